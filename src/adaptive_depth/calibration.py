@@ -1,0 +1,101 @@
+"""Running statistics per context: the BatchNorms of every sub-network measured after training.
+
+Training gathers running statistics in two contexts only, nothing skipped and everything skipped. A sub-network in
+between meets a third. What a stage sees depends only on the flags of the stages up to its own, so 2 + 4 + ... + 2^N
+sets of statistics cover all 2^N sub-networks; they are gathered with shared prefixes in one pass over some batches.
+All weights stay shared and switching stays instant.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from .batches import device_of, split_batch
+from .errors import DataError
+from .modes import evaluating
+from .network import AdaptiveNetwork
+from .sharing import SharedForward
+from .stages.checks import has_statistics
+
+
+def calibrate(network: AdaptiveNetwork, batches: Iterable[Any], *, limit: int | None = None) -> int:
+    """Measure BatchNorm statistics for every context; afterwards each sub-network normalises with its own.
+
+    Each statistic is the plain mean over the batches of the batch's mean and variance. Weights, and the two sets of
+    statistics from training, are left as they are; `network.reset_statistics(per_context=False)` goes back to them.
+    A network without BatchNorm (a transformer, say) has nothing to calibrate.
+
+    Arguments:
+        network: a trained network.
+        batches: training batches (the labels are not used), such as a DataLoader; each of two or more samples,
+            or else it is passed over. Several thousand images are plenty.
+        limit: at most so many batches; all by default.
+
+    Returns:
+        The number of batches measured; 0 for a network without BatchNorm.
+
+    Raises:
+        DataError: no batch to measure, or inputs that are not finite. The network is unchanged then.
+
+    Example:
+        >>> import timm, torch, adaptive_depth as ad
+        >>> net = ad.adapt(timm.create_model("resnet18", num_classes=10))
+        >>> calibrate(net, [torch.randn(4, 3, 64, 64)])
+        1
+    """
+    if not any(True for _ in network.contexts()):
+        return 0
+    before = network.statistics
+    with evaluating(network):
+        try:
+            measured = _measure(network, islice(batches, limit))
+        except BaseException:
+            network.statistics = before
+            network.forget_views()
+            raise
+    return measured
+
+
+def _measure(network: AdaptiveNetwork, batches: Iterable[Any]) -> int:
+    device, measured = device_of(network), 0
+    network.reset_statistics(per_context=True)
+    with _averaging(network), torch.inference_mode(False), torch.no_grad():
+        shared = SharedForward(network)
+        for batch in batches:
+            x, _ = split_batch(batch, device)
+            if len(x) < 2:  # a BatchNorm cannot measure the variance of one sample
+                continue
+            for _ in shared.outputs(network.skips, x):
+                pass
+            measured += 1
+    if not measured:
+        raise DataError("calibrate received no batch of two or more samples: expected training batches")
+    if not all(torch.isfinite(buffer).all() for buffer in network.statistics.buffers()):
+        raise DataError(
+            "calibrate measured statistics that are not finite: look for inputs that are not, or for diverged weights"
+        )
+    return measured
+
+
+@contextmanager
+def _averaging(network: AdaptiveNetwork) -> Iterator[None]:
+    """BatchNorms behind the first flag gather plain means; the sub-networks made inside are forgotten after."""
+    norms: list[Any] = [network.model.get_submodule(path) for path in network.homes]
+    norms += [module for module in network.skip_norms.modules() if isinstance(module, nn.Module)]
+    norms = [norm for norm in norms if has_statistics(norm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.training = None, True
+    for buffer in network.statistics.buffers():
+        buffer.zero_()
+    network.forget_views()
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum, norm.training = momentum, False
+        network.forget_views()

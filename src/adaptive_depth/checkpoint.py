@@ -1,0 +1,230 @@
+"""Save and load a network: JSON for the plan, safetensors for the numbers. Nothing that is loaded can run code.
+
+A folder holds `network.json` and the weights file that it names. A new weights file is complete before
+`network.json` is replaced, in one step, to name it; so at any moment the folder holds the old or the new network.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .errors import AdaptiveDepthError, CheckpointError
+from .models import Source, create_model, source_of
+from .network import AdaptiveNetwork, adapt
+from .stages import Stages
+
+FORMAT = "adaptive-depth network"
+VERSION = 1
+_NAME = "network.json"
+
+
+def save(network: AdaptiveNetwork, folder: str | os.PathLike[str]) -> Path:
+    """Write a network into a folder; what the folder held before is replaced in one step.
+
+    Stages, skip-aware norms, statistics per context and all weights are kept, each tensor once. A model that
+    `create_model`, timm or torchvision built by name is built again by `load`; any other must be given to it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: the folder is a file, or cannot be written.
+
+    Example:
+        >>> import tempfile, timm, adaptive_depth as ad
+        >>> net = ad.adapt(timm.create_model("resnet18", num_classes=10))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     same = load(save(net, folder))
+        >>> len(same.skips)
+        16
+    """
+    folder = Path(folder)
+    tensors, ties = _unique(network.state_dict())
+    source = network.source or source_of(network.model)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = _write_weights(tensors, folder)
+        description = {
+            "format": FORMAT,
+            "version": VERSION,
+            "source": None if source is None else {"name": source.name, "arguments": dict(source.arguments)},
+            "model": type(network.model).__name__,
+            "stages": network.stages.to_json(),
+            "weights": weights,
+            "ties": ties,
+        }
+        write_atomically(folder / _NAME, json.dumps(description, indent=2).encode())
+        for old in folder.glob("weights-*.safetensors"):
+            if old.name != weights:
+                old.unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be written ({error}): expected a folder with free space; what it held is still there"
+        ) from error
+    except TypeError as error:
+        raise CheckpointError(f"the model's arguments {source} cannot be written as JSON: {error}") from error
+    return folder
+
+
+def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> AdaptiveNetwork:
+    """Read a network that `save` wrote, in eval mode on the CPU.
+
+    Arguments:
+        folder: what was given to `save`.
+        model: a model of the same architecture, for networks whose model no name builds; its weights are replaced.
+
+    Raises:
+        CheckpointError: no network there, a file that is truncated, foreign or of a newer version, or weights that
+            do not fit the model.
+    """
+    folder = Path(folder)
+    description = _read_description(folder)
+    tensors = _read_weights(folder / str(description["weights"]))
+    try:
+        built = _build(description, folder) if model is None else model
+        network = adapt(built, Stages.from_json(description["stages"]))
+    except CheckpointError:
+        raise
+    except AdaptiveDepthError as error:
+        raise CheckpointError(f"{folder / _NAME} does not fit the model: {error}") from error
+    for name, first in description["ties"].items():
+        if first not in tensors:
+            raise CheckpointError(f"{folder / _NAME} ties {name!r} to {first!r}, which the weights do not have")
+        tensors[name] = tensors[first]
+    kinds = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    if len(kinds) == 1:
+        network.to(kinds.pop())
+    _fill(network, tensors, folder)
+    network.proven = True
+    if description["source"] is not None:
+        network.source = Source(**description["source"])
+    return network.eval()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file in one step: it holds the old or the new content, whatever fails."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        _move(Path(temporary), path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _move(temporary: Path, path: Path) -> None:
+    """Put a finished temporary file in its place, with the permissions that any other new file would have."""
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o666 & ~umask)
+    temporary.replace(path)
+
+
+def _unique(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Each tensor once, and for tied names the name under which their tensor is kept."""
+    tensors: dict[str, Tensor] = {}
+    ties: dict[str, str] = {}
+    first: dict[Any, str] = {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
+        if key in first:
+            ties[name] = first[key]
+        else:
+            first[key] = name
+            tensors[name] = tensor.detach().cpu().contiguous()
+    return tensors, ties
+
+
+def _write_weights(tensors: dict[str, Tensor], folder: Path) -> str:
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".weights.")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+        with Path(temporary).open("rb+") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+        name = f"weights-{digest[:16]}.safetensors"
+        _move(Path(temporary), folder / name)
+    except safetensors.SafetensorError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise OSError(str(error)) from error
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return name
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    path = folder / _NAME
+    try:
+        description = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        there = "it does not exist" if not folder.exists() else "it holds no network.json"
+        raise CheckpointError(f"{folder} is no saved network: {there}; expected a folder that save() wrote") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}): it is damaged, or no network of this library"
+        ) from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not of this library: expected a file with format {FORMAT!r}")
+    version = description.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise CheckpointError(
+            f"{path} has version {version!r}, this library reads up to {VERSION}: pip install -U adaptive-depth"
+        )
+    missing = {"source", "stages", "weights", "ties"} - set(description)
+    if missing or not isinstance(description["ties"], dict) or not isinstance(description["stages"], list):
+        raise CheckpointError(f"{path} is damaged: {', '.join(sorted(missing)) or 'ties or stages'} cannot be read")
+    if Path(str(description["weights"])).name != description["weights"]:
+        raise CheckpointError(f"{path} names weights outside its folder ({description['weights']!r})")
+    return description
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors = load_file(path)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): the weights are missing or truncated") from error
+    if digest[:16] not in path.name:
+        raise CheckpointError(f"{path} holds other content than its name says: the weights are damaged")
+    return tensors
+
+
+def _build(description: Mapping[str, Any], folder: Path) -> nn.Module:
+    source = description["source"]
+    if source is None:
+        raise CheckpointError(
+            f"{folder} holds a {description.get('model', 'model')} that no timm or torchvision name builds: give an "
+            f"instance of it, load({str(folder)!r}, model=MyModel())"
+        )
+    try:
+        return create_model(source["name"], **source["arguments"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / _NAME} is damaged: source {source!r}") from error
+
+
+def _fill(network: AdaptiveNetwork, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    try:
+        with torch.no_grad():
+            missing, unexpected = network.load_state_dict(dict(tensors), strict=False)
+    except (RuntimeError, AttributeError) as error:
+        raise CheckpointError(f"{folder}: the weights do not fit the model: {error}") from error
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{folder}: the weights do not fit the model: {len(missing)} missing ({', '.join(missing[:3])}), "
+            f"{len(unexpected)} unexpected ({', '.join(unexpected[:3])})"
+        )

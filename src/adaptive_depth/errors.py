@@ -1,0 +1,33 @@
+"""One small family of errors: what was received, what was expected, how to mend it."""
+
+
+class AdaptiveDepthError(ValueError):
+    """Base of every error that this library raises for something its user can mend."""
+
+
+class SkipError(AdaptiveDepthError):
+    """A skip configuration that does not fit the network."""
+
+
+class StagesError(AdaptiveDepthError):
+    """Stages that do not fit the model, or a model without residual stages."""
+
+
+class ModelError(AdaptiveDepthError):
+    """A model name or model arguments that cannot be built."""
+
+
+class DataError(AdaptiveDepthError):
+    """A data set that is missing, empty or does not fit the network."""
+
+
+class TrainingError(AdaptiveDepthError):
+    """A training step that cannot go on: labels out of range, a loss that is not finite."""
+
+
+class CheckpointError(AdaptiveDepthError):
+    """A saved network that is missing, truncated, foreign or newer than this library."""
+
+
+class BudgetError(AdaptiveDepthError):
+    """A budget that no sub-network meets."""

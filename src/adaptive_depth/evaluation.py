@@ -1,0 +1,70 @@
+"""The accuracy of every sub-network, what they have in common computed once."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .batches import device_of, split_batch
+from .errors import DataError
+from .modes import evaluating
+from .network import AdaptiveNetwork
+from .sharing import SharedForward
+from .skip import Skip, parse_skip
+
+
+def evaluate(network: AdaptiveNetwork, batches: Iterable[Any], skips: Iterable[Skip] | None = None) -> dict[str, float]:
+    """Top-1 accuracy of sub-networks, in percent.
+
+    The network runs in eval mode without gradients and is left as it was. Outputs are bit-identical to those of the
+    sub-networks run one after the other; a network of four stages takes less than half the time.
+
+    Arguments:
+        network: a network that returns logits `[batch, classes]`.
+        batches: pairs of input `[batch, ...]` and labels `[batch]`, such as a DataLoader.
+        skips: the sub-networks; all by default.
+
+    Returns:
+        For each skip, super-net first, the share of samples whose largest logit is the label's.
+
+    Raises:
+        DataError: no batch, no labels, or labels that name no class of the network.
+        SkipError: a skip that does not fit the network.
+
+    Example:
+        >>> import timm, torch, adaptive_depth as ad
+        >>> net = ad.adapt(timm.create_model("resnet18", num_classes=1))
+        >>> evaluate(net, [(torch.randn(2, 3, 64, 64), torch.tensor([0, 0]))], ["FFFF", "TTTT"])
+        {'FFFF': 100.0, 'TTTT': 100.0}
+    """
+    chosen = [parse_skip(skip, len(network.stages)) for skip in (network.skips if skips is None else skips)]
+    if not chosen:
+        raise DataError("evaluate received no sub-network: expected skips such as ['FFFF'], or None for all")
+    correct, samples = dict.fromkeys(sorted(chosen), 0), 0
+    device, shared = device_of(network), SharedForward(network)
+    with evaluating(network), torch.inference_mode(False), torch.no_grad():
+        for batch in batches:
+            x, y = split_batch(batch, device)
+            for skip, output, _ in shared.outputs(list(correct), x):
+                correct[skip] += _count_correct(output, y)
+            samples += len(x)
+    if not samples:
+        raise DataError("evaluate received an empty loader: expected at least one batch of (input, labels)")
+    return {skip: 100 * count / samples for skip, count in correct.items()}
+
+
+def _count_correct(output: Any, y: Tensor | None) -> int:
+    if y is None:
+        raise DataError("the loader yielded inputs without labels: expected pairs (input, labels)")
+    if not isinstance(output, Tensor) or output.ndim != 2 or y.shape != output.shape[:1]:
+        received = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise DataError(
+            f"the network returned {received} for labels {list(y.shape)}: expected [batch, classes] and [batch]"
+        )
+    if y.numel() and (int(y.min()) < 0 or int(y.max()) >= output.shape[1]):
+        raise DataError(
+            f"labels from {int(y.min())} to {int(y.max())}, but the network has {output.shape[1]} classes: expected "
+            f"labels from 0 to {output.shape[1] - 1}"
+        )
+    return int((output.argmax(dim=1) == y).sum())

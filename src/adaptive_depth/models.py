@@ -1,0 +1,106 @@
+"""Models by name, from timm or torchvision, and where a model came from: a value that survives JSON."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from .errors import ModelError
+
+
+@dataclass(frozen=True)
+class Source:
+    """What builds a model again: `create_model(name, **arguments)`.
+
+    Attributes:
+        name: a timm name (``"resnet50"``), or ``"torchvision/"`` and a name of torchvision's.
+        arguments: keyword arguments of its constructor, of plain JSON kinds.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+_sources: WeakKeyDictionary[nn.Module, Source] = WeakKeyDictionary()
+
+
+def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> nn.Module:
+    """A model of timm or torchvision by name; `save` remembers how it was built.
+
+    Arguments:
+        name: a timm name (``"resnet50"``), or ``"torchvision/resnet50"``.
+        pretrained: load the trained weights of the library.
+        **arguments: whatever the model's constructor takes, such as ``num_classes=10``.
+
+    Raises:
+        ModelError: an unknown name (the near ones are listed) or an argument that the model does not take.
+
+    Example:
+        >>> sum(p.numel() for p in create_model("torchvision/resnet18").parameters())
+        11689512
+    """
+    library, _, short = name.rpartition("/")
+    try:
+        if library == "torchvision":
+            weights = "DEFAULT" if pretrained else None
+            known = torchvision.models.list_models()
+            model = torchvision.models.get_model(short, weights=weights, **arguments) if short in known else None
+        elif library in ("", "timm"):
+            known = timm.list_models()
+            exists = timm.is_model(short)
+            model = timm.create_model(short, pretrained=pretrained, **arguments) if exists else None
+        else:
+            raise ModelError(f"model {name!r}: expected a timm name such as 'resnet50', or 'torchvision/resnet50'")
+    except (TypeError, AssertionError) as error:
+        raise ModelError(f"model {name!r} cannot be built with {arguments!r}: {error}") from error
+    if model is None:
+        near = get_close_matches(short, known, n=4, cutoff=0.4)
+        hint = f"near ones are {', '.join(near)}" if near else "see timm.list_models()"
+        raise ModelError(f"{library or 'timm'} has no model {short!r}: {hint}")
+    _sources[model] = Source(name, dict(arguments))
+    return model
+
+
+def source_of(model: nn.Module) -> Source | None:
+    """How a model was built: remembered by `create_model`, else tried out for models of timm and torchvision.
+
+    Returns:
+        A source whose model has the same modules, options and shapes as `model`; None where none was found.
+    """
+    if model in _sources:
+        return _sources[model]
+    wanted = repr(model)
+    for source in _candidates(model):
+        try:
+            with torch.device("meta"):
+                built = create_model(source.name, **source.arguments)
+        except Exception:  # noqa: BLE001 - a candidate is a guess: whatever it raises, it is the wrong one
+            continue
+        if repr(built) == wanted:
+            return source
+    return None
+
+
+def _candidates(model: nn.Module) -> list[Source]:
+    """Sources that may have built a model, by what it says of itself; `source_of` tries them."""
+    module = type(model).__module__
+    if module.startswith("timm."):
+        name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
+        convolutions = [part for part in model.modules() if isinstance(part, nn.Conv2d)]
+        arguments: dict[str, Any] = {"num_classes": getattr(model, "num_classes", 1000)}
+        if convolutions and convolutions[0].in_channels != 3:
+            arguments["in_chans"] = convolutions[0].in_channels
+        return [Source(name, arguments)] if name else []
+    if module.startswith("torchvision.models."):
+        linears = [part for part in model.modules() if isinstance(part, nn.Linear)]
+        arguments = {"num_classes": linears[-1].out_features} if linears else {}
+        names = set(import_module(module).__all__) & set(torchvision.models.list_models())
+        return [Source(f"torchvision/{name}", arguments) for name in sorted(names)]
+    return []

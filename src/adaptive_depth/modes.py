@@ -1,0 +1,37 @@
+"""Changes of a module's state that are put back, whatever happens in between."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards every sub-module is in the mode that it was in, also after an error."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+        if module.training:
+            for follow in (getattr(part, "follow_modes", None) for part in module.modules()):
+                if callable(follow):
+                    follow()
+
+
+@contextmanager
+def buffers_restored_on_error(module: nn.Module) -> Iterator[None]:
+    """If the body raises, running statistics and all other buffers are what they were before it."""
+    buffers = list(module.buffers())
+    before = [buffer.detach().clone() for buffer in buffers]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+        raise

@@ -1,0 +1,321 @@
+"""stages → network: skip-aware norms, and every sub-network as an ordinary module that shares the weights."""
+
+import copy
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import StagesError
+from .models import Source, source_of
+from .skip import Skip, all_skips, parse_skip
+from .stages import Stage, Stages, find_stages
+from .stages.checks import complete, has_statistics, prove
+from .views import View, build_view, plain, statistics_twin
+
+_STOCHASTIC_DEPTH = {
+    "DropPath": "drop_prob",
+    "StochasticDepth": "p",
+}  # timm's and torchvision's, and their rates
+
+
+class RunningStatistics(nn.Module):
+    """The running statistics of one BatchNorm in one context, without affine parameters of its own."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        for name, buffer in norm.named_buffers(recurse=False):
+            self.register_buffer(name, buffer.detach().clone())
+
+
+def adapt(
+    model: nn.Module, stages: Stages | Sequence[Stage] | None = None, *, example: Any = None
+) -> "AdaptiveNetwork":
+    """Turn a residual network into one whose depth is chosen at run time (paper, section 3.1).
+
+    The network takes `model` over, without copying it; the super-net's outputs and gradients stay bit-identical.
+    Stochastic depth in mandatory sub-paths is switched off, as the method asks. Choose the number of classes and
+    load pretrained weights before, so that the skip-aware norms start as copies of trained ones.
+
+    Arguments:
+        model: any residual `nn.Module`.
+        stages: the plan; by default `find_stages(model)`.
+        example: an input of the model, such as a tensor `[batch, channels, height, width]`, a tuple of positional
+            or a dict of keyword arguments. Stages written by hand are proven on it at once; without it, on the
+            first input that the network receives.
+
+    Raises:
+        StagesError: the stages do not fit the model.
+
+    Example:
+        >>> import timm, torch
+        >>> net = adapt(timm.create_model("resnet18", num_classes=10))
+        >>> net.skips[0], net.skips[-1], len(net.skips)
+        ('FFFF', 'TTTT', 16)
+        >>> net(torch.zeros(1, 3, 64, 64), skip="TTFF").shape
+        torch.Size([1, 10])
+    """
+    if not isinstance(model, nn.Module):
+        raise StagesError(f"adapt received a {type(model).__name__}: expected an nn.Module, or create_model({model!r})")
+    if isinstance(model, AdaptiveNetwork):
+        raise StagesError("adapt received a network that is adapted already: adapt its plain model, network.model")
+    by_hand = stages is not None
+    chosen = stages if isinstance(stages, Stages) else Stages(tuple(stages)) if by_hand else find_stages(model)
+    chosen = complete(model, chosen)
+    if example is not None:
+        prove(model, chosen, *_arguments(example))
+    network = AdaptiveNetwork(model, chosen)
+    network.proven = example is not None or not by_hand
+    return network
+
+
+def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example, dict):
+        return (), example
+    return (tuple(example), {}) if isinstance(example, tuple | list) else ((example,), {})
+
+
+class AdaptiveNetwork(nn.Module):
+    """A network of N stages with 2^N sub-networks of different depth; made by `adapt`.
+
+    Attributes:
+        model: the original model; together with nothing else it is the super-net.
+        stages: the plan.
+        skip_norms: the second set of norms, used by a stage whose skippable sub-path is skipped, in a tree of
+            the same paths. Of a BatchNorm that is not doubled but sees what a skipped stage changed, only the
+            running statistics exist twice.
+        statistics: running statistics per context, gathered by `calibrate`; empty before.
+        skips: all skip configurations, super-net first.
+        proven: did an input prove the stages (`prove`), or are they of a known family?
+
+    The sub-networks are views: caches that are not in the state dict, not pickled and not copied. Replace modules
+    of `model` before adapting it; parameters, buffers, hooks and modes may change at any time.
+    """
+
+    def __init__(self, model: nn.Module, stages: Stages) -> None:
+        super().__init__()
+        self.model = model
+        self.stages = stages
+        self.skips = all_skips(len(stages))
+        self.source: Source | None = source_of(model)
+        self.homes = _homes(model, stages)
+        self.skip_norms = nn.Module()
+        self.statistics = nn.Module()
+        self.proven = True
+        self.forget_views()
+        doubled = {path for stage in stages for path in stage.norms or ()}
+        skippable = tuple(f"{path}." for stage in stages for path in stage.skippable)
+        for path in self.homes:
+            norm = model.get_submodule(path)
+            if path in doubled:
+                _plant(self.skip_norms, path, copy.deepcopy(norm))
+            elif not f"{path}.".startswith(skippable):
+                _plant(self.skip_norms, path, RunningStatistics(norm))
+        for stage in stages:
+            for path in stage.mandatory:
+                _switch_off_stochastic_depth(model.get_submodule(path))
+        self.register_load_state_dict_pre_hook(_grow_statistics)
+        self.train(model.training)
+
+    # -- choosing a depth ---------------------------------------------------------------------------------------
+
+    def forward(self, *args: Any, skip: Skip | None = None, **kwargs: Any) -> Any:
+        """The output of a sub-network; of the super-net where no `skip` is given.
+
+        Arguments:
+            *args, **kwargs: the input, as the original model takes it.
+            skip: one letter (T skips, F does not) or boolean a stage.
+
+        Raises:
+            SkipError: a skip that does not fit the stages.
+            StagesError: stages written by hand that the first input proves wrong.
+        """
+        if not self.proven:
+            self.prove(*args, **kwargs)
+        return self.subnet(self.skips[0] if skip is None else skip)(*args, **kwargs)
+
+    def subnet(self, skip: Skip) -> nn.Module:
+        """A sub-network: an ordinary module of the original's own class, sharing every parameter and buffer.
+
+        It follows `network.train()` and `.eval()`; in training, also the modes of single modules (a frozen
+        BatchNorm, say) as they are when it is looked up.
+
+        Raises:
+            SkipError: a skip that does not fit the stages.
+        """
+        try:
+            view = self._views[skip]  # type: ignore[index]
+        except (KeyError, TypeError):
+            view = self._build(parse_skip(skip, len(self.stages)))
+        if self.training:  # in eval mode `train()` below has seen to it, and choosing a depth stays a lookup
+            view.follow_modes()
+        return view.module
+
+    def extract(self, skip: Skip) -> nn.Module:
+        """An independent copy of a sub-network: plain modules of the original's classes, no trace of this library.
+
+        Raises:
+            SkipError: a skip that does not fit the stages.
+        """
+        with torch.no_grad():
+            return plain(copy.deepcopy(self.subnet(skip)))
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile every sub-network; takes the arguments of `torch.compile`.
+
+        Each is compiled when it runs for the first time; switching between compiled ones compiles nothing again.
+        """
+        for skip in self.skips:
+            module = self.subnet(skip)
+            module._compiled_call_impl = torch.compile(module.forward, *args, **kwargs)
+
+    def prove(self, *args: Any, **kwargs: Any) -> None:
+        """Check the stages on an input: blocks run once and in order, and the skippable ones only add to it.
+
+        Raises:
+            StagesError: with the block and the reason.
+        """
+        prove(self.model, self.stages, args, kwargs)
+        self.proven = True
+
+    # -- statistics per context ---------------------------------------------------------------------------------
+
+    @property
+    def calibrated(self) -> bool:
+        """Were running statistics per context gathered (`calibrate`)?"""
+        return any(True for _ in self.statistics.children())
+
+    def contexts(self) -> Iterator[tuple[str, str]]:
+        """Every (context, path of a norm with running statistics): what it sees depends on the flags up to its stage.
+
+        A context is the letters of the stages up to and including the norm's own: 2 + 4 + ... + 2^N sets.
+        """
+        for path, home in self.homes.items():
+            if has_statistics(self.model.get_submodule(path)):
+                skippable = any(f"{path}.".startswith(f"{block}.") for block in self.stages[home - 1].skippable)
+                for context in all_skips(home):
+                    if not (skippable and context.endswith("T")):
+                        yield context, path
+
+    def reset_statistics(self, *, per_context: bool) -> None:
+        """Forget the statistics per context; with `per_context`, start new ones as copies of the two sets."""
+        statistics = nn.Module()
+        if per_context:
+            for context, path in self.contexts():
+                _plant(statistics, f"{context}.{path}", RunningStatistics(self._norm(path, context[-1])))
+        self.statistics = statistics.train(self.training)
+        self.forget_views()
+
+    # -- views --------------------------------------------------------------------------------------------------
+
+    def _build(self, skip: str) -> View:
+        with self._lock:
+            if skip not in self._views:
+                view = build_view(self.model, self._changes(skip))
+                view.follow_modes()
+                self._views[skip] = view
+            return self._views[skip]
+
+    def _changes(self, skip: str) -> dict[str, nn.Module | None]:
+        """What a sub-network has in other places than the super-net."""
+        changes: dict[str, nn.Module | None] = {}
+        left_out = [
+            path for stage, flag in zip(self.stages, skip, strict=True) if flag == "T" for path in stage.skippable
+        ]
+        skipped = tuple(f"{path}." for path in left_out)
+        for path, home in self.homes.items():
+            if f"{path}.".startswith(skipped) and skipped:
+                continue
+            flag = skip[home - 1]
+            norm = self._norm(path, flag)
+            if self.calibrated and has_statistics(self.model.get_submodule(path)):
+                statistics = self.statistics.get_submodule(f"{skip[:home]}.{path}")
+                affine = self.model.get_submodule(path) if isinstance(norm, RunningStatistics) else norm
+                changes[path] = statistics_twin(affine, statistics)
+            elif flag == "T":
+                if isinstance(norm, RunningStatistics):
+                    norm = statistics_twin(self.model.get_submodule(path), norm)
+                changes[path] = norm
+        return changes | dict.fromkeys(left_out)
+
+    def _norm(self, path: str, flag: str) -> nn.Module:
+        """The norm at `path` that a stage uses: the model's own, or the one (or its statistics) for a skipped stage."""
+        return self.model.get_submodule(path) if flag == "F" else self.skip_norms.get_submodule(path)
+
+    def forget_views(self) -> None:
+        """Drop all sub-networks; they are made anew when they are asked for."""
+        self._views: dict[str, View] = {}
+        self._lock = threading.Lock()
+
+    def train(self, mode: bool = True) -> "AdaptiveNetwork":
+        super().train(mode)
+        self.follow_modes()
+        return self
+
+    def follow_modes(self) -> None:
+        """Bring every sub-network that is in use into the modes (training, evaluation) of the network's modules."""
+        for view in list(self._views.values()):
+            view.follow_modes()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name not in ("_views", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.forget_views()
+
+    def __repr__(self) -> str:
+        calibrated = ", calibrated" if self.calibrated else ""
+        return (
+            f"AdaptiveNetwork of {type(self.model).__name__}, {len(self.skips)} sub-networks{calibrated}\n{self.stages}"
+        )
+
+
+def _plant(tree: nn.Module, path: str, leaf: nn.Module) -> None:
+    """Put `leaf` at `path` of a tree of empty modules, growing the branches that are missing."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        if parent not in tree._modules:
+            tree.add_module(parent, nn.Module())
+        tree = tree.get_submodule(parent)
+    tree.add_module(name, leaf)
+
+
+def _homes(model: nn.Module, stages: Stages) -> dict[str, int]:
+    """The stage (1 to N) whose flag each doubled norm and each norm with running statistics follows.
+
+    A norm inside a stage's blocks, or doubled for it, follows that stage; one between two stages, or behind the
+    last, follows the stage before it, in the order in which the model registers its modules. What stands before
+    the first stage sees the same in every sub-network and follows none.
+    """
+    explicit = {path: number for number, stage in enumerate(stages, 1) for path in stage.norms or ()}
+    homes: dict[str, int] = {}
+    current = 0
+    blocks = {block: number for number, stage in enumerate(stages, 1) for block in stage.blocks}
+    for path, module in model.named_modules():
+        inside = next((number for block, number in blocks.items() if f"{path}.".startswith(f"{block}.")), None)
+        current = inside or current
+        if path in explicit:
+            homes[path] = explicit[path]
+        elif current and has_statistics(module):
+            homes[path] = current
+    return homes
+
+
+def _switch_off_stochastic_depth(block: nn.Module) -> None:
+    for module in block.modules():
+        rate = _STOCHASTIC_DEPTH.get(type(module).__name__)
+        if rate is not None:
+            setattr(module, rate, 0.0)
+
+
+def _grow_statistics(network: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Loading a calibrated state into an uncalibrated network, or the other way round, gives what was saved."""
+    assert isinstance(network, AdaptiveNetwork)
+    incoming = any(name.startswith(f"{prefix}statistics.") for name in state)
+    if incoming != network.calibrated:
+        device = next((tensor.device for tensor in network.state_dict().values()), None)
+        network.reset_statistics(per_context=incoming)
+        network.statistics.to(device)

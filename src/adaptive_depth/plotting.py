@@ -1,0 +1,178 @@
+"""Charts of what was measured, as PNG files; nothing is shown and no global state is touched."""
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .profiling import MeasurementError, macs_unit
+from .selection import Row, TradeOffs
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_FRONT, _OTHER = "#1f5fa8", "#9aa5b1"
+_NAMES = {"latency_ms": "latency", "macs": "multiply-adds", "parameters": "parameters"}
+# Where a label may stand, in points from its point, and how it is aligned: the first free place is taken.
+_PLACES = (
+    (-5, 4, "right", "bottom"),
+    (5, -4, "left", "top"),
+    (6, 0, "left", "center"),
+    (-6, 0, "right", "center"),
+    (0, 7, "center", "bottom"),
+    (0, -7, "center", "top"),
+    (-14, 14, "right", "bottom"),
+    (14, -14, "left", "top"),
+)
+
+
+def plot_tradeoffs(
+    table: TradeOffs,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    compare: Mapping[str, tuple[float, float]] | None = None,
+    cost: str | None = None,
+) -> "Figure":
+    """Draw accuracy against cost: every sub-network a point, the Pareto front a line of steps.
+
+    Super-net, base-net and the sub-networks on the front carry their skip, as long as there is room.
+
+    Arguments:
+        table: what to draw.
+        path: a PNG file to write; a file of that name is replaced at once, so that nobody reads half a file.
+        compare: other networks, by name: (cost, accuracy in percent), the cost in the unit of `Row`.
+        cost: `latency_ms`, `macs` or `parameters`; by default latency where it was measured, else macs.
+
+    Returns:
+        The figure, for changes and other formats (`figure.savefig`).
+
+    Raises:
+        MeasurementError: a cost that does not exist or was not measured, or a path that does not end in .png.
+
+    Example:
+        >>> from adaptive_depth.selection import Row
+        >>> table = TradeOffs((Row("F", 76.0, 400_000_000, 9), Row("T", 75.0, 200_000_000, 5)))
+        >>> plot_tradeoffs(table).axes[0].get_xlabel()
+        'multiply-adds (GMACs a sample)'
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    name = table.cost_name(cost)
+    compare = compare or {}
+    if path is not None and Path(path).suffix.lower() != ".png":
+        raise MeasurementError(f"path {os.fspath(path)!r}: expected a name that ends in .png")
+    largest = max([getattr(row, name) for row in table.rows] + [there for there, _ in compare.values()])
+    divisor, label = _axis(table, name, largest)
+    figure = Figure(figsize=(7.2, 4.8), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    places = _draw_points(axes, table, name, divisor)
+    _draw_others(axes, compare, divisor)
+    axes.set_xlabel(label)
+    axes.set_ylabel("top-1 accuracy (%)")
+    axes.set_title(f"Accuracy against {_NAMES[name]} of {len(table.rows)} sub-networks", fontsize=11)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.margins(0.08, 0.1)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right", fontsize=8, frameon=False)
+    _label(figure, axes, places, table.front(name))
+    if path is not None:
+        _save(figure, Path(path))
+    return figure
+
+
+def _axis(table: TradeOffs, cost: str, largest: float) -> tuple[float, str]:
+    """What the costs are divided by, and the axis label with its unit."""
+    if cost == "latency_ms":
+        return 1.0, f"latency (ms, batch of {table.batch_size})"
+    if cost == "macs":
+        divisor, unit = macs_unit(largest)
+        return divisor, f"multiply-adds ({unit} a sample)"
+    return (1e6, "parameters (millions)") if largest >= 1e5 else (1.0, "parameters")
+
+
+def _draw_points(axes: "Axes", table: TradeOffs, cost: str, divisor: float) -> dict[str, tuple[float, float]]:
+    """Draw the sub-networks and their front; return where each stands."""
+    places = {row.skip: (getattr(row, cost) / divisor, row.accuracy) for row in table.rows}
+    front = [row.skip for row in table.front(cost)]
+    others = [skip for skip in places if skip not in front]
+    # Between two points of the front the cheaper one is the best that can be had.
+    axes.step(
+        *_columns(places[skip] for skip in front),
+        where="post",
+        color=_FRONT,
+        linewidth=1,
+        alpha=0.6,
+        zorder=2,
+    )
+    axes.scatter(*_columns(places[skip] for skip in front), s=28, color=_FRONT, label="Pareto front", zorder=3)
+    if others:
+        axes.scatter(*_columns(places[skip] for skip in others), s=20, color=_OTHER, label="dominated", zorder=3)
+    return places
+
+
+def _draw_others(axes: "Axes", compare: Mapping[str, tuple[float, float]], divisor: float) -> None:
+    for (name, (cost, accuracy)), marker in zip(compare.items(), cycle("s^DvPX"), strict=False):
+        axes.scatter(
+            [cost / divisor],
+            [accuracy],
+            s=42,
+            marker=marker,
+            facecolors="none",
+            edgecolors="#b3541e",
+            label=name,
+        )
+
+
+def _columns(places: Iterable[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    pairs = list(places)
+    return [x for x, _ in pairs], [y for _, y in pairs]
+
+
+def _label(figure: "Figure", axes: "Axes", places: Mapping[str, tuple[float, float]], front: Iterable[Row]) -> None:
+    """Write skips beside their points, where they hide neither a point nor another label."""
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()  # fixes the layout, and with it where points are in pixels
+    taken = [
+        Bbox.from_bounds(x - 6, y - 6, 12, 12)
+        for collection in axes.collections
+        for x, y in axes.transData.transform(collection.get_offsets())
+    ]
+    legend = axes.get_legend()
+    if legend is not None:
+        taken.append(legend.get_window_extent())
+    ends = [skip for skip in places if len(set(skip)) == 1]
+    for skip in dict.fromkeys([*ends, *(row.skip for row in front)]):
+        for x, y, across, along in _PLACES:
+            text = axes.annotate(
+                skip,
+                places[skip],
+                xytext=(x, y),
+                textcoords="offset points",
+                ha=across,
+                va=along,
+                fontsize=7.5,
+                family="monospace",
+            )
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        figure.savefig(draft, format="png")
+        Path(draft).replace(path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,404 @@
+"""Cost of every sub-network: multiply-adds, parameters, and latency on the device of an example input."""
+
+import platform
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter, perf_counter_ns
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from .errors import AdaptiveDepthError
+from .modes import evaluating
+from .network import AdaptiveNetwork
+from .skip import Skip, parse_skip
+
+
+class MeasurementError(AdaptiveDepthError):
+    """A measurement that cannot be made, or measurements that do not fit together."""
+
+
+# Operators that do no multiply-adds in the field's count, beside pointwise ones and views (`_is_free`).
+_FREE_KINDS = {
+    "copies, joins, index": """_to_copy _unsafe_view as_strided cat clone constant_pad_nd contiguous copy embedding
+        fill flip gather im2col index index_add index_copy index_fill index_put index_select lift_fresh masked_fill
+        masked_scatter masked_select pixel_shuffle pixel_unshuffle channel_shuffle reflection_pad1d reflection_pad2d
+        repeat repeat_interleave replication_pad2d roll scatter scatter_add select_scatter set slice_scatter stack tril
+        triu upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d zero""",
+    "new tensors, scalars": """_local_scalar_dense arange bernoulli empty empty_like empty_permuted empty_strided eye
+        full full_like linspace native_dropout new_empty new_empty_strided new_full new_ones new_zeros normal ones
+        ones_like rand rand_like randint randn randn_like randperm resize scalar_tensor uniform zeros zeros_like""",
+    "reductions, order": """all amax amin aminmax any argmax argmin argsort count_nonzero cummax cumsum
+        linalg_vector_norm logsumexp max mean median min nonzero norm prod sort std std_mean sum topk var var_mean""",
+    "pooling, softmax": """_adaptive_avg_pool2d _adaptive_avg_pool3d _log_softmax _safe_softmax _softmax
+        adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d max_pool2d max_pool2d_with_indices
+        max_pool3d_with_indices""",
+    "normalisation": """_batch_norm_no_update _fused_rms_norm _native_batch_norm_legit
+        _native_batch_norm_legit_no_training cudnn_batch_norm miopen_batch_norm native_batch_norm native_group_norm
+        native_layer_norm""",
+    "pointwise without the tag": "glu hardswish log_sigmoid_forward prelu rrelu_with_noise",
+}
+_FREE = frozenset(" ".join(_FREE_KINDS.values()).split())
+
+_LEAST, _MOST = 6, 100  # rounds chosen by itself; an interval of 95 % needs six
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one sub-network costs.
+
+    Attributes:
+        skip: which one, such as `"TTFF"`.
+        macs: multiply-adds of one sample (an image): those of the example, divided by its batch size.
+        parameters: distinct parameters that it uses.
+        latency_ms: median time of one forward pass of the whole example; None where it was not measured.
+        latency_low_ms, latency_high_ms: a confidence interval of that median of at least 95 %, from order
+            statistics; None where fewer than six rounds were run, which is too few for one.
+    """
+
+    skip: str
+    macs: int
+    parameters: int
+    latency_ms: float | None = None
+    latency_low_ms: float | None = None
+    latency_high_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Cost of sub-networks on one device for one example input: a plain value that prints and survives JSON.
+
+    Attributes:
+        costs: by skip, in the order in which they were asked for.
+        batch_size: of the example.
+        device: `type` and `processor` that ran it, `platform`, `torch` (its version) and CPU `threads`.
+        uncounted: operators that may do multiply-adds and that no formula counts, and how often at most a sub-network
+            calls each. The multiply-adds are complete where it is empty; otherwise give those operators a formula
+            with `torch.utils.flop_counter.register_flop_formula`.
+    """
+
+    costs: dict[str, Cost]
+    batch_size: int
+    device: dict[str, Any]
+    uncounted: dict[str, int]
+
+    def __str__(self) -> str:
+        divisor, unit = macs_unit(max((cost.macs for cost in self.costs.values()), default=0))
+        at = self.device.get
+        lines = [
+            f"{at('processor')} ({at('type')}), {at('threads')} threads, torch {at('torch')}, "
+            f"batch of {self.batch_size}",
+            f"{'skip':<8} {unit + ' a sample':>15} {'parameters':>13} {'latency ms':>11}   95 % interval",
+        ]
+        for cost in self.costs.values():
+            latency = "-" if cost.latency_ms is None else f"{cost.latency_ms:.2f}"
+            low, high = cost.latency_low_ms, cost.latency_high_ms
+            interval = "-" if low is None or high is None else f"{low:.2f} to {high:.2f}"
+            macs = f"{cost.macs / divisor:.3f}"
+            lines.append(f"{cost.skip:<8} {macs:>15} {cost.parameters:>13,} {latency:>11}   {interval}")
+        if self.uncounted:
+            calls = ", ".join(f"{name} ({count} calls)" for name, count in self.uncounted.items())
+            lines.append(f"multiply-adds NOT counted, no formula: {calls}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Dictionaries, lists, strings and numbers only, as `from_json` reads them."""
+        return {**asdict(self), "costs": [asdict(cost) for cost in self.costs.values()]}
+
+    @classmethod
+    def from_json(cls, profile: Mapping[str, Any]) -> "Profile":
+        """The inverse of `to_json`.
+
+        Raises:
+            MeasurementError: a field that no profile has, or one that is missing.
+        """
+        try:
+            costs = [Cost(**cost) for cost in profile["costs"]]
+            return cls(**{**profile, "costs": {cost.skip: cost for cost in costs}})
+        except (KeyError, TypeError) as error:
+            raise MeasurementError(
+                f"profile {profile!r}: {error!r}; expected an object with {', '.join(cls.__dataclass_fields__)}, "
+                f"and in costs a list of objects with {', '.join(Cost.__dataclass_fields__)}"
+            ) from error
+
+
+def profile(
+    network: AdaptiveNetwork,
+    *example: Any,
+    skips: Iterable[Skip] | None = None,
+    latency: bool = True,
+    rounds: int | None = None,
+    seconds: float = 10.0,
+    warmup: int = 2,
+    on_progress: Callable[[int, int], None] | None = None,
+    **kwargs: Any,
+) -> Profile:
+    """Measure what sub-networks cost on this device for one example input.
+
+    Everything runs in eval mode without gradients; modes are put back. Time is measured in rounds: in each, every
+    sub-network runs once, in an order shuffled anew (by a fixed seed), so that what slows the device down for a while
+    slows all of them. An accelerator is waited for before and after each pass.
+
+    Multiply-adds are what the paper calls FLOPs: those of matrix products, convolutions and attention; biases, norms,
+    activations and pooling are left out. What a model does once a batch, whatever its size, is divided by it too.
+
+    Arguments:
+        network: an adapted network; of a compiled one, the compiled code is timed.
+        *example, **kwargs: the input, as the original model takes it, such as `[batch, channels, height, width]`,
+            on the device of the network. Its first tensor gives the device and, as first dimension, the batch size.
+        skips: which sub-networks, one or several; all by default.
+        latency: also measure time. Without, an example and a network on the meta device do.
+        rounds: how often each sub-network is timed. By default as often as `seconds` allow, 6 to 100 times.
+        seconds: about how long the timing takes where `rounds` is not given; warm-up comes on top.
+        warmup: rounds that are run before and not timed.
+        on_progress: called with (rounds done, rounds in all) after each timed round; the second is an estimate
+            where `rounds` is not given.
+
+    Raises:
+        SkipError: a skip that does not fit the stages.
+        MeasurementError: rounds, seconds or warm-up out of range, or an example without a tensor.
+
+    Example:
+        >>> import adaptive_depth as ad, timm, torch
+        >>> net = ad.adapt(timm.create_model("resnet18", num_classes=10))
+        >>> result = profile(net, torch.zeros(1, 3, 32, 32), skips=["FFFF", "TTTT"], latency=False)
+        >>> result.costs["FFFF"].macs, result.costs["TTTT"].macs
+        (37035008, 18160640)
+    """
+    _check_measurement(network, rounds, seconds, warmup)
+    asked = network.skips if skips is None else [skips] if isinstance(skips, str) else skips
+    chosen = [parse_skip(skip, len(network.stages)) for skip in asked]
+    if not chosen:
+        raise MeasurementError(f"skips={skips!r} names no sub-network: expected some of {', '.join(network.skips)}")
+    device, batch_size = _device_and_batch(example, kwargs)
+    if latency and device.type == "meta":
+        raise MeasurementError("the example is on the meta device, which computes nothing: pass latency=False")
+    with evaluating(network), torch.no_grad():
+        network(*example, **kwargs)  # proves stages written by hand
+        subnets = {skip: network.subnet(skip) for skip in chosen}
+        counts, uncounted = _count_all(subnets, example, kwargs)
+        times: dict[str, list[float]] = {}
+        if latency:
+            runs = {skip: partial(subnet, *example, **kwargs) for skip, subnet in subnets.items()}
+            times = _time_all(runs, _waiter(device), warmup, partial(_planned, rounds, seconds), on_progress)
+    costs = {
+        skip: Cost(
+            skip,
+            round(counts[skip] / batch_size),
+            sum(parameter.numel() for parameter in subnet.parameters()),
+            median(times[skip]) if latency else None,
+            *_interval(times.get(skip, ())),
+        )
+        for skip, subnet in subnets.items()
+    }
+    return Profile(costs, batch_size, _describe(device), uncounted)
+
+
+def macs_unit(largest: float) -> tuple[float, str]:
+    """The divisor and the name of the unit in which multiply-adds up to `largest` read well.
+
+    Example:
+        >>> macs_unit(4.11e9)
+        (1000000000.0, 'GMACs')
+    """
+    units = ((1e9, "GMACs"), (1e6, "MMACs"))
+    return next((unit for unit in units if largest >= unit[0] / 10), (1e3, "kMACs"))
+
+
+# -- checks ------------------------------------------------------------------------------------------------------------
+
+
+def _check_measurement(network: object, rounds: object, seconds: object, warmup: object) -> None:
+    if not isinstance(network, AdaptiveNetwork):
+        raise MeasurementError(
+            f"profile received a {type(network).__name__}: expected an adapted network, adapt(model)"
+        )
+    if rounds is not None and not (isinstance(rounds, int) and rounds >= 1):
+        raise MeasurementError(
+            f"rounds={rounds!r}: expected a whole number of at least 1, or None to choose by seconds"
+        )
+    if not (isinstance(seconds, int | float) and seconds > 0):
+        raise MeasurementError(f"seconds={seconds!r}: expected a number above 0")
+    if not (isinstance(warmup, int) and warmup >= 0):
+        raise MeasurementError(f"warmup={warmup!r}: expected a whole number of rounds, 0 or more")
+
+
+def _device_and_batch(example: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[torch.device, int]:
+    for leaf in tree_leaves((example, kwargs)):
+        if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0]:
+            return leaf.device, leaf.shape[0]
+    raise MeasurementError(
+        "the example holds no tensor with a batch dimension: expected an input of the model, such as "
+        "profile(network, images) with images [batch, 3, height, width]"
+    )
+
+
+def _describe(device: torch.device) -> dict[str, Any]:
+    return {
+        "type": device.type,
+        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "platform": platform.platform(),
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:  # not Linux
+        pass
+    return platform.processor() or platform.machine()
+
+
+# -- multiply-adds -----------------------------------------------------------------------------------------------------
+
+
+class _MacCounter(TorchDispatchMode):
+    """Counts multiply-adds by torch's registry of formulas (floating-point operations: two each)."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+        self.uncounted: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        higher = isinstance(func, HigherOrderOperator)
+        known = func if higher else func._overloadpacket
+        formula = flop_registry.get(known)
+        unknown = formula is None and (higher or not _is_free(func))
+        if unknown and not higher:
+            with self:
+                output = func.decompose(*args, **kwargs)
+            if output is not NotImplemented:
+                return output
+        output = func(*args, **kwargs)
+        if formula is not None:
+            self.flops += formula(*args, **kwargs, out_val=output)
+        elif unknown:
+            self.uncounted[str(known)] += 1
+        return output
+
+
+def _is_free(operator: torch._ops.OpOverload) -> bool:
+    """Is it known to do no multiply-adds?"""
+    if operator.is_view or torch.Tag.pointwise in operator.tags:
+        return True
+    namespace, _, name = operator._schema.name.partition("::")
+    return namespace == "prim" or (namespace == "aten" and name.removesuffix("_") in _FREE)
+
+
+@contextmanager
+def _countable() -> Iterator[None]:
+    """Every operator reaches the counter: no compiled code, nor torch.nn's fused attention, a single operator."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    compiler_loaded = "torch._dynamo" in sys.modules  # loading it only to switch it off would take seconds
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.compiler.set_stance("force_eager") if compiler_loaded else nullcontext():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def _count_all(
+    subnets: Mapping[str, nn.Module], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Multiply-adds of the whole example by skip, and the operators that were not counted."""
+    macs: dict[str, int] = {}
+    uncounted: Counter[str] = Counter()
+    with _countable():
+        for skip, subnet in subnets.items():
+            with _MacCounter() as counter:
+                subnet(*args, **kwargs)
+            macs[skip] = counter.flops // 2
+            uncounted |= counter.uncounted
+    return macs, dict(uncounted)
+
+
+# -- time --------------------------------------------------------------------------------------------------------------
+
+
+def _planned(rounds: int | None, seconds: float, done: int, elapsed: float) -> int:
+    """How many rounds there shall be, as it looks after some of them."""
+    if rounds is not None:
+        return rounds
+    affordable = int(done * seconds / elapsed) if done else _LEAST
+    return max(done, min(_MOST, max(_LEAST, affordable)))
+
+
+def _time_all(
+    runs: Mapping[str, Callable[[], Any]],
+    wait: Callable[[], None],
+    warmup: int,
+    planned: Callable[[int, float], int],
+    on_progress: Callable[[int, int], None] | None,
+) -> dict[str, list[float]]:
+    """Milliseconds of every timed pass, by skip."""
+    for _ in range(warmup):
+        for run in runs.values():
+            run()
+    times: dict[str, list[float]] = {skip: [] for skip in runs}
+    order = list(runs)
+    shuffle = random.Random(0).shuffle
+    start, done = perf_counter(), 0
+    total = planned(0, 0.0)
+    while done < total:
+        shuffle(order)
+        for skip in order:
+            times[skip].append(_milliseconds(runs[skip], wait))
+        done += 1
+        total = planned(done, perf_counter() - start)
+        if on_progress is not None:
+            on_progress(done, total)
+    return times
+
+
+def _milliseconds(run: Callable[[], Any], wait: Callable[[], None]) -> float:
+    wait()
+    start = perf_counter_ns()
+    run()
+    wait()
+    return (perf_counter_ns() - start) / 1e6
+
+
+def _waiter(device: torch.device) -> Callable[[], None]:
+    """What waits until the device has done everything it was given."""
+    if device.type == "cpu":
+        return lambda: None
+    if device.type == "mps":
+        return torch.mps.synchronize
+    return partial(torch.accelerator.synchronize, device)
+
+
+def _interval(times: Sequence[float]) -> tuple[float | None, float | None]:
+    """The narrowest pair of order statistics around the median that covers it with at least 95 %.
+
+    Of n times, the k-th smallest lies above the true median with the probability that fewer than k of n fair
+    coins show heads; the k-th largest lies below it with the same.
+    """
+    n, k = len(times), 0
+    term = tail = 1  # coins with k heads, with at most k heads, of 2^n
+    while 2 * tail * 20 <= 2**n:
+        k += 1
+        term = term * (n - k + 1) // k
+        tail += term
+    ranked = sorted(times)
+    return (ranked[k - 1], ranked[n - k]) if k else (None, None)

@@ -1,0 +1,55 @@
+"""A skip configuration: which stages leave their skippable sub-path out.
+
+Written as the paper writes it, one letter a stage: ``"T"`` skips, ``"F"`` does not. ``"FFFF"`` is the super-net,
+``"TTTT"`` the base-net; a network of N stages has 2^N sub-networks.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import product
+
+from .errors import SkipError
+
+Skip = str | Sequence[bool]
+
+
+def parse_skip(skip: Skip, stages: int) -> str:
+    """Return the canonical letters of `skip` for a network of `stages` stages.
+
+    Arguments:
+        skip: one letter a stage, or one boolean a stage (True skips).
+        stages: how many stages the network has.
+
+    Raises:
+        SkipError: wrong length, other letters, or elements that are not booleans.
+
+    Example:
+        >>> parse_skip([True, True, False, False], 4)
+        'TTFF'
+    """
+    example = f"{'T' * (stages // 2)}{'F' * (stages - stages // 2)}"
+    mend = f"expected one T (skip) or F (do not) for each of {stages} stages, such as {example!r}"
+    if isinstance(skip, str):
+        letters = skip
+        if set(letters) - set("TF"):
+            wrong = "".join(sorted(set(letters) - set("TF")))
+            raise SkipError(f"skip {skip!r} has the letters {wrong!r}: {mend}")
+    elif isinstance(skip, Iterable):
+        flags = list(skip)
+        if not all(isinstance(flag, bool) for flag in flags):
+            raise SkipError(f"skip {skip!r} holds elements that are not booleans: {mend}")
+        letters = "".join("T" if flag else "F" for flag in flags)
+    else:
+        raise SkipError(f"skip {skip!r} is a {type(skip).__name__}: {mend}")
+    if len(letters) != stages:
+        raise SkipError(f"skip {skip!r} names {len(letters)} stages, the network has {stages}: {mend}")
+    return letters
+
+
+def all_skips(stages: int) -> tuple[str, ...]:
+    """Every skip configuration, super-net first, base-net last; neighbours share long prefixes.
+
+    Example:
+        >>> all_skips(2)
+        ('FF', 'FT', 'TF', 'TT')
+    """
+    return tuple("".join(letters) for letters in product("FT", repeat=stages))

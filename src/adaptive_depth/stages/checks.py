@@ -1,0 +1,202 @@
+"""Do stages fit a model? First what its modules tell (`complete`), then what running it tells (`prove`)."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import StagesError
+from ..modes import evaluating
+from .plan import Stage, Stages
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Is it a normalisation layer: one of torch's classes, or named so (`FrozenBatchNorm2d`, `LayerNorm2d`, ...)?"""
+    return isinstance(module, _NORMS) or ("norm" in type(module).__name__.lower() and not any(module.children()))
+
+
+def has_statistics(module: nn.Module) -> bool:
+    """Does it gather running statistics, as BatchNorm does?"""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
+
+
+def norms_inside(model: nn.Module, paths: Sequence[str]) -> tuple[str, ...]:
+    """Paths of the normalisation layers inside the modules `paths`."""
+    return tuple(
+        f"{path}.{name}".rstrip(".")
+        for path in paths
+        for name, module in model.get_submodule(path).named_modules()
+        if is_norm(module)
+    )
+
+
+def complete(model: nn.Module, stages: Stages) -> Stages:
+    """Check stages against the modules of `model` and fill in the norms that were left to us.
+
+    Raises:
+        StagesError: no stage at all, a module that does not exist, modules that overlap or stand at two places,
+            a "norm" that is no normalisation layer or belongs to a skippable block.
+    """
+    if not len(stages):
+        raise StagesError("no stages were given: expected at least one Stage(mandatory=(...), skippable=(...))")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for stage in stages:
+        for path in stage.blocks + (stage.norms or ()):
+            if path not in modules or not path:
+                near = get_close_matches(path, modules, n=3, cutoff=0.5)
+                hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(list(modules)[1:6])}, ..."
+                raise StagesError(
+                    f"stage {stage.name!r} names {path!r}, which {type(model).__name__} does not have: {hint}"
+                )
+    _reject_overlaps(stages, modules)
+    completed = Stages(
+        tuple(
+            stage if stage.norms is not None else replace(stage, norms=norms_inside(model, stage.mandatory))
+            for stage in stages
+        )
+    )
+    _reject_wrong_norms(completed, modules)
+    return completed
+
+
+def _reject_overlaps(stages: Stages, modules: Mapping[str, nn.Module]) -> None:
+    blocks = [path for stage in stages for path in stage.blocks]
+    for path, count in Counter(blocks).items():
+        if count > 1:
+            raise StagesError(f"block {path!r} is named {count} times: stages must not overlap, name it once")
+    for path in blocks:
+        outer = next((other for other in blocks if path.startswith(other + ".")), None)
+        if outer:
+            raise StagesError(f"block {path!r} lies inside block {outer!r}: stages must not overlap, name one of them")
+    places: dict[int, list[str]] = {}
+    for path, module in modules.items():
+        places.setdefault(id(module), []).append(path)
+    for path in blocks:
+        if len(places[id(modules[path])]) > 1:
+            raise StagesError(
+                f"block {path!r} is one module at several places ({', '.join(places[id(modules[path])])}): "
+                "a block that the model uses twice cannot be part of a stage"
+            )
+
+
+def _reject_wrong_norms(stages: Stages, modules: Mapping[str, nn.Module]) -> None:
+    norms = [path for stage in stages for path in stage.norms or ()]
+    for path, count in Counter(norms).items():
+        if count > 1:
+            raise StagesError(f"norm {path!r} is named {count} times: a norm follows one stage, name it once")
+        if not is_norm(modules[path]):
+            raise StagesError(
+                f"norms name {path!r}, which is a {type(modules[path]).__name__}: expected a normalisation layer"
+            )
+        for stage in stages:
+            inside = next((block for block in stage.skippable if path == block or path.startswith(block + ".")), None)
+            if inside:
+                raise StagesError(
+                    f"norm {path!r} lies inside the skippable block {inside!r}, which does not run when its stage is "
+                    "skipped: only norms of mandatory sub-paths are doubled"
+                )
+
+
+@dataclass
+class _Call:
+    path: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+
+
+def prove(model: nn.Module, stages: Stages, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Run `model` once on an input and check that its skippable blocks can be left out.
+
+    Arguments:
+        model: the super-net; it runs in eval mode without gradients and is left as it was.
+        stages: completed stages.
+        args, kwargs: the input, as the model's forward takes it.
+
+    Raises:
+        StagesError: a block does not run exactly once and in the given order, or a skippable block takes or
+            returns something else than one tensor, changes its shape, or does not add to its input (it returns
+            something unrelated when its weights are zero).
+    """
+    calls: list[_Call] = []
+    blocks = [path for stage in stages for path in stage.blocks]
+
+    def watch(path: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            calls.append(_Call(path, args, kwargs, output))
+
+        return hook
+
+    handles = [model.get_submodule(path).register_forward_hook(watch(path), with_kwargs=True) for path in blocks]
+    with evaluating(model), torch.no_grad():
+        try:
+            model(*args, **kwargs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        counts = Counter(call.path for call in calls)
+        for path in blocks:
+            if counts[path] != 1:
+                raise StagesError(
+                    f"block {path!r} ran {counts[path]} times in one forward pass: a block of a stage must run once"
+                )
+        order = [call.path for call in calls]
+        if order != blocks:
+            first = next(i for i in range(len(order)) if order[i] != blocks[i])
+            raise StagesError(
+                f"the model runs {order[first]!r} where the stages name {blocks[first]!r}: list stages and blocks in "
+                "the order in which they run"
+            )
+        by_path = {call.path: call for call in calls}
+        for stage in stages:
+            for path in stage.skippable:
+                _prove_skippable(model.get_submodule(path), by_path[path], stage)
+
+
+def _prove_skippable(block: nn.Module, call: _Call, stage: Stage) -> None:
+    said = f"stage {stage.name!r}: block {call.path!r} is not skippable: "
+    if not (call.args and isinstance(call.args[0], Tensor) and isinstance(call.output, Tensor)):
+        received = type(call.args[0]).__name__ if call.args else "keywords only"
+        raise StagesError(
+            f"{said}it takes {received} and returns {type(call.output).__name__}, where one tensor each is expected"
+        )
+    received = call.args[0]
+    if received.shape != call.output.shape:
+        raise StagesError(
+            f"{said}it turns {list(received.shape)} into {list(call.output.shape)}; name it in the mandatory sub-path"
+        )
+    if not (_returns_input(block, call) or _follows_input(block, call)):
+        raise StagesError(
+            f"{said}it does not add to its input, so leaving it out would leave something else than its input; "
+            "only residual blocks can be skipped"
+        )
+
+
+def _returns_input(block: nn.Module, call: _Call) -> bool:
+    """h + F(h) with every parameter of F zero is h."""
+    zeros = {name: torch.zeros_like(parameter) for name, parameter in block.named_parameters()}
+    output = torch.func.functional_call(block, zeros, call.args, call.kwargs)
+    return torch.allclose(output, call.args[0], rtol=1e-3, atol=1e-4)
+
+
+def _follows_input(block: nn.Module, call: _Call) -> bool:
+    """With zero weights but its norms kept (post-norm blocks), a change of the input still comes out."""
+    norms = {f"{path}." for path, module in block.named_modules() if is_norm(module)}
+    zeros = {
+        name: torch.zeros_like(parameter)
+        for name, parameter in block.named_parameters()
+        if not any(name.startswith(norm) for norm in norms)
+    }
+    generator = torch.Generator(call.args[0].device).manual_seed(0)
+    change = torch.rand(call.args[0].shape, generator=generator, device=call.args[0].device)
+    change = change.to(call.args[0].dtype) * call.args[0].abs().mean()
+    before = torch.func.functional_call(block, zeros, call.args, call.kwargs)
+    after = torch.func.functional_call(block, zeros, (call.args[0] + change, *call.args[1:]), call.kwargs)
+    answer = (after - before).flatten().float()
+    return bool(nn.functional.cosine_similarity(answer, change.flatten().float(), dim=0) > 0.5)

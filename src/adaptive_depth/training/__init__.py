@@ -1,0 +1,1 @@
+"""network → trained network: self-distillation, and a loop around it."""

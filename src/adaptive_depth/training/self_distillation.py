@@ -1,0 +1,292 @@
+"""Self-distillation of skippable sub-paths (paper, Algorithm 1): the super-net teaches the base-net.
+
+Two passes a step serve all 2^N sub-networks. What the two have in common, everything before the first skip-aware
+norm, is computed and differentiated once.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import TrainingError
+from ..modes import buffers_restored_on_error
+from ..network import AdaptiveNetwork
+from ..sharing import Branch, SharedForward, tensors_in
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What one step yields.
+
+    Attributes:
+        total: `alpha * super_net + (1 - alpha) * (base_net + feature_weight * features)`, the one to differentiate.
+        super_net: the criterion of the super-net's output and the labels.
+        base_net: KL(super-net ‖ base-net) of the softmax outputs, per sample.
+        features: the sum over stages of KL(h_super ‖ h_base), per position; None without the feature term.
+        super_output, base_output: what the two passes returned, without gradients: `[batch, classes]`.
+    """
+
+    total: Tensor
+    super_net: Tensor
+    base_net: Tensor
+    features: Tensor | None
+    super_output: Tensor
+    base_output: Tensor
+
+
+class SelfDistillation(nn.Module):
+    """The objective of Algorithm 1, for the user's own loop.
+
+    Arguments:
+        network: the network to train.
+        criterion: the loss of the super-net's output and the labels; any callable that returns a scalar.
+        alpha: weight of the super-net's loss; the base-net's has 1 - alpha (0.5, as in the reference).
+        temperature: softens both outputs of the distillation, whose loss is multiplied by its square (1, as in
+            the paper).
+        feature_weight: weight of the optional feature term (0: off). It aligns the contexts in which the
+            sub-networks in between run, at some cost in time.
+
+    Raises:
+        TrainingError: alpha outside [0, 1], a temperature that is not positive, a negative feature weight.
+
+    Example:
+        >>> import timm, torch, adaptive_depth as ad
+        >>> net = ad.adapt(timm.create_model("resnet18", num_classes=10))
+        >>> objective = SelfDistillation(net, criterion=torch.nn.CrossEntropyLoss())
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> losses = objective(torch.zeros(2, 3, 64, 64), torch.tensor([3, 7]))
+        >>> losses.total.backward()
+        >>> optimizer.step()
+    """
+
+    def __init__(
+        self,
+        network: AdaptiveNetwork,
+        criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
+        alpha: float = 0.5,
+        temperature: float = 1.0,
+        feature_weight: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not isinstance(network, AdaptiveNetwork):
+            raise TrainingError(f"SelfDistillation received a {type(network).__name__}: expected adapt(model)")
+        if not 0 <= alpha <= 1:
+            raise TrainingError(f"alpha={alpha!r}: expected a weight from 0 (base-net only) to 1 (super-net only)")
+        if not temperature > 0:
+            raise TrainingError(f"temperature={temperature!r}: expected a number above 0, such as 1.0")
+        if not feature_weight >= 0:
+            raise TrainingError(f"feature_weight={feature_weight!r}: expected 0 (off) or more, such as 0.1")
+        self.network = network
+        self.criterion = nn.CrossEntropyLoss() if criterion is None else criterion
+        self.alpha, self.temperature, self.feature_weight = alpha, temperature, feature_weight
+        self._shared: SharedForward | None = None
+
+    def forward(self, x: Any, y: Tensor) -> Losses:
+        """Both passes on one mini-batch: call `.total.backward()` on the result, then step the optimiser.
+
+        Arguments:
+            x: the input; `[batch, channels, height, width]` for images.
+            y: what the criterion takes beside the output; `[batch]` of class indices for cross-entropy.
+
+        Raises:
+            TrainingError: labels out of range, or a loss that is not finite. Nothing was changed then: weights,
+                gradients and running statistics are what they were.
+        """
+        shared = self._prepare(x)
+        deep, shallow = self._pair()
+        with self._unchanged_on_error():
+            passes = shared.outputs([deep, shallow], x, watch=self._watch())
+            _, output, taught = next(passes)
+            teacher = _logits(output)
+            super_net = self._super_loss(teacher, y)
+            _, output, learnt = next(passes)
+            student = _logits(output)
+            base_net, feature = self._base_losses(teacher, student, taught, learnt)
+            return self._losses(super_net, base_net, feature, teacher, student)
+
+    def backward(self, x: Any, y: Tensor, backward: Callable[[Tensor], Any] = torch.Tensor.backward) -> Losses:
+        """Both passes and their gradients, in the memory of the super-net's pass alone.
+
+        The super-net's graph is freed before the base-net runs; gradients are added to `.grad` as usual.
+
+        Arguments:
+            x, y: as for the call.
+            backward: how to differentiate a loss; for mixed precision
+                `lambda loss: scaler.scale(loss).backward()`.
+
+        Returns:
+            The losses, without graphs.
+
+        Raises:
+            TrainingError: as for the call. If it is the base-net's loss that is not finite, the gradients of the
+                super-net's are in `.grad` already: zero them.
+        """
+        shared, watch = self._prepare(x), self._watch()
+        deep, shallow = self._pair()
+        with self._unchanged_on_error():
+            common = shared.branch([deep, shallow], (x,), {})
+            leaves = common.detached() if common else None
+            output, seen = shared.run(deep, leaves, (x,), {}, watch.get(deep, ()))
+            teacher = _logits(output)
+            super_net = self._super_loss(teacher, y)
+            taught = {path: feature.detach() for path, feature in seen.items()}
+            backward(self.alpha * super_net)
+            teacher = teacher.detach()
+            del output, seen  # the graph of the super-net is freed before the base-net builds its own
+            output, seen = shared.run(shallow, leaves, (x,), {}, watch.get(shallow, ()))
+            student = _logits(output)
+            base_net, feature = self._base_losses(teacher, student, taught, seen)
+            losses = self._losses(super_net.detach(), base_net, feature, teacher, student)
+            backward((1 - self.alpha) * self._base_total(base_net, feature))
+            if common is not None and leaves is not None:
+                _differentiate_common(common, leaves)
+            feature = None if feature is None else feature.detach()
+            return replace(losses, total=losses.total.detach(), base_net=base_net.detach(), features=feature)
+
+    # -- the terms ----------------------------------------------------------------------------------------------
+
+    def _super_loss(self, output: Tensor, y: Tensor) -> Tensor:
+        _check_labels(self.criterion, output, y)
+        loss = self.criterion(output, y)
+        _check_finite("the super-net's loss", loss)
+        return loss
+
+    def _base_losses(
+        self, teacher: Tensor, student: Tensor, taught: Mapping[str, Tensor], learnt: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        base_net = distillation_loss(teacher, student, self.temperature)
+        _check_finite("the base-net's loss", base_net)
+        if not self.feature_weight:
+            return base_net, None
+        terms = [
+            feature_loss(taught[stage.skippable[-1]], learnt[stage.mandatory[-1]], stage.channel_dim)
+            for stage in self.network.stages
+        ]
+        feature = torch.stack(terms).sum()
+        _check_finite("the feature term", feature)
+        return base_net, feature
+
+    def _base_total(self, base_net: Tensor, feature: Tensor | None) -> Tensor:
+        return base_net if feature is None else base_net + self.feature_weight * feature
+
+    def _losses(
+        self, super_net: Tensor, base_net: Tensor, feature: Tensor | None, teacher: Tensor, student: Tensor
+    ) -> Losses:
+        total = self.alpha * super_net + (1 - self.alpha) * self._base_total(base_net, feature)
+        return Losses(total, super_net, base_net, feature, teacher.detach(), student.detach())
+
+    # -- the passes ---------------------------------------------------------------------------------------------
+
+    def _prepare(self, x: Any) -> SharedForward:
+        network = self.network
+        if not network.proven:
+            network.prove(x)
+        if network.calibrated and network.training:
+            network.reset_statistics(per_context=False)  # they belong to weights that are about to change
+        if self._shared is None or self._shared.network is not network:
+            self._shared = SharedForward(network)
+            self._shared.probe(self._pair(), (x,), {})
+        return self._shared
+
+    def _unchanged_on_error(self) -> AbstractContextManager[None]:
+        return buffers_restored_on_error(self.network) if self.network.training else nullcontext()
+
+    def _pair(self) -> tuple[str, str]:
+        return self.network.skips[0], self.network.skips[-1]
+
+    def _watch(self) -> dict[str, list[str]]:
+        """The modules whose outputs are h_super and h_base of each stage."""
+        if not self.feature_weight:
+            return {}
+        deep, shallow = self._pair()
+        stages = self.network.stages
+        return {
+            deep: [stage.skippable[-1] for stage in stages],
+            shallow: [stage.mandatory[-1] for stage in stages],
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_shared": None}
+
+
+def distillation_loss(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(teacher ‖ student) of the softmax outputs, times the temperature squared (paper, Algorithm 1).
+
+    Arguments:
+        teacher, student: logits, `[batch, classes]`; no gradient flows to the teacher.
+
+    Returns:
+        A scalar: the mean over the batch, in nats, computed in float32.
+
+    Example:
+        >>> distillation_loss(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]])).item()
+        0.0
+    """
+    target = F.log_softmax(teacher.detach().float() / temperature, dim=-1)
+    answer = F.log_softmax(student.float() / temperature, dim=-1)
+    divergence = F.kl_div(answer, target, reduction="sum", log_target=True)
+    return divergence * temperature**2 / (student.numel() // student.shape[-1])
+
+
+def feature_loss(teacher: Tensor, student: Tensor, channel_dim: int = 1) -> Tensor:
+    """KL(h_super ‖ h_base) of one stage's features, softmax over channels (paper, section 3.2, the optional term).
+
+    Arguments:
+        teacher, student: features of one shape, such as `[batch, channels, height, width]`.
+        channel_dim: the dimension that holds the channels.
+
+    Returns:
+        A scalar: the mean over the batch and all positions, in nats, computed in float32.
+    """
+    return distillation_loss(teacher.movedim(channel_dim, -1), student.movedim(channel_dim, -1))
+
+
+def _logits(output: Any) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise TrainingError(
+            f"the network returned a {type(output).__name__}: self-distillation expects one tensor of logits, "
+            "[batch, classes]; wrap the model so that it returns them"
+        )
+    return output
+
+
+def _check_labels(criterion: Any, output: Tensor, y: Tensor) -> None:
+    """Class indices must name a class: on an accelerator the criterion itself would say so only by a crash."""
+    indices = isinstance(y, Tensor) and not y.is_floating_point() and y.ndim == output.ndim - 1
+    if not (indices and isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss)):
+        return
+    counted = y[y != criterion.ignore_index]
+    if not counted.numel():
+        return
+    low, high = int(counted.min()), int(counted.max())
+    if low < 0 or high >= output.shape[1]:
+        raise TrainingError(
+            f"labels from {low} to {high}, but the network has {output.shape[1]} classes: expected labels from 0 to "
+            f"{output.shape[1] - 1}; build the model with num_classes={high + 1} or map the labels"
+        )
+
+
+def _check_finite(name: str, loss: Tensor) -> None:
+    if not torch.isfinite(loss).all():
+        raise TrainingError(
+            f"{name} is {float(loss.detach().sum())}: expected a finite number; look for a learning rate that is too "
+            "high, inputs that are not finite, or float16 without a gradient scaler. No weight was changed"
+        )
+
+
+def _differentiate_common(common: Branch, leaves: Branch) -> None:
+    """Hand the gradients that both passes left at the branch on to what ran before it."""
+    roots, gradients = [], []
+    for (_, value), (_, leaf) in zip(common.outputs, leaves.outputs, strict=True):
+        for root, gradient in zip(tensors_in(value), (tensor.grad for tensor in tensors_in(leaf)), strict=True):
+            if gradient is not None and root.requires_grad:
+                roots.append(root)
+                gradients.append(gradient)
+    if roots:
+        torch.autograd.backward(roots, gradients)

@@ -1,0 +1,116 @@
+"""Module trees that share every parameter and buffer with the tree they are made from.
+
+A *twin* of a module is a new object of the same class with the *same* parameters, buffers and hooks (the very
+dictionaries) and children of its own. A *view* is a tree in which the modules on the way to a changed place are
+twins and everything else is the original object. So whatever reaches a parameter of the network, `.to()`,
+`load_state_dict`, an optimiser, reaches every view.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import repeat
+from operator import getitem, setitem
+from types import FunctionType, MethodType
+from typing import Any
+
+from torch import nn
+
+
+def twin(module: nn.Module) -> nn.Module:
+    """A second object for `module`: same class, parameters, buffers and hooks; a children dictionary of its own."""
+    copy = type(module).__new__(type(module))
+    copy.__dict__.update(module.__dict__)
+    copy.__dict__["_modules"] = dict(module._modules)
+    copy.__dict__.pop("_compiled_call_impl", None)  # compiled code calls the original's children
+    forward = copy.__dict__.get("forward")
+    if isinstance(forward, MethodType) and forward.__self__ is module:
+        copy.__dict__["forward"] = MethodType(forward.__func__, copy)
+    return copy
+
+
+def statistics_twin(norm: nn.Module, statistics: nn.Module) -> nn.Module:
+    """A twin of a BatchNorm that shares its affine parameters and reads the running statistics of another module."""
+    copy = twin(norm)
+    copy.__dict__["_buffers"] = statistics._buffers
+    return copy
+
+
+@dataclass
+class View:
+    """A sub-network and what keeps its twins in the mode (training, evaluation) of their originals."""
+
+    module: nn.Module
+    twins: list[dict[str, Any]] = field(default_factory=list)
+    originals: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, copy: nn.Module, original: nn.Module) -> None:
+        self.twins.append(copy.__dict__)
+        self.originals.append(original.__dict__)
+
+    def follow_modes(self) -> None:
+        # On the way to every depth that is chosen in training: kept free of Python loops.
+        mode = repeat("training")
+        deque(map(setitem, self.twins, mode, map(getitem, self.originals, mode)), maxlen=0)
+
+
+def build_view(root: nn.Module, changes: Mapping[str, nn.Module | None]) -> View:
+    """A view of `root` in which the modules at the paths of `changes` are replaced, or left out where None.
+
+    A module is left out of an `nn.Sequential` altogether; elsewhere, where code may address it by name or index,
+    an `nn.Identity` takes its place.
+    """
+    top = twin(root)
+    view = View(top)
+    view.add(top, root)
+    twins = {"": top}
+    for path, change in changes.items():
+        parent, _, name = path.rpartition(".")
+        container = _twin_at(root, parent, twins, view)
+        if change is not None:
+            container._modules[name] = change
+            view.add(change, root.get_submodule(path))
+        elif isinstance(container, nn.Sequential):
+            del container._modules[name]
+        else:
+            container._modules[name] = nn.Identity()
+    _own_code(top)
+    return view
+
+
+def _twin_at(root: nn.Module, path: str, twins: dict[str, nn.Module], view: View) -> nn.Module:
+    if path not in twins:
+        parent, _, name = path.rpartition(".")
+        original = root.get_submodule(path)
+        twins[path] = twin(original)
+        _twin_at(root, parent, twins, view)._modules[name] = twins[path]
+        view.add(twins[path], original)
+    return twins[path]
+
+
+def _own_code(module: nn.Module) -> None:
+    """Give the forward of a view's root a code object of its own.
+
+    torch.compile keeps its results by code object, eight for each. All views of a model share one forward, so the
+    ninth compiled view would be refused ("recompile limit"); with a code object each, every view has its own.
+    """
+    forward = module.forward
+    if not isinstance(forward, MethodType) or not isinstance(forward.__func__, FunctionType):
+        return
+    function = forward.__func__
+    own = FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    own.__kwdefaults__ = function.__kwdefaults__
+    own.__dict__.update(function.__dict__)
+    module.__dict__["forward"] = MethodType(own, module)
+
+
+def plain(module: nn.Module) -> nn.Module:
+    """Take back what `build_view` added to the root: afterwards it is like any module of its class."""
+    module.__dict__.pop("forward", None)
+    return module
