@@ -20,6 +20,8 @@ def split_batch(batch: Any, device: torch.device) -> tuple[Tensor, Tensor | None
             f"the loader yielded a {type(batch).__name__}: expected a pair (input tensor [batch, ...], labels "
             "[batch]) or the input alone"
         )
+    if not (y is None or isinstance(y, Tensor)):
+        raise DataError(f"the loader yielded labels as a {type(y).__name__}: expected a tensor [batch]")
     return x.to(device, non_blocking=True), None if y is None else y.to(device, non_blocking=True)
 
 

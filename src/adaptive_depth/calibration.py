@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .batches import device_of, split_batch
 from .errors import DataError
@@ -40,6 +40,7 @@ def calibrate(network: AdaptiveNetwork, batches: Iterable[Any], *, limit: int | 
 
     Raises:
         DataError: no batch to measure, or inputs that are not finite. The network is unchanged then.
+        StagesError: stages written by hand that the first input proves wrong.
 
     Example:
         >>> import timm, torch, adaptive_depth as ad
@@ -69,6 +70,10 @@ def _measure(network: AdaptiveNetwork, batches: Iterable[Any]) -> int:
             x, _ = split_batch(batch, device)
             if len(x) < 2:  # a BatchNorm cannot measure the variance of one sample
                 continue
+            if not network.proven:
+                network.prove(x)
+            if not measured:
+                _find_out_sharing(shared, x[:2])
             for _ in shared.outputs(network.skips, x):
                 pass
             measured += 1
@@ -79,6 +84,15 @@ def _measure(network: AdaptiveNetwork, batches: Iterable[Any]) -> int:
             "calibrate measured statistics that are not finite: look for inputs that are not, or for diverged weights"
         )
     return measured
+
+
+def _find_out_sharing(shared: SharedForward, x: Tensor) -> None:
+    """Before the first measurement: one that is broken off and done again would count some contexts twice."""
+    with evaluating(shared.network):
+        shared.network.forget_views()
+        for _ in shared.outputs(shared.network.skips, x):
+            pass
+    shared.network.forget_views()
 
 
 @contextmanager

@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .errors import AdaptiveDepthError, CheckpointError
-from .models import Source, create_model, source_of
+from .models import WEIGHT_ARGUMENTS, Source, create_model, source_of
 from .network import AdaptiveNetwork, adapt
 from .stages import Stages
 
 FORMAT = "adaptive-depth network"
 VERSION = 1
 _NAME = "network.json"
+_WEIGHTS = f"weights-{'[0-9a-f]' * 16}.safetensors"  # what `save` writes, and may delete: no file of the user's
 
 
 def save(network: AdaptiveNetwork, folder: str | os.PathLike[str]) -> Path:
@@ -50,28 +50,37 @@ def save(network: AdaptiveNetwork, folder: str | os.PathLike[str]) -> Path:
     folder = Path(folder)
     tensors, ties = _unique(network.state_dict())
     source = network.source or source_of(network.model)
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "source": None if source is None else {"name": source.name, "arguments": dict(source.arguments)},
+        "model": type(network.model).__name__,
+        "stages": network.stages.to_json(),
+        "ties": ties,
+    }
+    try:
+        json.dumps(description)
+    except TypeError as error:
+        raise CheckpointError(
+            f"the model's arguments {source} cannot be written as JSON ({error}): build the model with arguments of "
+            "plain kinds, or without create_model, and give it to load(folder, model=...)"
+        ) from error
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        before = set(folder.glob(_WEIGHTS))
         weights = _write_weights(tensors, folder)
-        description = {
-            "format": FORMAT,
-            "version": VERSION,
-            "source": None if source is None else {"name": source.name, "arguments": dict(source.arguments)},
-            "model": type(network.model).__name__,
-            "stages": network.stages.to_json(),
-            "weights": weights,
-            "ties": ties,
-        }
-        write_atomically(folder / _NAME, json.dumps(description, indent=2).encode())
-        for old in folder.glob("weights-*.safetensors"):
-            if old.name != weights:
-                old.unlink(missing_ok=True)
+        try:
+            write_atomically(folder / _NAME, json.dumps(description | {"weights": weights}, indent=2).encode())
+        except BaseException:
+            if folder / weights not in before:
+                (folder / weights).unlink(missing_ok=True)
+            raise
+        for old in before - {folder / weights}:
+            old.unlink(missing_ok=True)
     except OSError as error:
         raise CheckpointError(
             f"{folder} cannot be written ({error}): expected a folder with free space; what it held is still there"
         ) from error
-    except TypeError as error:
-        raise CheckpointError(f"the model's arguments {source} cannot be written as JSON: {error}") from error
     return folder
 
 
@@ -97,12 +106,9 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Adap
     except AdaptiveDepthError as error:
         raise CheckpointError(f"{folder / _NAME} does not fit the model: {error}") from error
     for name, first in description["ties"].items():
-        if first not in tensors:
+        if not isinstance(first, str) or first not in tensors:
             raise CheckpointError(f"{folder / _NAME} ties {name!r} to {first!r}, which the weights do not have")
         tensors[name] = tensors[first]
-    kinds = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
-    if len(kinds) == 1:
-        network.to(kinds.pop())
     _fill(network, tensors, folder)
     network.proven = True
     if description["source"] is not None:
@@ -143,7 +149,8 @@ def _unique(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, s
             ties[name] = first[key]
         else:
             first[key] = name
-            tensors[name] = tensor.detach().cpu().contiguous()
+            kept = tensor.detach().cpu().contiguous()
+            tensors[name] = kept if kept.untyped_storage().nbytes() == kept.nbytes else kept.clone()
     return tensors, ties
 
 
@@ -173,7 +180,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         there = "it does not exist" if not folder.exists() else "it holds no network.json"
         raise CheckpointError(f"{folder} is no saved network: {there}; expected a folder that save() wrote") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}): it is damaged, or no network of this library"
         ) from error
@@ -212,19 +219,36 @@ def _build(description: Mapping[str, Any], folder: Path) -> nn.Module:
             f"instance of it, load({str(folder)!r}, model=MyModel())"
         )
     try:
-        return create_model(source["name"], **source["arguments"])
-    except (KeyError, TypeError) as error:
+        name, arguments = source["name"], source["arguments"]
+        wrong = set(arguments) & WEIGHT_ARGUMENTS
+        if wrong:
+            raise CheckpointError(
+                f"{folder / _NAME} asks for {', '.join(sorted(wrong))}: a saved network brings its own weights; it is "
+                "damaged or was tampered with, so take it from where it was saved"
+            )
+        return create_model(name, **arguments)
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder / _NAME} is damaged: source {source!r}") from error
 
 
 def _fill(network: AdaptiveNetwork, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    try:
-        with torch.no_grad():
-            missing, unexpected = network.load_state_dict(dict(tensors), strict=False)
-    except (RuntimeError, AttributeError) as error:
-        raise CheckpointError(f"{folder}: the weights do not fit the model: {error}") from error
+    """Load the weights, in the precision in which they were saved; not one where not all of them fit."""
+    network.reset_statistics(per_context=any(name.startswith("statistics.") for name in tensors))
+    expected = network.state_dict()
+    missing = [name for name in expected if name not in tensors]
+    unexpected = [name for name in tensors if name not in expected]
     if missing or unexpected:
         raise CheckpointError(
             f"{folder}: the weights do not fit the model: {len(missing)} missing ({', '.join(missing[:3])}), "
-            f"{len(unexpected)} unexpected ({', '.join(unexpected[:3])})"
+            f"{len(unexpected)} unexpected ({', '.join(unexpected[:3])}); give load(..., model=) the architecture saved"
         )
+    for name, tensor in expected.items():
+        if tensor.shape != tensors[name].shape:
+            raise CheckpointError(
+                f"{folder}: the weights do not fit the model: {name} is {list(tensors[name].shape)} there and "
+                f"{list(tensor.shape)} in the model; give load(..., model=) the architecture that was saved"
+            )
+    kinds = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    if len(kinds) == 1:
+        network.to(kinds.pop())
+    network.load_state_dict(dict(tensors))

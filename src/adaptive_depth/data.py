@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm.data
 import torch
 from PIL import Image
-from timm.data.dataset_factory import _TORCH_BASIC_DS
+from timm.data.config import resolve_data_config, resolve_model_data_config
+from timm.data.dataset_factory import _TORCH_BASIC_DS, create_dataset
+from timm.data.transforms import str_to_interp_mode
+from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from .errors import DataError
 from .modes import evaluating
+from .network import AdaptiveNetwork
 
 _SPLITS = {"train": ("train", "training"), "validation": ("val", "validation", "valid", "test")}  # sub-folders
 _CHARACTERS = ("digits", "torch/mnist", "torch/kmnist", "torch/qmnist")  # mirrored, they are others or none
@@ -64,7 +67,10 @@ class DataConfig:
             DataError: a field that no configuration has, or one that is missing.
         """
         try:
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in config.items()})
+            plain: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
+            }
+            return cls(**plain)
         except (TypeError, AttributeError) as error:
             raise DataError(
                 f"data configuration {config!r}: {error}; expected {', '.join(cls.__dataclass_fields__)}"
@@ -154,13 +160,9 @@ def configure(
         (1, 32, 10)
     """
     classes = class_names(name, root=root, download=download)
-    convolution = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
-    channels = convolution.in_channels if convolution is not None else 3
+    channels, wanted = _channels(model), _wanted(model)
     if channels not in _MODES:
         raise DataError(f"the model takes {channels} channels: expected 1 (grey) or 3 (colour)")
-    inner = getattr(model, "model", model)  # of an adapted network
-    wanted = timm.data.resolve_model_data_config(inner) if hasattr(inner, "pretrained_cfg") else None
-    wanted = wanted or timm.data.resolve_data_config({"in_chans": 3})
     if name == "digits":
         wanted |= {"input_size": (channels, 32, 32), "crop_pct": 1.0, "interpolation": "bilinear"}
     if image_size is not None and image_size < 1:
@@ -177,6 +179,17 @@ def configure(
         crop_pct=wanted["crop_pct"],
         classes=classes,
     )
+
+
+def input_shape(model: nn.Module) -> tuple[int, int]:
+    """The number of channels that a model takes, and the image size it was made for.
+
+    Example:
+        >>> import timm
+        >>> input_shape(timm.create_model("resnet18", in_chans=1))
+        (1, 224)
+    """
+    return _channels(model), _wanted(model)["input_size"][-1]
 
 
 def open_data(config: DataConfig, split: str, *, augment: bool = False, download: bool = False) -> Dataset[Any]:
@@ -202,10 +215,12 @@ def create_loader(
     *,
     batch_size: int = 64,
     augment: bool = False,
+    shuffle: bool | None = None,
     workers: int = 0,
     download: bool = False,
 ) -> "DataLoader[tuple[Tensor, Tensor]]":
-    """Batches of one part, `[batch, channels, size, size]` and `[batch]`; in random order where `augment`.
+    """Batches of one part, `[batch, channels, size, size]` and `[batch]`; in random order where `augment`, or as
+    `shuffle` says.
 
     With `augment` the last batch is left out where it is not full: BatchNorm cannot learn from a single image.
 
@@ -218,7 +233,7 @@ def create_loader(
     return DataLoader(
         data,
         batch_size=batch_size,
-        shuffle=augment,
+        shuffle=augment if shuffle is None else shuffle,
         drop_last=augment and len(data) >= batch_size,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
@@ -269,7 +284,7 @@ def _open(
     if not root.is_dir() and not download:
         raise DataError(f"root {str(root)!r} of data {name!r} is no folder: name another, or let it --download")
     try:
-        return timm.data.create_dataset(name, root=str(root), split=split, download=download)
+        return create_dataset(name, root=str(root), split=split, download=download)
     except Exception as error:  # whatever the many readers raise, the user needs the same answer
         if "Unknown torchvision dataset" in str(error):
             raise _unknown(name) from error
@@ -286,7 +301,7 @@ def _open_folder(name: str, split: str, classes: tuple[str, ...] | None) -> Data
         wanted = " or ".join(f"{each}/" for each in _SPLITS[split])
         raise DataError(f"folder {name!r} has no {split} part: expected {wanted} in it, with one folder a class")
     try:
-        data = timm.data.create_dataset("", root=str(part), search_split=False)
+        data: Any = create_dataset("", root=str(part), search_split=False)
     except RuntimeError as error:
         raise DataError(f"folder {str(part)!r} holds no images: expected one folder a class, with images") from error
     found = data.reader.class_to_idx
@@ -295,7 +310,7 @@ def _open_folder(name: str, split: str, classes: tuple[str, ...] | None) -> Data
         if strange:
             raise DataError(f"folder {str(part)!r} has classes that were not trained on: {', '.join(strange[:5])}")
         numbers = {each: number for number, each in enumerate(classes)}
-        data = timm.data.create_dataset("", root=str(part), search_split=False, class_map=numbers)
+        data = create_dataset("", root=str(part), search_split=False, class_map=numbers)
     return data
 
 
@@ -319,22 +334,38 @@ class _Convert:
 
 
 def _transform(config: DataConfig, augment: bool) -> Any:
-    size, normalise = config.image_size, {"mean": config.mean, "std": config.std}
+    size = config.image_size
     convert = _Convert(_MODES[config.channels])
     if augment and config.name in _CHARACTERS:
         shift = transforms.RandomCrop(size, padding=max(1, size // 8))  # on the image itself: the border is black
-        resize = transforms.Resize(size, timm.data.transforms.str_to_interp_mode(config.interpolation))
-        return transforms.Compose([convert, resize, shift, transforms.ToTensor(), transforms.Normalize(**normalise)])
-    prepare: Any = timm.data.create_transform(
+        interpolation: Any = str_to_interp_mode(config.interpolation)
+        resize = transforms.Resize((size, size), interpolation)
+        normalise = transforms.Normalize(config.mean, config.std)
+        return transforms.Compose([convert, resize, shift, transforms.ToTensor(), normalise])
+    prepare: Any = create_transform(
         (config.channels, size, size),
         is_training=augment,
         scale=(0.35, 1.0),
-        color_jitter=None,  # type: ignore[arg-type]
+        color_jitter=0.0,
         interpolation=config.interpolation,
         crop_pct=config.crop_pct,
-        **normalise,
+        mean=config.mean,
+        std=config.std,
     )
     return transforms.Compose([convert, prepare])
+
+
+def _channels(model: nn.Module) -> int:
+    convolution = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
+    return 3 if convolution is None else convolution.in_channels
+
+
+def _wanted(model: nn.Module) -> dict[str, Any]:
+    """What timm knows of a model's preprocessing; for others what is usual on ImageNet."""
+    plain = model.model if isinstance(model, AdaptiveNetwork) else model
+    if getattr(plain, "pretrained_cfg", None):
+        return resolve_model_data_config(plain)
+    return resolve_data_config({"in_chans": 3})
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

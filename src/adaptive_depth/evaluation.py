@@ -31,6 +31,7 @@ def evaluate(network: AdaptiveNetwork, batches: Iterable[Any], skips: Iterable[S
     Raises:
         DataError: no batch, no labels, or labels that name no class of the network.
         SkipError: a skip that does not fit the network.
+        StagesError: stages written by hand that the first input proves wrong.
 
     Example:
         >>> import timm, torch, adaptive_depth as ad
@@ -46,6 +47,8 @@ def evaluate(network: AdaptiveNetwork, batches: Iterable[Any], skips: Iterable[S
     with evaluating(network), torch.inference_mode(False), torch.no_grad():
         for batch in batches:
             x, y = split_batch(batch, device)
+            if not network.proven:
+                network.prove(x)
             for skip, output, _ in shared.outputs(list(correct), x):
                 correct[skip] += _count_correct(output, y)
             samples += len(x)

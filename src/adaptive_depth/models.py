@@ -28,6 +28,12 @@ class Source:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
+# What fetches or reads trained weights: no part of an architecture, and nothing that a saved network may ask for.
+WEIGHT_ARGUMENTS = frozenset(
+    {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
+    | {"weights", "weights_backbone"}
+)
+
 _sources: WeakKeyDictionary[nn.Module, Source] = WeakKeyDictionary()
 
 
@@ -47,24 +53,25 @@ def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> nn
         11689512
     """
     library, _, short = name.rpartition("/")
+    if library not in ("", "timm", "torchvision"):
+        raise ModelError(f"model {name!r}: expected a timm name such as 'resnet50', or 'torchvision/resnet50'")
     try:
         if library == "torchvision":
             weights = "DEFAULT" if pretrained else None
             known = torchvision.models.list_models()
             model = torchvision.models.get_model(short, weights=weights, **arguments) if short in known else None
-        elif library in ("", "timm"):
+        else:
             known = timm.list_models()
             exists = timm.is_model(short)
             model = timm.create_model(short, pretrained=pretrained, **arguments) if exists else None
-        else:
-            raise ModelError(f"model {name!r}: expected a timm name such as 'resnet50', or 'torchvision/resnet50'")
-    except (TypeError, AssertionError) as error:
+    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
         raise ModelError(f"model {name!r} cannot be built with {arguments!r}: {error}") from error
     if model is None:
         near = get_close_matches(short, known, n=4, cutoff=0.4)
-        hint = f"near ones are {', '.join(near)}" if near else "see timm.list_models()"
+        every = "torchvision.models.list_models()" if library == "torchvision" else "timm.list_models()"
+        hint = f"near ones are {', '.join(near)}" if near else f"see {every}"
         raise ModelError(f"{library or 'timm'} has no model {short!r}: {hint}")
-    _sources[model] = Source(name, dict(arguments))
+    _sources[model] = Source(name, {key: value for key, value in arguments.items() if key not in WEIGHT_ARGUMENTS})
     return model
 
 
@@ -74,18 +81,24 @@ def source_of(model: nn.Module) -> Source | None:
     Returns:
         A source whose model has the same modules, options and shapes as `model`; None where none was found.
     """
-    if model in _sources:
-        return _sources[model]
-    wanted = repr(model)
-    for source in _candidates(model):
+    remembered = _sources.get(model)
+    wanted, shapes = repr(model), _shapes(model)
+    for source in [remembered] if remembered else _candidates(model):
         try:
             with torch.device("meta"):
                 built = create_model(source.name, **source.arguments)
         except Exception:  # noqa: BLE001 - a candidate is a guess: whatever it raises, it is the wrong one
+            if source is remembered:
+                return source  # built once, so it can be built again, if not without memory
             continue
-        if repr(built) == wanted:
+        if _shapes(built) == shapes and (source is remembered or repr(built) == wanted):
             return source
     return None
+
+
+def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+    """Of all tensors: they tell a model whose head was replaced, or that takes images of another size."""
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 def _candidates(model: nn.Module) -> list[Source]:

@@ -62,7 +62,7 @@ def adapt(
     if isinstance(model, AdaptiveNetwork):
         raise StagesError("adapt received a network that is adapted already: adapt its plain model, network.model")
     by_hand = stages is not None
-    chosen = stages if isinstance(stages, Stages) else Stages(tuple(stages)) if by_hand else find_stages(model)
+    chosen = stages if isinstance(stages, Stages) else Stages(stages) if by_hand else find_stages(model)  # type: ignore[arg-type]
     chosen = complete(model, chosen)
     if example is not None:
         prove(model, chosen, *_arguments(example))
@@ -117,7 +117,8 @@ class AdaptiveNetwork(nn.Module):
             for path in stage.mandatory:
                 _switch_off_stochastic_depth(model.get_submodule(path))
         self.register_load_state_dict_pre_hook(_grow_statistics)
-        self.train(model.training)
+        self.training = model.training
+        self.skip_norms.train(model.training)
 
     # -- choosing a depth ---------------------------------------------------------------------------------------
 
@@ -160,7 +161,7 @@ class AdaptiveNetwork(nn.Module):
             SkipError: a skip that does not fit the stages.
         """
         with torch.no_grad():
-            return plain(copy.deepcopy(self.subnet(skip)))
+            return plain(copy.deepcopy(self.subnet(skip)), self.model)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile every sub-network; takes the arguments of `torch.compile`.

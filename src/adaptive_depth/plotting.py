@@ -1,7 +1,7 @@
 """Charts of what was measured, as PNG files; nothing is shown and no global state is touched."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Mapping
 from itertools import cycle
 from pathlib import Path
@@ -168,11 +168,9 @@ def _label(figure: "Figure", axes: "Axes", places: Mapping[str, tuple[float, flo
 
 def _save(figure: "Figure", path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         figure.savefig(draft, format="png")
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

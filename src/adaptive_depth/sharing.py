@@ -143,8 +143,9 @@ class _Tape:
 class SharedForward:
     """Runs sub-networks of one network on the same input, sharing what they have in common.
 
-    It keeps twins of the network's modules: make one and use it from one thread for many inputs. Outputs and gradients are those of the
-    sub-networks run one by one; a norm before a branch gathers its running statistics once for all behind it.
+    It keeps twins of the network's modules: make one and use it from one thread for many inputs. Outputs and
+    gradients are those of the sub-networks run one by one; a norm before a branch gathers its running statistics
+    once for all behind it.
     """
 
     def __init__(self, network: AdaptiveNetwork) -> None:
@@ -187,11 +188,24 @@ class SharedForward:
         for skip in sorted(skips):
             yield skip, *self.run(skip, None, args, kwargs, watch.get(skip, ()))
 
-    def probe(self, skips: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def probe(
+        self,
+        skips: Sequence[str],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        watch: Mapping[str, Sequence[str]],
+    ) -> None:
         """Find out on one input whether these sub-networks can share, with no trace in gradients or statistics."""
         with evaluating(self.network), torch.no_grad():
-            for _ in self.outputs(skips, *args, **kwargs):
-                pass
+            branch = self.branch(skips, args, kwargs)
+            if branch is None:
+                return
+            try:
+                for skip in skips:
+                    self.run(skip, branch, args, kwargs, watch.get(skip, ()))
+                branch.check()  # the last one, too, must leave alone what the gradients of all will need
+            except _NotShareable:
+                self.shareable = False
 
     def branch(self, skips: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Branch | None:
         """What several sub-networks have in common on an input; None where that cannot be shared."""
@@ -218,7 +232,10 @@ class SharedForward:
         tree, tape = self._tree(skip, branch.fork if branch else None, None, tuple(watch))
         tape.start(branch)
         try:
-            return tree(*args, **kwargs), tape.seen
+            output = tree(*args, **kwargs)
+            if branch is not None and not tape.seen.keys() >= tape.watched:
+                raise _NotShareable  # a watched module lies inside a recorded one, and so it did not run
+            return output, tape.seen
         finally:
             tape.start(None)
 

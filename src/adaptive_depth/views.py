@@ -67,13 +67,12 @@ def build_view(root: nn.Module, changes: Mapping[str, nn.Module | None]) -> View
     for path, change in changes.items():
         parent, _, name = path.rpartition(".")
         container = _twin_at(root, parent, twins, view)
-        if change is not None:
-            container._modules[name] = change
-            view.add(change, root.get_submodule(path))
-        elif isinstance(container, nn.Sequential):
+        if change is None and isinstance(container, nn.Sequential):
             del container._modules[name]
         else:
-            container._modules[name] = nn.Identity()
+            stand_in = nn.Identity() if change is None else change
+            container._modules[name] = stand_in
+            view.add(stand_in, root.get_submodule(path))
     _own_code(top)
     return view
 
@@ -110,7 +109,10 @@ def _own_code(module: nn.Module) -> None:
     module.__dict__["forward"] = MethodType(own, module)
 
 
-def plain(module: nn.Module) -> nn.Module:
-    """Take back what `build_view` added to the root: afterwards it is like any module of its class."""
+def plain(module: nn.Module, original: nn.Module) -> nn.Module:
+    """Take back what `build_view` added to the root: afterwards its forward is that of `original`."""
     module.__dict__.pop("forward", None)
+    forward = original.__dict__.get("forward")
+    if isinstance(forward, MethodType):  # a method that the user gave to this one object
+        module.__dict__["forward"] = MethodType(forward.__func__, module)
     return module

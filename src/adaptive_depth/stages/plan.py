@@ -41,6 +41,12 @@ class Stage:
                 raise StagesError(
                     f"{field}={paths!r} of a stage: expected a sequence of module paths, such as ('layer1.0',)"
                 )
+            wrong = next((path for path in paths if not isinstance(path, str)), None)
+            if wrong is not None:
+                raise StagesError(
+                    f"{field} of a stage holds a {type(wrong).__name__}: expected module paths, such as 'layer1.0', as "
+                    "model.named_modules() lists them"
+                )
             object.__setattr__(self, field, tuple(paths))
         if not self.mandatory or not self.skippable:
             raise StagesError(
@@ -63,6 +69,8 @@ class Stages(Sequence[Stage]):
     stages: tuple[Stage, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.stages, Iterable):
+            raise StagesError(f"stages are a {type(self.stages).__name__}: expected a list, [Stage(...), ...]")
         object.__setattr__(self, "stages", tuple(self.stages))
         for stage in self.stages:
             if not isinstance(stage, Stage):

@@ -4,8 +4,8 @@ Two passes a step serve all 2^N sub-networks. What the two have in common, every
 norm, is computed and differentiated once.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,6 +76,8 @@ class SelfDistillation(nn.Module):
         super().__init__()
         if not isinstance(network, AdaptiveNetwork):
             raise TrainingError(f"SelfDistillation received a {type(network).__name__}: expected adapt(model)")
+        if isinstance(criterion, type) or not (criterion is None or callable(criterion)):
+            raise TrainingError(f"criterion={criterion!r}: expected a callable, such as nn.CrossEntropyLoss()")
         if not 0 <= alpha <= 1:
             raise TrainingError(f"alpha={alpha!r}: expected a weight from 0 (base-net only) to 1 (super-net only)")
         if not temperature > 0:
@@ -98,9 +100,9 @@ class SelfDistillation(nn.Module):
             TrainingError: labels out of range, or a loss that is not finite. Nothing was changed then: weights,
                 gradients and running statistics are what they were.
         """
-        shared = self._prepare(x)
         deep, shallow = self._pair()
         with self._unchanged_on_error():
+            shared = self._prepare(x)
             passes = shared.outputs([deep, shallow], x, watch=self._watch())
             _, output, taught = next(passes)
             teacher = _logits(output)
@@ -127,9 +129,9 @@ class SelfDistillation(nn.Module):
             TrainingError: as for the call. If it is the base-net's loss that is not finite, the gradients of the
                 super-net's are in `.grad` already: zero them.
         """
-        shared, watch = self._prepare(x), self._watch()
         deep, shallow = self._pair()
         with self._unchanged_on_error():
+            shared, watch = self._prepare(x), self._watch()
             common = shared.branch([deep, shallow], (x,), {})
             leaves = common.detached() if common else None
             output, seen = shared.run(deep, leaves, (x,), {}, watch.get(deep, ()))
@@ -154,6 +156,12 @@ class SelfDistillation(nn.Module):
     def _super_loss(self, output: Tensor, y: Tensor) -> Tensor:
         _check_labels(self.criterion, output, y)
         loss = self.criterion(output, y)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            received = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise TrainingError(
+                f"the criterion returned {received}: expected one number, as nn.CrossEntropyLoss() gives (an instance, "
+                "with reduction='mean')"
+            )
         _check_finite("the super-net's loss", loss)
         return loss
 
@@ -190,12 +198,22 @@ class SelfDistillation(nn.Module):
         if network.calibrated and network.training:
             network.reset_statistics(per_context=False)  # they belong to weights that are about to change
         if self._shared is None or self._shared.network is not network:
-            self._shared = SharedForward(network)
-            self._shared.probe(self._pair(), (x,), {})
+            shared = SharedForward(network)
+            shared.probe(self._pair(), (x,), {}, self._watch())
+            self._shared = shared
         return self._shared
 
-    def _unchanged_on_error(self) -> AbstractContextManager[None]:
-        return buffers_restored_on_error(self.network) if self.network.training else nullcontext()
+    @contextmanager
+    def _unchanged_on_error(self) -> Iterator[None]:
+        network, statistics = self.network, self.network.statistics
+        with buffers_restored_on_error(network) if network.training else nullcontext():
+            try:
+                yield
+            except BaseException:
+                if network.statistics is not statistics:
+                    network.statistics = statistics
+                    network.forget_views()
+                raise
 
     def _pair(self) -> tuple[str, str]:
         return self.network.skips[0], self.network.skips[-1]
@@ -252,6 +270,11 @@ def _logits(output: Any) -> Tensor:
         raise TrainingError(
             f"the network returned a {type(output).__name__}: self-distillation expects one tensor of logits, "
             "[batch, classes]; wrap the model so that it returns them"
+        )
+    if output.ndim < 2 or output.shape[-1] < 2:
+        raise TrainingError(
+            f"the network returned {list(output.shape)}: self-distillation compares probabilities over two or more "
+            "classes, [batch, classes], and the softmax of one logit is always 1; build the model with num_classes=2"
         )
     return output
 

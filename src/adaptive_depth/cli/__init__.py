@@ -1,0 +1,62 @@
+"""The commands: one thin file each. Libraries that load slowly are imported inside the commands that need them."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import AdaptiveDepthError
+from .demo import demo
+from .evaluate import evaluate
+from .profiling import profile
+from .selecting import select
+from .stages import stages
+from .train import train
+
+_UsageError: Any = typer.BadParameter.__mro__[2]  # Typer's "the command line is wrong", which it does not export
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in (demo, stages, train, evaluate, profile, select):
+    app.command()(_command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"adaptive-depth {version('adaptive-depth')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _overview(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Train a residual network once, and choose its depth at run time.
+
+    Start with  adaptive-depth demo  (a minute or two, no download), or look at what a model offers with
+    adaptive-depth stages resnet50. On your own data: train, evaluate, profile, then select.
+    """
+    if context.invoked_subcommand is None and not version:
+        typer.echo(context.get_help())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return the exit status: 0, or 2 with one line on stderr for what the user can mend."""
+    try:
+        return app(arguments, prog_name="adaptive-depth", standalone_mode=False) or 0
+    except AdaptiveDepthError as error:
+        said, status = str(error), 2
+    except _UsageError as error:
+        said, status = error.format_message(), 2
+    except (KeyboardInterrupt, typer.Abort):
+        said, status = "interrupted", 130
+    print(f"Error: {' '.join(said.split())}", file=sys.stderr)  # noqa: T201
+    return status

@@ -1,0 +1,295 @@
+"""adaptive-depth demo: the whole way on real images, in a minute or two."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import CheckpointError
+from . import runs, show
+from .train import describe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..data import DataConfig
+    from ..network import AdaptiveNetwork
+    from ..profiling import Profile
+    from ..selection import TradeOffs
+    from ..training.loop import History, Step
+
+# A small four-stage network of timm's own ResNet class, for images of 32 pixels.
+MODEL = "resnet18"
+ARGUMENTS = {"channels": [16, 32, 64, 128], "stem_type": "deep", "stem_width": 8, "in_chans": 1, "num_classes": 10}
+BATCH_SIZE, LR = 64, 0.1
+_REPORT = "demo.json"
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """One network, its accuracy in percent, and how it was trained."""
+
+    network: Any
+    history: "History"
+    accuracy: Mapping[str, float]
+    seconds: float
+
+
+def demo(
+    output: Annotated[Path, typer.Option(metavar="RUN", help="Folder to write to.")] = Path("runs/demo"),
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images, for each network.")] = 15,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same training.")] = 0,
+) -> None:
+    """Train a small network on handwritten digits once, compare all its depths, and choose one under a latency budget.
+
+    Takes a minute or two on two cores, and downloads nothing. Example: adaptive-depth demo
+    """
+    start = perf_counter()
+    if runs.is_run(output) and not (output / _REPORT).exists():
+        raise CheckpointError(f"{output} holds a network that is not the demo's: name another --output")
+    runs.claim(output, overwrite=True)
+    from ..data import configure
+
+    with runs.threads(1):  # so small a network gains nothing from more, and other programs disturb it less
+        config = configure("digits", _build(seed))
+        adaptive = _train_adaptive(config, epochs, seed)
+        network: AdaptiveNetwork = adaptive.network
+        before = adaptive.accuracy
+        runs.calibrate_on(network, config, batch_size=BATCH_SIZE)
+        after = runs.measure_accuracy(network, _test_images(config))
+        alone = _compare_alone(config, epochs, seed, adaptive, after)
+        runs.save_run(output, network, config, adaptive.history)
+        _report(output, epochs, seed, adaptive, alone, before, after)
+        table = _table(output, network, config, before, after, alone)
+        budget = _choose(output, network, config, table)
+    _close(output, budget, perf_counter() - start)
+
+
+# -- 1: train every depth at once -------------------------------------------------------------------------------
+
+
+def _build(seed: int) -> "nn.Module":
+    from ..models import create_model
+    from ..training.loop import seeded
+
+    with seeded(seed):
+        return create_model(MODEL, **ARGUMENTS)
+
+
+def _train_adaptive(config: "DataConfig", epochs: int, seed: int) -> _Trained:
+    from ..training.loop import distil
+    from ..training.self_distillation import SelfDistillation
+
+    network = runs.as_network(_build(seed))
+    _heading("1", f"One network, {len(network.skips)} depths: timm's {MODEL}, with few channels")
+    typer.echo(network.stages)
+    step = distil(SelfDistillation(network))
+    trained = _fit(network, step, config, epochs, seed, "super-net and base-net together", runs.measure_accuracy)
+    last = trained.history.epochs[-1]
+    typer.echo(
+        f"\nTrained by self-distillation on 1,297 handwritten digits, {epochs} epochs in {trained.seconds:.0f} s. "
+        f"Training accuracy:\nsuper-net {last.accuracy:.1f} %, base-net {last.base_accuracy:.1f} % "
+        "(it sees no label: the super-net is its teacher)."
+    )
+    return trained
+
+
+def _fit(
+    network: "nn.Module",
+    step: "Step",
+    config: "DataConfig",
+    epochs: int,
+    seed: int,
+    what: str,
+    measure: Callable[..., Mapping[str, float]],
+) -> _Trained:
+    """Train a network of either kind: same images in the same order, same budget."""
+    from ..data import create_loader
+    from ..training.loop import train
+
+    loader, start = create_loader(config, "train", batch_size=BATCH_SIZE, augment=True), perf_counter()
+    with show.progress(f"training {what}") as advance:
+        history = train(
+            network,
+            loader,
+            epochs=epochs,
+            step=step,
+            lr=LR,
+            seed=seed,
+            on_step=advance,
+            on_epoch=lambda epoch: advance(note=describe(epoch)),
+        )
+    seconds = perf_counter() - start
+    return _Trained(network, history, measure(network, _test_images(config)), seconds)
+
+
+def _test_images(config: "DataConfig") -> Any:
+    from ..data import create_loader
+
+    return create_loader(config, "validation", batch_size=250)
+
+
+# -- 2: the same depths alone -----------------------------------------------------------------------------------
+
+
+def _compare_alone(
+    config: "DataConfig", epochs: int, seed: int, adaptive: _Trained, accuracy: Mapping[str, float]
+) -> dict[str, _Trained]:
+    from ..training.loop import supervise
+
+    _heading("2", "The same super-net and base-net, each trained alone on the same budget")
+    alone = {}
+    for name, skip in (("super-net", adaptive.network.skips[0]), ("base-net", adaptive.network.skips[-1])):
+        plain = runs.as_network(_build(seed)).extract(skip)
+        alone[skip] = _fit(plain, supervise(plain), config, epochs, seed, f"the {name} alone", _plain_accuracy)
+        typer.echo(_verdict(name, accuracy[skip], alone[skip].accuracy["plain"]))
+    together = sum(trained.seconds for trained in alone.values())
+    typer.echo(
+        f"Training took {adaptive.seconds:.0f} s for {len(accuracy)} depths in one network, {together:.0f} s for these "
+        "two depths alone."
+    )
+    return alone
+
+
+def _plain_accuracy(network: "nn.Module", loader: Any) -> dict[str, float]:
+    import torch
+
+    with torch.no_grad():
+        hits = [network(x).argmax(dim=1) == y for x, y in loader]
+    return {"plain": 100 * float(torch.cat(hits).float().mean())}
+
+
+def _verdict(name: str, ours: float, alone: float, images: int = 500) -> str:
+    """Who is better and by how much, and by how much chance alone would part two equal networks."""
+    difference = round((ours - alone) * images / 100)
+    wrong = (200 - ours - alone) * images / 100
+    chance = round(2 * max(1.0, wrong) ** 0.5)
+    who = f"{'adaptive' if difference > 0 else 'alone'} is better by"
+    size = f"{abs(difference) * 100 / images:.1f} points, {abs(difference)} of {images} test images"
+    said = f"{who} {size}" if difference else "equal"
+    doubt = "" if abs(difference) > chance else f" (within chance, up to {chance} images)"
+    return f"{name:<9}  adaptive {ours:.1f} %, alone {alone:.1f} %: {said}{doubt}"
+
+
+# -- 3: all sub-networks ----------------------------------------------------------------------------------------
+
+
+def _table(
+    output: Path,
+    network: "AdaptiveNetwork",
+    config: "DataConfig",
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    alone: Mapping[str, _Trained],
+) -> "TradeOffs":
+    from ..plotting import plot_tradeoffs
+    from ..selection import tradeoffs
+
+    _heading("3", f"All {len(after)} depths")
+    typer.echo("Top-1 accuracy (%) on the 500 test digits, before and after calibration:")
+    typer.echo(show.accuracy_table(before, after))
+    top = network.skips[0]
+    for when, measured in (("before", before), ("after", after)):
+        worst = min(measured, key=lambda skip: measured[skip])
+        gap = measured[top] - measured[worst]
+        typer.echo(f"{when:<6}  the worst, {worst}, is {gap:.1f} points below the super-net")
+    profile = _profile(network, config)
+    table = tradeoffs(after, profile)
+    show.write_json(output / runs.PROFILE, profile.to_json())
+    show.write_json(output / runs.TRADEOFFS, table.to_json())
+    compare = {
+        f"{name} alone": (profile.costs[skip].latency_ms or 0.0, alone[skip].accuracy["plain"])
+        for name, skip in (("super-net", top), ("base-net", network.skips[-1]))
+    }
+    plot_tradeoffs(table, output / runs.PLOT, compare=compare)
+    typer.echo(f"\nAccuracy and cost, one image at a time, one thread of {profile.device['processor']}:")
+    typer.echo(table)
+    spread = max(after.values()) - min(after.values())
+    if spread < 2:
+        typer.echo(f"All depths lie within {spread:.1f} points: digits are so easy that depth hardly pays,")
+        typer.echo("and the order within that is largely chance. Harder images part them.")
+    return table
+
+
+def _profile(network: "AdaptiveNetwork", config: "DataConfig") -> "Profile":
+    from ..profiling import profile
+
+    image = next(iter(_test_images(config)))[0][:1]
+    with show.progress("measuring latency") as advance:
+        return profile(network, image, seconds=6, on_progress=advance)
+
+
+def _report(
+    output: Path,
+    epochs: int,
+    seed: int,
+    adaptive: _Trained,
+    alone: Mapping[str, _Trained],
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+) -> None:
+    show.write_json(output / runs.ACCURACY, {"data": "digits", "images": 500, "accuracy": dict(after)})
+    report = {
+        "epochs": epochs,
+        "seed": seed,
+        "accuracy_before_calibration": dict(before),
+        "accuracy": dict(after),
+        "accuracy_alone": {skip: trained.accuracy["plain"] for skip, trained in alone.items()},
+        "training_s": adaptive.seconds,
+        "training_alone_s": {skip: trained.seconds for skip, trained in alone.items()},
+    }
+    show.write_json(output / _REPORT, report)
+
+
+# -- 4 and 5: choose, save, load, and where everything is -------------------------------------------------------
+
+
+def _choose(output: Path, network: "AdaptiveNetwork", config: "DataConfig", table: "TradeOffs") -> float:
+    import torch
+
+    from ..checkpoint import load
+
+    times = [row.latency_ms or 0.0 for row in table.rows]
+    budget = float(f"{(min(times) + max(times)) / 2:.3g}")
+    chosen = table.best(latency_ms=budget)
+    row = next(row for row in table.rows if row.skip == chosen)
+    _heading("4", f"A depth for a budget of {budget:g} ms, and the network saved and loaded")
+    typer.echo(
+        f"Fastest {min(times):.2f} ms, slowest {max(times):.2f} ms; within {budget:g} ms the best is {chosen}: "
+        f"{row.accuracy:.1f} % in {row.latency_ms:.2f} ms."
+    )
+    loaded = load(output)
+    images = next(iter(_test_images(config)))[0]
+    depths = list(dict.fromkeys([network.skips[0], chosen, network.skips[-1], "TTFF"]))[:3]
+    with torch.no_grad():
+        for skip in depths:
+            if not torch.equal(network(images, skip=skip), loaded(images, skip=skip)):
+                raise CheckpointError(f"the network loaded from {output} differs from the saved one at depth {skip}")
+    said = ", ".join(depths[:-1])
+    typer.echo(f"Saved and loaded in a new object: predictions of {said} and {depths[-1]} are the same, bit for bit.")
+    return budget
+
+
+def _close(output: Path, budget: float, seconds: float) -> None:
+    _heading("5", f"Done in {seconds:.0f} s; everything is in {output}")
+    contents = {
+        "network.json, weights-*": "the network: ad.load() opens it",
+        runs.TRADEOFFS: "the table above, for programs",
+        runs.PLOT: "the same as a plot",
+        f"{runs.ACCURACY}, {runs.PROFILE}": "what was measured",
+        f"{runs.HISTORY}, {runs.DATA}": "how it was trained, and on which images",
+        _REPORT: "the comparison with the networks trained alone",
+    }
+    for name, what in contents.items():
+        typer.echo(f"  {name:<28} {what}")
+    typer.echo("\nNext, choose under another budget:")
+    typer.echo(f"  {show.command('select', output, '--latency-ms', budget)}")
+    typer.echo("and train on your own images, a folder with train/ and val/ in it:")
+    typer.echo(f"  {show.command('train', '--help')}")
+
+
+def _heading(number: str, text: str) -> None:
+    typer.echo(f"\n── {number}. {text}\n")

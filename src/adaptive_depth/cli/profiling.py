@@ -1,0 +1,54 @@
+"""adaptive-depth profile: what every depth costs on this machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import runs, show
+from .stages import Json, Model, ModelKwargs
+from .train import Device
+
+
+def profile(
+    model: Model,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 1,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Pixels; the run's or the model's own by default.", show_default=False)
+    ] = None,
+    latency: Annotated[bool, typer.Option(help="Also measure time.")] = True,
+    seconds: Annotated[float, typer.Option(min=0.1, help="About how long to measure time.")] = 10.0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; the machine's default if not given.", show_default=False)
+    ] = None,
+    model_kwargs: ModelKwargs = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Measure multiply-adds, parameters and latency of every sub-network on this machine.
+
+    For a run, RUN/profile.json is written too. Example: adaptive-depth profile resnet50 --batch-size 1
+    """
+    import torch
+
+    from ..data import input_shape
+    from ..profiling import profile as measure
+
+    network = runs.as_network(runs.open_model(model, model_kwargs or ())).eval().to(runs.pick_device(device))
+    is_run = runs.is_run(model)
+    known = runs.read_data(Path(model)) if is_run and (Path(model) / runs.DATA).exists() else None
+    channels, size = (known.channels, known.image_size) if known else input_shape(network)
+    example = torch.randn(batch_size, channels, image_size or size, image_size or size)
+    with runs.threads(threads), show.progress("measuring") as advance:
+        result = measure(
+            network, example.to(runs.pick_device(device)), latency=latency, seconds=seconds, on_progress=advance
+        )
+    if is_run:
+        show.write_json(Path(model) / runs.PROFILE, result.to_json())
+    if json:
+        show.as_json(result.to_json())
+        return
+    typer.echo(result)
+    if is_run:
+        middle = sorted(cost.macs for cost in result.costs.values())[len(result.costs) // 2]
+        typer.echo(f"Written to {Path(model) / runs.PROFILE}. Next: {show.command('select', model, '--macs', middle)}")

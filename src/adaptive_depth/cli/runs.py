@@ -1,0 +1,184 @@
+"""What commands share: models and devices by name, and run folders.
+
+A run folder holds a network (`save`), data.json (the preprocessing), history.csv, and what was measured later:
+accuracy.json, profile.json, tradeoffs.json and tradeoffs.png.
+"""
+
+import json
+from collections.abc import Iterable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ..errors import CheckpointError, DataError
+from . import show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from torch import nn
+
+    from ..data import DataConfig
+    from ..network import AdaptiveNetwork
+    from ..training.loop import History
+
+NETWORK, DATA, HISTORY = "network.json", "data.json", "history.csv"
+ACCURACY, PROFILE, TRADEOFFS, PLOT = "accuracy.json", "profile.json", "tradeoffs.json", "tradeoffs.png"
+_MEASURED = (ACCURACY, PROFILE, TRADEOFFS, PLOT)
+
+
+def is_run(target: str | Path) -> bool:
+    """Does this folder hold a network?"""
+    return (Path(target) / NETWORK).is_file()
+
+
+def open_model(target: str, arguments: Iterable[str] = (), **more: Any) -> "nn.Module":
+    """The network of a run folder, or the model of a name.
+
+    Raises:
+        ModelError: neither the one nor the other.
+    """
+    from ..checkpoint import load
+    from ..models import create_model
+
+    looks_like_a_folder = target.startswith((".", "/", "~")) or (Path(target).is_dir() and not is_model_name(target))
+    if is_run(target) or looks_like_a_folder:
+        if given := [*arguments]:
+            raise typer.BadParameter(f"--model-kwargs {' '.join(given)}: {target} is a run folder, built already")
+        return load(Path(target).expanduser())
+    return create_model(target, **{**more, **parse_arguments(arguments)})
+
+
+def is_model_name(name: str) -> bool:
+    """Would `create_model` know this name?"""
+    import timm
+
+    return name.startswith(("torchvision/", "timm/")) or timm.is_model(name)
+
+
+def as_network(model: "nn.Module") -> "AdaptiveNetwork":
+    """The model, adapted where it is not yet."""
+    from ..network import AdaptiveNetwork, adapt
+
+    return model if isinstance(model, AdaptiveNetwork) else adapt(model)
+
+
+def open_run(run: Path) -> "AdaptiveNetwork":
+    """The network of a run folder.
+
+    Raises:
+        CheckpointError: it holds none that can be read.
+    """
+    from ..checkpoint import load
+
+    return load(run)
+
+
+def parse_arguments(arguments: Iterable[str]) -> dict[str, Any]:
+    """`["in_chans=1", "act_layer=gelu"]` as keyword arguments; values are read as JSON, else as text."""
+    parsed = {}
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not (equals and name.isidentifier()):
+            raise typer.BadParameter(f"--model-kwargs {argument!r}: expected NAME=VALUE, such as in_chans=1")
+        try:
+            parsed[name] = json.loads(value)
+        except ValueError:
+            parsed[name] = value
+    return parsed
+
+
+def pick_device(name: str | None) -> "torch.device":
+    """A device that works; by default an accelerator where there is one, else the CPU."""
+    import torch
+
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise typer.BadParameter(f"--device {name!r} cannot be used here: {reason}; expected cpu, cuda, ...") from error
+    return device
+
+
+@contextmanager
+def threads(number: int | None) -> "Iterator[None]":
+    """So many CPU threads inside, as many as before afterwards."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# -- run folders ------------------------------------------------------------------------------------------------
+
+
+def claim(run: Path, *, overwrite: bool) -> None:
+    """Check, before a long work, that its result may be written into `run`.
+
+    Raises:
+        CheckpointError: a folder that holds a network already, a file, or a place that cannot be written.
+    """
+    if is_run(run) and not overwrite:
+        raise CheckpointError(f"{run} holds a network already: name another --output, or replace it with --overwrite")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{run} cannot be a run folder ({error.strerror}): name another --output") from error
+
+
+def save_run(run: Path, network: "AdaptiveNetwork", config: "DataConfig", history: "History") -> None:
+    """Write a trained network with its preprocessing and history; what was measured of an older one is removed."""
+    from ..checkpoint import save, write_atomically
+
+    for name in _MEASURED:
+        (run / name).unlink(missing_ok=True)
+    save(network, run)
+    show.write_json(run / DATA, config.to_json())
+    write_atomically(run / HISTORY, history.to_csv().encode())
+
+
+def read_data(run: Path) -> "DataConfig":
+    """The preprocessing that a run was trained with."""
+    from ..data import DataConfig
+
+    return DataConfig.from_json(read_json(run / DATA, "is this a folder that `adaptive-depth train` wrote?"))
+
+
+def read_json(path: Path, mend: str) -> Any:
+    """A file of a run folder.
+
+    Raises:
+        DataError: missing or damaged; says how to get it.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist: {mend}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}): {mend}") from error
+
+
+def measure_accuracy(network: "AdaptiveNetwork", loader: Any) -> dict[str, float]:
+    """`evaluate` with a progress bar."""
+    from ..evaluation import evaluate
+
+    with show.watched(loader, "evaluating") as batches:
+        return evaluate(network, batches)
+
+
+def calibrate_on(network: "AdaptiveNetwork", config: "DataConfig", *, batch_size: int, workers: int = 0) -> int:
+    """`calibrate` on some five thousand training images, in random order, with a progress bar."""
+    from ..calibration import calibrate
+    from ..data import create_loader
+
+    loader = create_loader(config, "train", batch_size=batch_size, shuffle=True, workers=workers)
+    with show.watched(loader, "calibrating") as batches:
+        return calibrate(network, batches, limit=-(-5000 // batch_size))

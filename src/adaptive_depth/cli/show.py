@@ -1,0 +1,79 @@
+"""What commands show: results on stdout, progress on stderr and only where somebody watches, files written whole."""
+
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr: call the yielded function with (done, in all) and, as `note`, a short text.
+
+    Where stderr is no terminal, nothing is written.
+    """
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=None, note="")
+
+        def advance(done: int | None = None, total: int | None = None, *, note: str | None = None) -> None:
+            fields: dict[str, Any] = {} if note is None else {"note": note}
+            bar.update(task, completed=done, total=total, **fields)
+
+        yield advance
+
+
+@contextmanager
+def watched(batches: Any, what: str) -> Iterator[Iterable[Any]]:
+    """The same batches, with a progress bar."""
+    with progress(what) as advance:
+
+        def passing() -> Iterator[Any]:
+            for number, batch in enumerate(batches):
+                advance(number, len(batches))
+                yield batch
+
+        yield passing()
+
+
+def as_json(value: Any) -> None:
+    """Print a value as JSON on stdout, and nothing else there."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a file in one step: it holds the old or the new value, whatever fails."""
+    from ..checkpoint import write_atomically
+
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def command(*words: object) -> str:
+    """A command line that works when it is pasted, also where this program is not on the PATH."""
+    started = Path(sys.argv[0])
+    elsewhere = started.name == "adaptive-depth" and started.is_file() and not shutil.which("adaptive-depth")
+    return shlex.join([str(started) if elsewhere else "adaptive-depth", *map(str, words)])
+
+
+def accuracy_table(before: Mapping[str, float], after: Mapping[str, float], columns: int = 2) -> str:
+    """Accuracies of all sub-networks before and after calibration, two sub-networks a line."""
+    header = f"{'skip':<8} {'before':>8} {'after':>8}"
+    cells = [f"{skip:<8} {before[skip]:>8.2f} {after[skip]:>8.2f}" for skip in after]
+    rows = -(-len(cells) // columns)
+    lines = ["    ".join(cells[row::rows]) for row in range(rows)]
+    return "\n".join(["    ".join([header] * min(columns, len(cells))), *lines])
