@@ -29,7 +29,9 @@ def load(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     """Images `[samples, 1, 14, 14]` (means of 2 x 2 pixels), and labels `[samples]`."""
 
     def read(kind: str, header: int) -> np.ndarray:
-        return np.frombuffer(gzip.decompress((folder / f"{part}-{kind}-ubyte.gz").read_bytes()), np.uint8, offset=header)
+        return np.frombuffer(
+            gzip.decompress((folder / f"{part}-{kind}-ubyte.gz").read_bytes()), np.uint8, offset=header
+        )
 
     images = torch.from_numpy(read("images-idx3", 16).copy()).view(-1, 1, 28, 28).float() / 255
     labels = torch.from_numpy(read("labels-idx1", 8).copy()).long()
@@ -108,7 +110,8 @@ def main() -> None:
     cost = ratio(interleaved(runs, options.rounds), ["calibrate"], ["a forward pass each"])
     runs_by_seed = {seed: accuracies(Path(options.data), options.epochs, seed) for seed in options.seeds}
     gaps = {
-        when: [run[when]["FFF"] - min(run[when].values()) for run in runs_by_seed.values()] for when in ("before", "after")
+        when: [run[when]["FFF"] - min(run[when].values()) for run in runs_by_seed.values()]
+        for when in ("before", "after")
     }
     result = {
         "targets": "worst sub-network within 1.5 points of the super-net, checkpoint < 4 % larger, cost at most 0.5",

@@ -14,8 +14,22 @@ from torch import nn
 import adaptive_depth as ad
 
 TORCHVISION = [name for name in torchvision.models.list_models() if name.startswith(("resnet", "wide_", "resnext"))]
-TIMM = ["resnet18", "resnet18d", "resnet26t", "resnet50", "resnetaa50", "resnet50_gn", "resnetblur50", "resnext50_32x4d",
-        "seresnet50", "ecaresnet26t", "seresnext26d_32x4d", "wide_resnet50_2", "res2net50_14w_8s", "resnetrs50"]  # fmt: skip
+TIMM = [
+    "resnet18",
+    "resnet18d",
+    "resnet26t",
+    "resnet50",
+    "resnetaa50",
+    "resnet50_gn",
+    "resnetblur50",
+    "resnext50_32x4d",
+    "seresnet50",
+    "ecaresnet26t",
+    "seresnext26d_32x4d",
+    "wide_resnet50_2",
+    "res2net50_14w_8s",
+    "resnetrs50",
+]
 
 
 def outputs_and_gradients(model: nn.Module, x: torch.Tensor, training: bool) -> list[torch.Tensor]:

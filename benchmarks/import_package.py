@@ -6,8 +6,26 @@ import sys
 
 from measure import report
 
-OPTIONAL = ["accelerate", "datasets", "executorch", "fvcore", "matplotlib", "onnx", "onnxruntime", "onnxscript", "openvino",
-            "pytest", "pytorch_grad_cam", "rich", "sklearn", "tensorboard", "transformers", "typer", "wandb", "zeus"]  # fmt: skip
+OPTIONAL = [
+    "accelerate",
+    "datasets",
+    "executorch",
+    "fvcore",
+    "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "pytest",
+    "pytorch_grad_cam",
+    "rich",
+    "sklearn",
+    "tensorboard",
+    "transformers",
+    "typer",
+    "wandb",
+    "zeus",
+]
 
 
 def main() -> None:

@@ -33,7 +33,11 @@ def main() -> None:
         network = ad.adapt(ad.create_model(name), stages)
         costs = ad.profile(network, torch.zeros(1, 3, 224, 224), skips=list(paper), latency=False).costs
         table[name] = {
-            skip: {"paper": figure, "measured": round(costs[skip].macs / 1e9, 3), "error": costs[skip].macs / 1e9 / figure - 1}
+            skip: {
+                "paper": figure,
+                "measured": round(costs[skip].macs / 1e9, 3),
+                "error": costs[skip].macs / 1e9 / figure - 1,
+            }
             for skip, figure in paper.items()
         }
     worst = max(abs(row["error"]) for rows in table.values() for row in rows.values())

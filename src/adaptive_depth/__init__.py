@@ -1,49 +1,72 @@
 """Residual networks whose depth is chosen at run time. The public names, in the order of the pipeline."""
 
+# a model, and the plan for it
+from .models import create_model
+from .stages import Stage, Stages, families, family, find_stages
+
+# a network of 2^N depths
+from .skip import all_skips, parse_skip
+from .network import AdaptiveNetwork, adapt
+
+# training it
+from .training.self_distillation import Losses, SelfDistillation, distillation_loss, feature_loss
 from .calibration import calibrate
+
+# measuring and choosing
+from .evaluation import evaluate
+from .profiling import Cost, Profile, profile
+from .selection import Row, TradeOffs, tradeoffs
+from .plotting import plot_tradeoffs
+
+# keeping it
 from .checkpoint import load, save
+
+# what can go wrong
 from .errors import (
     AdaptiveDepthError,
     BudgetError,
     CheckpointError,
     DataError,
+    MeasurementError,
     ModelError,
     SkipError,
     StagesError,
     TrainingError,
 )
-from .evaluation import evaluate
-from .models import create_model
-from .network import AdaptiveNetwork, adapt
-from .skip import all_skips, parse_skip
-from .stages import Stage, Stages, families, family, find_stages
-from .training.self_distillation import Losses, SelfDistillation, distillation_loss, feature_loss
 
 __all__ = [
-    "AdaptiveDepthError",
+    "create_model",
+    "Stage",
+    "Stages",
+    "families",
+    "family",
+    "find_stages",
+    "all_skips",
+    "parse_skip",
     "AdaptiveNetwork",
+    "adapt",
+    "Losses",
+    "SelfDistillation",
+    "distillation_loss",
+    "feature_loss",
+    "calibrate",
+    "evaluate",
+    "Cost",
+    "Profile",
+    "profile",
+    "Row",
+    "TradeOffs",
+    "tradeoffs",
+    "plot_tradeoffs",
+    "load",
+    "save",
+    "AdaptiveDepthError",
     "BudgetError",
     "CheckpointError",
     "DataError",
-    "Losses",
+    "MeasurementError",
     "ModelError",
-    "SelfDistillation",
     "SkipError",
-    "Stage",
-    "Stages",
     "StagesError",
     "TrainingError",
-    "adapt",
-    "all_skips",
-    "calibrate",
-    "create_model",
-    "distillation_loss",
-    "evaluate",
-    "families",
-    "family",
-    "feature_loss",
-    "find_stages",
-    "load",
-    "parse_skip",
-    "save",
 ]

@@ -29,5 +29,9 @@ class CheckpointError(AdaptiveDepthError):
     """A saved network that is missing, truncated, foreign or newer than this library."""
 
 
+class MeasurementError(AdaptiveDepthError):
+    """Something that cannot be measured, or measurements that do not fit together."""
+
+
 class BudgetError(AdaptiveDepthError):
-    """A budget that no sub-network meets."""
+    """A budget that no sub-network meets, or one that is no budget."""

@@ -7,7 +7,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .profiling import MeasurementError, macs_unit
+from .errors import MeasurementError
+from .profiling import macs_unit
 from .selection import Row, TradeOffs
 
 if TYPE_CHECKING:

@@ -19,14 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from .errors import AdaptiveDepthError
+from .errors import MeasurementError
 from .modes import evaluating
 from .network import AdaptiveNetwork
 from .skip import Skip, parse_skip
-
-
-class MeasurementError(AdaptiveDepthError):
-    """A measurement that cannot be made, or measurements that do not fit together."""
 
 
 # Operators that do no multiply-adds in the field's count, beside pointwise ones and views (`_is_free`).

@@ -7,8 +7,8 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from numbers import Real
 from typing import Any
 
-from .errors import BudgetError
-from .profiling import MeasurementError, Profile, macs_unit
+from .errors import BudgetError, MeasurementError
+from .profiling import Profile, macs_unit
 
 COSTS = ("latency_ms", "macs", "parameters")
 _LEAST = {

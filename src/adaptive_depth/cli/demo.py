@@ -171,7 +171,7 @@ def _verdict(name: str, ours: float, alone: float, images: int = 500) -> str:
     size = f"{abs(difference) * 100 / images:.1f} points, {abs(difference)} of {images} test images"
     said = f"{who} {size}" if difference else "equal"
     doubt = "" if abs(difference) > chance else f" (within chance, up to {chance} images)"
-    return f"{name:<9}  adaptive {ours:.1f} %, alone {alone:.1f} %: {said}{doubt}"
+    return f"{name:<9}  adaptive {ours:.1f} %, alone {alone:.1f} %\n{'':<9}  {said}{doubt}"
 
 
 # -- 3: all sub-networks ----------------------------------------------------------------------------------------

@@ -1,0 +1,388 @@
+import json
+import math
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+import torchvision
+from fvcore.nn import FlopCountAnalysis
+from torch import nn
+
+from adaptive_depth import AdaptiveDepthError, SkipError, Stage, Stages, adapt, profiling
+from adaptive_depth.errors import MeasurementError
+from adaptive_depth.profiling import Profile, macs_unit, profile
+
+STAGE = Stages((Stage(("blocks.0",), ("blocks.1",), ()),))
+
+
+class Residual(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.heads = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.heads(x, x, x, need_weights=False)[0]
+
+
+class Values(nn.Module):
+    """Singular values: an operator that no formula counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.linear(x) * torch.linalg.svdvals(x).sum()
+
+
+class Fails(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+        self.calls_left = math.inf
+
+    def forward(self, x):
+        self.calls_left -= 1
+        if self.calls_left < 0:
+            raise RuntimeError("out of calls")
+        return self.linear(x)
+
+
+class Net(nn.Module):
+    def __init__(self, inner, stem=None, head=None):
+        super().__init__()
+        self.stem = stem or nn.Linear(4, 8)
+        self.blocks = nn.Sequential(Residual(inner()), Residual(inner()))
+        self.head = head or nn.Linear(8, 3)
+
+    def forward(self, x, *, scale=None):
+        x = self.head(self.blocks(self.stem(x)))
+        return x if scale is None else x * scale
+
+
+def linear_net():
+    return adapt(Net(lambda: nn.Linear(8, 8)), STAGE, example=torch.zeros(1, 4))
+
+
+# -- multiply-adds and parameters ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_convolutions_and_linears_are_counted_as_by_hand(batch):
+    net = adapt(
+        Net(
+            lambda: nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, groups=2), nn.BatchNorm2d(4), nn.ReLU()),
+            stem=nn.Conv2d(3, 4, 3, stride=2, padding=1),
+            head=nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)),
+        ),
+        Stages((Stage(("blocks.0",), ("blocks.1",)),)),
+    )
+    result = profile(net, torch.zeros(batch, 3, 8, 8), latency=False)
+    stem, block, head = 4 * 4 * 4 * 27, 4 * 4 * 4 * 2 * 9, 4 * 3
+    assert {skip: cost.macs for skip, cost in result.costs.items()} == {
+        "F": stem + 2 * block + head,
+        "T": stem + block + head,
+    }
+    stem, block, head = 4 * 27 + 4, 4 * 18 + 4 + 8, 4 * 3 + 3
+    assert [cost.parameters for cost in result.costs.values()] == [stem + 2 * block + head, stem + block + head]
+    assert result.batch_size == batch
+    assert result.uncounted == {}
+
+
+def test_a_shared_parameter_is_counted_once_but_its_products_twice():
+    net = linear_net()
+    net.model.blocks[1].inner.weight = net.model.blocks[0].inner.weight
+    cost = profile(net, torch.zeros(1, 4), latency=False).costs["F"]
+    assert cost.parameters == (4 * 8 + 8) + (8 * 8 + 8 + 8) + (8 * 3 + 3)
+    assert cost.macs == 4 * 8 + 2 * 8 * 8 + 8 * 3
+
+
+def test_fused_attention_is_counted():
+    net = adapt(Net(Attention), STAGE)
+    result = profile(net, torch.zeros(1, 5, 4), latency=False)
+    projections, products = 5 * 8 * 24 + 5 * 8 * 8, 2 * 5 * 5 * 8
+    rest = 5 * 4 * 8 + 5 * 8 * 3
+    assert result.costs["F"].macs == 2 * (projections + products) + rest
+    assert result.costs["T"].macs == projections + products + rest
+    assert result.uncounted == {}
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_inference_tensors_are_counted_alike():
+    net = linear_net()
+    with torch.inference_mode():
+        inference = profile(net, torch.zeros(1, 4), latency=False)
+    assert inference == profile(net, torch.zeros(1, 4), latency=False)
+
+
+def test_keyword_inputs_are_passed_on_and_may_hold_the_batch():
+    calls = []
+    net = linear_net()
+    net.model.head.register_forward_hook(lambda *_: calls.append(1))
+    result = profile(net, x=torch.zeros(3, 4), scale=2.0, latency=False)
+    assert result.batch_size == 3
+    assert calls
+
+
+def test_agrees_with_fvcore_on_a_resnet18():
+    net = adapt(timm.create_model("resnet18", num_classes=10)).eval()
+    image = torch.zeros(1, 3, 64, 64)
+    skips = ("FFFF", "TTFF", "TTTT")
+    result = profile(net, image, skips=skips, latency=False)
+    for skip in skips:
+        analysis = FlopCountAnalysis(net.extract(skip), image).unsupported_ops_warnings(False)
+        by_operator = analysis.uncalled_modules_warnings(False).by_operator()
+        assert result.costs[skip].macs == by_operator["conv"] + by_operator["linear"]
+
+
+def test_multiply_adds_of_resnet50_are_the_papers():
+    net = adapt(torchvision.models.resnet50()).to("meta")
+    paper = {"FFFF": 4.11, "TFFF": 3.90, "TTFF": 3.46, "TTTF": 2.80, "TTTT": 2.58}
+    result = profile(net, torch.zeros(1, 3, 224, 224, device="meta"), skips=paper, latency=False)
+    assert {skip: cost.macs / 1e9 for skip, cost in result.costs.items()} == pytest.approx(paper, rel=0.01)
+    assert result.uncounted == {}
+
+
+@pytest.mark.slow
+def test_multiply_adds_of_vit_b_16_are_the_papers():
+    def blocks(*numbers):
+        return tuple(f"encoder.layers.encoder_layer_{number}" for number in numbers)
+
+    stages = [
+        Stage(
+            blocks(first, first + 1),
+            blocks(first + 2),
+            tuple(f"{block}.{norm}" for block in blocks(first, first + 1) for norm in ("ln_1", "ln_2")),
+            channel_dim=-1,
+        )
+        for first in (0, 3, 6, 9)
+    ]
+    net = adapt(torchvision.models.vit_b_16(), stages, example=torch.zeros(1, 3, 224, 224)).to("meta")
+    paper = {"FFFF": 17.58, "FFFT": 16.20, "TTFF": 14.67, "TTFT": 13.21, "TTTT": 11.76}
+    result = profile(net, torch.zeros(1, 3, 224, 224, device="meta"), skips=paper, latency=False)
+    assert {skip: cost.macs / 1e9 for skip, cost in result.costs.items()} == pytest.approx(paper, rel=0.01)
+    assert result.uncounted == {}
+
+
+def test_an_operator_without_a_formula_is_reported_with_its_calls():
+    result = profile(adapt(Net(Values), STAGE), torch.ones(2, 4), latency=False)
+    assert result.uncounted == {"aten._linalg_svd": 2}  # in the super-net; once in the base-net
+    assert result.costs["T"].macs == 4 * 8 + 8 * 8 + 8 * 3
+    assert "multiply-adds NOT counted, no formula: aten._linalg_svd (2 calls)" in str(result)
+
+
+@pytest.mark.alone
+def test_a_compiled_network_is_counted_like_an_eager_one():
+    net = linear_net().eval()
+    eager = profile(net, torch.zeros(1, 4), latency=False)
+    net.compile(backend=lambda *_: lambda *_: (torch.zeros(1, 3),))  # code in which there is nothing to count
+    with torch.no_grad():
+        assert not net(torch.zeros(1, 4)).any()
+    assert eager.costs["F"].macs == 4 * 8 + 2 * 8 * 8 + 8 * 3
+    assert profile(net, torch.zeros(1, 4), latency=False) == eager
+
+
+# -- time ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only moves when a test moves it."""
+    time = SimpleNamespace(ns=0)
+    monkeypatch.setattr(profiling, "perf_counter_ns", lambda: time.ns)
+    monkeypatch.setattr(profiling, "perf_counter", lambda: time.ns / 1e9)
+    return time
+
+
+def each_pass(net, do):
+    """Call do(skip) in every forward pass of a sub-network."""
+    names = {id(net.subnet(skip)): skip for skip in net.skips}
+    net.model.register_forward_hook(lambda module, *_: do(names[id(module)]))
+
+
+def advance(clock, ns):
+    def do(skip):
+        clock.ns += ns[skip]
+
+    return do
+
+
+def test_latency_is_the_time_of_one_pass_in_milliseconds(clock):
+    net = linear_net()
+    each_pass(net, advance(clock, {"F": 5_000_000, "T": 2_500_000}))
+    costs = profile(net, torch.zeros(2, 4), rounds=6).costs
+    assert [(cost.latency_low_ms, cost.latency_ms, cost.latency_high_ms) for cost in costs.values()] == [
+        (5.0, 5.0, 5.0),
+        (2.5, 2.5, 2.5),
+    ]
+
+
+# Ranks of the 95 % interval of a median: tables of the sign test's interval.
+@pytest.mark.parametrize(("rounds", "low", "high"), [(5, None, None), (6, 1, 6), (9, 2, 8), (20, 6, 15), (100, 40, 61)])
+def test_the_interval_of_the_median_is_that_of_the_sign_test(clock, rounds, low, high):
+    net = linear_net()
+    passes = iter([0, 0, *range(1, rounds + 1)])  # the first two check and count
+
+    def do(skip):
+        clock.ns += next(passes) * 1_000_000
+
+    each_pass(net, do)
+    cost = profile(net, torch.zeros(1, 4), skips="F", rounds=rounds, warmup=0).costs["F"]
+    assert cost.latency_ms == (rounds + 1) / 2
+    assert (cost.latency_low_ms, cost.latency_high_ms) == (low, high)
+
+
+def test_every_round_runs_every_sub_network_in_an_order_of_its_own():
+    def run():
+        model = Net(lambda: nn.Linear(8, 8))
+        model.blocks.extend([Residual(nn.Linear(8, 8)), Residual(nn.Linear(8, 8))])
+        stages = [*STAGE, Stage(("blocks.2",), ("blocks.3",), ())]
+        net = adapt(model, stages, example=torch.zeros(1, 4))
+        calls = []
+        each_pass(net, calls.append)
+        profile(net, torch.zeros(1, 4), rounds=5, warmup=1)
+        return calls[1 + 4 + 4 :]  # after the check, the count, and the warm-up
+
+    calls = run()
+    rounds = [tuple(calls[start : start + 4]) for start in range(0, len(calls), 4)]
+    assert len(rounds) == 5
+    assert all(Counter(order) == Counter(["FF", "FT", "TF", "TT"]) for order in rounds)
+    assert len(set(rounds)) > 1
+    assert run() == calls
+
+
+@pytest.mark.parametrize(
+    ("round_s", "seconds", "rounds"), [(2, 20, 10), (100, 20, 6), (0.001, 20, 100), (1, math.inf, 100)]
+)
+def test_rounds_follow_from_the_seconds_that_are_given(clock, round_s, seconds, rounds):
+    net = linear_net()
+    each_pass(net, advance(clock, {"F": int(round_s * 0.6e9), "T": int(round_s * 0.4e9)}))
+    seen = []
+    profile(net, torch.zeros(1, 4), seconds=seconds, on_progress=lambda *progress: seen.append(progress))
+    assert len(seen) == rounds
+    assert seen[-1] == (rounds, rounds)
+
+
+def test_progress_is_told_after_each_round():
+    seen = []
+    profile(linear_net(), torch.zeros(1, 4), rounds=3, on_progress=lambda *progress: seen.append(progress))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_without_latency_nothing_is_timed():
+    cost = profile(linear_net(), torch.zeros(1, 4), latency=False).costs["F"]
+    assert (cost.latency_ms, cost.latency_low_ms, cost.latency_high_ms) == (None, None, None)
+
+
+# -- state --------------------------------------------------------------------------------------------------------
+
+
+def test_runs_in_eval_mode_and_leaves_the_network_as_it_was():
+    net = adapt(timm.create_model("resnet18", num_classes=2)).train()
+    net.model.bn1.eval()
+    modes = {name: module.training for name, module in net.named_modules()}
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    seen = set()
+    net.model.fc.register_forward_hook(lambda module, *_: seen.add((module.training, torch.is_grad_enabled())))
+    profile(net, torch.randn(2, 3, 32, 32), skips=["FFFF", "TTTT"], rounds=1)
+    assert seen == {(False, False)}
+    assert {name: module.training for name, module in net.named_modules()} == modes
+    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3, 5, 8])  # fails in the check, the count or the timing
+def test_modes_and_switches_are_put_back_after_an_error(calls):
+    net = adapt(Net(Fails), STAGE, example=torch.zeros(1, 4)).train()
+    net.model.head.eval()
+    for block in net.model.blocks:
+        block.inner.calls_left = calls
+    with pytest.raises(RuntimeError, match="out of calls"):
+        profile(net, torch.zeros(1, 4), rounds=20)
+    assert net.training
+    assert net.subnet("T").training
+    assert not net.model.head.training
+    assert torch.is_grad_enabled()
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+# -- errors and values --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rounds": 0}, r"rounds=0: expected a whole number of at least 1, or None"),
+        ({"rounds": 2.5}, r"rounds=2\.5: expected a whole number"),
+        ({"seconds": 0}, r"seconds=0: expected a number above 0"),
+        ({"seconds": math.nan}, r"seconds=nan: expected a number above 0"),
+        ({"warmup": -1}, r"warmup=-1: expected a whole number of rounds, 0 or more"),
+        ({"skips": []}, r"skips=\[\] names no sub-network: expected some of F, T"),
+    ],
+)
+def test_values_out_of_range_are_refused(arguments, message):
+    with pytest.raises(MeasurementError, match=message):
+        profile(linear_net(), torch.zeros(1, 4), **arguments)
+
+
+def test_an_unknown_skip_is_refused():
+    with pytest.raises(SkipError, match="'TT' names 2 stages, the network has 1"):
+        profile(linear_net(), torch.zeros(1, 4), skips=["F", "TT"])
+
+
+@pytest.mark.parametrize("example", [(), (3,), (torch.tensor(1.0),), (torch.zeros(0, 4),)])
+def test_an_example_without_a_batch_is_refused(example):
+    with pytest.raises(MeasurementError, match="holds no tensor with a batch dimension"):
+        profile(linear_net(), *example)
+
+
+def test_a_model_that_is_not_adapted_is_refused():
+    with pytest.raises(MeasurementError, match=r"received a Linear: expected an adapted network, adapt\(model\)"):
+        profile(nn.Linear(4, 4), torch.zeros(1, 4))
+
+
+def test_latency_on_the_meta_device_is_refused():
+    with pytest.raises(MeasurementError, match="meta device, which computes nothing: pass latency=False"):
+        profile(linear_net(), torch.zeros(1, 4, device="meta"))
+
+
+def test_a_profile_survives_json():
+    result = profile(adapt(Net(Values), STAGE), torch.ones(2, 4), rounds=6)
+    assert Profile.from_json(json.loads(json.dumps(result.to_json()))) == result
+
+
+@pytest.mark.parametrize("broken", [{}, {"costs": [{"skip": "F", "flops": 3}]}, {"costs": [], "extra": 1}])
+def test_a_broken_profile_is_refused(broken):
+    with pytest.raises(AdaptiveDepthError, match="expected an object with costs, batch_size, device, uncounted"):
+        Profile.from_json(broken)
+
+
+def test_a_profile_tells_the_device_and_prints_every_sub_network():
+    result = profile(linear_net(), torch.zeros(1, 4), rounds=1)
+    assert result.device["type"] == "cpu"
+    assert result.device["processor"]
+    assert result.device["torch"] == torch.__version__
+    assert result.device["threads"] == torch.get_num_threads()
+    head, titles, supernet, basenet = str(result).splitlines()
+    assert head.endswith(f"torch {torch.__version__}, batch of 1")
+    assert titles.split()[:2] == ["skip", "kMACs"]
+    assert supernet.split()[:3] == ["F", "0.184", "211"]
+    assert basenet.split()[:3] == ["T", "0.120", "139"]
+    assert supernet.split()[-1] == "-"  # one round is too few for an interval
+
+
+@pytest.mark.parametrize(
+    ("largest", "unit"), [(1e8, "GMACs"), (9e7, "MMACs"), (1e5, "MMACs"), (9e4, "kMACs"), (0, "kMACs")]
+)
+def test_units_of_multiply_adds(largest, unit):
+    assert macs_unit(largest)[1] == unit

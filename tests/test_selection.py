@@ -1,0 +1,256 @@
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+from adaptive_depth import BudgetError
+from adaptive_depth.errors import MeasurementError
+from adaptive_depth.profiling import Cost, Profile
+from adaptive_depth.selection import Row, TradeOffs, tradeoffs
+
+#                 accuracy  macs  parameters  latency
+SUPER = Row("FF", 77.6, 4_110, 900, 50.0)
+FIRST = Row("TF", 77.1, 3_900, 800, 47.0)
+LAST = Row("FT", 76.0, 3_000, 600, 48.0)  # dominated by TF in latency, not in macs
+BASE = Row("TT", 76.1, 2_580, 500, 31.1234)
+TABLE = TradeOffs((SUPER, FIRST, LAST, BASE), 2, {"type": "cpu"})
+UNTIMED = TradeOffs(tuple(Row(row.skip, row.accuracy, row.macs, row.parameters) for row in TABLE.rows))
+
+
+def skips(rows):
+    return [row.skip for row in rows]
+
+
+# -- joining ------------------------------------------------------------------------------------------------------
+
+
+def measured(*names):
+    return Profile({name: Cost(name, 10, 5, 2.0, 1.9, 2.1) for name in names}, 4, {"type": "cuda"}, {})
+
+
+def test_accuracy_and_cost_are_joined_by_skip():
+    table = tradeoffs({"TT": 70, "FF": np.float32(71.5)}, measured("FF", "TT"))
+    assert table.rows == (Row("FF", 71.5, 10, 5, 2.0), Row("TT", 70, 10, 5, 2.0))
+    assert table.batch_size == 4
+    assert table.device == {"type": "cuda"}
+
+
+@pytest.mark.parametrize(
+    ("accurate", "profiled", "message"),
+    [
+        (["F"], ["F", "TT", "TF"], "accuracy lacks the sub-networks TT, TF: evaluate and profile the same ones"),
+        (["F", "T"], ["F"], "cost lacks the sub-networks T: evaluate and profile the same ones"),
+    ],
+)
+def test_different_sub_networks_are_refused(accurate, profiled, message):
+    with pytest.raises(MeasurementError, match=message):
+        tradeoffs(dict.fromkeys(accurate, 70.0), measured(*profiled))
+
+
+@pytest.mark.parametrize("accuracy", [-0.1, 100.1, math.nan, "70", None, True])
+def test_an_accuracy_that_is_no_percentage_is_refused(accuracy):
+    with pytest.raises(MeasurementError, match=f"accuracy of 'F' is {accuracy!r}: expected top-1 in percent"):
+        tradeoffs({"F": accuracy}, measured("F"))
+
+
+@pytest.mark.parametrize("accuracy", [0, 100])
+def test_the_ends_of_the_range_are_percentages(accuracy):
+    assert tradeoffs({"F": accuracy}, measured("F")).rows[0].accuracy == accuracy
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ((), "without rows: expected at least one sub-network"),
+        ((SUPER, SUPER), "a sub-network stands twice in FF, FF"),
+        ((SUPER, UNTIMED.rows[1]), "latency_ms is missing for TF only"),
+    ],
+)
+def test_rows_that_make_no_table_are_refused(rows, message):
+    with pytest.raises(MeasurementError, match=message):
+        TradeOffs(rows)
+
+
+# -- the front ----------------------------------------------------------------------------------------------------
+
+
+def test_the_front_leaves_out_what_is_dominated_and_starts_with_the_cheapest():
+    assert skips(TABLE.front()) == ["TT", "TF", "FF"]
+    assert TABLE.front() == TABLE.front("latency_ms")
+    assert TABLE.front()[0] is BASE
+
+
+def test_the_front_depends_on_the_cost():
+    cheap = Row("FT", 76.2, 2_600, 400, 60.0)
+    table = TradeOffs((SUPER, FIRST, cheap, BASE))
+    assert skips(table.front("latency_ms")) == ["TT", "TF", "FF"]
+    assert skips(table.front("macs")) == ["TT", "FT", "TF", "FF"]
+    assert skips(table.front("parameters")) == ["FT", "TF", "FF"]
+
+
+def test_without_latency_the_front_is_that_of_multiply_adds():
+    faster = TradeOffs((Row("F", 77, 10, 20), Row("T", 76, 12, 5)))
+    assert skips(faster.front()) == ["F"]
+    assert skips(faster.front("parameters")) == ["T", "F"]
+
+
+@pytest.mark.parametrize(
+    ("other", "front"),
+    [
+        (Row("T", 77, 9, 1), ["T"]),  # as accurate, cheaper
+        (Row("T", 78, 10, 1), ["T"]),  # more accurate, as cheap
+        (Row("T", 77, 10, 1), ["F", "T"]),  # equal: neither dominates
+        (Row("T", 76, 10, 1), ["F"]),
+        (Row("T", 77, 11, 1), ["F"]),
+    ],
+)
+def test_dominance_needs_one_strict_advantage(other, front):
+    assert skips(TradeOffs((Row("F", 77, 10, 1), other)).front("macs")) == front
+
+
+@pytest.mark.parametrize(
+    ("table", "cost", "message"),
+    [
+        (TABLE, "energy", "cost='energy': expected one of latency_ms, macs, parameters"),
+        (UNTIMED, "latency_ms", "latency_ms was not measured: profile with latency=True"),
+    ],
+)
+def test_a_front_of_an_unknown_cost_is_refused(table, cost, message):
+    with pytest.raises(MeasurementError, match=message):
+        table.front(cost)
+
+
+# -- the choice ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "skip"),
+    [
+        ({"latency_ms": 50}, "FF"),  # a limit may be met exactly
+        ({"latency_ms": 49.9}, "TF"),
+        ({"latency_ms": 46}, "TT"),
+        ({"macs": 3_900}, "TF"),
+        ({"parameters": 799}, "TT"),
+        ({"latency_ms": 60, "macs": 3_500}, "TT"),
+        ({"latency_ms": 60, "parameters": 800}, "TF"),
+        ({"accuracy": 76.1}, "TT"),  # the cheapest, not the most accurate
+        ({"accuracy": 76.11}, "TF"),
+        ({"accuracy": 76.0, "latency_ms": 48}, "TF"),  # with a cost limit: the most accurate
+        ({"macs": np.int64(4_110)}, "FF"),
+    ],
+)
+def test_the_best_within_limits(limits, skip):
+    assert TABLE.best(**limits) == skip
+
+
+def test_accuracy_alone_asks_for_the_fastest_else_for_the_fewest_multiply_adds():
+    rows = (Row("F", 77, 20, 9, 5.0), Row("T", 77, 10, 9, 6.0))
+    assert TradeOffs(rows).best(accuracy=70) == "F"
+    assert TradeOffs(tuple(Row(r.skip, r.accuracy, r.macs, r.parameters) for r in rows)).best(accuracy=70) == "T"
+
+
+@pytest.mark.parametrize(
+    ("rows", "limits", "skip"),
+    [
+        ((Row("FF", 77, 9, 9, 5.0), Row("FT", 77, 9, 9, 4.0)), {"macs": 9}, "FT"),  # latency
+        ((Row("FF", 77, 9, 9, 5.0), Row("FT", 77, 8, 9, 5.0)), {"macs": 9}, "FT"),  # then multiply-adds
+        ((Row("TT", 77, 9, 9, 5.0), Row("FT", 77, 9, 9, 5.0)), {"macs": 9}, "FT"),  # then fewest skips
+        ((Row("FF", 77, 9, 9, 5.0), Row("FT", 78, 9, 9, 5.0)), {"accuracy": 70}, "FT"),  # cheap: accuracy
+        ((Row("FF", 77, 9, 9), Row("FT", 77, 8, 9)), {"parameters": 9}, "FT"),  # no latency
+    ],
+)
+def test_ties(rows, limits, skip):
+    assert TradeOffs(rows).best(**limits) == skip
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({}, "no limit was given: expected one or more of latency_ms, macs, parameters, accuracy"),
+        ({"latency": 3}, "unknown limit latency=3: expected one or more of latency_ms, macs, parameters, accuracy"),
+        ({"macs": math.nan}, "limit macs=nan: expected a finite number above 0"),
+        ({"macs": math.inf}, "limit macs=inf: expected a finite number above 0"),
+        ({"accuracy": -1}, "limit accuracy=-1: expected a finite number above 0"),
+        ({"latency_ms": 0}, "limit latency_ms=0: expected a finite number above 0"),
+        ({"latency_ms": "20"}, "limit latency_ms='20': expected a finite number above 0"),
+        ({"parameters": True}, "limit parameters=True: expected a finite number above 0"),
+    ],
+)
+def test_limits_that_are_none_are_refused(limits, message):
+    with pytest.raises(BudgetError, match=re.escape(message)):
+        TABLE.best(**limits)
+
+
+def test_a_latency_limit_needs_measured_latency():
+    with pytest.raises(BudgetError, match="latency_ms was not measured: profile with latency=True, or limit macs"):
+        UNTIMED.best(latency_ms=20)
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (
+            {"latency_ms": 3},
+            "no sub-network meets latency_ms <= 3: the fastest, 'TT', needs 31.13; raise the limit to at least that",
+        ),
+        ({"macs": 100}, "the one of fewest multiply-adds, 'TT', needs 2580; raise the limit to at least that"),
+        (
+            {"accuracy": 80, "latency_ms": 50},
+            "no sub-network meets latency_ms <= 50 and accuracy >= 80: the most accurate, 'FF', reaches 77.6 %; "
+            "lower the limit to that",
+        ),
+        (
+            {"accuracy": 80, "parameters": 5},
+            "no sub-network meets parameters <= 5 and accuracy >= 80: the smallest, 'TT', needs 500; raise the "
+            "limit to at least that; the most accurate, 'FF', reaches 77.6 %; lower the limit to that",
+        ),
+        (
+            {"accuracy": 77.5, "latency_ms": 48},
+            "no sub-network meets latency_ms <= 48 and accuracy >= 77.5 together, though each alone can be met: "
+            "'TF' comes nearest; ask for accuracy >= 77.1 to get it",
+        ),
+        (
+            {"accuracy": 77.5, "latency_ms": 49.9},
+            "'FF' comes nearest; ask for latency_ms <= 50 to get it",
+        ),
+    ],
+)
+def test_a_budget_that_none_meets_names_the_nearest(limits, message):
+    with pytest.raises(BudgetError, match=re.escape(message)):
+        TABLE.best(**limits)
+
+
+def test_the_limit_that_an_error_asks_for_is_met():
+    table = TradeOffs((Row("F", 77.123456, 1_234_567, 9, 2 / 3),))
+    for name, word in (("latency_ms", "needs"), ("macs", "needs"), ("accuracy", "reaches")):
+        with pytest.raises(BudgetError) as caught:
+            table.best(**{name: 99 if name == "accuracy" else 0.1})
+        asked = re.search(rf"{word} ([\d.e+]+)", str(caught.value))
+        assert asked
+        assert table.best(**{name: float(asked[1])}) == "F"
+
+
+# -- the value ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", [TABLE, UNTIMED])
+def test_a_table_survives_json(table):
+    assert TradeOffs.from_json(json.loads(json.dumps(table.to_json()))) == table
+
+
+@pytest.mark.parametrize("broken", [{}, {"rows": [{"skip": "F"}]}, {"rows": [], "extra": 1}, {"rows": 3}])
+def test_a_broken_table_is_refused(broken):
+    with pytest.raises(MeasurementError, match="expected an object with rows, batch_size, device"):
+        TradeOffs.from_json(broken)
+
+
+def test_a_table_prints_every_row_and_marks_the_front():
+    titles, *rows, foot = str(TABLE).splitlines()
+    assert titles.split()[:3] == ["skip", "top-1", "%"]
+    assert [row.split()[0] for row in rows] == ["FF", "TF", "FT", "TT"]
+    assert [row.endswith("*") for row in rows] == [True, True, False, True]
+    assert rows[0].split() == ["FF", "77.60", "4.110", "900", "50.00", "*"]
+    assert foot == "* on the Pareto front of accuracy against latency_ms"
+    assert str(UNTIMED).splitlines()[1].split()[4] == "-"
