@@ -10,6 +10,7 @@ from .network import AdaptiveNetwork, adapt
 
 # training it
 from .training.self_distillation import Losses, SelfDistillation, distillation_loss, feature_loss
+from .training.loop import Epoch, History, distil, supervise, train
 from .calibration import calibrate
 
 # measuring and choosing
@@ -49,6 +50,11 @@ __all__ = [
     "SelfDistillation",
     "distillation_loss",
     "feature_loss",
+    "Epoch",
+    "History",
+    "distil",
+    "supervise",
+    "train",
     "calibrate",
     "evaluate",
     "Cost",

@@ -13,7 +13,7 @@ from .models import Source, source_of
 from .skip import Skip, all_skips, parse_skip
 from .stages import Stage, Stages, find_stages
 from .stages.checks import complete, has_statistics, prove
-from .views import View, build_view, plain, statistics_twin
+from .views import View, build_view, plain, statistics_twin, twin
 
 _STOCHASTIC_DEPTH = {
     "DropPath": "drop_prob",
@@ -170,7 +170,9 @@ class AdaptiveNetwork(nn.Module):
         """
         for skip in self.skips:
             module = self.subnet(skip)
-            module._compiled_call_impl = torch.compile(module.forward, *args, **kwargs)
+            hooked = twin(module)  # calls the hooks of the sub-network around its compiled forward
+            hooked.__dict__["forward"] = torch.compile(module.forward, *args, **kwargs)
+            module._compiled_call_impl = hooked._call_impl
 
     def prove(self, *args: Any, **kwargs: Any) -> None:
         """Check the stages on an input: blocks run once and in order, and the skippable ones only add to it.

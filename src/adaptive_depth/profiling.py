@@ -24,7 +24,6 @@ from .modes import evaluating
 from .network import AdaptiveNetwork
 from .skip import Skip, parse_skip
 
-
 # Operators that do no multiply-adds in the field's count, beside pointwise ones and views (`_is_free`).
 _FREE_KINDS = {
     "copies, joins, index": """_to_copy _unsafe_view as_strided cat clone constant_pad_nd contiguous copy embedding

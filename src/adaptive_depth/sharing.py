@@ -37,7 +37,8 @@ class _Fork:
     """What the flag of one stage touches, by module path.
 
     Attributes:
-        entered: containers around a touched module; their forward runs in every sub-network.
+        entered: containers around a touched module, whose forward runs in every sub-network; and containers
+            without a forward.
         touched: modules that differ or are left out with the flag.
     """
 
@@ -287,7 +288,12 @@ def _fork(network: AdaptiveNetwork, number: int) -> _Fork:
     inside = tuple(f"{block}." for block in skippable)
     norms = [path for path, home in network.homes.items() if home == number and not path.startswith(inside)]
     touched = frozenset([*norms, *skippable])
-    return _Fork(_ancestors(touched), touched)
+    entered = set(_ancestors(touched))
+    for path, module in network.model.named_modules():
+        never_called = type(module).forward is nn.Module.forward  # a ModuleList: what it holds is called, it is not
+        if path and never_called and path.rpartition(".")[0] in entered:
+            entered.add(path)
+    return _Fork(frozenset(entered), touched)
 
 
 def _ancestors(paths: Iterable[str]) -> frozenset[str]:

@@ -285,7 +285,9 @@ def test_weight_tying_reaches_every_depth(network: ad.AdaptiveNetwork, x: torch.
 def test_forward_hooks_reach_every_depth(network: ad.AdaptiveNetwork, x: torch.Tensor) -> None:
     calls: list[nn.Module] = []
     block = network.model.get_submodule(network.stages[0].mandatory[0])
-    handles = [module.register_forward_hook(lambda module, *_: calls.append(module)) for module in (network.model, block)]
+    handles = [
+        module.register_forward_hook(lambda module, *_: calls.append(module)) for module in (network.model, block)
+    ]
     outputs(network, x)
     assert len(calls) == 2 * len(network.skips)
     for handle in handles:

@@ -4,6 +4,7 @@ import timm.models.resnet
 import torchvision.models.resnet
 from torch import nn
 
+from .checks import norms_inside
 from .plan import Stage, Stages, cut
 from .registry import family
 
@@ -12,7 +13,7 @@ _RESNETS = (torchvision.models.resnet.ResNet, timm.models.resnet.ResNet)
 
 @family("resnet")
 def resnet_stages(model: nn.Module) -> Stages | None:
-    """Doubled: the norms bn1, bn2, bn3 of each mandatory block; not the stem's, not the shortcut's."""
+    """Doubled: the norms of each mandatory block (bn1, bn2, bn3); not the stem's, not those of the shortcut."""
     if not isinstance(model, _RESNETS):
         return None
     stages = []
@@ -22,11 +23,6 @@ def resnet_stages(model: nn.Module) -> Stages | None:
         if len(blocks) < 2:  # a single block is all mandatory: there is nothing to skip
             continue
         mandatory, skippable = cut(blocks)
-        norms = tuple(
-            f"{block}.{norm}"
-            for block in mandatory
-            for norm in ("bn1", "bn2", "bn3")
-            if hasattr(model.get_submodule(block), norm)
-        )
+        norms = tuple(norm for norm in norms_inside(model, mandatory) if ".downsample." not in norm)
         stages.append(Stage(mandatory, skippable, norms, name))
     return Stages(tuple(stages))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..batches import device_of, split_batch
 from ..errors import DataError, TrainingError
 from ..network import AdaptiveNetwork
-from .self_distillation import SelfDistillation, _check_finite, _check_labels, _logits
+from .self_distillation import SelfDistillation, check_finite, check_labels, logits_of
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,10 @@ def supervise(network: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor] 
     criterion = nn.CrossEntropyLoss() if criterion is None else criterion
 
     def step(x: Tensor, y: Tensor) -> StepResult:
-        output = _logits(network(x))
-        _check_labels(criterion, output, y)
+        output = logits_of(network(x))
+        check_labels(criterion, output, y)
         loss = criterion(output, y)
-        _check_finite("the loss", loss)
+        check_finite("the loss", loss)
         loss.backward()
         return StepResult(loss.detach(), output.detach())
 

@@ -105,10 +105,10 @@ class SelfDistillation(nn.Module):
             shared = self._prepare(x)
             passes = shared.outputs([deep, shallow], x, watch=self._watch())
             _, output, taught = next(passes)
-            teacher = _logits(output)
+            teacher = logits_of(output)
             super_net = self._super_loss(teacher, y)
             _, output, learnt = next(passes)
-            student = _logits(output)
+            student = logits_of(output)
             base_net, feature = self._base_losses(teacher, student, taught, learnt)
             return self._losses(super_net, base_net, feature, teacher, student)
 
@@ -135,14 +135,14 @@ class SelfDistillation(nn.Module):
             common = shared.branch([deep, shallow], (x,), {})
             leaves = common.detached() if common else None
             output, seen = shared.run(deep, leaves, (x,), {}, watch.get(deep, ()))
-            teacher = _logits(output)
+            teacher = logits_of(output)
             super_net = self._super_loss(teacher, y)
             taught = {path: feature.detach() for path, feature in seen.items()}
             backward(self.alpha * super_net)
             teacher = teacher.detach()
             del output, seen  # the graph of the super-net is freed before the base-net builds its own
             output, seen = shared.run(shallow, leaves, (x,), {}, watch.get(shallow, ()))
-            student = _logits(output)
+            student = logits_of(output)
             base_net, feature = self._base_losses(teacher, student, taught, seen)
             losses = self._losses(super_net.detach(), base_net, feature, teacher, student)
             backward((1 - self.alpha) * self._base_total(base_net, feature))
@@ -154,7 +154,7 @@ class SelfDistillation(nn.Module):
     # -- the terms ----------------------------------------------------------------------------------------------
 
     def _super_loss(self, output: Tensor, y: Tensor) -> Tensor:
-        _check_labels(self.criterion, output, y)
+        check_labels(self.criterion, output, y)
         loss = self.criterion(output, y)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             received = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
@@ -162,14 +162,14 @@ class SelfDistillation(nn.Module):
                 f"the criterion returned {received}: expected one number, as nn.CrossEntropyLoss() gives (an instance, "
                 "with reduction='mean')"
             )
-        _check_finite("the super-net's loss", loss)
+        check_finite("the super-net's loss", loss)
         return loss
 
     def _base_losses(
         self, teacher: Tensor, student: Tensor, taught: Mapping[str, Tensor], learnt: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor | None]:
         base_net = distillation_loss(teacher, student, self.temperature)
-        _check_finite("the base-net's loss", base_net)
+        check_finite("the base-net's loss", base_net)
         if not self.feature_weight:
             return base_net, None
         terms = [
@@ -177,7 +177,7 @@ class SelfDistillation(nn.Module):
             for stage in self.network.stages
         ]
         feature = torch.stack(terms).sum()
-        _check_finite("the feature term", feature)
+        check_finite("the feature term", feature)
         return base_net, feature
 
     def _base_total(self, base_net: Tensor, feature: Tensor | None) -> Tensor:
@@ -240,14 +240,15 @@ def distillation_loss(teacher: Tensor, student: Tensor, temperature: float = 1.0
         teacher, student: logits, `[batch, classes]`; no gradient flows to the teacher.
 
     Returns:
-        A scalar: the mean over the batch, in nats, computed in float32.
+        A scalar: the mean over the batch, in nats, computed in float32 or better.
 
     Example:
         >>> distillation_loss(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]])).item()
         0.0
     """
-    target = F.log_softmax(teacher.detach().float() / temperature, dim=-1)
-    answer = F.log_softmax(student.float() / temperature, dim=-1)
+    exact = torch.promote_types(student.dtype, torch.float32)
+    target = F.log_softmax(teacher.detach().to(exact) / temperature, dim=-1)
+    answer = F.log_softmax(student.to(exact) / temperature, dim=-1)
     divergence = F.kl_div(answer, target, reduction="sum", log_target=True)
     return divergence * temperature**2 / (student.numel() // student.shape[-1])
 
@@ -260,12 +261,12 @@ def feature_loss(teacher: Tensor, student: Tensor, channel_dim: int = 1) -> Tens
         channel_dim: the dimension that holds the channels.
 
     Returns:
-        A scalar: the mean over the batch and all positions, in nats, computed in float32.
+        A scalar: the mean over the batch and all positions, in nats, computed in float32 or better.
     """
     return distillation_loss(teacher.movedim(channel_dim, -1), student.movedim(channel_dim, -1))
 
 
-def _logits(output: Any) -> Tensor:
+def logits_of(output: Any) -> Tensor:
     if not isinstance(output, Tensor):
         raise TrainingError(
             f"the network returned a {type(output).__name__}: self-distillation expects one tensor of logits, "
@@ -279,7 +280,7 @@ def _logits(output: Any) -> Tensor:
     return output
 
 
-def _check_labels(criterion: Any, output: Tensor, y: Tensor) -> None:
+def check_labels(criterion: Any, output: Tensor, y: Tensor) -> None:
     """Class indices must name a class: on an accelerator the criterion itself would say so only by a crash."""
     indices = isinstance(y, Tensor) and not y.is_floating_point() and y.ndim == output.ndim - 1
     if not (indices and isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss)):
@@ -295,7 +296,7 @@ def _check_labels(criterion: Any, output: Tensor, y: Tensor) -> None:
         )
 
 
-def _check_finite(name: str, loss: Tensor) -> None:
+def check_finite(name: str, loss: Tensor) -> None:
     if not torch.isfinite(loss).all():
         raise TrainingError(
             f"{name} is {float(loss.detach().sum())}: expected a finite number; look for a learning rate that is too "

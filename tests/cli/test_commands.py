@@ -1,0 +1,274 @@
+"""cli/: the commands end to end, what programs may read, and one line for every mistake."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import adaptive_depth as ad
+from adaptive_depth.cli import show
+from adaptive_depth.profiling import profile
+from adaptive_depth.selection import TradeOffs
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # timm leaves closing to Python
+COMMANDS = ("demo", "stages", "train", "evaluate", "profile", "select")
+
+
+# -- help -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(call, command):
+    status, out, err = call(command, "--help")
+    assert (status, err) == (0, "")
+    assert f"Example: adaptive-depth {command}" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_overview_lists_the_commands(call, arguments):
+    status, out, _ = call(*arguments)
+    assert status == 0
+    assert all(command in out for command in COMMANDS)
+
+
+def test_version(call):
+    status, out, _ = call("--version")
+    assert status == 0
+    assert out.startswith("adaptive-depth 0.")
+
+
+def test_the_commands_themselves_load_nothing_slow():
+    """Help must come at once: whatever the package loads, the command line alone loads neither torch nor timm."""
+    code = (
+        "import sys, types, importlib.util as u; spec = u.find_spec('adaptive_depth')\n"
+        "package = types.ModuleType('adaptive_depth'); package.__path__ = spec.submodule_search_locations\n"
+        "sys.modules['adaptive_depth'] = package\n"
+        "import adaptive_depth.cli as cli\n"
+        "assert cli.main(['train', '--help']) == 0\n"
+        "slow = {'torch', 'timm', 'torchvision', 'sklearn', 'matplotlib', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {slow}' if slow else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# -- the pipeline -----------------------------------------------------------------------------------------------
+
+
+def test_stages(call):
+    status, out, _ = call("stages", "resnet18")
+    assert status == 0
+    assert "layer3" in out
+    assert "16 sub-networks, from FFFF (super-net) to TTTT (base-net)" in out
+    status, out, _ = call("stages", "torchvision/resnet50", "--json")
+    told = json.loads(out)
+    assert ad.Stages.from_json(told["stages"])[2].skippable == ("layer3.3", "layer3.4", "layer3.5")
+    assert len(told["skips"]) == 16
+
+
+def test_train_writes_a_run(run):
+    history = list(csv.DictReader((run / "history.csv").open(newline="")))
+    assert [line["epoch"] for line in history] == ["1", "2"]
+    data = json.loads((run / "data.json").read_text())
+    assert (data["classes"], data["image_size"], data["channels"]) == (["left", "middle", "right"], 24, 1)
+    assert ad.load(run).calibrated
+    assert len(json.loads((run / "accuracy.json").read_text())["accuracy"]) == 16
+
+
+def test_train_tells_programs_json_and_people_what_comes_next(call, train_arguments, tmp_path):
+    status, out, err = call(*train_arguments, "--epochs=1", f"--output={tmp_path / 'a'}", "--json", "--low-memory")
+    told = json.loads(out)
+    assert (status, err) == (0, "")
+    assert set(told) >= {"run", "accuracy", "before_calibration", "history", "images"}
+    assert (told["images"], len(told["history"])) == (12, 1)
+    status, out, _ = call(*train_arguments, "--epochs=1", f"--output={tmp_path / 'b'}")
+    assert f"adaptive-depth profile {tmp_path / 'b'}" in out
+
+
+def test_the_same_seed_trains_the_same_network(call, train_arguments, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert call(*train_arguments, "--epochs=1", f"--seed={seed}", f"--output={tmp_path / name}")[0] == 0
+    a, b, c = (torch.cat([p.flatten() for p in ad.load(tmp_path / name).parameters()]) for name in "abc")
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_train_keeps_an_old_run_unless_told_otherwise(call, train_arguments, run):
+    before = (run / "network.json").read_bytes()
+    status, _, err = call(*train_arguments, "--epochs=1", f"--output={run}")
+    assert status == 2
+    assert "holds a network already: name another --output, or replace it with --overwrite" in err
+    assert (run / "network.json").read_bytes() == before
+    status, _, err = call(*train_arguments, "--lr=1e30", f"--output={run}", "--overwrite")
+    assert status == 2  # the training failed: the old run is whole
+    assert (run / "network.json").read_bytes() == before
+    assert (run / "profile.json").exists()
+    assert call(*train_arguments, "--epochs=1", "--seed=5", f"--output={run}", "--overwrite")[0] == 0
+    assert (run / "network.json").read_bytes() != before
+    assert not (run / "profile.json").exists()  # it was the old network's
+
+
+def test_evaluate_repeats_what_train_measured(call, run):
+    measured = json.loads((run / "accuracy.json").read_text())["accuracy"]
+    (run / "accuracy.json").unlink()
+    status, out, err = call("evaluate", run, "--workers=0", "--device=cpu", "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out)["accuracy"] == pytest.approx(measured)
+    assert json.loads((run / "accuracy.json").read_text())["accuracy"] == pytest.approx(measured)
+
+
+def test_evaluate_on_other_images_leaves_the_run_as_it_is(call, run, pictures):
+    before = (run / "accuracy.json").read_bytes()
+    status, out, _ = call("evaluate", run, f"--data={pictures}", "--workers=0")
+    assert status == 0
+    assert "TTFF" in out
+    assert (run / "accuracy.json").read_bytes() == before
+
+
+def test_profile_of_a_name_only_prints(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = call("profile", "resnet18", "--no-latency", "--image-size=64", "--device=cpu", "--json")
+    costs = {cost["skip"]: cost for cost in json.loads(out)["costs"]}
+    assert (status, err) == (0, "")
+    assert costs["TTTT"]["macs"] < costs["FFFF"]["macs"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_profile_of_a_run_uses_its_image_size(call, run):
+    status, out, _ = call("profile", run, "--no-latency", "--device=cpu", "--json")
+    written = json.loads((run / "profile.json").read_text())
+    assert status == 0
+    assert json.loads(out) == written
+    network = ad.load(run)
+    assert written["costs"][0]["macs"] == profile(network, torch.zeros(1, 1, 24, 24), latency=False).costs["FFFF"].macs
+
+
+def test_select_keeps_to_the_budget_and_writes_table_and_plot(call, run):
+    costs = {cost["skip"]: cost["macs"] for cost in json.loads((run / "profile.json").read_text())["costs"]}
+    budget = sorted(costs.values())[8]
+    status, out, err = call("select", run, f"--macs={budget}", "--json")
+    told = json.loads(out)
+    assert (status, err) == (0, "")
+    assert costs[told["chosen"]] <= budget
+    assert TradeOffs.from_json(json.loads((run / "tradeoffs.json").read_text())).best(macs=budget) == told["chosen"]
+    assert (run / "tradeoffs.png").read_bytes().startswith(b"\x89PNG")
+    status, out, _ = call("select", run, f"--macs={budget}")
+    assert f"Chosen: {told['chosen']}" in out
+    assert "Pareto front" in out
+
+
+def test_json_and_quiet_stderr_of_the_real_command(run):
+    """Not at a terminal: stdout is JSON alone, stderr is empty, though evaluating has a progress bar."""
+    code = "import sys; from adaptive_depth.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "evaluate", str(run), "--workers=0", "--device=cpu", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(json.loads(done.stdout)["accuracy"]) == 16
+
+
+# -- mistakes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("stages resnet1818", "timm has no model 'resnet1818': near ones are resnet18"),
+        ("stages torchvision/resnet1", "torchvision has no model 'resnet1'"),
+        ("stages vgg11", "belongs to no known family"),
+        ("stages {tmp}", "is no saved network: it holds no network.json"),
+        ("stages ./nowhere", "is no saved network: it does not exist"),
+        ("stages resnet18 --model-kwargs in_chans", "--model-kwargs 'in_chans': expected NAME=VALUE"),
+        ("stages resnet18 --model-kwargs colour=3", "cannot be built with {{'colour': 3}}"),
+        ("stages", "Missing argument 'MODEL'"),
+        ("stages resnet18 --wrong", "No such option: --wrong"),
+        ("nonsense", "No such command 'nonsense'"),
+        ("train resnet18 --data nowhere --output {tmp}/x", "neither a folder nor a known name"),
+        ("train resnet18 --data torch/cifar10 --output {tmp}/x", "needs a root"),
+        ("train resnet18 --data {tmp} --output {tmp}/x", "has no train part"),
+        ("train resnet1818 --data digits --output {tmp}/x", "near ones are resnet18"),
+        ("train resnet18 --data digits --output {tmp}/file", "cannot be a run folder"),
+        ("train resnet18 --data digits --output {tmp}/x --epochs 0", "Invalid value for '--epochs'"),
+        ("train resnet18 --data digits --output {tmp}/x --lr high", "Invalid value for '--lr'"),
+        ("train resnet18 --data digits --output {tmp}/x --device abacus", "--device 'abacus' cannot be used here"),
+        ("train resnet18 --data digits --output {tmp}/x --alpha 2 --workers 0", "alpha=2.0: expected a weight"),
+        ("train resnet18 --data digits --output {tmp}/x --optimizer sdg", "optimizer 'sdg' is not one of timm's"),
+        (
+            "train resnet18 --data digits --output {tmp}/x --model-kwargs num_classes=3",
+            "has 3 outputs, the data 'digits' has 10 classes",
+        ),
+        ("train resnet18 --data digits", "Missing option '--output'"),
+        ("evaluate {tmp}", "is no saved network"),
+        ("evaluate {run} --data digits", "has 3 outputs|classes"),
+        ("evaluate {run} --data {tmp}", "has no validation part"),
+        ("profile {tmp}", "is no saved network"),
+        ("profile {run} --seconds 0", "Invalid value for '--seconds'"),
+        ("profile {run} --model-kwargs in_chans=1", "is a run folder, built already"),
+        ("select {tmp} --macs 1e9", "is no saved network"),
+        ("select {run} --macs 1", "no sub-network meets macs <= 1: the one of fewest multiply-adds, 'TTTT', needs"),
+        ("select {run} --accuracy 101", "no sub-network meets accuracy >= 101"),
+        ("select {run} --macs=-3", "limit macs=-3.0: expected a finite number above 0"),
+    ],
+)
+def test_a_mistake_gives_one_line_and_status_2(call, tmp_path, run, arguments, said):
+    (tmp_path / "file").write_text("not a folder")
+    status, out, err = call(*(word.format(tmp=tmp_path, run=run) for word in arguments.split()))
+    assert (status, out) == (2, "")
+    assert err.startswith("Error: ")
+    assert err.count("\n") == 1
+    assert any(part.replace("{{", "{").replace("}}", "}") in err for part in said.split("|")), err
+
+
+@pytest.mark.parametrize("name", ["accuracy.json", "profile.json"])
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
+def test_select_says_how_to_get_what_is_missing_or_damaged(call, run, name, content):
+    if content is None:
+        (run / name).unlink()
+    else:
+        (run / name).write_text(content)
+    status, out, err = call("select", run, "--macs", "1e9")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    if content in (None, "{"):
+        assert f"adaptive-depth {name[:4]}"[:16] in err.replace("evaluate", "accu").replace("profile", "prof")
+
+
+def test_a_damaged_network_is_told(call, run):
+    next(run.glob("weights-*")).write_bytes(b"short")
+    status, out, err = call("evaluate", run)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "truncated" in err
+
+
+def test_ctrl_c_is_no_traceback(call, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("adaptive_depth.cli.runs.open_model", interrupted)
+    status, _, err = call("stages", "resnet18")
+    assert status == 130
+    assert "Traceback" not in err
+
+
+# -- what is shown ----------------------------------------------------------------------------------------------
+
+
+def test_accuracy_table_lists_every_sub_network_once():
+    values = {skip: float(number) for number, skip in enumerate(ad.all_skips(2))}
+    assert show.accuracy_table(values, values).splitlines() == [
+        "skip       before    after    skip       before    after",
+        "FF           0.00     0.00    TF           2.00     2.00",
+        "FT           1.00     1.00    TT           3.00     3.00",
+    ]
+
+
+def test_a_command_to_paste_works_where_the_program_is_not_on_the_path(tmp_path, monkeypatch):
+    program = tmp_path / "adaptive-depth"
+    program.write_text("#!/bin/sh\n")
+    monkeypatch.setattr(sys, "argv", [str(program), "demo"])
+    monkeypatch.setenv("PATH", str(tmp_path / "elsewhere"))
+    assert show.command("select", "my run") == f"{program} select 'my run'"
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert show.command("select", "my run") == "adaptive-depth select 'my run'"

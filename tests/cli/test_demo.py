@@ -1,0 +1,46 @@
+"""cli/demo.py: the whole demo on one epoch; all its accuracies are poor then, and it must say so honestly."""
+
+import json
+import shlex
+
+import pytest
+
+import adaptive_depth as ad
+from adaptive_depth.cli import main
+from adaptive_depth.cli.demo import _verdict
+
+
+def test_verdict_is_honest_both_ways():
+    assert "alone is better by 3.0 points, 15 of 500 test images" in _verdict("super-net", 96.0, 99.0)
+    assert "chance" not in _verdict("super-net", 96.0, 99.0)
+    assert "adaptive is better by 0.2 points, 1 of 500 test images (within chance" in _verdict("base-net", 99.2, 99.0)
+    assert "alone 99.0 %\n           equal (within chance" in _verdict("base-net", 99.0, 99.0)
+
+
+@pytest.mark.slow
+def test_the_whole_demo(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--epochs=1"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    run = tmp_path / "runs" / "demo"
+    for heading in ("1. One network, 16 depths", "2. The same", "3. All 16 depths", "4. A depth for", "5. Done in"):
+        assert heading in out
+    assert "predictions of FFFF" in out
+    assert len(json.loads((run / "tradeoffs.json").read_text())["rows"]) == 16
+    assert (run / "tradeoffs.png").stat().st_size > 10_000
+    assert ad.load(run).calibrated
+    table = json.loads((run / "tradeoffs.json").read_text())
+    times = [row["latency_ms"] for row in table["rows"]]
+    pasted = next(line for line in out.splitlines() if " select " in line)
+    words = shlex.split(pasted)
+    assert min(times) < float(words[-1]) < max(times)
+    assert main(words[1:]) == 0
+    assert "Chosen: " in capsys.readouterr().out
+
+
+def test_the_demo_does_not_replace_a_run_that_is_not_its_own(run, capsys):
+    before = (run / "network.json").read_bytes()
+    assert main(["demo", f"--output={run}"]) == 2
+    assert "holds a network that is not the demo's" in capsys.readouterr().err
+    assert (run / "network.json").read_bytes() == before

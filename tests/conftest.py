@@ -1,0 +1,172 @@
+"""Tiny networks of several kinds, and a snapshot that proves that an error has changed nothing."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import adaptive_depth as ad
+
+
+class PreNorm(nn.Module):
+    """A transformer block: h + attention(norm(h)), then h + mlp(norm(h))."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, 2, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm1(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        return x + self.mlp(self.norm2(x))
+
+
+class PostNorm(PreNorm):
+    """The original transformer's block: norm(h + attention(h)), then norm(h + mlp(h))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm1(x + self.attention(x, x, x, need_weights=False)[0])
+        return self.norm2(x + self.mlp(x))
+
+
+class Transformer(nn.Module):
+    """Images `[batch, 3, 8, 8]` in 4 patches, a table of positions, blocks in a ModuleList, a mean, a head."""
+
+    def __init__(self, block: type[nn.Module] = PreNorm, blocks: int = 6, classes: int = 5) -> None:
+        super().__init__()
+        self.embed, self.positions = nn.Linear(48, 16), nn.Parameter(torch.randn(1, 4, 16))
+        self.blocks = nn.ModuleList(block() for _ in range(blocks))
+        self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x.reshape(len(x), 4, -1)) + self.positions
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x).mean(1))
+
+
+class Residual(nn.Module):
+    """h + conv(relu(norm(h))) on `[batch, 8, height, width]`."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(width), nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(torch.relu(self.norm(x)))
+
+
+class Plain(nn.Module):
+    """relu(norm(conv(h))): of equal shape, and no residual."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.norm(self.conv(x)))
+
+
+class Chain(nn.Module):
+    """A stem, some blocks of 8 channels in an nn.Sequential, a mean, a head."""
+
+    def __init__(self, *blocks: nn.Module, classes: int = 5) -> None:
+        super().__init__()
+        self.stem, self.blocks, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Sequential(*blocks), nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
+
+
+class Nets:
+    """The classes above and networks made of them, for tests to build."""
+
+    PreNorm, PostNorm, Transformer, Residual, Plain, Chain = PreNorm, PostNorm, Transformer, Residual, Plain, Chain
+
+    @staticmethod
+    def chain_stages() -> list[ad.Stage]:
+        return [ad.Stage(("blocks.0",), ("blocks.1",), name="one"), ad.Stage(("blocks.2",), ("blocks.3",), name="two")]
+
+    @classmethod
+    def chain(cls, classes: int = 5) -> ad.AdaptiveNetwork:
+        """Two stages of 1 + 1 convolutional blocks with BatchNorm."""
+        blocks = (cls.Residual() for _ in range(4))
+        example = torch.randn(2, 3, 8, 8)
+        return randomised(ad.adapt(cls.Chain(*blocks, classes=classes), cls.chain_stages(), example=example))
+
+    @classmethod
+    def transformer(cls, block: type[nn.Module] = PreNorm, classes: int = 5) -> ad.AdaptiveNetwork:
+        """Two stages of 2 + 1 transformer blocks with LayerNorm."""
+        groups = ([f"blocks.{i}" for i in range(first, first + 3)] for first in (0, 3))
+        stages = [ad.Stage(group[:2], group[2:], name=group[0], channel_dim=-1) for group in groups]
+        model = cls.Transformer(block, classes=classes)
+        return randomised(ad.adapt(model, stages, example=torch.randn(2, 3, 8, 8)))
+
+    @staticmethod
+    def resnet(classes: int = 5) -> ad.AdaptiveNetwork:
+        """Four stages of 1 + 1 basic blocks, of timm's own classes."""
+        return randomised(ad.adapt(timm.create_model("resnet18", num_classes=classes, channels=(8, 8, 16, 16))))
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    """Give every norm parameters and statistics of its own, so that no two can be confused."""
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(getattr(part, "running_mean", None), Tensor):
+                part.running_mean.uniform_(-0.3, 0.3)
+                part.running_var.uniform_(0.5, 1.5)
+            if isinstance(part, nn.BatchNorm2d | nn.LayerNorm):
+                part.weight.uniform_(0.5, 1.5)
+                part.bias.uniform_(-0.3, 0.3)
+    return module
+
+
+@contextmanager
+def unchanged(module: nn.Module) -> Iterator[None]:
+    """Inside, weights, buffers, gradients, their kinds and every module's mode stay as they are, bit for bit."""
+    before = _snapshot(module)
+    yield
+    after = _snapshot(module)
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        if isinstance(value, Tensor):
+            assert isinstance(after[name], Tensor), name
+            torch.testing.assert_close(after[name], value, rtol=0, atol=0, equal_nan=True, msg=lambda _, n=name: n)
+        else:
+            assert after[name] == value, name
+
+
+def _snapshot(module: nn.Module) -> dict[str, object]:
+    found: dict[str, object] = {f"state {name}": tensor.clone() for name, tensor in module.state_dict().items()}
+    for name, parameter in module.named_parameters():
+        found[f"grad {name}"] = None if parameter.grad is None else parameter.grad.clone()
+        found[f"wanted {name}"] = parameter.requires_grad
+    for name, part in module.named_modules():
+        found[f"mode {name}"] = part.training
+        found[f"hooks {name}"] = len(part._forward_hooks)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def nets() -> type[Nets]:
+    return Nets
+
+
+@pytest.fixture(name="randomised")
+def _randomised() -> Callable[[nn.Module], nn.Module]:
+    return randomised
+
+
+@pytest.fixture(name="unchanged")
+def _unchanged() -> Callable[[nn.Module], object]:
+    return unchanged

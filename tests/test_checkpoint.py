@@ -1,0 +1,447 @@
+"""Saving and loading: bit for bit, in one step, and never by running code."""
+
+import json
+import os
+import re
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, ResNet
+
+import adaptive_depth as ad
+from adaptive_depth import checkpoint
+from adaptive_depth.models import Source
+
+X = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
+SMALL = X[:, :, :8, :8]
+ARGUMENTS = {"num_classes": 5, "channels": [8, 8, 16, 16]}
+
+
+@pytest.fixture
+def network(randomised) -> ad.AdaptiveNetwork:
+    return randomised(ad.adapt(ad.create_model("resnet18", **ARGUMENTS))).eval()
+
+
+def outputs(network: ad.AdaptiveNetwork, x: Tensor = X) -> dict[str, Tensor]:
+    with torch.no_grad():
+        return {skip: network(x, skip=skip) for skip in network.skips}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def weights_of(folder: Path) -> Path:
+    return folder / json.loads((folder / "network.json").read_text())["weights"]
+
+
+def edit(folder: Path, **changes: object) -> None:
+    file = folder / "network.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+# -- the round trip -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_every_depth_comes_back_bit_for_bit(network, tmp_path: Path, dtype, calibrated: bool, training: bool) -> None:
+    if calibrated:
+        ad.calibrate(network, [torch.randn(4, 3, 32, 32)])
+    network.to(dtype)
+    expected = outputs(network, X.to(dtype))
+    folder = ad.save(network.train(training), str(tmp_path / "a" / "b"))
+    assert folder == tmp_path / "a" / "b"
+    again = ad.load(folder)
+    assert type(again) is ad.AdaptiveNetwork
+    assert type(again.model) is type(network.model)
+    assert not any(module.training for module in again.modules())
+    assert again.calibrated is calibrated
+    assert again.stages == network.stages
+    assert again.source == network.source == Source("resnet18", ARGUMENTS)
+    assert same(outputs(again, X.to(dtype)), expected)
+    assert same(again.state_dict(), network.state_dict())
+    assert {tensor.dtype for tensor in again.state_dict().values() if tensor.is_floating_point()} == {dtype}
+
+
+def test_half_precision(network, tmp_path: Path) -> None:
+    ad.calibrate(network, [torch.randn(4, 3, 32, 32)])
+    ad.save(network.half(), tmp_path)
+    again = ad.load(tmp_path)
+    assert same(again.state_dict(), network.state_dict())
+    assert again.model.conv1.weight.dtype is torch.float16
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ResNet(BasicBlock, [2, 2, 2, 2], num_classes=5),
+        lambda: timm.create_model("resnet18", num_classes=5, in_chans=3),
+    ],
+)
+def test_models_that_others_built_by_name(randomised, tmp_path: Path, make: Callable) -> None:
+    network = randomised(ad.adapt(make())).eval()
+    again = ad.load(ad.save(network, tmp_path))
+    assert same(outputs(again), outputs(network))
+    assert json.loads((tmp_path / "network.json").read_text())["source"]["arguments"] == {"num_classes": 5}
+
+
+def test_a_loaded_network_can_be_saved_and_trained_again(network, tmp_path: Path) -> None:
+    first = ad.load(ad.save(network, tmp_path / "1"))
+    second = ad.load(ad.save(first, tmp_path / "2"))
+    assert same(outputs(second), outputs(network))
+    assert second.proven
+    ad.SelfDistillation(second.train())(X, torch.tensor([0, 1])).total.backward()
+
+
+def test_a_model_of_the_users_own_is_given_to_load(nets, tmp_path: Path, unchanged) -> None:
+    for name in ("chain", "transformer"):
+        network = getattr(nets, name)().eval()
+        folder = ad.save(network, tmp_path / name)
+        kind = type(network.model).__name__
+        said = (
+            f"holds a {kind} that no timm or torchvision name builds: give an instance of it, load('{folder}', model="
+        )
+        with pytest.raises(ad.CheckpointError, match=re.escape(said)):
+            ad.load(folder)
+        model = type(network.model)(*(nets.Residual() for _ in range(4))) if name == "chain" else type(network.model)()
+        again = ad.load(folder, model=model)
+        assert again.model is model
+        assert again.stages == network.stages
+        assert same(outputs(again, SMALL), outputs(network, SMALL))
+
+
+def test_a_replaced_head_asks_for_the_model_and_takes_it(tmp_path: Path) -> None:
+    model = ad.create_model("resnet18", channels=[8, 8, 8, 8])
+    model.fc = nn.Linear(8, 3)
+    network = ad.adapt(model).eval()
+    ad.save(network, tmp_path)
+    with pytest.raises(ad.CheckpointError, match="give an instance of it"):
+        ad.load(tmp_path)
+    other = ad.create_model("resnet18", channels=[8, 8, 8, 8], num_classes=3)
+    assert same(outputs(ad.load(tmp_path, model=other)), outputs(network))
+
+
+class Tied(nn.Module):
+    """An embedding and a head with one weight; and a buffer that is a part of another."""
+
+    def __init__(self, nets) -> None:
+        super().__init__()
+        self.embed = nn.Linear(16, 16, bias=False)
+        self.blocks = nn.ModuleList([nets.PreNorm(), nets.PreNorm()])
+        self.head = nn.Linear(16, 16, bias=False)
+        self.head.weight = self.embed.weight
+        self.register_buffer("table", torch.randn(6, 16))
+        self.register_buffer("row", self.table[2:4])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x) + self.table + self.row.sum()
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean(1))
+
+
+def test_tied_weights_are_kept_once(nets, tmp_path: Path) -> None:
+    stages = [ad.Stage(("blocks.0",), ("blocks.1",), channel_dim=-1)]
+    x = torch.randn(2, 6, 16)
+    network = ad.adapt(Tied(nets), stages, example=x).eval()
+    ad.save(network, tmp_path)
+    stored = load_file(weights_of(tmp_path))
+    assert "model.embed.weight" in stored
+    assert "model.head.weight" not in stored
+    assert stored["model.row"].shape == (2, 16)
+    assert json.loads((tmp_path / "network.json").read_text())["ties"] == {"model.head.weight": "model.embed.weight"}
+    again = ad.load(tmp_path, model=Tied(nets))
+    assert again.model.head.weight is again.model.embed.weight
+    assert same(outputs(again, x), outputs(network, x))
+
+
+def test_calibration_adds_less_than_4_percent_to_resnet50(tmp_path: Path) -> None:
+    network = ad.adapt(ad.create_model("resnet50")).half()  # half the bytes, the same share
+    before = weights_of(ad.save(network, tmp_path)).stat().st_size
+    network.reset_statistics(per_context=True)
+    after = weights_of(ad.save(network, tmp_path)).stat().st_size
+    assert 1.01 < after / before < 1.04
+
+
+def test_files_are_as_readable_as_any_other(network, tmp_path: Path) -> None:
+    mask = os.umask(0o022)
+    try:
+        ad.save(network, tmp_path)
+    finally:
+        os.umask(mask)
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o644}
+
+
+# -- saving in one step ---------------------------------------------------------------------------------------------
+
+
+def test_saving_again_replaces_and_leaves_the_users_files(network, tmp_path: Path) -> None:
+    ad.save(network, tmp_path)
+    mine = [tmp_path / name for name in ("weights-best.safetensors", "notes.txt", "other.json")]
+    for file in mine:
+        file.write_text("mine")
+    old = weights_of(tmp_path)
+    with torch.no_grad():
+        network.model.fc.bias.add_(1.0)
+    ad.save(network, tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([*mine, tmp_path / "network.json", weights_of(tmp_path)])
+    assert not old.exists()
+    assert same(outputs(ad.load(tmp_path)), outputs(network))
+    ad.save(network, tmp_path)  # the same content, under the same name
+    assert same(outputs(ad.load(tmp_path)), outputs(network))
+
+
+def full(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def replace_the_nth(n: int, fail: Callable) -> Callable:
+    calls, real = [], Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        calls.append(target)
+        return fail() if len(calls) == n else real(self, target)
+
+    return replace
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("where", "fail", "error"),
+    [
+        ("save_file", full, ad.CheckpointError),
+        ("save_file", interrupted, KeyboardInterrupt),
+        ("replace 1", full, ad.CheckpointError),
+        ("replace 2", full, ad.CheckpointError),
+        ("replace 2", interrupted, KeyboardInterrupt),
+        ("fsync", full, ad.CheckpointError),
+        ("write_atomically", full, ad.CheckpointError),
+    ],
+)
+def test_a_failure_in_the_middle_leaves_the_old_network(
+    network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, fail: Callable, error: type, first: bool
+) -> None:
+    expected = outputs(network)
+    if not first:
+        ad.save(network, tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with torch.no_grad():
+        network.model.fc.bias.add_(1.0)
+    if where.startswith("replace"):
+        monkeypatch.setattr(Path, "replace", replace_the_nth(int(where[-1]), fail))
+    elif where == "fsync":
+        monkeypatch.setattr(os, "fsync", fail)
+    else:
+        monkeypatch.setattr(checkpoint, where, fail)
+    said = (
+        f"{re.escape(str(tmp_path))} cannot be written .*No space left.*: expected a folder with free space; what it h"
+    )
+    with pytest.raises(error, match=said if error is ad.CheckpointError else "^$"):
+        ad.save(network, tmp_path)
+    monkeypatch.undo()
+    assert sorted(tmp_path.iterdir()) == before
+    if not first:
+        assert same(outputs(ad.load(tmp_path)), expected)
+    ad.save(network, tmp_path)
+    assert same(outputs(ad.load(tmp_path)), outputs(network))
+
+
+def test_a_folder_that_is_a_file(network, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ad.CheckpointError, match=r"file cannot be written \(.*\): expected a folder"):
+        ad.save(network, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_arguments_that_no_json_holds(tmp_path: Path) -> None:
+    network = ad.adapt(ad.create_model("resnet18", channels=[8, 8, 8, 8], norm_layer=nn.BatchNorm2d))
+    said = (
+        r"the model's arguments .*BatchNorm2d.* cannot be written as JSON .*: build the model with arguments of plain"
+    )
+    with pytest.raises(ad.CheckpointError, match=said):
+        ad.save(network, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# -- what cannot be loaded ------------------------------------------------------------------------------------------
+
+
+def cut(path: Path, keep: float) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def rename_tensor(folder: Path, old: bytes, new: bytes) -> None:
+    """Another network's weights, intact: a tensor's name is another."""
+    import hashlib
+
+    path = weights_of(folder)
+    content = path.read_bytes().replace(old, new, 1)
+    other = folder / f"weights-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
+    other.write_bytes(content)
+    path.unlink()
+    edit(folder, weights=other.name)
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no folder": (lambda f: [p.unlink() for p in f.iterdir()] and f.rmdir(), "is no saved network: it does not exist"),
+    "no json": (lambda f: (f / "network.json").unlink(), "it holds no network.json; expected a folder that save()"),
+    "empty json": (lambda f: (f / "network.json").write_text(""), "network.json cannot be read"),
+    "truncated json": (lambda f: cut(f / "network.json", 0.6), "it is damaged, or no network of this library"),
+    "binary json": (lambda f: (f / "network.json").write_bytes(b"\x80\x04\xff"), "network.json cannot be read"),
+    "json without end": (lambda f: (f / "network.json").write_text("[" * 100_000), "network.json cannot be read"),
+    "json is a folder": (
+        lambda f: (f / "network.json").unlink() or (f / "network.json").mkdir(), "network.json cannot be read",
+    ),
+    "foreign json": (
+        lambda f: (f / "network.json").write_text('{"architecture": "resnet50"}'),
+        "network.json is not of this library: expected a file with format 'adaptive-depth network'",
+    ),
+    "a list": (lambda f: (f / "network.json").write_text("[1, 2]"), "is not of this library"),
+    "newer": (lambda f: edit(f, version=2), "has version 2, this library reads up to 1: pip install -U adaptive-depth"),
+    "no version": (lambda f: edit(f, version=None), "has version None, this library reads up to 1"),
+    "no stages": (lambda f: edit(f, stages=None), "network.json is damaged: ties or stages cannot be read"),
+    "no ties": (lambda f: edit(f, ties=[]), "is damaged: ties or stages cannot be read"),
+    "field missing": (
+        lambda f: (f / "network.json").write_text('{"format": "adaptive-depth network", "version": 1, "stages": []}'),
+        "network.json is damaged: source, ties, weights cannot be read",
+    ),
+    "no weights": (lambda f: weights_of(f).unlink(), "cannot be read"),
+    "truncated weights": (lambda f: cut(weights_of(f), 0.7), "the weights are missing or truncated"),
+    "barely weights": (lambda f: cut(weights_of(f), 0.0001), "the weights are missing or truncated"),
+    "empty weights": (lambda f: weights_of(f).write_bytes(b""), "the weights are missing or truncated"),
+    "a huge header": (
+        lambda f: weights_of(f).write_bytes(struct.pack("<Q", 2**62) + b"{}"), "the weights are missing or truncated",
+    ),
+    "a flipped bit": (lambda f: flip(weights_of(f)), "holds other content than its name says: the weights are damaged"),
+    "path traversal": (lambda f: edit(f, weights="../secret.safetensors"), "names weights outside its folder ('../sec"),
+    "absolute path": (lambda f: edit(f, weights="/etc/passwd"), "names weights outside its folder ('/etc/passwd')"),
+    "dots": (lambda f: edit(f, weights=".."), "cannot be read"),
+    "no name": (lambda f: edit(f, weights=""), "cannot be read"),
+    "a number": (lambda f: edit(f, weights=5), "names weights outside its folder (5)"),
+    "a null": (lambda f: edit(f, weights="a\0b"), ""),
+    "json as weights": (lambda f: edit(f, weights="network.json"), "cannot be read"),
+    "renamed tensor": (
+        lambda f: rename_tensor(f, b'"model.fc.bias"', b'"model.fc.bios"'),
+        "the weights do not fit the model: 1 missing (model.fc.bias), 1 unexpected (model.fc.bios)",
+    ),
+    "other classes": (
+        lambda f: edit(f, source={"name": "resnet18", "arguments": ARGUMENTS | {"num_classes": 7}}),
+        "the weights do not fit the model: model.fc.weight is [5, 16] there and [7, 16] in the model; give load(...",
+    ),
+    "other depth": (
+        lambda f: edit(f, source={"name": "resnet34", "arguments": ARGUMENTS}), "the weights do not fit the model: ",
+    ),
+    "other stages": (
+        lambda f: edit(f, stages=[{"mandatory": ["layer1.0"], "skippable": ["layer1.7"]}]),
+        "network.json does not fit the model: stage 'layer1' names 'layer1.7', which ResNet does not have",
+    ),
+    "stages of numbers": (lambda f: edit(f, stages=[{"mandatory": [1], "skippable": [2]}]), "expected module paths"),
+    "unknown model": (
+        lambda f: edit(f, source={"name": "resnet1800", "arguments": {}}), "timm has no model 'resnet1800': near ones",
+    ),
+    "unknown argument": (
+        lambda f: edit(f, source={"name": "resnet18", "arguments": {"x": 1}}), "'resnet18' cannot be built with {'x'",
+    ),
+    "source is a text": (lambda f: edit(f, source="resnet18"), "network.json is damaged: source 'resnet18'"),
+    "name is a number": (lambda f: edit(f, source={"name": 5, "arguments": {}}), "network.json is damaged: source "),
+    "pretrained": (
+        lambda f: edit(f, source={"name": "resnet18", "arguments": ARGUMENTS | {"pretrained": True}}),
+        "asks for pretrained: a saved network brings its own weights; it is damaged or was tampered with",
+    ),
+    "dangling tie": (
+        lambda f: edit(f, ties={"model.fc.weight": "model.x"}), "ties 'model.fc.weight' to 'model.x', which the w",
+    ),
+    "tie to a list": (lambda f: edit(f, ties={"a": [1]}), "ties 'a' to [1], which the weights do not have"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_told(network, tmp_path: Path, name: str) -> None:
+    folder = ad.save(network, tmp_path / "saved")
+    damage, said = DAMAGE[name]
+    damage(folder)
+    with pytest.raises(ad.CheckpointError, match=re.escape(said) or "read"):
+        ad.load(folder)
+
+
+@pytest.mark.parametrize("field", ["source", "stages", "weights", "ties", "version", "format"])
+@pytest.mark.parametrize(
+    "junk", [None, 5, 1.5, "x", [], ["x"], [None], [{}], {"a": 1}, {"a": [1]}, {"name": "resnet18"}, "network.json"]
+)
+def test_junk_is_never_more_than_a_checkpoint_error(network, tmp_path: Path, field: str, junk: object) -> None:
+    folder = ad.save(network, tmp_path)
+    edit(folder, **{field: junk})
+    with pytest.raises(ad.CheckpointError, match=re.escape(str(tmp_path))):
+        ad.load(folder)
+
+
+def test_a_model_that_does_not_fit_is_left_alone(nets, network, tmp_path: Path, unchanged) -> None:
+    folder = ad.save(network, tmp_path)
+    other = timm.create_model("resnet18", channels=(8, 8, 16, 16), num_classes=7).double().train()
+    with (
+        unchanged(other),
+        pytest.raises(ad.CheckpointError, match=r"model\.fc\.weight is \[5, 16\] there and \[7, 16\]"),
+    ):
+        ad.load(folder, model=other)
+    shorter = timm.create_model("resnet18", channels=(8, 8, 16, 16), num_classes=5, layers=(1, 2, 2, 2))
+    with unchanged(shorter), pytest.raises(ad.CheckpointError, match=r"names 'layer1\.1', which ResNet does not have"):
+        ad.load(folder, model=shorter)
+
+
+# -- no code runs ---------------------------------------------------------------------------------------------------
+
+
+class Trap:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickle_is_not_opened(network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, sprung = ad.save(network, tmp_path / "saved"), tmp_path / "sprung"
+    for name in ("network.pkl", "model.pt", "pytorch_model.bin", "weights.pth"):
+        torch.save(Trap(sprung), folder / name)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("a pickle was opened"))
+    expected = outputs(network)
+    assert same(outputs(ad.load(folder)), expected)
+    good = (folder / "network.json").read_text()
+    for arguments in (
+        {"checkpoint_path": str(folder / "weights.pth")},
+        {"pretrained": True, "pretrained_cfg_overlay": {"file": str(folder / "weights.pth")}},
+        {"pretrained_cfg": {"file": str(folder / "weights.pth")}},
+    ):
+        edit(folder, source={"name": "resnet18", "arguments": ARGUMENTS | arguments})
+        with pytest.raises(ad.CheckpointError, match="brings its own weights"):
+            ad.load(folder)
+    for name in ("weights.pth", "network.pkl"):
+        (folder / "network.json").write_text(good)
+        edit(folder, weights=name)
+        with pytest.raises(ad.CheckpointError, match="cannot be read"):
+            ad.load(folder)
+    torch.save(Trap(sprung), folder / "network.json")
+    with pytest.raises(ad.CheckpointError, match=r"network\.json cannot be read"):
+        ad.load(folder)
+    assert not sprung.exists()

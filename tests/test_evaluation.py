@@ -1,0 +1,154 @@
+"""Accuracy of every sub-network, by hand."""
+
+import re
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import adaptive_depth as ad
+
+
+class Counting(nn.Module):
+    """A net whose class can be worked out by hand: the input's number, plus one for each block that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(PlusOne() for _ in range(4)))
+        self.head = OneHot()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(x))
+
+
+class PlusOne(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.one
+
+
+class OneHot(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return -(torch.arange(10.0) - x).abs()  # the largest at x
+
+
+STAGES = [ad.Stage(("blocks.0",), ("blocks.1",)), ad.Stage(("blocks.2",), ("blocks.3",))]
+
+
+def counting() -> ad.AdaptiveNetwork:
+    return ad.adapt(Counting(), STAGES, example=torch.zeros(2, 1))
+
+
+def batch(numbers: list[float], labels: list[int]) -> tuple[Tensor, Tensor]:
+    return torch.tensor(numbers).reshape(-1, 1), torch.tensor(labels)
+
+
+def test_by_hand() -> None:
+    # The super-net adds 4, FT and TF add 3, the base-net adds 2.
+    batches = [batch([0, 1, 2], [4, 5, 5]), batch([0, 0], [2, 3])]
+    # FF: 4 5 6, 4 4 -> right, right, wrong, wrong, wrong; FT and TF: 3 4 5, 3 3; TT: 2 3 4, 2 2.
+    assert ad.evaluate(counting(), batches) == {"FF": 40.0, "FT": 40.0, "TF": 40.0, "TT": 20.0}
+    assert ad.evaluate(counting(), batches[1:]) == {"FF": 0.0, "FT": 50.0, "TF": 50.0, "TT": 50.0}
+
+
+def test_some_sub_networks_in_their_order() -> None:
+    accuracy = ad.evaluate(counting(), [batch([0], [2])], ["TT", (False, True), "TT", "FF"])
+    assert list(accuracy.items()) == [("FF", 0.0), ("FT", 0.0), ("TT", 100.0)]
+
+
+def test_it_agrees_with_a_plain_loop(nets) -> None:
+    network = nets.resnet(classes=3).train()
+    batches = [(torch.randn(n, 3, 32, 32), torch.randint(3, (n,))) for n in (8, 8, 3)]
+    accuracy = ad.evaluate(network, iter(batches))
+    for skip in network.skips:
+        alone = network.extract(skip).eval()
+        right = sum((alone(x).argmax(1) == y).sum().item() for x, y in batches)
+        assert accuracy[skip] == pytest.approx(100 * right / 19)
+    assert len(set(accuracy.values())) > 1
+
+
+def test_the_network_is_left_as_it_was(nets, unchanged) -> None:
+    network = nets.resnet().train()
+    network.model.bn1.eval()
+    x, y = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+    network(x).sum().backward()
+    with unchanged(network):
+        ad.evaluate(network, [(x, y)])
+    with torch.inference_mode():
+        ad.evaluate(network, [(x, y)])
+    network(x).sum().backward()  # nothing has become an inference tensor
+
+
+class Tuples(Counting):
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (super().forward(x),)
+
+
+class Maps(Counting):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, :, None]
+
+
+def failing() -> object:
+    yield batch([0, 1], [4, 5])
+    raise OSError("the disk is gone")
+
+
+GOOD = batch([0, 1], [4, 5])
+
+
+@pytest.mark.parametrize(
+    ("model", "batches", "said"),
+    [
+        (Counting, [], "evaluate received an empty loader: expected at least one batch of (input, labels)"),
+        (Counting, iter(()), "evaluate received an empty loader"),
+        (Counting, [batch([], [])], "evaluate received an empty loader"),
+        (Counting, [GOOD, GOOD[0]], "the loader yielded inputs without labels: expected pairs (input, labels)"),
+        (Counting, [GOOD[:1]], "the loader yielded inputs without labels"),
+        (Counting, [(GOOD[0], [4, 5])], "the loader yielded labels as a list: expected a tensor [batch]"),
+        (Counting, [{"x": GOOD[0]}], "the loader yielded a dict: expected a pair"),
+        (
+            Counting,
+            [GOOD, batch([0, 1], [4, 10])],
+            "labels from 4 to 10, but the network has 10 classes: expected labels from 0 to 9",
+        ),
+        (Counting, [batch([0, 1], [-1, 3])], "labels from -1 to 3, but the network has 10 classes"),
+        (
+            Counting,
+            [(GOOD[0], torch.tensor([4]))],
+            "the network returned [2, 10] for labels [1]: expected [batch, classes] and [batch]",
+        ),
+        (
+            Counting,
+            [(GOOD[0], torch.eye(2, 10))],
+            "the network returned [2, 10] for labels [2, 10]: expected [batch, cl",
+        ),
+        (Tuples, [GOOD], "the network returned tuple for labels [2]: expected [batch, classes] and [batch]"),
+        (Maps, [GOOD], "the network returned [2, 10, 1] for labels [2]"),
+    ],
+)
+def test_what_cannot_be_evaluated(unchanged, model: type, batches: object, said: str) -> None:
+    network = ad.adapt(model(), STAGES, example=torch.zeros(2, 1)).train()
+    network.model.head.eval()
+    with unchanged(network), pytest.raises(ad.DataError, match=re.escape(said)):
+        ad.evaluate(network, batches)
+
+
+def test_no_sub_network_or_a_wrong_one(unchanged) -> None:
+    network = counting().train()
+    with (
+        unchanged(network),
+        pytest.raises(ad.DataError, match=r"received no sub-network: expected skips such as \['FF"),
+    ):
+        ad.evaluate(network, [GOOD], [])
+    with unchanged(network), pytest.raises(ad.SkipError, match="'TTT' names 3 stages, the network has 2"):
+        ad.evaluate(network, [GOOD], ["FF", "TTT"])
+
+
+def test_an_error_of_the_loader_passes_through(unchanged) -> None:
+    network = counting().train()
+    with unchanged(network), pytest.raises(OSError, match="the disk is gone"):
+        ad.evaluate(network, failing())

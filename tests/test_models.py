@@ -1,0 +1,135 @@
+"""Models by name, and where a model came from."""
+
+import gc
+import json
+import re
+import weakref
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
+
+import adaptive_depth as ad
+from adaptive_depth.models import Source, source_of
+
+
+def test_timm_and_torchvision_names() -> None:
+    assert type(ad.create_model("resnet18", num_classes=3)) is timm.models.resnet.ResNet
+    assert type(ad.create_model("timm/resnet18")) is timm.models.resnet.ResNet
+    model = ad.create_model("torchvision/resnet18", num_classes=3)
+    assert type(model) is torchvision.models.ResNet
+    assert model.fc.out_features == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("resnet5O", r"timm has no model 'resnet5O': near ones are .*resnet50"),
+        ("torchvision/resnet19", r"torchvision has no model 'resnet19': near ones are .*resnet1"),
+        ("~~~", r"timm has no model .*: see timm\.list_models\(\)"),
+        ("torchvision/~~~", r"torchvision has no model '~~~': see torchvision\.models\.list_models\(\)"),
+        ("hf/resnet18", r"model 'hf/resnet18': expected a timm name such as 'resnet50', or 'torchvision/resnet50'"),
+        ("torchvision/x/resnet18", "expected a timm name"),
+        ("", "timm has no model ''"),
+    ],
+)
+def test_unknown_names(name: str, said: str) -> None:
+    with pytest.raises(ad.ModelError, match=said):
+        ad.create_model(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("resnet18", {"classes": 10}),
+        ("torchvision/resnet18", {"classes": 10}),
+        ("torchvision/resnet18", {"num_classes": -1}),
+        ("torchvision/resnet18", {"num_classes": "ten"}),
+        ("torchvision/resnet18", {"norm_layer": 3}),
+        ("resnet18", {"norm_layer": "no_such_norm"}),
+        ("resnet18", {"block_args": 3}),
+        ("torchvision/resnet18", {"replace_stride_with_dilation": [True]}),
+    ],
+)
+def test_arguments_that_the_model_does_not_take(name: str, arguments: dict) -> None:
+    with pytest.raises(ad.ModelError, match=re.escape(f"model {name!r} cannot be built with {arguments!r}: ")):
+        ad.create_model(name, **arguments)
+
+
+def test_a_source_is_remembered_and_survives_json() -> None:
+    arguments = {"num_classes": 3, "channels": [8, 8, 16, 16]}
+    model = ad.create_model("resnet18", **arguments)
+    source = source_of(model)
+    assert source == Source("resnet18", arguments)
+    again = Source(**json.loads(json.dumps({"name": source.name, "arguments": source.arguments})))
+    assert repr(ad.create_model(again.name, **again.arguments)) == repr(model)
+
+
+def test_what_fetches_weights_is_no_part_of_a_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = timm.create_model("resnet18", num_classes=3)
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: made)
+    model = ad.create_model("resnet18", pretrained=True, num_classes=3, cache_dir="/tmp/x", checkpoint_path="y.pth")
+    assert model is made
+    monkeypatch.undo()
+    assert source_of(model) == Source("resnet18", {"num_classes": 3})
+
+
+def test_the_source_of_a_model_does_not_keep_it_alive() -> None:
+    model = ad.create_model("torchvision/resnet18", num_classes=3)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize(
+    ("make", "source"),
+    [
+        (lambda: torchvision.models.resnet18(num_classes=7), Source("torchvision/resnet18", {"num_classes": 7})),
+        (lambda: ResNet(BasicBlock, [3, 4, 6, 3]), Source("torchvision/resnet34", {"num_classes": 1000})),
+        (lambda: timm.create_model("resnet18", num_classes=7), Source("resnet18", {"num_classes": 7})),
+        (lambda: timm.create_model("resnet18", in_chans=1), Source("resnet18", {"num_classes": 1000, "in_chans": 1})),
+    ],
+)
+def test_a_source_is_found_for_models_that_others_built(make, source: Source) -> None:
+    model = make()
+    found = source_of(model)
+    assert found == source
+    again = ad.create_model(found.name, **found.arguments)
+    again.load_state_dict(model.state_dict())  # strict: the same names and shapes
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ResNet(BasicBlock, [1, 2, 1, 1]),
+        lambda: timm.create_model("resnet18", channels=(8, 8, 16, 16)),
+        lambda: timm.create_model("resnet18", act_layer="silu"),
+        lambda: timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2),
+        lambda: nn.Sequential(nn.Linear(2, 2)),
+    ],
+)
+def test_no_source_is_made_up(make) -> None:
+    assert source_of(make()) is None
+
+
+def test_a_model_with_another_head_is_not_what_its_name_builds() -> None:
+    model = ad.create_model("torchvision/resnet18", num_classes=10)
+    model.fc = nn.Linear(512, 3)
+    assert source_of(model) is None
+
+
+def test_images_of_another_size_are_not_what_the_name_builds() -> None:
+    assert source_of(timm.create_model("vit_tiny_patch16_224", img_size=32)) is None
+
+
+def test_looking_for_a_source_draws_no_random_numbers() -> None:
+    model = ResNet(BasicBlock, [2, 2, 2, 2])
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    source_of(model)
+    assert torch.equal(torch.rand(3), expected)
