@@ -258,6 +258,14 @@ def test_a_failure_in_the_middle_leaves_the_old_network(
     assert same(outputs(ad.load(tmp_path)), outputs(network))
 
 
+def test_a_failure_while_saving_the_same_again(network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ad.save(network, tmp_path)
+    monkeypatch.setattr(checkpoint, "write_atomically", full)
+    with pytest.raises(ad.CheckpointError, match="No space left"):
+        ad.save(network, tmp_path)
+    assert same(outputs(ad.load(tmp_path)), outputs(network))
+
+
 def test_a_folder_that_is_a_file(network, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ad.CheckpointError, match=r"file cannot be written \(.*\): expected a folder"):

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Annotation
 
-from adaptive_depth.plotting import plot_tradeoffs
 from adaptive_depth.errors import MeasurementError
+from adaptive_depth.plotting import plot_tradeoffs
 from adaptive_depth.selection import Row, TradeOffs
 
 

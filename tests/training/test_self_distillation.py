@@ -318,6 +318,7 @@ def test_it_is_copied_and_pickled_with_its_network(nets) -> None:
     expected = objective.eval()(x, Y).total
     for again in (copy.deepcopy(objective), pickle.loads(pickle.dumps(objective))):
         assert again.network is not objective.network
+        assert again._shared is None  # a cache, of twins of the other network
         assert torch.equal(again(x, Y).total, expected)
     assert objective.state_dict().keys() == {f"network.{name}" for name in objective.network.state_dict()}
 

@@ -20,7 +20,7 @@ def evaluate(
     ] = None,
     root: Root = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 128,
-    workers: Workers = 2,
+    workers: Workers = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
@@ -30,13 +30,15 @@ def evaluate(
     """
     from ..data import check_fit, create_loader
 
-    network = runs.open_run(run).to(runs.pick_device(device))
+    place = runs.pick_device(device)
+    network = runs.open_run(run).to(place)
     config = runs.read_data(run)
     if data is not None:
         config = replace(config, name=data)
     if root is not None:
         config = replace(config, root=str(root.resolve()))
     check_fit(network, config)
+    workers = runs.pick_workers(workers, place)
     loader = create_loader(config, "validation", batch_size=batch_size, workers=workers)
     result = {"run": str(run), "data": config.name, "accuracy": runs.measure_accuracy(network, loader)}
     result["images"] = images_in(loader)

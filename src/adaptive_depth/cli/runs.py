@@ -104,6 +104,13 @@ def pick_device(name: str | None) -> "torch.device":
     return device
 
 
+def pick_workers(number: int | None, device: "torch.device") -> int:
+    """On a CPU, processes that load images would take the cores from the network."""
+    if number is not None:
+        return number
+    return 0 if device.type == "cpu" else 4
+
+
 @contextmanager
 def threads(number: int | None) -> "Iterator[None]":
     """So many CPU threads inside, as many as before afterwards."""

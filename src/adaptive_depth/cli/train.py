@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from ..training.loop import Epoch, History
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; an accelerator if there is one.", show_default=False)]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that load images.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=0, help="Processes that load images; none on a CPU, else 4, by default.", show_default=False),
+]
 Root = Annotated[Path | None, typer.Option(help="Folder in which a named data set is stored.", show_default=False)]
 _Data = Annotated[
     str,
@@ -44,7 +47,7 @@ def train(
     feature_weight: Annotated[float, typer.Option(help="Of the optional feature term; 0 is off.")] = 0.0,
     low_memory: Annotated[bool, typer.Option("--low-memory", help="Memory of the super-net's step alone.")] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same training.")] = 0,
-    workers: Workers = 2,
+    workers: Workers = None,
     device: Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the network in RUN.")] = False,
     json: Json = False,
@@ -63,6 +66,7 @@ def train(
 
     runs.claim(output, overwrite=overwrite)
     place = runs.pick_device(device)
+    workers = runs.pick_workers(workers, place)
     with seeded(seed):
         arguments = {"num_classes": len(class_names(data, root=root, download=download))}
         plain = create_model(model, pretrained=pretrained, **arguments | runs.parse_arguments(model_kwargs or ()))
@@ -86,6 +90,7 @@ def train(
                 on_step=advance,
                 on_epoch=lambda epoch: advance(note=describe(epoch)),
             )
+        runs.save_run(output, network, config, history)  # before anything else can fail
         before = runs.measure_accuracy(network, validation)
         calibrated = runs.calibrate_on(network, config, batch_size=batch_size, workers=workers)
         after = runs.measure_accuracy(network, validation) if calibrated else before
