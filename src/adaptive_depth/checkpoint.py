@@ -49,13 +49,14 @@ def save(network: AdaptiveNetwork, folder: str | os.PathLike[str]) -> Path:
     """
     folder = Path(folder)
     tensors, ties = _unique(network.state_dict())
-    source = network.source or source_of(network.model)
+    source = source_of(network.model, network.source)
     description = {
         "format": FORMAT,
         "version": VERSION,
         "source": None if source is None else {"name": source.name, "arguments": dict(source.arguments)},
         "model": type(network.model).__name__,
         "stages": network.stages.to_json(),
+        "proven": network.proven,
         "ties": ties,
     }
     try:
@@ -110,7 +111,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Adap
             raise CheckpointError(f"{folder / _NAME} ties {name!r} to {first!r}, which the weights do not have")
         tensors[name] = tensors[first]
     _fill(network, tensors, folder)
-    network.proven = True
+    network.proven = description.get("proven", True) is True
     if description["source"] is not None:
         network.source = Source(**description["source"])
     return network.eval()

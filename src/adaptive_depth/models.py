@@ -75,13 +75,22 @@ def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> nn
     return model
 
 
-def source_of(model: nn.Module) -> Source | None:
+def remembered_source(model: nn.Module) -> Source | None:
+    """What `create_model` remembers of a model that it built."""
+    return _sources.get(model)
+
+
+def source_of(model: nn.Module, remembered: Source | None = None) -> Source | None:
     """How a model was built: remembered by `create_model`, else tried out for models of timm and torchvision.
+
+    Arguments:
+        model: the model.
+        remembered: its source, where that is known from an earlier time.
 
     Returns:
         A source whose model has the same modules, options and shapes as `model`; None where none was found.
     """
-    remembered = _sources.get(model)
+    remembered = remembered or remembered_source(model)
     wanted, shapes = repr(model), _shapes(model)
     for source in [remembered] if remembered else _candidates(model):
         try:

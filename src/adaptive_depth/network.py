@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from .errors import StagesError
-from .models import Source, source_of
+from .models import Source, remembered_source
 from .skip import Skip, all_skips, parse_skip
 from .stages import Stage, Stages, find_stages
-from .stages.checks import complete, has_statistics, prove
+from .stages.checks import complete, has_statistics, homes, prove
 from .views import View, build_view, plain, statistics_twin, twin
 
 _STOCHASTIC_DEPTH = {
@@ -99,8 +99,8 @@ class AdaptiveNetwork(nn.Module):
         self.model = model
         self.stages = stages
         self.skips = all_skips(len(stages))
-        self.source: Source | None = source_of(model)
-        self.homes = _homes(model, stages)
+        self.source: Source | None = remembered_source(model)
+        self.homes = homes(model, stages)
         self.skip_norms = nn.Module()
         self.statistics = nn.Module()
         self.proven = True
@@ -284,27 +284,6 @@ def _plant(tree: nn.Module, path: str, leaf: nn.Module) -> None:
             tree.add_module(parent, nn.Module())
         tree = tree.get_submodule(parent)
     tree.add_module(name, leaf)
-
-
-def _homes(model: nn.Module, stages: Stages) -> dict[str, int]:
-    """The stage (1 to N) whose flag each doubled norm and each norm with running statistics follows.
-
-    A norm inside a stage's blocks, or doubled for it, follows that stage; one between two stages, or behind the
-    last, follows the stage before it, in the order in which the model registers its modules. What stands before
-    the first stage sees the same in every sub-network and follows none.
-    """
-    explicit = {path: number for number, stage in enumerate(stages, 1) for path in stage.norms or ()}
-    homes: dict[str, int] = {}
-    current = 0
-    blocks = {block: number for number, stage in enumerate(stages, 1) for block in stage.blocks}
-    for path, module in model.named_modules():
-        inside = next((number for block, number in blocks.items() if f"{path}.".startswith(f"{block}.")), None)
-        current = inside or current
-        if path in explicit:
-            homes[path] = explicit[path]
-        elif current and has_statistics(module):
-            homes[path] = current
-    return homes
 
 
 def _switch_off_stochastic_depth(block: nn.Module) -> None:

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, resnet18
 from torchvision.models.vgg import make_layers
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -305,3 +306,54 @@ def test_a_proof_leaves_the_example_and_the_model_alone(nets, unchanged) -> None
     assert torch.equal(example, X)
     with unchanged(network), pytest.raises(RuntimeError, match="expected input"):
         network.prove(torch.zeros(1, 4, 8, 8))  # the model's own error: three channels are wanted
+
+
+class LateNorm(nn.Module):
+    """Registers its last norm before its blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4)
+        self.blocks = nn.Sequential(*(BasicBlock(4, 4) for _ in range(2)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.blocks(x))
+
+
+def test_a_norm_registered_early_that_runs_late_is_refused_and_can_be_named() -> None:
+    x, stage = torch.randn(2, 4, 8, 8), ad.Stage(("blocks.0",), ("blocks.1",))
+    with pytest.raises(ad.StagesError, match="norm 'norm' is registered before the stages but runs behind the first"):
+        ad.adapt(LateNorm(), [stage], example=x)
+    named = ad.Stage(("blocks.0",), ("blocks.1",), ("blocks.0.bn1", "blocks.0.bn2", "norm"))
+    assert ad.adapt(LateNorm(), [named], example=x).homes["norm"] == 1
+
+
+class Masked(nn.Module):
+    """Calls its blocks with a second input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(8, 2, 8, 0.0, batch_first=True) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.zeros(x.shape[1], x.shape[1])
+        for block in self.blocks:
+            x = block(x, mask)
+        return x
+
+
+def test_a_block_of_two_inputs_is_refused() -> None:
+    with pytest.raises(
+        ad.StagesError, match=r"it is called with more than one input \(Tensor\), and only blocks of one"
+    ):
+        ad.adapt(Masked(), [ad.Stage(("blocks.0",), ("blocks.1",))], example=torch.randn(2, 3, 8))
+
+
+def test_a_forward_that_was_replaced_by_a_function_is_refused() -> None:
+    model = resnet18(num_classes=3)
+    original = model.forward
+    model.forward = lambda x: original(x) + 1
+    with pytest.raises(
+        ad.StagesError, match=r"the forward of 'ResNet' was replaced by a function .* types\.MethodType"
+    ):
+        ad.adapt(model)

@@ -496,3 +496,31 @@ def test_a_plain_model_is_adapted_first() -> None:
     model = timm.create_model("resnet18", channels=(8, 8, 8, 8))
     with pytest.raises(ad.TrainingError, match=r"SelfDistillation received a ResNet: expected adapt\(model\)"):
         ad.SelfDistillation(model)
+
+
+def test_dense_logits_are_distilled_over_their_classes() -> None:
+    """[batch, classes, height, width]: the same as the pixels as a batch of their own."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), *(Residual(4) for _ in range(2)))
+    network = ad.adapt(model, [ad.Stage(("1",), ("2",))])
+    x, y = torch.randn(2, 3, 5, 6), torch.randint(4, (2, 5, 6))
+    losses = ad.SelfDistillation(network)(x, y)
+    deep, shallow = (out.movedim(1, -1).reshape(-1, 4) for out in (losses.super_output, losses.base_output))
+    expected = F.kl_div(shallow.log_softmax(1), deep.softmax(1), reduction="batchmean")
+    torch.testing.assert_close(losses.base_net, expected)
+
+
+def test_labels_out_of_range_with_a_function_for_a_criterion() -> None:
+    network = ad.adapt(
+        nn.Sequential(nn.Linear(3, 4), *(Residual(4, linear=True) for _ in range(2))), [ad.Stage(("1",), ("2",))]
+    )
+    with pytest.raises(ad.TrainingError, match=r"the criterion refused the labels .* from 0 to 3"):
+        ad.SelfDistillation(network, F.cross_entropy)(torch.randn(2, 3), torch.tensor([0, 4]))
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int, *, linear: bool = False) -> None:
+        super().__init__()
+        self.branch = nn.Linear(width, width) if linear else nn.Conv2d(width, width, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.branch(x)

@@ -55,6 +55,7 @@ def complete(model: nn.Module, stages: Stages) -> Stages:
                     f"stage {stage.name!r} names {path!r}, which {type(model).__name__} does not have: {hint}"
                 )
     _reject_overlaps(stages, modules)
+    _reject_replaced_forwards(stages, modules)
     completed = Stages(
         tuple(
             stage if stage.norms is not None else replace(stage, norms=norms_inside(model, stage.mandatory))
@@ -103,6 +104,41 @@ def _reject_wrong_norms(stages: Stages, modules: Mapping[str, nn.Module]) -> Non
                 )
 
 
+def homes(model: nn.Module, stages: Stages) -> dict[str, int]:
+    """The stage (1 to N) whose flag each doubled norm and each norm with running statistics follows.
+
+    A norm inside a stage's blocks, or doubled for it, follows that stage; one between two stages, or behind the
+    last, follows the stage before it, in the order in which the model registers its modules. What stands before
+    the first stage sees the same in every sub-network and follows none.
+    """
+    explicit = {path: number for number, stage in enumerate(stages, 1) for path in stage.norms or ()}
+    homes: dict[str, int] = {}
+    current = 0
+    blocks = {block: number for number, stage in enumerate(stages, 1) for block in stage.blocks}
+    for path, module in model.named_modules():
+        inside = next((number for block, number in blocks.items() if f"{path}.".startswith(f"{block}.")), None)
+        current = inside or current
+        if path in explicit:
+            homes[path] = explicit[path]
+        elif current and has_statistics(module):
+            homes[path] = current
+    return homes
+
+
+def _reject_replaced_forwards(stages: Stages, modules: Mapping[str, nn.Module]) -> None:
+    """A sub-network is made of twins of the containers around its blocks, and they must run their own children."""
+    blocks = [path for stage in stages for path in stage.blocks]
+    for path, module in modules.items():
+        forward = module.__dict__.get("forward")
+        around = not path or any(block.startswith(f"{path}.") for block in blocks)
+        if around and forward is not None and getattr(forward, "__self__", None) is not module:
+            raise StagesError(
+                f"the forward of {path or type(module).__name__!r} was replaced by a function that calls the original "
+                "module, so every sub-network would run all blocks: adapt the model before wrapping its forward, or "
+                "bind the function with types.MethodType"
+            )
+
+
 @dataclass
 class _Call:
     path: str
@@ -133,7 +169,11 @@ def prove(model: nn.Module, stages: Stages, args: Sequence[Any], kwargs: Mapping
 
         return hook
 
-    handles = [model.get_submodule(path).register_forward_hook(watch(path), with_kwargs=True) for path in blocks]
+    known = homes(model, stages)
+    strays = [path for path, part in model.named_modules() if path not in known and has_statistics(part)]
+    handles = [
+        model.get_submodule(path).register_forward_hook(watch(path), with_kwargs=True) for path in blocks + strays
+    ]
     with evaluating(model), torch.no_grad():
         try:
             model(*args, **kwargs)
@@ -146,7 +186,8 @@ def prove(model: nn.Module, stages: Stages, args: Sequence[Any], kwargs: Mapping
                 raise StagesError(
                     f"block {path!r} ran {counts[path]} times in one forward pass: a block of a stage must run once"
                 )
-        order = [call.path for call in calls]
+        _reject_stray_norms([call.path for call in calls], strays, stages)
+        order = [call.path for call in calls if call.path not in strays]
         if order != blocks:
             first = next(i for i in range(len(order)) if order[i] != blocks[i])
             raise StagesError(
@@ -159,6 +200,19 @@ def prove(model: nn.Module, stages: Stages, args: Sequence[Any], kwargs: Mapping
                 _prove_skippable(model.get_submodule(path), by_path[path], stage)
 
 
+def _reject_stray_norms(order: Sequence[str], strays: Sequence[str], stages: Stages) -> None:
+    """Norms that are registered before all stages, but run behind one: their statistics would mix."""
+    ends = {stage.blocks[0]: stage for stage in stages}
+    behind: Stage | None = None
+    for path in order:
+        behind = ends.get(path, behind)
+        if path in strays and behind is not None:
+            raise StagesError(
+                f"norm {path!r} is registered before the stages but runs behind the first block of stage "
+                f"{behind.name!r}: add it to that stage's norms, or register it behind the stages"
+            )
+
+
 def _prove_skippable(block: nn.Module, call: _Call, stage: Stage) -> None:
     said = f"stage {stage.name!r}: block {call.path!r} is not skippable: "
     if not (call.args and isinstance(call.args[0], Tensor) and isinstance(call.output, Tensor)):
@@ -167,6 +221,12 @@ def _prove_skippable(block: nn.Module, call: _Call, stage: Stage) -> None:
             f"{said}it takes {received} and returns {type(call.output).__name__}, where one tensor each is expected"
         )
     received = call.args[0]
+    if len(call.args) > 1 or call.kwargs:
+        others = [type(value).__name__ for value in call.args[1:]] + list(call.kwargs)
+        raise StagesError(
+            f"{said}it is called with more than one input ({', '.join(others)}), and only blocks of one input can be "
+            "left out so far; let the block hold the others as attributes"
+        )
     if received.shape != call.output.shape:
         raise StagesError(
             f"{said}it turns {list(received.shape)} into {list(call.output.shape)}; name it in the mandatory sub-path"

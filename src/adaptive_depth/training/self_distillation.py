@@ -155,7 +155,13 @@ class SelfDistillation(nn.Module):
 
     def _super_loss(self, output: Tensor, y: Tensor) -> Tensor:
         check_labels(self.criterion, output, y)
-        loss = self.criterion(output, y)
+        try:
+            loss = self.criterion(output, y)
+        except IndexError as error:  # what torch's own criteria raise for a label that names no class
+            raise TrainingError(
+                f"the criterion refused the labels ({error}): expected class indices from 0 to "
+                f"{_classes_last(output).shape[-1] - 1}"
+            ) from error
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             received = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
             raise TrainingError(
@@ -168,7 +174,7 @@ class SelfDistillation(nn.Module):
     def _base_losses(
         self, teacher: Tensor, student: Tensor, taught: Mapping[str, Tensor], learnt: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor | None]:
-        base_net = distillation_loss(teacher, student, self.temperature)
+        base_net = distillation_loss(_classes_last(teacher), _classes_last(student), self.temperature)
         check_finite("the base-net's loss", base_net)
         if not self.feature_weight:
             return base_net, None
@@ -272,12 +278,18 @@ def logits_of(output: Any) -> Tensor:
             f"the network returned a {type(output).__name__}: self-distillation expects one tensor of logits, "
             "[batch, classes]; wrap the model so that it returns them"
         )
-    if output.ndim < 2 or output.shape[-1] < 2:
+    if output.ndim < 2 or _classes_last(output).shape[-1] < 2:
         raise TrainingError(
             f"the network returned {list(output.shape)}: self-distillation compares probabilities over two or more "
             "classes, [batch, classes], and the softmax of one logit is always 1; build the model with num_classes=2"
         )
     return output
+
+
+def _classes_last(output: Tensor) -> Tensor:
+    """Logits `[batch, classes]` and `[batch, tokens, classes]` as they are; dense ones, `[batch, classes, height,
+    width]`, turned so that the classes are last."""
+    return output if output.ndim < 4 else output.movedim(1, -1)
 
 
 def check_labels(criterion: Any, output: Tensor, y: Tensor) -> None:
