@@ -1,21 +1,17 @@
-"""What `calibrate` mends and what it costs.
+"""What `calibrate` mends: the worst sub-network against the super-net, before and after, following a short training.
 
-1. A 12-block BatchNorm CNN (3 stages of 2 + 2, widths 16-32-64) trained by self-distillation for a few epochs on
-   Fashion-MNIST at half resolution: the worst of its 8 sub-networks against the super-net, before and after.
-   On Debian, `apt-get install dataset-fashion-mnist`; elsewhere give the folder of the four *-ubyte.gz files.
-2. What the statistics per context add to the checkpoint of ResNet-50.
-3. The time of calibrating ResNet-50's 16 sub-networks against a forward pass of each.
+A 12-block BatchNorm CNN (3 stages of 2 + 2, widths 16-32-64) is trained by self-distillation on Fashion-MNIST at half
+resolution. On Debian, `apt-get install dataset-fashion-mnist`; elsewhere give the folder of the four *-ubyte.gz files.
 """
 
 import argparse
 import gzip
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measure import interleaved, ratio, report
+from measure import report
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
@@ -77,51 +73,25 @@ def accuracies(folder: Path, epochs: int, seed: int) -> dict[str, dict[str, floa
     return {"before": before, "after": ad.evaluate(network, test)}
 
 
-def checkpoint_growth() -> float:
-    """The relative growth of ResNet-50's saved weights by its statistics per context."""
-    network = ad.adapt(ad.create_model("torchvision/resnet50"))
-    sizes = []
-    for _ in range(2):
-        with tempfile.TemporaryDirectory() as folder:
-            ad.save(network, folder)
-            sizes.append(sum(file.stat().st_size for file in Path(folder).iterdir()))
-        ad.calibrate(network, [torch.randn(2, 3, 64, 64)])
-    return sizes[1] / sizes[0] - 1
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=FASHION_MNIST)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
 
-    growth = checkpoint_growth()
-    network = ad.adapt(ad.create_model("torchvision/resnet50")).eval()
-    x = torch.randn(16, 3, 224, 224)
-
-    def forward_each() -> None:
-        with torch.no_grad():
-            for skip in network.skips:
-                network(x, skip=skip)
-
-    runs = {"calibrate": lambda: ad.calibrate(network, [x]), "a forward pass each": forward_each}
-    cost = ratio(interleaved(runs, options.rounds), ["calibrate"], ["a forward pass each"])
     runs_by_seed = {seed: accuracies(Path(options.data), options.epochs, seed) for seed in options.seeds}
     gaps = {
         when: [run[when]["FFF"] - min(run[when].values()) for run in runs_by_seed.values()]
         for when in ("before", "after")
     }
     result = {
-        "targets": "worst sub-network within 1.5 points of the super-net, checkpoint < 4 % larger, cost at most 0.5",
+        "target": "worst sub-network within 1.5 points of the super-net",
         "points from the super-net to the worst sub-network, a run each": gaps,
-        "checkpoint growth": growth,
-        "time of calibrate against a forward pass each": cost,
         "epochs": options.epochs,
         "test accuracy in percent, by seed": runs_by_seed,
     }
-    report("calibration", result, passed=max(gaps["after"]) <= 1.5 and growth < 0.04 and cost["median"] <= 0.5)
+    report("calibration", result, passed=max(gaps["after"]) <= 1.5)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import adaptive_depth as ad
 SUPER, BASE = (3, 4, 6, 3), (2, 2, 3, 2)
 
 
-def main(rounds: int = 60) -> None:
+def main(rounds: int = 40) -> None:
     torch.manual_seed(0)
     network = ad.adapt(ad.create_model("torchvision/resnet50")).eval()
     x = torch.randn(1, 3, 224, 224)
