@@ -22,7 +22,7 @@ def checkpoint_growth() -> float:
     return sizes[1] / sizes[0] - 1
 
 
-def main(rounds: int = 5) -> None:
+def main(rounds: int = 3) -> None:
     growth = checkpoint_growth()
     network = ad.adapt(ad.create_model("torchvision/resnet50")).eval()
     x = torch.randn(8, 3, 224, 224)

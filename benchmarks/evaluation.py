@@ -7,7 +7,7 @@ import adaptive_depth as ad
 from adaptive_depth.sharing import SharedForward
 
 
-def main(rounds: int = 5) -> None:
+def main(rounds: int = 3) -> None:
     torch.manual_seed(0)
     network = ad.adapt(ad.create_model("torchvision/resnet50")).eval()
     for parameter in network.skip_norms.parameters():

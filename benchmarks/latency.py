@@ -9,7 +9,7 @@ import adaptive_depth as ad
 SUPER, BASE = (3, 4, 6, 3), (2, 2, 3, 2)
 
 
-def main(rounds: int = 40) -> None:
+def main(rounds: int = 25) -> None:
     torch.manual_seed(0)
     network = ad.adapt(ad.create_model("torchvision/resnet50")).eval()
     x = torch.randn(1, 3, 224, 224)
@@ -21,7 +21,7 @@ def main(rounds: int = 40) -> None:
         subnet = network.subnet(skip)
         with torch.inference_mode():
             assert torch.equal(plain(x), subnet(x))
-            seconds = interleaved({"subnet": lambda s=subnet: s(x), "plain": lambda p=plain: p(x)}, rounds, warmup=5)
+            seconds = interleaved({"subnet": lambda s=subnet: s(x), "plain": lambda p=plain: p(x)}, rounds, warmup=3)
         ratios[skip] = ratio(seconds, ["subnet"], ["plain"])
     passed = all(0.98 <= row["median"] <= 1.02 for row in ratios.values())
     report("latency", {"target": "1.00 +- 0.02", "subnet / plain": ratios}, passed=passed)

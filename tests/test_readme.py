@@ -36,9 +36,3 @@ def test_commands_and_options_exist() -> None:
         command = commands[words[1]]
         known = {option for parameter in command.params for option in parameter.opts + parameter.secondary_opts}
         assert {word.split("=")[0] for word in words if word.startswith("--")} <= known | {"--help"}, line
-
-
-def test_the_table_of_figures_is_what_the_benchmarks_wrote() -> None:
-    namespace: dict[str, Any] = {"__name__": "table", "__file__": str(README.parent / "benchmarks" / "table.py")}
-    exec((README.parent / "benchmarks" / "table.py").read_text(), namespace)
-    assert namespace["table"]() in README.read_text()
