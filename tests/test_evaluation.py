@@ -1,6 +1,7 @@
 """Accuracy of every sub-network, by hand."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -152,3 +153,17 @@ def test_an_error_of_the_loader_passes_through(unchanged) -> None:
     network = counting().train()
     with unchanged(network), pytest.raises(OSError, match="the disk is gone"):
         ad.evaluate(network, failing())
+
+
+def test_a_plain_model_is_refused_where_a_network_is_expected(tmp_path: Path) -> None:
+    plain = nn.Linear(2, 2)
+    for call in (
+        lambda: ad.evaluate(plain, []),
+        lambda: ad.calibrate(plain, []),
+        lambda: ad.save(plain, tmp_path / "run"),
+    ):
+        with pytest.raises(
+            ad.AdaptiveDepthError, match=r"received a Linear: expected an adapted network, adapt\(model\)"
+        ):
+            call()
+    assert not (tmp_path / "run").exists()

@@ -48,6 +48,8 @@ def calibrate(network: AdaptiveNetwork, batches: Iterable[Any], *, limit: int | 
         >>> calibrate(net, [torch.randn(4, 3, 64, 64)])
         1
     """
+    if not isinstance(network, AdaptiveNetwork):
+        raise DataError(f"calibrate received a {type(network).__name__}: expected an adapted network, adapt(model)")
     if not any(True for _ in network.contexts()):
         return 0
     before = network.statistics

@@ -47,6 +47,8 @@ def save(network: AdaptiveNetwork, folder: str | os.PathLike[str]) -> Path:
         >>> len(same.skips)
         16
     """
+    if not isinstance(network, AdaptiveNetwork):
+        raise CheckpointError(f"save received a {type(network).__name__}: expected an adapted network, adapt(model)")
     folder = Path(folder)
     tensors, ties = _unique(network.state_dict())
     source = source_of(network.model, network.source)

@@ -39,6 +39,8 @@ def evaluate(network: AdaptiveNetwork, batches: Iterable[Any], skips: Iterable[S
         >>> evaluate(net, [(torch.randn(2, 3, 64, 64), torch.tensor([0, 0]))], ["FFFF", "TTTT"])
         {'FFFF': 100.0, 'TTTT': 100.0}
     """
+    if not isinstance(network, AdaptiveNetwork):
+        raise DataError(f"evaluate received a {type(network).__name__}: expected an adapted network, adapt(model)")
     chosen = [parse_skip(skip, len(network.stages)) for skip in (network.skips if skips is None else skips)]
     if not chosen:
         raise DataError("evaluate received no sub-network: expected skips such as ['FFFF'], or None for all")
