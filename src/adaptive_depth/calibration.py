@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .batches import device_of, split_batch
 from .errors import DataError
@@ -101,7 +101,7 @@ def _find_out_sharing(shared: SharedForward, x: Tensor) -> None:
 def _averaging(network: AdaptiveNetwork) -> Iterator[None]:
     """BatchNorms behind the first flag gather plain means; the sub-networks made inside are forgotten after."""
     norms: list[Any] = [network.model.get_submodule(path) for path in network.homes]
-    norms += [module for module in network.skip_norms.modules() if isinstance(module, nn.Module)]
+    norms += network.skip_norms.modules()
     norms = [norm for norm in norms if has_statistics(norm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
