@@ -72,6 +72,30 @@ class Plain(nn.Module):
         return torch.relu(self.norm(self.conv(x)))
 
 
+class InPlaceFirst(nn.Module):
+    """A pre-activation block that changes the tensor that it is given: h = relu(h), then h + conv(h)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu, self.conv, self.norm = nn.ReLU(inplace=True), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.norm(self.conv(self.relu(x)))
+
+
+class InPlaceAfter(nn.Module):
+    """A block that adds to its input in place, after its norm: behind the point where sub-networks part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(torch.relu(self.norm(x * 1.0)))
+        x += y
+        return x
+
+
 class Chain(nn.Module):
     """A stem, some blocks of 8 channels in an nn.Sequential, a mean, a head."""
 
@@ -87,6 +111,7 @@ class Nets:
     """The classes above and networks made of them, for tests to build."""
 
     PreNorm, PostNorm, Transformer, Residual, Plain, Chain = PreNorm, PostNorm, Transformer, Residual, Plain, Chain
+    InPlaceFirst, InPlaceAfter = InPlaceFirst, InPlaceAfter
 
     @staticmethod
     def chain_stages() -> list[ad.Stage]:

@@ -373,3 +373,14 @@ def golden_value(name: str, shape: tuple[int, ...]) -> Tensor:
         return torch.from_numpy(abs(z) * numpy.float32(0.1) + 1)
     offset = 1 if name.endswith(".weight") else 0
     return torch.from_numpy(z * numpy.float32(0.1) + numpy.float32(offset))
+
+
+def test_loading_a_part_of_the_state_keeps_the_calibration(nets):
+    network = nets.chain()
+    ad.calibrate(network, [torch.randn(4, 3, 8, 8)])
+    before = {name: tensor.clone() for name, tensor in network.statistics.state_dict().items()}
+    head = {"model.head.weight": torch.zeros(5, 8), "model.head.bias": torch.zeros(5)}
+    network.load_state_dict(head, strict=False)
+    assert network.calibrated
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.statistics.state_dict().items())
+    assert torch.equal(network.model.head.weight, torch.zeros(5, 8))

@@ -114,7 +114,7 @@ def test_dominance_needs_one_strict_advantage(other, front):
     ("table", "cost", "message"),
     [
         (TABLE, "energy", "cost='energy': expected one of latency_ms, macs, parameters"),
-        (UNTIMED, "latency_ms", "latency_ms was not measured: profile with latency=True"),
+        (UNTIMED, "latency_ms", "latency_ms was not measured: profile without latency=False"),
     ],
 )
 def test_a_front_of_an_unknown_cost_is_refused(table, cost, message):
@@ -172,6 +172,7 @@ def test_ties(rows, limits, skip):
         ({"latency": 3}, "unknown limit latency=3: expected one or more of latency_ms, macs, parameters, accuracy"),
         ({"macs": math.nan}, "limit macs=nan: expected a finite number above 0"),
         ({"macs": math.inf}, "limit macs=inf: expected a finite number above 0"),
+        ({"accuracy": 0.99}, "limit accuracy=0.99: expected percent, such as accuracy=99"),
         ({"accuracy": -1}, "limit accuracy=-1: expected a finite number above 0"),
         ({"latency_ms": 0}, "limit latency_ms=0: expected a finite number above 0"),
         ({"latency_ms": "20"}, "limit latency_ms='20': expected a finite number above 0"),
@@ -184,7 +185,7 @@ def test_limits_that_are_none_are_refused(limits, message):
 
 
 def test_a_latency_limit_needs_measured_latency():
-    with pytest.raises(BudgetError, match="latency_ms was not measured: profile with latency=True, or limit macs"):
+    with pytest.raises(BudgetError, match="latency_ms was not measured: profile without latency=False"):
         UNTIMED.best(latency_ms=20)
 
 
@@ -254,3 +255,8 @@ def test_a_table_prints_every_row_and_marks_the_front():
     assert rows[0].split() == ["FF", "77.60", "4.110", "900", "50.00", "*"]
     assert foot == "* on the Pareto front of accuracy against latency_ms"
     assert str(UNTIMED).splitlines()[1].split()[4] == "-"
+
+
+def test_swapped_arguments_are_told():
+    with pytest.raises(MeasurementError, match="received a Profile and a dict: expected accuracies by skip"):
+        tradeoffs(Profile({}, 1, {}, {}), {"F": 50.0})  # type: ignore[arg-type]

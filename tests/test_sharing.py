@@ -39,30 +39,6 @@ class Split(nn.Module):
         return {"first": (torch.tanh(x),), "second": torch.sigmoid(x)}
 
 
-class InPlaceFirst(nn.Module):
-    """A pre-activation block that changes the tensor that it is given: h = relu(h), then h + conv(h)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.relu, self.conv, self.norm = nn.ReLU(inplace=True), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.norm(self.conv(self.relu(x)))
-
-
-class InPlaceAfter(nn.Module):
-    """A block that adds to its input in place, after its norm: behind the point where sub-networks part."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(torch.relu(self.norm(x * 1.0)))
-        x += y
-        return x
-
-
 class AddsInPlace(nn.Module):
     """The root adds a table to what a module returned, in place."""
 
@@ -111,7 +87,7 @@ def make(kind: str, nets, randomised) -> tuple[ad.AdaptiveNetwork, Tensor]:
     if kind == "chain":
         return nets.chain(), small
     if kind in ("in place", "in place after"):
-        block = InPlaceFirst if kind == "in place" else InPlaceAfter
+        block = nets.InPlaceFirst if kind == "in place" else nets.InPlaceAfter
         model, stages = nets.Chain(*(block() for _ in range(4))), nets.chain_stages()
     else:
         model = UShaped(nets) if kind == "u-shaped" else AddsInPlace(nets)

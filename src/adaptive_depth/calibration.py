@@ -12,12 +12,11 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .batches import device_of, split_batch
 from .errors import DataError
 from .modes import evaluating
-from .network import AdaptiveNetwork
+from .network import AdaptiveNetwork, check_adapted
 from .sharing import SharedForward
 from .stages.checks import has_statistics
 
@@ -48,8 +47,7 @@ def calibrate(network: AdaptiveNetwork, batches: Iterable[Any], *, limit: int | 
         >>> calibrate(net, [torch.randn(4, 3, 64, 64)])
         1
     """
-    if not isinstance(network, AdaptiveNetwork):
-        raise DataError(f"calibrate received a {type(network).__name__}: expected an adapted network, adapt(model)")
+    check_adapted(network, "calibrate", DataError)
     if not any(True for _ in network.contexts()):
         return 0
     before = network.statistics
@@ -75,7 +73,7 @@ def _measure(network: AdaptiveNetwork, batches: Iterable[Any]) -> int:
             if not network.proven:
                 network.prove(x)
             if not measured:
-                _find_out_sharing(shared, x[:2])
+                shared.probe(network.skips, x[:2])  # to break off a measurement would count some contexts twice
             for _ in shared.outputs(network.skips, x):
                 pass
             measured += 1
@@ -86,15 +84,6 @@ def _measure(network: AdaptiveNetwork, batches: Iterable[Any]) -> int:
             "calibrate measured statistics that are not finite: look for inputs that are not, or for diverged weights"
         )
     return measured
-
-
-def _find_out_sharing(shared: SharedForward, x: Tensor) -> None:
-    """Before the first measurement: one that is broken off and done again would count some contexts twice."""
-    with evaluating(shared.network):
-        shared.network.forget_views()
-        for _ in shared.outputs(shared.network.skips, x):
-            pass
-    shared.network.forget_views()
 
 
 @contextmanager

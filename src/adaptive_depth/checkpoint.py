@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .errors import AdaptiveDepthError, CheckpointError
 from .models import WEIGHT_ARGUMENTS, Source, create_model, source_of
-from .network import AdaptiveNetwork, adapt
+from .network import AdaptiveNetwork, adapt, check_adapted
 from .stages import Stages
 
 FORMAT = "adaptive-depth network"
@@ -47,8 +47,7 @@ def save(network: AdaptiveNetwork, folder: str | os.PathLike[str]) -> Path:
         >>> len(same.skips)
         16
     """
-    if not isinstance(network, AdaptiveNetwork):
-        raise CheckpointError(f"save received a {type(network).__name__}: expected an adapted network, adapt(model)")
+    check_adapted(network, "save", CheckpointError)
     folder = Path(folder)
     tensors, ties = _unique(network.state_dict())
     source = source_of(network.model, network.source)

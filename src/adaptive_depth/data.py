@@ -279,7 +279,9 @@ def _open(
     if _is_folder(name):
         return _open_folder(name, split, classes)
     if root is None:
-        raise DataError(f"data {name!r} needs a root: the folder in which the set is stored, or is to be (--root)")
+        raise DataError(
+            f"data {name!r} needs a root: the folder in which the set is stored, or is to be (--root){_hint(name)}"
+        )
     root = Path(root).expanduser()
     if not root.is_dir() and not download:
         raise DataError(f"root {str(root)!r} of data {name!r} is no folder: name another, or let it --download")
@@ -315,9 +317,13 @@ def _open_folder(name: str, split: str, classes: tuple[str, ...] | None) -> Data
 
 
 def _unknown(name: str) -> DataError:
-    near = get_close_matches(name, ["digits", *(f"torch/{each}" for each in _TORCH_BASIC_DS)], n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return DataError(f"data {name!r} is neither a folder nor a known name: {hint}expected {_KNOWN}")
+    return DataError(f"data {name!r} is neither a folder nor a known name: expected {_KNOWN}{_hint(name)}")
+
+
+def _hint(name: str) -> str:
+    known = ["digits", *(f"torch/{each}" for each in _TORCH_BASIC_DS)]
+    near = [] if name in known else get_close_matches(name, known, n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 # -- preparing --------------------------------------------------------------------------------------------------

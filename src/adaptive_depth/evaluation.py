@@ -9,7 +9,7 @@ from torch import Tensor
 from .batches import device_of, split_batch
 from .errors import DataError
 from .modes import evaluating
-from .network import AdaptiveNetwork
+from .network import AdaptiveNetwork, check_adapted
 from .sharing import SharedForward
 from .skip import Skip, parse_skip
 
@@ -39,8 +39,7 @@ def evaluate(network: AdaptiveNetwork, batches: Iterable[Any], skips: Iterable[S
         >>> evaluate(net, [(torch.randn(2, 3, 64, 64), torch.tensor([0, 0]))], ["FFFF", "TTTT"])
         {'FFFF': 100.0, 'TTTT': 100.0}
     """
-    if not isinstance(network, AdaptiveNetwork):
-        raise DataError(f"evaluate received a {type(network).__name__}: expected an adapted network, adapt(model)")
+    check_adapted(network, "evaluate", DataError)
     chosen = [parse_skip(skip, len(network.stages)) for skip in (network.skips if skips is None else skips)]
     if not chosen:
         raise DataError("evaluate received no sub-network: expected skips such as ['FFFF'], or None for all")

@@ -46,7 +46,8 @@ def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> nn
         **arguments: whatever the model's constructor takes, such as ``num_classes=10``.
 
     Raises:
-        ModelError: an unknown name (the near ones are listed) or an argument that the model does not take.
+        ModelError: an unknown name (the near ones are listed), an argument that the model does not take, or trained
+            weights that cannot be fetched.
 
     Example:
         >>> sum(p.numel() for p in create_model("torchvision/resnet18").parameters())
@@ -64,8 +65,15 @@ def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> nn
             known = timm.list_models()
             exists = timm.is_model(short)
             model = timm.create_model(short, pretrained=pretrained, **arguments) if exists else None
-    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
-        raise ModelError(f"model {name!r} cannot be built with {arguments!r}: {error}") from error
+    except Exception as error:  # constructors, hubs and networks raise whatever they like
+        said = " ".join(str(error).split()) or type(error).__name__
+        if pretrained:
+            raise ModelError(
+                f"model {name!r} cannot be built with trained weights ({said}): they are downloaded, so look whether "
+                f"this machine reaches the network and {library or 'timm'} has any for {short!r}; without "
+                "pretrained nothing is fetched"
+            ) from error
+        raise ModelError(f"model {name!r} cannot be built with {arguments!r}: {said}") from error
     if model is None:
         near = get_close_matches(short, known, n=4, cutoff=0.4)
         every = "torchvision.models.list_models()" if library == "torchvision" else "timm.list_models()"

@@ -17,10 +17,9 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
-        if module.training:
-            for follow in (getattr(part, "follow_modes", None) for part in module.modules()):
-                if callable(follow):
-                    follow()
+        for follow in (getattr(part, "follow_modes", None) for part in module.modules()):
+            if callable(follow):
+                follow()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .errors import StagesError
+from .errors import AdaptiveDepthError, StagesError
 from .models import Source, remembered_source
 from .skip import Skip, all_skips, parse_skip
 from .stages import Stage, Stages, find_stages
@@ -69,6 +69,12 @@ def adapt(
     network = AdaptiveNetwork(model, chosen)
     network.proven = example is not None or not by_hand
     return network
+
+
+def check_adapted(network: object, received_by: str, error: type[AdaptiveDepthError]) -> None:
+    """Raise `error` where something else than an adapted network was given."""
+    if not isinstance(network, AdaptiveNetwork):
+        raise error(f"{received_by} received a {type(network).__name__}: expected an adapted network, adapt(model)")
 
 
 def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -294,10 +300,14 @@ def _switch_off_stochastic_depth(block: nn.Module) -> None:
 
 
 def _grow_statistics(network: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Loading a calibrated state into an uncalibrated network, or the other way round, gives what was saved."""
+    """Loading a calibrated state into an uncalibrated network, or the other way round, gives what was saved.
+
+    A state of some parts only (a head, say) says nothing of the calibration, which stays.
+    """
     assert isinstance(network, AdaptiveNetwork)
     incoming = any(name.startswith(f"{prefix}statistics.") for name in state)
-    if incoming != network.calibrated:
+    own = (name for name in network.state_dict() if not name.startswith("statistics."))
+    if incoming != network.calibrated and (incoming or all(f"{prefix}{name}" in state for name in own)):
         device = next((tensor.device for tensor in network.state_dict().values()), None)
         network.reset_statistics(per_context=incoming)
         network.statistics.to(device)

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import flop_registry
 
 from .errors import MeasurementError
 from .modes import evaluating
-from .network import AdaptiveNetwork
+from .network import AdaptiveNetwork, check_adapted
 from .skip import Skip, parse_skip
 
 # Operators that do no multiply-adds in the field's count, beside pointwise ones and views (`_is_free`).
@@ -92,9 +92,9 @@ class Profile:
         divisor, unit = macs_unit(max((cost.macs for cost in self.costs.values()), default=0))
         at = self.device.get
         lines = [
-            f"{at('processor')} ({at('type')}), {at('threads')} threads, torch {at('torch')}, "
-            f"batch of {self.batch_size}",
-            f"{'skip':<8} {unit + ' a sample':>15} {'parameters':>13} {'latency ms':>11}   95 % interval",
+            f"{at('processor')} ({at('type')}), {at('threads')} CPU thread{'s' * (at('threads') != 1)}, "
+            f"torch {at('torch')}, batch of {self.batch_size}",
+            f"{'skip':<8} {unit + ' a sample':>15} {'parameters':>13} {'latency ms':>11}   95 % interval of the median",
         ]
         for cost in self.costs.values():
             latency = "-" if cost.latency_ms is None else f"{cost.latency_ms:.2f}"
@@ -214,10 +214,7 @@ def macs_unit(largest: float) -> tuple[float, str]:
 
 
 def _check_measurement(network: object, rounds: object, seconds: object, warmup: object) -> None:
-    if not isinstance(network, AdaptiveNetwork):
-        raise MeasurementError(
-            f"profile received a {type(network).__name__}: expected an adapted network, adapt(model)"
-        )
+    check_adapted(network, "profile", MeasurementError)
     if rounds is not None and not (isinstance(rounds, int) and rounds >= 1):
         raise MeasurementError(
             f"rounds={rounds!r}: expected a whole number of at least 1, or None to choose by seconds"

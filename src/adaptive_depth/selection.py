@@ -88,7 +88,9 @@ class TradeOffs:
         if cost not in COSTS:
             raise MeasurementError(f"cost={cost!r}: expected one of {', '.join(COSTS)}")
         if cost not in self.measured:
-            raise MeasurementError("latency_ms was not measured: profile with latency=True, or ask for cost='macs'")
+            raise MeasurementError(
+                "latency_ms was not measured: profile without latency=False (--no-latency), or ask for cost='macs'"
+            )
         return cost
 
     def front(self, cost: str | None = None) -> tuple[Row, ...]:
@@ -155,8 +157,12 @@ class TradeOffs:
                 raise BudgetError(f"unknown limit {name}={limit!r}: expected one or more of {', '.join(known)}")
             if not (_is_number(limit) and math.isfinite(limit) and limit > 0):
                 raise BudgetError(f"limit {name}={limit!r}: expected a finite number above 0")
+            if name == "accuracy" and limit <= 1:
+                raise BudgetError(f"limit accuracy={limit!r}: expected percent, such as accuracy={100 * limit:g}")
         if "latency_ms" in limits and "latency_ms" not in self.measured:
-            raise BudgetError("latency_ms was not measured: profile with latency=True, or limit macs")
+            raise BudgetError(
+                "latency_ms was not measured: profile without latency=False (--no-latency), or limit macs"
+            )
         return limits
 
     def _why_none(self, limits: Mapping[str, float]) -> str:
@@ -222,7 +228,8 @@ def tradeoffs(accuracy: Mapping[str, float], cost: Profile) -> TradeOffs:
         cost: of the same sub-networks, as `profile` returns it.
 
     Raises:
-        MeasurementError: different sub-networks in the two, or an accuracy that is no percentage.
+        MeasurementError: other things than these two, different sub-networks in them, or an accuracy that is no
+            percentage.
 
     Example:
         >>> from adaptive_depth.profiling import Cost, Profile
@@ -233,6 +240,11 @@ def tradeoffs(accuracy: Mapping[str, float], cost: Profile) -> TradeOffs:
         T           75.00           0.200             5           -  *
         * on the Pareto front of accuracy against macs
     """
+    if not (isinstance(accuracy, Mapping) and isinstance(cost, Profile)):
+        raise MeasurementError(
+            f"tradeoffs received a {type(accuracy).__name__} and a {type(cost).__name__}: expected accuracies by skip, "
+            "as evaluate returns them, and then a Profile"
+        )
     for holder, has, needs in (("accuracy", accuracy, cost.costs), ("cost", cost.costs, accuracy)):
         missing = [skip for skip in needs if skip not in has]
         if missing:

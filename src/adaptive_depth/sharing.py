@@ -190,23 +190,12 @@ class SharedForward:
             yield skip, *self.run(skip, None, args, kwargs, watch.get(skip, ()))
 
     def probe(
-        self,
-        skips: Sequence[str],
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        watch: Mapping[str, Sequence[str]],
+        self, skips: Sequence[str], *args: Any, watch: Mapping[str, Sequence[str]] | None = None, **kwargs: Any
     ) -> None:
         """Find out on one input whether these sub-networks can share, with no trace in gradients or statistics."""
         with evaluating(self.network), torch.no_grad():
-            branch = self.branch(skips, args, kwargs)
-            if branch is None:
-                return
-            try:
-                for skip in skips:
-                    self.run(skip, branch, args, kwargs, watch.get(skip, ()))
-                branch.check()  # the last one, too, must leave alone what the gradients of all will need
-            except _NotShareable:
-                self.shareable = False
+            for _ in self.outputs(skips, *args, watch=watch, **kwargs):
+                pass
 
     def branch(self, skips: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Branch | None:
         """What several sub-networks have in common on an input; None where that cannot be shared."""
@@ -248,6 +237,7 @@ class SharedForward:
         inner = self._branch(skips[0], branch, self.forks[parting], args, kwargs)
         for flag in "FT":
             yield from self._below([s for s in skips if s[parting] == flag], inner, watch, args, kwargs)
+        inner.check()  # the last one, too, must leave alone what the gradients of all will need
 
     def _branch(self, skip: str, outer: Branch | None, target: _Fork, args: Any, kwargs: Any) -> Branch:
         if outer is not None:

@@ -81,7 +81,9 @@ def test_train_writes_a_run(run):
 def test_train_tells_programs_json_and_people_what_comes_next(call, train_arguments, tmp_path):
     status, out, err = call(*train_arguments, "--epochs=1", f"--output={tmp_path / 'a'}", "--json", "--low-memory")
     told = json.loads(out)
-    assert (status, err) == (0, "")
+    assert status == 0
+    assert err.startswith("training: epoch 1, training accuracy of the super-net ")
+    assert err.count("\n") == 1
     assert set(told) >= {"run", "accuracy", "before_calibration", "history", "images"}
     assert (told["images"], len(told["history"])) == (12, 1)
     status, out, _ = call(*train_arguments, "--epochs=1", f"--output={tmp_path / 'b'}")
@@ -187,12 +189,13 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
         ("nonsense", "No such command 'nonsense'"),
         ("train resnet18 --data nowhere --output {tmp}/x", "neither a folder nor a known name"),
         ("train resnet18 --data torch/cifar10 --output {tmp}/x", "needs a root"),
+        ("train resnet18 --data torch/cifar11 --output {tmp}/x", "did you mean torch/cifar10"),
         ("train resnet18 --data {tmp} --output {tmp}/x", "has no train part"),
         ("train resnet1818 --data digits --output {tmp}/x", "near ones are resnet18"),
         ("train resnet18 --data digits --output {tmp}/file", "cannot be a run folder"),
         ("train resnet18 --data digits --output {tmp}/x --epochs 0", "Invalid value for '--epochs'"),
         ("train resnet18 --data digits --output {tmp}/x --lr high", "Invalid value for '--lr'"),
-        ("train resnet18 --data digits --output {tmp}/x --device abacus", "--device 'abacus' cannot be used here"),
+        ("train resnet18 --data digits --output {tmp}/x --device abacus", "--device 'abacus' is unknown: expected cpu"),
         ("train resnet18 --data digits --output {tmp}/x --alpha 2 --workers 0", "alpha=2.0: expected a weight"),
         ("train resnet18 --data digits --output {tmp}/x --optimizer sdg", "optimizer 'sdg' is not one of timm's"),
         (
@@ -209,6 +212,7 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
         ("select {tmp} --macs 1e9", "is no saved network"),
         ("select {run} --macs 1", "no sub-network meets macs <= 1: the one of fewest multiply-adds, 'TTTT', needs"),
         ("select {run} --accuracy 101", "no sub-network meets accuracy >= 101"),
+        ("select {run} --accuracy 0.9", "expected percent, such as accuracy=90"),
         ("select {run} --macs=-3", "limit macs=-3.0: expected a finite number above 0"),
     ],
 )
@@ -230,6 +234,7 @@ def test_select_says_how_to_get_what_is_missing_or_damaged(call, run, name, cont
         (run / name).write_text(content)
     status, out, err = call("select", run, "--macs", "1e9")
     assert (status, out, err.count("\n")) == (2, "", 1)
+    assert name in err
     if content in (None, "{"):
         assert f"adaptive-depth {name[:4]}"[:16] in err.replace("evaluate", "accu").replace("profile", "prof")
 
@@ -248,7 +253,24 @@ def test_ctrl_c_is_no_traceback(call, monkeypatch):
     monkeypatch.setattr("adaptive_depth.cli.runs.open_model", interrupted)
     status, _, err = call("stages", "resnet18")
     assert status == 130
-    assert "Traceback" not in err
+    assert err.startswith("Error: interrupted")
+    assert err.count("\n") == 1
+
+
+def test_a_training_that_fails_leaves_no_folder(call, tmp_path):
+    status, _, _ = call("train", "resnet1818", "--data=digits", f"--output={tmp_path}/new/run")
+    assert status == 2
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_trained_weights_that_cannot_be_fetched_are_told_in_one_line(call, tmp_path, monkeypatch):
+    def unreachable(*_, **__):
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr("timm.create_model", unreachable)
+    status, _, err = call("train", "resnet18", "--data=digits", "--pretrained", f"--output={tmp_path}/run")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "trained weights (no route to host)" in err
 
 
 # -- what is shown ----------------------------------------------------------------------------------------------

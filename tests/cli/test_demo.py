@@ -22,7 +22,11 @@ def test_the_whole_demo(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["demo", "--epochs=1"]) == 0
     out, err = capsys.readouterr()
-    assert err == ""
+    assert [line.partition(": epoch 1, ")[0] for line in err.splitlines()] == [
+        "training super-net and base-net together",
+        "training the super-net alone",
+        "training the base-net alone",
+    ]
     run = tmp_path / "runs" / "demo"
     for heading in ("1. One network, 16 depths", "2. The same", "3. All 16 depths", "4. A depth for", "5. Done in"):
         assert heading in out

@@ -145,30 +145,6 @@ def two_passes(
         handle.remove()
 
 
-class InPlaceFirst(nn.Module):
-    """A pre-activation block, its ReLU in place."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.relu, self.conv, self.norm = nn.ReLU(inplace=True), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.norm(self.conv(self.relu(x)))
-
-
-class InPlaceAfter(nn.Module):
-    """A block that adds to its input in place, after its norm."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(torch.relu(self.norm(x * 1.0)))
-        x += y
-        return x
-
-
 class NoNorms(nn.Module):
     """Stages without norms, each sub-path in a container of its own; what follows changes its input in place."""
 
@@ -197,7 +173,7 @@ class Bare(nn.Module):
 
 def make(kind: str, nets, randomised) -> ad.AdaptiveNetwork:
     if kind in ("in place", "in place after"):
-        block = InPlaceFirst if kind == "in place" else InPlaceAfter
+        block = nets.InPlaceFirst if kind == "in place" else nets.InPlaceAfter
         model = nets.Chain(*(block() for _ in range(4)))
         return randomised(ad.adapt(model, nets.chain_stages(), example=inputs(kind)))
     if kind == "no norms":
@@ -494,7 +470,9 @@ def test_options_are_checked_where_they_enter(nets, options: dict, said: str) ->
 
 def test_a_plain_model_is_adapted_first() -> None:
     model = timm.create_model("resnet18", channels=(8, 8, 8, 8))
-    with pytest.raises(ad.TrainingError, match=r"SelfDistillation received a ResNet: expected adapt\(model\)"):
+    with pytest.raises(
+        ad.TrainingError, match=r"SelfDistillation received a ResNet: expected an adapted network, adapt\(model\)"
+    ):
         ad.SelfDistillation(model)
 
 
@@ -524,3 +502,20 @@ class Residual(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.branch(x)
+
+
+def test_labels_that_are_no_whole_numbers_are_refused_and_nothing_changes(nets, unchanged):
+    network = nets.chain().train()
+    x = torch.randn(2, 3, 8, 8)
+    with (
+        unchanged(network),
+        pytest.raises(ad.TrainingError, match=r"labels of float32: expected class indices.*y.long"),
+    ):
+        ad.SelfDistillation(network)(x, torch.tensor([0.0, 1.0]))
+
+
+def test_losses_print_as_numbers():
+    losses = ad.Losses(
+        torch.tensor(1.5), torch.tensor(2.0), torch.tensor(1.0), None, torch.zeros(2, 5), torch.zeros(2, 5)
+    )
+    assert str(losses) == "Losses(total=1.5, super_net=2, base_net=1)"

@@ -15,6 +15,8 @@ from .train import train
 
 _UsageError: Any = typer.BadParameter.__mro__[2]  # Typer's "the command line is wrong", which it does not export
 
+_INTERRUPTED = 130  # what Typer makes of Ctrl-C
+
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -41,7 +43,7 @@ def _overview(
 ) -> None:
     """Train a residual network once, and choose its depth at run time.
 
-    Start with  adaptive-depth demo  (a minute or two, no download), or look at what a model offers with
+    Start with  adaptive-depth demo  (one to three minutes, no download), or look at what a model offers with
     adaptive-depth stages resnet50. On your own data: train, evaluate, profile, then select.
     """
     if context.invoked_subcommand is None and not version:
@@ -51,12 +53,12 @@ def _overview(
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit status: 0, or 2 with one line on stderr for what the user can mend."""
     try:
-        return app(arguments, prog_name="adaptive-depth", standalone_mode=False) or 0
+        status = app(arguments, prog_name="adaptive-depth", standalone_mode=False) or 0
+        said = "interrupted; files that were not finished are not there" if status == _INTERRUPTED else ""
     except AdaptiveDepthError as error:
         said, status = str(error), 2
     except _UsageError as error:
         said, status = error.format_message(), 2
-    except (KeyboardInterrupt, typer.Abort):
-        said, status = "interrupted", 130
-    print(f"Error: {' '.join(said.split())}", file=sys.stderr)  # noqa: T201
+    if said:
+        print(f"Error: {' '.join(said.split())}", file=sys.stderr)  # noqa: T201
     return status

@@ -1,4 +1,4 @@
-"""adaptive-depth demo: the whole way on real images, in a minute or two."""
+"""adaptive-depth demo: the whole way on real images, in one to three minutes."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ def demo(
 ) -> None:
     """Train a small network on handwritten digits once, compare all its depths, and choose one under a latency budget.
 
-    Takes a minute or two on two cores, and downloads nothing. Example: adaptive-depth demo
+    Takes one to three minutes on two cores, and downloads nothing. Example: adaptive-depth demo
     """
     start = perf_counter()
     if runs.is_run(output) and not (output / _REPORT).exists():
@@ -65,8 +65,8 @@ def demo(
         runs.save_run(output, network, config, adaptive.history)
         _report(output, epochs, seed, adaptive, alone, before, after)
         table = _table(output, network, config, before, after, alone)
-        budget = _choose(output, network, config, table)
-    _close(output, budget, perf_counter() - start)
+        _choose(output, network, config, table)
+    _close(output, table, perf_counter() - start)
 
 
 # -- 1: train every depth at once -------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ def _report(
 # -- 4 and 5: choose, save, load, and where everything is -------------------------------------------------------
 
 
-def _choose(output: Path, network: "AdaptiveNetwork", config: "DataConfig", table: "TradeOffs") -> float:
+def _choose(output: Path, network: "AdaptiveNetwork", config: "DataConfig", table: "TradeOffs") -> None:
     import torch
 
     from ..checkpoint import load
@@ -271,10 +271,9 @@ def _choose(output: Path, network: "AdaptiveNetwork", config: "DataConfig", tabl
                 raise CheckpointError(f"the network loaded from {output} differs from the saved one at depth {skip}")
     said = ", ".join(depths[:-1])
     typer.echo(f"Saved and loaded in a new object: predictions of {said} and {depths[-1]} are the same, bit for bit.")
-    return budget
 
 
-def _close(output: Path, budget: float, seconds: float) -> None:
+def _close(output: Path, table: "TradeOffs", seconds: float) -> None:
     _heading("5", f"Done in {seconds:.0f} s; everything is in {output}")
     contents = {
         "network.json, weights-*": "the network: ad.load() opens it",
@@ -286,8 +285,9 @@ def _close(output: Path, budget: float, seconds: float) -> None:
     }
     for name, what in contents.items():
         typer.echo(f"  {name:<28} {what}")
-    typer.echo("\nNext, choose under another budget:")
-    typer.echo(f"  {show.command('select', output, '--latency-ms', budget)}")
+    macs = sorted(row.macs for row in table.rows)[len(table.rows) // 4]  # a quarter of the sub-networks meets it
+    typer.echo("\nNext, choose under another budget, one of multiply-adds:")
+    typer.echo(f"  {show.command('select', output, '--macs', macs)}")
     typer.echo("and train on your own images, a folder with train/ and val/ in it:")
     typer.echo(f"  {show.command('train', '--help')}")
 

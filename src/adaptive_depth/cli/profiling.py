@@ -17,7 +17,7 @@ def profile(
         int | None, typer.Option(min=1, help="Pixels; the run's or the model's own by default.", show_default=False)
     ] = None,
     latency: Annotated[bool, typer.Option(help="Also measure time.")] = True,
-    seconds: Annotated[float, typer.Option(min=0.1, help="About how long to measure time.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to measure, six rounds at least.")] = 10.0,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; the machine's default if not given.", show_default=False)
     ] = None,

@@ -5,6 +5,7 @@ accuracy.json, profile.json, tradeoffs.json and tradeoffs.png.
 """
 
 import json
+import os
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,10 +98,13 @@ def pick_device(name: str | None) -> "torch.device":
 
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise typer.BadParameter(f"--device {name!r} is unknown: expected cpu, cuda, cuda:1, mps, ...") from error
+    try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise typer.BadParameter(f"--device {name!r} cannot be used here: {reason}; expected cpu, cuda, ...") from error
+        raise typer.BadParameter(f"--device {name!r} cannot be used here ({reason}): expected cpu, ...") from error
     return device
 
 
@@ -135,19 +139,20 @@ def claim(run: Path, *, overwrite: bool) -> None:
     """
     if is_run(run) and not overwrite:
         raise CheckpointError(f"{run} holds a network already: name another --output, or replace it with --overwrite")
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{run} cannot be a run folder ({error.strerror}): name another --output") from error
+    there = next(folder for folder in (run.absolute(), *run.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise CheckpointError(f"{run} cannot be a run folder: {there} is a file; name another --output")
+    if not os.access(there, os.W_OK):
+        raise CheckpointError(f"{run} cannot be a run folder: {there} cannot be written; name another --output")
 
 
 def save_run(run: Path, network: "AdaptiveNetwork", config: "DataConfig", history: "History") -> None:
     """Write a trained network with its preprocessing and history; what was measured of an older one is removed."""
     from ..checkpoint import save, write_atomically
 
+    save(network, run)
     for name in _MEASURED:
         (run / name).unlink(missing_ok=True)
-    save(network, run)
     show.write_json(run / DATA, config.to_json())
     write_atomically(run / HISTORY, history.to_csv().encode())
 

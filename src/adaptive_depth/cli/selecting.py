@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import DataError
+from ..errors import DataError, MeasurementError
 from . import runs, show
 from .evaluate import Run
 from .stages import Json
@@ -15,7 +15,7 @@ def select(
     latency_ms: Annotated[float | None, typer.Option(help="At most so many milliseconds.")] = None,
     macs: Annotated[float | None, typer.Option(help="At most so many multiply-adds an image, such as 3e9.")] = None,
     parameters: Annotated[float | None, typer.Option(help="At most so many parameters.")] = None,
-    accuracy: Annotated[float | None, typer.Option(help="At least so many percent.")] = None,
+    accuracy: Annotated[float | None, typer.Option(help="At least so many percent, such as 90.")] = None,
     json: Json = False,
 ) -> None:
     """Choose the best sub-network of a run within limits; with --accuracy alone, the cheapest one.
@@ -35,9 +35,12 @@ def select(
     if not isinstance(measured, dict) or not isinstance(measured.get("accuracy"), dict):
         raise DataError(f"{run / runs.ACCURACY} holds no accuracies: measure them with {mend}")
     mend = show.command("profile", run)
-    table = tradeoffs(
-        measured["accuracy"], Profile.from_json(runs.read_json(run / runs.PROFILE, f"measure it with {mend}"))
-    )
+    measured_cost = runs.read_json(run / runs.PROFILE, f"measure it with {mend}")
+    try:
+        cost = Profile.from_json(measured_cost)
+    except MeasurementError as error:
+        raise DataError(f"{run / runs.PROFILE} is damaged: measure it anew with {mend}") from error
+    table = tradeoffs(measured["accuracy"], cost)
     given = {"latency_ms": latency_ms, "macs": macs, "parameters": parameters, "accuracy": accuracy}
     limits = {name: limit for name, limit in given.items() if limit is not None}
     chosen = table.best(**limits) if limits else None

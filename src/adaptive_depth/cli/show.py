@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 def progress(what: str) -> Iterator[Callable[..., None]]:
     """A progress bar on stderr: call the yielded function with (done, in all) and, as `note`, a short text.
 
-    Where stderr is no terminal, nothing is written.
+    Where stderr is no terminal (a log), only the notes are written, a line each.
     """
     console = Console(stderr=True)
     columns = (
@@ -34,6 +34,8 @@ def progress(what: str) -> Iterator[Callable[..., None]]:
         def advance(done: int | None = None, total: int | None = None, *, note: str | None = None) -> None:
             fields: dict[str, Any] = {} if note is None else {"note": note}
             bar.update(task, completed=done, total=total, **fields)
+            if note and not console.is_terminal:
+                typer.echo(f"{what}: {note}", err=True)
 
         yield advance
 

@@ -29,23 +29,26 @@ _Size = Annotated[int | None, typer.Option(min=1, help="Pixels; the model's own 
 
 
 def train(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A timm name (resnet50) or torchvision/NAME.")],
+    model: Annotated[str, typer.Argument(help="A timm name (resnet50) or torchvision/NAME.", show_default=False)],
     data: _Data,
     output: Annotated[Path, typer.Option(metavar="RUN", help="Folder to write the run to.", show_default=False)],
     root: Root = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch a named data set into --root.")] = False,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 30,
     batch_size: Annotated[int, typer.Option(min=2, help="Images a step.")] = 64,
-    lr: Annotated[float, typer.Option(help="Highest learning rate; some 0.001 for adamw.")] = 0.1,
+    lr: Annotated[float, typer.Option(help="Highest learning rate; about 0.001 for adamw.")] = 0.1,
     optimizer: Annotated[str, typer.Option(help="A name of timm's: sgd, adamw, lamb, ...")] = "sgd",
-    weight_decay: Annotated[float, typer.Option(help="Not applied to norms and biases.")] = 1e-4,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay; norms and biases are left out.")] = 1e-4,
     image_size: _Size = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from the library's trained weights.")] = False,
     model_kwargs: ModelKwargs = None,
     alpha: Annotated[float, typer.Option(help="Weight of the super-net's loss; the base-net's has the rest.")] = 0.5,
-    temperature: Annotated[float, typer.Option(help="Of the self-distillation.")] = 1.0,
-    feature_weight: Annotated[float, typer.Option(help="Of the optional feature term; 0 is off.")] = 0.0,
-    low_memory: Annotated[bool, typer.Option("--low-memory", help="Memory of the super-net's step alone.")] = False,
+    temperature: Annotated[float, typer.Option(help="Softens both outputs that are compared.")] = 1.0,
+    feature_weight: Annotated[float, typer.Option(help="Weight of the optional feature term; 0 is off.")] = 0.0,
+    low_memory: Annotated[
+        bool,
+        typer.Option("--low-memory", help="Two backward passes, less memory."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same training.")] = 0,
     workers: Workers = None,
     device: Device = None,
@@ -102,8 +105,12 @@ def train(
 
 def describe(epoch: "Epoch") -> str:
     """An epoch in a few words."""
-    base = "" if epoch.base_accuracy is None else f" and {epoch.base_accuracy:.1f}"
-    return f"epoch {epoch.epoch}: training accuracy {epoch.accuracy:.1f}{base} %"
+    if epoch.base_accuracy is None:
+        return f"epoch {epoch.epoch}, training accuracy {epoch.accuracy:.1f} %"
+    return (
+        f"epoch {epoch.epoch}, training accuracy of the super-net {epoch.accuracy:.1f} %, of the base-net "
+        f"{epoch.base_accuracy:.1f} %"
+    )
 
 
 def images_in(loader: Any) -> int:

@@ -59,5 +59,5 @@ def find_stages(model: nn.Module) -> Stages:
             return stages
     raise StagesError(
         f"{type(model).__name__} belongs to no known family ({', '.join(_FAMILIES)}): if it is residual, name its "
-        "stages by hand, adapt(model, stages=[Stage(mandatory=('layer1.0',), skippable=('layer1.1',)), ...])"
+        "stages by hand in Python, adapt(model, stages=[Stage(mandatory=('layer1.0',), skippable=('layer1.1',)), ...])"
     )

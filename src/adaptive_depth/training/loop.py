@@ -295,4 +295,7 @@ def _optimiser(network: nn.Module, name: str, lr: float, weight_decay: float) ->
 
 def _schedule(optimiser: torch.optim.Optimizer, steps: int, warmup: int) -> CosineLRScheduler:
     first = optimiser.param_groups[0]["lr"] / max(1, warmup)
-    return CosineLRScheduler(optimiser, t_initial=steps, warmup_t=warmup, warmup_lr_init=first, t_in_epochs=False)
+    # (timm logs a complaint about a single step)
+    return CosineLRScheduler(
+        optimiser, t_initial=max(2, steps), warmup_t=warmup, warmup_lr_init=first, t_in_epochs=False
+    )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..modes import buffers_restored_on_error
-from ..network import AdaptiveNetwork
+from ..network import AdaptiveNetwork, check_adapted
 from ..sharing import Branch, SharedForward, tensors_in
 
 
@@ -37,6 +37,11 @@ class Losses:
     features: Tensor | None
     super_output: Tensor
     base_output: Tensor
+
+    def __repr__(self) -> str:
+        terms = {"total": self.total, "super_net": self.super_net, "base_net": self.base_net, "features": self.features}
+        said = ", ".join(f"{name}={float(term.detach()):.4g}" for name, term in terms.items() if term is not None)
+        return f"Losses({said})"
 
 
 class SelfDistillation(nn.Module):
@@ -74,8 +79,7 @@ class SelfDistillation(nn.Module):
         feature_weight: float = 0.0,
     ) -> None:
         super().__init__()
-        if not isinstance(network, AdaptiveNetwork):
-            raise TrainingError(f"SelfDistillation received a {type(network).__name__}: expected adapt(model)")
+        check_adapted(network, "SelfDistillation", TrainingError)
         if isinstance(criterion, type) or not (criterion is None or callable(criterion)):
             raise TrainingError(f"criterion={criterion!r}: expected a callable, such as nn.CrossEntropyLoss()")
         if not 0 <= alpha <= 1:
@@ -205,7 +209,7 @@ class SelfDistillation(nn.Module):
             network.reset_statistics(per_context=False)  # they belong to weights that are about to change
         if self._shared is None or self._shared.network is not network:
             shared = SharedForward(network)
-            shared.probe(self._pair(), (x,), {}, self._watch())
+            shared.probe(self._pair(), x, watch=self._watch())
             self._shared = shared
         return self._shared
 
@@ -294,9 +298,14 @@ def _classes_last(output: Tensor) -> Tensor:
 
 def check_labels(criterion: Any, output: Tensor, y: Tensor) -> None:
     """Class indices must name a class: on an accelerator the criterion itself would say so only by a crash."""
-    indices = isinstance(y, Tensor) and not y.is_floating_point() and y.ndim == output.ndim - 1
-    if not (indices and isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss)):
+    one_each = isinstance(y, Tensor) and y.ndim == output.ndim - 1
+    if not (one_each and isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss)):
         return
+    if y.is_floating_point():
+        raise TrainingError(
+            f"labels of {str(y.dtype).removeprefix('torch.')}: expected class indices, whole numbers from 0 to "
+            f"{output.shape[1] - 1}; convert them with y.long()"
+        )
     counted = y[y != criterion.ignore_index]
     if not counted.numel():
         return

@@ -1,0 +1,99 @@
+"""The README's table of figures, written from the results of the other scripts."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+Row = tuple[str, str, str, Callable[[dict[str, Any]], str]]
+
+ROWS: list[Row] = [
+    (
+        "identity",
+        "super-net against the original: outputs and gradients, eval and train mode",
+        "bit-identical",
+        lambda r: f"bit-identical, {sum(r['identical'].values())} of {len(r['identical'])} ResNets",
+    ),
+    (
+        "macs",
+        "multiply-adds of sub-networks against the paper's (ResNet-50, ViT-B/16)",
+        "within 1 %",
+        lambda r: f"within {100 * r['worst']:.2f} %",
+    ),
+    (
+        "latency",
+        "latency of a sub-network against a plain network of that depth (ResNet-50, batch 1)",
+        "1.00 ± 0.02",
+        lambda r: ", ".join(f"{row['median']:.3f}" for row in r["subnet / plain"].values()),
+    ),
+    ("choosing", "choosing another depth", "under 5 µs", lambda r: f"{r['median_us']:.2f} µs, nothing rebuilt"),
+    (
+        "training_step",
+        "a training step against one of the super-net plus one of the base-net (ResNet-50, 224 px, batch 8)",
+        "at most 0.95",
+        lambda r: (
+            f"{r['time against super + base']['one backward']['median']:.3f} "
+            f"(low-memory form {r['time against super + base']['low memory']['median']:.3f}, "
+            f"two plain passes {r['time against super + base']['naive']['median']:.3f})"
+        ),
+    ),
+    (
+        "training_step",
+        "peak memory of the low-memory form against a super-net step",
+        "at most 1.05",
+        lambda r: f"{r['peak memory against super']['low memory']:.3f}",
+    ),
+    (
+        "training_step",
+        "largest difference of a gradient to the plain two-pass algorithm, in float64",
+        "rounding",
+        lambda r: f"{max(v for k, v in r['largest relative difference of a gradient'].items() if _form64(k)):.0e}",
+    ),
+    (
+        "evaluation",
+        "`evaluate` on all 16 sub-networks against one after the other (ResNet-50)",
+        "2.2 times faster",
+        lambda r: f"{r['times faster']['median']:.2f} times faster, bit-identical",
+    ),
+    (
+        "calibration",
+        "worst sub-network below the super-net, a small CNN after 3 epochs on Fashion-MNIST, two seeds",
+        "1.5 points",
+        lambda r: f"{_gaps(r, 'after')} points (before `calibrate`: {_gaps(r, 'before')})",
+    ),
+    (
+        "calibration_cost",
+        "what `calibrate` adds to ResNet-50's checkpoint",
+        "under 4 %",
+        lambda r: f"{100 * r['checkpoint growth']:.1f} %",
+    ),
+    (
+        "calibration_cost",
+        "time of `calibrate` for 16 sub-networks against a forward pass each",
+        "at most 0.5",
+        lambda r: f"{r['time against a forward pass each']['median']:.2f}",
+    ),
+]
+
+
+def _form64(name: str) -> bool:
+    return "float64" in name and "rounding" not in name
+
+
+def _gaps(result: dict[str, Any], when: str) -> str:
+    gaps = result["points from the super-net to the worst sub-network, a run each"][when]
+    return " and ".join(f"{gap:.1f}" for gap in gaps)
+
+
+def table() -> str:
+    """A Markdown table: what, what it must reach, what was measured."""
+    lines = ["| what (`benchmarks/`) | must reach | measured |", "|---|---|---|"]
+    for name, what, target, measured in ROWS:
+        result = json.loads((RESULTS / f"{name}.json").read_text())
+        lines.append(f"| {what} (`{name}.py`) | {target} | {measured(result)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
