@@ -1,4 +1,4 @@
-"""The README's table of figures, written from the results of the other scripts."""
+"""Prints the README's table of figures, from what the other scripts left in results/."""
 
 import json
 from collections.abc import Callable

@@ -1,6 +1,7 @@
 """The README's Python blocks run, in their order, in one namespace, as a reader would paste them."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 from typing import Any
@@ -36,3 +37,9 @@ def test_commands_and_options_exist() -> None:
         command = commands[words[1]]
         known = {option for parameter in command.params for option in parameter.opts + parameter.secondary_opts}
         assert {word.split("=")[0] for word in words if word.startswith("--")} <= known | {"--help"}, line
+
+
+def test_the_table_of_figures_is_what_the_benchmarks_wrote() -> None:
+    table = runpy.run_path(str(README.parent / "benchmarks" / "table.py"))["table"]()
+    assert table.count("\n") >= 10
+    assert table in README.read_text()
