@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-STAMP := .venv/.installed
+INSTALLED := .venv/.installed
+INSTALLED_DEV := .venv/.installed-dev
 
 # No test may depend on a network, a display or a download.
 OFFLINE := HF_HUB_OFFLINE=1 MPLBACKEND=Agg
@@ -14,7 +15,7 @@ OFFLINE := HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(STAMP) ## Train, measure and choose the depth of a small network on this machine
+demo: $(INSTALLED) ## Train, measure and choose the depth of a small network on this machine
 	@$(BIN)/adaptive-depth demo
 
 test: lint ## Check style and types, then run every test
@@ -22,12 +23,12 @@ test: lint ## Check style and types, then run every test
 # pytest ends with status 5 when it finds no test to run, which is no failure here.
 	$(OFFLINE) $(BIN)/pytest -m alone || [ $$? -eq 5 ]
 
-lint: $(STAMP) ## Check style (ruff) and types (pyright)
+lint: $(INSTALLED_DEV) ## Check style (ruff) and types (pyright)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
-format: $(STAMP) ## Mend what ruff can mend, and lay the code out
+format: $(INSTALLED_DEV) ## Mend what ruff can mend, and lay the code out
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
@@ -35,13 +36,20 @@ clean: ## Remove .venv and every cache
 	rm -rf .venv .pytest_cache .ruff_cache build dist
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamp is written last: an installation that was cut short is taken up again by the next run.
-$(STAMP): pyproject.toml constraints.txt
+# A stamp is written last: an installation that was cut short is taken up again by the next run.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
+$(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "adaptive-depth needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | tail -n 1). Try: make PYTHON=python3.11" >&2; \
 		exit 1; }
 	@rm -f $@
-	@echo "Installing into .venv (some minutes and some gigabytes the first time) ..."
+	@echo "Installing into .venv (some minutes and about 6 GB the first time, most of it torch) ..."
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(PIP_INSTALL) .
+	@touch $@
+
+$(INSTALLED_DEV): $(INSTALLED)
+	@echo "Installing what the tests need ..."
+	@$(PIP_INSTALL) '.[dev]'
 	@touch $@
