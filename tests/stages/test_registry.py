@@ -42,7 +42,7 @@ def test_a_model_of_no_known_family(unchanged) -> None:
         vgg = torchvision.models.vgg11()
     model = torchvision.models.squeezenet1_1(num_classes=2)
     said = (
-        "{} belongs to no known family (resnet): if it is residual, name its stages by hand, adapt(model, "
+        "{} belongs to no known family (resnet): if it is residual, name its stages by hand in Python, adapt(model, "
         "stages=[Stage(mandatory=('layer1.0',), skippable=('layer1.1',)), ...])"
     )
     for use in (ad.find_stages, ad.adapt):
