@@ -2,11 +2,12 @@
 
 # a model, and the plan for it
 from .models import create_model
-from .stages import Stage, Stages, families, family, find_stages
+from .stages import Run, Stage, Stages, families, family
 
 # a network of 2^N depths
 from .skip import all_skips, parse_skip
-from .network import AdaptiveNetwork, adapt
+from .network import AdaptiveNetwork
+from .adapting import adapt, find_stages
 
 # training it
 from .training.self_distillation import Losses, SelfDistillation, distillation_loss, feature_loss
@@ -21,6 +22,7 @@ from .plotting import plot_tradeoffs
 
 # keeping it
 from .checkpoint import load, save
+from .reference import load_reference
 
 # what can go wrong
 from .errors import (
@@ -37,6 +39,7 @@ from .errors import (
 
 __all__ = [
     "create_model",
+    "Run",
     "Stage",
     "Stages",
     "families",
@@ -65,6 +68,7 @@ __all__ = [
     "tradeoffs",
     "plot_tradeoffs",
     "load",
+    "load_reference",
     "save",
     "AdaptiveDepthError",
     "BudgetError",

@@ -16,9 +16,10 @@ import safetensors
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .adapting import adapt
 from .errors import AdaptiveDepthError, CheckpointError
 from .models import WEIGHT_ARGUMENTS, Source, create_model, source_of
-from .network import AdaptiveNetwork, adapt, check_adapted
+from .network import AdaptiveNetwork, check_adapted
 from .stages import Stages
 
 FORMAT = "adaptive-depth network"

@@ -83,6 +83,31 @@ def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> nn
     return model
 
 
+def usual_input(model: nn.Module) -> torch.Tensor | None:
+    """A batch of one image, of noise, as a model of timm or torchvision takes it; None for other models.
+
+    Example:
+        >>> usual_input(create_model("resnet18")).shape
+        torch.Size([1, 3, 224, 224])
+    """
+    module = type(model).__module__
+    if module.startswith("timm."):
+        config = getattr(model, "pretrained_cfg", None) or {}
+        size = tuple(config.get("input_size") or (3, 224, 224))
+        own = getattr(getattr(model, "patch_embed", None), "img_size", None)
+        size = (size[0], *own) if own else size
+    elif module.startswith("torchvision.models."):
+        size = (3, 299, 299) if "inception" in module else (3, 224, 224)
+    else:
+        return None
+    convolution = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
+    seen = size[0] if convolution is None else convolution.in_channels
+    channels = seen if seen <= 16 else size[0]  # more are features, not an image
+    first = next(model.parameters(), torch.zeros(()))
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(1, channels, *size[1:], generator=generator).to(first.device, first.dtype)
+
+
 def remembered_source(model: nn.Module) -> Source | None:
     """What `create_model` remembers of a model that it built."""
     return _sources.get(model)

@@ -2,23 +2,18 @@
 
 import copy
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from .errors import AdaptiveDepthError, StagesError
+from .errors import AdaptiveDepthError
 from .models import Source, remembered_source
 from .skip import Skip, all_skips, parse_skip
-from .stages import Stage, Stages, find_stages
-from .stages.checks import complete, has_statistics, homes, prove
-from .views import View, build_view, plain, statistics_twin, twin
-
-_STOCHASTIC_DEPTH = {
-    "DropPath": "drop_prob",
-    "StochasticDepth": "p",
-}  # timm's and torchvision's, and their rates
+from .stages import Stages
+from .stages.checks import has_statistics, homes, prove
+from .views import View, build_view, plain, stand_in, statistics_twin, twin
 
 
 class RunningStatistics(nn.Module):
@@ -30,57 +25,10 @@ class RunningStatistics(nn.Module):
             self.register_buffer(name, buffer.detach().clone())
 
 
-def adapt(
-    model: nn.Module, stages: Stages | Sequence[Stage] | None = None, *, example: Any = None
-) -> "AdaptiveNetwork":
-    """Turn a residual network into one whose depth is chosen at run time (paper, section 3.1).
-
-    The network takes `model` over, without copying it; the super-net's outputs and gradients stay bit-identical.
-    Stochastic depth in mandatory sub-paths is switched off, as the method asks. Choose the number of classes and
-    load pretrained weights before, so that the skip-aware norms start as copies of trained ones.
-
-    Arguments:
-        model: any residual `nn.Module`.
-        stages: the plan; by default `find_stages(model)`.
-        example: an input of the model, such as a tensor `[batch, channels, height, width]`, a tuple of positional
-            or a dict of keyword arguments. Stages written by hand are proven on it at once; without it, on the
-            first input that the network receives.
-
-    Raises:
-        StagesError: the stages do not fit the model.
-
-    Example:
-        >>> import timm, torch
-        >>> net = adapt(timm.create_model("resnet18", num_classes=10))
-        >>> net.skips[0], net.skips[-1], len(net.skips)
-        ('FFFF', 'TTTT', 16)
-        >>> net(torch.zeros(1, 3, 64, 64), skip="TTFF").shape
-        torch.Size([1, 10])
-    """
-    if not isinstance(model, nn.Module):
-        raise StagesError(f"adapt received a {type(model).__name__}: expected an nn.Module, or create_model({model!r})")
-    if isinstance(model, AdaptiveNetwork):
-        raise StagesError("adapt received a network that is adapted already: adapt its plain model, network.model")
-    by_hand = stages is not None
-    chosen = stages if isinstance(stages, Stages) else Stages(stages) if by_hand else find_stages(model)  # type: ignore[arg-type]
-    chosen = complete(model, chosen)
-    if example is not None:
-        prove(model, chosen, *_arguments(example))
-    network = AdaptiveNetwork(model, chosen)
-    network.proven = example is not None or not by_hand
-    return network
-
-
 def check_adapted(network: object, received_by: str, error: type[AdaptiveDepthError]) -> None:
     """Raise `error` where something else than an adapted network was given."""
     if not isinstance(network, AdaptiveNetwork):
         raise error(f"{received_by} received a {type(network).__name__}: expected an adapted network, adapt(model)")
-
-
-def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(example, dict):
-        return (), example
-    return (tuple(example), {}) if isinstance(example, tuple | list) else ((example,), {})
 
 
 class AdaptiveNetwork(nn.Module):
@@ -119,9 +67,6 @@ class AdaptiveNetwork(nn.Module):
                 _plant(self.skip_norms, path, copy.deepcopy(norm))
             elif not f"{path}.".startswith(skippable):
                 _plant(self.skip_norms, path, RunningStatistics(norm))
-        for stage in stages:
-            for path in stage.mandatory:
-                _switch_off_stochastic_depth(model.get_submodule(path))
         self.register_load_state_dict_pre_hook(_grow_statistics)
         self.training = model.training
         self.skip_norms.train(model.training)
@@ -227,12 +172,15 @@ class AdaptiveNetwork(nn.Module):
                 self._views[skip] = view
             return self._views[skip]
 
-    def _changes(self, skip: str) -> dict[str, nn.Module | None]:
+    def _changes(self, skip: str) -> dict[str, nn.Module]:
         """What a sub-network has in other places than the super-net."""
-        changes: dict[str, nn.Module | None] = {}
-        left_out = [
-            path for stage, flag in zip(self.stages, skip, strict=True) if flag == "T" for path in stage.skippable
-        ]
+        changes: dict[str, nn.Module] = {}
+        left_out = {
+            path: stand_in(self.model.get_submodule(path), stage.returns)
+            for stage, flag in zip(self.stages, skip, strict=True)
+            if flag == "T"
+            for path in stage.skippable
+        }
         skipped = tuple(f"{path}." for path in left_out)
         for path, home in self.homes.items():
             if f"{path}.".startswith(skipped) and skipped:
@@ -247,7 +195,7 @@ class AdaptiveNetwork(nn.Module):
                 if isinstance(norm, RunningStatistics):
                     norm = statistics_twin(self.model.get_submodule(path), norm)
                 changes[path] = norm
-        return changes | dict.fromkeys(left_out)
+        return changes | left_out
 
     def _norm(self, path: str, flag: str) -> nn.Module:
         """The norm at `path` that a stage uses: the model's own, or the one (or its statistics) for a skipped stage."""
@@ -290,13 +238,6 @@ def _plant(tree: nn.Module, path: str, leaf: nn.Module) -> None:
             tree.add_module(parent, nn.Module())
         tree = tree.get_submodule(parent)
     tree.add_module(name, leaf)
-
-
-def _switch_off_stochastic_depth(block: nn.Module) -> None:
-    for module in block.modules():
-        rate = _STOCHASTIC_DEPTH.get(type(module).__name__)
-        if rate is not None:
-            setattr(module, rate, 0.0)
 
 
 def _grow_statistics(network: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

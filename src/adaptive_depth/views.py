@@ -9,12 +9,13 @@ twins and everything else is the original object. So whatever reaches a paramete
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from itertools import repeat
 from operator import getitem, setitem
 from types import FunctionType, MethodType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def twin(module: nn.Module) -> nn.Module:
@@ -54,25 +55,41 @@ class View:
         deque(map(setitem, self.twins, mode, map(getitem, self.originals, mode)), maxlen=0)
 
 
-def build_view(root: nn.Module, changes: Mapping[str, nn.Module | None]) -> View:
-    """A view of `root` in which the modules at the paths of `changes` are replaced, or left out where None.
+class PassThrough(nn.Module):
+    """Stands where a block was left out that may take further inputs, or returns a tuple: hands its first input on.
 
-    A module is left out of an `nn.Sequential` altogether; elsewhere, where code may address it by name or index,
-    an `nn.Identity` takes its place.
+    Arguments:
+        returns: None to return the input; n to return a tuple of n, the input first and None in all other places.
     """
+
+    def __init__(self, returns: int | None) -> None:
+        super().__init__()
+        self.returns = returns
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        first = args[0] if args else next(value for value in kwargs.values() if isinstance(value, Tensor))
+        return first if self.returns is None else (first, *[None] * (self.returns - 1))
+
+
+def stand_in(block: nn.Module, returns: int | None) -> nn.Module:
+    """What takes the place of a block that is left out: an `nn.Identity`, or where that does not do a `PassThrough`.
+
+    The place stays, for code may address the blocks by name or index.
+    """
+    takes = len(signature(block.forward).parameters)
+    return nn.Identity() if takes == 1 and returns is None else PassThrough(returns)
+
+
+def build_view(root: nn.Module, changes: Mapping[str, nn.Module]) -> View:
+    """A view of `root` in which the modules at the paths of `changes` are replaced."""
     top = twin(root)
     view = View(top)
     view.add(top, root)
     twins = {"": top}
     for path, change in changes.items():
         parent, _, name = path.rpartition(".")
-        container = _twin_at(root, parent, twins, view)
-        if change is None and isinstance(container, nn.Sequential):
-            del container._modules[name]
-        else:
-            stand_in = nn.Identity() if change is None else change
-            container._modules[name] = stand_in
-            view.add(stand_in, root.get_submodule(path))
+        _twin_at(root, parent, twins, view)._modules[name] = change
+        view.add(change, root.get_submodule(path))
     _own_code(top)
     return view
 
@@ -110,7 +127,13 @@ def _own_code(module: nn.Module) -> None:
 
 
 def plain(module: nn.Module, original: nn.Module) -> nn.Module:
-    """Take back what `build_view` added to the root: afterwards its forward is that of `original`."""
+    """Take back what `build_view` added: the forward of the root is that of `original`, and in an `nn.Sequential`,
+    which gives one input, an `nn.Identity` does for a block that was left out."""
+    for container in module.modules():
+        if isinstance(container, nn.Sequential):
+            for name, child in container.named_children():
+                if isinstance(child, PassThrough) and child.returns is None:
+                    container._modules[name] = nn.Identity()
     module.__dict__.pop("forward", None)
     forward = original.__dict__.get("forward")
     if isinstance(forward, MethodType):  # a method that the user gave to this one object

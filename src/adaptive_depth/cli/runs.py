@@ -62,7 +62,8 @@ def is_model_name(name: str) -> bool:
 
 def as_network(model: "nn.Module") -> "AdaptiveNetwork":
     """The model, adapted where it is not yet."""
-    from ..network import AdaptiveNetwork, adapt
+    from ..adapting import adapt
+    from ..network import AdaptiveNetwork
 
     return model if isinstance(model, AdaptiveNetwork) else adapt(model)
 

@@ -1,17 +1,22 @@
 """Do stages fit a model? First what its modules tell (`complete`), then what running it tells (`prove`)."""
 
+import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import StagesError
 from ..modes import evaluating
 from .plan import Stage, Stages
+
+MOST_STAGES = 12  # 4,096 sub-networks
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -45,6 +50,10 @@ def complete(model: nn.Module, stages: Stages) -> Stages:
     """
     if not len(stages):
         raise StagesError("no stages were given: expected at least one Stage(mandatory=(...), skippable=(...))")
+    if len(stages) > MOST_STAGES:
+        raise StagesError(
+            f"{len(stages)} stages make 2^{len(stages)} sub-networks: expected at most {MOST_STAGES}; leave some out"
+        )
     modules = dict(model.named_modules(remove_duplicate=False))
     for stage in stages:
         for path in stage.blocks + (stage.norms or ()):
@@ -139,12 +148,96 @@ def _reject_replaced_forwards(stages: Stages, modules: Mapping[str, nn.Module]) 
             )
 
 
-@dataclass
-class _Call:
+# -- what running it tells ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a module: its path, its place in the order in which calls began, what it took and returned."""
+
     path: str
+    number: int
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: Any
+
+    @property
+    def tensor(self) -> Tensor | None:
+        """The tensor that was returned, alone or as the first of a tuple that holds nothing else."""
+        if isinstance(self.output, Tensor):
+            return self.output
+        if isinstance(self.output, tuple | list) and self.output and isinstance(self.output[0], Tensor):
+            return self.output[0] if all(value is None for value in self.output[1:]) else None
+        return None
+
+    @property
+    def output_shape(self) -> torch.Size | None:
+        return None if self.tensor is None else self.tensor.shape
+
+    @property
+    def returns(self) -> int | None:
+        """How many values the returned tuple has; None for a tensor."""
+        return None if isinstance(self.output, Tensor) else len(self.output)
+
+    @property
+    def keeps_shape(self) -> bool:
+        hidden = hidden_of(self)
+        return hidden is not None and hidden.shape == self.output_shape
+
+    @property
+    def growth(self) -> int | None:
+        """By how many channels (dimension 1) the output is wider; None where anything else differs."""
+        hidden, shape = hidden_of(self), self.output_shape
+        if hidden is None or shape is None or len(shape) < 2 or hidden.ndim != len(shape):
+            return None
+        same = hidden.shape[:1] == shape[:1] and hidden.shape[2:] == shape[2:]
+        return shape[1] - hidden.shape[1] if same else None
+
+    def describe(self) -> str:
+        hidden = hidden_of(self)
+        took = type(self.args[0]).__name__ if self.args else "no tensor"
+        took = took if hidden is None else str(list(hidden.shape))
+        gave = type(self.output).__name__ if self.output_shape is None else str(list(self.output_shape))
+        return f"widens its input by {self.growth} channels" if self.growth else f"turns {took} into {gave}"
+
+
+def hidden_of(call: Call) -> Tensor | None:
+    """What a block adds to: its first input, or the first tensor among its keywords; None where that is no tensor."""
+    first = call.args[0] if call.args else next((v for v in call.kwargs.values() if isinstance(v, Tensor)), None)
+    return first if isinstance(first, Tensor) and first.is_floating_point() else None
+
+
+def record(
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], paths: Iterable[str] | None = None
+) -> tuple[list[Call], Any]:
+    """Run a model and write down the calls of its modules (of those at `paths`), in the order in which they began."""
+    calls: list[Call] = []
+    begun = itertools.count()
+    open_calls: list[tuple[int, Any, Any]] = []
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        open_calls.append((next(begun), *_copied(args, kwargs)))
+
+    def after(path: str, _: nn.Module, __: Any, output: Any) -> None:
+        calls.append(Call(path, *open_calls.pop(), output))
+
+    every = [path for path, _ in model.named_modules() if path] if paths is None else paths
+    handles = []
+    try:
+        for path in every:
+            module = model.get_submodule(path)
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(module.register_forward_hook(partial(after, path)))
+        output = model(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sorted(calls, key=lambda call: call.number), output
+
+
+def _copied(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same tensors in lists and dicts of their own, for a module may change those that it is given."""
+    return tree_map(lambda leaf: leaf, (args, kwargs))
 
 
 def prove(model: nn.Module, stages: Stages, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -160,26 +253,11 @@ def prove(model: nn.Module, stages: Stages, args: Sequence[Any], kwargs: Mapping
             returns something else than one tensor, changes its shape, or does not add to its input (it returns
             something unrelated when its weights are zero).
     """
-    calls: list[_Call] = []
     blocks = [path for stage in stages for path in stage.blocks]
-
-    def watch(path: str) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            calls.append(_Call(path, args, kwargs, output))
-
-        return hook
-
     known = homes(model, stages)
     strays = [path for path, part in model.named_modules() if path not in known and has_statistics(part)]
-    handles = [
-        model.get_submodule(path).register_forward_hook(watch(path), with_kwargs=True) for path in blocks + strays
-    ]
     with evaluating(model), torch.no_grad():
-        try:
-            model(*args, **kwargs)
-        finally:
-            for handle in handles:
-                handle.remove()
+        calls, _ = record(model, args, kwargs, blocks + strays)
         counts = Counter(call.path for call in calls)
         for path in blocks:
             if counts[path] != 1:
@@ -213,56 +291,98 @@ def _reject_stray_norms(order: Sequence[str], strays: Sequence[str], stages: Sta
             )
 
 
-def _prove_skippable(block: nn.Module, call: _Call, stage: Stage) -> None:
+def _prove_skippable(block: nn.Module, call: Call, stage: Stage) -> None:
     said = f"stage {stage.name!r}: block {call.path!r} is not skippable: "
-    if not (call.args and isinstance(call.args[0], Tensor) and isinstance(call.output, Tensor)):
-        received = type(call.args[0]).__name__ if call.args else "keywords only"
+    hidden = hidden_of(call)
+    if hidden is None or call.output_shape is None:
+        received = type(call.args[0]).__name__ if call.args else "no tensor"
         raise StagesError(
             f"{said}it takes {received} and returns {type(call.output).__name__}, where one tensor each is expected"
         )
-    received = call.args[0]
-    if len(call.args) > 1 or call.kwargs:
-        others = [type(value).__name__ for value in call.args[1:]] + list(call.kwargs)
+    if call.returns != stage.returns:
+        returned = "a tensor" if call.returns is None else f"a tuple of {call.returns}"
+        raise StagesError(f"{said}it returns {returned}: name that, Stage(..., returns={call.returns})")
+    if not call.keeps_shape:
         raise StagesError(
-            f"{said}it is called with more than one input ({', '.join(others)}), and only blocks of one input can be "
-            "left out so far; let the block hold the others as attributes"
+            f"{said}it turns {list(hidden.shape)} into {list(call.output_shape)}; name it in the mandatory sub-path"
         )
-    if received.shape != call.output.shape:
-        raise StagesError(
-            f"{said}it turns {list(received.shape)} into {list(call.output.shape)}; name it in the mandatory sub-path"
-        )
-    if not (_returns_input(block, call) or _follows_input(block, call)):
+    if not is_residual(block, call):
         raise StagesError(
             f"{said}it does not add to its input, so leaving it out would leave something else than its input; "
             "only residual blocks can be skipped"
         )
 
 
-def _returns_input(block: nn.Module, call: _Call) -> bool:
+def has_weights(module: nn.Module) -> bool:
+    """Has it parameters of two or more dimensions: those of convolutions, linear layers, tables?"""
+    return any(parameter.ndim > 1 for parameter in module.parameters())
+
+
+def is_residual(block: nn.Module, call: Call) -> bool:
+    """Does a block return its input plus something? Asked of the block itself, on noise of the shape that it took."""
+    return _returns_input(block, call) or _follows_input(block, call)
+
+
+def _returns_input(block: nn.Module, call: Call) -> bool:
     """h + F(h) with every parameter of F zero is h. (For a positive h: an activation may stand behind the sum.)"""
+    hidden = hidden_of(call)
+    assert hidden is not None
     zeros = {name: torch.zeros_like(parameter) for name, parameter in block.named_parameters()}
-    given = _noise(call.args[0], seed=0)
-    output = torch.func.functional_call(block, zeros, (given.clone(), *call.args[1:]), call.kwargs)
-    return torch.allclose(output, given, rtol=1e-3, atol=1e-4)
+    given = _noise(hidden, seed=0)
+    return torch.allclose(_output_on(block, zeros, call, given), given, rtol=1e-3, atol=1e-4)
 
 
-def _follows_input(block: nn.Module, call: _Call) -> bool:
-    """With zero weights but its norms kept (post-norm blocks), a change of the input still comes out."""
+def _follows_input(block: nn.Module, call: Call) -> bool:
+    """With zero weights, a change of the input still comes out, and not much smaller (as behind a gate).
+
+    What has one dimension stays, norms and scales: a norm may stand behind the sum, or a scale on the shortcut.
+    """
+    hidden = hidden_of(call)
+    assert hidden is not None
     norms = {f"{path}." for path, module in block.named_modules() if is_norm(module)}
     zeros = {
         name: torch.zeros_like(parameter)
         for name, parameter in block.named_parameters()
-        if not any(name.startswith(norm) for norm in norms)
+        if parameter.ndim > 1 and not any(name.startswith(norm) for norm in norms)
     }
-    given = _noise(call.args[0], seed=0)
-    change = 2 * _noise(call.args[0], seed=1) - 1  # around zero: a norm takes a mean away
-    before = torch.func.functional_call(block, zeros, (given.clone(), *call.args[1:]), call.kwargs)
-    after = torch.func.functional_call(block, zeros, (given + change, *call.args[1:]), call.kwargs)
-    answer = (after - before).flatten().float()
-    return bool(nn.functional.cosine_similarity(answer, change.flatten().float(), dim=0) > 0.5)
+    given = _noise(hidden, seed=0)
+    change = 2 * _noise(hidden, seed=1) - 1  # around zero: a norm takes a mean away
+    after = _output_on(block, zeros, call, given + change)
+    answer = (after - _output_on(block, zeros, call, given)).flatten().float()
+    change = change.flatten().float()
+    alike = nn.functional.cosine_similarity(answer, change, dim=0) > 0.5
+    return bool(alike and answer.norm() > 0.75 * change.norm())
+
+
+def _output_on(block: nn.Module, parameters: Mapping[str, Tensor], call: Call, given: Tensor) -> Tensor:
+    """What a block returns for another input and other parameters, all else as in a call."""
+    given = given.clone()  # a block may change its input
+    args, kwargs = _copied(call.args, call.kwargs)
+    if args:
+        output = torch.func.functional_call(block, dict(parameters), (given, *args[1:]), kwargs)
+    else:
+        name = next(name for name, value in kwargs.items() if isinstance(value, Tensor))
+        output = torch.func.functional_call(block, dict(parameters), (), {**kwargs, name: given})
+    return output if isinstance(output, Tensor) else output[0]
 
 
 def _noise(like: Tensor, seed: int) -> Tensor:
     """Numbers from 0 to 1: unlike the input of the model (zeros, say) they can tell h from any F(h)."""
     generator = torch.Generator(like.device).manual_seed(seed)
     return torch.rand(like.shape, generator=generator, device=like.device).to(like.dtype)
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """The tensors in what a model returned: a tensor, or nested tuples, lists, dicts and dataclasses of them."""
+    leaves = tree_leaves(output)
+    if len(leaves) == 1 and leaves[0] is output and not isinstance(output, Tensor):
+        leaves = [*output.values()] if isinstance(output, Mapping) else []
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def same_output(a: Any, b: Any) -> bool:
+    """Are all tensors of two outputs equal, bit for bit, and finite?"""
+    first, second = tensors_of(a), tensors_of(b)
+    return len(first) == len(second) and all(
+        x.shape == y.shape and torch.equal(x, y) for x, y in zip(first, second, strict=True)
+    )

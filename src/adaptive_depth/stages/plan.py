@@ -1,7 +1,8 @@
 """The plan: where a model is cut into mandatory and skippable sub-paths (paper, section 3.1)."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from math import ceil
 from typing import Any
 
@@ -20,6 +21,8 @@ class Stage:
         name: how the stage is called in tables; the common parent of its blocks by default.
         channel_dim: where the channels of the stage's output are, for the optional feature term of the
             distillation: 1 for `[batch, channels, height, width]`, -1 for `[batch, tokens, channels]`.
+        returns: None where the skippable blocks return a tensor; n where they return a tuple of n, the tensor first
+            and None in all other places.
 
     Example:
         >>> Stage(mandatory=("layer1.0", "layer1.1"), skippable=("layer1.2",)).name
@@ -31,6 +34,7 @@ class Stage:
     norms: tuple[str, ...] | None = None
     name: str = ""
     channel_dim: int = 1
+    returns: int | None = None
 
     def __post_init__(self) -> None:
         for field in ("mandatory", "skippable", "norms"):
@@ -111,12 +115,112 @@ class Stages(Sequence[Stage]):
             ) from error
 
 
-def cut(blocks: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The paper's default cut of L blocks: ``m = min(L - 1, ceil(L / 2))`` are mandatory, the rest skippable.
+@dataclass(frozen=True)
+class Run:
+    """Residual blocks that run one after the other: a stage before it is cut.
+
+    Attributes:
+        blocks: module paths in the order in which they run; the first may change the shape.
+        norms: the norms to double if the stage is cut so that these blocks are mandatory: by default all norms inside.
+        name: as for `Stage`.
+        channel_dim: as for `Stage`.
+        flat: a transformer's only run, which is to be divided into groups.
+        returns: as for `Stage`.
+    """
+
+    blocks: tuple[str, ...]
+    norms: "NormsOf | None" = None
+    name: str = ""
+    channel_dim: int = 1
+    flat: bool = False
+    returns: int | None = None
+
+
+NormsOf = Callable[[Sequence[str]], Sequence[str]]  # the norms to double, of the mandatory blocks
+Mandatory = int | float | Sequence[int | float | None] | None  # where to cut: of every stage, or of each
+
+
+def cut(blocks: Sequence[str], mandatory: float | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Cut L blocks in a mandatory and a skippable sub-path.
+
+    Arguments:
+        blocks: module paths, two or more.
+        mandatory: how many are mandatory: a number of blocks from 1 to L - 1, or a part of them, such as 0.5, which
+            is rounded to at least one block and leaves at least one; by default the paper's
+            ``min(L - 1, ceil(L / 2))``.
+
+    Raises:
+        StagesError: a number that leaves no block to skip, or none that is mandatory.
 
     Example:
         >>> cut(["a", "b", "c"])
         (('a', 'b'), ('c',))
+        >>> cut(["a", "b", "c", "d"], mandatory=0.25)
+        (('a',), ('b', 'c', 'd'))
     """
-    mandatory = min(len(blocks) - 1, ceil(len(blocks) / 2))
-    return tuple(blocks[:mandatory]), tuple(blocks[mandatory:])
+    length = len(blocks)
+    if mandatory is None:
+        number = min(length - 1, ceil(length / 2))
+    elif isinstance(mandatory, bool) or not isinstance(mandatory, int | float):
+        raise StagesError(f"mandatory={mandatory!r}: expected a number of blocks, or a part of them such as 0.5")
+    elif isinstance(mandatory, float) and 0 < mandatory < 1:
+        number = min(length - 1, max(1, round(mandatory * length)))
+    elif mandatory == int(mandatory) and 1 <= mandatory < length:
+        number = int(mandatory)
+    else:
+        raise StagesError(
+            f"mandatory={mandatory!r} of the {length} blocks {blocks[0]} to {blocks[-1]}: expected from 1 to "
+            f"{length - 1} blocks, or a part between 0 and 1, such as 0.5"
+        )
+    return tuple(blocks[:number]), tuple(blocks[number:])
+
+
+def cut_runs(runs: Sequence[Run], mandatory: Mandatory = None, group_size: int | None = None) -> Stages:
+    """Stages of runs: a flat one is divided into groups first, and each is cut.
+
+    Arguments:
+        runs: in the order in which they run; those of a single block are left out, for there is nothing to skip.
+        mandatory: as for `cut`, for all stages or in a sequence with one entry for each.
+        group_size: blocks in each group of a flat run; by default four groups, or as many as have two blocks, of
+            sizes that differ by one at most.
+
+    Raises:
+        StagesError: a group size that does not divide a flat run, or that has no flat run to divide; `mandatory` of
+            another length than there are stages.
+    """
+    if group_size is not None and not any(run.flat for run in runs):
+        raise StagesError(f"group_size={group_size!r}: the model has stages of its own, so there is none to divide")
+    groups = [group for run in runs for group in (_groups(run, group_size) if run.flat else [run])]
+    groups = [group for group in groups if len(group.blocks) > 1]
+    if mandatory is None or isinstance(mandatory, int | float):
+        wanted: list[Any] = [mandatory] * len(groups)
+    else:
+        wanted = list(mandatory)
+    if len(wanted) != len(groups):
+        lengths = ", ".join(str(len(group.blocks)) for group in groups)
+        raise StagesError(
+            f"mandatory={mandatory!r} has {len(wanted)} entries: expected one for each of {len(groups)} stages (of "
+            f"{lengths} blocks)"
+        )
+    stages = []
+    for group, number in zip(groups, wanted, strict=True):
+        first, rest = cut(group.blocks, number)
+        norms = None if group.norms is None else tuple(group.norms(first))
+        stages.append(Stage(first, rest, norms, group.name, group.channel_dim, group.returns))
+    return Stages(tuple(stages))
+
+
+def _groups(run: Run, size: int | None) -> list[Run]:
+    length = len(run.blocks)
+    if size is not None and not (isinstance(size, int) and 2 <= size <= length and length % size == 0):
+        fitting = [str(number) for number in range(2, length + 1) if length % number == 0]
+        raise StagesError(
+            f"group_size={size!r} does not divide {length} blocks into groups of two or more: expected "
+            f"{' or '.join(fitting)}"
+        )
+    number = length // size if size else max(1, min(4, length // 2))
+    ends = [round(index * length / number) for index in range(number + 1)]
+    return [
+        replace(run, blocks=run.blocks[start:end], name=f"{run.name or 'group'} {start}-{end - 1}", flat=False)
+        for start, end in pairwise(ends)
+    ]

@@ -1,0 +1,227 @@
+"""The residual stages of any model, found by watching it run on an input.
+
+A *block* is a module that ran once, took a tensor and returned one of the same shape, and is residual: what it
+returns is what it took plus something (`is_residual` asks it, names do not matter). A *run* is two or more blocks in
+one container, one behind the other; a module of the same class right before them, which may change the shape, is its
+first block. Containers are searched from the outside in, so a block that holds blocks stays whole.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..errors import StagesError
+from ..modes import evaluating
+from .checks import Call, has_weights, hidden_of, is_residual, record, same_output
+from .plan import Run
+
+MOST_STAGES = 6  # so at most 64 sub-networks; of more runs, those that do most of the work become stages
+
+
+def discover(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Run]:
+    """The runs of residual blocks of a model, in the order in which they run.
+
+    Arguments:
+        model: it runs twice in eval mode without gradients, and is left as it was.
+        args, kwargs: an input, as the model's forward takes it.
+
+    Raises:
+        StagesError: no run was found, with the reason; a model that does not take the input, whose output changes
+            from call to call, or whose weights are quantised.
+    """
+    _reject_quantised(model)
+    with evaluating(model), torch.no_grad():
+        try:
+            calls, output = record(model, args, kwargs)
+            again = model(*args, **kwargs)
+        except Exception as error:
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise StagesError(
+                f"{type(model).__name__} does not run on the example input ({type(error).__name__}: {said}): give "
+                "one that it takes, example=tensor, a tuple of positional or a dict of keyword arguments"
+            ) from error
+        if not same_output(output, again):
+            raise StagesError(
+                f"{type(model).__name__} returns something else when it runs again on the same input in eval mode (or "
+                "no finite numbers): what is random in it must be off in eval mode before depths can be compared"
+            )
+        search = _Search(model, calls)
+        runs = sorted(search.runs(""), key=lambda run: search.calls[run.blocks[0]][0].number)
+        if not runs:
+            raise StagesError(f"{type(model).__name__} has no residual stage that can be cut: {search.why_none()}")
+        if len(runs) > MOST_STAGES:
+            runs = _hardest_working(model, runs, args, kwargs)
+    if len(runs) == 1:
+        only = runs[0]
+        return [Run(only.blocks, None, only.name, only.channel_dim, flat=True, returns=only.returns)]
+    return runs
+
+
+class _Search:
+    """What was observed, by module path."""
+
+    def __init__(self, model: nn.Module, calls: Sequence[Call]) -> None:
+        self.model = model
+        self.calls: dict[str, list[Call]] = {}
+        for call in calls:
+            self.calls.setdefault(call.path, []).append(call)
+        self.residual: dict[str, bool] = {}
+
+    def runs(self, container: str) -> Iterator[Run]:
+        """The runs among a module's children; where a child belongs to none, those inside it."""
+        taken: set[str] = set()
+        for blocks in self._runs_among(self._children(container)):
+            taken.update(blocks)
+            yield self._run(blocks, container)
+        for child in self._children(container, every=True):
+            if child not in taken:
+                yield from self.runs(child)
+
+    def _children(self, container: str, *, every: bool = False) -> list[str]:
+        """Children with parameters that ran, in the order in which they ran; or every child."""
+        module = self.model.get_submodule(container)
+        paths = [f"{container}.{name}" if container else name for name, _ in module.named_children()]
+        if every:
+            return paths
+        paths = [path for path in paths if path in self.calls and any(True for _ in self._at(path).parameters())]
+        return sorted(paths, key=lambda path: self.calls[path][0].number)
+
+    def _runs_among(self, children: Sequence[str]) -> Iterator[list[str]]:
+        run: list[str] = []
+        for before, path in zip([None, *children], children, strict=False):
+            if not self._is_block(path) or (run and not self._follows(run[-1], path)):
+                yield from self._long_enough(run)
+                run = []
+            if self._is_block(path):
+                if not run and before is not None and self._may_lead(before, path):
+                    run = [before]
+                run.append(path)
+        yield from self._long_enough(run)
+
+    @staticmethod
+    def _long_enough(run: list[str]) -> Iterator[list[str]]:
+        if len(run) > 1:
+            yield run
+
+    def _is_block(self, path: str) -> bool:
+        if path not in self.residual:
+            module, calls = self._at(path), self.calls.get(path, [])
+            possible = (
+                len(calls) == 1
+                and any(module.children())
+                and has_weights(module)
+                and hidden_of(calls[0]) is not None
+                and calls[0].keeps_shape
+            )
+            try:
+                self.residual[path] = possible and is_residual(module, calls[0])
+            except Exception:  # noqa: BLE001 - a module that does not run on its own is no block
+                self.residual[path] = False
+        return self.residual[path]
+
+    def _follows(self, before: str, path: str) -> bool:
+        """Of the same shape, and not beside each other on one input."""
+        first, second = self.calls[before][0], self.calls[path][0]
+        parallel = hidden_of(first) is hidden_of(second)
+        return not parallel and first.output_shape == second.output_shape and first.returns == second.returns
+
+    def _may_lead(self, before: str, path: str) -> bool:
+        """May a module that is no residual block itself be the first of a stage?"""
+        calls = self.calls[before]
+        alike = type(self._at(before)) is type(self._at(path)) and not isinstance(self._at(path), nn.Sequential)
+        return alike and len(calls) == 1 and not self._is_block(before) and self._follows(before, path)
+
+    def _run(self, blocks: Sequence[str], container: str) -> Run:
+        call = self.calls[blocks[-1]][0]
+        shape = call.output_shape
+        assert shape is not None
+        channels = -1 if len(shape) == 3 else _channel_dim(self._at(blocks[-1]), shape)
+        return Run(tuple(blocks), None, container or blocks[0], channels, returns=call.returns)
+
+    def _at(self, path: str) -> nn.Module:
+        return self.model.get_submodule(path)
+
+    # -- the reason for a no ------------------------------------------------------------------------------------
+
+    def why_none(self) -> str:
+        """Why the likeliest container, the one with the most weights in modules of one class, holds no run."""
+        single = [path for path, residual in self.residual.items() if residual]
+        alike: dict[tuple[str, type], list[str]] = {}
+        for path, module in self.model.named_modules():
+            called = type(module).forward is not nn.Module.forward  # not a ModuleList
+            if path and called and any(module.children()) and has_weights(module):
+                alike.setdefault((path.rpartition(".")[0], type(module)), []).append(path)
+        groups = [group for group in alike.values() if len(group) > 1]
+        if single:
+            return (
+                f"{', '.join(single[:3])} {'is' if len(single) == 1 else 'are'} residual, but with no other residual "
+                "block of the same shape before or behind it in its container, so a stage would have one block only"
+            )
+        if not groups:
+            return "it holds no two blocks of one kind in a row, and none that adds to its input"
+        group = max(groups, key=lambda paths: sum(p.numel() for path in paths for p in self._at(path).parameters()))
+        parent = group[0].rpartition(".")[0]
+        kind = type(self._at(group[0])).__name__
+        return f"{parent or 'its top level'} holds {len(group)} {kind}, but {self._why_no_block(group)}"
+
+    def _why_no_block(self, group: Sequence[str]) -> str:
+        calls = [self.calls.get(path, []) for path in group]
+        for path, each in zip(group, calls, strict=True):
+            if len(each) != 1:
+                return f"{path} ran {len(each)} times in one forward pass, where a block must run once"
+        for path, (call,) in zip(group, calls, strict=True):
+            hidden = hidden_of(call)
+            if hidden is None or call.output_shape is None:
+                return f"{path} {call.describe()}, where a block takes and returns one tensor"
+        grown = {call.growth for (call,) in calls}
+        if len(grown) == 1 and None not in grown and grown != {0}:
+            return f"each widens its input by {grown.pop()} channels, so none can be left out"
+        changing = [path for path, (call,) in zip(group, calls, strict=True) if not call.keeps_shape]
+        if changing:
+            call = self.calls[changing[-1]][0]
+            return f"{changing[-1]} {call.describe()}, so it cannot be left out"
+        return f"{group[-1]} does not add to its input, so leaving it out would leave something else"
+
+
+def _channel_dim(block: nn.Module, shape: Sequence[int]) -> int:
+    """Channels last where the block's first linear layer or LayerNorm says so, else dimension 1."""
+    for part in block.modules():
+        if isinstance(part, nn.modules.conv._ConvNd | nn.modules.batchnorm._NormBase):
+            return 1
+        if isinstance(part, nn.Linear) and part.in_features == shape[-1]:
+            return -1
+    return 1
+
+
+def _hardest_working(model: nn.Module, runs: Sequence[Run], args: Any, kwargs: Any) -> list[Run]:
+    """The runs whose blocks do most of the multiply-adds, in order."""
+    with FlopCounterMode(display=False) as counter:
+        model(*args, **kwargs)
+    counts = counter.get_flop_counts()
+    top = type(model).__name__
+
+    def work(run: Run) -> int:
+        return sum(sum(counts.get(f"{top}.{block}", {}).values()) for block in run.blocks[1:])
+
+    kept = sorted(runs, key=work, reverse=True)[:MOST_STAGES]
+    return [run for run in runs if run in kept]
+
+
+def _reject_quantised(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        wrong = next(
+            (
+                name
+                for name, tensor in module.named_parameters(recurse=False)
+                if not (tensor.is_floating_point() or tensor.is_complex())
+            ),
+            None,
+        )
+        if wrong is not None or ".quantized" in type(module).__module__:
+            raise StagesError(
+                f"{path or type(model).__name__} ({type(module).__name__}) has quantised weights, so it cannot be "
+                "asked whether it only adds to its input: adapt the model in floating point, and quantise sub-networks"
+            )
