@@ -326,7 +326,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a list": (lambda f: (f / "network.json").write_text("[1, 2]"), "is not of this library"),
     "newer": (lambda f: edit(f, version=2), "has version 2, this library reads up to 1: pip install -U adaptive-depth"),
-    "no version": (lambda f: edit(f, version=None), "has version None, this library reads up to 1"),
+    "no version": (lambda f: edit(f, version=None), "is damaged: its version is None"),
     "no stages": (lambda f: edit(f, stages=None), "network.json is damaged: ties or stages cannot be read"),
     "no ties": (lambda f: edit(f, ties=[]), "is damaged: ties or stages cannot be read"),
     "field missing": (

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adaptive_depth.views import build_view, plain, statistics_twin, twin
+from adaptive_depth.views import PassThrough, build_view, plain, stand_in, statistics_twin, twin
 
 
 class Listed(nn.Module):
@@ -56,27 +56,47 @@ def test_a_forward_of_the_users_own_is_bound_to_the_twin() -> None:
 def test_a_view_leaves_out_and_replaces_and_shares_the_rest(chain: nn.Module) -> None:
     other, x = nn.BatchNorm1d(3, eps=1.0).eval(), torch.randn(2, 3)
     before = chain(x)
-    view = build_view(chain, {"0.1": None, "1": other}).module
+    view = build_view(chain, {"0.1": nn.Identity(), "1": other}).module
     assert torch.equal(view(x), chain[2](other(chain[0][0](x))))
     assert torch.equal(chain(x), before)
     assert [type(part) for part in view] == [nn.Sequential, nn.BatchNorm1d, nn.Linear]
-    assert len(view[0]) == 1
+    assert [type(part) for part in view[0]] == [nn.Linear, nn.Identity]
     assert view[0] is not chain[0]
     assert view[0][0] is chain[0][0]
     assert view[1] is other
     assert view[2] is chain[2]
 
 
-def test_what_code_may_address_by_index_becomes_an_identity() -> None:
+class TwoInputs(nn.Module):
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple:
+        return x + 1, mask
+
+
+def test_an_identity_stands_for_a_block_of_one_input_and_one_output() -> None:
+    assert type(stand_in(nn.Linear(3, 3), None)) is nn.Identity
+
+
+def test_what_stands_for_another_block_hands_its_inputs_on() -> None:
+    x, mask = torch.randn(2, 3), torch.zeros(2)
+    assert stand_in(TwoInputs(), None)(x, mask=mask) is x
+    assert stand_in(TwoInputs(), None)(mask=None, x=x) is x
+    given, none = stand_in(TwoInputs(), (0, None))(x, mask)
+    assert given is x
+    assert none is None
+    given, other = stand_in(TwoInputs(), (0, 1))(x, mask)
+    assert given is x
+    assert other is mask
+
+
+def test_what_code_may_address_by_index_keeps_its_place() -> None:
     module, x = Listed(), torch.randn(2, 3)
-    view = build_view(module, {"blocks.1": None}).module
-    assert type(view.blocks[1]) is nn.Identity
+    view = build_view(module, {"blocks.1": stand_in(module.blocks[1], None)}).module
     assert torch.equal(view(x), module.blocks[2](module.blocks[0](x)))
 
 
 def test_twins_and_replacements_follow_the_modes_of_their_originals(chain: nn.Module) -> None:
     other = nn.BatchNorm1d(3)
-    view = build_view(chain, {"0.1": None, "1": other})
+    view = build_view(chain, {"0.1": nn.Identity(), "1": other})
     chain.train()
     chain[0].eval()
     view.follow_modes()
@@ -107,12 +127,13 @@ def test_default_and_keyword_arguments_survive() -> None:
 
 
 def test_plain_takes_the_forward_back(chain: nn.Module) -> None:
-    view = build_view(chain, {"0.1": None}).module
+    view = build_view(chain, {"0.1": PassThrough(None)}).module
     assert "forward" in view.__dict__
     assert "forward" not in plain(view, chain).__dict__
+    assert type(view[0][1]) is nn.Identity  # an nn.Sequential gives one input
     patched = Listed()
     patched.forward = types.MethodType(lambda self, x: 0 * self.blocks[0](x), patched)
-    view = plain(build_view(patched, {"blocks.1": None}).module, patched)
+    view = plain(build_view(patched, {"blocks.1": nn.Identity()}).module, patched)
     assert view.forward.__self__ is view
     assert view.forward.__func__ is patched.forward.__func__
 

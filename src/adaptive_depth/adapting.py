@@ -59,6 +59,11 @@ def find_stages(
     model = create_model(model) if isinstance(model, str) else model
     if not isinstance(model, nn.Module):
         raise StagesError(f"find_stages received a {type(model).__name__}: expected an nn.Module or a model's name")
+    inner = "module" if isinstance(model, nn.DataParallel) else "_orig_mod" if hasattr(model, "_orig_mod") else None
+    if inner:
+        raise StagesError(
+            f"the model is wrapped in a {type(model).__name__}: adapt what it holds, model.{inner}, first"
+        )
     if isinstance(model, AdaptiveNetwork):
         raise StagesError("find_stages received a network that is adapted already: see its stages, network.stages")
     runs = known_runs(model)

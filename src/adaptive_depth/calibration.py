@@ -81,7 +81,8 @@ def _measure(network: AdaptiveNetwork, batches: Iterable[Any]) -> int:
         raise DataError("calibrate received no batch of two or more samples: expected training batches")
     if not all(torch.isfinite(buffer).all() for buffer in network.statistics.buffers()):
         raise DataError(
-            "calibrate measured statistics that are not finite: look for inputs that are not, or for diverged weights"
+            "calibrate measured statistics that are not finite: look for inputs that are not, or for weights "
+            "that diverged in training (a lower learning rate)"
         )
     return measured
 

@@ -190,7 +190,9 @@ def _read_description(folder: Path) -> dict[str, Any]:
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not of this library: expected a file with format {FORMAT!r}")
     version = description.get("version")
-    if not isinstance(version, int) or version > VERSION:
+    if not isinstance(version, int):
+        raise CheckpointError(f"{path} is damaged: its version is {version!r}, where a number is expected")
+    if version > VERSION:
         raise CheckpointError(
             f"{path} has version {version!r}, this library reads up to {VERSION}: pip install -U adaptive-depth"
         )

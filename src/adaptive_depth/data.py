@@ -129,6 +129,8 @@ def class_names(name: str, *, root: str | Path | None = None, download: bool = F
         names = next((label.names for label in features.values() if hasattr(label, "names")), None)
     if not names:
         raise DataError(f"data {name!r} does not tell its classes: expected labelled images for classification")
+    if len(names) < 2:
+        raise DataError(f"data {name!r} has one class only, {names[0]!r}: expected two or more, a folder each")
     return tuple(str(each) for each in names)
 
 
@@ -313,7 +315,30 @@ def _open_folder(name: str, split: str, classes: tuple[str, ...] | None) -> Data
             raise DataError(f"folder {str(part)!r} has classes that were not trained on: {', '.join(strange[:5])}")
         numbers = {each: number for number, each in enumerate(classes)}
         data = create_dataset("", root=str(part), search_split=False, class_map=numbers)
-    return data
+    return _Folder(data.reader)
+
+
+class _Folder(Dataset[tuple[Any, int]]):
+    """The images of a folder; one that cannot be read is named, where timm would put its neighbour in its place."""
+
+    def __init__(self, reader: Any) -> None:
+        self.reader = reader
+        self.transform: Any = None
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        file, label = self.reader[index]
+        try:
+            with file, Image.open(file) as opened:
+                image = opened.convert("RGB")
+        except (OSError, ValueError, SyntaxError) as error:
+            name = self.reader.filename(index, absolute=True)
+            raise DataError(
+                f"image {name} cannot be read ({error}): remove it, or put a whole one in its place"
+            ) from error
+        return self.transform(image) if self.transform else image, int(label)
 
 
 def _unknown(name: str) -> DataError:

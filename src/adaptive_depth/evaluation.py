@@ -29,7 +29,7 @@ def evaluate(network: AdaptiveNetwork, batches: Iterable[Any], skips: Iterable[S
         For each skip, super-net first, the share of samples whose largest logit is the label's.
 
     Raises:
-        DataError: no batch, no labels, or labels that name no class of the network.
+        DataError: no batch, no labels, labels that name no class of the network, or outputs that are not finite.
         SkipError: a skip that does not fit the network.
         StagesError: stages written by hand that the first input proves wrong.
 
@@ -65,6 +65,15 @@ def _count_correct(output: Any, y: Tensor | None) -> int:
         received = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise DataError(
             f"the network returned {received} for labels {list(y.shape)}: expected [batch, classes] and [batch]"
+        )
+    if y.numel() and y.is_floating_point():
+        raise DataError(
+            f"labels of {str(y.dtype).removeprefix('torch.')}: expected whole numbers, the classes' indices"
+        )
+    if not torch.isfinite(output).all():
+        raise DataError(
+            "the network returned numbers that are not finite: look for inputs that are not, or for weights that "
+            "diverged in training (a lower learning rate)"
         )
     if y.numel() and (int(y.min()) < 0 or int(y.max()) >= output.shape[1]):
         raise DataError(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
+from inspect import signature
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -60,7 +61,11 @@ def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> nn
         if library == "torchvision":
             weights = "DEFAULT" if pretrained else None
             known = torchvision.models.list_models()
-            model = torchvision.models.get_model(short, weights=weights, **arguments) if short in known else None
+            model = None
+            if short in known:
+                takes = signature(torchvision.models.get_model_builder(short)).parameters
+                nothing_else = {"weights_backbone": None} if "weights_backbone" in takes else {}  # no download unasked
+                model = torchvision.models.get_model(short, weights=weights, **nothing_else | arguments)
         else:
             known = timm.list_models()
             exists = timm.is_model(short)
@@ -94,7 +99,9 @@ def usual_input(model: nn.Module) -> torch.Tensor | None:
     if module.startswith("timm."):
         config = getattr(model, "pretrained_cfg", None) or {}
         size = tuple(config.get("input_size") or (3, 224, 224))
-        own = getattr(getattr(model, "patch_embed", None), "img_size", None)
+        asked = getattr(remembered_source(model), "arguments", {}).get("img_size")
+        own = asked or getattr(getattr(model, "patch_embed", None), "img_size", None)
+        own = (own, own) if isinstance(own, int) else own
         size = (size[0], *own) if own else size
     elif module.startswith("torchvision.models."):
         size = (3, 299, 299) if "inception" in module else (3, 224, 224)

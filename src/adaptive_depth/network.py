@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .errors import AdaptiveDepthError
+from .errors import AdaptiveDepthError, StagesError
 from .models import Source, remembered_source
 from .skip import Skip, all_skips, parse_skip
 from .stages import Stages
@@ -96,7 +96,13 @@ class AdaptiveNetwork(nn.Module):
 
         Raises:
             SkipError: a skip that does not fit the stages.
+            StagesError: stages written by hand that no input has proven yet.
         """
+        if not self.proven:
+            raise StagesError(
+                "no input has proven the stages that were written by hand: call network.prove(x) with an input of the "
+                "model, or adapt(model, stages, example=x)"
+            )
         try:
             view = self._views[skip]  # type: ignore[index]
         except (KeyError, TypeError):

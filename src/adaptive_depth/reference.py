@@ -87,8 +87,8 @@ def _fill(network: AdaptiveNetwork, tensors: dict[str, Tensor], name: str, path:
     for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)):
         if keys:
             raise CheckpointError(
-                f"{path} does not hold a {name} of the authors: {len(keys)} tensors are {what} ({', '.join(keys[:3])}); name "
-                "the architecture that it was saved from"
+                f"{path} does not hold a {name} of the authors: {len(keys)} tensors are {what} "
+                f"({', '.join(keys[:3])}); name the architecture that it was saved from"
             )
     network.load_state_dict(tensors)
 

@@ -7,7 +7,7 @@ twins and everything else is the original object. So whatever reaches a paramete
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
 from itertools import repeat
@@ -59,19 +59,21 @@ class PassThrough(nn.Module):
     """Stands where a block was left out that may take further inputs, or returns a tuple: hands its first input on.
 
     Arguments:
-        returns: None to return the input; n to return a tuple of n, the input first and None in all other places.
+        returns: as for `Stage`: None to return the input, else what to hand on in the places of a tuple.
     """
 
-    def __init__(self, returns: int | None) -> None:
+    def __init__(self, returns: Sequence[int | None] | None) -> None:
         super().__init__()
         self.returns = returns
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         first = args[0] if args else next(value for value in kwargs.values() if isinstance(value, Tensor))
-        return first if self.returns is None else (first, *[None] * (self.returns - 1))
+        if self.returns is None:
+            return first
+        return (first, *(None if place is None else args[place] for place in self.returns[1:]))
 
 
-def stand_in(block: nn.Module, returns: int | None) -> nn.Module:
+def stand_in(block: nn.Module, returns: Sequence[int | None] | None) -> nn.Module:
     """What takes the place of a block that is left out: an `nn.Identity`, or where that does not do a `PassThrough`.
 
     The place stays, for code may address the blocks by name or index.

@@ -179,7 +179,7 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
     [
         ("stages resnet1818", "timm has no model 'resnet1818': near ones are resnet18"),
         ("stages torchvision/resnet1", "torchvision has no model 'resnet1'"),
-        ("stages vgg11", "belongs to no known family"),
+        ("stages vgg11", "VGG has no residual stage that can be cut"),
         ("stages {tmp}", "is no saved network: it holds no network.json"),
         ("stages ./nowhere", "is no saved network: it does not exist"),
         ("stages resnet18 --model-kwargs in_chans", "--model-kwargs 'in_chans': expected NAME=VALUE"),

@@ -342,11 +342,11 @@ class Masked(nn.Module):
         return x
 
 
-def test_a_block_of_two_inputs_is_refused() -> None:
-    with pytest.raises(
-        ad.StagesError, match=r"it is called with more than one input \(Tensor\), and only blocks of one"
-    ):
-        ad.adapt(Masked(), [ad.Stage(("blocks.0",), ("blocks.1",))], example=torch.randn(2, 3, 8))
+def test_a_block_of_two_inputs_hands_the_first_on() -> None:
+    model, x = Masked().eval(), torch.randn(2, 3, 8)
+    network = ad.adapt(model, [ad.Stage(("blocks.0",), ("blocks.1",))], example=x)
+    with torch.no_grad():
+        assert torch.equal(network(x, skip="T"), network.subnet("T").blocks[0](x, torch.zeros(3, 3)))
 
 
 def test_a_forward_that_was_replaced_by_a_function_is_refused() -> None:

@@ -61,6 +61,7 @@ def test_json_and_back() -> None:
     plain = json.loads(json.dumps(stages.to_json()))
     assert plain[0] == {
         "mandatory": ["a.0"], "skippable": ["a.1"], "norms": ["a.0.n"], "name": "first", "channel_dim": -1,
+        "returns": None,
     }  # fmt: skip
     assert plain[1]["norms"] is None
     assert plain[2]["norms"] == []

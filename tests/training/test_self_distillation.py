@@ -373,7 +373,7 @@ ERRORS = {
     "nan input": (
         lambda nets: nets.chain(), NAN, Y, {},
         "the super-net's loss is nan: expected a finite number; look for a learning rate that is too high, inputs that "
-        "are not finite, or float16 without a gradient scaler. No weight was changed",
+        "are not finite, or float16 without a gradient scaler. This step changed no weight",
     ),
     "infinite criterion": (
         lambda nets: nets.chain(), None, Y, {"criterion": lambda output, y: output.sum() * float("inf")},

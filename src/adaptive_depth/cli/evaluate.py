@@ -28,15 +28,16 @@ def evaluate(
 
     Writes RUN/accuracy.json, unless other images are named. Example: adaptive-depth evaluate runs/demo
     """
-    from ..data import check_fit, create_loader
+    from ..data import check_fit, configure, create_loader
 
     place = runs.pick_device(device)
     network = runs.open_run(run).to(place)
-    config = runs.read_data(run)
-    if data is not None:
-        config = replace(config, name=data)
-    if root is not None:
-        config = replace(config, root=str(root.resolve()))
+    if data is not None and not (run / runs.DATA).exists():  # saved by a program
+        config = configure(data, network, root=root)
+    else:
+        config = runs.read_data(run)
+        config = config if data is None else replace(config, name=data)
+        config = config if root is None else replace(config, root=str(root.resolve()))
     check_fit(network, config)
     workers = runs.pick_workers(workers, place)
     loader = create_loader(config, "validation", batch_size=batch_size, workers=workers)

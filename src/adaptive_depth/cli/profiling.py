@@ -43,12 +43,15 @@ def profile(
         result = measure(
             network, example.to(runs.pick_device(device)), latency=latency, seconds=seconds, on_progress=advance
         )
-    if is_run:
+    keeps = is_run and image_size in (None, size)  # of other images it would not go with the run's accuracy
+    if keeps:
         show.write_json(Path(model) / runs.PROFILE, result.to_json())
     if json:
         show.as_json(result.to_json())
         return
     typer.echo(result)
-    if is_run:
+    if is_run and not keeps:
+        typer.echo(f"Not written to {model}: its images have {size} pixels, not {image_size}.")
+    if keeps:
         middle = sorted(cost.macs for cost in result.costs.values())[len(result.costs) // 2]
         typer.echo(f"Written to {Path(model) / runs.PROFILE}. Next: {show.command('select', model, '--macs', middle)}")

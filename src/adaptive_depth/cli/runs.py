@@ -162,7 +162,7 @@ def read_data(run: Path) -> "DataConfig":
     """The preprocessing that a run was trained with."""
     from ..data import DataConfig
 
-    return DataConfig.from_json(read_json(run / DATA, "is this a folder that `adaptive-depth train` wrote?"))
+    return DataConfig.from_json(read_json(run / DATA, "name the images with --data"))
 
 
 def read_json(path: Path, mend: str) -> Any:

@@ -14,7 +14,11 @@ Model = Annotated[
 ]
 ModelKwargs = Annotated[
     list[str] | None,
-    typer.Option("--model-kwargs", metavar="NAME=VALUE", help="An argument of the model's constructor; repeatable."),
+    typer.Option(
+        "--model-kwargs",
+        metavar="NAME=VALUE",
+        help="An argument of the model's constructor, in JSON: channels=[8,16,32,64]; repeatable.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for programs.")]
 

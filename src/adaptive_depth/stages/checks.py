@@ -163,21 +163,28 @@ class Call:
 
     @property
     def tensor(self) -> Tensor | None:
-        """The tensor that was returned, alone or as the first of a tuple that holds nothing else."""
+        """The tensor that was returned, alone or first in a tuple of what can be had without the block."""
         if isinstance(self.output, Tensor):
             return self.output
-        if isinstance(self.output, tuple | list) and self.output and isinstance(self.output[0], Tensor):
-            return self.output[0] if all(value is None for value in self.output[1:]) else None
-        return None
+        return None if self.returns is None else self.output[0]
 
     @property
     def output_shape(self) -> torch.Size | None:
         return None if self.tensor is None else self.tensor.shape
 
     @property
-    def returns(self) -> int | None:
-        """How many values the returned tuple has; None for a tensor."""
-        return None if isinstance(self.output, Tensor) else len(self.output)
+    def returns(self) -> tuple[int | None, ...] | None:
+        """As `Stage.returns`: what stands in the places of a returned tuple; None for all else."""
+        if not (isinstance(self.output, tuple) and self.output and isinstance(self.output[0], Tensor)):
+            return None
+        places: list[int | None] = [0]
+        for value in self.output[1:]:
+            same = (number for number, given in enumerate(self.args) if number and _is_same(given, value))
+            place = None if value is None else next(same, -1)
+            if place == -1:
+                return None
+            places.append(place)
+        return tuple(places)
 
     @property
     def keeps_shape(self) -> bool:
@@ -195,10 +202,19 @@ class Call:
 
     def describe(self) -> str:
         hidden = hidden_of(self)
-        took = type(self.args[0]).__name__ if self.args else "no tensor"
+        took = f"a {type(self.args[0]).__name__}" if self.args else "no tensor"
         took = took if hidden is None else str(list(hidden.shape))
-        gave = type(self.output).__name__ if self.output_shape is None else str(list(self.output_shape))
-        return f"widens its input by {self.growth} channels" if self.growth else f"turns {took} into {gave}"
+        gave = f"a {type(self.output).__name__}" if self.output_shape is None else str(list(self.output_shape))
+        return f"widens its input by {self.growth} channels" if self.growth else f"takes {took} and returns {gave}"
+
+
+def _is_same(given: Any, value: Any) -> bool:
+    """The same tensors, and else equal values: handed on."""
+    first, second = tree_leaves(given), tree_leaves(value)
+    return len(first) == len(second) and all(
+        a is b if isinstance(a, Tensor) or isinstance(b, Tensor) else type(a) is type(b) and a == b
+        for a, b in zip(first, second, strict=True)
+    )
 
 
 def hidden_of(call: Call) -> Tensor | None:
@@ -300,7 +316,7 @@ def _prove_skippable(block: nn.Module, call: Call, stage: Stage) -> None:
             f"{said}it takes {received} and returns {type(call.output).__name__}, where one tensor each is expected"
         )
     if call.returns != stage.returns:
-        returned = "a tensor" if call.returns is None else f"a tuple of {call.returns}"
+        returned = "a tensor" if call.returns is None else f"a tuple of {len(call.returns)}"
         raise StagesError(f"{said}it returns {returned}: name that, Stage(..., returns={call.returns})")
     if not call.keeps_shape:
         raise StagesError(
@@ -335,23 +351,25 @@ def _returns_input(block: nn.Module, call: Call) -> bool:
 def _follows_input(block: nn.Module, call: Call) -> bool:
     """With zero weights, a change of the input still comes out, and not much smaller (as behind a gate).
 
-    What has one dimension stays, norms and scales: a norm may stand behind the sum, or a scale on the shortcut.
+    Once norms stay as they are, for one may stand behind the sum, and once they are zero like the weights. What else
+    has one dimension stays both times: a scale may stand on the shortcut.
     """
     hidden = hidden_of(call)
     assert hidden is not None
-    norms = {f"{path}." for path, module in block.named_modules() if is_norm(module)}
-    zeros = {
-        name: torch.zeros_like(parameter)
-        for name, parameter in block.named_parameters()
-        if parameter.ndim > 1 and not any(name.startswith(norm) for norm in norms)
-    }
+    inside = tuple(f"{path}." if path else "" for path, module in block.named_modules() if is_norm(module))
     given = _noise(hidden, seed=0)
     change = 2 * _noise(hidden, seed=1) - 1  # around zero: a norm takes a mean away
-    after = _output_on(block, zeros, call, given + change)
-    answer = (after - _output_on(block, zeros, call, given)).flatten().float()
-    change = change.flatten().float()
-    alike = nn.functional.cosine_similarity(answer, change, dim=0) > 0.5
-    return bool(alike and answer.norm() > 0.75 * change.norm())
+    for keep_norms in (True, False):
+        zeros = {
+            name: torch.zeros_like(parameter)
+            for name, parameter in block.named_parameters()
+            if (not keep_norms if name.startswith(inside) and inside else parameter.ndim > 1)
+        }
+        answer = _output_on(block, zeros, call, given + change) - _output_on(block, zeros, call, given)
+        answer, wanted = answer.flatten().float(), change.flatten().float()
+        if nn.functional.cosine_similarity(answer, wanted, dim=0) > 0.5 and answer.norm() > 0.75 * wanted.norm():
+            return True
+    return False
 
 
 def _output_on(block: nn.Module, parameters: Mapping[str, Tensor], call: Call, given: Tensor) -> Tensor:

@@ -73,9 +73,10 @@ class _Search:
     def runs(self, container: str) -> Iterator[Run]:
         """The runs among a module's children; where a child belongs to none, those inside it."""
         taken: set[str] = set()
-        for blocks in self._runs_among(self._children(container)):
+        found = list(self._runs_among(self._children(container)))
+        for blocks in found:
             taken.update(blocks)
-            yield self._run(blocks, container)
+            yield self._run(blocks, container, alone=len(found) == 1)
         for child in self._children(container, every=True):
             if child not in taken:
                 yield from self.runs(child)
@@ -115,12 +116,19 @@ class _Search:
                 and has_weights(module)
                 and hidden_of(calls[0]) is not None
                 and calls[0].keeps_shape
+                and not self._is_stage(module)
             )
             try:
                 self.residual[path] = possible and is_residual(module, calls[0])
             except Exception:  # noqa: BLE001 - a module that does not run on its own is no block
                 self.residual[path] = False
         return self.residual[path]
+
+    @staticmethod
+    def _is_stage(module: nn.Module) -> bool:
+        """An `nn.Sequential` of several modules of one class is no block, it holds blocks."""
+        kinds = [type(child) for child in module.children() if has_weights(child)]
+        return isinstance(module, nn.Sequential) and len(kinds) > 1 and len(set(kinds)) == 1
 
     def _follows(self, before: str, path: str) -> bool:
         """Of the same shape, and not beside each other on one input."""
@@ -134,12 +142,14 @@ class _Search:
         alike = type(self._at(before)) is type(self._at(path)) and not isinstance(self._at(path), nn.Sequential)
         return alike and len(calls) == 1 and not self._is_block(before) and self._follows(before, path)
 
-    def _run(self, blocks: Sequence[str], container: str) -> Run:
+    def _run(self, blocks: Sequence[str], container: str, *, alone: bool) -> Run:
+        first, last = (path.rpartition(".")[2] for path in (blocks[0], blocks[-1]))
+        name = container if alone and container else f"{container} {first}-{last}".strip()
         call = self.calls[blocks[-1]][0]
         shape = call.output_shape
         assert shape is not None
         channels = -1 if len(shape) == 3 else _channel_dim(self._at(blocks[-1]), shape)
-        return Run(tuple(blocks), None, container or blocks[0], channels, returns=call.returns)
+        return Run(tuple(blocks), None, name, channels, returns=call.returns)
 
     def _at(self, path: str) -> nn.Module:
         return self.model.get_submodule(path)
@@ -151,8 +161,8 @@ class _Search:
         single = [path for path, residual in self.residual.items() if residual]
         alike: dict[tuple[str, type], list[str]] = {}
         for path, module in self.model.named_modules():
-            called = type(module).forward is not nn.Module.forward  # not a ModuleList
-            if path and called and any(module.children()) and has_weights(module):
+            kind = path and not isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+            if kind and path in self.calls and any(module.children()) and has_weights(module):
                 alike.setdefault((path.rpartition(".")[0], type(module)), []).append(path)
         groups = [group for group in alike.values() if len(group) > 1]
         if single:

@@ -21,8 +21,8 @@ class Stage:
         name: how the stage is called in tables; the common parent of its blocks by default.
         channel_dim: where the channels of the stage's output are, for the optional feature term of the
             distillation: 1 for `[batch, channels, height, width]`, -1 for `[batch, tokens, channels]`.
-        returns: None where the skippable blocks return a tensor; n where they return a tuple of n, the tensor first
-            and None in all other places.
+        returns: None where the skippable blocks return a tensor. Where they return a tuple, the tensor first, one
+            entry a place: the number of the positional input that is handed on there, or None for None; so 0 first.
 
     Example:
         >>> Stage(mandatory=("layer1.0", "layer1.1"), skippable=("layer1.2",)).name
@@ -34,9 +34,17 @@ class Stage:
     norms: tuple[str, ...] | None = None
     name: str = ""
     channel_dim: int = 1
-    returns: int | None = None
+    returns: tuple[int | None, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.returns is not None:
+            places = tuple(self.returns) if isinstance(self.returns, Sequence) else ()
+            if places[:1] != (0,) or not all(place is None or isinstance(place, int) for place in places):
+                raise StagesError(
+                    f"returns={self.returns!r} of a stage: expected None, or the numbers of the inputs that are "
+                    "returned, such as (0, None) or (0, 1)"
+                )
+            object.__setattr__(self, "returns", places)
         for field in ("mandatory", "skippable", "norms"):
             paths = getattr(self, field)
             if paths is None and field == "norms":
@@ -133,7 +141,7 @@ class Run:
     name: str = ""
     channel_dim: int = 1
     flat: bool = False
-    returns: int | None = None
+    returns: tuple[int | None, ...] | None = None
 
 
 NormsOf = Callable[[Sequence[str]], Sequence[str]]  # the norms to double, of the mandatory blocks

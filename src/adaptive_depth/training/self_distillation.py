@@ -301,6 +301,8 @@ def check_labels(criterion: Any, output: Tensor, y: Tensor) -> None:
     one_each = isinstance(y, Tensor) and y.ndim == output.ndim - 1
     if not (one_each and isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss)):
         return
+    if y.shape[:1] != output.shape[:1]:
+        raise TrainingError(f"{len(y)} labels for a batch of {len(output)}: expected one for each sample")
     if y.is_floating_point():
         raise TrainingError(
             f"labels of {str(y.dtype).removeprefix('torch.')}: expected class indices, whole numbers from 0 to "
@@ -321,7 +323,7 @@ def check_finite(name: str, loss: Tensor) -> None:
     if not torch.isfinite(loss).all():
         raise TrainingError(
             f"{name} is {float(loss.detach().sum())}: expected a finite number; look for a learning rate that is too "
-            "high, inputs that are not finite, or float16 without a gradient scaler. No weight was changed"
+            "high, inputs that are not finite, or float16 without a gradient scaler. This step changed no weight"
         )
 
 
