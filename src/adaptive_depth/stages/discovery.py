@@ -148,7 +148,7 @@ class _Search:
         call = self.calls[blocks[-1]][0]
         shape = call.output_shape
         assert shape is not None
-        channels = -1 if len(shape) == 3 else _channel_dim(self._at(blocks[-1]), shape)
+        channels = _channel_dim(self._at(blocks[-1]), shape)
         return Run(tuple(blocks), None, name, channels, returns=call.returns)
 
     def _at(self, path: str) -> nn.Module:
@@ -158,7 +158,8 @@ class _Search:
 
     def why_none(self) -> str:
         """Why the likeliest container, the one with the most weights in modules of one class, holds no run."""
-        single = [path for path, residual in self.residual.items() if residual]
+        found = [path for path, residual in self.residual.items() if residual]
+        single = [path for path in found if not any(other.startswith(f"{path}.") for other in found)]
         alike: dict[tuple[str, type], list[str]] = {}
         for path, module in self.model.named_modules():
             kind = path and not isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
@@ -197,13 +198,15 @@ class _Search:
 
 
 def _channel_dim(block: nn.Module, shape: Sequence[int]) -> int:
-    """Channels last where the block's first linear layer or LayerNorm says so, else dimension 1."""
+    """Dimension 1 or the last, as the block's first layer of a kind that tells has it."""
     for part in block.modules():
-        if isinstance(part, nn.modules.conv._ConvNd | nn.modules.batchnorm._NormBase):
+        if isinstance(part, nn.modules.conv._ConvNd | nn.modules.batchnorm._NormBase | nn.GroupNorm):
             return 1
         if isinstance(part, nn.Linear) and part.in_features == shape[-1]:
             return -1
-    return 1
+        if type(part) is nn.LayerNorm and part.normalized_shape == (shape[-1],):
+            return -1
+    return 1 if len(shape) == 4 else -1
 
 
 def _hardest_working(model: nn.Module, runs: Sequence[Run], args: Any, kwargs: Any) -> list[Run]:
