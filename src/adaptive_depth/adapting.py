@@ -10,7 +10,7 @@ from .models import create_model, usual_input
 from .network import AdaptiveNetwork
 from .proof import prove_every_depth
 from .stages import Mandatory, Run, Stage, Stages, cut_runs, discover, families, known_runs
-from .stages.checks import complete, prove
+from .stages.checks import complete
 
 # timm's and torchvision's, and the attribute that holds their rate
 _STOCHASTIC_DEPTH = {"DropPath": "drop_prob", "StochasticDepth": "p"}
@@ -129,17 +129,17 @@ def adapt(
         raise StagesError(f"adapt received a {type(model).__name__}: expected an nn.Module, or create_model({model!r})")
     if isinstance(model, AdaptiveNetwork):
         raise StagesError("adapt received a network that is adapted already: adapt its plain model, network.model")
+    by_hand = stages is not None
     if stages is None:
-        chosen, proven = find_stages(model, example, mandatory=mandatory, group_size=group_size), True
+        chosen = find_stages(model, example, mandatory=mandatory, group_size=group_size)
     elif mandatory is not None or group_size is not None:
         raise StagesError("stages were given, so there is nothing to cut: leave mandatory and group_size out")
     else:
-        chosen, proven = complete(model, stages if isinstance(stages, Stages) else Stages(stages)), example is not None  # type: ignore[arg-type]
+        chosen = complete(model, stages if isinstance(stages, Stages) else Stages(stages))  # type: ignore[arg-type]
         if example is not None:
-            args, kwargs = _arguments(example)
-            prove(model, chosen, args, kwargs)
+            prove_every_depth(AdaptiveNetwork(model, chosen), *_arguments(example))
     network = AdaptiveNetwork(model, chosen)
-    network.proven = proven
+    network.proven = example is not None or not by_hand
     for stage in chosen:
         for path in stage.mandatory:
             _switch_off_stochastic_depth(model.get_submodule(path))

@@ -184,6 +184,12 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
         ("stages ./nowhere", "is no saved network: it does not exist"),
         ("stages resnet18 --model-kwargs in_chans", "--model-kwargs 'in_chans': expected NAME=VALUE"),
         ("stages resnet18 --model-kwargs colour=3", "cannot be built with {{'colour': 3}}"),
+        ("stages resnet18 --mandatory two", "--mandatory 'two': expected a number of blocks (2), a part of them (0.5)"),
+        ("stages resnet18 --mandatory 2", "mandatory=2 of the 2 blocks layer1.0 to layer1.1: expected from 1 to 1"),
+        ("stages resnet18 --group-size 2", "the model has stages of its own, so there is none to divide"),
+        ("stages {run} --mandatory 1", "a run folder's network is cut already"),
+        ("load-reference resnet18 {tmp}/file --output {tmp}/x", "cannot be read|holds more than tensors"),
+        ("load-reference vgg11 {tmp}/file --output {tmp}/x", "is not an architecture of the authors"),
         ("stages", "Missing argument 'MODEL'"),
         ("stages resnet18 --wrong", "No such option: --wrong"),
         ("nonsense", "No such command 'nonsense'"),
@@ -271,6 +277,42 @@ def test_trained_weights_that_cannot_be_fetched_are_told_in_one_line(call, tmp_p
     status, _, err = call("train", "resnet18", "--data=digits", "--pretrained", f"--output={tmp_path}/run")
     assert (status, err.count("\n")) == (2, 1)
     assert "trained weights (no route to host)" in err
+
+
+def test_stages_can_be_cut_elsewhere(call):
+    status, out, _ = call("stages", "torchvision/resnet50", "--mandatory", "1,2,0.5,1", "--json")
+    assert status == 0
+    assert [len(stage["mandatory"]) for stage in json.loads(out)["stages"]] == [1, 2, 3, 1]
+    status, out, _ = call("stages", "vit_tiny_patch16_224", "--group-size", "6")
+    assert status == 0
+    assert "4 sub-networks, from FF (super-net) to TT (base-net)" in out
+    assert "blocks 0-5: blocks.0 to 2 always, blocks.3 to 5 skippable" in out
+
+
+def test_stages_of_a_model_of_no_family_are_found(call):
+    status, out, _ = call("stages", "efficientvit_b0")
+    assert status == 0
+    assert "16 sub-networks" in out
+
+
+def test_a_checkpoint_of_the_authors_becomes_a_run(call, tmp_path):
+    network = ad.adapt(ad.create_model("torchvision/resnet18", num_classes=10))
+    doubled = {norm for stage in network.stages for norm in stage.norms}
+    theirs = {}
+    for key, tensor in network.state_dict().items():
+        tree, _, path = key.partition(".")
+        module, _, leaf = path.rpartition(".")
+        if tree == "model":
+            theirs[path] = tensor
+        elif module in doubled:
+            theirs[f"{module}_skip.{leaf}"] = tensor
+    torch.save(theirs, tmp_path / "theirs.pth")
+    status, out, _ = call("load-reference", "resnet18", tmp_path / "theirs.pth", "--output", tmp_path / "run")
+    assert status == 0
+    assert "evaluate" in out
+    assert torch.equal(ad.load(tmp_path / "run").model.conv1.weight, network.model.conv1.weight)
+    status, _, err = call("load-reference", "resnet18", tmp_path / "theirs.pth", "--output", tmp_path / "run")
+    assert (status, err.count("\n")) == (2, 1)
 
 
 # -- what is shown ----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from ..errors import AdaptiveDepthError
 from .demo import demo
 from .evaluate import evaluate
 from .profiling import profile
+from .reference import load_reference
 from .selecting import select
 from .stages import stages
 from .train import train
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, stages, train, evaluate, profile, select):
+for _command in (demo, stages, train, evaluate, profile, select, load_reference):
     app.command()(_command)
 
 

@@ -60,12 +60,31 @@ def is_model_name(name: str) -> bool:
     return name.startswith(("torchvision/", "timm/")) or timm.is_model(name)
 
 
-def as_network(model: "nn.Module") -> "AdaptiveNetwork":
-    """The model, adapted where it is not yet."""
+def as_network(
+    model: "nn.Module", mandatory: str | None = None, group_size: int | None = None, example: Any = None
+) -> "AdaptiveNetwork":
+    """The model, adapted where it is not yet; `mandatory` is written 0.5, or 2,2,3,2 with one number a stage."""
     from ..adapting import adapt
     from ..network import AdaptiveNetwork
 
-    return model if isinstance(model, AdaptiveNetwork) else adapt(model)
+    if isinstance(model, AdaptiveNetwork):
+        if mandatory is not None or group_size is not None:
+            raise typer.BadParameter("a run folder's network is cut already: leave --mandatory and --group-size out")
+        return model
+    return adapt(model, example=example, mandatory=_parse_mandatory(mandatory), group_size=group_size)
+
+
+def _parse_mandatory(text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        numbers = [int(part) if part.strip().isdigit() else float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"--mandatory {text!r}: expected a number of blocks (2), a part of them (0.5), or one of either for each "
+            "stage (2,2,3,2)"
+        ) from error
+    return numbers if "," in text else numbers[0]
 
 
 def open_run(run: Path) -> "AdaptiveNetwork":
@@ -152,10 +171,15 @@ def save_run(run: Path, network: "AdaptiveNetwork", config: "DataConfig", histor
     from ..checkpoint import save, write_atomically
 
     save(network, run)
-    for name in _MEASURED:
-        (run / name).unlink(missing_ok=True)
+    forget_measurements(run)
     show.write_json(run / DATA, config.to_json())
     write_atomically(run / HISTORY, history.to_csv().encode())
+
+
+def forget_measurements(run: Path) -> None:
+    """Remove what was measured of an older network in the same folder."""
+    for name in _MEASURED:
+        (run / name).unlink(missing_ok=True)
 
 
 def read_data(run: Path) -> "DataConfig":

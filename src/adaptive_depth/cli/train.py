@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import runs, show
-from .stages import Json, ModelKwargs
+from .stages import GroupSize, Json, Mandatory, ModelKwargs
 
 if TYPE_CHECKING:
     from ..training.loop import Epoch, History
@@ -42,6 +42,8 @@ def train(
     image_size: _Size = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from the library's trained weights.")] = False,
     model_kwargs: ModelKwargs = None,
+    mandatory: Mandatory = None,
+    group_size: GroupSize = None,
     alpha: Annotated[float, typer.Option(help="Weight of the super-net's loss; the base-net's has the rest.")] = 0.5,
     temperature: Annotated[float, typer.Option(help="Softens both outputs that are compared.")] = 1.0,
     feature_weight: Annotated[float, typer.Option(help="Weight of the optional feature term; 0 is off.")] = 0.0,
@@ -74,8 +76,9 @@ def train(
         arguments = {"num_classes": len(class_names(data, root=root, download=download))}
         plain = create_model(model, pretrained=pretrained, **arguments | runs.parse_arguments(model_kwargs or ()))
         config = configure(data, plain, root=root, image_size=image_size)
-        network = runs.as_network(plain).to(place)
-        check_fit(network, config)
+        example = torch.zeros(2, config.channels, config.image_size, config.image_size)
+        check_fit(plain, config)
+        network = runs.as_network(plain, mandatory, group_size, example).to(place)
         loader = create_loader(config, "train", batch_size=batch_size, augment=True, workers=workers)
         validation = create_loader(config, "validation", batch_size=2 * batch_size, workers=workers)
         objective = SelfDistillation(
