@@ -27,6 +27,12 @@ ROWS: list[Row] = [
         "1.00 ± 0.02",
         lambda r: ", ".join(f"{row['median']:.3f}" for row in r["subnet / plain"].values()),
     ),
+    (
+        "find_stages",
+        "`find_stages` for ResNet-50 with its proof over 16 sub-networks: by family, by discovery",
+        "12 forward passes + 1 s",
+        lambda r: " and ".join(f"{passes:.1f}" for passes in r["forward passes in all"].values()) + " passes in all",
+    ),
     ("choosing", "choosing another depth", "under 5 µs", lambda r: f"{r['median_us']:.2f} µs, nothing rebuilt"),
     (
         "training_step",

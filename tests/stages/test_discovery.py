@@ -103,8 +103,8 @@ def test_post_norm_blocks_and_scaled_shortcuts_are_residual(nets) -> None:
             self.scale = nn.Parameter(torch.ones(8))
 
         def forward(self, x: Tensor) -> Tensor:
-            pooled = F.avg_pool2d(self.norm(x), 3, 1, 1)  # has no weights that could be zero
-            return x * self.scale[:, None, None] + pooled + self.conv(x)
+            mixed = F.avg_pool2d(self.norm(x), 3, 1, 1) - 3 * self.norm(x)  # has no weights that could be zero
+            return x * self.scale[:, None, None] + mixed + self.conv(x)
 
     assert cuts(ad.find_stages(nets.Chain(Scaled(), Scaled()), X)) == [(1, 1)]
 
@@ -248,6 +248,17 @@ class Shuffled(nn.Module):
         return torch.stack([a, self.inner(b)], 2).flatten(1, 2)
 
 
+class Flipped(nn.Module):
+    """Adds to its input, but hands the channels on in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flip(1) + self.inner(x)
+
+
 class Dense(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -303,6 +314,7 @@ REFUSED = {
     "gates": (lambda n: n.Chain(*(Gate() for _ in range(3))), "blocks holds 3 Gate, but blocks.2 does not add"),
     "plain": (lambda n: n.Chain(*(n.Plain() for _ in range(3))), "blocks holds 3 Plain, but blocks.2 does not add"),
     "shuffled": (lambda n: n.Chain(*(Shuffled() for _ in range(3))), "3 Shuffled, but blocks.2 does not add"),
+    "flipped": (lambda n: n.Chain(*(Flipped() for _ in range(3))), "3 Flipped, but blocks.2 does not add"),
     "dense": (
         lambda n: nn.Sequential(nn.Conv2d(3, 8, 1), *(Dense(8 + 4 * i) for i in range(3))),
         "its top level holds 3 Dense, but each widens its input by 4 channels, so none can be left out",
