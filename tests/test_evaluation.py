@@ -105,6 +105,8 @@ GOOD = batch([0, 1], [4, 5])
     ("model", "batches", "said"),
     [
         (Counting, [], "evaluate received an empty loader: expected at least one batch of (input, labels)"),
+        (Counting, [batch([float("nan"), 1], [0, 1])], "the network returned numbers that are not finite"),
+        (Counting, [(GOOD[0], GOOD[1].float())], "labels of float32: expected whole numbers"),
         (Counting, iter(()), "evaluate received an empty loader"),
         (Counting, [batch([], [])], "evaluate received an empty loader"),
         (Counting, [GOOD, GOOD[0]], "the loader yielded inputs without labels: expected pairs (input, labels)"),

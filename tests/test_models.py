@@ -133,3 +133,10 @@ def test_looking_for_a_source_draws_no_random_numbers() -> None:
     torch.manual_seed(3)
     source_of(model)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_backbone_is_not_downloaded_unasked(monkeypatch):
+    asked = []
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *a, **k: asked.append(a) or {})
+    ad.create_model("torchvision/fcn_resnet50", num_classes=2)
+    assert not asked

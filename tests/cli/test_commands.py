@@ -279,6 +279,16 @@ def test_trained_weights_that_cannot_be_fetched_are_told_in_one_line(call, tmp_p
     assert "trained weights (no route to host)" in err
 
 
+def test_a_profile_of_other_images_is_not_kept(call, run):
+    before = (run / "profile.json").read_bytes()
+    status, out, _ = call("profile", run, "--image-size=32", "--no-latency")
+    assert status == 0
+    assert f"Not written to {run}: its images have 24 pixels, not 32." in out
+    assert (run / "profile.json").read_bytes() == before
+    assert call("profile", run, "--image-size=24", "--no-latency")[0] == 0
+    assert (run / "profile.json").read_bytes() != before
+
+
 def test_stages_can_be_cut_elsewhere(call):
     status, out, _ = call("stages", "torchvision/resnet50", "--mandatory", "1,2,0.5,1", "--json")
     assert status == 0

@@ -1,0 +1,233 @@
+"""A recipe: everything that decides how a network is trained, as a plain value that YAML holds.
+
+The recipes that come with the library are the paper's (section 4 and appendix), one file each in `recipes/`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from ..errors import TrainingError
+
+_FOLDERS = (Path(__file__).parent.parent / "recipes", Path(__file__).parents[3] / "recipes")  # installed, or in a clone
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. A field that is not named has the default; sizes are in pixels, times in epochs.
+
+    Attributes:
+        model: a name for `create_model`; may be left out where a network is given.
+        model_kwargs: arguments of its constructor.
+        data: `"digits"`, a dataset name of timm's, or a folder; may be left out where batches are given.
+
+        epochs: passes over the training images.
+        batch_size: images in an optimiser step, over all processes and accumulated parts.
+        accumulate: parts in which each process computes its share of a step, one after the other.
+        seed: of all random numbers; None does not touch them.
+
+        optimizer: a name of timm's.
+        momentum: of `sgd`.
+        lr: the highest learning rate.
+        weight_decay: not applied to norms, biases and whatever else has one dimension.
+        no_decay: parts of names of further parameters that do not decay.
+        clip_grad: the largest norm of all gradients together; None does not clip.
+
+        schedule: `"cosine"` to `min_lr`, or `"multistep"`: times `decay_rate` at each of `milestones`.
+        milestones, decay_rate, min_lr: as said.
+        warmup_epochs, warmup_lr: a linear rise from `warmup_lr` before that.
+
+        image_size: of training images.
+        eval_size: of evaluation images, after a central crop; as in training where None.
+        eval_resize: of their shorter side before that crop; None leaves it to the model's own crop.
+        interpolation: `"bilinear"` or `"bicubic"`.
+        augment: `"crop"` (random crops, mirrored images), `"trivial"` or `"rand"` (TrivialAugmentWide or RandAugment
+            besides), `"characters"` (small shifts, not mirrored), or `"none"`.
+        crop_scale: the smallest part of an image's area that a random crop keeps.
+        random_erasing: probability of erasing a rectangle.
+        repeats: times that an image is drawn in an epoch, each time augmented anew (repeated augmentation).
+        mixup, cutmix: their parameters; 0 is off.
+        label_smoothing: of the super-net's labels.
+
+        alpha, temperature, feature_weight, low_memory: of `SelfDistillation`.
+        precision: `"fp32"`, `"bf16"` or `"fp16"`.
+        channels_last: lay images out so.
+        compile: compile the passes.
+        ema: decay of an average of the weights, which is then evaluated and kept; None is off.
+        validate_every: epochs between two evaluations of `validate`; 0 evaluates after the last one only.
+        validate: the sub-networks to evaluate then; super-net and base-net where None.
+        calibrate: images that BatchNorm statistics per context are measured on afterwards; 0 is off.
+        skip_damaged: the largest share of training images that may be unreadable before a run stops.
+    """
+
+    model: str | None = None
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    data: str | None = None
+
+    epochs: int = 30
+    batch_size: int = 64
+    accumulate: int = 1
+    seed: int | None = 0
+
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    lr: float = 0.1
+    weight_decay: float = 1e-4
+    no_decay: tuple[str, ...] = ()
+    clip_grad: float | None = None
+
+    schedule: Literal["cosine", "multistep"] = "cosine"
+    milestones: tuple[int, ...] = ()
+    decay_rate: float = 0.1
+    min_lr: float = 0.0
+    warmup_epochs: float | None = None
+    warmup_lr: float = 0.0
+
+    image_size: int | None = None
+    eval_size: int | None = None
+    eval_resize: int | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    augment: Literal["crop", "trivial", "rand", "characters", "none"] | None = None
+    crop_scale: float = 0.35
+    random_erasing: float = 0.0
+    repeats: int = 1
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    label_smoothing: float = 0.0
+
+    alpha: float = 0.5
+    temperature: float = 1.0
+    feature_weight: float = 0.0
+    low_memory: bool = False
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+    ema: float | None = None
+    validate_every: int = 0
+    validate: tuple[str, ...] | None = None
+    calibrate: int = 5000
+    skip_damaged: float = 0.01
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, _checked(name, value, hints[name]))
+        for name, (fits, expected) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not fits(value):
+                raise TrainingError(f"{name}={value!r}: expected {expected}")
+        if self.schedule == "multistep" and not self.milestones:
+            raise TrainingError(
+                "schedule='multistep' without milestones: name the epochs, such as milestones=[60, 100]"
+            )
+        if self.batch_size % self.accumulate:
+            raise TrainingError(
+                f"batch_size={self.batch_size} cannot be divided into accumulate={self.accumulate} equal parts"
+            )
+
+    def changed(self, changes: Mapping[str, Any]) -> "Recipe":
+        """The same recipe with other values of some fields.
+
+        Raises:
+            TrainingError: a field that no recipe has (the near ones are listed), or a value of another kind.
+
+        Example:
+            >>> Recipe().changed({"epochs": 3}).epochs
+            3
+        """
+        known = [each.name for each in fields(self)]
+        for name in changes:
+            if name not in known:
+                near = get_close_matches(str(name), known, n=3, cutoff=0.5)
+                hint = f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known)}"
+                raise TrainingError(f"a recipe has no field {name!r}: {hint}")
+        return replace(self, **changes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Dictionaries, lists, strings and numbers only."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def to_yaml(self) -> str:
+        """Every field, as `load_recipe` reads it."""
+        return yaml.safe_dump(self.to_json(), sort_keys=False)
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """A recipe that comes with the library by its name, or one of your own by its path.
+
+    Raises:
+        TrainingError: no such recipe, a file that is no YAML, or fields that no recipe has.
+
+    Example:
+        >>> load_recipe("resnet50").milestones
+        (60, 100, 140)
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        found = {each.stem: each for folder in _FOLDERS if folder.is_dir() for each in sorted(folder.glob("*.yaml"))}
+        if str(name) not in found:
+            near = get_close_matches(str(name), found, n=2, cutoff=0.5)
+            hint = (
+                f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(found)}, or a .yaml file"
+            )
+            raise TrainingError(f"there is no recipe {str(name)!r}: {hint}")
+        path = found[str(name)]
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TrainingError(f"recipe {path} cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise TrainingError(f"recipe {path} holds a {type(content).__name__}: expected lines such as 'epochs: 30'")
+    try:
+        return Recipe().changed(content)
+    except TrainingError as error:
+        raise TrainingError(f"recipe {path}: {error}") from error
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The recipes that come with the library."""
+    return tuple(sorted({path.stem for folder in _FOLDERS if folder.is_dir() for path in folder.glob("*.yaml")}))
+
+
+def _checked(name: str, value: Any, kind: Any) -> Any:
+    """The value as the field's kind: a list for a tuple will do, and 1e-4, which YAML takes for a text."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        said = error.errors()[0]["msg"]
+        raise TrainingError(f"{name}={value!r}: {said[0].lower()}{said[1:]}") from error
+
+
+def _positive(value: float) -> bool:
+    return value > 0
+
+
+def _not_negative(value: float) -> bool:
+    return value >= 0
+
+
+def _inside(value: float) -> bool:
+    return 0 < value < 1
+
+
+def _share(value: float) -> bool:
+    return 0 <= value <= 1
+
+
+_RANGES: dict[str, tuple[Any, str]] = {
+    name: (fits, expected)
+    for names, fits, expected in (
+        ("epochs batch_size accumulate lr temperature clip_grad image_size", _positive, "a number above 0"),
+        ("eval_size eval_resize crop_scale repeats", _positive, "a number above 0"),
+        ("weight_decay min_lr warmup_lr feature_weight mixup cutmix calibrate", _not_negative, "0 or more"),
+        ("warmup_epochs validate_every", _not_negative, "0 or more"),
+        ("alpha random_erasing label_smoothing skip_damaged momentum", _share, "a number from 0 to 1"),
+        ("ema", _inside, "a decay between 0 and 1, such as 0.9999"),
+    )
+    for name in names.split()
+}
