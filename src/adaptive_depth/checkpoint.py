@@ -71,7 +71,7 @@ def save(network: AdaptiveNetwork, folder: str | os.PathLike[str]) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         before = set(folder.glob(_WEIGHTS))
-        weights = _write_weights(tensors, folder)
+        weights = write_tensors(tensors, folder)
         try:
             write_atomically(folder / _NAME, json.dumps(description | {"weights": weights}, indent=2).encode())
         except BaseException:
@@ -100,7 +100,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Adap
     """
     folder = Path(folder)
     description = _read_description(folder)
-    tensors = _read_weights(folder / str(description["weights"]))
+    tensors = read_tensors(folder / str(description["weights"]))
     try:
         built = _build(description, folder) if model is None else model
         network = adapt(built, Stages.from_json(description["stages"]))
@@ -157,7 +157,8 @@ def _unique(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, s
     return tensors, ties
 
 
-def _write_weights(tensors: dict[str, Tensor], folder: Path) -> str:
+def write_tensors(tensors: dict[str, Tensor], folder: Path) -> str:
+    """Put tensors into a new file of a folder in one step; its name tells its content."""
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=".weights.")
     os.close(handle)
     try:
@@ -204,7 +205,12 @@ def _read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that `write_tensors` wrote.
+
+    Raises:
+        CheckpointError: missing, truncated or changed.
+    """
     try:
         tensors = load_file(path)
         with path.open("rb") as file:

@@ -89,10 +89,10 @@ def test_low_memory_step_gives_the_same_training():
 def test_a_step_of_ones_own():
     network = build()
 
-    def step(x, y):
+    def step(x, y, backward):
         output = network(x)
         loss = 10 * nn.functional.cross_entropy(output, y)
-        loss.backward()
+        backward(loss)
         return StepResult(loss.detach(), output.detach())
 
     mine = train(network, images(), epochs=1, step=step, lr=1e-9, seed=0).epochs[0].loss
@@ -104,9 +104,9 @@ def test_every_step_starts_without_gradients():
     network = build()
     usual, left = supervise(network), []
 
-    def step(x, y):
+    def step(x, y, backward):
         left.extend(parameter.grad for parameter in network.parameters() if parameter.grad is not None)
-        return usual(x, y)
+        return usual(x, y, backward)
 
     train(network, images(), epochs=2, step=step)
     assert not left
@@ -116,7 +116,7 @@ def test_every_step_starts_without_gradients():
 def test_supervise_takes_a_criterion():
     network = build()
     x, y = images()[0]
-    result = supervise(network, lambda output, labels: output.sum() * 0 + 3.0)(x, y)
+    result = supervise(network, lambda output, labels: output.sum() * 0 + 3.0)(x, y, torch.Tensor.backward)
     assert result.loss == 3
 
 
@@ -176,7 +176,7 @@ def test_history_survives_json_and_prints_as_csv():
     assert History.from_json(json.loads(json.dumps(history.to_json()))) == history
     lines = list(csv.DictReader(io.StringIO(history.to_csv())))
     assert [float(line["loss"]) for line in lines] == [epoch.loss for epoch in history.epochs]
-    assert list(lines[0]) == list(Epoch.__dataclass_fields__)
+    assert list(lines[0]) == [name for name in Epoch.__dataclass_fields__ if name != "validation"]
     with pytest.raises(ad.TrainingError, match="expected objects with epoch, lr"):
         History.from_json([{"epoch": 1}])
 
@@ -184,10 +184,10 @@ def test_history_survives_json_and_prints_as_csv():
 @pytest.mark.parametrize(
     ("settings", "error", "said"),
     [
-        ({"epochs": 0}, ad.TrainingError, "epochs=0: expected a whole number"),
-        ({"lr": 0}, ad.TrainingError, "lr=0: expected a learning rate above 0"),
+        ({"epochs": 0}, ad.TrainingError, "epochs=0: expected a number above 0"),
+        ({"lr": 0}, ad.TrainingError, r"lr=0\.0: expected a number above 0"),
         ({"lr": math.nan}, ad.TrainingError, "lr=nan"),
-        ({"weight_decay": -1}, ad.TrainingError, "weight_decay=-1"),
+        ({"weight_decay": -1}, ad.TrainingError, r"weight_decay=-1\.0: expected 0 or more"),
         ({"optimizer": "sgdd"}, ad.TrainingError, "optimizer 'sgdd' is not one of timm's"),
         ({"batches": []}, ad.DataError, "empty loader"),
         ({"batches": iter(())}, ad.DataError, "without a length"),

@@ -2,11 +2,14 @@
 
 import csv
 import io
-import math
 import random
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from itertools import islice
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -14,11 +17,18 @@ import numpy as np
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay  # pyright: ignore[reportPrivateImportUsage]
 from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.scheduler.multistep_lr import MultiStepLRScheduler
+from timm.scheduler.scheduler import Scheduler
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from ..batches import device_of, split_batch
-from ..errors import DataError, TrainingError
+from ..errors import CheckpointError, DataError, TrainingError
+from ..evaluation import evaluate
 from ..network import AdaptiveNetwork
+from . import state
+from .processes import Processes
+from .recipe import Recipe
 from .self_distillation import SelfDistillation, check_finite, check_labels, logits_of
 
 
@@ -39,7 +49,9 @@ class StepResult:
     base_output: Tensor | None = None
 
 
-Step = Callable[[Tensor, Tensor], StepResult]  # forward and backward on one batch; gradients are added to `.grad`
+Backward = Callable[[Tensor], None]
+# Forward and backward on one batch (input, labels): `backward(loss)` differentiates, in whatever precision and part.
+Step = Callable[[Tensor, Tensor, Backward], StepResult]
 
 
 class Loader(Sized, Protocol):
@@ -57,7 +69,8 @@ class Epoch:
         lr: the learning rate of the last step.
         loss, accuracy: of the super-net, or of the plain network.
         base_loss, base_accuracy: of the base-net; None for a plain network.
-        images_per_s: training throughput.
+        images_per_s: training throughput, over all processes.
+        validation: accuracy of some sub-networks on the validation images, where that was measured.
     """
 
     epoch: int
@@ -67,6 +80,7 @@ class Epoch:
     base_loss: float | None
     base_accuracy: float | None
     images_per_s: float
+    validation: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,9 +92,13 @@ class History:
     def to_csv(self) -> str:
         """A header and one line an epoch."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, [field.name for field in fields(Epoch)], lineterminator="\n")
+        skips = list(dict.fromkeys(skip for epoch in self.epochs for skip in epoch.validation or ()))
+        plain = [field.name for field in fields(Epoch) if field.name != "validation"]
+        writer = csv.DictWriter(text, [*plain, *(f"validation {skip}" for skip in skips)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self.to_json())
+        for epoch in self.to_json():
+            measured = epoch.pop("validation") or {}
+            writer.writerow(epoch | {f"validation {skip}": accuracy for skip, accuracy in measured.items()})
         return text.getvalue()
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -105,20 +123,20 @@ class History:
 # -- steps ------------------------------------------------------------------------------------------------------
 
 
-def distil(objective: SelfDistillation, *, low_memory: bool = False) -> Step:
+def distil(objective: nn.Module, *, low_memory: bool = False) -> Step:
     """The step of Algorithm 1: the super-net learns from the labels, the base-net from the super-net.
 
     Arguments:
-        objective: the network and its losses.
+        objective: a `SelfDistillation`, the network and its losses; or one wrapped for several processes.
         low_memory: in the memory of the super-net's pass alone, with two backward passes.
     """
 
-    def step(x: Tensor, y: Tensor) -> StepResult:
+    def step(x: Tensor, y: Tensor, backward: Backward) -> StepResult:
         if low_memory:
-            losses = objective.backward(x, y)
+            losses = objective.backward(x, y, backward)  # type: ignore[operator]
         else:
             losses = objective(x, y)
-            losses.total.backward()
+            backward(losses.total)
         return StepResult(losses.super_net.detach(), losses.super_output, losses.base_net.detach(), losses.base_output)
 
     return step
@@ -128,12 +146,12 @@ def supervise(network: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor] 
     """The usual step of a plain network: cross-entropy (or `criterion`) of its output and the labels."""
     criterion = nn.CrossEntropyLoss() if criterion is None else criterion
 
-    def step(x: Tensor, y: Tensor) -> StepResult:
+    def step(x: Tensor, y: Tensor, backward: Backward) -> StepResult:
         output = logits_of(network(x))
         check_labels(criterion, output, y)
         loss = criterion(output, y)
         check_finite("the loss", loss)
-        loss.backward()
+        backward(loss)
         return StepResult(loss.detach(), output.detach())
 
     return step
@@ -145,37 +163,40 @@ def supervise(network: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor] 
 def train(
     network: nn.Module,
     batches: Loader,
+    recipe: Recipe | None = None,
     *,
-    epochs: int,
     step: Step | None = None,
-    optimizer: str = "sgd",
-    lr: float = 0.1,
-    weight_decay: float = 1e-4,
-    warmup_epochs: float | None = None,
-    seed: int | None = None,
+    validation: Any = None,
+    folder: Path | None = None,
+    resume: bool = False,
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    **changes: Any,
 ) -> History:
-    """Train a network, adaptive or plain; the learning rate follows a cosine, and weights alone decay.
+    """Train a network, adaptive or plain, as a recipe says; weights alone decay.
+
+    Started by `torchrun` or `accelerate launch`, all processes train together: gradients are averaged, and each brings
+    its own share of the batches.
 
     Arguments:
-        network: trained where it is (`network.to(device)` before); in eval mode afterwards.
-        batches: pairs of input `[batch, ...]` and labels `[batch]`, such as a DataLoader.
-        epochs: how often to go through them.
+        network: trained where it is (`network.to(device)` before); in eval mode afterwards, with the averaged weights
+            where the recipe asks for them (`ema`).
+        batches: pairs of input `[batch, ...]` and labels `[batch]`, such as a DataLoader; with `accumulate`, each is
+            one part of a step.
+        recipe: how; the default one where none is given.
         step: what to do with a batch; by default `distil(SelfDistillation(network))` for an adaptive network,
             `supervise(network)` for a plain one.
-        optimizer: a name of timm's, such as `"sgd"` (momentum 0.9, Nesterov) or `"adamw"`.
-        lr: the highest learning rate, reached after the warm-up; it falls to 0 at the end.
-        weight_decay: not applied to norms, biases and what the model itself exempts.
-        warmup_epochs: of a learning rate that rises linearly; by default a tenth of the epochs, at most 5.
-        seed: makes a training repeatable, on one machine and device: random numbers start from it, and those of
-            the program around it go on afterwards as if nothing had been drawn.
+        validation: batches to evaluate an adaptive network on, as often as the recipe says.
+        folder: where checkpoints of the training are kept; none are written without it.
+        resume: go on from the newest checkpoint in `folder`, where there is one.
         on_step: called with (steps done, steps in all) after each step.
         on_epoch: called with each finished epoch.
+        **changes: fields of the recipe to change, such as `epochs=5, lr=0.05`.
 
     Raises:
-        TrainingError: settings out of range, labels out of range or a loss that is not finite.
+        TrainingError: a recipe that is none, labels out of range, or a loss that is not finite.
         DataError: no batches, or batches without labels.
+        CheckpointError: a checkpoint that cannot be written, or that cannot be gone on from.
 
     Example:
         >>> import timm, torch, adaptive_depth as ad
@@ -183,35 +204,260 @@ def train(
         >>> train(net, [(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3]))], epochs=2).epochs[-1].epoch
         2
     """
-    _check(network, batches, epochs, lr)
-    if step is None:
-        step = distil(SelfDistillation(network)) if isinstance(network, AdaptiveNetwork) else supervise(network)
-    steps = epochs * len(batches)
-    optimiser = _optimiser(network, optimizer, lr, weight_decay)
-    warmup = min(5, epochs / 10) if warmup_epochs is None else min(warmup_epochs, epochs)
-    schedule = _schedule(optimiser, steps, round(warmup * len(batches)))
-    device, done, history = device_of(network), 0, []
-    with seeded(seed):
-        for epoch in range(1, epochs + 1):
-            network.train()
-            meter = _Meter()
-            for batch in batches:
-                x, y = split_batch(batch, device)
-                if y is None:
-                    raise DataError("the loader yielded inputs without labels: expected pairs (input, labels)")
-                optimiser.zero_grad()
-                meter.add(step(x, y), y)
-                optimiser.step()
-                meter.lr = optimiser.param_groups[0]["lr"]
-                schedule.step_update(done := done + 1)
-                if on_step:
-                    on_step(done, steps)
-            history.append(meter.epoch(epoch))
-            if on_epoch:
-                on_epoch(history[-1])
-    optimiser.zero_grad()
-    network.eval()
-    return History(tuple(history))
+    recipe = (recipe or Recipe()).changed(changes)
+    _check(network, batches, recipe)
+    if resume and folder is None:
+        raise TrainingError("resume=True without a folder: name the one that holds the checkpoints")
+    with seeded(recipe.seed), _stopping() as stop:
+        run = _Run(network, batches, recipe, step, folder)
+        if resume:
+            run.go_on()
+        while run.epoch <= recipe.epochs:
+            run.train_epoch(stop, on_step)
+            run.end_epoch(validation)
+            if on_epoch and run.processes.is_first:
+                on_epoch(run.history[-1])
+            run.save()
+    return run.finish()
+
+
+class _Run:
+    """A training as it goes on: what changes from step to step."""
+
+    def __init__(
+        self, network: nn.Module, batches: Loader, recipe: Recipe, step: Step | None, folder: Path | None
+    ) -> None:
+        self.network, self.batches, self.recipe, self.folder = network, batches, recipe, folder
+        self.processes, self.device = Processes(), device_of(network)
+        self.part_steps = len(batches) // recipe.accumulate  # in an epoch
+        if recipe.channels_last:
+            network.to(memory_format=torch.channels_last)
+        self.optimizer = _optimiser(network, recipe)
+        self.schedule = _schedule(self.optimizer, recipe, self.part_steps)
+        self.scaler = torch.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
+        self.ema = ModelEmaV3(network, decay=recipe.ema) if recipe.ema else None
+        self.wrapped, self.step = self._prepare(step)
+        self.epoch, self.done, self.batch = 1, 0, 0  # the epoch under way, steps in all, batches of this epoch
+        self.history: list[Epoch] = []
+        self.best = -1.0
+        self.meter = _Meter(self.processes)
+        self.at_start: dict[str, Any] | None = None  # random numbers as they were before this epoch's first batch
+
+    def _prepare(self, step: Step | None) -> tuple[nn.Module, Step]:
+        recipe, network = self.recipe, self.network
+        if step is not None:
+            return network, step
+        criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+        if not isinstance(network, AdaptiveNetwork):
+            wrapped = self.processes.wrap(network)
+            return wrapped, supervise(wrapped, criterion)
+        objective = SelfDistillation(
+            network,
+            criterion,
+            alpha=recipe.alpha,
+            temperature=recipe.temperature,
+            feature_weight=recipe.feature_weight,
+        )
+        wrapped = objective if recipe.low_memory else self.processes.wrap(objective)
+        return wrapped, distil(wrapped, low_memory=recipe.low_memory)
+
+    # -- an epoch -----------------------------------------------------------------------------------------------
+
+    def train_epoch(self, stop: threading.Event, on_step: Callable[[int, int], None] | None) -> None:
+        parts, total = self.recipe.accumulate, self.recipe.epochs * self.part_steps
+        self.network.train()
+        if callable(set_epoch := getattr(self.batches, "set_epoch", None)):
+            set_epoch(self.epoch)
+        for batch in self._remaining(parts * self.part_steps):
+            self._train_part(batch)
+            self.batch += 1
+            if self.batch % parts == 0:
+                self._update()
+                if on_step and self.processes.is_first:
+                    on_step(self.done, total)
+                self._keep(stop)
+
+    def _remaining(self, number: int) -> Iterator[Any]:
+        """The batches of this epoch, up to a number; where it is gone on from the middle, those that are left.
+
+        The batches before are drawn once more, from the random numbers of that time, so that those behind them are
+        what they would have been.
+        """
+        now = state.random_state(self.device)
+        if self.batch:
+            state.put_random_state(self.at_start or now, self.device)
+        else:
+            self.at_start, self.meter = now, _Meter(self.processes)
+        batches = iter(self.batches)
+        if self.batch:
+            for _ in islice(batches, self.batch):
+                pass
+            state.put_random_state(now, self.device)
+        yield from islice(batches, number - self.batch)
+
+    def _train_part(self, batch: Any) -> None:
+        recipe, part = self.recipe, self.batch % self.recipe.accumulate
+        x, y = split_batch(batch, self.device)
+        if y is None:
+            raise DataError("the loader yielded inputs without labels: expected pairs (input, labels)")
+        if recipe.channels_last and x.ndim == 4:
+            x = x.to(memory_format=torch.channels_last)
+        if part == 0:
+            self.optimizer.zero_grad()
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.precision)
+
+        def backward(loss: Tensor) -> None:
+            with torch.autocast(self.device.type, enabled=False):
+                self.scaler.scale(loss / recipe.accumulate).backward()
+
+        apart = self.processes.without_average(self.wrapped, part < recipe.accumulate - 1)
+        try:
+            with apart, torch.autocast(self.device.type, kind, enabled=kind is not None):
+                result = self.step(x, y, backward)
+        except TrainingError as error:
+            raise TrainingError(f"{error}{self._where()}") from error
+        self.meter.add(result, y)
+
+    def _where(self) -> str:
+        """The place of an error in a training: the step, the samples where they are known, the last checkpoint."""
+        said = f" (epoch {self.epoch}, step {self.done + 1}, batch {self.batch + 1} of {len(self.batches)}"
+        known = getattr(self.batches, "indices", None)
+        if callable(known):
+            said += f", samples {known(self.batch)}"
+        last = state.newest(self.folder) if self.folder else None
+        return said + (f"; the last good checkpoint is {last})" if last else ")")
+
+    def _update(self) -> None:
+        if self.recipe.low_memory and self.wrapped is not self.network:
+            self.processes.average_gradients(self.network.parameters())
+        if self.recipe.clip_grad is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_grad)
+        self.meter.lr = self.optimizer.param_groups[0]["lr"]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.done += 1
+        self.schedule.step_update(self.done)
+        if self.ema is not None:
+            self.ema.update(self.network)
+
+    def _keep(self, stop: threading.Event) -> None:
+        every = self.recipe.checkpoint_every
+        if self.processes.any(stop.is_set(), self.device):
+            self.save()
+            where = f"; a checkpoint of step {self.done} is in {self.folder}" if self.folder else ""
+            raise KeyboardInterrupt(f"asked to stop{where}")
+        if every and self.done % every == 0:
+            self.save()
+
+    def end_epoch(self, validation: Any) -> None:
+        last = self.epoch == self.recipe.epochs
+        every = self.recipe.validate_every
+        measured = None
+        if (
+            validation is not None
+            and isinstance(self.network, AdaptiveNetwork)
+            and (last or (every and self.epoch % every == 0))
+        ):
+            averaged = self.ema.module if self.ema is not None else self.network
+            assert isinstance(averaged, AdaptiveNetwork)
+            skips = self.recipe.validate or (averaged.skips[0], averaged.skips[-1])
+            measured = evaluate(averaged, validation, skips)
+        self.history.append(self.meter.epoch(self.epoch, measured))
+        self.epoch, self.batch = self.epoch + 1, 0
+
+    def finish(self) -> History:
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.network.load_state_dict(self.ema.module.state_dict())
+        self.network.eval()
+        return History(tuple(self.history))
+
+    # -- checkpoints --------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Everything that decides the rest of the training; the newest checkpoints stay, and the best."""
+        if self.folder is None or not self.processes.is_first:
+            return
+        numbers, rest = state.numbers_of(self.optimizer)
+        tensors = state.tensors_of_module(self.network, "network.")
+        tensors |= {f"optimizer.{name}": value.detach().cpu().contiguous() for name, value in numbers.items()}
+        if self.ema is not None:
+            tensors |= state.tensors_of_module(self.ema.module, "ema.")
+        sums = {f"sum.{name}": torch.as_tensor(value).cpu() for name, value in self.meter.sums.items()}
+        facts = {
+            "recipe": self.recipe.to_json(),
+            "epoch": self.epoch,
+            "step": self.done,
+            "batch": self.batch,
+            "batches": len(self.batches),
+            "images": self.meter.images,
+            "lr": self.meter.lr,
+            "optimizer": rest,
+            "scaler": self.scaler.state_dict(),
+            "random": state.random_state(self.device),
+            "random_at_start": self.at_start if self.batch else None,
+            "history": [asdict(epoch) for epoch in self.history],
+            "best": self.best,
+        }
+        score = sum((self.history[-1].validation or {}).values()) if self.history and self.batch == 0 else -1.0
+        if score > self.best:
+            self.best = facts["best"] = score
+            state.save_state(self.folder, "best", tensors | sums, facts)
+        state.save_state(self.folder, f"step-{self.done:08}", tensors | sums, facts)
+        state.forget_old(self.folder, self.recipe.keep)
+
+    def go_on(self) -> None:
+        assert self.folder is not None
+        path = state.newest(self.folder)
+        if path is None:
+            return
+        tensors, facts = state.load_state(path)
+        theirs, ours = facts["recipe"], self.recipe.to_json()
+        changed = [name for name in ours if theirs.get(name) != ours[name] and name not in _FREE_TO_CHANGE]
+        if changed:
+            told = ", ".join(f"{name}: {theirs.get(name)!r} there, {ours[name]!r} now" for name in changed)
+            raise CheckpointError(f"{path} is of another recipe ({told}): go on with the same one, or start anew")
+        if facts["batches"] != len(self.batches):
+            raise CheckpointError(
+                f"{path} is of epochs of {facts['batches']} batches, and there are {len(self.batches)} now: go on "
+                "with the same data and number of processes"
+            )
+        state.put_tensors(self.network, tensors, "network.")
+        if self.ema is not None:
+            state.put_tensors(self.ema.module, tensors, "ema.")
+        own = {
+            name.removeprefix("optimizer."): value for name, value in tensors.items() if name.startswith("optimizer.")
+        }
+        state.put_numbers(self.optimizer, own, facts["optimizer"])
+        self.scaler.load_state_dict(facts["scaler"])
+        self.epoch, self.done, self.batch, self.best = (facts[name] for name in ("epoch", "step", "batch", "best"))
+        self.history = list(History.from_json(facts["history"]).epochs)
+        self.meter.images, self.meter.lr = facts["images"], facts["lr"]
+        self.meter.sums = {
+            name.removeprefix("sum."): value.to(self.device)
+            for name, value in tensors.items()
+            if name.startswith("sum.")
+        }
+        self.at_start = facts["random_at_start"]
+        state.put_random_state(facts["random"], self.device)
+
+
+_FREE_TO_CHANGE = ("validate_every", "validate", "checkpoint_every", "keep", "calibrate", "skip_damaged")
+
+
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """SIGTERM is remembered until the step is done; where that can be (in the main thread)."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -235,7 +481,8 @@ def seeded(seed: int | None) -> Iterator[None]:
 class _Meter:
     """Sums over one epoch, kept on the device so that no step waits for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
         self.start, self.images, self.lr = perf_counter(), 0, 0.0
         self.sums: dict[str, Any] = {}
 
@@ -250,12 +497,15 @@ class _Meter:
     def _count(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def epoch(self, number: int) -> Epoch:
+    def epoch(self, number: int, validation: dict[str, float] | None) -> Epoch:
         if not self.images:
             raise DataError("the loader yielded no batch in this epoch: expected one that can be gone through again")
+        device = next(iter(self.sums.values())).device
+        images = int(self.processes.sum(torch.tensor(self.images, device=device)))
         means = dict.fromkeys(("loss", "accuracy", "base_loss", "base_accuracy"))
-        means |= {name: float(value) / self.images for name, value in self.sums.items()}
-        return Epoch(number, self.lr, images_per_s=self.images / (perf_counter() - self.start), **means)  # type: ignore[arg-type]
+        means |= {name: float(self.processes.sum(value.double())) / images for name, value in self.sums.items()}
+        speed = images / (perf_counter() - self.start)
+        return Epoch(number, self.lr, images_per_s=speed, validation=validation, **means)  # type: ignore[arg-type]
 
 
 def _hits(output: Tensor, y: Tensor) -> Tensor:
@@ -263,39 +513,45 @@ def _hits(output: Tensor, y: Tensor) -> Tensor:
     return (output.argmax(dim=1) == labels).sum()
 
 
-def _check(network: nn.Module, batches: Loader, epochs: int, lr: float) -> None:
+def _check(network: nn.Module, batches: Loader, recipe: Recipe) -> None:
     if not isinstance(network, nn.Module):
         raise TrainingError(f"train received a {type(network).__name__}: expected a network, adapt(model) or plain")
-    if not (isinstance(epochs, int) and epochs >= 1):
-        raise TrainingError(f"epochs={epochs!r}: expected a whole number of at least 1")
-    if not (lr > 0 and math.isfinite(lr)):
-        raise TrainingError(f"lr={lr!r}: expected a learning rate above 0, such as 0.1 for SGD or 0.001 for AdamW")
     if not isinstance(batches, Sized):
         raise DataError(
             f"train received batches without a length ({type(batches).__name__}): pass a list or DataLoader"
         )
     if not len(batches):
         raise DataError("train received an empty loader: expected at least one batch of (input, labels)")
+    if len(batches) < recipe.accumulate:
+        raise DataError(f"{len(batches)} batches are fewer than the accumulate={recipe.accumulate} parts of one step")
+    if recipe.optimizer.lower() not in list_optimizers():
+        raise TrainingError(f"optimizer {recipe.optimizer!r} is not one of timm's: expected sgd, adamw, lamb, ...")
 
 
-def _optimiser(network: nn.Module, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """No weight decay on norms, biases (all that has one dimension) and what a module's `no_weight_decay` names."""
-    if not weight_decay >= 0:
-        raise TrainingError(f"weight_decay={weight_decay!r}: expected 0 (off) or more, such as 0.0001")
-    if name.lower() not in list_optimizers():
-        raise TrainingError(f"optimizer {name!r} is not one of timm's: expected sgd, adamw, lamb, ...")
+def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """No weight decay on norms, biases (all that has one dimension) and what the recipe or a module itself names."""
     exempt = [
         f"{path}.{own}".lstrip(".")
         for path, module in network.named_modules()
         for own in getattr(module, "no_weight_decay", set)()
     ]
-    groups = param_groups_weight_decay(network, weight_decay, no_weight_decay_list=exempt)
-    return create_optimizer_v2(groups, name, lr=lr)
+    exempt += [name for name, _ in network.named_parameters() if any(part in name for part in recipe.no_decay)]
+    groups = param_groups_weight_decay(network, recipe.weight_decay, no_weight_decay_list=exempt)
+    momentum: dict[str, Any] = {"momentum": recipe.momentum} if recipe.optimizer.lower() in ("sgd", "momentum") else {}
+    return create_optimizer_v2(groups, recipe.optimizer, lr=recipe.lr, **momentum)
 
 
-def _schedule(optimiser: torch.optim.Optimizer, steps: int, warmup: int) -> CosineLRScheduler:
-    first = optimiser.param_groups[0]["lr"] / max(1, warmup)
-    # (timm logs a complaint about a single step)
+def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int) -> Scheduler:
+    """The learning rate of every step, for epochs of so many steps."""
+    asked = min(5, recipe.epochs / 10) if recipe.warmup_epochs is None else min(recipe.warmup_epochs, recipe.epochs)
+    warmup = round(asked * epoch)
+    first = recipe.warmup_lr or recipe.lr / max(1, warmup)
+    if recipe.schedule == "multistep":  # timm's milestones take effect one early
+        at = [number * epoch + 1 for number in recipe.milestones]
+        return MultiStepLRScheduler(
+            optimizer, at, recipe.decay_rate, warmup, first, warmup_prefix=False, t_in_epochs=False
+        )
+    steps = max(2, recipe.epochs * epoch)  # timm complains of a single one
     return CosineLRScheduler(
-        optimiser, t_initial=max(2, steps), warmup_t=warmup, warmup_lr_init=first, t_in_epochs=False
+        optimizer, steps, lr_min=recipe.min_lr, warmup_t=warmup, warmup_lr_init=first, t_in_epochs=False
     )

@@ -57,11 +57,12 @@ class Recipe:
         alpha, temperature, feature_weight, low_memory: of `SelfDistillation`.
         precision: `"fp32"`, `"bf16"` or `"fp16"`.
         channels_last: lay images out so.
-        compile: compile the passes.
         ema: decay of an average of the weights, which is then evaluated and kept; None is off.
         validate_every: epochs between two evaluations of `validate`; 0 evaluates after the last one only.
         validate: the sub-networks to evaluate then; super-net and base-net where None.
         calibrate: images that BatchNorm statistics per context are measured on afterwards; 0 is off.
+        checkpoint_every: steps between two checkpoints of the training; there is one after each epoch anyway.
+        keep: how many of the last checkpoints are kept.
         skip_damaged: the largest share of training images that may be unreadable before a run stops.
     """
 
@@ -106,11 +107,12 @@ class Recipe:
     low_memory: bool = False
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
-    compile: bool = False
     ema: float | None = None
     validate_every: int = 0
     validate: tuple[str, ...] | None = None
     calibrate: int = 5000
+    checkpoint_every: int | None = None
+    keep: int = 2
     skip_damaged: float = 0.01
 
     def __post_init__(self) -> None:
@@ -223,7 +225,7 @@ _RANGES: dict[str, tuple[Any, str]] = {
     name: (fits, expected)
     for names, fits, expected in (
         ("epochs batch_size accumulate lr temperature clip_grad image_size", _positive, "a number above 0"),
-        ("eval_size eval_resize crop_scale repeats", _positive, "a number above 0"),
+        ("eval_size eval_resize crop_scale repeats checkpoint_every keep", _positive, "a number above 0"),
         ("weight_decay min_lr warmup_lr feature_weight mixup cutmix calibrate", _not_negative, "0 or more"),
         ("warmup_epochs validate_every", _not_negative, "0 or more"),
         ("alpha random_erasing label_smoothing skip_damaged momentum", _share, "a number from 0 to 1"),

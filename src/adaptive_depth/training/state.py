@@ -1,0 +1,167 @@
+"""Checkpoints of a training that goes on: everything that decides its future, without pickle.
+
+A checkpoint is `NAME.json` and the tensor file that it names, both put in place in one step, the JSON last. So at any
+moment every `NAME.json` in a folder is whole, whatever was interrupted.
+"""
+
+import json
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint import read_tensors, write_atomically, write_tensors
+from ..errors import CheckpointError
+
+FORMAT, VERSION = "adaptive-depth training state", 1
+
+
+def save_state(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
+    """Write a checkpoint.
+
+    Arguments:
+        folder: of checkpoints; made where it is missing.
+        name: of this one, such as `"step-00000100"`.
+        tensors: what is kept as numbers.
+        facts: plain values, kept as JSON.
+
+    Raises:
+        CheckpointError: a place that cannot be written; what was there before is still there.
+    """
+    path = folder / f"{name}.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = write_tensors(dict(tensors), folder)
+        content = {"format": FORMAT, "version": VERSION, "tensors": file, **facts}
+        write_atomically(path, json.dumps(content).encode())
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint {path} cannot be written ({error}): make room, then go on from the last one with --resume"
+        ) from error
+    return path
+
+
+def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the plain values of a checkpoint.
+
+    Raises:
+        CheckpointError: a file that is damaged, foreign or of a newer version.
+    """
+    others = [other.name for other in sorted(path.parent.glob("*.json")) if other != path]
+    mend = f"remove it to go on from {others[-1]}" if others else "there is no other one, so start anew"
+    try:
+        facts = json.loads(path.read_bytes())
+        _check_format(path, facts)
+        return read_tensors(path.parent / str(facts["tensors"])), facts
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {mend}") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): it is damaged; {mend}") from error
+
+
+def _check_format(path: Path, facts: Any) -> None:
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no checkpoint of a training of this library")
+    if not isinstance(facts.get("version"), int) or facts["version"] > VERSION:
+        raise CheckpointError(f"{path} has version {facts.get('version')!r}, this library reads up to {VERSION}")
+
+
+def newest(folder: Path) -> Path | None:
+    """The checkpoint that a training goes on from; None where there is none."""
+    steps = sorted(folder.glob("step-*.json"))
+    return steps[-1] if steps else None
+
+
+def forget_old(folder: Path, keep: int) -> None:
+    """Remove all step checkpoints but the newest ones, and tensor files that no checkpoint names any more."""
+    for path in sorted(folder.glob("step-*.json"))[: -keep or None]:
+        path.unlink(missing_ok=True)
+    named = {json.loads(path.read_bytes()).get("tensors") for path in folder.glob("*.json")}
+    for path in folder.glob("weights-*.safetensors"):
+        if path.name not in named:
+            path.unlink(missing_ok=True)
+
+
+# -- what there is to keep --------------------------------------------------------------------------------------
+
+
+def numbers_of(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state, its tensors by a name each, and the rest as plain values."""
+    state = optimizer.state_dict()
+    tensors, rest = {}, {}
+    for number, values in state["state"].items():
+        for name, value in values.items():
+            (tensors if isinstance(value, Tensor) else rest)[f"{number}.{name}"] = value
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]]
+    return tensors, {"values": rest, "groups": groups}
+
+
+def put_numbers(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
+    """The inverse of `numbers_of`, into an optimiser of the same parameters."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in [*tensors.items(), *rest["values"].items()]:
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = value
+    now = optimizer.state_dict()["param_groups"]
+    groups = [{**before, "params": group["params"]} for before, group in zip(rest["groups"], now, strict=True)]
+    for group in groups:
+        if isinstance(group.get("betas"), list):
+            group["betas"] = tuple(group["betas"])
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The states of all random number generators, as plain values."""
+    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - the one that transforms draw from
+    version, internal, gauss = random.getstate()
+    state = {
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": [kind, keys.tolist(), position, has_gauss, cached],  # type: ignore[union-attr]
+        "python": [version, list(internal), gauss],
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device).tolist()
+    return state
+
+
+def put_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """The inverse of `random_state`."""
+    torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(torch.tensor(state["cuda"], dtype=torch.uint8), device)
+
+
+def tensors_of_module(module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """A module's state under a prefix, each tensor once even where it is tied."""
+    found, seen = {}, set()
+    for name, tensor in module.state_dict().items():
+        key = (tensor.data_ptr(), tensor.shape) if tensor.numel() else name
+        if key not in seen:
+            seen.add(key)
+            found[f"{prefix}{name}"] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return found
+
+
+def put_tensors(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
+    """The inverse of `tensors_of_module`."""
+    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    tied = {name for name in module.state_dict() if name not in own}
+    expected = {id(tensor) for name, tensor in module.state_dict(keep_vars=True).items() if name in own}
+    lost = [
+        name
+        for name, tensor in module.state_dict(keep_vars=True).items()
+        if name in tied and id(tensor) not in expected
+    ]
+    if lost or any(name not in module.state_dict() for name in own):
+        raise CheckpointError(
+            f"the checkpoint is of another network: {', '.join(lost[:3] or sorted(own)[:3])} do not fit"
+        )
+    module.load_state_dict(own, strict=False)
