@@ -11,6 +11,7 @@ from .adapting import adapt, find_stages
 
 # training it
 from .training.self_distillation import Losses, SelfDistillation, distillation_loss, feature_loss
+from .training.recipe import Recipe, load_recipe, recipe_names
 from .training.loop import Epoch, History, distil, supervise, train
 from .calibration import calibrate
 
@@ -53,6 +54,9 @@ __all__ = [
     "SelfDistillation",
     "distillation_loss",
     "feature_loss",
+    "Recipe",
+    "load_recipe",
+    "recipe_names",
     "Epoch",
     "History",
     "distil",
