@@ -3,7 +3,6 @@
 import json
 import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -72,16 +71,6 @@ def test_digits_are_upscaled_and_normalised():
     assert white - 0.2 < x.max() <= white + 1e-5
 
 
-def test_shifted_digits_are_padded_with_black():
-    """A shift after normalisation would pad with grey."""
-    config = configure("digits", tiny(channels=1))
-    data: Any = open_data(config, "train", augment=True)
-    assert len({data[0][0].numpy().tobytes() for _ in range(20)}) > 10  # it does move
-    data.images = np.zeros_like(data.images)
-    black = torch.tensor((0 - config.mean[0]) / config.std[0])
-    assert all(data[0][0].allclose(black) for _ in range(10))
-
-
 def test_grey_images_become_colour_for_a_colour_network():
     config = configure("digits", tiny(channels=3))
     x, _ = open_data(config, "validation")[0]
@@ -117,7 +106,7 @@ def test_defaults_come_from_timms_configuration_of_the_model(folder):
 def test_a_grey_model_gets_one_mean(folder):
     config = configure(str(folder), timm.create_model("resnet18", in_chans=1))
     assert config.mean == pytest.approx([(0.485 + 0.456 + 0.406) / 3])
-    assert open_data(config, "train", augment=True)[0][0].shape[0] == 1
+    assert open_data(config, "train")[0][0].shape[0] == 1
 
 
 # -- folders and timm's names -----------------------------------------------------------------------------------
@@ -145,21 +134,24 @@ def test_named_sets_of_torchvision(tmp_path):
     write_mnist(tmp_path)
     config = configure("torch/fashion_mnist", tiny(channels=3), root=tmp_path, image_size=28)
     assert len(config.classes) == 10
-    x, _ = next(iter(create_loader(config, "train", batch_size=5, augment=True)))
+    x, _ = next(iter(create_loader(config, "train", batch_size=5)))
     assert x.shape == (5, 3, 28, 28)
-    assert len(create_loader(config, "train", batch_size=5, augment=True)) == 2  # the last two images are left out
     assert len(create_loader(config, "validation", batch_size=5)) == 3
 
 
-def test_training_batches_come_in_random_order_and_a_seed_repeats_them():
-    config = configure("digits", tiny(channels=1))
+def test_an_image_that_cannot_be_read_is_named(folder):
+    path = sorted((folder / "val").rglob("*.png"))[0]
+    path.write_bytes(b"no image")
+    config = configure(str(folder), tiny(), image_size=16)
+    with pytest.raises(ad.DataError, match=f"image .*{path.name} cannot be read .*remove it, or put a whole one"):
+        list(create_loader(config, "validation", batch_size=2))
 
-    def labels():
-        torch.manual_seed(3)
-        return next(iter(create_loader(config, "train", batch_size=40, augment=True)))[1].tolist()
 
-    assert labels() == labels()
-    assert labels() != next(iter(create_loader(config, "train", batch_size=40)))[1].tolist()
+def test_sizes_of_a_recipe(folder):
+    config = configure(str(folder), tiny(), image_size=24, resize=32, interpolation="bilinear")
+    assert (config.image_size, config.crop_pct, config.interpolation) == (24, 0.75, "bilinear")
+    with pytest.raises(ad.DataError, match="resize=16: expected at least the image size, 24 pixels"):
+        configure(str(folder), tiny(), image_size=24, resize=16)
 
 
 # -- what the user may get wrong --------------------------------------------------------------------------------

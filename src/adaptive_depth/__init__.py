@@ -2,6 +2,7 @@
 
 # a model, and the plan for it
 from .models import create_model
+from .weights import load_weights
 from .stages import Run, Stage, Stages, families, family
 
 # a network of 2^N depths
@@ -40,6 +41,7 @@ from .errors import (
 
 __all__ = [
     "create_model",
+    "load_weights",
     "Run",
     "Stage",
     "Stages",

@@ -1,6 +1,6 @@
 """Images and labels by timm's dataset names, and how they are prepared: a value that a run folder remembers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from timm.data.config import resolve_data_config, resolve_model_data_config
 from timm.data.dataset_factory import _TORCH_BASIC_DS, create_dataset
-from timm.data.transforms import str_to_interp_mode
 from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -22,7 +21,7 @@ from .modes import evaluating
 from .network import AdaptiveNetwork
 
 _SPLITS = {"train": ("train", "training"), "validation": ("val", "validation", "valid", "test")}  # sub-folders
-_CHARACTERS = ("digits", "torch/mnist", "torch/kmnist", "torch/qmnist")  # mirrored, they are others or none
+CHARACTERS = ("digits", "torch/mnist", "torch/kmnist", "torch/qmnist")  # mirrored, they are others or none
 _MODES = {1: "L", 3: "RGB"}
 _KNOWN = (
     "'digits', a folder with train/ and val/ in it, a set of torchvision's such as "
@@ -140,6 +139,8 @@ def configure(
     *,
     root: str | Path | None = None,
     image_size: int | None = None,
+    resize: int | None = None,
+    interpolation: str | None = None,
     download: bool = False,
 ) -> DataConfig:
     """How a model wants to see a data set: its own size, mean and crop from timm, its number of channels.
@@ -150,6 +151,8 @@ def configure(
         model: its first convolution tells the channels, timm's configuration the rest; ImageNet's otherwise.
         root: where a named set is stored, or is to be.
         image_size: in pixels; by default the model's own (32 for digits).
+        resize: pixels of an image's shorter side, of which the central `image_size` are kept; by default timm's share.
+        interpolation: `"bicubic"` or `"bilinear"`; by default timm's.
         download: fetch a named set that is not in `root`.
 
     Raises:
@@ -169,16 +172,19 @@ def configure(
         wanted |= {"input_size": (channels, 32, 32), "crop_pct": 1.0, "interpolation": "bilinear"}
     if image_size is not None and image_size < 1:
         raise DataError(f"image_size={image_size}: expected a number of pixels above 0, such as 224")
+    size = image_size or wanted["input_size"][-1]
+    if resize is not None and resize < size:
+        raise DataError(f"resize={resize}: expected at least the image size, {size} pixels")
     folder = Path(name).resolve() if _is_folder(name) else None
     return DataConfig(
         name=str(folder or name),
         root=str(Path(root).resolve()) if root is not None and folder is None else None,
-        image_size=image_size or wanted["input_size"][-1],
+        image_size=size,
         channels=channels,
         mean=_per_channel(wanted["mean"], channels),
         std=_per_channel(wanted["std"], channels),
-        interpolation=wanted["interpolation"],
-        crop_pct=wanted["crop_pct"],
+        interpolation=interpolation or wanted["interpolation"],
+        crop_pct=size / resize if resize else wanted["crop_pct"],
         classes=classes,
     )
 
@@ -194,20 +200,23 @@ def input_shape(model: nn.Module) -> tuple[int, int]:
     return _channels(model), _wanted(model)["input_size"][-1]
 
 
-def open_data(config: DataConfig, split: str, *, augment: bool = False, download: bool = False) -> Dataset[Any]:
+def open_data(
+    config: DataConfig, split: str, *, transform: Callable[[Any], Tensor] | None = None, download: bool = False
+) -> Dataset[Any]:
     """One part of a data set, prepared: items are `[channels, size, size]` and an integer label.
 
     Arguments:
         config: what `configure` returned.
         split: `"train"` or `"validation"` (a set that has only a test part beside the training part: that).
-        augment: change the images a little at random: crops and mirrored images, small shifts for characters.
+        transform: of an image; by default resizing, a central crop and normalising, without any chance.
         download: fetch a named set that is not there.
 
     Raises:
-        DataError: a set that is missing or empty, or whose classes are not those of `config`.
+        DataError: a set that is missing or empty, or whose classes are not those of `config`; and, when an item is
+            asked for, an image that cannot be read.
     """
     data: Any = _open(config.name, config.root, split, download, config.classes)
-    data.transform = _transform(config, augment)
+    data.transform = transform or _transform(config)
     return data
 
 
@@ -216,30 +225,23 @@ def create_loader(
     split: str,
     *,
     batch_size: int = 64,
-    augment: bool = False,
-    shuffle: bool | None = None,
+    shuffle: bool = False,
     workers: int = 0,
     download: bool = False,
 ) -> "DataLoader[tuple[Tensor, Tensor]]":
-    """Batches of one part, `[batch, channels, size, size]` and `[batch]`; in random order where `augment`, or as
-    `shuffle` says.
-
-    With `augment` the last batch is left out where it is not full: BatchNorm cannot learn from a single image.
+    """Batches of one part for evaluation and calibration, `[batch, channels, size, size]` and `[batch]`.
 
     Raises:
         DataError: as for `open_data`, or a batch size or number of workers that is too small.
     """
     if batch_size < 1 or workers < 0:
         raise DataError(f"batch_size={batch_size}, workers={workers}: expected at least 1 and at least 0")
-    data: Any = open_data(config, split, augment=augment, download=download)
     return DataLoader(
-        data,
+        open_data(config, split, download=download),
         batch_size=batch_size,
-        shuffle=augment if shuffle is None else shuffle,
-        drop_last=augment and len(data) >= batch_size,
+        shuffle=shuffle,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        persistent_workers=workers > 0,
     )
 
 
@@ -354,36 +356,25 @@ def _hint(name: str) -> str:
 # -- preparing --------------------------------------------------------------------------------------------------
 
 
-class _Convert:
+class Convert:
     """Grey or colour, as the network wants it (a class, so that it reaches worker processes)."""
 
-    def __init__(self, mode: str) -> None:
-        self.mode = mode
+    def __init__(self, channels: int) -> None:
+        self.mode = _MODES[channels]
 
     def __call__(self, image: Any) -> Any:
         return image.convert(self.mode)
 
 
-def _transform(config: DataConfig, augment: bool) -> Any:
-    size = config.image_size
-    convert = _Convert(_MODES[config.channels])
-    if augment and config.name in _CHARACTERS:
-        shift = transforms.RandomCrop(size, padding=max(1, size // 8))  # on the image itself: the border is black
-        interpolation: Any = str_to_interp_mode(config.interpolation)
-        resize = transforms.Resize((size, size), interpolation)
-        normalise = transforms.Normalize(config.mean, config.std)
-        return transforms.Compose([convert, resize, shift, transforms.ToTensor(), normalise])
+def _transform(config: DataConfig) -> Any:
     prepare: Any = create_transform(
-        (config.channels, size, size),
-        is_training=augment,
-        scale=(0.35, 1.0),
-        color_jitter=0.0,
+        (config.channels, config.image_size, config.image_size),
         interpolation=config.interpolation,
         crop_pct=config.crop_pct,
         mean=config.mean,
         std=config.std,
     )
-    return transforms.Compose([convert, prepare])
+    return transforms.Compose([Convert(config.channels), prepare])
 
 
 def _channels(model: nn.Module) -> int:

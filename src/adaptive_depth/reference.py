@@ -5,21 +5,18 @@ torchvision's; Swin counts its features from the first stage, and MobileNetV2 gr
 """
 
 import os
-import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from .adapting import adapt
 from .errors import CheckpointError
 from .models import create_model
 from .network import AdaptiveNetwork
+from .weights import read_state_dict
 
 Renaming = Callable[[Iterable[str]], Mapping[str, str]]
 
@@ -62,7 +59,7 @@ def load_reference(name: str, path: str | os.PathLike[str], **arguments: Any) ->
             "ViT or Swin, such as 'resnet50'"
         )
     path = Path(path)
-    theirs = _read(path)
+    theirs = read_state_dict(path)
     names = rename(theirs)
     tensors = {names[key]: tensor for key, tensor in theirs.items()}
     head = [tensor for key, tensor in tensors.items() if key.startswith("model.") and tensor.ndim == 2]
@@ -153,41 +150,3 @@ _RENAMINGS: dict[str, Renaming] = {
     "swin_": _swin,
     "mobilenet_v2": _mobilenet_v2,
 }
-
-
-# -- files ------------------------------------------------------------------------------------------------------
-
-
-class _Ignored:
-    """Takes the place of the training script's options, which are no tensors and are not wanted."""
-
-    def __setstate__(self, _: Any) -> None:
-        pass
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            with torch.serialization.safe_globals([(_Ignored, "argparse.Namespace")]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than tensors, which is not read because it could run code ({_first_line(error)}): save "
-            "its state dict alone"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, safetensors.SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({_first_line(error)}): expected a .pth or safetensors file"
-        ) from error
-    for wrapper in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not content or not all(isinstance(each, Tensor) for each in content.values()):
-        raise CheckpointError(f"{path} holds no state dict: expected names and tensors, alone or under 'model'")
-    return {str(key).removeprefix("module."): tensor for key, tensor in content.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

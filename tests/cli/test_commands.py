@@ -202,7 +202,10 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
         ("train resnet18 --data digits --output {tmp}/x --epochs 0", "Invalid value for '--epochs'"),
         ("train resnet18 --data digits --output {tmp}/x --lr high", "Invalid value for '--lr'"),
         ("train resnet18 --data digits --output {tmp}/x --device abacus", "--device 'abacus' is unknown: expected cpu"),
-        ("train resnet18 --data digits --output {tmp}/x --alpha 2 --workers 0", "alpha=2.0: expected a weight"),
+        (
+            "train resnet18 --data digits --output {tmp}/x --alpha 2 --workers 0",
+            "alpha=2.0: expected a number from 0 to 1",
+        ),
         ("train resnet18 --data digits --output {tmp}/x --optimizer sdg", "optimizer 'sdg' is not one of timm's"),
         (
             "train resnet18 --data digits --output {tmp}/x --model-kwargs num_classes=3",
@@ -277,6 +280,67 @@ def test_trained_weights_that_cannot_be_fetched_are_told_in_one_line(call, tmp_p
     status, _, err = call("train", "resnet18", "--data=digits", "--pretrained", f"--output={tmp_path}/run")
     assert (status, err.count("\n")) == (2, 1)
     assert "trained weights (no route to host)" in err
+
+
+def test_a_recipe_and_fields_on_the_command_line(call, pictures, train_arguments, tmp_path):
+    tiny = [word for word in train_arguments if word.startswith("--model-kwargs")]
+    arguments = ["--epochs=1", "--batch-size=8", "--image-size=24", "--set=ema=0.9", "--set", "augment=trivial", *tiny]
+    data, run = f"--data={pictures}", tmp_path / "run"
+    status, _, err = call("train", "resnet18", data, "--recipe=fashion_mnist", *arguments, f"--output={run}")
+    assert status == 0, err
+    kept = ad.load_recipe(run / "recipe.yaml")
+    assert (kept.model, kept.epochs, kept.ema, kept.augment, kept.weight_decay) == ("resnet18", 1, 0.9, "trivial", 5e-4)
+    assert sorted(path.name for path in (run / "checkpoints").glob("*.json")) == ["best.json", "step-00000004.json"]
+    status, _, err = call("train", data, "--output", tmp_path / "x")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "Missing argument 'MODEL'" in err
+    for option, said in (
+        ("--set=epohcs=3", "a recipe has no field 'epohcs': did you mean epochs"),
+        ("--set=epochs", "--set 'epochs': expected FIELD=VALUE"),
+        ("--set=lr=[", "--set 'lr=['"),
+        ("--recipe=resnet5", "there is no recipe 'resnet5': did you mean resnet50"),
+        ("--weights=nowhere.pth", "nowhere.pth cannot be read"),
+        ("--set=freeze=[nothing]", "freeze names 'nothing', which is in no parameter's name"),
+    ):
+        status, _, err = call("train", "resnet18", data, option, "--image-size=24", f"--output={tmp_path / 'y'}", *tiny)
+        assert (status, err.count("\n")) == (2, 1), err
+        assert said in err
+
+
+def test_an_interrupted_training_goes_on(call, train_arguments, tmp_path, monkeypatch):
+    from adaptive_depth.training import loop
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert call(*train_arguments, f"--output={whole}")[0] == 0
+    end = loop._Run.end_epoch
+    monkeypatch.setattr(loop._Run, "end_epoch", lambda self, v: end(self, v) if self.epoch == 1 else _interrupt())
+    status, _, err = call(*train_arguments, f"--output={broken}")
+    assert (status, "interrupted" in err) == (130, True)
+    monkeypatch.undo()
+    status, _, err = call(*train_arguments, f"--output={broken}")
+    assert status == 2
+    assert "holds an unfinished training: go on with --resume, or start anew with --overwrite" in err
+    assert call(*train_arguments, "--resume", f"--output={broken}")[0] == 0
+    a, b = (torch.cat([p.flatten() for p in ad.load(run).parameters()]) for run in (whole, broken))
+    assert torch.equal(a, b)
+
+
+def _interrupt():
+    raise KeyboardInterrupt
+
+
+def test_starting_from_weights_and_freezing_parts(call, train_arguments, tmp_path):
+    plain = ad.create_model("resnet18", num_classes=7, channels=[4, 4, 8, 8])
+    torch.save(plain.state_dict(), tmp_path / "w.pth")
+    run = tmp_path / "run"
+    status, _, err = call(
+        *train_arguments, f"--weights={tmp_path}/w.pth", "--set=freeze=[conv1, layer1]", f"--output={run}"
+    )
+    assert status == 0, err
+    assert "so as they were made: fc.weight, fc.bias" in err
+    trained = ad.load(run).model
+    assert torch.equal(trained.layer1[0].conv1.weight, plain.layer1[0].conv1.weight)
+    assert not torch.equal(trained.layer4[0].conv2.weight, plain.layer4[0].conv2.weight)
 
 
 def test_a_profile_of_other_images_is_not_kept(call, run):

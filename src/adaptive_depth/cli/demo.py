@@ -108,18 +108,18 @@ def _fit(
     measure: Callable[..., Mapping[str, float]],
 ) -> _Trained:
     """Train a network of either kind: same images in the same order, same budget."""
-    from ..data import create_loader
+    from ..training.images import TrainingBatches
     from ..training.loop import train
+    from ..training.recipe import Recipe
 
-    loader, start = create_loader(config, "train", batch_size=BATCH_SIZE, augment=True), perf_counter()
+    recipe = Recipe(epochs=epochs, batch_size=BATCH_SIZE, lr=LR, seed=seed)
+    loader, start = TrainingBatches(config, recipe), perf_counter()
     with show.progress(f"training {what}") as advance:
         history = train(
             network,
             loader,
-            epochs=epochs,
+            recipe,
             step=step,
-            lr=LR,
-            seed=seed,
             on_step=advance,
             on_epoch=lambda epoch: advance(note=describe(epoch)),
         )

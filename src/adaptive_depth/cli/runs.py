@@ -1,11 +1,13 @@
 """What commands share: models and devices by name, and run folders.
 
-A run folder holds a network (`save`), data.json (the preprocessing), history.csv, and what was measured later:
-accuracy.json, profile.json, tradeoffs.json and tradeoffs.png.
+A run folder holds a network (`save`), data.json (the preprocessing), history.csv, recipe.yaml, the checkpoints of a
+training that is under way (checkpoints/), and what was measured later: accuracy.json, profile.json, tradeoffs.json
+and tradeoffs.png.
 """
 
 import json
 import os
+import shutil
 from collections.abc import Iterable
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +27,10 @@ if TYPE_CHECKING:
     from ..data import DataConfig
     from ..network import AdaptiveNetwork
     from ..training.loop import History
+    from ..training.recipe import Recipe
 
-NETWORK, DATA, HISTORY = "network.json", "data.json", "history.csv"
+NETWORK, DATA, HISTORY, RECIPE = "network.json", "data.json", "history.csv", "recipe.yaml"
+CHECKPOINTS = "checkpoints"
 ACCURACY, PROFILE, TRADEOFFS, PLOT = "accuracy.json", "profile.json", "tradeoffs.json", "tradeoffs.png"
 _MEASURED = (ACCURACY, PROFILE, TRADEOFFS, PLOT)
 
@@ -112,6 +116,22 @@ def parse_arguments(arguments: Iterable[str]) -> dict[str, Any]:
     return parsed
 
 
+def parse_fields(fields: Iterable[str]) -> dict[str, Any]:
+    """`["ema=0.999", "milestones=[2, 3]"]` as fields of a recipe; values are read as YAML."""
+    import yaml
+
+    parsed = {}
+    for text in fields:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--set {text!r}: expected FIELD=VALUE, such as ema=0.999")
+        try:
+            parsed[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise typer.BadParameter(f"--set {text!r}: {' '.join(str(error).split())}") from error
+    return parsed
+
+
 def pick_device(name: str | None) -> "torch.device":
     """A device that works; by default an accelerator where there is one, else the CPU."""
     import torch
@@ -151,14 +171,20 @@ def threads(number: int | None) -> "Iterator[None]":
 # -- run folders ------------------------------------------------------------------------------------------------
 
 
-def claim(run: Path, *, overwrite: bool) -> None:
+def claim(run: Path, *, overwrite: bool, resume: bool = False) -> None:
     """Check, before a long work, that its result may be written into `run`.
 
     Raises:
         CheckpointError: a folder that holds a network already, a file, or a place that cannot be written.
     """
-    if is_run(run) and not overwrite:
+    if is_run(run) and not (overwrite or resume):
         raise CheckpointError(f"{run} holds a network already: name another --output, or replace it with --overwrite")
+    if overwrite and not resume:
+        shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
+    if (run / CHECKPOINTS).exists() and not resume:
+        raise CheckpointError(
+            f"{run} holds an unfinished training: go on with --resume, or start anew with --overwrite"
+        )
     there = next(folder for folder in (run.absolute(), *run.absolute().parents) if folder.exists())
     if not there.is_dir():
         raise CheckpointError(f"{run} cannot be a run folder: {there} is a file; name another --output")
@@ -166,7 +192,9 @@ def claim(run: Path, *, overwrite: bool) -> None:
         raise CheckpointError(f"{run} cannot be a run folder: {there} cannot be written; name another --output")
 
 
-def save_run(run: Path, network: "AdaptiveNetwork", config: "DataConfig", history: "History") -> None:
+def save_run(
+    run: Path, network: "AdaptiveNetwork", config: "DataConfig", history: "History", recipe: "Recipe | None" = None
+) -> None:
     """Write a trained network with its preprocessing and history; what was measured of an older one is removed."""
     from ..checkpoint import save, write_atomically
 
@@ -174,6 +202,8 @@ def save_run(run: Path, network: "AdaptiveNetwork", config: "DataConfig", histor
     forget_measurements(run)
     show.write_json(run / DATA, config.to_json())
     write_atomically(run / HISTORY, history.to_csv().encode())
+    if recipe is not None:
+        write_atomically(run / RECIPE, recipe.to_yaml().encode())
 
 
 def forget_measurements(run: Path) -> None:
@@ -211,11 +241,13 @@ def measure_accuracy(network: "AdaptiveNetwork", loader: Any) -> dict[str, float
         return evaluate(network, batches)
 
 
-def calibrate_on(network: "AdaptiveNetwork", config: "DataConfig", *, batch_size: int, workers: int = 0) -> int:
-    """`calibrate` on some five thousand training images, in random order, with a progress bar."""
+def calibrate_on(
+    network: "AdaptiveNetwork", config: "DataConfig", *, batch_size: int, workers: int = 0, images: int = 5000
+) -> int:
+    """`calibrate` on some training images, in random order, with a progress bar."""
     from ..calibration import calibrate
     from ..data import create_loader
 
     loader = create_loader(config, "train", batch_size=batch_size, shuffle=True, workers=workers)
     with show.watched(loader, "calibrating") as batches:
-        return calibrate(network, batches, limit=-(-5000 // batch_size))
+        return calibrate(network, batches, limit=-(-images // batch_size))

@@ -9,7 +9,10 @@ from . import runs, show
 from .stages import GroupSize, Json, Mandatory, ModelKwargs
 
 if TYPE_CHECKING:
+    import torch
+
     from ..training.loop import Epoch, History
+    from ..training.recipe import Recipe
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; an accelerator if there is one.", show_default=False)]
 Workers = Annotated[
@@ -18,7 +21,7 @@ Workers = Annotated[
 ]
 Root = Annotated[Path | None, typer.Option(help="Folder in which a named data set is stored.", show_default=False)]
 _Data = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="NAME|DIR",
         help="digits, torch/cifar10, hfds/NAME, ..., or a folder with train/ and val/, one folder a class.",
@@ -29,29 +32,46 @@ _Size = Annotated[int | None, typer.Option(min=1, help="Pixels; the model's own 
 
 
 def train(
-    model: Annotated[str, typer.Argument(help="A timm name (resnet50) or torchvision/NAME.", show_default=False)],
-    data: _Data,
-    output: Annotated[Path, typer.Option(metavar="RUN", help="Folder to write the run to.", show_default=False)],
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A timm name (resnet50) or torchvision/NAME; the recipe's if not given.", show_default=False
+        ),
+    ] = None,
+    data: _Data = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Folder to write the run to; required.", show_default=False)
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="resnet50, fashion_mnist, ... or a .yaml file.", show_default=False)
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the recipe, such as ema=0.999; repeatable."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted training in RUN.")] = False,
     root: Root = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch a named data set into --root.")] = False,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 30,
-    batch_size: Annotated[int, typer.Option(min=2, help="Images a step.")] = 64,
-    lr: Annotated[float, typer.Option(help="Highest learning rate; about 0.001 for adamw.")] = 0.1,
-    optimizer: Annotated[str, typer.Option(help="A name of timm's: sgd, adamw, lamb, ...")] = "sgd",
-    weight_decay: Annotated[float, typer.Option(help="Weight decay; norms and biases are left out.")] = 1e-4,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Images a step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate; about 0.001 for adamw.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="A name of timm's: sgd, adamw, lamb, ...")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Weight decay; norms and biases are left out.")] = None,
     image_size: _Size = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from the library's trained weights.")] = False,
+    weights: Annotated[
+        Path | None, typer.Option(help="Start from a .pth or safetensors file of the plain model.", show_default=False)
+    ] = None,
     model_kwargs: ModelKwargs = None,
     mandatory: Mandatory = None,
     group_size: GroupSize = None,
-    alpha: Annotated[float, typer.Option(help="Weight of the super-net's loss; the base-net's has the rest.")] = 0.5,
-    temperature: Annotated[float, typer.Option(help="Softens both outputs that are compared.")] = 1.0,
-    feature_weight: Annotated[float, typer.Option(help="Weight of the optional feature term; 0 is off.")] = 0.0,
-    low_memory: Annotated[
-        bool,
-        typer.Option("--low-memory", help="Two backward passes, less memory."),
-    ] = False,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same training.")] = 0,
+    alpha: Annotated[
+        float | None, typer.Option(help="Weight of the super-net's loss; the rest is the base-net's.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Softens both outputs that are compared.")] = None,
+    feature_weight: Annotated[float | None, typer.Option(help="Weight of the optional feature term; 0 is off.")] = None,
+    low_memory: Annotated[bool, typer.Option("--low-memory", help="Two backward passes, less memory.")] = False,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same training.")] = None,
     workers: Workers = None,
     device: Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the network in RUN.")] = False,
@@ -59,51 +79,113 @@ def train(
 ) -> None:
     """Train a model once by self-distillation, so that every depth of it works; calibrate, evaluate and save it.
 
+    A recipe decides what no option says; without --recipe it is 30 epochs of SGD with a learning rate of 0.1.
+
     Example: adaptive-depth train resnet18 --data digits --epochs 10 --output runs/digits
     """
+    from ..training.recipe import Recipe, load_recipe
+
+    if output is None:
+        raise typer.BadParameter("Missing option '--output': the folder to write the run to")
+    asked = {
+        "model": model, "data": data, "epochs": epochs, "batch_size": batch_size, "lr": lr, "optimizer": optimizer,
+        "weight_decay": weight_decay, "alpha": alpha, "temperature": temperature, "feature_weight": feature_weight,
+        "low_memory": low_memory or None, "seed": seed,
+    }  # fmt: skip
+    if image_size is not None:
+        asked |= {"image_size": image_size, "eval_size": image_size}
+    chosen = Recipe() if recipe is None else load_recipe(recipe)
+    chosen = chosen.changed({name: value for name, value in asked.items() if value is not None})
+    chosen = chosen.changed(runs.parse_fields(change or ()))
+    chosen = chosen.changed({"model_kwargs": {**chosen.model_kwargs, **runs.parse_arguments(model_kwargs or ())}})
+    if chosen.model is None:
+        raise typer.BadParameter("Missing argument 'MODEL': a timm name (resnet50), torchvision/NAME, or a --recipe")
+    if chosen.data is None:
+        raise typer.BadParameter("Missing option '--data': digits, torch/cifar10, ..., or a folder")
+    runs.claim(output, overwrite=overwrite, resume=resume)
+    place = runs.pick_device(device)
+    result, history = _train(
+        chosen, output, place, runs.pick_workers(workers, place), root=root, download=download, pretrained=pretrained,
+        weights=weights, mandatory=mandatory, group_size=group_size, resume=resume,
+    )  # fmt: skip
+    if result:
+        _report(result, history, json)
+
+
+def _train(
+    recipe: "Recipe",
+    output: Path,
+    place: "torch.device",
+    workers: int,
+    *,
+    root: Path | None,
+    download: bool,
+    pretrained: bool,
+    weights: Path | None,
+    mandatory: str | None,
+    group_size: int | None,
+    resume: bool,
+) -> tuple[dict[str, Any], "History"]:
     import torch
 
     from ..data import check_fit, class_names, configure, create_loader
     from ..models import create_model
-    from ..training.loop import distil, seeded
+    from ..training.images import TrainingBatches
+    from ..training.loop import seeded
     from ..training.loop import train as fit
-    from ..training.self_distillation import SelfDistillation
+    from ..training.processes import Processes
+    from ..weights import load_weights
 
-    runs.claim(output, overwrite=overwrite)
-    place = runs.pick_device(device)
-    workers = runs.pick_workers(workers, place)
-    with seeded(seed):
-        arguments = {"num_classes": len(class_names(data, root=root, download=download))}
-        plain = create_model(model, pretrained=pretrained, **arguments | runs.parse_arguments(model_kwargs or ()))
-        config = configure(data, plain, root=root, image_size=image_size)
-        example = torch.zeros(2, config.channels, config.image_size, config.image_size)
-        check_fit(plain, config)
-        network = runs.as_network(plain, mandatory, group_size, example).to(place)
-        loader = create_loader(config, "train", batch_size=batch_size, augment=True, workers=workers)
-        validation = create_loader(config, "validation", batch_size=2 * batch_size, workers=workers)
-        objective = SelfDistillation(
-            network, torch.nn.CrossEntropyLoss(), alpha=alpha, temperature=temperature, feature_weight=feature_weight
+    assert recipe.model is not None
+    assert recipe.data is not None
+    with seeded(recipe.seed):
+        arguments = {"num_classes": len(class_names(recipe.data, root=root, download=download)), **recipe.model_kwargs}
+        plain = create_model(recipe.model, pretrained=pretrained, **arguments)
+        if weights is not None and (stayed := load_weights(plain, weights)):
+            typer.echo(f"Not in {weights}, so as they were made: {', '.join(stayed)}", err=True)
+        size = recipe.eval_size or recipe.image_size
+        config = configure(
+            recipe.data,
+            plain,
+            root=root,
+            image_size=size,
+            resize=recipe.eval_resize,
+            interpolation=recipe.interpolation,
         )
+        check_fit(plain, config)
+        example = torch.zeros(2, config.channels, config.image_size, config.image_size)
+        network = runs.as_network(plain, mandatory, group_size, example).to(place)
+        batches = TrainingBatches(config, recipe, workers=workers)
+        validation = create_loader(config, "validation", batch_size=2 * recipe.batch_size, workers=workers)
         with show.progress("training") as advance:
             history = fit(
                 network,
-                loader,
-                step=distil(objective, low_memory=low_memory),
-                epochs=epochs,
-                optimizer=optimizer,
-                lr=lr,
-                weight_decay=weight_decay,
+                batches,
+                recipe,
+                validation=validation,
+                folder=output / runs.CHECKPOINTS,
+                resume=resume,
                 on_step=advance,
                 on_epoch=lambda epoch: advance(note=describe(epoch)),
             )
-        runs.save_run(output, network, config, history)  # before anything else can fail
+        if batches.damaged:
+            told = "; ".join(f"{name}: {reason}" for name, reason in list(batches.damaged.items())[:3])
+            typer.echo(f"{len(batches.damaged)} training images could not be read and were left out: {told}", err=True)
+        if not Processes().is_first:  # one process is enough for the rest
+            return {}, history
+        runs.save_run(output, network, config, history, recipe)  # before anything else can fail
         before = runs.measure_accuracy(network, validation)
-        calibrated = runs.calibrate_on(network, config, batch_size=batch_size, workers=workers)
+        calibrated = 0
+        if recipe.calibrate:
+            calibrated = runs.calibrate_on(
+                network, config, batch_size=recipe.batch_size, workers=workers, images=recipe.calibrate
+            )
         after = runs.measure_accuracy(network, validation) if calibrated else before
-    runs.save_run(output, network, config, history)
+    runs.save_run(output, network, config, history, recipe)
     result = {"run": str(output), "before_calibration": before, "accuracy": after, "images": images_in(validation)}
+    result["statistics"] = "measured for each context" if calibrated else "of training"
     show.write_json(output / runs.ACCURACY, result)
-    _report(result, history, json)
+    return result, history
 
 
 def describe(epoch: "Epoch") -> str:

@@ -232,6 +232,7 @@ class _Run:
         self.part_steps = len(batches) // recipe.accumulate  # in an epoch
         if recipe.channels_last:
             network.to(memory_format=torch.channels_last)
+        _freeze(network, recipe.freeze)
         self.optimizer = _optimiser(network, recipe)
         self.schedule = _schedule(self.optimizer, recipe, self.part_steps)
         self.scaler = torch.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
@@ -526,6 +527,16 @@ def _check(network: nn.Module, batches: Loader, recipe: Recipe) -> None:
         raise DataError(f"{len(batches)} batches are fewer than the accumulate={recipe.accumulate} parts of one step")
     if recipe.optimizer.lower() not in list_optimizers():
         raise TrainingError(f"optimizer {recipe.optimizer!r} is not one of timm's: expected sgd, adamw, lamb, ...")
+
+
+def _freeze(network: nn.Module, parts: tuple[str, ...]) -> None:
+    for part in parts:
+        found = [parameter for name, parameter in network.named_parameters() if part in name]
+        if not found:
+            some = [name for name, _ in network.named_parameters()][:3]
+            raise TrainingError(f"freeze names {part!r}, which is in no parameter's name ({', '.join(some)}, ...)")
+        for parameter in found:
+            parameter.requires_grad_(False)
 
 
 def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

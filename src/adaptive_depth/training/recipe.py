@@ -54,6 +54,7 @@ class Recipe:
         mixup, cutmix: their parameters; 0 is off.
         label_smoothing: of the super-net's labels.
 
+        freeze: parts of names of parameters that are not trained.
         alpha, temperature, feature_weight, low_memory: of `SelfDistillation`.
         precision: `"fp32"`, `"bf16"` or `"fp16"`.
         channels_last: lay images out so.
@@ -101,6 +102,7 @@ class Recipe:
     cutmix: float = 0.0
     label_smoothing: float = 0.0
 
+    freeze: tuple[str, ...] = ()
     alpha: float = 0.5
     temperature: float = 1.0
     feature_weight: float = 0.0

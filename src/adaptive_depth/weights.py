@@ -1,0 +1,85 @@
+"""Weights in files of others: read without unpickling anything but tensors."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .errors import CheckpointError
+
+
+class _Ignored:
+    """Takes the place of a training script's options, which are no tensors and are not wanted."""
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The state dict in a `.pth` or safetensors file: alone, or under `"model"` or `"state_dict"`.
+
+    Raises:
+        CheckpointError: a file that cannot be read, that holds other things, or that could run code.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            with torch.serialization.safe_globals([(_Ignored, "argparse.Namespace")]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors, which is not read because it could run code ({_first_line(error)}): save "
+            "its state dict alone"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({_first_line(error)}): expected a .pth or safetensors file"
+        ) from error
+    for wrapper in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict) or not content or not all(isinstance(each, Tensor) for each in content.values()):
+        raise CheckpointError(f"{path} holds no state dict: expected names and tensors, alone or under 'model'")
+    return {str(key).removeprefix("module."): tensor for key, tensor in content.items()}
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> list[str]:
+    """Start a model from weights that were trained for another number of classes, say.
+
+    Tensors of the same name and shape are taken over; those of another shape (a head for other classes) stay as they
+    are in `model`.
+
+    Returns:
+        The names that stayed.
+
+    Raises:
+        CheckpointError: a file that cannot be read, or less than half of the model's tensors in it.
+
+    Example:
+        >>> import tempfile, torch, adaptive_depth as ad
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save(ad.create_model("resnet18").state_dict(), f"{folder}/a.pth")
+        ...     load_weights(ad.create_model("resnet18", num_classes=5), f"{folder}/a.pth")
+        ['fc.weight', 'fc.bias']
+    """
+    theirs, ours = read_state_dict(path), model.state_dict()
+    fitting = {name: tensor for name, tensor in theirs.items() if name in ours and ours[name].shape == tensor.shape}
+    stayed = [name for name in ours if name not in fitting]
+    if len(fitting) < len(ours) / 2:
+        raise CheckpointError(
+            f"{path} is of another model: only {len(fitting)} of {len(ours)} tensors fit (missing or of another shape: "
+            f"{', '.join(stayed[:3])}, ...)"
+        )
+    model.load_state_dict(fitting, strict=False)
+    return stayed
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
