@@ -149,6 +149,10 @@ BAD = {
     "missing": (lambda: _state(**{"layer1.0.bn1_skip.bias": None}), "resnet18", "1 tensors are missing .skip_norms"),
     "too many": (lambda: _state(x=torch.zeros(1)), "resnet18", r"1 tensors are unexpected \(model.x\)"),
     "shape": (lambda: _state(**{"conv1.weight": torch.zeros(1)}), "resnet18", "of another shape .model.conv1"),
+    "plain": (
+        lambda: {k: v for k, v in small()[1].items() if "_skip" not in k}, "resnet18", "holds a plain resnet18"
+    ),
+    "nan": (lambda: _state(**{"fc.bias": torch.full((3,), torch.nan)}), "resnet18", "not finite, in model.fc.bias"),
     "name": (_state, "vgg11", "'vgg11' is not an architecture of the authors: expected torchvision's name"),
     "swapped": (_state, "vit_b_16", "does not hold a vit_b_16 of the authors"),
     "mobilenet": (_state, "mobilenet_v2", "does not hold a mobilenet_v2 of the authors"),
@@ -161,7 +165,7 @@ def test_what_is_no_checkpoint_of_theirs(tmp_path, monkeypatch, case):
     make, name, said = BAD[case]
     content = make()
     if content is None:
-        Path("bad.pth").write_text("nothing of the kind")
+        Path("bad.pth").write_text("hello")
     else:
         torch.save(content, "bad.pth")
     with pytest.raises(ad.CheckpointError, match=said):

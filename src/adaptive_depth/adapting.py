@@ -103,7 +103,8 @@ def adapt(
     """Turn a residual network into one whose depth is chosen at run time (paper, section 3.1).
 
     The network takes `model` over, without copying it; the super-net's outputs and gradients stay bit-identical.
-    Stochastic depth in mandatory sub-paths is switched off, as the method asks. Choose the number of classes and
+    Stochastic depth in mandatory sub-paths (timm's DropPath, torchvision's StochasticDepth) is switched off, as the
+    method asks. Choose the number of classes and
     load pretrained weights before, so that the skip-aware norms start as copies of trained ones.
 
     Arguments:

@@ -23,6 +23,17 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def without_fast_paths() -> Iterator[None]:
+    """torch's transformer layers compute as they are written, and not otherwise where nobody watches them."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
 def buffers_restored_on_error(module: nn.Module) -> Iterator[None]:
     """If the body raises, running statistics and all other buffers are what they were before it."""
     buffers = list(module.buffers())

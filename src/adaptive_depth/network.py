@@ -44,8 +44,9 @@ class AdaptiveNetwork(nn.Module):
         skips: all skip configurations, super-net first.
         proven: did an input prove the stages (`prove`), or are they of a known family?
 
-    The sub-networks are views: caches that are not in the state dict, not pickled and not copied. Replace modules
-    of `model` before adapting it; parameters, buffers, hooks and modes may change at any time.
+    The sub-networks are views: caches that are not in the state dict, not pickled and not copied. Parameters,
+    buffers, hooks and modes may change at any time; where a module or a plain attribute of `model` is replaced later,
+    call `forget_views()`, or sub-networks that are in use keep the old one.
     """
 
     def __init__(self, model: nn.Module, stages: Stages) -> None:

@@ -3,8 +3,7 @@
 import platform
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from .errors import MeasurementError
-from .modes import evaluating
+from .modes import evaluating, without_fast_paths
 from .network import AdaptiveNetwork, check_adapted
 from .skip import Skip, parse_skip
 
@@ -295,17 +294,6 @@ def _is_free(operator: torch._ops.OpOverload) -> bool:
     return namespace == "prim" or (namespace == "aten" and name.removesuffix("_") in _FREE)
 
 
-@contextmanager
-def _unfused() -> Iterator[None]:
-    """Attention reaches the counter as its products, not as torch.nn's single fused operator, which has no formula."""
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-
-
 def _count_all(runs: Mapping[str, Callable[[], Any]]) -> tuple[dict[str, int], dict[str, int]]:
     """Multiply-adds of the whole example by skip, and the operators that were not counted.
 
@@ -313,7 +301,7 @@ def _count_all(runs: Mapping[str, Callable[[], Any]]) -> tuple[dict[str, int], d
     """
     macs: dict[str, int] = {}
     uncounted: Counter[str] = Counter()
-    with _unfused():
+    with without_fast_paths():  # attention reaches the counter as its products, not as one fused operator
         for skip, run in runs.items():
             with _MacCounter() as counter:
                 run()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .errors import StagesError
-from .modes import evaluating
+from .modes import evaluating, without_fast_paths
 from .network import AdaptiveNetwork
 from .sharing import SharedForward
 from .stages.checks import prove, same_output, tensors_of
@@ -37,7 +37,7 @@ def prove_every_depth(network: AdaptiveNetwork, args: Sequence[Any], kwargs: Map
             own, other = model.get_submodule(path), network.skip_norms.get_submodule(path)
             handles.append(own.register_forward_hook(partial(note, used, f"{path} F")))
             handles.append(other.register_forward_hook(partial(note, used, f"{path} T")))
-        with evaluating(network), torch.no_grad():
+        with evaluating(network), torch.no_grad(), without_fast_paths():
             expected = model(*args, **kwargs)
             ran.clear()
             used.clear()

@@ -72,6 +72,11 @@ def load_reference(name: str, path: str | os.PathLike[str], **arguments: Any) ->
 
 def _fill(network: AdaptiveNetwork, tensors: dict[str, Tensor], name: str, path: Path) -> None:
     expected = network.state_dict()
+    if not any(key.startswith("skip_norms.") for key in tensors):
+        raise CheckpointError(
+            f"{path} holds a plain {name}, without a second copy of any norm (names ending in _skip): load it with "
+            "load_weights, and adapt the model then"
+        )
     copies = [key for key in expected if key.startswith("skip_norms.") and key not in tensors]
     doubled = {norm for stage in network.stages for norm in stage.norms or ()}
     for key in copies:  # running statistics of norms that the authors do not double: the same in both contexts
@@ -81,6 +86,9 @@ def _fill(network: AdaptiveNetwork, tensors: dict[str, Tensor], name: str, path:
     missing = [key for key in expected if key not in tensors]
     unexpected = [key for key in tensors if key not in expected]
     misshapen = [key for key in expected if key in tensors and expected[key].shape != tensors[key].shape]
+    spoilt = [key for key, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if spoilt:
+        raise CheckpointError(f"{path} holds numbers that are not finite, in {', '.join(spoilt[:3])}")
     for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)):
         if keys:
             raise CheckpointError(

@@ -5,7 +5,6 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -38,7 +37,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             f"{path} holds more than tensors, which is not read because it could run code ({_first_line(error)}): save "
             "its state dict alone"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, safetensors.SafetensorError) as error:
+    except Exception as error:
         raise CheckpointError(
             f"{path} cannot be read ({_first_line(error)}): expected a .pth or safetensors file"
         ) from error

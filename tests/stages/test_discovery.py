@@ -310,6 +310,103 @@ class Noisy(nn.Module):
         return self.chain(x) + torch.rand(1)
 
 
+class Formula(nn.Module):
+    """A block that is given by a formula of its input and a convolution of it."""
+
+    def __init__(self, formula) -> None:
+        super().__init__()
+        self.conv, self.norm, self.formula = nn.Conv2d(8, 8, 3, 1, 1), nn.BatchNorm2d(8), formula
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.formula(self, x)
+
+
+NOT_ADDED = {
+    "a gate that is almost open": lambda s, x: x * torch.sigmoid(s.conv(x.mean((2, 3), keepdim=True)) + 2),
+    "the size": lambda s, x: x.abs() + s.conv(x),
+    "clamped": lambda s, x: x.clamp(0, 1) + s.conv(x),
+    "three times": lambda s, x: 3 * x + s.conv(x),
+    "a part": lambda s, x: 0.7 * x + s.conv(x),
+    "normed before": lambda s, x: F.relu(s.norm(x)) + s.conv(F.relu(s.norm(x))),
+    "an activation behind": lambda s, x: F.gelu(x + s.conv(x)),
+    "a highway": lambda s, x: torch.sigmoid(s.conv(x)) * s.conv(x) + (1 - torch.sigmoid(s.conv(x) - 3)) * x,
+}
+
+
+@pytest.mark.parametrize("name", NOT_ADDED)
+def test_blocks_that_do_more_than_add_are_refused(name: str, nets) -> None:
+    model = nets.Chain(*(Formula(NOT_ADDED[name]) for _ in range(3)))
+    with pytest.raises(ad.StagesError, match=r"blocks holds 3 Formula, but blocks.2 does not add to its input"):
+        ad.find_stages(model, X)
+
+
+ADDED = {
+    "half": lambda s, x: x + 0.5 * s.conv(x),
+    "in place": lambda s, x: x.add_(s.conv(x)),
+    "a norm behind": lambda s, x: s.norm(x + s.conv(x)),
+    "a residual gate": lambda s, x: x + torch.sigmoid(s.conv(x)) * s.conv(x),
+    "dropped": lambda s, x: x + F.dropout(s.conv(x), 0.5, s.training),
+}
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_blocks_that_add_are_found(name: str, nets) -> None:
+    assert cuts(ad.find_stages(nets.Chain(*(Formula(ADDED[name]) for _ in range(4))), X)) == [(1, 1), (1, 1)]
+
+
+def test_a_relu_behind_the_sum_is_no_obstacle_where_none_of_its_input_is_negative(nets) -> None:
+    """Leaving such a block out leaves what a block of its kind could have returned."""
+
+    class Post(Formula):
+        def __init__(self) -> None:
+            super().__init__(lambda s, x: F.relu(x + s.conv(x)))
+
+    model = nets.Chain(*(Post() for _ in range(4)))
+    assert ad.find_stages(model, X)[0].blocks[0] == "blocks.0"
+
+
+class Raw(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(0.1 * torch.randn(8, 8, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + F.conv2d(x, self.weight, padding=1)
+
+
+def test_blocks_without_modules_in_them(nets) -> None:
+    assert cuts(ad.find_stages(nets.Chain(*(Raw() for _ in range(4))), X)) == [(1, 1), (1, 1)]
+
+
+def test_a_norm_that_blocks_share_cannot_be_doubled(nets) -> None:
+    model = nets.Chain(*(nets.Residual() for _ in range(4)))
+    for block in model.blocks:
+        block.norm = model.blocks[0].norm
+    with pytest.raises(
+        ad.StagesError, match=r"norm 'blocks.0.norm' is one module at several places \(blocks.0.norm, bl"
+    ):
+        ad.find_stages(model, X)
+    stages = [ad.Stage(("blocks.0", "blocks.1"), ("blocks.2", "blocks.3"), norms=())]
+    assert ad.adapt(model, stages, example=X).skips == ("F", "T")
+
+
+def test_torchs_own_transformer_with_a_mask() -> None:
+    class Text(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+            self.embed, self.encoder = nn.Embedding(20, 16), nn.TransformerEncoder(layer, 4)
+
+        def forward(self, tokens: Tensor, padding: Tensor) -> Tensor:
+            return self.encoder(self.embed(tokens), src_key_padding_mask=padding)
+
+    padding = torch.zeros(2, 5, dtype=torch.bool)
+    example = {"tokens": torch.randint(20, (2, 5)), "padding": padding}
+    network = ad.adapt(Text(), example=example)
+    assert [stage.name for stage in network.stages] == ["encoder.layers 0-1", "encoder.layers 2-3"]
+    assert network(**example, skip="TT").shape == (2, 5, 16)
+
+
 REFUSED = {
     "gates": (lambda n: n.Chain(*(Gate() for _ in range(3))), "blocks holds 3 Gate, but blocks.2 does not add"),
     "plain": (lambda n: n.Chain(*(n.Plain() for _ in range(3))), "blocks holds 3 Plain, but blocks.2 does not add"),
@@ -371,4 +468,6 @@ def test_wrappers_are_named(nets, wrap) -> None:
 
 def test_discover_returns_plain_runs(nets) -> None:
     runs = discover(nets.Chain(*(nets.Residual() for _ in range(4))), (X,), {})
-    assert runs == [ad.Run(("blocks.0", "blocks.1", "blocks.2", "blocks.3"), name="blocks", flat=True)]
+    [run] = runs
+    assert (run.blocks, run.name, run.flat) == (("blocks.0", "blocks.1", "blocks.2", "blocks.3"), "blocks", True)
+    assert run.norms(["blocks.0"]) == ["blocks.0.norm"]

@@ -142,6 +142,8 @@ def test_the_cut_can_be_moved(mandatory, expected: list) -> None:
         ([1, 1], r"mandatory=\[1, 1\] has 2 entries: expected one for each of 4 stages \(of 3, 4, 6, 3 blocks\)"),
         (["1", 1, 1, 1], "mandatory='1': expected a number of blocks, or a part of them such as 0.5"),
         (True, "mandatory=True: expected a number"),
+        (float("nan"), "mandatory=nan: expected a number of blocks"),
+        (float("inf"), "mandatory=inf: expected a number of blocks"),
     ],
 )
 def test_a_cut_that_is_none(mandatory, said: str | None) -> None:

@@ -153,7 +153,7 @@ def _train(
             interpolation=recipe.interpolation,
         )
         check_fit(plain, config)
-        example = torch.zeros(2, config.channels, config.image_size, config.image_size)
+        example = torch.randn(2, config.channels, config.image_size, config.image_size)
         network = runs.as_network(plain, mandatory, group_size, example).to(place)
         batches = TrainingBatches(config, recipe, workers=workers)
         validation = create_loader(config, "validation", batch_size=2 * recipe.batch_size, workers=workers)

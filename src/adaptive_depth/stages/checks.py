@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import StagesError
-from ..modes import evaluating
+from ..modes import evaluating, without_fast_paths
 from .plan import Stage, Stages
 
 MOST_STAGES = 12  # 4,096 sub-networks
@@ -97,9 +97,17 @@ def _reject_overlaps(stages: Stages, modules: Mapping[str, nn.Module]) -> None:
 
 def _reject_wrong_norms(stages: Stages, modules: Mapping[str, nn.Module]) -> None:
     norms = [path for stage in stages for path in stage.norms or ()]
+    places: dict[int, list[str]] = {}
+    for path, module in modules.items():
+        places.setdefault(id(module), []).append(path)
     for path, count in Counter(norms).items():
         if count > 1:
             raise StagesError(f"norm {path!r} is named {count} times: a norm follows one stage, name it once")
+        if len(places[id(modules[path])]) > 1:
+            raise StagesError(
+                f"norm {path!r} is one module at several places ({', '.join(places[id(modules[path])])}), so it cannot "
+                "be doubled for one of them: name the norms to double in the stages, without it"
+            )
         if not is_norm(modules[path]):
             raise StagesError(
                 f"norms name {path!r}, which is a {type(modules[path]).__name__}: expected a normalisation layer"
@@ -272,7 +280,7 @@ def prove(model: nn.Module, stages: Stages, args: Sequence[Any], kwargs: Mapping
     blocks = [path for stage in stages for path in stage.blocks]
     known = homes(model, stages)
     strays = [path for path, part in model.named_modules() if path not in known and has_statistics(part)]
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad(), without_fast_paths():
         calls, _ = record(model, args, kwargs, blocks + strays)
         counts = Counter(call.path for call in calls)
         for path in blocks:
@@ -335,41 +343,66 @@ def has_weights(module: nn.Module) -> bool:
 
 
 def is_residual(block: nn.Module, call: Call) -> bool:
-    """Does a block return its input plus something? Asked of the block itself, on noise of the shape that it took."""
-    return _returns_input(block, call) or _follows_input(block, call)
-
-
-def _returns_input(block: nn.Module, call: Call) -> bool:
-    """h + F(h) with every parameter of F zero is h. (For a positive h: an activation may stand behind the sum.)"""
+    """Does a block return its input plus something? Asked of the block itself, on numbers like those that it took."""
     hidden = hidden_of(call)
     assert hidden is not None
+    given, change = _like(hidden, seed=0), 0.1 * _signed_noise(hidden, seed=1)
+    return (
+        _returns_input(block, call, given)
+        or _passes_change_on(block, call, given, change)
+        or _norm_of_input(block, call, given, change)
+    )
+
+
+def _returns_input(block: nn.Module, call: Call, given: Tensor) -> bool:
+    """h + F(h) with every parameter of F zero is h. (So is relu(h + F(h)), where h has come through a relu itself.)"""
     zeros = {name: torch.zeros_like(parameter) for name, parameter in block.named_parameters()}
-    given = _noise(hidden, seed=0)
-    return torch.allclose(_output_on(block, zeros, call, given), given, rtol=1e-3, atol=1e-4)
+    return _close(_output_on(block, zeros, call, given), given)
 
 
-def _follows_input(block: nn.Module, call: Call) -> bool:
-    """With zero weights, a change of the input still comes out, and not much smaller (as behind a gate).
+def _passes_change_on(block: nn.Module, call: Call, given: Tensor, change: Tensor) -> bool:
+    """With weights and norms zero a change of h comes out as it is, where a scale of 1 stands on the shortcut."""
+    inside = _norms_in(block)
+    zeros = {
+        name: torch.zeros_like(parameter)
+        for name, parameter in block.named_parameters()
+        if parameter.ndim > 1 or name.startswith(inside)
+    }
+    answer = _output_on(block, zeros, call, given + change) - _output_on(block, zeros, call, given)
+    return _close(answer, change)
 
-    Once norms stay as they are, for one may stand behind the sum, and once they are zero like the weights. What else
-    has one dimension stays both times: a scale may stand on the shortcut.
-    """
-    hidden = hidden_of(call)
-    assert hidden is not None
-    inside = tuple(f"{path}." if path else "" for path, module in block.named_modules() if is_norm(module))
-    given = _noise(hidden, seed=0)
-    change = 2 * _noise(hidden, seed=1) - 1  # around zero: a norm takes a mean away
-    for keep_norms in (True, False):
-        zeros = {
-            name: torch.zeros_like(parameter)
-            for name, parameter in block.named_parameters()
-            if (not keep_norms if name.startswith(inside) and inside else parameter.ndim > 1)
-        }
-        answer = _output_on(block, zeros, call, given + change) - _output_on(block, zeros, call, given)
-        answer, wanted = answer.flatten().float(), change.flatten().float()
-        if nn.functional.cosine_similarity(answer, wanted, dim=0) > 0.5 and answer.norm() > 0.75 * wanted.norm():
-            return True
-    return False
+
+def _norm_of_input(block: nn.Module, call: Call, given: Tensor, change: Tensor) -> bool:
+    """norm(h + F(h)): with zero weights, what the last norm returns still follows h."""
+    inside = _norms_in(block)
+    zeros = {
+        name: torch.zeros_like(parameter)
+        for name, parameter in block.named_parameters()
+        if parameter.ndim > 1 and not name.startswith(inside)
+    }
+    returned: list[Any] = []
+    norms = [module for module in block.modules() if is_norm(module)]
+    handles = [norm.register_forward_hook(lambda _, __, output: returned.append(output)) for norm in norms]
+    try:
+        before = _output_on(block, zeros, call, given)
+    finally:
+        for handle in handles:
+            handle.remove()
+    place = before.untyped_storage().data_ptr()  # the same numbers, perhaps in another shape
+    if not any(isinstance(output, Tensor) and output.untyped_storage().data_ptr() == place for output in returned):
+        return False
+    answer = _output_on(block, zeros, call, given + change) - before
+    return bool(nn.functional.cosine_similarity(answer.flatten().float(), change.flatten().float(), dim=0) > 0.8)
+
+
+def _norms_in(block: nn.Module) -> tuple[str, ...]:
+    """The beginnings of the names of all parameters of norms; of none where there is no norm."""
+    return tuple(f"{path}." for path, module in block.named_modules() if path and is_norm(module)) or ("\0",)
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    size = float(b.abs().max())
+    return torch.allclose(a, b, rtol=1e-3, atol=1e-3 * size)
 
 
 def _output_on(block: nn.Module, parameters: Mapping[str, Tensor], call: Call, given: Tensor) -> Tensor:
@@ -384,10 +417,23 @@ def _output_on(block: nn.Module, parameters: Mapping[str, Tensor], call: Call, g
     return output if isinstance(output, Tensor) else output[0]
 
 
-def _noise(like: Tensor, seed: int) -> Tensor:
-    """Numbers from 0 to 1: unlike the input of the model (zeros, say) they can tell h from any F(h)."""
+def _like(hidden: Tensor, seed: int) -> Tensor:
+    """Numbers of the kind and size of those in a tensor, in other places; noise where all of them are the same.
+
+    Of the kind: without negative ones where there are none, as behind a relu.
+    """
+    if not torch.isfinite(hidden).all() or float(hidden.float().std()) < 1e-6:
+        noise = _signed_noise(hidden, seed)
+        return noise if (hidden < 0).any() else noise.abs()
+    generator = torch.Generator(hidden.device).manual_seed(seed)
+    order = torch.randperm(hidden.numel(), generator=generator, device=hidden.device)
+    return hidden.flatten()[order].view_as(hidden)
+
+
+def _signed_noise(like: Tensor, seed: int) -> Tensor:
+    """Numbers from -1 to 1."""
     generator = torch.Generator(like.device).manual_seed(seed)
-    return torch.rand(like.shape, generator=generator, device=like.device).to(like.dtype)
+    return (2 * torch.rand(like.shape, generator=generator, device=like.device) - 1).to(like.dtype)
 
 
 def tensors_of(output: Any) -> list[Tensor]:

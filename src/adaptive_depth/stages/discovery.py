@@ -7,6 +7,7 @@ first block. Containers are searched from the outside in, so a block that holds 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import StagesError
-from ..modes import evaluating
-from .checks import Call, has_weights, hidden_of, is_residual, record, same_output
+from ..modes import evaluating, without_fast_paths
+from .checks import Call, has_weights, hidden_of, is_residual, norms_inside, record, same_output
 from .plan import Run
 
 MOST_STAGES = 6  # so at most 64 sub-networks; of more runs, those that do most of the work become stages
@@ -33,7 +34,7 @@ def discover(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
             from call to call, or whose weights are quantised.
     """
     _reject_quantised(model)
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad(), without_fast_paths():
         try:
             calls, output = record(model, args, kwargs)
             again = model(*args, **kwargs)
@@ -56,7 +57,7 @@ def discover(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
             runs = _hardest_working(model, runs, args, kwargs)
     if len(runs) == 1:
         only = runs[0]
-        return [Run(only.blocks, None, only.name, only.channel_dim, flat=True, returns=only.returns)]
+        return [replace(only, flat=True)]
     return runs
 
 
@@ -69,6 +70,7 @@ class _Search:
         for call in calls:
             self.calls.setdefault(call.path, []).append(call)
         self.residual: dict[str, bool] = {}
+        self.failed: dict[str, str] = {}  # what was raised when it ran once more by itself
 
     def runs(self, container: str) -> Iterator[Run]:
         """The runs among a module's children; where a child belongs to none, those inside it."""
@@ -112,7 +114,7 @@ class _Search:
             module, calls = self._at(path), self.calls.get(path, [])
             possible = (
                 len(calls) == 1
-                and any(module.children())
+                and (any(module.children()) or not type(module).__module__.startswith("torch."))
                 and has_weights(module)
                 and hidden_of(calls[0]) is not None
                 and calls[0].keeps_shape
@@ -120,8 +122,9 @@ class _Search:
             )
             try:
                 self.residual[path] = possible and is_residual(module, calls[0])
-            except Exception:  # noqa: BLE001 - a module that does not run on its own is no block
+            except Exception as error:  # noqa: BLE001 - a module that does not run on its own is no block
                 self.residual[path] = False
+                self.failed[path] = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return self.residual[path]
 
     @staticmethod
@@ -133,7 +136,8 @@ class _Search:
     def _follows(self, before: str, path: str) -> bool:
         """Of the same shape, and not beside each other on one input."""
         first, second = self.calls[before][0], self.calls[path][0]
-        parallel = hidden_of(first) is hidden_of(second)
+        taken, in_place = hidden_of(first), first.tensor is hidden_of(first)
+        parallel = taken is hidden_of(second) and not in_place
         return not parallel and first.output_shape == second.output_shape and first.returns == second.returns
 
     def _may_lead(self, before: str, path: str) -> bool:
@@ -149,7 +153,10 @@ class _Search:
         shape = call.output_shape
         assert shape is not None
         channels = _channel_dim(self._at(blocks[-1]), shape)
-        return Run(tuple(blocks), None, name, channels, returns=call.returns)
+        return Run(tuple(blocks), self._norms_that_ran, name, channels, returns=call.returns)
+
+    def _norms_that_ran(self, mandatory: Sequence[str]) -> list[str]:
+        return [norm for norm in norms_inside(self.model, mandatory) if norm in self.calls]
 
     def _at(self, path: str) -> nn.Module:
         return self.model.get_submodule(path)
@@ -173,7 +180,10 @@ class _Search:
             )
         if not groups:
             return "it holds no two blocks of one kind in a row, and none that adds to its input"
-        group = max(groups, key=lambda paths: sum(p.numel() for path in paths for p in self._at(path).parameters()))
+        kept = [group for group in groups if any(self.calls[path][0].keeps_shape for path in group)]
+        group = max(
+            kept or groups, key=lambda paths: sum(p.numel() for path in paths for p in self._at(path).parameters())
+        )
         parent = group[0].rpartition(".")[0]
         kind = type(self._at(group[0])).__name__
         return f"{parent or 'its top level'} holds {len(group)} {kind}, but {self._why_no_block(group)}"
@@ -190,11 +200,13 @@ class _Search:
         grown = {call.growth for (call,) in calls}
         if len(grown) == 1 and None not in grown and grown != {0}:
             return f"each widens its input by {grown.pop()} channels, so none can be left out"
-        changing = [path for path, (call,) in zip(group, calls, strict=True) if not call.keeps_shape]
-        if changing:
-            call = self.calls[changing[-1]][0]
-            return f"{changing[-1]} {call.describe()}, so it cannot be left out"
-        return f"{group[-1]} does not add to its input, so leaving it out would leave something else"
+        keeping = [path for path, (call,) in zip(group, calls, strict=True) if call.keeps_shape]
+        if keeping and keeping[-1] in self.failed:
+            return f"{keeping[-1]} does not run once more by itself ({self.failed[keeping[-1]]}), so it cannot be asked"
+        if keeping:
+            return f"{keeping[-1]} does not add to its input, so leaving it out would leave something else"
+        call = self.calls[group[-1]][0]
+        return f"{group[-1]} {call.describe()}, so it cannot be left out"
 
 
 def _channel_dim(block: nn.Module, shape: Sequence[int]) -> int:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
-from math import ceil
+from math import ceil, isfinite
+from numbers import Real
 from typing import Any
 
 from ..errors import StagesError
@@ -169,9 +170,9 @@ def cut(blocks: Sequence[str], mandatory: float | None = None) -> tuple[tuple[st
     length = len(blocks)
     if mandatory is None:
         number = min(length - 1, ceil(length / 2))
-    elif isinstance(mandatory, bool) or not isinstance(mandatory, int | float):
+    elif isinstance(mandatory, bool) or not (isinstance(mandatory, Real) and isfinite(mandatory)):
         raise StagesError(f"mandatory={mandatory!r}: expected a number of blocks, or a part of them such as 0.5")
-    elif isinstance(mandatory, float) and 0 < mandatory < 1:
+    elif 0 < mandatory < 1:
         number = min(length - 1, max(1, round(mandatory * length)))
     elif mandatory == int(mandatory) and 1 <= mandatory < length:
         number = int(mandatory)
@@ -200,7 +201,7 @@ def cut_runs(runs: Sequence[Run], mandatory: Mandatory = None, group_size: int |
         raise StagesError(f"group_size={group_size!r}: the model has stages of its own, so there is none to divide")
     groups = [group for run in runs for group in (_groups(run, group_size) if run.flat else [run])]
     groups = [group for group in groups if len(group.blocks) > 1]
-    if mandatory is None or isinstance(mandatory, int | float):
+    if not isinstance(mandatory, Sequence):
         wanted: list[Any] = [mandatory] * len(groups)
     else:
         wanted = list(mandatory)
