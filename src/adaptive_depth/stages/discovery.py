@@ -180,10 +180,14 @@ class _Search:
             )
         if not groups:
             return "it holds no two blocks of one kind in a row, and none that adds to its input"
+
+        def weight(group: Sequence[str]) -> int:
+            return sum(parameter.numel() for path in group for parameter in self._at(path).parameters())
+
+        heaviest = max(groups, key=weight)
         kept = [group for group in groups if any(self.calls[path][0].keeps_shape for path in group)]
-        group = max(
-            kept or groups, key=lambda paths: sum(p.numel() for path in paths for p in self._at(path).parameters())
-        )
+        group = max(kept, key=weight, default=heaviest)  # nearer to what a stage would be, unless it is a small part
+        group = group if weight(group) > 0.3 * weight(heaviest) else heaviest
         parent = group[0].rpartition(".")[0]
         kind = type(self._at(group[0])).__name__
         return f"{parent or 'its top level'} holds {len(group)} {kind}, but {self._why_no_block(group)}"
