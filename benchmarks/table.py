@@ -13,7 +13,7 @@ ROWS: list[Row] = [
         "identity",
         "super-net against the original: outputs and gradients, eval and train mode",
         "bit-identical",
-        lambda r: f"bit-identical, {sum(r['identical'].values())} of {len(r['identical'])} ResNets",
+        lambda r: f"bit-identical, {sum(r['identical'].values())} of {len(r['identical'])} networks",
     ),
     (
         "macs",

@@ -3,6 +3,7 @@ base-net trained alone, its peak memory in the low-memory form against a super-n
 the plain two-pass algorithm."""
 
 import copy
+import os
 import statistics
 import subprocess
 import sys
@@ -60,11 +61,12 @@ def two_passes(network: ad.AdaptiveNetwork, x: torch.Tensor, y: torch.Tensor) ->
 class Worker:
     """A process of its own for one kind of step: as in real use, the memory of one kind does not serve another."""
 
-    def __init__(self, kind: str) -> None:
-        code = f"import training_step; training_step.serve({kind!r})"
+    def __init__(self, kind: str, script: str = "training_step", **environment: str) -> None:
+        code = f"import training_step, {script}; training_step.serve({script}.make_step, {kind!r})"
         self.process = subprocess.Popen(
             [sys.executable, "-c", code],
             cwd=Path(__file__).parent,
+            env={**os.environ, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -81,7 +83,7 @@ class Worker:
         self.process.communicate()
 
 
-def serve(kind: str) -> None:
+def serve(make: Callable[[str], Callable[[], None]], kind: str) -> None:
     """Run a step for every line on stdin."""
     status = Path("/proc/self/status")
 
@@ -90,15 +92,19 @@ def serve(kind: str) -> None:
 
     F.conv2d(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 3, 3))  # the libraries' own tables
     before = kilobytes("VmRSS")
-    step = make_step(kind)
+    step = make(kind)
     for _ in sys.stdin:
         step()
         print((kilobytes("VmHWM") - before) * 1024, flush=True)
 
 
 def peak_memory(kind: str) -> int:
-    """The peak of resident bytes in two steps, in a fresh process."""
-    worker = Worker(kind)
+    """The peak of resident bytes in two steps, in a fresh process.
+
+    The C library hands freed tensors back at once there, so that resident is what is alive, and not what its heap
+    keeps by chance.
+    """
+    worker = Worker(kind, MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="65536", MALLOC_TOP_PAD_="0")
     worker()
     peak = worker()
     worker.close()
@@ -139,7 +145,6 @@ def main(rounds: int = 7, processes: int = 3) -> None:
     for worker in workers.values():
         worker.close()
     time = {kind: ratio(seconds, [kind], ["super", "base"]) for kind in kinds[2:]}
-    # The allocator's luck differs from process to process by some percent: so the median of several.
     peaks = {kind: [peak_memory(kind) for _ in range(processes)] for kind in ("super", "low memory")}
     memory = {kind: statistics.median(each) / statistics.median(peaks["super"]) for kind, each in peaks.items()}
     exact = all(error < 1e-9 for name, error in errors.items() if "float64" in name)
