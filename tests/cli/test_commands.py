@@ -62,7 +62,7 @@ def test_stages(call):
     status, out, _ = call("stages", "resnet18")
     assert status == 0
     assert "layer3" in out
-    assert "16 sub-networks, from FFFF (super-net) to TTTT (base-net)" in out
+    assert "16 sub-networks, from FFFF (super-net, 1,814.1 MMACs an image) to TTTT (base-net, 889.2)" in out
     status, out, _ = call("stages", "torchvision/resnet50", "--json")
     told = json.loads(out)
     assert ad.Stages.from_json(told["stages"])[2].skippable == ("layer3.3", "layer3.4", "layer3.5")
@@ -361,7 +361,7 @@ def test_stages_can_be_cut_elsewhere(call):
     assert [len(stage["mandatory"]) for stage in json.loads(out)["stages"]] == [1, 2, 3, 1]
     status, out, _ = call("stages", "vit_tiny_patch16_224", "--group-size", "6")
     assert status == 0
-    assert "4 sub-networks, from FF (super-net) to TT (base-net)" in out
+    assert "4 sub-networks, from FF (super-net, 1,253.7 MMACs an image) to TT (base-net, 641.4)" in out
     assert "blocks 0-5: blocks.0 to 2 always, blocks.3 to 5 skippable" in out
 
 

@@ -519,3 +519,55 @@ def test_losses_print_as_numbers():
         torch.tensor(1.5), torch.tensor(2.0), torch.tensor(1.0), None, torch.zeros(2, 5), torch.zeros(2, 5)
     )
     assert str(losses) == "Losses(total=1.5, super_net=2, base_net=1)"
+
+
+# -- the method's variants ----------------------------------------------------------------------------------------
+
+
+def test_without_distillation_the_base_net_learns_from_the_labels(nets):
+    network = nets.chain().eval()
+    x, y = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
+    for form in ("call", "backward"):
+        objective = ad.SelfDistillation(network, learn_from="labels")
+        losses = objective(x, y) if form == "call" else objective.backward(x, y)
+        expected = F.cross_entropy(network(x, skip="TT"), y)
+        assert losses.base_net.item() == pytest.approx(expected.item(), rel=1e-6)
+        assert losses.super_net.item() == pytest.approx(F.cross_entropy(network(x), y).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("form", ["call", "backward"])
+@pytest.mark.parametrize(
+    ("teacher", "student"), [("random", "base-net"), ("super-net", "random"), ("random", "random")]
+)
+def test_random_teachers_and_students_of_the_papers_table_4(teacher, student, form, nets):
+    network = nets.resnet().eval()
+    x, y = torch.randn(2, 3, 32, 32), torch.tensor([0, 1])
+    outputs = {skip: network(x, skip=skip).detach() for skip in network.skips}
+    objective = ad.SelfDistillation(network, teacher=teacher, student=student)
+    seen = set()
+    for _ in range(12):
+        network.zero_grad()
+        losses = objective(x, y) if form == "call" else objective.backward(x, y)
+        pair = [
+            next(skip for skip, output in outputs.items() if torch.allclose(output, found, atol=1e-5))
+            for found in (losses.super_output, losses.base_output)
+        ]
+        deep, shallow = (outputs[skip] for skip in pair)
+        assert losses.super_net.item() == pytest.approx(F.cross_entropy(deep, y).item(), rel=1e-4)
+        assert losses.base_net.item() == pytest.approx(ad.distillation_loss(deep, shallow).item(), rel=1e-3, abs=1e-6)
+        assert teacher == "random" or pair[0] == "FFFF"
+        assert student == "random" or pair[1] == "TTTT"
+        assert pair[0] != pair[1]
+        seen.add(tuple(pair))
+        if form == "call":
+            losses.total.backward()
+    assert len(seen) > 3
+
+
+def test_a_variant_that_does_not_exist(nets):
+    network = nets.chain()
+    for name in ("learn_from", "teacher", "student"):
+        with pytest.raises(ad.TrainingError, match=f"{name}='all': expected '"):
+            ad.SelfDistillation(network, **{name: "all"})
+    with pytest.raises(ad.TrainingError, match="the feature term compares super-net and base-net"):
+        ad.SelfDistillation(network, teacher="random", feature_weight=0.1)

@@ -1,10 +1,14 @@
 """adaptive-depth stages: what could be skipped in a model."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import runs, show
+
+if TYPE_CHECKING:
+    from ..network import AdaptiveNetwork
 
 Model = Annotated[
     str,
@@ -46,15 +50,33 @@ def stages(
     Example: adaptive-depth stages torchvision/resnet50
     """
     network = runs.as_network(runs.open_model(model, model_kwargs or ()), mandatory, group_size)
+    macs = _macs(network, model)
     if json:
-        show.as_json({"model": model, "stages": network.stages.to_json(), "skips": list(network.skips)})
+        told = {"model": model, "stages": network.stages.to_json(), "skips": list(network.skips), "macs": macs}
+        show.as_json(told)
         return
     typer.echo(network.stages)
     for stage in network.stages:
         typer.echo(f"{stage.name}: {_span(stage.mandatory)} always, {_span(stage.skippable)} skippable")
+    high, low = (f"{each / 1e6:,.1f}" for each in macs)
     typer.echo(
-        f"{len(network.skips)} sub-networks, from {network.skips[0]} (super-net) to {network.skips[-1]} (base-net)"
+        f"{len(network.skips)} sub-networks, from {network.skips[0]} (super-net, {high} MMACs an image) to "
+        f"{network.skips[-1]} (base-net, {low})"
     )
+
+
+def _macs(network: "AdaptiveNetwork", model: str) -> list[int]:
+    """Multiply-adds of the super-net and of the base-net, for one image of the run's or the model's own size."""
+    from ..models import usual_input
+    from ..profiling import profile
+
+    example = usual_input(network.model)
+    assert example is not None  # of a timm or torchvision name, or of a run that was built by one
+    if runs.is_run(model) and (Path(model) / runs.DATA).exists():
+        size = runs.read_data(Path(model)).image_size
+        example = example[..., :1, :1].expand(-1, -1, size, size)
+    cost = profile(network, example, skips=[network.skips[0], network.skips[-1]], latency=False)
+    return [each.macs for each in cost.costs.values()]
 
 
 def _span(blocks: tuple[str, ...]) -> str:

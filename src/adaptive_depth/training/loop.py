@@ -258,7 +258,12 @@ class _Run:
             alpha=recipe.alpha,
             temperature=recipe.temperature,
             feature_weight=recipe.feature_weight,
+            learn_from=recipe.learn_from,
+            teacher=recipe.teacher,
+            student=recipe.student,
         )
+        if self.processes.count > 1 and "random" in (recipe.teacher, recipe.student):
+            raise TrainingError("a random teacher or student leaves norms without gradients: train it in one process")
         wrapped = objective if recipe.low_memory else self.processes.wrap(objective)
         return wrapped, distil(wrapped, low_memory=recipe.low_memory)
 

@@ -55,7 +55,7 @@ class Recipe:
         label_smoothing: of the super-net's labels.
 
         freeze: parts of names of parameters that are not trained.
-        alpha, temperature, feature_weight, low_memory: of `SelfDistillation`.
+        alpha, temperature, feature_weight, low_memory, learn_from, teacher, student: of `SelfDistillation`.
         precision: `"fp32"`, `"bf16"` or `"fp16"`.
         channels_last: lay images out so.
         ema: decay of an average of the weights, which is then evaluated and kept; None is off.
@@ -107,6 +107,9 @@ class Recipe:
     temperature: float = 1.0
     feature_weight: float = 0.0
     low_memory: bool = False
+    learn_from: Literal["teacher", "labels"] = "teacher"
+    teacher: Literal["super-net", "random"] = "super-net"
+    student: Literal["base-net", "random"] = "base-net"
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
     ema: float | None = None

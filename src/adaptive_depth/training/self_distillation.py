@@ -4,10 +4,11 @@ Two passes a step serve all 2^N sub-networks. What the two have in common, every
 norm, is computed and differentiated once.
 """
 
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -55,9 +56,13 @@ class SelfDistillation(nn.Module):
             the paper).
         feature_weight: weight of the optional feature term (0: off). It aligns the contexts in which the
             sub-networks in between run, at some cost in time.
+        learn_from: of the student; `"labels"` leaves the distillation out (the paper's ablation, Table 3).
+        teacher, student: `"random"` draws another one of the 2^N sub-networks in every step (Table 4, where all of
+            these are worse).
 
     Raises:
-        TrainingError: alpha outside [0, 1], a temperature that is not positive, a negative feature weight.
+        TrainingError: alpha outside [0, 1], a temperature that is not positive, a negative feature weight, or a
+            variant that does not exist.
 
     Example:
         >>> import timm, torch, adaptive_depth as ad
@@ -77,6 +82,9 @@ class SelfDistillation(nn.Module):
         alpha: float = 0.5,
         temperature: float = 1.0,
         feature_weight: float = 0.0,
+        learn_from: Literal["teacher", "labels"] = "teacher",
+        teacher: Literal["super-net", "random"] = "super-net",
+        student: Literal["base-net", "random"] = "base-net",
     ) -> None:
         super().__init__()
         check_adapted(network, "SelfDistillation", TrainingError)
@@ -88,7 +96,20 @@ class SelfDistillation(nn.Module):
             raise TrainingError(f"temperature={temperature!r}: expected a number above 0, such as 1.0")
         if not feature_weight >= 0:
             raise TrainingError(f"feature_weight={feature_weight!r}: expected 0 (off) or more, such as 0.1")
+        for name, value, known in (
+            ("learn_from", learn_from, ("teacher", "labels")),
+            ("teacher", teacher, ("super-net", "random")),
+            ("student", student, ("base-net", "random")),
+        ):
+            if value not in known:
+                raise TrainingError(f"{name}={value!r}: expected {' or '.join(map(repr, known))}")
+        if feature_weight and (teacher, student) != ("super-net", "base-net"):
+            raise TrainingError(
+                "the feature term compares super-net and base-net: leave teacher and student as they are"
+            )
         self.network = network
+        self.learn_from, self.teacher, self.student = learn_from, teacher, student
+        self._draw = random.Random(0)
         self.criterion = nn.CrossEntropyLoss() if criterion is None else criterion
         self.alpha, self.temperature, self.feature_weight = alpha, temperature, feature_weight
         self._shared: SharedForward | None = None
@@ -107,13 +128,13 @@ class SelfDistillation(nn.Module):
         deep, shallow = self._pair()
         with self._unchanged_on_error():
             shared = self._prepare(x)
-            passes = shared.outputs([deep, shallow], x, watch=self._watch())
-            _, output, taught = next(passes)
-            teacher = logits_of(output)
-            super_net = self._super_loss(teacher, y)
-            _, output, learnt = next(passes)
-            student = logits_of(output)
-            base_net, feature = self._base_losses(teacher, student, taught, learnt)
+            passes, super_net = {}, torch.zeros(())
+            for skip, output, seen in shared.outputs([deep, shallow], x, watch=self._watch()):
+                passes[skip] = logits_of(output), seen
+                if skip == deep:
+                    super_net = self._super_loss(passes[skip][0], y)  # before the other pass, where it comes first
+            (teacher, taught), (student, learnt) = passes[deep], passes[shallow]
+            base_net, feature = self._base_losses(teacher, student, taught, learnt, y)
             return self._losses(super_net, base_net, feature, teacher, student)
 
     def backward(self, x: Any, y: Tensor, backward: Callable[[Tensor], Any] = torch.Tensor.backward) -> Losses:
@@ -147,7 +168,7 @@ class SelfDistillation(nn.Module):
             del output, seen  # the graph of the super-net is freed before the base-net builds its own
             output, seen = shared.run(shallow, leaves, (x,), {}, watch.get(shallow, ()))
             student = logits_of(output)
-            base_net, feature = self._base_losses(teacher, student, taught, seen)
+            base_net, feature = self._base_losses(teacher, student, taught, seen, y)
             losses = self._losses(super_net.detach(), base_net, feature, teacher, student)
             backward((1 - self.alpha) * self._base_total(base_net, feature))
             if common is not None and leaves is not None:
@@ -176,9 +197,12 @@ class SelfDistillation(nn.Module):
         return loss
 
     def _base_losses(
-        self, teacher: Tensor, student: Tensor, taught: Mapping[str, Tensor], learnt: Mapping[str, Tensor]
+        self, teacher: Tensor, student: Tensor, taught: Mapping[str, Tensor], learnt: Mapping[str, Tensor], y: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        base_net = distillation_loss(_classes_last(teacher), _classes_last(student), self.temperature)
+        if self.learn_from == "labels":
+            base_net = self._super_loss(student, y)
+        else:
+            base_net = distillation_loss(_classes_last(teacher), _classes_last(student), self.temperature)
         check_finite("the base-net's loss", base_net)
         if not self.feature_weight:
             return base_net, None
@@ -209,7 +233,7 @@ class SelfDistillation(nn.Module):
             network.reset_statistics(per_context=False)  # they belong to weights that are about to change
         if self._shared is None or self._shared.network is not network:
             shared = SharedForward(network)
-            shared.probe(self._pair(), x, watch=self._watch())
+            shared.probe((network.skips[0], network.skips[-1]), x, watch=self._watch())
             self._shared = shared
         return self._shared
 
@@ -226,13 +250,17 @@ class SelfDistillation(nn.Module):
                 raise
 
     def _pair(self) -> tuple[str, str]:
-        return self.network.skips[0], self.network.skips[-1]
+        """Teacher and student of a step: the super-net and the base-net, but for the variants."""
+        skips = self.network.skips
+        teacher = self._draw.choice(skips[:-1]) if self.teacher == "random" else skips[0]
+        others = [skip for skip in skips if skip != teacher]
+        return teacher, self._draw.choice(others) if self.student == "random" else skips[-1]
 
     def _watch(self) -> dict[str, list[str]]:
         """The modules whose outputs are h_super and h_base of each stage."""
         if not self.feature_weight:
             return {}
-        deep, shallow = self._pair()
+        deep, shallow = self.network.skips[0], self.network.skips[-1]
         stages = self.network.stages
         return {
             deep: [stage.skippable[-1] for stage in stages],
