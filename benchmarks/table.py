@@ -61,7 +61,7 @@ ROWS: list[Row] = [
         "the same for ViT-B/16 and Swin-T (batch 4), which have little in common before the first norm",
         "at most 1.00",
         lambda r: " and ".join(
-            f"{[*each['against super + base'].values()][0]['median']:.3f} "
+            f"{next(iter(each['against super + base'].values()))['median']:.3f} "
             f"({each['one backward against the naive two passes']['median']:.3f} of two plain passes)"
             for each in r["cost"].values()
         ),
