@@ -81,6 +81,7 @@ SETTINGS = {
     "low memory": {"low_memory": True},
     "in parts": {"accumulate": 2},
     "bf16": {"precision": "bf16", "channels_last": True},
+    "fp16": {"precision": "fp16", "clip_grad": 1.0},
     "multistep": {"schedule": "multistep", "milestones": [1, 2], "validate_every": 1},
 }
 
