@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from measure import interleaved, ratio, report
 from torch import nn
 from torchvision.models import SwinTransformer, VisionTransformer
-from training_step import Worker, step_of, two_passes
+from training_step import Worker, distilled_step, step_of
 
 import adaptive_depth as ad
 
@@ -34,13 +34,7 @@ def make_step(kind: str) -> Callable[[], None]:
     if kind in ("super", "base"):
         module = plain(name, kind)
         return step_of(module, lambda: F.cross_entropy(module(x), y).backward())
-    network = ad.adapt(plain(name, "super"))
-    objective = ad.SelfDistillation(network)
-    if kind == "naive":
-        return step_of(network, lambda: two_passes(network, x, y).backward())
-    if kind == "low memory":
-        return step_of(network, lambda: objective.backward(x, y))
-    return step_of(network, lambda: objective(x, y).total.backward())
+    return distilled_step(kind, ad.adapt(plain(name, "super")), x, y)
 
 
 def main(rounds: int = 7) -> None:

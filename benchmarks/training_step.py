@@ -42,7 +42,11 @@ def make_step(kind: str) -> Callable[[], None]:
     if kind in ("super", "base"):
         plain = ResNet(Bottleneck, [3, 4, 6, 3] if kind == "super" else [2, 2, 3, 2])
         return step_of(plain, lambda: F.cross_entropy(plain(x), y).backward())
-    network = ad.adapt(ResNet(Bottleneck, [3, 4, 6, 3]))
+    return distilled_step(kind, ad.adapt(ResNet(Bottleneck, [3, 4, 6, 3])), x, y)
+
+
+def distilled_step(kind: str, network: ad.AdaptiveNetwork, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
+    """A step of self-distillation in one of its forms."""
     objective = ad.SelfDistillation(network)
     if kind == "naive":
         return step_of(network, lambda: two_passes(network, x, y).backward())

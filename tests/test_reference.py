@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torchvision import models
 
 import adaptive_depth as ad
+from adaptive_depth.cli import main
 
 GOLDEN = Path(__file__).parent / "golden"  # what the authors' code printed; its README tells how
 NETWORKS = ["resnet50", "mobilenet_v2", "vit_b_16", "swin_t"]
@@ -176,3 +177,14 @@ def test_what_is_no_checkpoint_of_theirs(tmp_path, monkeypatch, case):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(ad.CheckpointError, match=r"nowhere.pth cannot be read \(.*No such file"):
         ad.load_reference("resnet18", tmp_path / "nowhere.pth")
+
+
+def test_on_the_command_line_a_checkpoint_becomes_a_run(tmp_path, capsys):
+    network, theirs = small()
+    torch.save(theirs, tmp_path / "theirs.pth")
+    arguments = ["load-reference", "resnet18", str(tmp_path / "theirs.pth"), "--output", str(tmp_path / "run")]
+    assert main(arguments) == 0
+    assert "evaluate" in capsys.readouterr().out
+    assert torch.equal(ad.load(tmp_path / "run").model.conv1.weight, network.model.conv1.weight)
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from .errors import DataError
+from .errors import DataError, one_line
 from .modes import evaluating
 from .network import AdaptiveNetwork
 
@@ -294,8 +294,9 @@ def _open(
     except Exception as error:  # whatever the many readers raise, the user needs the same answer
         if "Unknown torchvision dataset" in str(error):
             raise _unknown(name) from error
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"data {name!r} cannot be read from {str(root)!r} (let it --download?): {said}") from error
+        raise DataError(
+            f"data {name!r} cannot be read from {str(root)!r} (let it --download?): {one_line(error)}"
+        ) from error
 
 
 def _open_folder(name: str, split: str, classes: tuple[str, ...] | None) -> Dataset[Any]:

@@ -35,3 +35,8 @@ class MeasurementError(AdaptiveDepthError):
 
 class BudgetError(AdaptiveDepthError):
     """A budget that no sub-network meets, or one that is no budget."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error of another library says, in one line; its kind where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import nn
 
-from .errors import ModelError
+from .errors import ModelError, one_line
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> nn
             exists = timm.is_model(short)
             model = timm.create_model(short, pretrained=pretrained, **arguments) if exists else None
     except Exception as error:  # constructors, hubs and networks raise whatever they like
-        said = " ".join(str(error).split()) or type(error).__name__
+        said = one_line(error)
         if pretrained:
             raise ModelError(
                 f"model {name!r} cannot be built with trained weights ({said}): they are downloaded, so look whether "

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .errors import StagesError
+from .errors import StagesError, one_line
 from .modes import evaluating, without_fast_paths
 from .network import AdaptiveNetwork
 from .sharing import SharedForward
@@ -61,10 +61,9 @@ def _next(outputs: Any, skip: str) -> Any:
     try:
         found, output, _ = next(outputs)
     except Exception as error:
-        said = " ".join(str(error).split())
         raise StagesError(
-            f"sub-network {skip} does not run ({type(error).__name__}: {said}): the model needs a block that the plan "
-            "leaves out; name its stages by hand, without that block"
+            f"sub-network {skip} does not run ({type(error).__name__}: {one_line(error)}): the model needs a block "
+            "that the plan leaves out; name its stages by hand, without that block"
         ) from error
     assert found == skip
     return output

@@ -371,26 +371,6 @@ def test_stages_of_a_model_of_no_family_are_found(call):
     assert "16 sub-networks" in out
 
 
-def test_a_checkpoint_of_the_authors_becomes_a_run(call, tmp_path):
-    network = ad.adapt(ad.create_model("torchvision/resnet18", num_classes=10))
-    doubled = {norm for stage in network.stages for norm in stage.norms}
-    theirs = {}
-    for key, tensor in network.state_dict().items():
-        tree, _, path = key.partition(".")
-        module, _, leaf = path.rpartition(".")
-        if tree == "model":
-            theirs[path] = tensor
-        elif module in doubled:
-            theirs[f"{module}_skip.{leaf}"] = tensor
-    torch.save(theirs, tmp_path / "theirs.pth")
-    status, out, _ = call("load-reference", "resnet18", tmp_path / "theirs.pth", "--output", tmp_path / "run")
-    assert status == 0
-    assert "evaluate" in out
-    assert torch.equal(ad.load(tmp_path / "run").model.conv1.weight, network.model.conv1.weight)
-    status, _, err = call("load-reference", "resnet18", tmp_path / "theirs.pth", "--output", tmp_path / "run")
-    assert (status, err.count("\n")) == (2, 1)
-
-
 # -- what is shown ----------------------------------------------------------------------------------------------
 
 

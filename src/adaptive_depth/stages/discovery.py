@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..errors import StagesError
+from ..errors import StagesError, one_line
 from ..modes import evaluating, without_fast_paths
 from .checks import Call, has_weights, hidden_of, is_residual, norms_inside, record, same_output
 from .plan import Run
@@ -39,10 +39,9 @@ def discover(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
             calls, output = record(model, args, kwargs)
             again = model(*args, **kwargs)
         except Exception as error:
-            said = " ".join(str(error).split()) or type(error).__name__
             raise StagesError(
-                f"{type(model).__name__} does not run on the example input ({type(error).__name__}: {said}): give "
-                "one that it takes, example=tensor, a tuple of positional or a dict of keyword arguments"
+                f"{type(model).__name__} does not run on the example input ({type(error).__name__}: "
+                f"{one_line(error)}): give one that it takes, example=tensor, a tuple of positional or a dict of keyword arguments"
             ) from error
         if not same_output(output, again):
             raise StagesError(
@@ -56,8 +55,7 @@ def discover(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
         if len(runs) > MOST_STAGES:
             runs = _hardest_working(model, runs, args, kwargs)
     if len(runs) == 1:
-        only = runs[0]
-        return [replace(only, flat=True)]
+        return [replace(runs[0], flat=True)]
     return runs
 
 
@@ -124,7 +122,7 @@ class _Search:
                 self.residual[path] = possible and is_residual(module, calls[0])
             except Exception as error:  # noqa: BLE001 - a module that does not run on its own is no block
                 self.residual[path] = False
-                self.failed[path] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                self.failed[path] = f"{type(error).__name__}: {one_line(error)}"
         return self.residual[path]
 
     @staticmethod
