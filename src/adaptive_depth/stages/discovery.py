@@ -41,7 +41,8 @@ def discover(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
         except Exception as error:
             raise StagesError(
                 f"{type(model).__name__} does not run on the example input ({type(error).__name__}: "
-                f"{one_line(error)}): give one that it takes, example=tensor, a tuple of positional or a dict of keyword arguments"
+                f"{one_line(error)}): give one that it takes, example=tensor, a tuple of positional or a dict of "
+                "keyword arguments"
             ) from error
         if not same_output(output, again):
             raise StagesError(
