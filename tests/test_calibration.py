@@ -186,7 +186,7 @@ NAN = torch.full((2, 3, 32, 32), float("nan"))
             ad.DataError,
             "statistics that are not finite: look for inputs that are not,",
         ),
-        ([{"x": NAN}], ad.DataError, "the loader yielded a dict: expected a pair"),
+        ([{"labels": NAN}], ad.DataError, "the loader yielded a dict: expected a pair"),
         ([torch.randn(2, 4, 32, 32)], RuntimeError, "expected input"),
         (interrupted, KeyboardInterrupt, "^$"),
     ],

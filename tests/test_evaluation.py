@@ -112,7 +112,7 @@ GOOD = batch([0, 1], [4, 5])
         (Counting, [GOOD, GOOD[0]], "the loader yielded inputs without labels: expected pairs (input, labels)"),
         (Counting, [GOOD[:1]], "the loader yielded inputs without labels"),
         (Counting, [(GOOD[0], [4, 5])], "the loader yielded labels as a list: expected a tensor [batch]"),
-        (Counting, [{"x": GOOD[0]}], "the loader yielded a dict: expected a pair"),
+        (Counting, [{"labels": GOOD[0]}], "the loader yielded a dict: expected a pair"),
         (
             Counting,
             [GOOD, batch([0, 1], [4, 10])],

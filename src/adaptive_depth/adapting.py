@@ -1,10 +1,12 @@
 """model → stages → network: the plan, and applying it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from .batches import arguments
 from .errors import StagesError
 from .models import create_model, usual_input
 from .network import AdaptiveNetwork
@@ -22,6 +24,7 @@ def find_stages(
     *,
     mandatory: Mandatory = None,
     group_size: int | None = None,
+    skip_aware: bool = True,
 ) -> Stages:
     """The stages of a residual network: where it can be cut into mandatory and skippable sub-paths.
 
@@ -39,6 +42,9 @@ def find_stages(
             of them such as 0.5; by default the paper's ``m = min(L - 1, ceil(L / 2))`` of L blocks.
         group_size: blocks in each stage of a flat transformer; by default four stages of equal size (12 blocks: the
             paper's 4 groups of 3).
+        skip_aware: double the norms of mandatory blocks. Without is the paper's ablation (Table 3): one set of affine
+            parameters. Running statistics of BatchNorms stay apart, which changes nothing in training: those of
+            super-net and base-net together would fit neither.
 
     Returns:
         The plan that `adapt` applies. Nothing in the model is changed.
@@ -68,9 +74,9 @@ def find_stages(
         raise StagesError("find_stages received a network that is adapted already: see its stages, network.stages")
     runs = known_runs(model)
     if runs is not None:
-        stages = _cut(model, runs, mandatory, group_size)
+        stages = _cut(model, runs, mandatory, group_size, skip_aware)
         if example is not None:
-            prove_every_depth(AdaptiveNetwork(model, stages), *_arguments(example))
+            prove_every_depth(AdaptiveNetwork(model, stages), *arguments(example))
         return stages
     example = usual_input(model) if example is None else example
     if example is None:
@@ -79,15 +85,15 @@ def find_stages(
             "example=tensor, and its stages are found by watching it run; or name them by hand in Python, adapt(model, "
             "stages=[Stage(mandatory=('layer1.0',), skippable=('layer1.1',)), ...])"
         )
-    args, kwargs = _arguments(example)
+    args, kwargs = arguments(example)
     runs = discover(model, args, kwargs)
-    stages = _cut(model, runs, mandatory, group_size)
+    stages = _cut(model, runs, mandatory, group_size, skip_aware)
     try:
         prove_every_depth(AdaptiveNetwork(model, stages), args, kwargs)
     except StagesError:
         if mandatory is not None or len(runs) == 1:
             raise
-        stages = _cut(model, _those_that_work(model, runs, args, kwargs), None, None)
+        stages = _cut(model, _those_that_work(model, runs, args, kwargs), None, None, skip_aware)
         prove_every_depth(AdaptiveNetwork(model, stages), args, kwargs)
     return stages
 
@@ -99,6 +105,7 @@ def adapt(
     example: Any = None,
     mandatory: Mandatory = None,
     group_size: int | None = None,
+    skip_aware: bool = True,
 ) -> AdaptiveNetwork:
     """Turn a residual network into one whose depth is chosen at run time (paper, section 3.1).
 
@@ -109,11 +116,11 @@ def adapt(
 
     Arguments:
         model: any residual `nn.Module`.
-        stages: the plan; by default `find_stages(model, example, mandatory=mandatory, group_size=group_size)`.
+        stages: the plan; by default `find_stages(model, example, mandatory=mandatory, ...)`.
         example: an input of the model, such as a tensor `[batch, channels, height, width]`, a tuple of positional
             or a dict of keyword arguments. Stages written by hand are proven on it at once; without it, on the
             first input that the network receives.
-        mandatory, group_size: as for `find_stages`.
+        mandatory, group_size, skip_aware: as for `find_stages`.
 
     Raises:
         StagesError: the stages do not fit the model.
@@ -132,13 +139,15 @@ def adapt(
         raise StagesError("adapt received a network that is adapted already: adapt its plain model, network.model")
     by_hand = stages is not None
     if stages is None:
-        chosen = find_stages(model, example, mandatory=mandatory, group_size=group_size)
-    elif mandatory is not None or group_size is not None:
-        raise StagesError("stages were given, so there is nothing to cut: leave mandatory and group_size out")
+        chosen = find_stages(model, example, mandatory=mandatory, group_size=group_size, skip_aware=skip_aware)
+    elif mandatory is not None or group_size is not None or not skip_aware:
+        raise StagesError(
+            "stages were given, so there is nothing to cut: leave mandatory, group_size and skip_aware out"
+        )
     else:
         chosen = complete(model, stages if isinstance(stages, Stages) else Stages(stages))  # type: ignore[arg-type]
         if example is not None:
-            prove_every_depth(AdaptiveNetwork(model, chosen), *_arguments(example))
+            prove_every_depth(AdaptiveNetwork(model, chosen), *arguments(example))
     network = AdaptiveNetwork(model, chosen)
     network.proven = example is not None or not by_hand
     for stage in chosen:
@@ -147,14 +156,12 @@ def adapt(
     return network
 
 
-def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(example, dict):
-        return (), example
-    return (tuple(example), {}) if isinstance(example, tuple | list) else ((example,), {})
-
-
-def _cut(model: nn.Module, runs: Sequence[Run], mandatory: Mandatory, group_size: int | None) -> Stages:
+def _cut(
+    model: nn.Module, runs: Sequence[Run], mandatory: Mandatory, group_size: int | None, skip_aware: bool = True
+) -> Stages:
     stages = cut_runs(runs, mandatory, group_size)
+    if not skip_aware:
+        stages = Stages(tuple(replace(stage, norms=()) for stage in stages))
     if not len(stages):
         raise StagesError(
             f"{type(model).__name__} has no residual stage of two or more blocks, so there is none to cut"

@@ -13,15 +13,18 @@ from typing import Any
 
 import torch
 
-from .batches import device_of, split_batch
+from .batches import arguments, device_of, first_samples, samples_in, split_batch
 from .errors import DataError
 from .modes import evaluating
 from .network import AdaptiveNetwork, check_adapted
 from .sharing import SharedForward
 from .stages.checks import has_statistics
+from .training.processes import Processes
 
 
-def calibrate(network: AdaptiveNetwork, batches: Iterable[Any], *, limit: int | None = None) -> int:
+def calibrate(
+    network: AdaptiveNetwork, batches: Iterable[Any], *, limit: int | None = None, across_processes: bool = False
+) -> int:
     """Measure BatchNorm statistics for every context; afterwards each sub-network normalises with its own.
 
     Each statistic is the plain mean over the batches of the batch's mean and variance. Weights, and the two sets of
@@ -33,9 +36,11 @@ def calibrate(network: AdaptiveNetwork, batches: Iterable[Any], *, limit: int | 
         batches: training batches (the labels are not used), such as a DataLoader; each of two or more samples,
             or else it is passed over. Several thousand images are plenty.
         limit: at most so many batches; all by default.
+        across_processes: all processes of a training call this, each with its share of the samples, and each gets the
+            mean over all batches.
 
     Returns:
-        The number of batches measured; 0 for a network without BatchNorm.
+        The number of batches measured, by all processes together; 0 for a network without BatchNorm.
 
     Raises:
         DataError: no batch to measure, or inputs that are not finite. The network is unchanged then.
@@ -53,7 +58,7 @@ def calibrate(network: AdaptiveNetwork, batches: Iterable[Any], *, limit: int | 
     before = network.statistics
     with evaluating(network):
         try:
-            measured = _measure(network, islice(batches, limit))
+            measured = _measure(network, islice(batches, limit), Processes() if across_processes else None)
         except BaseException:
             network.statistics = before
             network.forget_views()
@@ -61,22 +66,26 @@ def calibrate(network: AdaptiveNetwork, batches: Iterable[Any], *, limit: int | 
     return measured
 
 
-def _measure(network: AdaptiveNetwork, batches: Iterable[Any]) -> int:
+def _measure(network: AdaptiveNetwork, batches: Iterable[Any], processes: Processes | None) -> int:
     device, measured = device_of(network), 0
     network.reset_statistics(per_context=True)
     with _averaging(network), torch.inference_mode(False), torch.no_grad():
         shared = SharedForward(network)
         for batch in batches:
             x, _ = split_batch(batch, device)
-            if len(x) < 2:  # a BatchNorm cannot measure the variance of one sample
+            if samples_in(x) < 2:  # a BatchNorm cannot measure the variance of one sample
                 continue
+            args, kwargs = arguments(x)
             if not network.proven:
-                network.prove(x)
-            if not measured:
-                shared.probe(network.skips, x[:2])  # to break off a measurement would count some contexts twice
-            for _ in shared.outputs(network.skips, x):
+                network.prove(*args, **kwargs)
+            if not measured:  # to break off a measurement would count some contexts twice
+                few, named = arguments(first_samples(x, 2))
+                shared.probe(network.skips, *few, **named)
+            for _ in shared.outputs(network.skips, *args, **kwargs):
                 pass
             measured += 1
+    if processes is not None:
+        measured = _reduce(network, measured, processes)
     if not measured:
         raise DataError("calibrate received no batch of two or more samples: expected training batches")
     if not all(torch.isfinite(buffer).all() for buffer in network.statistics.buffers()):
@@ -85,6 +94,18 @@ def _measure(network: AdaptiveNetwork, batches: Iterable[Any]) -> int:
             "that diverged in training (a lower learning rate)"
         )
     return measured
+
+
+def _reduce(network: AdaptiveNetwork, measured: int, processes: Processes) -> int:
+    """The mean over the batches of all processes, each of which has the mean over its own."""
+    device = device_of(network)
+    total = int(processes.sum(torch.tensor(measured, device=device)))
+    for buffer in network.statistics.buffers():
+        if buffer.is_floating_point():
+            buffer.copy_(processes.sum(buffer * measured) / max(1, total))
+        else:
+            buffer.fill_(total)
+    return total
 
 
 @contextmanager

@@ -6,24 +6,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .batches import device_of, split_batch
+from .batches import arguments, device_of, logits_in, samples_in, split_batch
 from .errors import DataError
 from .modes import evaluating
 from .network import AdaptiveNetwork, check_adapted
 from .sharing import SharedForward
 from .skip import Skip, parse_skip
+from .training.processes import Processes
 
 
-def evaluate(network: AdaptiveNetwork, batches: Iterable[Any], skips: Iterable[Skip] | None = None) -> dict[str, float]:
+def evaluate(
+    network: AdaptiveNetwork,
+    batches: Iterable[Any],
+    skips: Iterable[Skip] | None = None,
+    *,
+    across_processes: bool = False,
+) -> dict[str, float]:
     """Top-1 accuracy of sub-networks, in percent.
 
     The network runs in eval mode without gradients and is left as it was. Outputs are bit-identical to those of the
     sub-networks run one after the other; a network of four stages takes less than half the time.
 
     Arguments:
-        network: a network that returns logits `[batch, classes]`.
-        batches: pairs of input `[batch, ...]` and labels `[batch]`, such as a DataLoader.
+        network: a network that returns logits `[batch, classes]`, or an object that holds them as `logits`.
+        batches: pairs of input `[batch, ...]` and labels `[batch]`, or dicts with `"labels"`, such as a DataLoader.
         skips: the sub-networks; all by default.
+        across_processes: all processes of a training call this, each with its share of the samples, and each gets the
+            accuracy on all of them.
 
     Returns:
         For each skip, super-net first, the share of samples whose largest logit is the label's.
@@ -48,11 +57,16 @@ def evaluate(network: AdaptiveNetwork, batches: Iterable[Any], skips: Iterable[S
     with evaluating(network), torch.inference_mode(False), torch.no_grad():
         for batch in batches:
             x, y = split_batch(batch, device)
+            args, kwargs = arguments(x)
             if not network.proven:
-                network.prove(x)
-            for skip, output, _ in shared.outputs(list(correct), x):
-                correct[skip] += _count_correct(output, y)
-            samples += len(x)
+                network.prove(*args, **kwargs)
+            for skip, output, _ in shared.outputs(list(correct), *args, **kwargs):
+                correct[skip] += _count_correct(logits_in(output), y)
+            samples += samples_in(x)
+    if across_processes:
+        counts = torch.tensor([samples, *correct.values()], device=device)
+        samples, *hits = Processes().sum(counts).tolist()
+        correct = dict(zip(correct, hits, strict=True))
     if not samples:
         raise DataError("evaluate received an empty loader: expected at least one batch of (input, labels)")
     return {skip: 100 * count / samples for skip, count in correct.items()}

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from .errors import AdaptiveDepthError, StagesError
+from .hub_methods import OnTheHub
 from .models import Source, remembered_source
+from .recompute import recompute
 from .skip import Skip, all_skips, parse_skip
 from .stages import Stages
 from .stages.checks import has_statistics, homes, prove
@@ -31,7 +33,7 @@ def check_adapted(network: object, received_by: str, error: type[AdaptiveDepthEr
         raise error(f"{received_by} received a {type(network).__name__}: expected an adapted network, adapt(model)")
 
 
-class AdaptiveNetwork(nn.Module):
+class AdaptiveNetwork(OnTheHub, nn.Module):
     """A network of N stages with 2^N sub-networks of different depth; made by `adapt`.
 
     Attributes:
@@ -43,6 +45,7 @@ class AdaptiveNetwork(nn.Module):
         statistics: running statistics per context, gathered by `calibrate`; empty before.
         skips: all skip configurations, super-net first.
         proven: did an input prove the stages (`prove`), or are they of a known family?
+        grad_checkpointing: are activations recomputed (`set_grad_checkpointing`)?
 
     The sub-networks are views: caches that are not in the state dict, not pickled and not copied. Parameters,
     buffers, hooks and modes may change at any time; where a module or a plain attribute of `model` is replaced later,
@@ -59,6 +62,7 @@ class AdaptiveNetwork(nn.Module):
         self.skip_norms = nn.Module()
         self.statistics = nn.Module()
         self.proven = True
+        self.grad_checkpointing = False
         self.forget_views()
         doubled = {path for stage in stages for path in stage.norms or ()}
         skippable = tuple(f"{path}." for stage in stages for path in stage.skippable)
@@ -119,7 +123,10 @@ class AdaptiveNetwork(nn.Module):
             SkipError: a skip that does not fit the stages.
         """
         with torch.no_grad():
-            return plain(copy.deepcopy(self.subnet(skip)), self.model)
+            module = plain(copy.deepcopy(self.subnet(skip)), self.model)
+        for part in module.modules() if self.grad_checkpointing else ():
+            recompute(part, False)
+        return module
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile every sub-network; takes the arguments of `torch.compile`.
@@ -131,6 +138,18 @@ class AdaptiveNetwork(nn.Module):
             hooked = twin(module)  # calls the hooks of the sub-network around its compiled forward
             hooked.__dict__["forward"] = torch.compile(module.forward, *args, **kwargs)
             module._compiled_call_impl = hooked._call_impl
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the activations of every block of the stages in the backward pass: less memory, more time.
+
+        Gradients and running statistics are the same. Works on any model, with timm's name for it; a model's own
+        (`model.set_grad_checkpointing()`) may be used instead, but would gather BatchNorm statistics twice.
+        """
+        for stage in self.stages:
+            for path in stage.blocks:
+                recompute(self.model.get_submodule(path), enable)
+        self.grad_checkpointing = enable
+        self.forget_views()
 
     def prove(self, *args: Any, **kwargs: Any) -> None:
         """Check the stages on an input: blocks run once and in order, and the skippable ones only add to it.

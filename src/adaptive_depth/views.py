@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 def twin(module: nn.Module) -> nn.Module:
     """A second object for `module`: same class, parameters, buffers and hooks; a children dictionary of its own."""
-    copy = type(module).__new__(type(module))
+    copy = object.__new__(type(module))  # classes may have a __new__ of their own (FSDP's, hub mixins)
     copy.__dict__.update(module.__dict__)
     copy.__dict__["_modules"] = dict(module._modules)
     copy.__dict__.pop("_compiled_call_impl", None)  # compiled code calls the original's children

@@ -82,7 +82,7 @@ def test_train_tells_programs_json_and_people_what_comes_next(call, train_argume
     status, out, err = call(*train_arguments, "--epochs=1", f"--output={tmp_path / 'a'}", "--json", "--low-memory")
     told = json.loads(out)
     assert status == 0
-    assert err.startswith("training: epoch 1, training accuracy of the super-net ")
+    assert err.startswith("training: epoch 1 of ")
     assert err.count("\n") == 1
     assert set(told) >= {"run", "accuracy", "before_calibration", "history", "images"}
     assert (told["images"], len(told["history"])) == (12, 1)

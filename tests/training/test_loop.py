@@ -128,7 +128,7 @@ def test_learning_rate_rises_falls_as_a_cosine_and_weights_alone_decay(monkeypat
     monkeypatch.setattr(loop, "create_optimizer_v2", lambda *a, **k: made.append(create(*a, **k)) or made[0])
     train(
         build(), images(), epochs=10, lr=0.5, weight_decay=0.01, warmup_epochs=2, seed=0,
-        on_step=lambda done, total: rates.append((done, total, made[0].param_groups[0]["lr"])),
+        on_step=lambda now: rates.append((now.step, now.steps, made[0].param_groups[0]["lr"])),
     )  # fmt: skip
     assert [total for _, total, _ in rates] == [30] * 30
     after = {done: rate for done, _, rate in rates}  # the rate of the step that comes next

@@ -381,9 +381,9 @@ ERRORS = {
     ),
     "tuple": (
         lambda nets: wrapped(nets, lambda y: (y,)), None, Y, {},
-        "the network returned a tuple: self-distillation expects one tensor of logits, [batch, classes]; wrap",
+        "the network returned a tuple: self-distillation expects one tensor of logits, [batch, classes], or an",
     ),
-    "dict": (lambda nets: wrapped(nets, lambda y: {"logits": y}), None, Y, {}, "the network returned a dict"),
+    "dict": (lambda nets: wrapped(nets, lambda y: {"scores": y}), None, Y, {}, "the network returned a dict"),
     "one class": (
         lambda nets: nets.chain(classes=1), None, torch.ones(4, 1), {"criterion": nn.BCEWithLogitsLoss()},
         "the network returned [4, 1]: self-distillation compares probabilities over two or more classes, [batch, class",

@@ -120,8 +120,8 @@ def _fit(
             loader,
             recipe,
             step=step,
-            on_step=advance,
-            on_epoch=lambda epoch: advance(note=describe(epoch)),
+            on_step=lambda now: advance(now.step, now.steps, live=lambda: describe(now.so_far(), epochs)),
+            on_epoch=lambda epoch: advance(note=describe(epoch, epochs)),
         )
     seconds = perf_counter() - start
     return _Trained(network, history, measure(network, _test_images(config)), seconds)

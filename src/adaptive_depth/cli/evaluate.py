@@ -42,13 +42,15 @@ def evaluate(
     workers = runs.pick_workers(workers, place)
     loader = create_loader(config, "validation", batch_size=batch_size, workers=workers)
     result = {"run": str(run), "data": config.name, "accuracy": runs.measure_accuracy(network, loader)}
-    result["images"] = images_in(loader)
+    result |= {"images": images_in(loader), "statistics": runs.statistics_of(network)}
     if data is None:
         show.write_json(run / runs.ACCURACY, result)
     if json:
         show.as_json(result)
         return
-    typer.echo(f"Top-1 accuracy on {result['images']} images of {config.name}:")
+    typer.echo(
+        f"Top-1 accuracy on {result['images']} images of {config.name}; norm statistics: {result['statistics']}:"
+    )
     for skip, accuracy in result["accuracy"].items():
         typer.echo(f"{skip:<8} {accuracy:>7.2f} %")
     if data is None:

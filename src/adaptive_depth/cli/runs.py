@@ -65,7 +65,12 @@ def is_model_name(name: str) -> bool:
 
 
 def as_network(
-    model: "nn.Module", mandatory: str | None = None, group_size: int | None = None, example: Any = None
+    model: "nn.Module",
+    mandatory: str | None = None,
+    group_size: int | None = None,
+    example: Any = None,
+    *,
+    skip_aware: bool = True,
 ) -> "AdaptiveNetwork":
     """The model, adapted where it is not yet; `mandatory` is written 0.5, or 2,2,3,2 with one number a stage."""
     from ..adapting import adapt
@@ -75,7 +80,8 @@ def as_network(
         if mandatory is not None or group_size is not None:
             raise typer.BadParameter("a run folder's network is cut already: leave --mandatory and --group-size out")
         return model
-    return adapt(model, example=example, mandatory=_parse_mandatory(mandatory), group_size=group_size)
+    cut: Any = _parse_mandatory(mandatory)
+    return adapt(model, example=example, mandatory=cut, group_size=group_size, skip_aware=skip_aware)
 
 
 def _parse_mandatory(text: str | None) -> Any:
@@ -233,21 +239,39 @@ def read_json(path: Path, mend: str) -> Any:
         raise DataError(f"{path} cannot be read ({error}): {mend}") from error
 
 
-def measure_accuracy(network: "AdaptiveNetwork", loader: Any) -> dict[str, float]:
+def measure_accuracy(network: "AdaptiveNetwork", loader: Any, *, across_processes: bool = False) -> dict[str, float]:
     """`evaluate` with a progress bar."""
     from ..evaluation import evaluate
 
     with show.watched(loader, "evaluating") as batches:
-        return evaluate(network, batches)
+        return evaluate(network, batches, across_processes=across_processes)
+
+
+def statistics_of(network: "AdaptiveNetwork") -> str:
+    """Which statistics the network's norms use, in words."""
+    if network.calibrated:
+        return "measured for each context (calibrate)"
+    if any(True for _ in network.contexts()):
+        return "gathered in training, by super-net and base-net only"
+    return "none: its norms keep no running statistics"
 
 
 def calibrate_on(
-    network: "AdaptiveNetwork", config: "DataConfig", *, batch_size: int, workers: int = 0, images: int = 5000
+    network: "AdaptiveNetwork",
+    config: "DataConfig",
+    *,
+    batch_size: int,
+    workers: int = 0,
+    images: int = 5000,
+    share: tuple[int, int] = (0, 1),
+    across_processes: bool = False,
 ) -> int:
     """`calibrate` on some training images, in random order, with a progress bar."""
     from ..calibration import calibrate
     from ..data import create_loader
 
-    loader = create_loader(config, "train", batch_size=batch_size, shuffle=True, workers=workers)
+    batch_size = max(2, batch_size // share[1])
+    loader = create_loader(config, "train", batch_size=batch_size, shuffle=True, workers=workers, share=share)
+    limit = -(-images // (batch_size * share[1]))
     with show.watched(loader, "calibrating") as batches:
-        return calibrate(network, batches, limit=-(-images // batch_size))
+        return calibrate(network, batches, limit=limit, across_processes=across_processes)

@@ -1,12 +1,14 @@
 """What commands show: results on stdout, progress on stderr and only where somebody watches, files written whole."""
 
 import json
+import os
 import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import typer
@@ -16,11 +18,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr: call the yielded function with (done, in all) and, as `note`, a short text.
+    """A progress bar on stderr: call the yielded function with (done, in all) and a short text, as `note` or `live`.
 
-    Where stderr is no terminal (a log), only the notes are written, a line each.
+    Where stderr is no terminal (a log), only the notes are written, a line each. `live` is a function that makes the
+    text; it is called twice a second at most, and only where somebody watches.
     """
-    console = Console(stderr=True)
+    console, shown = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0"), 0.0  # the first process tells
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -31,8 +34,17 @@ def progress(what: str) -> Iterator[Callable[..., None]]:
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(what, total=None, note="")
 
-        def advance(done: int | None = None, total: int | None = None, *, note: str | None = None) -> None:
+        def advance(
+            done: int | None = None,
+            total: int | None = None,
+            *,
+            note: str | None = None,
+            live: Callable[[], str] | None = None,
+        ) -> None:
+            nonlocal shown
             fields: dict[str, Any] = {} if note is None else {"note": note}
+            if live is not None and console.is_terminal and monotonic() - shown > 0.5:
+                shown, fields = monotonic(), {"note": live()}
             bar.update(task, completed=done, total=total, **fields)
             if note and not console.is_terminal:
                 typer.echo(f"{what}: {note}", err=True)

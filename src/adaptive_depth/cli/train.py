@@ -9,9 +9,11 @@ from . import runs, show
 from .stages import GroupSize, Json, Mandatory, ModelKwargs
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
-    from ..training.loop import Epoch, History
+    from ..training.loop import Epoch, History, Progress
     from ..training.recipe import Recipe
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; an accelerator if there is one.", show_default=False)]
@@ -74,6 +76,10 @@ def train(
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same training.")] = None,
     workers: Workers = None,
     device: Device = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="tensorboard, wandb, ...: tell it how training goes; repeatable."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the network in RUN.")] = False,
     json: Json = False,
 ) -> None:
@@ -106,7 +112,7 @@ def train(
     place = runs.pick_device(device)
     result, history = _train(
         chosen, output, place, runs.pick_workers(workers, place), root=root, download=download, pretrained=pretrained,
-        weights=weights, mandatory=mandatory, group_size=group_size, resume=resume,
+        weights=weights, mandatory=mandatory, group_size=group_size, resume=resume, track=track or (),
     )  # fmt: skip
     if result:
         _report(result, history, json)
@@ -125,6 +131,7 @@ def _train(
     mandatory: str | None,
     group_size: int | None,
     resume: bool,
+    track: "Sequence[str]",
 ) -> tuple[dict[str, Any], "History"]:
     import torch
 
@@ -134,6 +141,7 @@ def _train(
     from ..training.loop import seeded
     from ..training.loop import train as fit
     from ..training.processes import Processes
+    from ..training.tracking import tracking
     from ..weights import load_weights
 
     assert recipe.model is not None
@@ -154,10 +162,21 @@ def _train(
         )
         check_fit(plain, config)
         example = torch.randn(2, config.channels, config.image_size, config.image_size)
-        network = runs.as_network(plain, mandatory, group_size, example).to(place)
+        cut = {"skip_aware": recipe.skip_aware_norms}
+        network = runs.as_network(plain, mandatory, group_size, example, **cut).to(place)
+        processes, shown = Processes(), {"workers": workers, "share": (Processes().index, Processes().count)}
         batches = TrainingBatches(config, recipe, workers=workers)
-        validation = create_loader(config, "validation", batch_size=2 * recipe.batch_size, workers=workers)
-        with show.progress("training") as advance:
+        validation = create_loader(config, "validation", batch_size=2 * recipe.batch_size, **shown)
+        with show.progress("training") as advance, tracking(track, output, recipe) as watch:
+
+            def on_step(now: "Progress") -> None:
+                advance(now.step, now.steps, live=lambda: describe(now.so_far(), recipe.epochs))
+                watch.on_step(now)
+
+            def on_epoch(epoch: "Epoch") -> None:
+                advance(note=describe(epoch, recipe.epochs))
+                watch.on_epoch(epoch)
+
             history = fit(
                 network,
                 batches,
@@ -165,36 +184,39 @@ def _train(
                 validation=validation,
                 folder=output / runs.CHECKPOINTS,
                 resume=resume,
-                on_step=advance,
-                on_epoch=lambda epoch: advance(note=describe(epoch)),
+                on_step=on_step,
+                on_epoch=on_epoch,
             )
         if batches.damaged:
             told = "; ".join(f"{name}: {reason}" for name, reason in list(batches.damaged.items())[:3])
             typer.echo(f"{len(batches.damaged)} training images could not be read and were left out: {told}", err=True)
-        if not Processes().is_first:  # one process is enough for the rest
-            return {}, history
-        runs.save_run(output, network, config, history, recipe)  # before anything else can fail
-        before = runs.measure_accuracy(network, validation)
+        if processes.is_first:
+            runs.save_run(output, network, config, history, recipe)  # before anything else can fail
+        before = runs.measure_accuracy(network, validation, across_processes=True)
         calibrated = 0
         if recipe.calibrate:
             calibrated = runs.calibrate_on(
-                network, config, batch_size=recipe.batch_size, workers=workers, images=recipe.calibrate
+                network, config, batch_size=recipe.batch_size, images=recipe.calibrate, across_processes=True, **shown
             )
-        after = runs.measure_accuracy(network, validation) if calibrated else before
+        after = runs.measure_accuracy(network, validation, across_processes=True) if calibrated else before
+        images = sum(processes.gather(images_in(validation)))
+    if not processes.is_first:  # one process is enough for the rest
+        return {}, history
     runs.save_run(output, network, config, history, recipe)
-    result = {"run": str(output), "before_calibration": before, "accuracy": after, "images": images_in(validation)}
-    result["statistics"] = "measured for each context" if calibrated else "of training"
+    result = {"run": str(output), "before_calibration": before, "accuracy": after, "images": images}
+    result["statistics"] = runs.statistics_of(network)
     show.write_json(output / runs.ACCURACY, result)
     return result, history
 
 
-def describe(epoch: "Epoch") -> str:
-    """An epoch in a few words."""
+def describe(epoch: "Epoch", epochs: int) -> str:
+    """An epoch, finished or under way, in a line."""
+    said = f"epoch {epoch.epoch} of {epochs}, {epoch.images_per_s:,.0f} images/s"
     if epoch.base_accuracy is None:
-        return f"epoch {epoch.epoch}, training accuracy {epoch.accuracy:.1f} %"
+        return f"{said}, loss {epoch.loss:.3f}, training accuracy {epoch.accuracy:.1f} %"
     return (
-        f"epoch {epoch.epoch}, training accuracy of the super-net {epoch.accuracy:.1f} %, of the base-net "
-        f"{epoch.base_accuracy:.1f} %"
+        f"{said}, super-net: loss {epoch.loss:.3f}, training accuracy {epoch.accuracy:.1f} %; base-net: "
+        f"{epoch.base_loss:.3f}, {epoch.base_accuracy:.1f} %"
     )
 
 

@@ -1,13 +1,14 @@
 """A training loop for an adaptive network, and for a plain one to compare it with."""
 
+import copy
 import csv
 import io
 import random
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sized
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -21,13 +22,14 @@ from timm.scheduler.multistep_lr import MultiStepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
-from ..batches import device_of, split_batch
+from ..batches import arguments, device_of, split_batch
 from ..errors import CheckpointError, DataError, TrainingError
 from ..evaluation import evaluate
 from ..network import AdaptiveNetwork
 from . import state
-from .processes import Processes
+from .processes import Processes, synchronised, whole
 from .recipe import Recipe
 from .self_distillation import SelfDistillation, check_finite, check_labels, logits_of
 
@@ -40,7 +42,7 @@ class StepResult:
         loss: the criterion of the super-net, or of the plain network.
         output: what it returned, `[batch, classes]`.
         base_loss: KL(super-net ‖ base-net).
-        base_output: what the base-net returned, `[batch, classes]`.
+        base_output: what the base-net returned, `[batch, classes]`; with `distil_share` of the first samples only.
     """
 
     loss: Tensor
@@ -51,7 +53,7 @@ class StepResult:
 
 Backward = Callable[[Tensor], None]
 # Forward and backward on one batch (input, labels): `backward(loss)` differentiates, in whatever precision and part.
-Step = Callable[[Tensor, Tensor, Backward], StepResult]
+Step = Callable[[Any, Tensor, Backward], StepResult]
 
 
 class Loader(Sized, Protocol):
@@ -70,6 +72,7 @@ class Epoch:
         loss, accuracy: of the super-net, or of the plain network.
         base_loss, base_accuracy: of the base-net; None for a plain network.
         images_per_s: training throughput, over all processes.
+        waiting: the part of the time, from 0 to 1, that the first process waited for the loader.
         validation: accuracy of some sub-networks on the validation images, where that was measured.
     """
 
@@ -80,7 +83,28 @@ class Epoch:
     base_loss: float | None
     base_accuracy: float | None
     images_per_s: float
+    waiting: float = 0.0
     validation: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training is after a step.
+
+    Attributes:
+        epoch, epochs: the one under way, from 1, and how many there are.
+        step, steps: steps done, and how many there are, of all epochs.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    _so_far: Callable[[], Epoch] = field(repr=False)
+
+    def so_far(self) -> Epoch:
+        """Means over what this process saw of the epoch; to ask for them waits for the device."""
+        return self._so_far()
 
 
 @dataclass(frozen=True)
@@ -131,7 +155,7 @@ def distil(objective: nn.Module, *, low_memory: bool = False) -> Step:
         low_memory: in the memory of the super-net's pass alone, with two backward passes.
     """
 
-    def step(x: Tensor, y: Tensor, backward: Backward) -> StepResult:
+    def step(x: Any, y: Tensor, backward: Backward) -> StepResult:
         if low_memory:
             losses = objective.backward(x, y, backward)  # type: ignore[operator]
         else:
@@ -142,12 +166,13 @@ def distil(objective: nn.Module, *, low_memory: bool = False) -> Step:
     return step
 
 
-def supervise(network: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor] | None = None) -> Step:
+def supervise(network: Callable[..., Any], criterion: Callable[[Tensor, Tensor], Tensor] | None = None) -> Step:
     """The usual step of a plain network: cross-entropy (or `criterion`) of its output and the labels."""
     criterion = nn.CrossEntropyLoss() if criterion is None else criterion
 
-    def step(x: Tensor, y: Tensor, backward: Backward) -> StepResult:
-        output = logits_of(network(x))
+    def step(x: Any, y: Tensor, backward: Backward) -> StepResult:
+        args, kwargs = arguments(x)
+        output = logits_of(network(*args, **kwargs))
         check_labels(criterion, output, y)
         loss = criterion(output, y)
         check_finite("the loss", loss)
@@ -169,28 +194,29 @@ def train(
     validation: Any = None,
     folder: Path | None = None,
     resume: bool = False,
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: Callable[[Progress], None] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     **changes: Any,
 ) -> History:
     """Train a network, adaptive or plain, as a recipe says; weights alone decay.
 
-    Started by `torchrun` or `accelerate launch`, all processes train together: gradients are averaged, and each brings
-    its own share of the batches.
+    Started by `torchrun` or `accelerate launch`, all processes train together: gradients and running statistics are
+    averaged, and each brings its own share of the batches.
 
     Arguments:
         network: trained where it is (`network.to(device)` before); in eval mode afterwards, with the averaged weights
             where the recipe asks for them (`ema`).
-        batches: pairs of input `[batch, ...]` and labels `[batch]`, such as a DataLoader; with `accumulate`, each is
-            one part of a step.
+        batches: pairs of input `[batch, ...]` and labels `[batch]`, or dicts with `"labels"`, such as a DataLoader;
+            with `accumulate`, each is one part of a step.
         recipe: how; the default one where none is given.
         step: what to do with a batch; by default `distil(SelfDistillation(network))` for an adaptive network,
             `supervise(network)` for a plain one.
-        validation: batches to evaluate an adaptive network on, as often as the recipe says.
+        validation: batches to evaluate an adaptive network on, as often as the recipe says; of several processes,
+            each brings its share.
         folder: where checkpoints of the training are kept; none are written without it.
         resume: go on from the newest checkpoint in `folder`, where there is one.
-        on_step: called with (steps done, steps in all) after each step.
-        on_epoch: called with each finished epoch.
+        on_step: called after each step, in the first process.
+        on_epoch: called with each finished epoch, in the first process.
         **changes: fields of the recipe to change, such as `epochs=5, lr=0.05`.
 
     Raises:
@@ -208,7 +234,8 @@ def train(
     _check(network, batches, recipe)
     if resume and folder is None:
         raise TrainingError("resume=True without a folder: name the one that holds the checkpoints")
-    with seeded(recipe.seed), _stopping() as stop:
+    seed = None if recipe.seed is None else recipe.seed + Processes().index  # each process augments in its own way
+    with seeded(seed), _stopping() as stop, _prepared(network, recipe):
         run = _Run(network, batches, recipe, step, folder)
         if resume:
             run.go_on()
@@ -227,21 +254,21 @@ class _Run:
     def __init__(
         self, network: nn.Module, batches: Loader, recipe: Recipe, step: Step | None, folder: Path | None
     ) -> None:
-        self.network, self.batches, self.recipe, self.folder = network, batches, recipe, folder
+        self.given, self.batches, self.recipe, self.folder = network, batches, recipe, folder
         self.processes, self.device = Processes(), device_of(network)
         self.part_steps = len(batches) // recipe.accumulate  # in an epoch
-        if recipe.channels_last:
-            network.to(memory_format=torch.channels_last)
-        _freeze(network, recipe.freeze)
-        self.optimizer = _optimiser(network, recipe)
+        # What is spread over processes is another network: nothing turns it into a usual one again.
+        self.spread = recipe.fsdp and self.processes.count > 1
+        self.network = copy.deepcopy(network) if self.spread else network
+        self.ema = ModelEmaV3(self.network, decay=recipe.ema) if recipe.ema else None
+        self.wrapped, self.step = self._prepare(step)
+        self.optimizer = _optimiser(self.network, recipe)
         self.schedule = _schedule(self.optimizer, recipe, self.part_steps)
         self.scaler = torch.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
-        self.ema = ModelEmaV3(network, decay=recipe.ema) if recipe.ema else None
-        self.wrapped, self.step = self._prepare(step)
         self.epoch, self.done, self.batch = 1, 0, 0  # the epoch under way, steps in all, batches of this epoch
         self.history: list[Epoch] = []
         self.best = -1.0
-        self.meter = _Meter(self.processes)
+        self.meter = _Meter()
         self.at_start: dict[str, Any] | None = None  # random numbers as they were before this epoch's first batch
 
     def _prepare(self, step: Step | None) -> tuple[nn.Module, Step]:
@@ -250,8 +277,8 @@ class _Run:
             return network, step
         criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
         if not isinstance(network, AdaptiveNetwork):
-            wrapped = self.processes.wrap(network)
-            return wrapped, supervise(wrapped, criterion)
+            wrapped = self._wrap(network)
+            return wrapped, supervise(torch.compile(wrapped) if recipe.compile else wrapped, criterion)
         objective = SelfDistillation(
             network,
             criterion,
@@ -261,16 +288,27 @@ class _Run:
             learn_from=recipe.learn_from,
             teacher=recipe.teacher,
             student=recipe.student,
+            distil_share=recipe.distil_share,
         )
-        if self.processes.count > 1 and "random" in (recipe.teacher, recipe.student):
-            raise TrainingError("a random teacher or student leaves norms without gradients: train it in one process")
-        wrapped = objective if recipe.low_memory else self.processes.wrap(objective)
-        return wrapped, distil(wrapped, low_memory=recipe.low_memory)
+        if recipe.compile:
+            objective.compile()
+        if recipe.low_memory:
+            return objective, distil(objective, low_memory=True)
+        wrapped = self._wrap(objective)
+        return wrapped, distil(wrapped)
+
+    def _wrap(self, module: nn.Module) -> nn.Module:
+        if not self.spread:
+            return self.processes.wrap(module)
+        self.processes.shard(module, self.network)
+        if self.ema is not None:
+            self.processes.shard(self.ema.module, self.ema.module)
+        return module
 
     # -- an epoch -----------------------------------------------------------------------------------------------
 
-    def train_epoch(self, stop: threading.Event, on_step: Callable[[int, int], None] | None) -> None:
-        parts, total = self.recipe.accumulate, self.recipe.epochs * self.part_steps
+    def train_epoch(self, stop: threading.Event, on_step: Callable[[Progress], None] | None) -> None:
+        parts = self.recipe.accumulate
         self.network.train()
         if callable(set_epoch := getattr(self.batches, "set_epoch", None)):
             set_epoch(self.epoch)
@@ -280,8 +318,12 @@ class _Run:
             if self.batch % parts == 0:
                 self._update()
                 if on_step and self.processes.is_first:
-                    on_step(self.done, total)
+                    on_step(self._progress())
                 self._keep(stop)
+
+    def _progress(self) -> Progress:
+        epoch, epochs, meter = self.epoch, self.recipe.epochs, self.meter
+        return Progress(epoch, epochs, self.done, epochs * self.part_steps, lambda: meter.epoch(epoch, None))
 
     def _remaining(self, number: int) -> Iterator[Any]:
         """The batches of this epoch, up to a number; where it is gone on from the middle, those that are left.
@@ -293,21 +335,26 @@ class _Run:
         if self.batch:
             state.put_random_state(self.at_start or now, self.device)
         else:
-            self.at_start, self.meter = now, _Meter(self.processes)
+            self.at_start, self.meter = now, _Meter()
         batches = iter(self.batches)
         if self.batch:
             for _ in islice(batches, self.batch):
                 pass
             state.put_random_state(now, self.device)
-        yield from islice(batches, number - self.batch)
+        for _ in range(number - self.batch):
+            with self.meter.waiting():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
 
     def _train_part(self, batch: Any) -> None:
         recipe, part = self.recipe, self.batch % self.recipe.accumulate
         x, y = split_batch(batch, self.device)
         if y is None:
             raise DataError("the loader yielded inputs without labels: expected pairs (input, labels)")
-        if recipe.channels_last and x.ndim == 4:
-            x = x.to(memory_format=torch.channels_last)
+        if recipe.channels_last:
+            x = tree_map_only(Tensor, _channels_last, x)
         if part == 0:
             self.optimizer.zero_grad()
         kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.precision)
@@ -334,7 +381,7 @@ class _Run:
         return said + (f"; the last good checkpoint is {last})" if last else ")")
 
     def _update(self) -> None:
-        if self.recipe.low_memory and self.wrapped is not self.network:
+        if self.recipe.low_memory and isinstance(self.wrapped, SelfDistillation):
             self.processes.average_gradients(self.network.parameters())
         if self.recipe.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
@@ -357,6 +404,10 @@ class _Run:
             self.save()
 
     def end_epoch(self, validation: Any) -> None:
+        told = self.meter.epoch(self.epoch, self.processes)  # before the validation takes its time
+        self.processes.average_statistics(self.network)
+        if self.ema is not None:
+            self.processes.average_statistics(self.ema.module)
         last = self.epoch == self.recipe.epochs
         every = self.recipe.validate_every
         measured = None
@@ -365,47 +416,65 @@ class _Run:
             and isinstance(self.network, AdaptiveNetwork)
             and (last or (every and self.epoch % every == 0))
         ):
-            averaged = self.ema.module if self.ema is not None else self.network
+            averaged = self.settled()
             assert isinstance(averaged, AdaptiveNetwork)
             skips = self.recipe.validate or (averaged.skips[0], averaged.skips[-1])
-            measured = evaluate(averaged, validation, skips)
-        self.history.append(self.meter.epoch(self.epoch, measured))
+            measured = evaluate(averaged, validation, skips, across_processes=True)
+        self.history.append(replace(told, validation=measured))
         self.epoch, self.batch = self.epoch + 1, 0
 
     def finish(self) -> History:
         self.optimizer.zero_grad()
-        if self.ema is not None:
-            self.network.load_state_dict(self.ema.module.state_dict())
-        self.network.eval()
+        settled = self.settled()
+        if settled is not self.given:
+            self.given.load_state_dict(settled.state_dict())
+        self.given.eval()
         return History(tuple(self.history))
+
+    def settled(self) -> nn.Module:
+        """The network as it would be kept now: with averaged weights where there are any, and in one piece."""
+        source = self.network if self.ema is None else self.ema.module
+        if self.spread:
+            self.given.load_state_dict({name: whole(tensor) for name, tensor in source.state_dict().items()})
+        return self.given if self.spread else source
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 
     def save(self) -> None:
         """Everything that decides the rest of the training; the newest checkpoints stay, and the best."""
-        if self.folder is None or not self.processes.is_first:
+        if self.folder is None:
             return
-        numbers, rest = state.numbers_of(self.optimizer)
-        tensors = state.tensors_of_module(self.network, "network.")
-        tensors |= {f"optimizer.{name}": value.detach().cpu().contiguous() for name, value in numbers.items()}
+        self.processes.average_statistics(self.network)
+        first, tensors, rest = self.processes.is_first, {}, {}
+        if first or self.spread:  # to put together what is spread takes all processes, to keep it one
+            numbers, rest = state.numbers_of(self.optimizer, keep=first)
+            tensors = state.tensors_of_module(self.network, "network.", keep=first)
+            tensors |= {f"optimizer.{name}": value for name, value in numbers.items()}
         if self.ema is not None:
-            tensors |= state.tensors_of_module(self.ema.module, "ema.")
-        sums = {f"sum.{name}": torch.as_tensor(value).cpu() for name, value in self.meter.sums.items()}
+            self.processes.average_statistics(self.ema.module)
+            if first or self.spread:
+                tensors |= state.tensors_of_module(self.ema.module, "ema.", keep=first)
+        sums = {
+            f"sum.{name}": self.processes.sum(torch.as_tensor(value).clone()).cpu()
+            for name, value in self.meter.sums.items()
+        }
         facts = {
             "recipe": self.recipe.to_json(),
             "epoch": self.epoch,
             "step": self.done,
             "batch": self.batch,
             "batches": len(self.batches),
-            "images": self.meter.images,
+            "images": int(self.processes.sum(torch.tensor(self.meter.images, device=self.device))),
             "lr": self.meter.lr,
             "optimizer": rest,
             "scaler": self.scaler.state_dict(),
-            "random": state.random_state(self.device),
-            "random_at_start": self.at_start if self.batch else None,
+            "random": self.processes.gather(state.random_state(self.device)),
+            "random_at_start": self.processes.gather(self.at_start if self.batch else None),
             "history": [asdict(epoch) for epoch in self.history],
             "best": self.best,
         }
+        if not first:
+            return
         score = sum((self.history[-1].validation or {}).values()) if self.history and self.batch == 0 else -1.0
         if score > self.best:
             self.best = facts["best"] = score
@@ -424,10 +493,11 @@ class _Run:
         if changed:
             told = ", ".join(f"{name}: {theirs.get(name)!r} there, {ours[name]!r} now" for name in changed)
             raise CheckpointError(f"{path} is of another recipe ({told}): go on with the same one, or start anew")
-        if facts["batches"] != len(self.batches):
+        there, now = (len(facts["random"]), facts["batches"]), (self.processes.count, len(self.batches))
+        if there != now:
             raise CheckpointError(
-                f"{path} is of epochs of {facts['batches']} batches, and there are {len(self.batches)} now: go on "
-                "with the same data and number of processes"
+                f"{path} is of {there[0]} processes with epochs of {there[1]} batches, and there are {now[0]} with "
+                f"{now[1]} now: go on with the same data and number of processes"
             )
         state.put_tensors(self.network, tensors, "network.")
         if self.ema is not None:
@@ -439,14 +509,16 @@ class _Run:
         self.scaler.load_state_dict(facts["scaler"])
         self.epoch, self.done, self.batch, self.best = (facts[name] for name in ("epoch", "step", "batch", "best"))
         self.history = list(History.from_json(facts["history"]).epochs)
-        self.meter.images, self.meter.lr = facts["images"], facts["lr"]
+        self.meter.lr = facts["lr"]
+        if self.processes.is_first:  # the sums are those of all processes together
+            self.meter.images = self.meter.images_before = facts["images"]
         self.meter.sums = {
-            name.removeprefix("sum."): value.to(self.device)
+            name.removeprefix("sum."): value.to(self.device) * self.processes.is_first
             for name, value in tensors.items()
             if name.startswith("sum.")
         }
-        self.at_start = facts["random_at_start"]
-        state.put_random_state(facts["random"], self.device)
+        self.at_start = facts["random_at_start"][self.processes.index]
+        state.put_random_state(facts["random"][self.processes.index], self.device)
 
 
 _FREE_TO_CHANGE = ("validate_every", "validate", "checkpoint_every", "keep", "calibrate", "skip_damaged")
@@ -484,34 +556,51 @@ def seeded(seed: int | None) -> Iterator[None]:
             np.random.set_state(numpy)  # noqa: NPY002
 
 
+def _channels_last(x: Tensor) -> Tensor:
+    return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
 class _Meter:
     """Sums over one epoch, kept on the device so that no step waits for them."""
 
-    def __init__(self, processes: Processes) -> None:
-        self.processes = processes
+    def __init__(self) -> None:
         self.start, self.images, self.lr = perf_counter(), 0, 0.0
+        self.images_before, self.waited = 0, 0.0  # images of before an interruption; seconds
         self.sums: dict[str, Any] = {}
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Inside, the loader works and the network waits."""
+        start = perf_counter()
+        yield
+        self.waited += perf_counter() - start
 
     def add(self, result: StepResult, y: Tensor) -> None:
         self.images += len(y)
         self._count("loss", result.loss * len(y))
         self._count("accuracy", 100 * _hits(result.output, y))
         if result.base_loss is not None and result.base_output is not None:
+            seen = len(result.base_output)  # fewer than all with distil_share
             self._count("base_loss", result.base_loss * len(y))
-            self._count("base_accuracy", 100 * _hits(result.base_output, y))
+            self._count("base_accuracy", 100 * _hits(result.base_output, y[:seen]) * (len(y) / seen))
 
     def _count(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def epoch(self, number: int, validation: dict[str, float] | None) -> Epoch:
+    def epoch(self, number: int, processes: Processes | None) -> Epoch:
+        """The means; over some processes, or of this one alone."""
         if not self.images:
             raise DataError("the loader yielded no batch in this epoch: expected one that can be gone through again")
-        device = next(iter(self.sums.values())).device
-        images = int(self.processes.sum(torch.tensor(self.images, device=device)))
+
+        def total(value: Tensor) -> Tensor:
+            return processes.sum(value) if processes else value
+
+        device, seconds = next(iter(self.sums.values())).device, max(perf_counter() - self.start, 1e-9)
+        images = int(total(torch.tensor(self.images, device=device)))
+        timed = int(total(torch.tensor(self.images - self.images_before, device=device)))
         means = dict.fromkeys(("loss", "accuracy", "base_loss", "base_accuracy"))
-        means |= {name: float(self.processes.sum(value.double())) / images for name, value in self.sums.items()}
-        speed = images / (perf_counter() - self.start)
-        return Epoch(number, self.lr, images_per_s=speed, validation=validation, **means)  # type: ignore[arg-type]
+        means |= {name: float(total(value.double())) / images for name, value in self.sums.items()}
+        return Epoch(number, self.lr, images_per_s=timed / seconds, waiting=self.waited / seconds, **means)  # type: ignore[arg-type]
 
 
 def _hits(output: Tensor, y: Tensor) -> Tensor:
@@ -532,6 +621,41 @@ def _check(network: nn.Module, batches: Loader, recipe: Recipe) -> None:
         raise DataError(f"{len(batches)} batches are fewer than the accumulate={recipe.accumulate} parts of one step")
     if recipe.optimizer.lower() not in list_optimizers():
         raise TrainingError(f"optimizer {recipe.optimizer!r} is not one of timm's: expected sgd, adamw, lamb, ...")
+    if Processes().count > 1:
+        _check_together(recipe, device_of(network))
+
+
+@contextmanager
+def _prepared(network: nn.Module, recipe: Recipe) -> Iterator[None]:
+    """Inside, the network is laid out, frozen, recomputed and normalised as the recipe asks."""
+    processes = Processes()
+    if recipe.channels_last:
+        network.to(memory_format=torch.channels_last)
+    _freeze(network, recipe.freeze)
+    with ExitStack() as stack:
+        if recipe.grad_checkpointing:
+            recompute: Any = getattr(network, "set_grad_checkpointing", None)
+            if recompute is None:
+                raise TrainingError(f"grad_checkpointing: a {type(network).__name__} has no set_grad_checkpointing()")
+            recompute(True)
+            stack.callback(recompute, False)
+        if recipe.sync_batchnorm and processes.count > 1:
+            stack.enter_context(synchronised(network))
+        yield
+
+
+def _check_together(recipe: Recipe, device: torch.device) -> None:
+    """What cannot be had at once, in several processes."""
+    if "random" in (recipe.teacher, recipe.student):
+        raise TrainingError("a random teacher or student leaves norms without gradients: train it in one process")
+    if recipe.sync_batchnorm and device.type == "cpu":
+        raise TrainingError("sync_batchnorm needs accelerators: leave it out on CPUs, or take larger shares of a batch")
+    if recipe.fsdp:
+        for name in ("low_memory", "compile", "sync_batchnorm"):
+            if getattr(recipe, name):
+                raise TrainingError(f"fsdp and {name} do not go together yet: leave one of them out")
+        if recipe.precision == "fp16":
+            raise TrainingError("fsdp with fp16: a gradient scaler would look at each process's part alone; take bf16")
 
 
 def _freeze(network: nn.Module, parts: tuple[str, ...]) -> None:

@@ -55,13 +55,19 @@ class Recipe:
         label_smoothing: of the super-net's labels.
 
         freeze: parts of names of parameters that are not trained.
-        alpha, temperature, feature_weight, low_memory, learn_from, teacher, student: of `SelfDistillation`.
+        skip_aware_norms: double the norms of mandatory blocks; without is the paper's ablation (Table 3).
+        alpha, temperature, feature_weight, low_memory, learn_from, teacher, student, distil_share: of
+            `SelfDistillation`.
         precision: `"fp32"`, `"bf16"` or `"fp16"`.
         channels_last: lay images out so.
+        compile: let `torch.compile` compile both passes.
+        grad_checkpointing: recompute the activations of each block in the backward pass, for less memory.
+        sync_batchnorm: BatchNorms normalise with the images of all processes; needs accelerators.
+        fsdp: spread parameters, gradients and the optimiser's state over the processes (FSDP2), for large networks.
         ema: decay of an average of the weights, which is then evaluated and kept; None is off.
         validate_every: epochs between two evaluations of `validate`; 0 evaluates after the last one only.
         validate: the sub-networks to evaluate then; super-net and base-net where None.
-        calibrate: images that BatchNorm statistics per context are measured on afterwards; 0 is off.
+        calibrate: images that the command `train` measures BatchNorm statistics per context on afterwards; 0 is off.
         checkpoint_every: steps between two checkpoints of the training; there is one after each epoch anyway.
         keep: how many of the last checkpoints are kept.
         skip_damaged: the largest share of training images that may be unreadable before a run stops.
@@ -103,6 +109,7 @@ class Recipe:
     label_smoothing: float = 0.0
 
     freeze: tuple[str, ...] = ()
+    skip_aware_norms: bool = True
     alpha: float = 0.5
     temperature: float = 1.0
     feature_weight: float = 0.0
@@ -110,8 +117,13 @@ class Recipe:
     learn_from: Literal["teacher", "labels"] = "teacher"
     teacher: Literal["super-net", "random"] = "super-net"
     student: Literal["base-net", "random"] = "base-net"
+    distil_share: float = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
+    compile: bool = False
+    grad_checkpointing: bool = False
+    sync_batchnorm: bool = False
+    fsdp: bool = False
     ema: float | None = None
     validate_every: int = 0
     validate: tuple[str, ...] | None = None
@@ -226,6 +238,10 @@ def _share(value: float) -> bool:
     return 0 <= value <= 1
 
 
+def _part(value: float) -> bool:
+    return 0 < value <= 1
+
+
 _RANGES: dict[str, tuple[Any, str]] = {
     name: (fits, expected)
     for names, fits, expected in (
@@ -234,6 +250,7 @@ _RANGES: dict[str, tuple[Any, str]] = {
         ("weight_decay min_lr warmup_lr feature_weight mixup cutmix calibrate", _not_negative, "0 or more"),
         ("warmup_epochs validate_every", _not_negative, "0 or more"),
         ("alpha random_erasing label_smoothing skip_damaged momentum", _share, "a number from 0 to 1"),
+        ("distil_share", _part, "a part of each batch, above 0 and at most 1"),
         ("ema", _inside, "a decay between 0 and 1, such as 0.9999"),
     )
     for name in names.split()

@@ -4,8 +4,7 @@ Two passes a step serve all 2^N sub-networks. What the two have in common, every
 norm, is computed and differentiated once.
 """
 
-import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -14,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..batches import arguments, first_samples, logits_in, samples_in
 from ..errors import TrainingError
 from ..modes import buffers_restored_on_error
 from ..network import AdaptiveNetwork, check_adapted
+from ..recompute import is_recomputed
 from ..sharing import Branch, SharedForward, tensors_in
 
 
@@ -29,7 +30,8 @@ class Losses:
         super_net: the criterion of the super-net's output and the labels.
         base_net: KL(super-net ‖ base-net) of the softmax outputs, per sample.
         features: the sum over stages of KL(h_super ‖ h_base), per position; None without the feature term.
-        super_output, base_output: what the two passes returned, without gradients: `[batch, classes]`.
+        super_output, base_output: what the two passes returned, without gradients: `[batch, classes]`; the base-net's
+            of those samples alone that it saw (`distil_share`).
     """
 
     total: Tensor
@@ -59,10 +61,12 @@ class SelfDistillation(nn.Module):
         learn_from: of the student; `"labels"` leaves the distillation out (the paper's ablation, Table 3).
         teacher, student: `"random"` draws another one of the 2^N sub-networks in every step (Table 4, where all of
             these are worse).
+        distil_share: the part of each batch, its first samples, that the base-net runs on and learns from. Less than
+            1 trains cheaper (not in the paper); the two passes then share no computation.
 
     Raises:
-        TrainingError: alpha outside [0, 1], a temperature that is not positive, a negative feature weight, or a
-            variant that does not exist.
+        TrainingError: alpha outside [0, 1], a temperature that is not positive, a negative feature weight, a share
+            outside (0, 1], or a variant that does not exist.
 
     Example:
         >>> import timm, torch, adaptive_depth as ad
@@ -85,6 +89,7 @@ class SelfDistillation(nn.Module):
         learn_from: Literal["teacher", "labels"] = "teacher",
         teacher: Literal["super-net", "random"] = "super-net",
         student: Literal["base-net", "random"] = "base-net",
+        distil_share: float = 1.0,
     ) -> None:
         super().__init__()
         check_adapted(network, "SelfDistillation", TrainingError)
@@ -96,6 +101,8 @@ class SelfDistillation(nn.Module):
             raise TrainingError(f"temperature={temperature!r}: expected a number above 0, such as 1.0")
         if not feature_weight >= 0:
             raise TrainingError(f"feature_weight={feature_weight!r}: expected 0 (off) or more, such as 0.1")
+        if not 0 < distil_share <= 1:
+            raise TrainingError(f"distil_share={distil_share!r}: expected a part of each batch, such as 0.5, or 1")
         for name, value, known in (
             ("learn_from", learn_from, ("teacher", "labels")),
             ("teacher", teacher, ("super-net", "random")),
@@ -109,16 +116,29 @@ class SelfDistillation(nn.Module):
             )
         self.network = network
         self.learn_from, self.teacher, self.student = learn_from, teacher, student
-        self._draw = random.Random(0)
+        self.distil_share = distil_share
         self.criterion = nn.CrossEntropyLoss() if criterion is None else criterion
         self.alpha, self.temperature, self.feature_weight = alpha, temperature, feature_weight
         self._shared: SharedForward | None = None
+        self._compiling: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._compiled: tuple[Any, dict[Any, Any]] = (None, {})
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile both passes, in one graph where they run on the same samples; takes `torch.compile`'s arguments.
+
+        Raises:
+            TrainingError: with the feature term, which looks inside the passes.
+        """
+        if self.feature_weight:
+            raise TrainingError("the feature term looks inside the passes: leave it out, or do not compile them")
+        self._compiling, self._compiled = (args, kwargs), (None, {})
 
     def forward(self, x: Any, y: Tensor) -> Losses:
         """Both passes on one mini-batch: call `.total.backward()` on the result, then step the optimiser.
 
         Arguments:
-            x: the input; `[batch, channels, height, width]` for images.
+            x: the input; `[batch, channels, height, width]` for images, a dict of keyword arguments, or a tuple of
+                positional ones.
             y: what the criterion takes beside the output; `[batch]` of class indices for cross-entropy.
 
         Raises:
@@ -128,12 +148,17 @@ class SelfDistillation(nn.Module):
         deep, shallow = self._pair()
         with self._unchanged_on_error():
             shared = self._prepare(x)
-            passes, super_net = {}, torch.zeros(())
-            for skip, output, seen in shared.outputs([deep, shallow], x, watch=self._watch()):
-                passes[skip] = logits_of(output), seen
-                if skip == deep:
-                    super_net = self._super_loss(passes[skip][0], y)  # before the other pass, where it comes first
-            (teacher, taught), (student, learnt) = passes[deep], passes[shallow]
+            if self._compiling or self.distil_share < 1:
+                (teacher, taught), (student, learnt) = self._apart(shared, deep, shallow, x)
+                super_net = self._super_loss(teacher, y)
+            else:
+                passes, super_net = {}, torch.zeros(())
+                args, kwargs = arguments(x)
+                for skip, output, seen in shared.outputs([deep, shallow], *args, watch=self._watch(), **kwargs):
+                    passes[skip] = logits_of(output), seen
+                    if skip == deep:
+                        super_net = self._super_loss(passes[skip][0], y)  # before the other pass, where it is first
+                (teacher, taught), (student, learnt) = passes[deep], passes[shallow]
             base_net, feature = self._base_losses(teacher, student, taught, learnt, y)
             return self._losses(super_net, base_net, feature, teacher, student)
 
@@ -157,16 +182,17 @@ class SelfDistillation(nn.Module):
         deep, shallow = self._pair()
         with self._unchanged_on_error():
             shared, watch = self._prepare(x), self._watch()
-            common = shared.branch([deep, shallow], (x,), {})
+            together = self.distil_share == 1 and not self._compiling
+            common = shared.branch([deep, shallow], *arguments(x)) if together else None
             leaves = common.detached() if common else None
-            output, seen = shared.run(deep, leaves, (x,), {}, watch.get(deep, ()))
+            output, seen = self._run(shared, deep, leaves, x, watch)
             teacher = logits_of(output)
             super_net = self._super_loss(teacher, y)
             taught = {path: feature.detach() for path, feature in seen.items()}
             backward(self.alpha * super_net)
             teacher = teacher.detach()
             del output, seen  # the graph of the super-net is freed before the base-net builds its own
-            output, seen = shared.run(shallow, leaves, (x,), {}, watch.get(shallow, ()))
+            output, seen = self._run(shared, shallow, leaves, self._distilled(x), watch)
             student = logits_of(output)
             base_net, feature = self._base_losses(teacher, student, taught, seen, y)
             losses = self._losses(super_net.detach(), base_net, feature, teacher, student)
@@ -199,6 +225,10 @@ class SelfDistillation(nn.Module):
     def _base_losses(
         self, teacher: Tensor, student: Tensor, taught: Mapping[str, Tensor], learnt: Mapping[str, Tensor], y: Tensor
     ) -> tuple[Tensor, Tensor | None]:
+        if len(student) < len(teacher):  # the base-net saw the first samples only (distil_share)
+            number = len(student)
+            teacher, y = teacher[:number], first_samples(y, number)
+            taught = {path: feature[:number] for path, feature in taught.items()}
         if self.learn_from == "labels":
             base_net = self._super_loss(student, y)
         else:
@@ -227,15 +257,57 @@ class SelfDistillation(nn.Module):
 
     def _prepare(self, x: Any) -> SharedForward:
         network = self.network
+        args, kwargs = arguments(x)
         if not network.proven:
-            network.prove(x)
+            network.prove(*args, **kwargs)
         if network.calibrated and network.training:
             network.reset_statistics(per_context=False)  # they belong to weights that are about to change
         if self._shared is None or self._shared.network is not network:
             shared = SharedForward(network)
-            shared.probe((network.skips[0], network.skips[-1]), x, watch=self._watch())
+            shared.probe((network.skips[0], network.skips[-1]), *args, watch=self._watch(), **kwargs)
             self._shared = shared
+        if self._shared.shareable and is_recomputed(network):  # what runs again must not depend on a branch
+            self._shared.shareable = False
         return self._shared
+
+    def _distilled(self, x: Any) -> Any:
+        """What the base-net runs on: the input, or the first samples of it; two at least, for BatchNorm."""
+        size = samples_in(x)
+        return x if self.distil_share == 1 else first_samples(x, max(min(2, size), round(self.distil_share * size)))
+
+    def _run(self, shared: SharedForward, skip: str, branch: Branch | None, x: Any, watch: Any) -> Any:
+        """One pass, and what was watched in it."""
+        args, kwargs = arguments(x)
+        if self._compiling:
+            return self._compiled_passes((skip,))(args, kwargs)[0], {}
+        return shared.run(skip, branch, args, kwargs, watch.get(skip, ()))
+
+    def _apart(self, shared: SharedForward, deep: str, shallow: str, x: Any) -> list[tuple[Tensor, Any]]:
+        """Both passes, with nothing shared but what a compiler finds."""
+        if self._compiling and self.distil_share == 1:
+            teacher, student = self._compiled_passes((deep, shallow))(*arguments(x))
+            passes = [(teacher, {}), (student, {})]
+        else:
+            watch = self._watch()
+            passes = [self._run(shared, deep, None, x, watch)]
+            passes.append(self._run(shared, shallow, None, self._distilled(x), watch))
+        return [(logits_of(output), seen) for output, seen in passes]
+
+    def _compiled_passes(self, skips: tuple[str, ...]) -> Callable[..., Any]:
+        """The sub-networks as one compiled function of the input; made anew where the network's views were."""
+        assert self._compiling is not None
+        modules = [self.network.subnet(skip) for skip in skips]  # brings them into the modes of training, too
+        if self._compiled[0] is not self.network._views:
+            self._compiled = self.network._views, {}
+        made = self._compiled[1]
+        if skips not in made:
+
+            def passes(args: Any, kwargs: Any) -> list[Any]:
+                return [module(*args, **kwargs) for module in modules]
+
+            options, named = self._compiling
+            made[skips] = torch.compile(passes, *options, **named)
+        return made[skips]
 
     @contextmanager
     def _unchanged_on_error(self) -> Iterator[None]:
@@ -252,9 +324,9 @@ class SelfDistillation(nn.Module):
     def _pair(self) -> tuple[str, str]:
         """Teacher and student of a step: the super-net and the base-net, but for the variants."""
         skips = self.network.skips
-        teacher = self._draw.choice(skips[:-1]) if self.teacher == "random" else skips[0]
+        teacher = _drawn(skips[:-1]) if self.teacher == "random" else skips[0]
         others = [skip for skip in skips if skip != teacher]
-        return teacher, self._draw.choice(others) if self.student == "random" else skips[-1]
+        return teacher, _drawn(others) if self.student == "random" else skips[-1]
 
     def _watch(self) -> dict[str, list[str]]:
         """The modules whose outputs are h_super and h_base of each stage."""
@@ -268,7 +340,12 @@ class SelfDistillation(nn.Module):
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_shared": None}
+        return {**super().__getstate__(), "_shared": None, "_compiled": (None, {})}
+
+
+def _drawn(skips: Sequence[str]) -> str:
+    """One of them, from torch's random numbers: a checkpoint of a training holds their state."""
+    return skips[int(torch.randint(len(skips), ()))]
 
 
 def distillation_loss(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
@@ -305,10 +382,11 @@ def feature_loss(teacher: Tensor, student: Tensor, channel_dim: int = 1) -> Tens
 
 
 def logits_of(output: Any) -> Tensor:
+    output = logits_in(output)
     if not isinstance(output, Tensor):
         raise TrainingError(
             f"the network returned a {type(output).__name__}: self-distillation expects one tensor of logits, "
-            "[batch, classes]; wrap the model so that it returns them"
+            "[batch, classes], or an object that holds it as .logits; wrap the model so that it returns them"
         )
     if output.ndim < 2 or _classes_last(output).shape[-1] < 2:
         raise TrainingError(

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ..checkpoint import read_tensors, write_atomically, write_tensors
 from ..errors import CheckpointError
+from .processes import like, load_whole, whole
 
-FORMAT, VERSION = "adaptive-depth training state", 1
+FORMAT, VERSION = "adaptive-depth training state", 2
 
 
 def save_state(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
@@ -66,8 +68,8 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _check_format(path: Path, facts: Any) -> None:
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of a training of this library")
-    if not isinstance(facts.get("version"), int) or facts["version"] > VERSION:
-        raise CheckpointError(f"{path} has version {facts.get('version')!r}, this library reads up to {VERSION}")
+    if facts.get("version") != VERSION:
+        raise CheckpointError(f"{path} has version {facts.get('version')!r}, this library goes on from {VERSION} only")
 
 
 def newest(folder: Path) -> Path | None:
@@ -89,22 +91,34 @@ def forget_old(folder: Path, keep: int) -> None:
 # -- what there is to keep --------------------------------------------------------------------------------------
 
 
-def numbers_of(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state, its tensors by a name each, and the rest as plain values."""
+def numbers_of(optimizer: torch.optim.Optimizer, *, keep: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state, its tensors by a name each, and the rest as plain values; no tensors without `keep`, but
+    the part of this process is given to those that do keep them."""
     state = optimizer.state_dict()
-    tensors, rest = {}, {}
+    tensors: dict[str, Tensor] = {}
+    rest: dict[str, Any] = {}
     for number, values in state["state"].items():
         for name, value in values.items():
-            (tensors if isinstance(value, Tensor) else rest)[f"{number}.{name}"] = value
+            key = f"{number}.{name}"
+            if isinstance(value, Tensor):
+                in_one = whole(value.detach())
+                if keep:
+                    tensors[key] = in_one.cpu().contiguous()
+            else:
+                rest[key] = value
     groups = [{key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]]
     return tensors, {"values": rest, "groups": groups}
 
 
 def put_numbers(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
     """The inverse of `numbers_of`, into an optimiser of the same parameters."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for key, value in [*tensors.items(), *rest["values"].items()]:
         number, _, name = key.partition(".")
+        own = parameters[int(number)] if int(number) < len(parameters) else None
+        if own is not None and isinstance(value, Tensor) and value.shape == own.shape:
+            value = like(value, own)
         state.setdefault(int(number), {})[name] = value
     now = optimizer.state_dict()["param_groups"]
     groups = [{**before, "params": group["params"]} for before, group in zip(rest["groups"], now, strict=True)]
@@ -139,14 +153,17 @@ def put_random_state(state: Mapping[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(torch.tensor(state["cuda"], dtype=torch.uint8), device)
 
 
-def tensors_of_module(module: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """A module's state under a prefix, each tensor once even where it is tied."""
+def tensors_of_module(module: nn.Module, prefix: str, *, keep: bool = True) -> dict[str, Tensor]:
+    """A module's state under a prefix, each tensor once even where it is tied; `keep` as for `numbers_of`."""
     found, seen = {}, set()
     for name, tensor in module.state_dict().items():
-        key = (tensor.data_ptr(), tensor.shape) if tensor.numel() else name
+        spread = isinstance(tensor, DTensor)
+        key = name if spread or not tensor.numel() else (tensor.data_ptr(), tensor.shape)
         if key not in seen:
             seen.add(key)
-            found[f"{prefix}{name}"] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            in_one = whole(tensor.detach())
+            if keep:
+                found[f"{prefix}{name}"] = in_one.cpu().clone(memory_format=torch.contiguous_format)
     return found
 
 
@@ -164,4 +181,4 @@ def put_tensors(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -
         raise CheckpointError(
             f"the checkpoint is of another network: {', '.join(lost[:3] or sorted(own)[:3])} do not fit"
         )
-    module.load_state_dict(own, strict=False)
+    load_whole(module, own)
