@@ -147,6 +147,30 @@ def test_an_image_that_cannot_be_read_is_named(folder):
         list(create_loader(config, "validation", batch_size=2))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_of_torchvision_that_cannot_be_read_is_named(tmp_path, workers):
+    for part in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / part / name / "0.png")
+    (tmp_path / "val" / "b" / "0.png").write_bytes(b"no image")
+    config = configure("torch/image_folder", tiny(), root=tmp_path, image_size=8)
+    assert config.classes == ("a", "b")
+    with pytest.raises(ad.DataError, match=r"^image 1 of torch/image_folder cannot be read [^\n]*in its place$"):
+        list(create_loader(config, "validation", workers=workers))
+
+
+def test_shares_hold_each_image_once(folder):
+    config = configure(str(folder), tiny(), image_size=8)
+    whole = [label for _, label in open_data(config, "train")]
+    for index in range(4):
+        part = create_loader(config, "train", batch_size=2, share=(index, 4))
+        assert torch.cat([y for _, y in part]).tolist() == whole[index::4]
+        assert len(part.dataset) == len(whole[index::4])
+    with pytest.raises(ad.DataError, match=r"share=\(4, 4\): expected \(index, count\)"):
+        create_loader(config, "train", share=(4, 4))
+
+
 def test_sizes_of_a_recipe(folder):
     config = configure(str(folder), tiny(), image_size=24, resize=32, interpolation="bilinear")
     assert (config.image_size, config.crop_pct, config.interpolation) == (24, 0.75, "bilinear")

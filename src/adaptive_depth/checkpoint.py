@@ -50,24 +50,7 @@ def save(network: AdaptiveNetwork, folder: str | os.PathLike[str]) -> Path:
     """
     check_adapted(network, "save", CheckpointError)
     folder = Path(folder)
-    tensors, ties = _unique(network.state_dict())
-    source = source_of(network.model, network.source)
-    description = {
-        "format": FORMAT,
-        "version": VERSION,
-        "source": None if source is None else {"name": source.name, "arguments": dict(source.arguments)},
-        "model": type(network.model).__name__,
-        "stages": network.stages.to_json(),
-        "proven": network.proven,
-        "ties": ties,
-    }
-    try:
-        json.dumps(description)
-    except TypeError as error:
-        raise CheckpointError(
-            f"the model's arguments {source} cannot be written as JSON ({error}): build the model with arguments of "
-            "plain kinds, or without create_model, and give it to load(folder, model=...)"
-        ) from error
+    description, tensors = describe(network)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         before = set(folder.glob(_WEIGHTS))
@@ -99,46 +82,116 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Adap
             do not fit the model.
     """
     folder = Path(folder)
-    description = _read_description(folder)
+    description = read_description(folder / _NAME)
     tensors = read_tensors(folder / str(description["weights"]))
+    return restore(description, tensors, folder / _NAME, model)
+
+
+# -- a network, and the two parts that a folder keeps of it -----------------------------------------------------
+
+
+def describe(network: AdaptiveNetwork, reader: str = "load") -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A network as a JSON description and its tensors, each once.
+
+    Arguments:
+        network: stays as it is; the tensors are its own where they are on the CPU.
+        reader: what will read them, for the error.
+
+    Raises:
+        CheckpointError: arguments of the model that JSON does not hold.
+    """
+    tensors, ties = _unique(network.state_dict())
+    source = source_of(network.model, network.source)
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "source": None if source is None else {"name": source.name, "arguments": dict(source.arguments)},
+        "model": type(network.model).__name__,
+        "stages": network.stages.to_json(),
+        "proven": network.proven,
+        "ties": ties,
+    }
     try:
-        built = _build(description, folder) if model is None else model
+        json.dumps(description)
+    except TypeError as error:
+        raise CheckpointError(
+            f"the model's arguments {source} cannot be written as JSON ({error}): build the model with arguments of "
+            f"plain kinds, or without create_model, and give it to {reader}(folder, model=...)"
+        ) from error
+    return description, tensors
+
+
+def restore(
+    description: Mapping[str, Any],
+    tensors: dict[str, Tensor],
+    file: Path,
+    model: nn.Module | None = None,
+    *,
+    reader: str = "load",
+    given: str | None = None,
+) -> AdaptiveNetwork:
+    """The network of what `read_description` and `read_tensors` read, in eval mode on the CPU.
+
+    Arguments:
+        description, tensors: of one network.
+        file: where the description was read, for the errors.
+        model: as for `load`.
+        reader, given: the function that the user called, and with what, for the errors; by default `load(folder)`.
+
+    Raises:
+        CheckpointError: they do not fit each other or the model.
+    """
+    call = f"{reader}({given or str(file.parent)!r}, model=MyModel())"
+    try:
+        built = _build(description, file, call) if model is None else model
         network = adapt(built, Stages.from_json(description["stages"]))
     except CheckpointError:
         raise
     except AdaptiveDepthError as error:
-        raise CheckpointError(f"{folder / _NAME} does not fit the model: {error}") from error
+        raise CheckpointError(f"{file} does not fit the model: {error}") from error
     for name, first in description["ties"].items():
         if not isinstance(first, str) or first not in tensors:
-            raise CheckpointError(f"{folder / _NAME} ties {name!r} to {first!r}, which the weights do not have")
+            raise CheckpointError(f"{file} ties {name!r} to {first!r}, which the weights do not have")
         tensors[name] = tensors[first]
-    _fill(network, tensors, folder)
+    _fill(network, tensors, file.parent, reader)
     network.proven = description.get("proven", True) is True
     if description["source"] is not None:
         network.source = Source(**description["source"])
     return network.eval()
 
 
+# -- files ------------------------------------------------------------------------------------------------------
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file in one step: it holds the old or the new content, whatever fails."""
+    move(temporary_file(path, content), path)
+
+
+def temporary_file(path: Path, content: bytes) -> Path:
+    """A new file beside `path`, complete on the disk: `move` puts it in its place."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        _move(Path(temporary), path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    return Path(temporary)
 
 
-def _move(temporary: Path, path: Path) -> None:
+def move(temporary: Path, path: Path) -> None:
     """Put a finished temporary file in its place, with the permissions that any other new file would have."""
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary.chmod(0o666 & ~umask)
-    temporary.replace(path)
+    try:
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _unique(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -159,6 +212,14 @@ def _unique(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, s
 
 def write_tensors(tensors: dict[str, Tensor], folder: Path) -> str:
     """Put tensors into a new file of a folder in one step; its name tells its content."""
+    temporary, digest = temporary_tensors(tensors, folder)
+    name = f"weights-{digest[:16]}.safetensors"
+    move(temporary, folder / name)
+    return name
+
+
+def temporary_tensors(tensors: dict[str, Tensor], folder: Path) -> tuple[Path, str]:
+    """A new file of a folder with these tensors, complete on the disk, and the SHA-256 of its content."""
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=".weights.")
     os.close(handle)
     try:
@@ -166,23 +227,26 @@ def write_tensors(tensors: dict[str, Tensor], folder: Path) -> str:
         with Path(temporary).open("rb+") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
-        name = f"weights-{digest[:16]}.safetensors"
-        _move(Path(temporary), folder / name)
     except safetensors.SafetensorError as error:
         Path(temporary).unlink(missing_ok=True)
         raise OSError(str(error)) from error
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    return name
+    return Path(temporary), digest
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
-    path = folder / _NAME
+def read_description(path: Path) -> dict[str, Any]:
+    """The description in a JSON file of this library: of its format, of a version that is known, with all its parts.
+
+    Raises:
+        CheckpointError: missing, damaged, foreign or newer.
+    """
     try:
         description = json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        there = "it does not exist" if not folder.exists() else "it holds no network.json"
+        folder = path.parent
+        there = "it does not exist" if not folder.exists() else f"it holds no {path.name}"
         raise CheckpointError(f"{folder} is no saved network: {there}; expected a folder that save() wrote") from error
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
@@ -205,8 +269,12 @@ def _read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file that `write_tensors` wrote.
+def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Arguments:
+        path: the file.
+        sha256: of its content; by default its name tells it, as `write_tensors` gave it.
 
     Raises:
         CheckpointError: missing, truncated or changed.
@@ -217,32 +285,37 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}): the weights are missing or truncated") from error
-    if digest[:16] not in path.name:
+    if sha256 is not None and digest != sha256:
+        raise CheckpointError(
+            f"{path} is not the file that was described (its SHA-256 is {digest[:16]}..., not {sha256[:16]}...): it is "
+            "damaged, or the files of two networks were mixed, as by a save that was killed; save or fetch all anew"
+        )
+    if sha256 is None and digest[:16] not in path.name:
         raise CheckpointError(f"{path} holds other content than its name says: the weights are damaged")
     return tensors
 
 
-def _build(description: Mapping[str, Any], folder: Path) -> nn.Module:
+def _build(description: Mapping[str, Any], file: Path, call: str) -> nn.Module:
     source = description["source"]
     if source is None:
         raise CheckpointError(
-            f"{folder} holds a {description.get('model', 'model')} that no timm or torchvision name builds: give an "
-            f"instance of it, load({str(folder)!r}, model=MyModel())"
+            f"{file.parent} holds a {description.get('model', 'model')} that no timm or torchvision name builds: give "
+            f"an instance of it, {call}"
         )
     try:
         name, arguments = source["name"], source["arguments"]
         wrong = set(arguments) & WEIGHT_ARGUMENTS
         if wrong:
             raise CheckpointError(
-                f"{folder / _NAME} asks for {', '.join(sorted(wrong))}: a saved network brings its own weights; it is "
+                f"{file} asks for {', '.join(sorted(wrong))}: a saved network brings its own weights; it is "
                 "damaged or was tampered with, so take it from where it was saved"
             )
         return create_model(name, **arguments)
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder / _NAME} is damaged: source {source!r}") from error
+        raise CheckpointError(f"{file} is damaged: source {source!r}") from error
 
 
-def _fill(network: AdaptiveNetwork, tensors: Mapping[str, Tensor], folder: Path) -> None:
+def _fill(network: AdaptiveNetwork, tensors: Mapping[str, Tensor], folder: Path, reader: str) -> None:
     """Load the weights, in the precision in which they were saved; not one where not all of them fit."""
     network.reset_statistics(per_context=any(name.startswith("statistics.") for name in tensors))
     expected = network.state_dict()
@@ -251,13 +324,14 @@ def _fill(network: AdaptiveNetwork, tensors: Mapping[str, Tensor], folder: Path)
     if missing or unexpected:
         raise CheckpointError(
             f"{folder}: the weights do not fit the model: {len(missing)} missing ({', '.join(missing[:3])}), "
-            f"{len(unexpected)} unexpected ({', '.join(unexpected[:3])}); give load(..., model=) the architecture saved"
+            f"{len(unexpected)} unexpected ({', '.join(unexpected[:3])}); give {reader}(..., model=) the architecture "
+            "that was saved"
         )
     for name, tensor in expected.items():
         if tensor.shape != tensors[name].shape:
             raise CheckpointError(
                 f"{folder}: the weights do not fit the model: {name} is {list(tensors[name].shape)} there and "
-                f"{list(tensor.shape)} in the model; give load(..., model=) the architecture that was saved"
+                f"{list(tensor.shape)} in the model; give {reader}(..., model=) the architecture that was saved"
             )
     kinds = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     if len(kinds) == 1:

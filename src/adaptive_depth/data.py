@@ -2,31 +2,24 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from timm.data.config import resolve_data_config, resolve_model_data_config
-from timm.data.dataset_factory import _TORCH_BASIC_DS, create_dataset
 from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 
-from .errors import DataError, one_line
+from .errors import DataError
+from .image_sets import Digits as Digits
+from .image_sets import ImageSet, Loader, Shards, locate, open_set
 from .modes import evaluating
 from .network import AdaptiveNetwork
 
-_SPLITS = {"train": ("train", "training"), "validation": ("val", "validation", "valid", "test")}  # sub-folders
 CHARACTERS = ("digits", "torch/mnist", "torch/kmnist", "torch/qmnist")  # mirrored, they are others or none
 _MODES = {1: "L", 3: "RGB"}
-_KNOWN = (
-    "'digits', a folder with train/ and val/ in it, a set of torchvision's such as "
-    f"{', '.join(f'torch/{name}' for name in _TORCH_BASIC_DS)}, or 'hfds/NAME' from the Hugging Face hub"
-)
 
 
 @dataclass(frozen=True)
@@ -34,8 +27,9 @@ class DataConfig:
     """Which images, and how they become the input of a network: a plain value that survives JSON.
 
     Attributes:
-        name: `"digits"`, a name of timm's (`"torch/cifar10"`), or the path of an image folder.
-        root: where a named set is stored; None for digits and image folders.
+        name: `"digits"`, the path of an image folder, or a kind of set and its name or path: `"torch/cifar10"`,
+            `"hfds/NAME"` or `"hfds/FOLDER"` (Hugging Face), `"wds/FOLDER"` (tar shards).
+        root: where a named set is stored; None where that goes without saying.
         image_size: height and width in pixels after resizing.
         channels: 1 (grey) or 3 (colour); images are converted.
         mean, std: subtracted from, and divided out of, pixels between 0 and 1; one number a channel.
@@ -76,38 +70,6 @@ class DataConfig:
             ) from error
 
 
-class Digits(Dataset[tuple[Any, int]]):
-    """Scikit-learn's 1,797 handwritten digits, 8 x 8 pixels, grey: real images that need no download.
-
-    The split is fixed and has the same share of each digit in both parts: 1,297 images to train on, 500 never
-    trained on. Each item is a `PIL.Image` (transformed where there is a transform) and its label.
-    """
-
-    classes = tuple("0123456789")
-
-    def __init__(self, split: str) -> None:
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-
-        digits: Any = load_digits()
-        parts = train_test_split(
-            (digits.images * (255 / 16)).round().astype(np.uint8),
-            digits.target,
-            test_size=500,
-            stratify=digits.target,
-            random_state=0,
-        )
-        self.images, self.labels = (parts[0], parts[2]) if split == "train" else (parts[1], parts[3])
-        self.transform: Any = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        image = Image.fromarray(self.images[index])
-        return self.transform(image) if self.transform else image, int(self.labels[index])
-
-
 # -- which images -----------------------------------------------------------------------------------------------
 
 
@@ -121,16 +83,10 @@ def class_names(name: str, *, root: str | Path | None = None, download: bool = F
         >>> class_names("digits")
         ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9')
     """
-    data = _open(name, root, "train", download)
-    names = getattr(data, "classes", None) or getattr(getattr(data, "reader", None), "class_to_idx", None)
-    if names is None:  # a set of the Hugging Face hub
-        features = getattr(getattr(getattr(data, "reader", None), "dataset", None), "features", {})
-        names = next((label.names for label in features.values() if hasattr(label, "names")), None)
-    if not names:
-        raise DataError(f"data {name!r} does not tell its classes: expected labelled images for classification")
+    names = open_set(name, root, "train", download).classes
     if len(names) < 2:
-        raise DataError(f"data {name!r} has one class only, {names[0]!r}: expected two or more, a folder each")
-    return tuple(str(each) for each in names)
+        raise DataError(f"data {name!r} has one class only, {', '.join(names)!r}: expected two or more")
+    return names
 
 
 def configure(
@@ -146,8 +102,9 @@ def configure(
     """How a model wants to see a data set: its own size, mean and crop from timm, its number of channels.
 
     Arguments:
-        name: `"digits"`, a dataset name of timm's, or the path of a folder that holds `train/` and `val/` (or
-            `validation/`, `test/`) with one folder a class in each.
+        name: `"digits"`; the path of a folder that holds `train/` and `val/` (or `validation/`, `test/`) with one
+            folder a class in each; `"torch/NAME"` (torchvision); `"hfds/NAME"` or `"hfds/FOLDER"` (what
+            `datasets.load_dataset` takes); `"wds/FOLDER"` (tar shards with an `_info.json` as timm reads it).
         model: its first convolution tells the channels, timm's configuration the rest; ImageNet's otherwise.
         root: where a named set is stored, or is to be.
         image_size: in pixels; by default the model's own (32 for digits).
@@ -175,10 +132,10 @@ def configure(
     size = image_size or wanted["input_size"][-1]
     if resize is not None and resize < size:
         raise DataError(f"resize={resize}: expected at least the image size, {size} pixels")
-    folder = Path(name).resolve() if _is_folder(name) else None
+    name, place = locate(name, root)
     return DataConfig(
-        name=str(folder or name),
-        root=str(Path(root).resolve()) if root is not None and folder is None else None,
+        name=name,
+        root=place,
         image_size=size,
         channels=channels,
         mean=_per_channel(wanted["mean"], channels),
@@ -205,6 +162,8 @@ def open_data(
 ) -> Dataset[Any]:
     """One part of a data set, prepared: items are `[channels, size, size]` and an integer label.
 
+    Tar shards are a stream (an `IterableDataset`) that goes through each image once; all else is asked by number.
+
     Arguments:
         config: what `configure` returned.
         split: `"train"` or `"validation"` (a set that has only a test part beside the training part: that).
@@ -215,7 +174,13 @@ def open_data(
         DataError: a set that is missing or empty, or whose classes are not those of `config`; and, when an item is
             asked for, an image that cannot be read.
     """
-    data: Any = _open(config.name, config.root, split, download, config.classes)
+    return _open(config, split, transform, download)
+
+
+def _open(
+    config: DataConfig, split: str, transform: Callable[[Any], Tensor] | None = None, download: bool = False
+) -> ImageSet:
+    data = open_set(config.name, config.root, split, download, config.classes)
     data.transform = transform or _transform(config)
     return data
 
@@ -228,18 +193,39 @@ def create_loader(
     shuffle: bool = False,
     workers: int = 0,
     download: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> "DataLoader[tuple[Tensor, Tensor]]":
     """Batches of one part for evaluation and calibration, `[batch, channels, size, size]` and `[batch]`.
 
+    Arguments:
+        config: what `configure` returned.
+        split: `"train"` or `"validation"`.
+        batch_size: images in a batch; the last one may have fewer.
+        shuffle: in random order (tar shards: in random order of the shards, and well mixed inside).
+        workers: processes that load images (of tar shards, no more than there are shards).
+        download: fetch a named set that is not there.
+        share: `(index, count)`, every `count`-th image from number `index` on: one of `count` shares that hold each
+            image once.
+
     Raises:
-        DataError: as for `open_data`, or a batch size or number of workers that is too small.
+        DataError: as for `open_data`; a batch size or number of workers that is too small; a share that is none.
     """
+    index, count = share
     if batch_size < 1 or workers < 0:
         raise DataError(f"batch_size={batch_size}, workers={workers}: expected at least 1 and at least 0")
-    return DataLoader(
-        open_data(config, split, download=download),
+    if not 0 <= index < count:
+        raise DataError(f"share={share}: expected (index, count) with an index from 0 to count - 1, such as (0, 1)")
+    data: Any = _open(config, split, download=download)
+    if isinstance(data, Shards):
+        data, workers = data.part(index, count), data.workers(workers)
+        if shuffle:
+            data = data.shuffled(int(torch.empty((), dtype=torch.int64).random_().item()))
+    elif count > 1:
+        data = Subset(data, range(index, len(data), count))
+    return Loader(
+        data,
         batch_size=batch_size,
-        shuffle=shuffle,
+        shuffle=shuffle and not isinstance(data, Shards),
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
     )
@@ -264,94 +250,6 @@ def check_fit(network: nn.Module, config: DataConfig) -> None:
             f"the network has {output.shape[-1]} outputs, the data {config.name!r} has {len(config.classes)} classes: "
             f"build the model with num_classes={len(config.classes)}"
         )
-
-
-# -- opening ----------------------------------------------------------------------------------------------------
-
-
-def _is_folder(name: str) -> bool:
-    return name != "digits" and not name.lower().startswith(("torch/", "hfds/"))
-
-
-def _open(
-    name: str, root: str | Path | None, split: str, download: bool, classes: tuple[str, ...] | None = None
-) -> Dataset[Any]:
-    if split not in _SPLITS:
-        raise DataError(f"split {split!r}: expected one of {', '.join(_SPLITS)}")
-    if name == "digits":
-        return Digits(split)
-    if _is_folder(name):
-        return _open_folder(name, split, classes)
-    if root is None:
-        raise DataError(
-            f"data {name!r} needs a root: the folder in which the set is stored, or is to be (--root){_hint(name)}"
-        )
-    root = Path(root).expanduser()
-    if not root.is_dir() and not download:
-        raise DataError(f"root {str(root)!r} of data {name!r} is no folder: name another, or let it --download")
-    try:
-        return create_dataset(name, root=str(root), split=split, download=download)
-    except Exception as error:  # whatever the many readers raise, the user needs the same answer
-        if "Unknown torchvision dataset" in str(error):
-            raise _unknown(name) from error
-        raise DataError(
-            f"data {name!r} cannot be read from {str(root)!r} (let it --download?): {one_line(error)}"
-        ) from error
-
-
-def _open_folder(name: str, split: str, classes: tuple[str, ...] | None) -> Dataset[Any]:
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        raise _unknown(name)
-    part = next((folder / each for each in _SPLITS[split] if (folder / each).is_dir()), None)
-    if part is None:
-        wanted = " or ".join(f"{each}/" for each in _SPLITS[split])
-        raise DataError(f"folder {name!r} has no {split} part: expected {wanted} in it, with one folder a class")
-    try:
-        data: Any = create_dataset("", root=str(part), search_split=False)
-    except RuntimeError as error:
-        raise DataError(f"folder {str(part)!r} holds no images: expected one folder a class, with images") from error
-    found = data.reader.class_to_idx
-    if classes is not None and tuple(found) != classes:
-        strange = sorted(set(found) - set(classes))
-        if strange:
-            raise DataError(f"folder {str(part)!r} has classes that were not trained on: {', '.join(strange[:5])}")
-        numbers = {each: number for number, each in enumerate(classes)}
-        data = create_dataset("", root=str(part), search_split=False, class_map=numbers)
-    return _Folder(data.reader)
-
-
-class _Folder(Dataset[tuple[Any, int]]):
-    """The images of a folder; one that cannot be read is named, where timm would put its neighbour in its place."""
-
-    def __init__(self, reader: Any) -> None:
-        self.reader = reader
-        self.transform: Any = None
-
-    def __len__(self) -> int:
-        return len(self.reader)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        file, label = self.reader[index]
-        try:
-            with file, Image.open(file) as opened:
-                image = opened.convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:
-            name = self.reader.filename(index, absolute=True)
-            raise DataError(
-                f"image {name} cannot be read ({error}): remove it, or put a whole one in its place"
-            ) from error
-        return self.transform(image) if self.transform else image, int(label)
-
-
-def _unknown(name: str) -> DataError:
-    return DataError(f"data {name!r} is neither a folder nor a known name: expected {_KNOWN}{_hint(name)}")
-
-
-def _hint(name: str) -> str:
-    known = ["digits", *(f"torch/{each}" for each in _TORCH_BASIC_DS)]
-    near = [] if name in known else get_close_matches(name, known, n=2, cutoff=0.6)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 # -- preparing --------------------------------------------------------------------------------------------------

@@ -143,7 +143,8 @@ class AdaptiveNetwork(OnTheHub, nn.Module):
         """Recompute the activations of every block of the stages in the backward pass: less memory, more time.
 
         Gradients and running statistics are the same. Works on any model, with timm's name for it; a model's own
-        (`model.set_grad_checkpointing()`) may be used instead, but would gather BatchNorm statistics twice.
+        (`model.set_grad_checkpointing()`) may be used instead, but would gather BatchNorm statistics twice. A block
+        that changes its input in place cannot run again: it raises a StagesError when it runs.
         """
         for stage in self.stages:
             for path in stage.blocks:

@@ -7,9 +7,11 @@ from types import MethodType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
+from .errors import StagesError
 from .stages.checks import has_statistics
 
 
@@ -30,11 +32,20 @@ def _recomputing(plain: Callable[..., Any]) -> Callable[..., Any]:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:  # so called, a pickled block goes on with its own
         if not (self.training and torch.is_grad_enabled()):
             return plain(self, *args, **kwargs)
+        if torch.compiler.is_compiling():  # a compiler keeps what changes a buffer out of what runs again
+            return checkpoint(plain, self, *args, use_reentrant=False, **kwargs)
 
         def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
             return nullcontext(), _statistics_kept(self)
 
-        return checkpoint(plain, self, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+        versions = [(leaf, leaf._version) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        output = checkpoint(plain, self, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+        if any(leaf._version != version for leaf, version in versions):
+            raise StagesError(
+                f"a {type(self).__name__} changes its input in place, so it cannot run again on the same: train "
+                "without grad_checkpointing, or let it work on a copy"
+            )
+        return output
 
     forward._recomputes = plain  # type: ignore[attr-defined]
     return forward

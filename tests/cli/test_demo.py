@@ -22,7 +22,7 @@ def test_the_whole_demo(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["demo", "--epochs=1"]) == 0
     out, err = capsys.readouterr()
-    assert [line.partition(": epoch 1, ")[0] for line in err.splitlines()] == [
+    assert [line.partition(": epoch 1 of 1, ")[0] for line in err.splitlines()] == [
         "training super-net and base-net together",
         "training the super-net alone",
         "training the base-net alone",

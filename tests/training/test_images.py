@@ -62,7 +62,7 @@ def test_each_kind_of_augmentation(folder, kind):
     assert x.dtype == torch.float32
     assert torch.isfinite(x).all()
     assert y.shape == (8,)
-    data = made.loader.dataset.data
+    data = made.source.loader.dataset.data
     seen = {data[0][0].numpy().tobytes() for _ in range(12)}
     assert (len(seen) == 1) == (kind == "none")
 

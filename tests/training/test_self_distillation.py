@@ -571,3 +571,214 @@ def test_a_variant_that_does_not_exist(nets):
             ad.SelfDistillation(network, **{name: "all"})
     with pytest.raises(ad.TrainingError, match="the feature term compares super-net and base-net"):
         ad.SelfDistillation(network, teacher="random", feature_weight=0.1)
+    for share in (0, -0.5, 1.1, float("nan")):
+        with pytest.raises(
+            ad.TrainingError, match=r"distil_share=.*: expected a part of each batch, such as 0.5, or 1"
+        ):
+            ad.SelfDistillation(network, distil_share=share)
+
+
+# -- other ways to the same gradients -------------------------------------------------------------------------------
+
+AOT = {"backend": "aot_eager"}  # traces and differentiates as the default does, and compiles no C++
+
+
+@pytest.mark.parametrize("form", ["call", "backward"])
+@pytest.mark.parametrize("way", ["compiled", "recomputed", "both"])
+@pytest.mark.parametrize("kind", ["resnet", "transformer", "chain"])
+def test_compiled_and_recomputed_passes_have_the_same_gradients(nets, randomised, kind, way, form) -> None:
+    network = make(kind, nets, randomised).double().train()
+    plain = copy.deepcopy(network)
+    objective = ad.SelfDistillation(network, alpha=0.3, temperature=2.0)
+    if way != "compiled":
+        network.set_grad_checkpointing()
+    if way != "recomputed":
+        objective.compile(**AOT)
+    for _ in range(2):
+        x = inputs(kind).double()
+        two_passes(plain, x, Y, 0.3, 2.0, 0.0)
+        if form == "call":
+            objective(x, Y).total.backward()
+        else:
+            objective.backward(x, Y)
+    for (name, ours), theirs in zip(network.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-11, msg=name)
+    for name, value in network.named_buffers():  # running statistics are gathered once, though blocks run twice
+        torch.testing.assert_close(value, dict(plain.named_buffers())[name], rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_recomputed_blocks_keep_less_and_pass_the_feature_term(nets) -> None:
+    """Each block keeps its input alone: fewer numbers wait for the backward pass."""
+
+    def kept(recomputed: bool, weight: float) -> tuple[int, Tensor]:
+        network = nets.transformer().train()
+        network.set_grad_checkpointing(recomputed)
+        objective, kept = ad.SelfDistillation(network, feature_weight=weight), {}
+        x = inputs("chain")
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: kept.update({tensor.data_ptr(): tensor}) or tensor, lambda tensor: tensor
+        ):
+            losses = objective(x, Y)
+        losses.total.backward()
+        return sum(tensor.numel() for tensor in kept.values()), losses.features
+
+    (all_of_it, _), (less, _) = kept(False, 0.0), kept(True, 0.0)
+    assert less < 0.7 * all_of_it
+    torch.manual_seed(1)
+    expected = kept(False, 0.1)[1]
+    torch.manual_seed(1)
+    torch.testing.assert_close(kept(True, 0.1)[1], expected)
+
+
+def test_a_block_that_changes_its_input_is_not_recomputed(nets, randomised, unchanged) -> None:
+    network = make("in place after", nets, randomised).train()
+    network.set_grad_checkpointing()
+    with unchanged(network), pytest.raises(ad.StagesError, match="a InPlaceAfter changes its input in place, so it"):
+        ad.SelfDistillation(network)(inputs("chain"), Y)
+
+
+def test_recomputing_is_switched_off_again(nets) -> None:
+    network = nets.resnet().train()
+    before = {name: dict(module.__dict__) for name, module in network.model.named_modules()}
+    network.set_grad_checkpointing()
+    network.set_grad_checkpointing()  # twice is once
+    assert network.grad_checkpointing
+    again = pickle.loads(pickle.dumps(network))
+    copied = copy.deepcopy(network)
+    x = inputs("resnet")
+    with torch.no_grad():
+        for other in (again, copied):
+            for skip in ("FFFF", "TTFF"):
+                assert torch.equal(other.eval()(x, skip=skip), network.eval()(x, skip=skip))
+    assert all("forward" not in part.__dict__ for part in network.extract("TTFF").modules())
+    network.train()
+    network.set_grad_checkpointing(False)
+    assert not network.grad_checkpointing
+    assert {name: dict(module.__dict__) for name, module in network.model.named_modules()}.keys() == before.keys()
+    for name, module in network.model.named_modules():
+        assert module.__dict__.keys() == before[name].keys(), name
+
+
+def test_a_models_own_recomputation(nets) -> None:
+    """timm's switch on the model itself: the passes then share nothing, and the gradients are the same."""
+    model = timm.create_model("resnet18", num_classes=5, channels=(8, 8, 16, 16))
+    network = ad.adapt(model).double().train()
+    plain = copy.deepcopy(network)
+    model.set_grad_checkpointing(True)
+    objective = ad.SelfDistillation(network)
+    x = inputs("resnet").double()
+    objective(x, Y).total.backward()
+    two_passes(plain, x, Y, 0.5, 1.0, 0.0)
+    for (name, ours), theirs in zip(network.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_the_feature_term_is_not_compiled(nets) -> None:
+    with pytest.raises(ad.TrainingError, match="the feature term looks inside the passes: leave it out"):
+        ad.SelfDistillation(nets.chain(), feature_weight=0.1).compile()
+
+
+def test_a_compiled_objective_follows_its_network(nets) -> None:
+    network = nets.chain().double().train()
+    objective = ad.SelfDistillation(network)
+    objective.compile(**AOT)
+    x = inputs("chain").double()
+    objective(x, Y)
+    ad.calibrate(network, [x])
+    network.train()
+    losses = objective(x, Y)  # forgets the statistics per context, and with them the sub-networks that were compiled
+    assert not network.calibrated
+    with torch.no_grad():
+        assert losses.super_output.allclose(network(x))
+    other = pickle.loads(pickle.dumps(objective))
+    assert other(x, Y).super_output.allclose(losses.super_output)
+
+
+@pytest.mark.parametrize("form", ["call", "backward"])
+@pytest.mark.parametrize("options", [{}, {"learn_from": "labels"}, {"feature_weight": 0.3}, {"compile": True}])
+def test_the_base_net_may_see_a_part_of_each_batch(nets, options, form) -> None:
+    network = nets.resnet().double().eval()
+    x = inputs("resnet").double()
+    compiled, options = options.get("compile"), {k: v for k, v in options.items() if k != "compile"}
+    objective = ad.SelfDistillation(network, distil_share=0.6, **options)
+    if compiled:
+        objective.compile(**AOT)
+    losses = objective(x, Y) if form == "call" else objective.backward(x, Y)
+    assert losses.super_output.shape == (4, 5)
+    assert losses.base_output.shape == (2, 5)
+    few = ad.SelfDistillation(network, **options)(x[:2], Y[:2])  # in eval mode, samples do not see each other
+    assert losses.super_net.item() == pytest.approx(F.cross_entropy(network(x), Y).item())
+    assert losses.base_net.item() == pytest.approx(few.base_net.item())
+    assert losses.base_output.allclose(few.base_output)
+    if options.get("feature_weight"):
+        assert losses.features.item() == pytest.approx(few.features.item())
+
+
+def test_a_part_of_a_batch_is_two_samples_at_least(nets) -> None:
+    objective = ad.SelfDistillation(nets.chain().train(), distil_share=0.01)
+    assert objective(inputs("chain"), Y).base_output.shape == (2, 5)  # BatchNorm cannot learn from one
+    assert objective(inputs("chain")[:3], Y[:3]).base_output.shape == (2, 5)
+
+
+# -- variants of the network ----------------------------------------------------------------------------------------
+
+
+def test_stochastic_depth_stays_in_skippable_sub_paths(nets) -> None:
+    """Of the paths that are dropped at random, those of mandatory blocks are not: the base-net is sure of itself."""
+    small = {"img_size": 32, "embed_dim": 24, "num_heads": 2, "depth": 4, "num_classes": 5}
+    model = timm.create_model("vit_tiny_patch16_224", drop_path_rate=0.9, **small)
+    objective = ad.SelfDistillation(ad.adapt(model, group_size=2).train())
+    x = inputs("resnet")
+    seen = [objective(x, Y) for _ in range(4)]
+    assert len({losses.base_output.numpy().tobytes() for losses in seen}) == 1
+    assert len({losses.super_output.numpy().tobytes() for losses in seen}) > 1
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
+def test_without_skip_aware_norms_there_is_one_set(name) -> None:
+    model = timm.create_model(name, num_classes=5)
+    network = ad.adapt(model, skip_aware=False)
+    assert [parameter for parameter, _ in network.skip_norms.named_parameters()] == []
+    assert sum(p.numel() for p in network.parameters()) == sum(p.numel() for p in model.parameters())
+    assert [stage.blocks for stage in network.stages] == [stage.blocks for stage in ad.find_stages(model)]
+    with pytest.raises(ad.StagesError, match="leave mandatory, group_size and skip_aware out"):
+        ad.adapt(timm.create_model(name), network.stages, skip_aware=False)
+
+
+# -- inputs of several arguments ------------------------------------------------------------------------------------
+
+
+class Named(nn.Module):
+    """A chain that takes its image by name, scaled, and returns an object, as networks of Hugging Face do."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, pixel_values: Tensor, scale: Tensor | None = None) -> dict[str, Tensor]:
+        return {"logits": self.inner(pixel_values if scale is None else pixel_values * scale[:, None, None, None])}
+
+
+@pytest.mark.parametrize("form", ["call", "backward"])
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_inputs_by_name_and_by_position(nets, form, share) -> None:
+    plain = nets.chain()
+    stages = [
+        ad.Stage([f"inner.{p}" for p in stage.mandatory], [f"inner.{p}" for p in stage.skippable])
+        for stage in plain.stages
+    ]
+    x, scale = inputs("chain"), torch.tensor([1.0, 2.0, 0.5, 1.5])
+    alone = ad.SelfDistillation(ad.adapt(copy.deepcopy(plain.model), nets.chain_stages()).train(), distil_share=share)
+    expected = alone(x * scale[:, None, None, None], Y)
+    for given in ({"pixel_values": x, "scale": scale}, (x, scale), [x, scale]):
+        network = ad.adapt(Named(copy.deepcopy(plain.model)), stages).train()
+        objective = ad.SelfDistillation(network, distil_share=share)
+        losses = objective(given, Y) if form == "call" else objective.backward(given, Y)
+        for name in ("total", "super_net", "base_net"):
+            assert getattr(losses, name).item() == pytest.approx(getattr(expected, name).item(), rel=1e-5)
+        batches = [(given, Y)]
+        batches += [{**given, "labels": Y}] if isinstance(given, dict) else []
+        for batch in batches:
+            assert ad.train(network, [batch], epochs=1, lr=0.01).epochs[0].loss > 0
+            assert ad.calibrate(network, [batch]) == 1
+            assert set(ad.evaluate(network, [batch])) == set(network.skips)

@@ -11,6 +11,7 @@ from .evaluate import evaluate
 from .profiling import profile
 from .reference import load_reference
 from .selecting import select
+from .share import share
 from .stages import stages
 from .train import train
 
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, stages, train, evaluate, profile, select, load_reference):
+for _command in (demo, stages, train, evaluate, profile, select, share, load_reference):
     app.command()(_command)
 
 

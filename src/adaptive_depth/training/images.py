@@ -1,18 +1,20 @@
 """Training images as a recipe wants them: augmented, mixed, shared out to processes, the damaged ones left out."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from itertools import count, islice
+from typing import Any, Protocol
 
 import torch
 from timm.data.distributed_sampler import RepeatAugSampler
 from timm.data.transforms import str_to_interp_mode
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, default_collate
+from torch.utils.data import BatchSampler, Dataset, IterableDataset, default_collate
 from torchvision import transforms
 from torchvision.transforms import v2
 
 from ..data import CHARACTERS, Convert, DataConfig, open_data
 from ..errors import DataError
+from ..image_sets import Loader, Shards, joined
 from .processes import Processes
 from .recipe import Recipe
 
@@ -20,17 +22,19 @@ from .recipe import Recipe
 class TrainingBatches:
     """Batches `[batch, channels, size, size]` and labels of one process, anew in every epoch.
 
-    The order of an epoch follows from the recipe's seed and the epoch's number alone. An image that cannot be read is
-    left out of its batch, and `damaged` tells it with the reason.
+    The order of an epoch follows from the recipe's seed and the epoch's number alone (that of tar shards, which are
+    read as a stream, from the number of workers besides). An image that cannot be read is left out, and `damaged`
+    tells it with the reason.
 
     Arguments:
         config: which images.
         recipe: how they are prepared; each batch is one part of a step (`batch_size / accumulate / processes`).
-        workers: processes that load images.
+        workers: processes that load images (of tar shards, no more than there are shards).
         download: fetch a named set that is not there.
 
     Raises:
-        DataError: a set that is missing or empty, or smaller than one step.
+        DataError: a set that is missing or empty, or smaller than one step; tar shards that are fewer than processes,
+            or with `repeats`.
     """
 
     def __init__(self, config: DataConfig, recipe: Recipe, *, workers: int = 0, download: bool = False) -> None:
@@ -41,43 +45,88 @@ class TrainingBatches:
                 f"batch_size={recipe.batch_size} cannot be shared out to {processes.count} processes in "
                 f"{recipe.accumulate} parts: choose a multiple of both"
             )
-        data = open_data(config, "train", transform=training_transform(config, recipe), download=download)
-        length = len(data)  # type: ignore[arg-type]
+        data: Any = open_data(config, "train", transform=training_transform(config, recipe), download=download)
+        if len(data) < processes.count:
+            raise DataError(f"{len(data)} training images are fewer than {processes.count} processes")
+        mix = _mixing(recipe, len(config.classes))
+        kind = _Streamed if isinstance(data, Shards) else _ByNumber
+        self.source: _Source = kind(data, recipe, size, workers, mix, processes)
+        self.seed, self.limit, self.images = recipe.seed or 0, recipe.skip_damaged, len(data)
+        self.damaged: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.source.set_seed(1_000_003 * self.seed + epoch)
+
+    @property
+    def indices(self) -> Callable[[int], list[int]] | None:
+        """Tells which images of the set the batch of a number (from 0) of this epoch holds; None for tar shards."""
+        return self.source.indices
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from islice(self.source.batches(self._note), len(self))
+
+    def _note(self, damaged: dict[str, str]) -> None:
+        self.damaged.update(damaged)
+        if len(self.damaged) > self.limit * self.images:
+            told = "; ".join(f"{name}: {reason}" for name, reason in list(self.damaged.items())[:3])
+            raise DataError(
+                f"{len(self.damaged)} of {self.images} training images cannot be read, more than the share of "
+                f"skip_damaged={self.limit} ({told}): put whole ones in their places, or allow a larger share"
+            )
+
+
+_Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class _Source(Protocol):
+    """Where the batches of an epoch come from."""
+
+    @property
+    def indices(self) -> Callable[[int], list[int]] | None: ...
+
+    def __len__(self) -> int: ...
+
+    def set_seed(self, seed: int) -> None: ...
+
+    def batches(self, note: Callable[[dict[str, str]], None]) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+# -- images that can be asked for by number ---------------------------------------------------------------------
+
+
+class _ByNumber:
+    """All images in random order; a batch with a damaged one is smaller."""
+
+    def __init__(
+        self, data: Any, recipe: Recipe, size: int, workers: int, mix: _Mix | None, processes: Processes
+    ) -> None:
         self.sampler = RepeatAugSampler(
             data, processes.count, processes.index, num_repeats=recipe.repeats, selected_round=0
         )
         self.order = _Remembering(self.sampler, min(size, len(self.sampler)))
-        if length < processes.count:
-            raise DataError(f"{length} training images are fewer than {processes.count} processes")
-        self.loader = DataLoader(
+        self.loader = Loader(
             _Readable(data),
             batch_sampler=self.order,
-            collate_fn=_Collate(_mixing(recipe, len(config.classes))),
+            collate_fn=_Collate(mix),
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
         )
-        self.seed, self.limit, self.images = recipe.seed or 0, recipe.skip_damaged, length
-        self.damaged: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self.order)
 
-    def set_epoch(self, epoch: int) -> None:
-        self.sampler.set_epoch(1_000_003 * self.seed + epoch)
+    def set_seed(self, seed: int) -> None:
+        self.sampler.set_epoch(seed)
 
     def indices(self, batch: int) -> list[int]:
-        """Which images of the set the batch of this number (from 0) of this epoch holds."""
         return self.order.drawn[batch]
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, note: Callable[[dict[str, str]], None]) -> Iterator[tuple[Tensor, Tensor]]:
         for images, damaged in self.loader:
-            self.damaged.update(damaged)
-            if len(self.damaged) > self.limit * self.images:
-                told = "; ".join(f"{name}: {reason}" for name, reason in list(self.damaged.items())[:3])
-                raise DataError(
-                    f"{len(self.damaged)} of {self.images} training images cannot be read, more than the share of "
-                    f"skip_damaged={self.limit} ({told}): put whole ones in their places, or allow a larger share"
-                )
+            note(damaged)
             if images is not None:
                 yield images
 
@@ -115,7 +164,7 @@ class _Readable(Dataset[Any]):
 class _Collate:
     """A batch of what could be read, mixed; and what could not."""
 
-    def __init__(self, mix: Callable[..., Any] | None) -> None:
+    def __init__(self, mix: _Mix | None) -> None:
         self.mix = mix
 
     def __call__(self, items: list[Any]) -> tuple[Any, dict[str, str]]:
@@ -127,7 +176,95 @@ class _Collate:
         return (self.mix(images, labels) if self.mix else (images, labels)), damaged
 
 
-def _mixing(recipe: Recipe, classes: int) -> Callable[..., Any] | None:
+# -- tar shards -------------------------------------------------------------------------------------------------
+
+
+class _Streamed:
+    """Each process reads shards of its own, dealt anew in every epoch, and in each of its workers some of them.
+
+    All batches are full, and their number is the same in every process. A process whose shards hold fewer whole images
+    goes through them once more; one whose shards hold more leaves some for another epoch.
+    """
+
+    indices = None
+
+    def __init__(
+        self, data: Shards, recipe: Recipe, size: int, workers: int, mix: _Mix | None, processes: Processes
+    ) -> None:
+        if recipe.repeats > 1:
+            raise DataError(
+                f"repeats={recipe.repeats}: repeated augmentation needs images that can be asked for by number, and "
+                "tar shards are a stream; take repeats=1, an image folder or a Hugging Face set"
+            )
+        if len(data.shards) < processes.count:
+            raise DataError(
+                f"{processes.count} processes cannot share {len(data.shards)} tar shards: write as many or more"
+            )
+        self.data, self.workers, self.mix, self.processes = data, workers, mix, processes
+        images = len(data) // processes.count
+        self.size, self.seed = min(size, images), 0
+        self.count = images // self.size
+
+    def __len__(self) -> int:
+        return self.count
+
+    def set_seed(self, seed: int) -> None:
+        self.seed = seed
+
+    def batches(self, note: Callable[[dict[str, str]], None]) -> Iterator[tuple[Tensor, Tensor]]:
+        return joined(self._parts(note), self.size, self.mix or (lambda x, y: (x, y)))
+
+    def _parts(self, note: Callable[[dict[str, str]], None]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Without end: full batches, mixed, and the rests of workers, not yet mixed.
+
+        Going through shards again only fills up what the first time left, so then images come one by one.
+        """
+        for again in count():
+            some, size = False, 1 if again else self.size
+            data = self.data.shuffled(self.seed, self.processes.index, self.processes.count, again=again)
+            for part, damaged in Loader(
+                _Parts(data, size, None if again else self.mix),
+                batch_size=None,
+                num_workers=data.workers(self.workers),
+                pin_memory=torch.cuda.is_available(),
+            ):
+                note(damaged)
+                if part is not None:
+                    some = True
+                    yield part
+            if not some:
+                raise DataError(f"none of the {len(data)} training images of this process can be read")
+
+
+class _Parts(IterableDataset[Any]):
+    """What a worker makes of its shards: full batches, mixed, and at last the rest; and what could not be read."""
+
+    def __init__(self, data: Shards, size: int, mix: _Mix | None) -> None:
+        self.data, self.size, self.mix = data, size, mix
+
+    def __iter__(self) -> Iterator[tuple[tuple[Tensor, Tensor] | None, dict[str, str]]]:
+        whole: list[Any] = []
+        damaged: dict[str, str] = {}
+        for name, item in self.data.read():
+            if isinstance(item, DataError):
+                damaged[name] = str(item)
+                continue
+            whole.append(item)
+            if len(whole) == self.size:
+                images, labels = default_collate(whole)
+                yield self.mix(images, labels) if self.mix else (images, labels), damaged
+                whole, damaged = [], {}
+        if whole:
+            images, labels = default_collate(whole)
+            yield (images, labels), damaged
+        else:
+            yield None, damaged
+
+
+# -- preparing --------------------------------------------------------------------------------------------------
+
+
+def _mixing(recipe: Recipe, classes: int) -> _Mix | None:
     """Mixup and CutMix, one of them for each batch."""
     kinds: list[Any] = [v2.MixUp(alpha=recipe.mixup, num_classes=classes)] if recipe.mixup else []
     kinds += [v2.CutMix(alpha=recipe.cutmix, num_classes=classes)] if recipe.cutmix else []

@@ -260,7 +260,8 @@ class _Run:
         # What is spread over processes is another network: nothing turns it into a usual one again.
         self.spread = recipe.fsdp and self.processes.count > 1
         self.network = copy.deepcopy(network) if self.spread else network
-        self.ema = ModelEmaV3(self.network, decay=recipe.ema) if recipe.ema else None
+        # Not all at once where buffers stay whole and parameters are spread (`foreach`).
+        self.ema = ModelEmaV3(self.network, decay=recipe.ema, foreach=not self.spread) if recipe.ema else None
         self.wrapped, self.step = self._prepare(step)
         self.optimizer = _optimiser(self.network, recipe)
         self.schedule = _schedule(self.optimizer, recipe, self.part_steps)
@@ -454,17 +455,13 @@ class _Run:
             self.processes.average_statistics(self.ema.module)
             if first or self.spread:
                 tensors |= state.tensors_of_module(self.ema.module, "ema.", keep=first)
-        sums = {
-            f"sum.{name}": self.processes.sum(torch.as_tensor(value).clone()).cpu()
-            for name, value in self.meter.sums.items()
-        }
         facts = {
             "recipe": self.recipe.to_json(),
             "epoch": self.epoch,
             "step": self.done,
             "batch": self.batch,
             "batches": len(self.batches),
-            "images": int(self.processes.sum(torch.tensor(self.meter.images, device=self.device))),
+            "meters": self.processes.gather(self.meter.to_json()),
             "lr": self.meter.lr,
             "optimizer": rest,
             "scaler": self.scaler.state_dict(),
@@ -478,8 +475,8 @@ class _Run:
         score = sum((self.history[-1].validation or {}).values()) if self.history and self.batch == 0 else -1.0
         if score > self.best:
             self.best = facts["best"] = score
-            state.save_state(self.folder, "best", tensors | sums, facts)
-        state.save_state(self.folder, f"step-{self.done:08}", tensors | sums, facts)
+            state.save_state(self.folder, "best", tensors, facts)
+        state.save_state(self.folder, f"step-{self.done:08}", tensors, facts)
         state.forget_old(self.folder, self.recipe.keep)
 
     def go_on(self) -> None:
@@ -510,13 +507,7 @@ class _Run:
         self.epoch, self.done, self.batch, self.best = (facts[name] for name in ("epoch", "step", "batch", "best"))
         self.history = list(History.from_json(facts["history"]).epochs)
         self.meter.lr = facts["lr"]
-        if self.processes.is_first:  # the sums are those of all processes together
-            self.meter.images = self.meter.images_before = facts["images"]
-        self.meter.sums = {
-            name.removeprefix("sum."): value.to(self.device) * self.processes.is_first
-            for name, value in tensors.items()
-            if name.startswith("sum.")
-        }
+        self.meter.put(facts["meters"][self.processes.index], self.device)
         self.at_start = facts["random_at_start"][self.processes.index]
         state.put_random_state(facts["random"][self.processes.index], self.device)
 
@@ -583,6 +574,18 @@ class _Meter:
             seen = len(result.base_output)  # fewer than all with distil_share
             self._count("base_loss", result.base_loss * len(y))
             self._count("base_accuracy", 100 * _hits(result.base_output, y[:seen]) * (len(y) / seen))
+
+    def to_json(self) -> dict[str, Any]:
+        sums = {name: [value.item(), str(value.dtype).removeprefix("torch.")] for name, value in self.sums.items()}
+        return {"images": self.images, "sums": sums}
+
+    def put(self, before: dict[str, Any], device: torch.device) -> None:
+        """Go on from what `to_json` returned."""
+        self.images = self.images_before = before["images"]
+        self.sums = {
+            name: torch.tensor(value, dtype=getattr(torch, kind), device=device)
+            for name, (value, kind) in before["sums"].items()
+        }
 
     def _count(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value

@@ -1,0 +1,69 @@
+"""name → labelled images of one split: digits, folders, torchvision's sets, Hugging Face data sets, tar shards."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import DataError
+from .digits import Digits
+from .folders import TORCHVISION, open_folder, open_torchvision, unknown
+from .hugging_face import open_hugging_face
+from .indexed import SPLITS, Indexed
+from .loading import Loader, joined
+from .shards import Shards, open_shards
+
+__all__ = ["SPLITS", "TORCHVISION", "Digits", "ImageSet", "Indexed", "Loader", "Shards", "joined", "locate", "open_set"]
+
+ImageSet = Digits | Indexed | Shards
+# (what follows the prefix, root, split, download, the classes trained on) → a set
+_KINDS: dict[str, Callable[[str, Path | None, str, bool, tuple[str, ...] | None], ImageSet]] = {
+    "torch": open_torchvision,
+    "hfds": open_hugging_face,
+    "wds": open_shards,
+}
+
+
+def open_set(
+    name: str, root: str | Path | None, split: str, download: bool, classes: tuple[str, ...] | None = None
+) -> ImageSet:
+    """One split of a named set; its labels are numbers of `classes`, or of its own ones.
+
+    Raises:
+        DataError: a set that is unknown, missing or empty, or has classes that are none of `classes`.
+    """
+    if split not in SPLITS:
+        raise DataError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
+    if name == "digits":
+        return Digits(split)
+    kind, rest = _kind(name)
+    if kind is None:
+        return open_folder(name, split, classes)
+    return _KINDS[kind](rest, None if root is None else Path(root).expanduser(), split, download, classes)
+
+
+def locate(name: str, root: str | Path | None) -> tuple[str, str | None]:
+    """Name and root as they can be remembered: paths that hold wherever the next program is started.
+
+    Example:
+        >>> locate("torch/mnist", None)
+        ('torch/mnist', None)
+    """
+    kind, rest = _kind(name)
+    absolute = None if root is None else Path(root).expanduser().resolve()
+    path = Path(rest).expanduser()
+    if name != "digits" and kind is None:
+        return str(path.resolve()), None
+    if kind == "wds":
+        return f"wds/{((absolute or Path()) / path).resolve()}", None
+    if kind == "hfds" and path.is_dir():
+        name = f"hfds/{path.resolve()}"
+    return name, None if absolute is None else str(absolute)
+
+
+def _kind(name: str) -> tuple[str | None, str]:
+    prefix, slash, rest = name.partition("/")
+    kind = prefix.lower()
+    if slash and kind in _KINDS:
+        if not rest and kind != "wds":  # whose folder may be the root
+            raise unknown(name)
+        return kind, rest
+    return None, name
