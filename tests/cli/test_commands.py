@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import re
 import subprocess
 import sys
 
@@ -10,11 +12,12 @@ import torch
 
 import adaptive_depth as ad
 from adaptive_depth.cli import show
+from adaptive_depth.data import DataConfig, create_loader
 from adaptive_depth.profiling import profile
 from adaptive_depth.selection import TradeOffs
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # timm leaves closing to Python
-COMMANDS = ("demo", "stages", "train", "evaluate", "profile", "select")
+COMMANDS = ("demo", "stages", "train", "evaluate", "profile", "select", "share")
 
 
 # -- help -------------------------------------------------------------------------------------------------------
@@ -111,6 +114,79 @@ def test_train_keeps_an_old_run_unless_told_otherwise(call, train_arguments, run
     assert call(*train_arguments, "--epochs=1", "--seed=5", f"--output={run}", "--overwrite")[0] == 0
     assert (run / "network.json").read_bytes() != before
     assert not (run / "profile.json").exists()  # it was the old network's
+
+
+def test_who_watches_sees_both_losses_and_the_time_left(call, train_arguments, tmp_path, monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # as if stderr were a terminal
+    monkeypatch.setenv("COLUMNS", "200")
+    status, _, err = call(*train_arguments, f"--output={tmp_path / 'a'}")
+    assert status == 0
+    number = r"\d+\.\d"
+    line = (
+        rf"training .* \d/8 .*\d:\d\d.* epoch 1 of 2, [\d,]+ images/s, super-net: loss {number}+, "
+        rf"training accuracy {number} %; base-net: {number}+, {number} %"
+    )
+    assert re.search(line, re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", err)), err
+
+
+def test_trackers_and_averaged_weights(call, train_arguments, tmp_path):
+    """What is kept are the averaged weights, calibrated; and what every step cost and gave can be looked at."""
+    pytest.importorskip("tensorboard")
+    fields = ["--set=ema=0.5", "--set=validate_every=1", "--set=validate=[FFFF, TTFF, TTTT]"]
+    run = tmp_path / "averaged"
+    status, _, err = call(*train_arguments, *fields, "--track=tensorboard", f"--output={run}")
+    assert (status, "validation" in err) == (0, False)
+    assert [*(run / "trackers" / "tensorboard").glob("events.*")]
+    header = (run / "history.csv").read_text().splitlines()[0]
+    assert header.endswith("images_per_s,waiting,validation FFFF,validation TTFF,validation TTTT")
+    kept = json.loads((run / "accuracy.json").read_text())
+    assert kept["statistics"] == "measured for each context (calibrate)"
+    assert ad.load(run).calibrated
+    plain = tmp_path / "plain"
+    assert call(*train_arguments, f"--output={plain}")[0] == 0
+    weights = [torch.cat([p.flatten() for p in ad.load(each).parameters()]) for each in (run, plain)]
+    assert not torch.equal(*weights)
+
+
+def test_evaluate_says_which_statistics_it_used(call, run):
+    network = ad.load(run)
+    network.reset_statistics(per_context=False)
+    for said, changed in (("measured for each context", False), ("gathered in training, by super-net and", True)):
+        if changed:
+            ad.save(network, run)
+        status, out, _ = call("evaluate", run, "--workers=0", "--device=cpu")
+        assert status == 0
+        assert f"images of {json.loads((run / 'data.json').read_text())['name']}; norm statistics: {said}" in out
+
+
+def test_a_variant_without_skip_aware_norms_on_a_part_of_each_batch(call, train_arguments, tmp_path):
+    fields = ["--set=skip_aware_norms=false", "--set=distil_share=0.5", "--set=grad_checkpointing=true", "--epochs=1"]
+    assert call(*train_arguments, *fields, f"--output={tmp_path / 'a'}")[0] == 0
+    network = ad.load(tmp_path / "a")
+    assert not [*network.skip_norms.parameters()]
+    status, _, err = call(*train_arguments, "--set=distil_share=2", f"--output={tmp_path / 'b'}")
+    assert (status, "distil_share=2.0: expected a part of each batch, above 0 and at most 1" in err) == (2, True)
+
+
+@pytest.mark.slow
+def test_two_processes_train_measure_and_write_once(train_arguments, tmp_path):
+    """All started by torchrun: training, calibration and evaluation are shared out, one process tells and writes."""
+    run = tmp_path / "run"
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "adaptive_depth"]
+    command = [sys.executable, "-m", *launch, *train_arguments, f"--output={run}", "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout)
+    assert told["images"] == 12
+    assert all(100 * hits / 12 == pytest.approx(100 * round(hits) / 12) for hits in (
+        accuracy * 12 / 100 for accuracy in told["accuracy"].values()
+    ))  # fmt: skip
+    assert told["statistics"] == "measured for each context (calibrate)"
+    assert done.stderr.count("training: epoch 1 of 2") == 1
+    network = ad.load(run)
+    config = DataConfig.from_json(json.loads((run / "data.json").read_text()))
+    assert ad.evaluate(network, create_loader(config, "validation", batch_size=4)) == pytest.approx(told["accuracy"])
 
 
 def test_evaluate_repeats_what_train_measured(call, run):
