@@ -8,6 +8,8 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
 
 import adaptive_depth as ad
 from adaptive_depth.data import configure
@@ -63,6 +65,7 @@ def test_each_kind_of_augmentation(folder, kind):
     assert torch.isfinite(x).all()
     assert y.shape == (8,)
     data = made.source.loader.dataset.data
+    assert data[0][0].dtype == (torch.float32 if kind == "crop" else torch.uint8)  # erasing needs numbers
     seen = {data[0][0].numpy().tobytes() for _ in range(12)}
     assert (len(seen) == 1) == (kind == "none")
 
@@ -96,6 +99,19 @@ def test_repeated_augmentation_draws_an_image_several_times(folder):
     drawn = [made.indices(number) for number, _ in enumerate(made)]
     assert len([*chain(*drawn)]) == 40  # an epoch is as long as without
     assert set(Counter(chain(*drawn)).values()) == {4}
+
+
+def test_a_batch_is_finished_at_once_and_bit_for_bit_like_each_image(folder):
+    """What torchvision's own transforms make of the same images."""
+    made = batches(folder, augment="none", batch_size=40)
+    made.set_epoch(1)
+    [(x, _)] = made
+    config = configure(str(folder), tiny(), image_size=24)
+    numbers = [transforms.ToTensor(), transforms.Normalize(config.mean, config.std)]
+    usual = transforms.Compose([transforms.Resize((16, 16), InterpolationMode.BICUBIC), *numbers])
+    files = sorted((folder / "train").rglob("*.png"))
+    expected = torch.stack([usual(Image.open(files[index]).convert("RGB")) for index in made.indices(0)])
+    assert torch.equal(x, expected)
 
 
 def test_parts_of_a_step(folder):

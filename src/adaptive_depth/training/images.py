@@ -45,12 +45,12 @@ class TrainingBatches:
                 f"batch_size={recipe.batch_size} cannot be shared out to {processes.count} processes in "
                 f"{recipe.accumulate} parts: choose a multiple of both"
             )
-        data: Any = open_data(config, "train", transform=training_transform(config, recipe), download=download)
+        each, together = _preparing(config, recipe)
+        data: Any = open_data(config, "train", transform=each, download=download)
         if len(data) < processes.count:
             raise DataError(f"{len(data)} training images are fewer than {processes.count} processes")
-        mix = _mixing(recipe, len(config.classes))
         kind = _Streamed if isinstance(data, Shards) else _ByNumber
-        self.source: _Source = kind(data, recipe, size, workers, mix, processes)
+        self.source: _Source = kind(data, recipe, size, workers, together, processes)
         self.seed, self.limit, self.images = recipe.seed or 0, recipe.skip_damaged, len(data)
         self.damaged: dict[str, str] = {}
 
@@ -78,7 +78,7 @@ class TrainingBatches:
             )
 
 
-_Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+_Together = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # what is done with a whole batch
 
 
 class _Source(Protocol):
@@ -101,7 +101,7 @@ class _ByNumber:
     """All images in random order; a batch with a damaged one is smaller."""
 
     def __init__(
-        self, data: Any, recipe: Recipe, size: int, workers: int, mix: _Mix | None, processes: Processes
+        self, data: Any, recipe: Recipe, size: int, workers: int, together: _Together, processes: Processes
     ) -> None:
         self.sampler = RepeatAugSampler(
             data, processes.count, processes.index, num_repeats=recipe.repeats, selected_round=0
@@ -110,7 +110,7 @@ class _ByNumber:
         self.loader = Loader(
             _Readable(data),
             batch_sampler=self.order,
-            collate_fn=_Collate(mix),
+            collate_fn=_Collate(together),
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
         )
@@ -162,18 +162,17 @@ class _Readable(Dataset[Any]):
 
 
 class _Collate:
-    """A batch of what could be read, mixed; and what could not."""
+    """A batch of what could be read, finished; and what could not."""
 
-    def __init__(self, mix: _Mix | None) -> None:
-        self.mix = mix
+    def __init__(self, together: _Together) -> None:
+        self.together = together
 
     def __call__(self, items: list[Any]) -> tuple[Any, dict[str, str]]:
         damaged = {f"image {item[0]}": str(item[1]) for item in items if isinstance(item[1], DataError)}
         whole = [item for item in items if not isinstance(item[1], DataError)]
         if len(whole) < 2:  # nothing that BatchNorm could learn from
             return None, damaged
-        images, labels = default_collate(whole)
-        return (self.mix(images, labels) if self.mix else (images, labels)), damaged
+        return self.together(*default_collate(whole)), damaged
 
 
 # -- tar shards -------------------------------------------------------------------------------------------------
@@ -189,7 +188,7 @@ class _Streamed:
     indices = None
 
     def __init__(
-        self, data: Shards, recipe: Recipe, size: int, workers: int, mix: _Mix | None, processes: Processes
+        self, data: Shards, recipe: Recipe, size: int, workers: int, together: _Together, processes: Processes
     ) -> None:
         if recipe.repeats > 1:
             raise DataError(
@@ -200,7 +199,7 @@ class _Streamed:
             raise DataError(
                 f"{processes.count} processes cannot share {len(data.shards)} tar shards: write as many or more"
             )
-        self.data, self.workers, self.mix, self.processes = data, workers, mix, processes
+        self.data, self.workers, self.together, self.processes = data, workers, together, processes
         images = len(data) // processes.count
         self.size, self.seed = min(size, images), 0
         self.count = images // self.size
@@ -212,10 +211,10 @@ class _Streamed:
         self.seed = seed
 
     def batches(self, note: Callable[[dict[str, str]], None]) -> Iterator[tuple[Tensor, Tensor]]:
-        return joined(self._parts(note), self.size, self.mix or (lambda x, y: (x, y)))
+        return joined(self._parts(note), self.size, self.together)
 
     def _parts(self, note: Callable[[dict[str, str]], None]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Without end: full batches, mixed, and the rests of workers, not yet mixed.
+        """Without end: full batches, finished, and the rests of workers, which are not.
 
         Going through shards again only fills up what the first time left, so then images come one by one.
         """
@@ -223,7 +222,7 @@ class _Streamed:
             some, size = False, 1 if again else self.size
             data = self.data.shuffled(self.seed, self.processes.index, self.processes.count, again=again)
             for part, damaged in Loader(
-                _Parts(data, size, None if again else self.mix),
+                _Parts(data, size, None if again else self.together),
                 batch_size=None,
                 num_workers=data.workers(self.workers),
                 pin_memory=torch.cuda.is_available(),
@@ -237,10 +236,10 @@ class _Streamed:
 
 
 class _Parts(IterableDataset[Any]):
-    """What a worker makes of its shards: full batches, mixed, and at last the rest; and what could not be read."""
+    """What a worker makes of its shards: full batches, and at last the rest, unfinished; and what could not be read."""
 
-    def __init__(self, data: Shards, size: int, mix: _Mix | None) -> None:
-        self.data, self.size, self.mix = data, size, mix
+    def __init__(self, data: Shards, size: int, together: _Together | None) -> None:
+        self.data, self.size, self.together = data, size, together
 
     def __iter__(self) -> Iterator[tuple[tuple[Tensor, Tensor] | None, dict[str, str]]]:
         whole: list[Any] = []
@@ -252,7 +251,7 @@ class _Parts(IterableDataset[Any]):
             whole.append(item)
             if len(whole) == self.size:
                 images, labels = default_collate(whole)
-                yield self.mix(images, labels) if self.mix else (images, labels), damaged
+                yield self.together(images, labels) if self.together else (images, labels), damaged
                 whole, damaged = [], {}
         if whole:
             images, labels = default_collate(whole)
@@ -264,15 +263,47 @@ class _Parts(IterableDataset[Any]):
 # -- preparing --------------------------------------------------------------------------------------------------
 
 
-def _mixing(recipe: Recipe, classes: int) -> _Mix | None:
-    """Mixup and CutMix, one of them for each batch."""
-    kinds: list[Any] = [v2.MixUp(alpha=recipe.mixup, num_classes=classes)] if recipe.mixup else []
-    kinds += [v2.CutMix(alpha=recipe.cutmix, num_classes=classes)] if recipe.cutmix else []
-    return v2.RandomChoice(kinds) if kinds else None
+class _Numbers:
+    """Pixels from 0 to 255, of an image or of a batch at once, as normalised numbers."""
+
+    def __init__(self, config: DataConfig) -> None:
+        self.mean, self.std = (torch.tensor(each)[:, None, None] for each in (config.mean, config.std))
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return pixels.float().div_(255).sub_(self.mean).div_(self.std)
+
+
+class _Finish:
+    """The part of the preparation that is cheaper for a whole batch: numbers, then mixup or CutMix."""
+
+    def __init__(self, steps: list[Callable[[Tensor], Tensor]], recipe: Recipe, classes: int) -> None:
+        self.steps = steps
+        kinds: list[Any] = [v2.MixUp(alpha=recipe.mixup, num_classes=classes)] if recipe.mixup else []
+        kinds += [v2.CutMix(alpha=recipe.cutmix, num_classes=classes)] if recipe.cutmix else []
+        self.mix = v2.RandomChoice(kinds) if kinds else None  # one of them for each batch
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        for step in self.steps:
+            images = step(images)
+        return self.mix(images, labels) if self.mix else (images, labels)
+
+
+def _preparing(config: DataConfig, recipe: Recipe) -> tuple[Callable[[Any], Tensor], _Together]:
+    """What is done with each image, and what with a batch of them."""
+    steps, last = _augmenting(config, recipe), [_Numbers(config)]
+    if recipe.random_erasing:  # rectangles of normalised images, another one in each
+        steps, last = [*steps, *last, transforms.RandomErasing(recipe.random_erasing)], []
+    return transforms.Compose(steps), _Finish(last, recipe, len(config.classes))
 
 
 def training_transform(config: DataConfig, recipe: Recipe) -> Callable[[Any], Tensor]:
-    """How an image becomes an input `[channels, size, size]` in training."""
+    """How an image becomes an input `[channels, size, size]` in training; only mixing is left out."""
+    each, together = _preparing(config, recipe)
+    assert isinstance(together, _Finish)
+    return transforms.Compose([each, *together.steps])
+
+
+def _augmenting(config: DataConfig, recipe: Recipe) -> list[Any]:
     size = recipe.image_size or config.image_size
     interpolation: Any = str_to_interp_mode(recipe.interpolation or config.interpolation)
     kind = recipe.augment or ("characters" if config.name.lower() in CHARACTERS else "crop")
@@ -288,7 +319,4 @@ def training_transform(config: DataConfig, recipe: Recipe) -> Callable[[Any], Te
         steps.append(transforms.TrivialAugmentWide(interpolation=interpolation))
     if kind == "rand":
         steps.append(transforms.RandAugment(interpolation=interpolation))
-    steps += [transforms.ToTensor(), transforms.Normalize(config.mean, config.std)]
-    if recipe.random_erasing:
-        steps.append(transforms.RandomErasing(recipe.random_erasing))
-    return transforms.Compose(steps)
+    return [*steps, transforms.PILToTensor()]
