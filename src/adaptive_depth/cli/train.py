@@ -26,7 +26,7 @@ _Data = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|DIR",
-        help="digits, torch/cifar10, hfds/NAME, ..., or a folder with train/ and val/, one folder a class.",
+        help="digits, torch/cifar10, hfds/NAME, wds/DIR, ..., or a folder with train/ and val/.",
         show_default=False,
     ),
 ]
