@@ -24,7 +24,8 @@ class Recipe:
     Attributes:
         model: a name for `create_model`; may be left out where a network is given.
         model_kwargs: arguments of its constructor.
-        data: `"digits"`, `"torch/cifar10"`, `"hfds/NAME"`, `"wds/FOLDER"` or a folder; may be left out where batches are given.
+        data: `"digits"`, `"torch/cifar10"`, `"hfds/NAME"`, `"wds/FOLDER"` or a folder; may be left out where batches
+            are given.
 
         epochs: passes over the training images.
         batch_size: images in an optimiser step, over all processes and accumulated parts.
