@@ -5,6 +5,7 @@ import io
 import json
 import math
 import random
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 import adaptive_depth as ad
+from adaptive_depth.training import loop
 from adaptive_depth.training.loop import Epoch, History, StepResult, distil, seeded, supervise, train
 
 SMALL = {"channels": [4, 4, 8, 8], "in_chans": 1, "num_classes": 3, "stem_type": "deep", "stem_width": 2}
@@ -121,8 +123,6 @@ def test_supervise_takes_a_criterion():
 
 
 def test_learning_rate_rises_falls_as_a_cosine_and_weights_alone_decay(monkeypatch):
-    from adaptive_depth.training import loop
-
     made, rates = [], []
     create = loop.create_optimizer_v2
     monkeypatch.setattr(loop, "create_optimizer_v2", lambda *a, **k: made.append(create(*a, **k)) or made[0])
@@ -141,8 +141,6 @@ def test_learning_rate_rises_falls_as_a_cosine_and_weights_alone_decay(monkeypat
 
 
 def test_what_a_model_exempts_does_not_decay(monkeypatch):
-    from adaptive_depth.training import loop
-
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
@@ -208,3 +206,44 @@ def test_mistakes_are_told_and_change_nothing(settings, error, said, adaptive):
 def test_something_else_than_a_network():
     with pytest.raises(ad.TrainingError, match="received a str: expected a network"):
         train("resnet18", images(), epochs=1)  # type: ignore[arg-type]
+
+
+def test_the_time_that_training_waits_for_its_loader_is_told():
+    class Slow(list):
+        def __iter__(self):
+            for batch in super().__iter__():
+                time.sleep(0.05)
+                yield batch
+
+    step = supervise(nn.Linear(3, 3))
+    quick = [(torch.rand(2, 3), torch.tensor([0, 1]))] * 5
+    waiting = [
+        train(nn.Linear(3, 3), batches, epochs=1, step=step).epochs[0].waiting for batches in (Slow(quick), quick)
+    ]
+    assert 0.5 < waiting[0] <= 1
+    assert 0 <= waiting[1] < waiting[0]
+
+
+def test_speed_counts_what_was_trained_since_the_interruption(monkeypatch):
+    clock = iter([100.0, 102.0])
+    monkeypatch.setattr(loop, "perf_counter", lambda: next(clock))
+    meter = loop._Meter()
+    meter.put({"images": 90, "sums": {"loss": [90.0, "float32"], "accuracy": [9000, "int64"]}}, torch.device("cpu"))
+    y = torch.tensor([0] * 10)
+    meter.add(StepResult(torch.tensor(3.0), torch.eye(2)[y]), y)
+    epoch = meter.epoch(1, None)  # two seconds later
+    assert epoch.images_per_s == 5
+    assert (epoch.loss, epoch.accuracy) == (pytest.approx((90 + 30) / 100), 100)
+    assert meter.to_json() == {"images": 100, "sums": {"loss": [120.0, "float32"], "accuracy": [10000, "int64"]}}
+
+
+def test_the_base_nets_accuracy_is_one_of_the_samples_that_it_saw():
+    """Of four samples it saw the first two, and one of these is right."""
+    x, y = torch.zeros(4, 3), torch.tensor([0, 1, 2, 2])
+    all_right, half_right = torch.eye(3)[y], torch.eye(3)[torch.tensor([0, 2])]
+
+    def step(x, y, backward):
+        return StepResult(torch.tensor(1.0), all_right, torch.tensor(0.5), half_right)
+
+    epoch = train(nn.Linear(3, 3), [(x, y)] * 3, epochs=1, step=step).epochs[0]
+    assert (epoch.accuracy, epoch.base_accuracy, epoch.base_loss) == (100, 50, 0.5)
