@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from inspect import signature
 from typing import Any
 
 import torch
@@ -41,7 +42,10 @@ class Processes:
             return module
         place = next(module.parameters()).device
         devices = [place] if place.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+        # Running statistics are averaged, when they are asked for, and not the first process's copied in every step.
+        new = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
+        apart: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
+        return DistributedDataParallel(module, device_ids=devices, **apart)
 
     def shard(self, module: nn.Module, network: nn.Module) -> None:
         """Spread the parameters over the processes (FSDP2): each block of a network apart, the rest as one.
