@@ -13,7 +13,8 @@ from .adapting import adapt, find_stages
 # training it
 from .training.self_distillation import Losses, SelfDistillation, distillation_loss, feature_loss
 from .training.recipe import Recipe, load_recipe, recipe_names
-from .training.loop import Epoch, History, distil, supervise, train
+from .training.history import Epoch, History, Progress
+from .training.loop import distil, supervise, train
 from .calibration import calibrate
 
 # measuring and choosing
@@ -61,6 +62,7 @@ __all__ = [
     "recipe_names",
     "Epoch",
     "History",
+    "Progress",
     "distil",
     "supervise",
     "train",

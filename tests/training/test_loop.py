@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 import adaptive_depth as ad
+from adaptive_depth.training import history as told
 from adaptive_depth.training import loop
-from adaptive_depth.training.loop import Epoch, History, StepResult, distil, seeded, supervise, train
+from adaptive_depth.training.history import Epoch, History, StepResult
+from adaptive_depth.training.loop import distil, seeded, supervise, train
 
 SMALL = {"channels": [4, 4, 8, 8], "in_chans": 1, "num_classes": 3, "stem_type": "deep", "stem_width": 2}
 
@@ -226,8 +228,8 @@ def test_the_time_that_training_waits_for_its_loader_is_told():
 
 def test_speed_counts_what_was_trained_since_the_interruption(monkeypatch):
     clock = iter([100.0, 102.0])
-    monkeypatch.setattr(loop, "perf_counter", lambda: next(clock))
-    meter = loop._Meter()
+    monkeypatch.setattr(told, "perf_counter", lambda: next(clock))
+    meter = told.Meter()
     meter.put({"images": 90, "sums": {"loss": [90.0, "float32"], "accuracy": [9000, "int64"]}}, torch.device("cpu"))
     y = torch.tensor([0] * 10)
     meter.add(StepResult(torch.tensor(3.0), torch.eye(2)[y]), y)

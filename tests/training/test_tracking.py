@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import adaptive_depth as ad
-from adaptive_depth.training.loop import Epoch, Progress
+from adaptive_depth.training.history import Epoch, Progress
 from adaptive_depth.training.tracking import tracking
 
 RECIPE = ad.Recipe(epochs=2, lr=0.05, milestones=(3, 4), model="resnet18")

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ..network import AdaptiveNetwork
     from ..profiling import Profile
     from ..selection import TradeOffs
-    from ..training.loop import History, Step
+    from ..training.history import History
+    from ..training.loop import Step
 
 # A small four-stage network of timm's own ResNet class, for images of 32 pixels.
 MODEL = "resnet18"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ..data import DataConfig
     from ..network import AdaptiveNetwork
-    from ..training.loop import History
+    from ..training.history import History
     from ..training.recipe import Recipe
 
 NETWORK, DATA, HISTORY, RECIPE = "network.json", "data.json", "history.csv", "recipe.yaml"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from ..training.loop import Epoch, History, Progress
+    from ..training.history import Epoch, History, Progress
     from ..training.recipe import Recipe
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; an accelerator if there is one.", show_default=False)]

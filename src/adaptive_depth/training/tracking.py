@@ -9,7 +9,7 @@ from accelerate import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 from ..errors import TrainingError, one_line
-from .loop import Epoch, Progress
+from .history import Epoch, Progress
 from .processes import Processes
 from .recipe import Recipe
 
