@@ -386,3 +386,22 @@ def test_a_profile_tells_the_device_and_prints_every_sub_network():
 )
 def test_units_of_multiply_adds(largest, unit):
     assert macs_unit(largest)[1] == unit
+
+
+def test_a_batch_of_keyword_arguments(nets):
+    class Named(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, pixel_values):
+            return {"logits": self.inner(pixel_values)}
+
+    stages = [
+        Stage([f"inner.{p}" for p in s.mandatory], [f"inner.{p}" for p in s.skippable]) for s in nets.chain_stages()
+    ]
+    network = nets.chain()
+    x = torch.zeros(2, 3, 8, 8)
+    plain = profile(network, x, latency=False)
+    named = profile(adapt(Named(network.model), stages), {"pixel_values": x}, latency=False)
+    assert [cost.macs for cost in named.costs.values()] == [cost.macs for cost in plain.costs.values()]

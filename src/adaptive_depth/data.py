@@ -14,7 +14,7 @@ from torchvision import transforms
 
 from .errors import DataError
 from .image_sets import Digits as Digits
-from .image_sets import ImageSet, Loader, Shards, locate, open_set
+from .image_sets import ImageSet, Loader, Readable, Shards, collate_readable, locate, open_set
 from .modes import evaluating
 from .network import AdaptiveNetwork
 
@@ -194,6 +194,7 @@ def create_loader(
     workers: int = 0,
     download: bool = False,
     share: tuple[int, int] = (0, 1),
+    leave_out_damaged: bool = False,
 ) -> "DataLoader[tuple[Tensor, Tensor]]":
     """Batches of one part for evaluation and calibration, `[batch, channels, size, size]` and `[batch]`.
 
@@ -206,6 +207,7 @@ def create_loader(
         download: fetch a named set that is not there.
         share: `(index, count)`, every `count`-th image from number `index` on: one of `count` shares that hold each
             image once.
+        leave_out_damaged: batches are smaller by the images that cannot be read, which are an error otherwise.
 
     Raises:
         DataError: as for `open_data`; a batch size or number of workers that is too small; a share that is none.
@@ -222,12 +224,16 @@ def create_loader(
             data = data.shuffled(int(torch.empty((), dtype=torch.int64).random_().item()))
     elif count > 1:
         data = Subset(data, range(index, len(data), count))
+    streamed = isinstance(data, Shards)
+    if leave_out_damaged:
+        data = data.readable() if streamed else Readable(data)
     return Loader(
         data,
         batch_size=batch_size,
-        shuffle=shuffle and not isinstance(data, Shards),
+        shuffle=shuffle and not streamed,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
+        collate_fn=collate_readable if leave_out_damaged else None,
     )
 
 

@@ -175,6 +175,8 @@ def profile(
     chosen = [parse_skip(skip, len(network.stages)) for skip in asked]
     if not chosen:
         raise MeasurementError(f"skips={skips!r} names no sub-network: expected some of {', '.join(network.skips)}")
+    if len(example) == 1 and isinstance(example[0], Mapping):  # a batch of Hugging Face's
+        example, kwargs = (), {**example[0], **kwargs}
     device, batch_size = _device_and_batch(example, kwargs)
     if latency and device.type == "meta":
         raise MeasurementError("the example is on the meta device, which computes nothing: pass latency=False")

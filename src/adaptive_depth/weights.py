@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from .errors import CheckpointError
 
+_STRANGE = 0.1  # the largest part of tensors that may find no place: a head for other classes, say
+
 
 class _Ignored:
     """Takes the place of a training script's options, which are no tensors and are not wanted."""
@@ -34,8 +36,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds more than tensors, which is not read because it could run code ({_first_line(error)}): save "
-            "its state dict alone"
+            f"{path} holds more than tensors (a whole model, say), which is not read because it could run code: save "
+            "its state dict alone, torch.save(model.state_dict(), ...)"
         ) from error
     except Exception as error:
         raise CheckpointError(
@@ -59,7 +61,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> list[str]:
         The names that stayed.
 
     Raises:
-        CheckpointError: a file that cannot be read, or less than half of the model's tensors in it.
+        CheckpointError: a file that cannot be read, or that is of another model: more than a tenth of the model's
+            tensors, or of the file's, find no place.
 
     Example:
         >>> import tempfile, torch, adaptive_depth as ad
@@ -71,13 +74,18 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> list[str]:
     theirs, ours = read_state_dict(path), model.state_dict()
     fitting = {name: tensor for name, tensor in theirs.items() if name in ours and ours[name].shape == tensor.shape}
     stayed = [name for name in ours if name not in fitting]
-    if len(fitting) < len(ours) / 2:
+    unused = [name for name in theirs if name not in fitting]
+    if max(len(stayed) / len(ours), len(unused) / len(theirs)) > _STRANGE:
         raise CheckpointError(
-            f"{path} is of another model: only {len(fitting)} of {len(ours)} tensors fit (missing or of another shape: "
-            f"{', '.join(stayed[:3])}, ...)"
+            f"{path} is of another model: {len(fitting)} of its {len(theirs)} tensors fit the model's {len(ours)} "
+            f"(missing or of another shape: {_some(stayed)}; not in the model, or of another shape: {_some(unused)})"
         )
     model.load_state_dict(fitting, strict=False)
     return stayed
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
 
 
 def _first_line(error: Exception) -> str:

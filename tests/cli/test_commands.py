@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 
@@ -118,13 +120,13 @@ def test_train_keeps_an_old_run_unless_told_otherwise(call, train_arguments, run
 
 def test_who_watches_sees_both_losses_and_the_time_left(call, train_arguments, tmp_path, monkeypatch):
     monkeypatch.setenv("TTY_COMPATIBLE", "1")  # as if stderr were a terminal
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "110")
     status, _, err = call(*train_arguments, f"--output={tmp_path / 'a'}")
     assert status == 0
     number = r"\d+\.\d"
     line = (
-        rf"training .* \d/8 .*\d:\d\d.* epoch 1 of 2, [\d,]+ images/s, super-net: loss {number}+, "
-        rf"training accuracy {number} %; base-net: {number}+, {number} %"
+        rf"training .* \d/8 .*\d:\d\d.*\s+epoch 1 of 2, [\d,]+ images/s, super-net: loss {number}+, "
+        rf"training accuracy {number} %; base-net: [\d.e-]+, {number} %"
     )
     assert re.search(line, re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", err)), err
 
@@ -146,6 +148,76 @@ def test_trackers_and_averaged_weights(call, train_arguments, tmp_path):
     assert call(*train_arguments, f"--output={plain}")[0] == 0
     weights = [torch.cat([p.flatten() for p in ad.load(each).parameters()]) for each in (run, plain)]
     assert not torch.equal(*weights)
+
+
+def test_damaged_images_cost_neither_the_calibration_nor_the_last_epoch(call, train_arguments, pictures, tmp_path):
+    folder = shutil.copytree(pictures, tmp_path / "pictures")
+    (folder / "train" / "left" / "3.png").write_text("no image")
+    (folder / "val" / "right" / "2.png").write_text("no image")
+    arguments = [f"--data={folder}" if each.startswith("--data=") else each for each in train_arguments]
+    arguments += ["--set=skip_damaged=0.1", f"--output={tmp_path / 'run'}"]
+    status, _, err = call(*arguments)
+    assert status == 2  # in validation, and nothing is lost
+    assert re.search(r"Error: image .*2\.png cannot be read", err)
+    assert [path.stem for path in (tmp_path / "run" / "checkpoints").glob("step-*.json")].count("step-00000008") == 1
+    shutil.copy(folder / "val" / "right" / "1.png", folder / "val" / "right" / "2.png")
+    status, _, err = call(*arguments, "--resume")
+    assert status == 0, err
+    assert err.count("epoch 2 of 2") == 1
+    assert ad.load(tmp_path / "run").calibrated  # on the images that can be read
+    status, _, err = call(*arguments, "--overwrite")
+    assert (status, "1 training image could not be read and left out: " in err) == (0, True)
+
+
+def test_weights_are_told_apart(call, train_arguments, tmp_path):
+    small = {"channels": [4, 4, 8, 8], "in_chans": 1, "stem_type": "deep", "stem_width": 2}
+    paths = {}
+    for name, classes in (("resnet18", 7), ("resnet34", 3), ("resnet50", 3)):
+        paths[name] = tmp_path / f"{name}.pth"
+        torch.save(ad.create_model(name, num_classes=classes, **small).state_dict(), paths[name])
+    base = [*train_arguments, "--epochs=1"]
+    status, _, err = call(*base, f"--weights={paths['resnet18']}", f"--output={tmp_path / 'a'}")
+    assert status == 0
+    assert "resnet18.pth, or of another shape, so as they were made: fc.weight, fc.bias" in err
+    for name in ("resnet34", "resnet50"):
+        status, _, err = call(*base, f"--weights={paths[name]}", f"--output={tmp_path / 'b'}")
+        assert (status, f"{name}.pth is of another model: " in err) == (2, True)
+    torch.save(ad.create_model("resnet18", **small), tmp_path / "whole.pth")
+    status, _, err = call(*base, f"--weights={tmp_path / 'whole.pth'}", f"--output={tmp_path / 'b'}")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "holds more than tensors (a whole model, say), which is not read because it could run code: save its" in err
+    status, _, err = call(*base, f"--weights={paths['resnet18']}", "--pretrained", f"--output={tmp_path / 'b'}")
+    assert (status, "two places to start from: name one of them" in err) == (2, True)
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(train_arguments, tmp_path):
+    command = [sys.executable, "-m", "adaptive_depth", *train_arguments, "--epochs=500", f"--output={tmp_path / 'run'}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    first = process.stderr.readline()
+    assert first.startswith("training: epoch 1 of 500"), first
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    found = re.search(r"Asked to stop; a checkpoint of step (\d+) is in .*: go on with resume \(--resume\)", said)
+    assert found, said
+    assert "Traceback" not in said
+    kept = max((tmp_path / "run" / "checkpoints").glob("step-*.json")).stem
+    assert int(kept.removeprefix("step-")) == int(found[1])
+
+
+def test_another_process_that_ended_is_told_in_a_line(call, monkeypatch):
+    def ends(*_):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer")
+
+    monkeypatch.setattr("adaptive_depth.cli.runs.open_run", ends)
+    with pytest.raises(RuntimeError, match="Connection closed"):
+        call("evaluate", "runs/x")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert call("evaluate", "runs/x") == (
+        2, "", "Error: another process of this training ended: the reason is what it said\n",
+    )  # fmt: skip
 
 
 def test_evaluate_says_which_statistics_it_used(call, run):

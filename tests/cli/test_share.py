@@ -128,3 +128,10 @@ def test_images_that_do_not_fit_are_told(call, run, tmp_path):
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "the network has 3 outputs" in err
     assert not (tmp_path / "new").exists()
+
+
+def test_what_an_earlier_call_was_told_stays_in_the_card(call, run, tmp_path, forbidden):
+    folder = tmp_path / "shared"
+    for options, expected in ((["--license=mit"], "mit"), ([], "mit"), (["--license=apache-2.0"], "apache-2.0")):
+        assert call("share", run, folder, *options)[0] == 0
+        assert ModelCard.load(folder / "README.md").data.license == expected

@@ -132,3 +132,10 @@ def test_a_file_of_ones_own(tmp_path) -> None:
         ad.load_recipe(tmp_path / "nowhere.yaml")
     with pytest.raises(ad.TrainingError, match="there is no recipe 'resnet5': did you mean resnet50"):
         ad.load_recipe("resnet5")
+
+
+def test_one_name_stands_for_a_list_of_one():
+    assert ad.Recipe(freeze="layer1").freeze == ("layer1",)
+    assert ad.Recipe(validate="FFFF").validate == ("FFFF",)
+    with pytest.raises(ad.TrainingError, match=r"freeze=True: input should be a list, such as \[conv1, layer1\]"):
+        ad.Recipe(freeze=True)

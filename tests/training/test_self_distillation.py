@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+from collections import UserDict
 from collections.abc import Callable
 
 import numpy as np
@@ -782,3 +783,29 @@ def test_inputs_by_name_and_by_position(nets, form, share) -> None:
             assert ad.train(network, [batch], epochs=1, lr=0.01).epochs[0].loss > 0
             assert ad.calibrate(network, [batch]) == 1
             assert set(ad.evaluate(network, [batch])) == set(network.skips)
+
+
+def test_what_tokenizers_return_is_a_dict_too(nets) -> None:
+    stages = [
+        ad.Stage([f"inner.{p}" for p in s.mandatory], [f"inner.{p}" for p in s.skippable]) for s in nets.chain_stages()
+    ]
+    x = inputs("chain")
+    network = ad.adapt(Named(nets.chain().model), stages).eval()
+    for share in (1.0, 0.5):
+        objective = ad.SelfDistillation(network, distil_share=share)
+        expected = objective({"pixel_values": x}, Y)
+        for form in (objective, objective.backward):
+            losses = form(UserDict(pixel_values=x), Y)
+            assert losses.total.item() == pytest.approx(expected.total.item())
+
+
+def test_in_inference_mode_there_are_losses_without_graphs(nets) -> None:
+    network = nets.resnet().eval()
+    objective = ad.SelfDistillation(network)
+    x = inputs("resnet")
+    expected = objective(x, Y)
+    with torch.inference_mode():
+        for given in (x, x.clone()):  # the second one is a tensor of that mode
+            losses = objective(given, Y)
+            assert not losses.total.requires_grad
+            assert losses.total.item() == pytest.approx(expected.total.item())

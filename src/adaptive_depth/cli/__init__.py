@@ -1,5 +1,6 @@
 """The commands: one thin file each. Libraries that load slowly are imported inside the commands that need them."""
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -61,6 +62,10 @@ def main(arguments: list[str] | None = None) -> int:
         said, status = str(error), 2
     except _UsageError as error:
         said, status = error.format_message(), 2
+    except RuntimeError as error:
+        if os.environ.get("WORLD_SIZE", "1") == "1" or not any(name in str(error) for name in ("gloo", "NCCL")):
+            raise
+        said, status = "another process of this training ended: the reason is what it said", 2
     if said:
         print(f"Error: {' '.join(said.split())}", file=sys.stderr)  # noqa: T201
     return status

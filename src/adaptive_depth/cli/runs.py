@@ -271,7 +271,8 @@ def calibrate_on(
     from ..data import create_loader
 
     batch_size = max(2, batch_size // share[1])
-    loader = create_loader(config, "train", batch_size=batch_size, shuffle=True, workers=workers, share=share)
+    chosen: Any = {"shuffle": True, "workers": workers, "share": share, "leave_out_damaged": True}
+    loader = create_loader(config, "train", batch_size=batch_size, **chosen)
     limit = -(-images // (batch_size * share[1]))
     with show.watched(loader, "calibrating") as batches:
         return calibrate(network, batches, limit=limit, across_processes=across_processes)

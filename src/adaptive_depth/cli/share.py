@@ -41,13 +41,15 @@ def share(
         raise typer.BadParameter(f"--push: {target} is a folder here; name the repository, USER/NAME")
     network = runs.open_run(run)
     table = _read_table(run)
-    given = {"license": license, "base_model": base_model}
+    folder = Path(target).expanduser()
+    before = _told_before(folder)  # what an earlier call was told stays
+    given = {"license": license or before.get("license"), "base_model": base_model or before.get("base_model")}
     content: dict[str, Any] = {
         "tradeoffs": table,
         "preprocessing": _read_preprocessing(run, network),
         "model_card_kwargs": {name: value for name, value in given.items() if value is not None},
     }
-    folder, url = Path(target).expanduser(), None
+    url = None
     if push:
         url = network.push_to_hub(target, private=private or None, commit_message="Share a network", **content)
     else:
@@ -56,13 +58,26 @@ def share(
         show.as_json({"run": str(run), "target": target, "url": url, "tradeoffs": table is not None})
         return
     if table is None:
-        typer.echo(f"The card has no table of trade-offs: measure it with {show.command('select', run)}")
+        typer.echo(
+            f"The card has no table of trade-offs: measure it with {show.command('profile', run)}, then "
+            f"{show.command('select', run)}"
+        )
     if push:
         typer.echo(f"Pushed to {target}: {url}")
         return
     typer.echo(f"Written to {folder}. Look at {folder / 'README.md'}; then put the folder on the Hub with either of")
     typer.echo(f"  {show.command('share', run, 'USER/NAME', '--push')}")
     typer.echo(f"  hf upload USER/NAME {folder}   (with what you changed in the card)")
+
+
+def _told_before(folder: Path) -> dict[str, Any]:
+    """The metadata of the card that stands in a folder already."""
+    from huggingface_hub import ModelCard
+
+    try:
+        return ModelCard.load(folder / "README.md").data.to_dict()
+    except (OSError, ValueError):
+        return {}
 
 
 def _read_table(run: Path) -> Any:

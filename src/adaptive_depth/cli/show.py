@@ -14,6 +14,17 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+class _Bar(Progress):
+    """A progress bar with a text in a line of its own, which may be longer than what a bar leaves."""
+
+    def get_renderables(self) -> Iterator[Any]:
+        yield from super().get_renderables()
+        for task in self.tasks:
+            if task.fields["note"]:
+                yield Text(task.fields["note"])
 
 
 @contextmanager
@@ -29,9 +40,8 @@ def progress(what: str) -> Iterator[Callable[..., None]]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    with _Bar(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(what, total=None, note="")
 
         def advance(
@@ -46,7 +56,9 @@ def progress(what: str) -> Iterator[Callable[..., None]]:
             if live is not None and console.is_terminal and monotonic() - shown > 0.5:
                 shown, fields = monotonic(), {"note": live()}
             bar.update(task, completed=done, total=total, **fields)
-            if note and not console.is_terminal:
+            if note and console.is_terminal:  # stays above the bar
+                console.print(f"{what}: {note}", highlight=False)
+            elif note and not console.quiet:
                 typer.echo(f"{what}: {note}", err=True)
 
         yield advance

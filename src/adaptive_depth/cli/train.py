@@ -108,6 +108,8 @@ def train(
         raise typer.BadParameter("Missing argument 'MODEL': a timm name (resnet50), torchvision/NAME, or a --recipe")
     if chosen.data is None:
         raise typer.BadParameter("Missing option '--data': digits, torch/cifar10, ..., or a folder")
+    if weights is not None and pretrained:
+        raise typer.BadParameter("--weights and --pretrained are two places to start from: name one of them")
     runs.claim(output, overwrite=overwrite, resume=resume)
     place = runs.pick_device(device)
     result, history = _train(
@@ -150,7 +152,7 @@ def _train(
         arguments = {"num_classes": len(class_names(recipe.data, root=root, download=download)), **recipe.model_kwargs}
         plain = create_model(recipe.model, pretrained=pretrained, **arguments)
         if weights is not None and (stayed := load_weights(plain, weights)):
-            typer.echo(f"Not in {weights}, so as they were made: {', '.join(stayed)}", err=True)
+            typer.echo(f"Not in {weights}, or of another shape, so as they were made: {', '.join(stayed)}", err=True)
         size = recipe.eval_size or recipe.image_size
         config = configure(
             recipe.data,
@@ -177,7 +179,8 @@ def _train(
                 advance(note=describe(epoch, recipe.epochs))
                 watch.on_epoch(epoch)
 
-            history = fit(
+            history = _until_done(
+                fit,
                 network,
                 batches,
                 recipe,
@@ -189,7 +192,8 @@ def _train(
             )
         if batches.damaged:
             told = "; ".join(f"{name}: {reason}" for name, reason in list(batches.damaged.items())[:3])
-            typer.echo(f"{len(batches.damaged)} training images could not be read and were left out: {told}", err=True)
+            number = f"{len(batches.damaged)} training image{'s' * (len(batches.damaged) > 1)}"
+            typer.echo(f"{number} could not be read and left out: {told}", err=True)
         if processes.is_first:
             runs.save_run(output, network, config, history, recipe)  # before anything else can fail
         before = runs.measure_accuracy(network, validation, across_processes=True)
@@ -209,6 +213,16 @@ def _train(
     return result, history
 
 
+def _until_done(fit: Any, *arguments: Any, **named: Any) -> Any:
+    """Train; where that was interrupted, say how to go on."""
+    try:
+        return fit(*arguments, **named)
+    except KeyboardInterrupt as stop:
+        if str(stop):  # the step was finished, and kept
+            typer.echo(f"{str(stop).capitalize()} (--resume)", err=True)
+        raise
+
+
 def describe(epoch: "Epoch", epochs: int) -> str:
     """An epoch, finished or under way, in a line."""
     said = f"epoch {epoch.epoch} of {epochs}, {epoch.images_per_s:,.0f} images/s"
@@ -216,7 +230,7 @@ def describe(epoch: "Epoch", epochs: int) -> str:
         return f"{said}, loss {epoch.loss:.3f}, training accuracy {epoch.accuracy:.1f} %"
     return (
         f"{said}, super-net: loss {epoch.loss:.3f}, training accuracy {epoch.accuracy:.1f} %; base-net: "
-        f"{epoch.base_loss:.3f}, {epoch.base_accuracy:.1f} %"
+        f"{epoch.base_loss:.3g}, {epoch.base_accuracy:.1f} %"
     )
 
 

@@ -8,10 +8,23 @@ from .digits import Digits
 from .folders import TORCHVISION, open_folder, open_torchvision, unknown
 from .hugging_face import open_hugging_face
 from .indexed import SPLITS, Indexed
-from .loading import Loader, joined
+from .loading import Loader, Readable, collate_readable, joined
 from .shards import Shards, open_shards
 
-__all__ = ["SPLITS", "TORCHVISION", "Digits", "ImageSet", "Indexed", "Loader", "Shards", "joined", "locate", "open_set"]
+__all__ = [
+    "SPLITS",
+    "TORCHVISION",
+    "Digits",
+    "ImageSet",
+    "Indexed",
+    "Loader",
+    "Readable",
+    "Shards",
+    "collate_readable",
+    "joined",
+    "locate",
+    "open_set",
+]
 
 ImageSet = Digits | Indexed | Shards
 # (what follows the prefix, root, split, download, the classes trained on) → a set

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from ..errors import DataError
 
@@ -36,6 +36,28 @@ class Loader(DataLoader[Any]):
             error.__traceback__ = None  # it holds what waits for the workers: so they end here, and not some time later
         del batches
         raise DataError(said.strip())
+
+
+class Readable(Dataset[Any]):
+    """The items of a set; None in the place of one that cannot be read."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.data[index]
+        except DataError:
+            return None
+
+
+def collate_readable(items: list[Any]) -> Batch:
+    """A batch of what could be read; an empty one where nothing could."""
+    whole = [item for item in items if item is not None]
+    return default_collate(whole) if whole else (torch.empty(0), torch.empty(0, dtype=torch.int64))
 
 
 def joined(

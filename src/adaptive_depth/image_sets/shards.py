@@ -55,6 +55,7 @@ class Shards(IterableDataset[tuple[Any, int]]):
         self.shards, self.classes, self.numbers, self.field = shards, classes, numbers, field
         self.transform: Any = None
         self.share = (0, 1)
+        self.damaged_too = True
         self.order: str | None = None  # what the random order follows from; None is the order of the files
 
     def __len__(self) -> int:
@@ -67,6 +68,12 @@ class Shards(IterableDataset[tuple[Any, int]]):
         """Every `count`-th sample, from number `index` on."""
         chosen = copy.copy(self)
         chosen.share = (index, count)
+        return chosen
+
+    def readable(self) -> "Shards":
+        """The same without the samples that cannot be read."""
+        chosen = copy.copy(self)
+        chosen.damaged_too = False
         return chosen
 
     def shuffled(self, seed: int, index: int = 0, count: int = 1, *, again: int = 0) -> "Shards":
@@ -84,9 +91,10 @@ class Shards(IterableDataset[tuple[Any, int]]):
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
         for _, item in self.read():
-            if isinstance(item, DataError):
+            if not isinstance(item, DataError):
+                yield item
+            elif self.damaged_too:
                 raise item
-            yield item
 
     def read(self) -> Iterator[tuple[str, tuple[Any, int] | DataError]]:
         """The name of each sample with its image and label, or with the reason why it has none."""

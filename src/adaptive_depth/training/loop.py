@@ -133,7 +133,7 @@ def train(
     if resume and folder is None:
         raise TrainingError("resume=True without a folder: name the one that holds the checkpoints")
     seed = None if recipe.seed is None else recipe.seed + Processes().index  # each process augments in its own way
-    with seeded(seed), _stopping() as stop, _prepared(network, recipe):
+    with seeded(seed), _stopping(folder is not None) as stop, _prepared(network, recipe):
         run = _Run(network, batches, recipe, step, folder)
         if resume:
             run.go_on()
@@ -230,6 +230,8 @@ class _Run:
         The batches before are drawn once more, from the random numbers of that time, so that those behind them are
         what they would have been.
         """
+        if self.batch == number:  # only the validation was left
+            return
         now = state.random_state(self.device)
         if self.batch:
             state.put_random_state(self.at_start or now, self.device)
@@ -297,7 +299,7 @@ class _Run:
         every = self.recipe.checkpoint_every
         if self.processes.any(stop.is_set(), self.device):
             self.save()
-            where = f"; a checkpoint of step {self.done} is in {self.folder}" if self.folder else ""
+            where = f"; a checkpoint of step {self.done} is in {self.folder}: go on with resume" if self.folder else ""
             raise KeyboardInterrupt(f"asked to stop{where}")
         if every and self.done % every == 0:
             self.save()
@@ -318,6 +320,7 @@ class _Run:
             averaged = self.settled()
             assert isinstance(averaged, AdaptiveNetwork)
             skips = self.recipe.validate or (averaged.skips[0], averaged.skips[-1])
+            self.save()  # an image that cannot be read, say, must not cost the epoch
             measured = evaluate(averaged, validation, skips, across_processes=True)
         self.history.append(replace(told, validation=measured))
         self.epoch, self.batch = self.epoch + 1, 0
@@ -414,17 +417,29 @@ _FREE_TO_CHANGE = ("validate_every", "validate", "checkpoint_every", "keep", "ca
 
 
 @contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """SIGTERM is remembered until the step is done; where that can be (in the main thread)."""
+def _stopping(also_interrupt: bool) -> Iterator[threading.Event]:
+    """SIGTERM is remembered until the step is done; where that can be (in the main thread).
+
+    So is Ctrl-C where a checkpoint can be written; a second one interrupts at once.
+    """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def ask(*_: Any) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+
+    signal.signal(signal.SIGTERM, ask)
+    if also_interrupt:
+        signal.signal(signal.SIGINT, ask)
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -22,12 +22,12 @@ class Processes:
     """How many there are, which one this is, and what they do together."""
 
     def __init__(self) -> None:
-        self.count = int(os.environ.get("WORLD_SIZE", "1"))
-        self.index = int(os.environ.get("RANK", "0"))
-        if self.count > 1 and not dist.is_initialized():
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
             from accelerate import PartialState
 
             PartialState(cpu=not torch.cuda.is_available())
+        started = dist.is_available() and dist.is_initialized()  # by this or by the user's own loop
+        self.count, self.index = (dist.get_world_size(), dist.get_rank()) if started else (1, 0)
 
     @property
     def is_first(self) -> bool:

@@ -55,7 +55,7 @@ class Recipe:
         mixup, cutmix: their parameters; 0 is off.
         label_smoothing: of the super-net's labels.
 
-        freeze: parts of names of parameters that are not trained.
+        freeze: parts of names of parameters that are not trained, such as `["conv1", "layer1"]`.
         skip_aware_norms: double the norms of mandatory blocks; without is the paper's ablation (Table 3).
         alpha, temperature, feature_weight, low_memory, learn_from, teacher, student, distil_share: of
             `SelfDistillation`.
@@ -216,10 +216,12 @@ def recipe_names() -> tuple[str, ...]:
 
 def _checked(name: str, value: Any, kind: Any) -> Any:
     """The value as the field's kind: a list for a tuple will do, and 1e-4, which YAML takes for a text."""
+    if isinstance(value, str) and str(kind).startswith("tuple[str"):
+        value = (value,)
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
-        said = error.errors()[0]["msg"]
+        said = error.errors()[0]["msg"].replace("a valid tuple", "a list, such as [conv1, layer1] or [30, 60]")
         raise TrainingError(f"{name}={value!r}: {said[0].lower()}{said[1:]}") from error
 
 

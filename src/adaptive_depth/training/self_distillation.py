@@ -50,6 +50,10 @@ class Losses:
 class SelfDistillation(nn.Module):
     """The objective of Algorithm 1, for the user's own loop.
 
+    Where a loop wraps its model (for several devices or another precision, as `DistributedDataParallel`, accelerate and
+    the Trainer of transformers do), give it the objective as the model: called on the network inside such a model, it
+    would go past the wrapper.
+
     Arguments:
         network: the network to train.
         criterion: the loss of the super-net's output and the labels; any callable that returns a scalar.
@@ -145,8 +149,12 @@ class SelfDistillation(nn.Module):
             TrainingError: labels out of range, or a loss that is not finite. Nothing was changed then: weights,
                 gradients and running statistics are what they were.
         """
+        if torch.is_inference_mode_enabled():  # tensors of that mode do not tell whether they were changed
+            with torch.inference_mode(False), torch.no_grad():
+                return self.forward(x, y)
         deep, shallow = self._pair()
         with self._unchanged_on_error():
+            x = _plain(x)
             shared = self._prepare(x)
             if self._compiling or self.distil_share < 1:
                 (teacher, taught), (student, learnt) = self._apart(shared, deep, shallow, x)
@@ -181,6 +189,7 @@ class SelfDistillation(nn.Module):
         """
         deep, shallow = self._pair()
         with self._unchanged_on_error():
+            x = _plain(x)
             shared, watch = self._prepare(x), self._watch()
             together = self.distil_share == 1 and not self._compiling
             common = shared.branch([deep, shallow], *arguments(x)) if together else None
@@ -341,6 +350,11 @@ class SelfDistillation(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_shared": None, "_compiled": (None, {})}
+
+
+def _plain(x: Any) -> Any:
+    """A dict for whatever else maps names to tensors, such as the BatchEncoding of tokenizers."""
+    return dict(x) if isinstance(x, Mapping) else x
 
 
 def _drawn(skips: Sequence[str]) -> str:
