@@ -30,13 +30,15 @@ with ad.training.loop.seeded(0):
         network = ad.adapt(timm.create_model("resnet18", channels=(4, 4, 8, 8), num_classes=3))
     x, y = torch.randn(10, 8, 3, 32, 32), torch.randint(3, (10, 8))
     test, labels = torch.randn(11, 3, 32, 32), torch.randint(3, (11,))
-network.double(); x = x.double(); test = test.double()
+cuda = fields.pop("cuda", False)
+device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+network.double().to(device); x = x.double(); test = test.double()
 halves = [(images.chunk(2), labels.chunk(2)) for images, labels in zip(x, y)]
 resume, broken, epochs = fields.pop("resume", False), fields.pop("break", 0), fields.pop("epochs", 1)
 recipe = ad.Recipe(epochs=epochs, batch_size=8, lr=0.05, warmup_epochs=0).changed(fields)
 if not alone:
     batches = [(images[rank], labels[rank]) for images, labels in halves]
-elif kind == "layernorm":
+elif kind == "layernorm" or cuda:  # accelerators normalise together
     batches = list(zip(x, y))
 else:  # one process that normalises the two halves apart: as two parts of one step
     batches = [part for images, labels in halves for part in zip(images, labels)]
@@ -60,7 +62,7 @@ measured = ad.calibrate(network, [x for x, _ in batches], limit=4 if alone else 
 accuracy = ad.evaluate(network, validation, across_processes=True)
 if rank == 0:
     calibrated = {name: value for name, value in network.state_dict().items() if name.startswith("statistics.")}
-    tensors = trained | calibrated
+    tensors = {name: value.cpu() for name, value in (trained | calibrated).items()}
     kinds = sorted({type(value).__name__ for value in network.parameters()})
     told = {"history": history.to_json(), "accuracy": accuracy, "measured": measured, "kinds": kinds}
     torch.save({"tensors": tensors, "told": json.dumps(told)}, out)
@@ -186,7 +188,14 @@ def test_batchnorms_of_all_processes_are_put_back(name, unchanged) -> None:
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="SyncBatchNorm needs two accelerators")
 @pytest.mark.slow
 def test_two_accelerators_normalise_together(tmp_path: Path) -> None:
-    pytest.fail("write this test where there are two accelerators")
+    """As one process does that sees the whole batch, to what kernels that add in another order leave of float64."""
+    together, told = run(tmp_path, "batchnorm", "together", processes=2, sync_batchnorm=True, cuda=True)
+    alone, expected = run(tmp_path, "batchnorm", "alone", processes=1, cuda=True)
+    for name, value in together.items():
+        if not statistics(name):
+            torch.testing.assert_close(value, alone[name], rtol=1e-6, atol=1e-8, msg=lambda _, name=name: name)
+    for field in ("loss", "base_loss"):
+        assert told["history"][0][field] == pytest.approx(expected["history"][0][field], rel=1e-6)
 
 
 def test_recipes_are_public() -> None:
