@@ -37,7 +37,7 @@ def make_step(kind: str) -> Callable[[], None]:
     return distilled_step(kind, ad.adapt(plain(name, "super")), x, y)
 
 
-def main(rounds: int = 7) -> None:
+def main(rounds: int = 13) -> None:
     cost, passed = {}, True
     for name in sys.argv[1:] or ["vit_b_16", "swin_t"]:
         kinds = [f"{name} {kind}" for kind in ("super", "base", "one backward", "low memory", "naive")]
