@@ -1,5 +1,6 @@
 """adaptive-depth train: one training for every depth."""
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ from . import runs, show
 from .stages import GroupSize, Json, Mandatory, ModelKwargs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import torch
 
@@ -166,10 +167,11 @@ def _train(
         example = torch.randn(2, config.channels, config.image_size, config.image_size)
         cut = {"skip_aware": recipe.skip_aware_norms}
         network = runs.as_network(plain, mandatory, group_size, example, **cut).to(place)
-        processes, shown = Processes(), {"workers": workers, "share": (Processes().index, Processes().count)}
+        processes = Processes()
+        shown = {"workers": workers, "share": (processes.index, processes.count)}
         batches = TrainingBatches(config, recipe, workers=workers)
         validation = create_loader(config, "validation", batch_size=2 * recipe.batch_size, **shown)
-        with show.progress("training") as advance, tracking(track, output, recipe) as watch:
+        with show.progress("training") as advance, tracking(track, output, recipe) as watch, _telling_how_to_go_on():
 
             def on_step(now: "Progress") -> None:
                 advance(now.step, now.steps, live=lambda: describe(now.so_far(), recipe.epochs))
@@ -179,8 +181,7 @@ def _train(
                 advance(note=describe(epoch, recipe.epochs))
                 watch.on_epoch(epoch)
 
-            history = _until_done(
-                fit,
+            history = fit(
                 network,
                 batches,
                 recipe,
@@ -213,10 +214,11 @@ def _train(
     return result, history
 
 
-def _until_done(fit: Any, *arguments: Any, **named: Any) -> Any:
-    """Train; where that was interrupted, say how to go on."""
+@contextmanager
+def _telling_how_to_go_on() -> "Iterator[None]":
+    """Where a training inside was interrupted."""
     try:
-        return fit(*arguments, **named)
+        yield
     except KeyboardInterrupt as stop:
         if str(stop):  # the step was finished, and kept
             typer.echo(f"{str(stop).capitalize()} (--resume)", err=True)

@@ -8,7 +8,7 @@ from .digits import Digits
 from .folders import TORCHVISION, open_folder, open_torchvision, unknown
 from .hugging_face import open_hugging_face
 from .indexed import SPLITS, Indexed
-from .loading import Loader, Readable, collate_readable, joined
+from .loading import Loader, Readable, collate_readable, joined, readable
 from .shards import Shards, open_shards
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "joined",
     "locate",
     "open_set",
+    "readable",
 ]
 
 ImageSet = Digits | Indexed | Shards

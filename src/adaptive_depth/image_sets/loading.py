@@ -39,7 +39,7 @@ class Loader(DataLoader[Any]):
 
 
 class Readable(Dataset[Any]):
-    """The items of a set; None in the place of one that cannot be read."""
+    """The items of a set; in the place of one that cannot be read, its index and the error."""
 
     def __init__(self, data: Any) -> None:
         self.data = data
@@ -50,13 +50,18 @@ class Readable(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         try:
             return self.data[index]
-        except DataError:
-            return None
+        except DataError as error:
+            return index, error
+
+
+def readable(items: list[Any]) -> list[Any]:
+    """Those items of a `Readable` set that could be read."""
+    return [item for item in items if not isinstance(item[1], DataError)]
 
 
 def collate_readable(items: list[Any]) -> Batch:
     """A batch of what could be read; an empty one where nothing could."""
-    whole = [item for item in items if item is not None]
+    whole = readable(items)
     return default_collate(whole) if whole else (torch.empty(0), torch.empty(0, dtype=torch.int64))
 
 

@@ -8,13 +8,13 @@ import torch
 from timm.data.distributed_sampler import RepeatAugSampler
 from timm.data.transforms import str_to_interp_mode
 from torch import Tensor
-from torch.utils.data import BatchSampler, Dataset, IterableDataset, default_collate
+from torch.utils.data import BatchSampler, IterableDataset, default_collate
 from torchvision import transforms
 from torchvision.transforms import v2
 
 from ..data import CHARACTERS, Convert, DataConfig, open_data
 from ..errors import DataError
-from ..image_sets import Loader, Shards, joined
+from ..image_sets import Loader, Readable, Shards, joined, readable
 from .processes import Processes
 from .recipe import Recipe
 
@@ -108,7 +108,7 @@ class _ByNumber:
         )
         self.order = _Remembering(self.sampler, min(size, len(self.sampler)))
         self.loader = Loader(
-            _Readable(data),
+            Readable(data),
             batch_sampler=self.order,
             collate_fn=_Collate(together),
             num_workers=workers,
@@ -145,22 +145,6 @@ class _Remembering(BatchSampler):
             yield indices
 
 
-class _Readable(Dataset[Any]):
-    """The items of a set; where one cannot be read, the error in its place."""
-
-    def __init__(self, data: Any) -> None:
-        self.data = data
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> Any:
-        try:
-            return self.data[index]
-        except DataError as error:
-            return index, error
-
-
 class _Collate:
     """A batch of what could be read, finished; and what could not."""
 
@@ -169,7 +153,7 @@ class _Collate:
 
     def __call__(self, items: list[Any]) -> tuple[Any, dict[str, str]]:
         damaged = {f"image {item[0]}": str(item[1]) for item in items if isinstance(item[1], DataError)}
-        whole = [item for item in items if not isinstance(item[1], DataError)]
+        whole = readable(items)
         if len(whole) < 2:  # nothing that BatchNorm could learn from
             return None, damaged
         return self.together(*default_collate(whole)), damaged
