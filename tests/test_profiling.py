@@ -11,8 +11,9 @@ from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
 from adaptive_depth import AdaptiveDepthError, SkipError, Stage, Stages, adapt, profiling
+from adaptive_depth.costs import Profile, macs_unit
 from adaptive_depth.errors import MeasurementError
-from adaptive_depth.profiling import Profile, macs_unit, profile
+from adaptive_depth.profiling import profile
 
 STAGE = Stages((Stage(("blocks.0",), ("blocks.1",), ()),))
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from adaptive_depth import BudgetError
+from adaptive_depth.costs import Cost, Profile
 from adaptive_depth.errors import MeasurementError
-from adaptive_depth.profiling import Cost, Profile
 from adaptive_depth.selection import Row, TradeOffs, tradeoffs
 
 #                 accuracy  macs  parameters  latency

@@ -1,90 +1,9 @@
-"""Residual networks whose depth is chosen at run time. The public names, in the order of the pipeline."""
+"""Residual networks whose depth is chosen at run time.
 
-# a model, and the plan for it
-from .models import create_model
-from .weights import load_weights
-from .stages import Run, Stage, Stages, families, family
+`__init__.pyi` lists the public names, in the order of the pipeline. A name is imported when it is used for the first
+time: values that need no torch, and the command line's help, do not wait for it.
+"""
 
-# a network of 2^N depths
-from .skip import all_skips, parse_skip
-from .network import AdaptiveNetwork
-from .adapting import adapt, find_stages
+import lazy_loader
 
-# training it
-from .training.self_distillation import Losses, SelfDistillation, distillation_loss, feature_loss
-from .training.recipe import Recipe, load_recipe, recipe_names
-from .training.history import Epoch, History, Progress
-from .training.loop import distil, supervise, train
-from .calibration import calibrate
-
-# measuring and choosing
-from .evaluation import evaluate
-from .profiling import Cost, Profile, profile
-from .selection import Row, TradeOffs, tradeoffs
-from .plotting import plot_tradeoffs
-
-# keeping it
-from .checkpoint import load, save
-from .reference import load_reference
-
-# what can go wrong
-from .errors import (
-    AdaptiveDepthError,
-    BudgetError,
-    CheckpointError,
-    DataError,
-    MeasurementError,
-    ModelError,
-    SkipError,
-    StagesError,
-    TrainingError,
-)
-
-__all__ = [
-    "create_model",
-    "load_weights",
-    "Run",
-    "Stage",
-    "Stages",
-    "families",
-    "family",
-    "find_stages",
-    "all_skips",
-    "parse_skip",
-    "AdaptiveNetwork",
-    "adapt",
-    "Losses",
-    "SelfDistillation",
-    "distillation_loss",
-    "feature_loss",
-    "Recipe",
-    "load_recipe",
-    "recipe_names",
-    "Epoch",
-    "History",
-    "Progress",
-    "distil",
-    "supervise",
-    "train",
-    "calibrate",
-    "evaluate",
-    "Cost",
-    "Profile",
-    "profile",
-    "Row",
-    "TradeOffs",
-    "tradeoffs",
-    "plot_tradeoffs",
-    "load",
-    "load_reference",
-    "save",
-    "AdaptiveDepthError",
-    "BudgetError",
-    "CheckpointError",
-    "DataError",
-    "MeasurementError",
-    "ModelError",
-    "SkipError",
-    "StagesError",
-    "TrainingError",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from .costs import macs_unit
 from .errors import CheckpointError, one_line
 from .network import AdaptiveNetwork
-from .profiling import macs_unit
 from .selection import TradeOffs
 
 if TYPE_CHECKING:

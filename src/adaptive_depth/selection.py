@@ -7,8 +7,8 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from numbers import Real
 from typing import Any
 
+from .costs import Profile, macs_unit
 from .errors import BudgetError, MeasurementError
-from .profiling import Profile, macs_unit
 
 COSTS = ("latency_ms", "macs", "parameters")
 _LEAST = {
@@ -232,7 +232,7 @@ def tradeoffs(accuracy: Mapping[str, float], cost: Profile) -> TradeOffs:
             percentage.
 
     Example:
-        >>> from adaptive_depth.profiling import Cost, Profile
+        >>> from adaptive_depth.costs import Cost, Profile
         >>> costs = {"F": Cost("F", 400, 9), "T": Cost("T", 200, 5)}
         >>> print(tradeoffs({"F": 76.0, "T": 75.0}, Profile(costs, 1, {}, {})))
         skip      top-1 %  kMACs a sample    parameters  latency ms

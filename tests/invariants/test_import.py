@@ -9,12 +9,23 @@ OPTIONAL |= {"pytorch_grad_cam", "pytorch_lightning", "rich", "sklearn", "tensor
 OPTIONAL |= {"wandb", "webdataset", "zeus"}
 
 
-def loaded_by(package: str) -> set[str]:
-    code = f"import {package}, json, sys; print(json.dumps([name.split('.')[0] for name in sys.modules]))"
+def loaded_by(packages: str, code: str = "") -> set[str]:
+    code = f"{code}\nimport {packages}, json, sys; print(json.dumps([name.split('.')[0] for name in sys.modules]))"
     return set(json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout))
 
 
-def test_import_loads_nothing_optional() -> None:
+def test_import_loads_neither_torch_nor_anything_optional() -> None:
     loaded = loaded_by("adaptive_depth")
+    assert not {"torch", "timm"} & loaded
+
+
+def test_values_and_choices_need_no_torch() -> None:
+    used = "adaptive_depth.costs, adaptive_depth.selection, adaptive_depth.training.history, adaptive_depth.cli"
+    assert not {"torch", "timm", "matplotlib"} & loaded_by(used)
+
+
+def test_every_public_name_can_be_used_and_loads_nothing_optional() -> None:
+    code = "import adaptive_depth as ad, json, sys; [getattr(ad, name) for name in ad.__all__]"
+    loaded = loaded_by("sys", code)
     assert "torch" in loaded
     assert not OPTIONAL & loaded - loaded_by("timm")  # timm itself loads wandb where that is installed

@@ -16,9 +16,9 @@ from .train import describe
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..costs import Profile
     from ..data import DataConfig
     from ..network import AdaptiveNetwork
-    from ..profiling import Profile
     from ..selection import TradeOffs
     from ..training.history import History
     from ..training.loop import Step

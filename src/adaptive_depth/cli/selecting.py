@@ -24,8 +24,8 @@ def select(
 
     Example: adaptive-depth select runs/demo --latency-ms 1.5
     """
+    from ..costs import Profile
     from ..plotting import plot_tradeoffs
-    from ..profiling import Profile
     from ..selection import tradeoffs
 
     if not runs.is_run(run):

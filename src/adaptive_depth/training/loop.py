@@ -26,7 +26,8 @@ from ..errors import CheckpointError, DataError, TrainingError
 from ..evaluation import evaluate
 from ..network import AdaptiveNetwork
 from . import state
-from .history import Epoch, History, Meter, Progress, StepResult
+from .history import Epoch, History, Progress
+from .meter import Meter, StepResult
 from .processes import Processes, synchronised, whole
 from .recipe import Recipe
 from .self_distillation import SelfDistillation, check_finite, check_labels, logits_of

@@ -1,21 +1,18 @@
-"""Charts of what was measured, as PNG files; nothing is shown and no global state is touched."""
+"""Accuracy against cost."""
 
 import os
-import secrets
 from collections.abc import Iterable, Mapping
 from itertools import cycle
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import MeasurementError
-from .profiling import macs_unit
-from .selection import Row, TradeOffs
+from ..costs import macs_unit
+from ..selection import Row, TradeOffs
+from .figures import FRONT, OTHER, check_path, new_figure, save, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_FRONT, _OTHER = "#1f5fa8", "#9aa5b1"
 _NAMES = {"latency_ms": "latency", "macs": "multiply-adds", "parameters": "parameters"}
 # Where a label may stand, in points from its point, and how it is aligned: the first free place is taken.
 _PLACES = (
@@ -59,30 +56,23 @@ def plot_tradeoffs(
         >>> plot_tradeoffs(table).axes[0].get_xlabel()
         'multiply-adds (GMACs a sample)'
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     name = table.cost_name(cost)
     compare = compare or {}
-    if path is not None and Path(path).suffix.lower() != ".png":
-        raise MeasurementError(f"path {os.fspath(path)!r}: expected a name that ends in .png")
+    check_path(path)
     largest = max([getattr(row, name) for row in table.rows] + [there for there, _ in compare.values()])
     divisor, label = _axis(table, name, largest)
-    figure = Figure(figsize=(7.2, 4.8), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure()
     axes = figure.add_subplot()
     places = _draw_points(axes, table, name, divisor)
     _draw_others(axes, compare, divisor)
     axes.set_xlabel(label)
     axes.set_ylabel("top-1 accuracy (%)")
     axes.set_title(f"Accuracy against {_NAMES[name]} of {len(table.rows)} sub-networks", fontsize=11)
-    axes.grid(alpha=0.25, linewidth=0.6)
     axes.margins(0.08, 0.1)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)
     axes.legend(loc="lower right", fontsize=8, frameon=False)
     _label(figure, axes, places, table.front(name))
-    if path is not None:
-        _save(figure, Path(path))
+    save(figure, path)
     return figure
 
 
@@ -105,14 +95,14 @@ def _draw_points(axes: "Axes", table: TradeOffs, cost: str, divisor: float) -> d
     axes.step(
         *_columns(places[skip] for skip in front),
         where="post",
-        color=_FRONT,
+        color=FRONT,
         linewidth=1,
         alpha=0.6,
         zorder=2,
     )
-    axes.scatter(*_columns(places[skip] for skip in front), s=28, color=_FRONT, label="Pareto front", zorder=3)
+    axes.scatter(*_columns(places[skip] for skip in front), s=28, color=FRONT, label="Pareto front", zorder=3)
     if others:
-        axes.scatter(*_columns(places[skip] for skip in others), s=20, color=_OTHER, label="dominated", zorder=3)
+        axes.scatter(*_columns(places[skip] for skip in others), s=20, color=OTHER, label="dominated", zorder=3)
     return places
 
 
@@ -165,13 +155,3 @@ def _label(figure: "Figure", axes: "Axes", places: Mapping[str, tuple[float, flo
                 taken.append(box)
                 break
             text.remove()
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        figure.savefig(draft, format="png")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -1,0 +1,50 @@
+"""What all charts share: a figure without global state, its look, and a file that is written whole."""
+
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import MeasurementError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FRONT, OTHER, ALONE = "#1f5fa8", "#9aa5b1", "#b3541e"
+
+
+def check_path(path: str | os.PathLike[str] | None) -> None:
+    """Raise a MeasurementError where a picture cannot be written under this name."""
+    if path is not None and Path(path).suffix.lower() != ".png":
+        raise MeasurementError(f"path {os.fspath(path)!r}: expected a name that ends in .png")
+
+
+def new_figure(width: float = 7.2, height: float = 4.8) -> "Figure":
+    """An empty figure, in inches, that no global list knows."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def tidy(axes: "Axes") -> None:
+    """A light grid, no frame above and to the right."""
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save(figure: "Figure", path: str | os.PathLike[str] | None) -> None:
+    """Write a PNG file, where a path is given; one of that name is replaced at once, so nobody reads half a file."""
+    if path is None:
+        return
+    place = Path(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+    try:
+        figure.savefig(draft, format="png")
+        draft.replace(place)
+    finally:
+        draft.unlink(missing_ok=True)
