@@ -10,9 +10,10 @@ import torchvision
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
-from adaptive_depth import AdaptiveDepthError, SkipError, Stage, Stages, adapt, profiling
+from adaptive_depth import AdaptiveDepthError, SkipError, Stage, Stages, adapt
 from adaptive_depth.costs import Profile, macs_unit
 from adaptive_depth.errors import MeasurementError
+from adaptive_depth.measuring import energy, timing
 from adaptive_depth.profiling import profile
 
 STAGE = Stages((Stage(("blocks.0",), ("blocks.1",), ()),))
@@ -201,8 +202,8 @@ def test_a_compiled_network_is_counted_like_an_eager_one():
 def clock(monkeypatch):
     """A clock that only moves when a test moves it."""
     time = SimpleNamespace(ns=0)
-    monkeypatch.setattr(profiling, "perf_counter_ns", lambda: time.ns)
-    monkeypatch.setattr(profiling, "perf_counter", lambda: time.ns / 1e9)
+    monkeypatch.setattr(timing, "perf_counter_ns", lambda: time.ns)
+    monkeypatch.setattr(timing, "perf_counter", lambda: time.ns / 1e9)
     return time
 
 
@@ -233,7 +234,7 @@ def test_latency_is_the_time_of_one_pass_in_milliseconds(clock):
 @pytest.mark.parametrize(("rounds", "low", "high"), [(5, None, None), (6, 1, 6), (9, 2, 8), (20, 6, 15), (100, 40, 61)])
 def test_the_interval_of_the_median_is_that_of_the_sign_test(clock, rounds, low, high):
     net = linear_net()
-    passes = iter([0, 0, *range(1, rounds + 1)])  # the first two check and count
+    passes = iter([0, 0, 0, *range(1, rounds + 1), 0])  # before it is checked, counted and started, then its memory
 
     def do(skip):
         clock.ns += next(passes) * 1_000_000
@@ -253,7 +254,7 @@ def test_every_round_runs_every_sub_network_in_an_order_of_its_own():
         calls = []
         each_pass(net, calls.append)
         profile(net, torch.zeros(1, 4), rounds=5, warmup=1)
-        return calls[1 + 4 + 4 :]  # after the check, the count, and the warm-up
+        return calls[1 + 4 + 4 + 4 : -4]  # after check, count, start and warm-up; before the memory is measured
 
     calls = run()
     rounds = [tuple(calls[start : start + 4]) for start in range(0, len(calls), 4)]
@@ -271,19 +272,149 @@ def test_rounds_follow_from_the_seconds_that_are_given(clock, round_s, seconds, 
     each_pass(net, advance(clock, {"F": int(round_s * 0.6e9), "T": int(round_s * 0.4e9)}))
     seen = []
     profile(net, torch.zeros(1, 4), seconds=seconds, on_progress=lambda *progress: seen.append(progress))
-    assert len(seen) == rounds
-    assert seen[-1] == (rounds, rounds)
+    timed = [told for told in seen if told[2] == "latency"]
+    assert len(timed) == rounds
+    assert timed[-1] == (rounds, rounds, "latency")
 
 
 def test_progress_is_told_after_each_round():
     seen = []
-    profile(linear_net(), torch.zeros(1, 4), rounds=3, on_progress=lambda *progress: seen.append(progress))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    example, tell = torch.zeros(1, 4), lambda *progress: seen.append(progress)
+    profile(linear_net(), example, rounds=3, batch_sizes=[2], on_progress=tell)
+    start, timed = [(1, 2, "warming up"), (2, 2, "warming up")], [(1, 3), (2, 3), (3, 3)]
+    rounds = [(*told, what) for what in ("latency", "throughput at batch 2") for told in timed]
+    assert seen == start + rounds
 
 
 def test_without_latency_nothing_is_timed():
     cost = profile(linear_net(), torch.zeros(1, 4), latency=False).costs["F"]
     assert (cost.latency_ms, cost.latency_low_ms, cost.latency_high_ms) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("super_ms", "rounds"),
+    [
+        ([5, 5], 2),  # steady at once
+        ([50, 20, 10, 9, 9], 5),  # 10 and 9 are 10 % apart with the base-net's nothing
+        ([100, 1] * 5, 10),  # never steady
+    ],
+)
+def test_warm_up_ends_when_two_rounds_take_the_same_time(clock, super_ms, rounds):
+    net = linear_net()
+    passes = iter([0, 0, 0, *super_ms, *[9] * 20])
+
+    def do(skip):
+        clock.ns += next(passes) * 1_000_000 if skip == "F" else 1
+
+    each_pass(net, do)
+    assert profile(net, torch.zeros(1, 4), rounds=1).conditions["warmup_rounds"] == rounds
+
+
+def test_throughput_is_that_of_each_batch_size_with_the_samples_in_turn(clock):
+    net = linear_net()
+    seen = {}
+
+    def hook(module, inputs, output):
+        seen.setdefault(len(output), output.detach().clone())
+        clock.ns += (1 + len(output)) * 1_000_000  # a millisecond a pass and one a sample
+
+    net.model.register_forward_hook(hook)
+    example = torch.randn(3, 4)
+    result = profile(net, example, rounds=6, batch_sizes=[1, 7])
+    for cost in result.costs.values():
+        assert cost.throughput == pytest.approx({1: 1000 / 2, 3: 3000 / 4, 7: 7000 / 8})
+    assert torch.allclose(seen[7], seen[3][[0, 1, 2, 0, 1, 2, 0]])
+    assert torch.allclose(seen[1], seen[3][:1])
+    assert "a second, batch 7" in str(result)
+    assert Profile.from_json(json.loads(json.dumps(result.to_json()))) == result
+
+
+# -- memory and energy ----------------------------------------------------------------------------------------------
+
+
+def test_memory_is_weights_input_and_what_is_held_at_the_same_time():
+    net = adapt(Net(lambda: nn.Linear(8, 8)), STAGE, example=torch.zeros(1, 4))
+    costs = profile(net, torch.zeros(100, 4), rounds=1).costs
+    rows = 100 * 4  # bytes of one float32 for each sample
+    weights = {"F": 4 * (4 * 8 + 8 + 2 * (8 * 8 + 8) + 8 * 3 + 3), "T": 4 * (4 * 8 + 8 + 8 * 8 + 8 + 8 * 3 + 3)}
+    # At the end of the last block: its input, inner(input) and their sum, each of 8 numbers; and the stem's output,
+    # which the call of the blocks keeps as its argument, where that is another one than the last block's input.
+    held = {"F": 4 * 8 * rows, "T": 3 * 8 * rows}
+    for skip, cost in costs.items():
+        assert cost.memory_mb == pytest.approx((weights[skip] + 4 * rows + held[skip]) / 1e6, rel=1e-9)
+
+
+def test_measuring_memory_keeps_the_process_quiet(capfd):
+    profile(linear_net(), torch.zeros(1, 4), rounds=1)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
+def rapl(tmp_path, monkeypatch):
+    """Counters as Linux shows those of a processor and its memory; returns what draws microjoules."""
+    from zeus.device import cpu as cpus
+    from zeus.device.cpu import rapl
+
+    package, dram = tmp_path / "intel-rapl:0", tmp_path / "intel-rapl:0" / "intel-rapl:0:0"
+    drawn = {package: 5_000_000, dram: 1_000_000}
+    for place, name in ((package, "package-0"), (dram, "dram")):
+        place.mkdir()
+        (place / "name").write_text(name)
+        (place / "max_energy_range_uj").write_text("1000000000000")
+
+    def draw(microjoules):
+        for place, part in ((package, 0.75), (dram, 0.25)):
+            drawn[place] += microjoules * part
+            (place / "energy_uj").write_text(str(int(drawn[place])))
+
+    draw(0)
+    monkeypatch.setattr(rapl, "RAPL_DIR", str(tmp_path))
+    monkeypatch.setattr(cpus, "_cpus", None)
+    rapl.rapl_is_available.cache_clear()
+    yield draw
+    rapl.rapl_is_available.cache_clear()
+
+
+def test_energy_is_read_from_the_counters_through_zeus(rapl, clock):
+    net = linear_net()
+
+    def do(skip):
+        clock.ns += 100_000_000 if skip == "F" else 50_000_000
+        rapl(3000 if skip == "F" else 1000)
+
+    each_pass(net, do)
+    result = profile(net, torch.zeros(1, 4), rounds=1)
+    assert result.energy == "RAPL, 1 processor package(s) and memory"
+    assert result.costs["F"].energy_mj == pytest.approx(3.0)
+    assert result.costs["T"].energy_mj == pytest.approx(1.0)
+    assert "energy mJ" in str(result)
+    unasked = profile(net, torch.zeros(1, 4), rounds=1, energy=False)
+    assert (unasked.energy, unasked.costs["F"].energy_mj) == ("not measured", None)
+
+
+def test_counters_that_stand_still_measure_nothing(rapl):
+    result = profile(linear_net(), torch.zeros(1, 4), rounds=1)
+    assert (
+        result.energy
+        == "not measurable here: RAPL, 1 processor package(s) and memory stood still while the network ran"
+    )
+    assert result.costs["F"].energy_mj is None
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_without_counters_no_energy_is_made_up(installed, monkeypatch):
+    from zeus.device import cpu as cpus
+    from zeus.device.cpu import rapl
+
+    monkeypatch.setattr(cpus, "_cpus", None)
+    monkeypatch.setattr(rapl, "rapl_is_available", lambda: False)
+    if not installed:
+        monkeypatch.setattr(energy, "find_spec", lambda name: None)
+    result = profile(linear_net(), torch.zeros(1, 4), rounds=1)
+    why = "no energy counter (NVML, RAPL, Jetson) can be read" if installed else "zeus is not installed"
+    assert result.energy.startswith(f"not measurable here: {why}")
+    assert result.costs["F"].energy_mj is None
+    assert f"Energy: {result.energy}." in str(result)
 
 
 # -- state --------------------------------------------------------------------------------------------------------
@@ -328,6 +459,8 @@ def test_modes_and_switches_are_put_back_after_an_error(calls):
         ({"seconds": 0}, r"seconds=0: expected a number above 0"),
         ({"seconds": math.nan}, r"seconds=nan: expected a number above 0"),
         ({"warmup": -1}, r"warmup=-1: expected a whole number of rounds, 0 or more"),
+        ({"batch_sizes": [0]}, r"batch_sizes=\[0\]: expected whole numbers of at least 1, such as \(8, 32\)"),
+        ({"backend": "onnx"}, r"backend='onnx': expected one of eager, compiled"),
         ({"skips": []}, r"skips=\[\] names no sub-network: expected some of F, T"),
     ],
 )
@@ -352,6 +485,21 @@ def test_a_model_that_is_not_adapted_is_refused():
         profile(nn.Linear(4, 4), torch.zeros(1, 4))
 
 
+@pytest.mark.parametrize("failure", [torch.AcceleratorError, torch.OutOfMemoryError])
+def test_a_device_that_goes_away_is_told_and_nothing_is_left_changed(failure):
+    net = adapt(Net(Fails), STAGE, example=torch.zeros(1, 4)).train()
+
+    def fail(*_):
+        raise failure("CUDA error: device is gone", 1) if failure is torch.AcceleratorError else failure("no memory")
+
+    calls = []
+    net.model.head.register_forward_hook(lambda *_: calls.append(1) or (len(calls) > 6 and fail()) or None)
+    message = "cpu failed while it was measured .* nothing of this profile is kept; see that the device answers"
+    with pytest.raises(MeasurementError, match=message):
+        profile(net, torch.zeros(1, 4), rounds=20)
+    assert net.training
+
+
 def test_latency_on_the_meta_device_is_refused():
     with pytest.raises(MeasurementError, match="meta device, which computes nothing: pass latency=False"):
         profile(linear_net(), torch.zeros(1, 4, device="meta"))
@@ -374,12 +522,12 @@ def test_a_profile_tells_the_device_and_prints_every_sub_network():
     assert result.device["processor"]
     assert result.device["torch"] == torch.__version__
     assert result.device["threads"] == torch.get_num_threads()
-    head, titles, supernet, basenet = str(result).splitlines()
+    head, titles, supernet, basenet, *_ = str(result).splitlines()
     assert head.endswith(f"torch {torch.__version__}, batch of 1")
     assert titles.split()[:2] == ["skip", "kMACs"]
     assert supernet.split()[:3] == ["F", "0.184", "211"]
     assert basenet.split()[:3] == ["T", "0.120", "139"]
-    assert supernet.split()[-1] == "-"  # one round is too few for an interval
+    assert supernet.split()[4] == "-"  # one round is too few for an interval
 
 
 @pytest.mark.parametrize(

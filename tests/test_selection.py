@@ -113,7 +113,7 @@ def test_dominance_needs_one_strict_advantage(other, front):
 @pytest.mark.parametrize(
     ("table", "cost", "message"),
     [
-        (TABLE, "energy", "cost='energy': expected one of latency_ms, macs, parameters"),
+        (TABLE, "energy", "cost='energy': expected one of latency_ms, macs, energy_mj"),
         (UNTIMED, "latency_ms", "latency_ms was not measured: profile without latency=False"),
     ],
 )
@@ -168,8 +168,14 @@ def test_ties(rows, limits, skip):
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({}, "no limit was given: expected one or more of latency_ms, macs, parameters, accuracy"),
-        ({"latency": 3}, "unknown limit latency=3: expected one or more of latency_ms, macs, parameters, accuracy"),
+        (
+            {},
+            "no limit was given: expected one or more of latency_ms, macs, energy_mj, memory_mb, parameters, accuracy",
+        ),
+        (
+            {"latency": 3},
+            "unknown limit latency=3: expected one or more of latency_ms, macs, energy_mj, memory_mb, parameters",
+        ),
         ({"macs": math.nan}, "limit macs=nan: expected a finite number above 0"),
         ({"macs": math.inf}, "limit macs=inf: expected a finite number above 0"),
         ({"accuracy": 0.99}, "limit accuracy=0.99: expected percent, such as accuracy=99"),

@@ -19,10 +19,10 @@ from .calibration import calibrate
 
 # measuring and choosing
 from .evaluation import evaluate
-from .costs import Cost, Profile
+from .costs import Cost, Profile, Saving
 from .profiling import profile
-from .selection import Row, TradeOffs, tradeoffs
-from .plotting import plot_tradeoffs
+from .selection import Choice, Row, TradeOffs, tradeoffs
+from .plotting import plot_tradeoffs, plot_training
 
 # keeping it
 from .checkpoint import load, save
@@ -71,11 +71,14 @@ __all__ = [
     "evaluate",
     "Cost",
     "Profile",
+    "Saving",
     "profile",
+    "Choice",
     "Row",
     "TradeOffs",
     "tradeoffs",
     "plot_tradeoffs",
+    "plot_training",
     "load",
     "load_reference",
     "save",

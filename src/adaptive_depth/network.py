@@ -1,6 +1,8 @@
 """stages → network: skip-aware norms, and every sub-network as an ordinary module that shares the weights."""
 
 import copy
+import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -160,6 +162,15 @@ class AdaptiveNetwork(OnTheHub, nn.Module):
         """
         prove(self.model, self.stages, args, kwargs)
         self.proven = True
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the architecture and the cut, not of the weights: what is measured of one network fits all that share it.
+
+        Sixteen hexadecimal digits, from the names and shapes of parameters and buffers and from the stages.
+        """
+        shapes = {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()}
+        return hashlib.sha256(json.dumps([shapes, self.stages.to_json()]).encode()).hexdigest()[:16]
 
     # -- statistics per context ---------------------------------------------------------------------------------
 

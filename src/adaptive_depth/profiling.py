@@ -1,51 +1,34 @@
-"""Cost of every sub-network: multiply-adds, parameters, and latency on the device of an example input."""
+"""Cost of every sub-network: multiply-adds, parameters, and on the device of an example time, memory and energy."""
 
-import platform
-import random
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from statistics import median
-from time import perf_counter, perf_counter_ns
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch._ops import HigherOrderOperator
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from .costs import Cost, Profile
-from .errors import MeasurementError
-from .modes import evaluating, without_fast_paths
+from .costs import Cost, Profile, median_interval
+from .errors import MeasurementError, one_line
+from .measuring.conditions import describe, moment
+from .measuring.energy import energy_of_all, find_meter
+from .measuring.macs import count_macs
+from .measuring.memory import input_bytes, peak_bytes, weight_bytes
+from .measuring.timing import drift, planned, time_all, waiter, warm_up
+from .modes import evaluating
 from .network import AdaptiveNetwork, check_adapted
 from .skip import Skip, parse_skip
 
-# Operators that do no multiply-adds in the field's count, beside pointwise ones and views (`_is_free`).
-_FREE_KINDS = {
-    "copies, joins, index": """_to_copy _unsafe_view as_strided cat clone constant_pad_nd contiguous copy embedding
-        fill flip gather im2col index index_add index_copy index_fill index_put index_select lift_fresh masked_fill
-        masked_scatter masked_select pixel_shuffle pixel_unshuffle channel_shuffle reflection_pad1d reflection_pad2d
-        repeat repeat_interleave replication_pad2d roll scatter scatter_add select_scatter set slice_scatter stack tril
-        triu upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d zero""",
-    "new tensors, scalars": """_local_scalar_dense arange bernoulli empty empty_like empty_permuted empty_strided eye
-        full full_like linspace native_dropout new_empty new_empty_strided new_full new_ones new_zeros normal ones
-        ones_like rand rand_like randint randn randn_like randperm resize scalar_tensor uniform zeros zeros_like""",
-    "reductions, order": """all amax amin aminmax any argmax argmin argsort count_nonzero cummax cumsum
-        linalg_vector_norm logsumexp max mean median min nonzero norm prod sort std std_mean sum topk var var_mean""",
-    "pooling, softmax": """_adaptive_avg_pool2d _adaptive_avg_pool3d _log_softmax _safe_softmax _softmax
-        adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d max_pool2d max_pool2d_with_indices
-        max_pool3d_with_indices""",
-    "normalisation": """_batch_norm_no_update _fused_rms_norm _native_batch_norm_legit
-        _native_batch_norm_legit_no_training cudnn_batch_norm miopen_batch_norm native_batch_norm native_group_norm
-        native_layer_norm""",
-    "pointwise without the tag": "glu hardswish log_sigmoid_forward prelu rrelu_with_noise",
-}
-_FREE = frozenset(" ".join(_FREE_KINDS.values()).split())
+OnProgress = Callable[[int, int, str], None]
 
-_LEAST, _MOST = 6, 100  # rounds chosen by itself; an interval of 95 % needs six
+# What makes a callable of a sub-network, for each backend. Registering another one takes a line here.
+BACKENDS: dict[str, Callable[[nn.Module], Callable[..., Any]]] = {
+    "eager": lambda subnet: subnet,
+    "compiled": lambda subnet: torch.compile(subnet),
+}
 
 
 def profile(
@@ -53,10 +36,13 @@ def profile(
     *example: Any,
     skips: Iterable[Skip] | None = None,
     latency: bool = True,
+    backend: str = "eager",
+    batch_sizes: Sequence[int] = (),
+    energy: bool = True,
     rounds: int | None = None,
-    seconds: float = 10.0,
-    warmup: int = 2,
-    on_progress: Callable[[int, int], None] | None = None,
+    seconds: float = 20.0,
+    warmup: int | None = None,
+    on_progress: OnProgress | None = None,
     **kwargs: Any,
 ) -> Profile:
     """Measure what sub-networks cost on this device for one example input.
@@ -73,16 +59,23 @@ def profile(
         *example, **kwargs: the input, as the original model takes it, such as `[batch, channels, height, width]`,
             on the device of the network. Its first tensor gives the device and, as first dimension, the batch size.
         skips: which sub-networks, one or several; all by default.
-        latency: also measure time. Without, an example and a network on the meta device do.
+        latency: also measure time, memory and energy. Without, an example and a network on the meta device do.
+        backend: what runs the sub-networks: `eager`, or `compiled` (`torch.compile`, which leaves the network itself
+            as it is and takes its time for each sub-network).
+        batch_sizes: further batch sizes to measure the throughput at, with the example's samples repeated.
+        energy: also measure energy, where the device has counters and zeus is installed to read them; it takes half
+            a second for each sub-network, three times. The result says what was read, or why nothing was.
         rounds: how often each sub-network is timed. By default as often as `seconds` allow, 6 to 100 times.
-        seconds: about how long the timing takes where `rounds` is not given; warm-up comes on top.
-        warmup: rounds that are run before and not timed.
-        on_progress: called with (rounds done, rounds in all) after each timed round; the second is an estimate
-            where `rounds` is not given.
+        seconds: about how long the timing takes where `rounds` is not given, for each batch size; warm-up comes on top.
+        warmup: rounds that are run before and not timed; by default as many as it takes until two in a row take the
+            same time (to 5 %), at most ten.
+        on_progress: called with (done, in all, what) after each step; of the timing, the second is an estimate where
+            `rounds` is not given.
 
     Raises:
         SkipError: a skip that does not fit the stages.
-        MeasurementError: rounds, seconds or warm-up out of range, or an example without a tensor.
+        MeasurementError: arguments out of range, an example without a tensor, or a device that failed meanwhile (lost,
+            or out of memory).
 
     Example:
         >>> import adaptive_depth as ad, timm, torch
@@ -91,7 +84,7 @@ def profile(
         >>> result.costs["FFFF"].macs, result.costs["TTTT"].macs
         (37016576, 18142208)
     """
-    _check_measurement(network, rounds, seconds, warmup)
+    _check_measurement(network, rounds, seconds, warmup, batch_sizes, backend)
     asked = network.skips if skips is None else [skips] if isinstance(skips, str) else skips
     chosen = [parse_skip(skip, len(network.stages)) for skip in asked]
     if not chosen:
@@ -101,30 +94,146 @@ def profile(
     device, batch_size = _device_and_batch(example, kwargs)
     if latency and device.type == "meta":
         raise MeasurementError("the example is on the meta device, which computes nothing: pass latency=False")
-    with evaluating(network), torch.no_grad():
+    plan = partial(planned, rounds, seconds)
+    with evaluating(network), torch.no_grad(), _device_failures(device):
         network(*example, **kwargs)  # proves stages written by hand
         subnets = {skip: network.subnet(skip) for skip in chosen}
-        runs = {skip: partial(subnet, *example, **kwargs) for skip, subnet in subnets.items()}
-        counts, uncounted = _count_all(runs)
-        plan = partial(_planned, rounds, seconds)
-        times = _time_all(runs, _waiter(device), warmup, plan, on_progress) if latency else {}
-    costs = {
-        skip: Cost(
-            skip,
-            round(counts[skip] / batch_size),
-            sum(parameter.numel() for parameter in subnet.parameters()),
-            median(times[skip]) if latency else None,
-            *_interval(times.get(skip, ())),
-        )
-        for skip, subnet in subnets.items()
-    }
-    return Profile(costs, batch_size, _describe(device), uncounted)
+        counts, uncounted = count_macs({skip: partial(subnet, *example, **kwargs) for skip, subnet in subnets.items()})
+        costs = {
+            skip: Cost(skip, round(counts[skip] / batch_size), sum(p.numel() for p in subnet.parameters()))
+            for skip, subnet in subnets.items()
+        }
+        found = Profile(costs, batch_size, describe(device), uncounted, backend, network.fingerprint)
+        if not latency:
+            return found
+        bench = _Bench(subnets, example, kwargs, device, BACKENDS[backend], on_progress or _say_nothing)
+        return bench.measure(found, plan, warmup, batch_sizes, energy)
+
+
+class _Bench:
+    """Sub-networks on a device, ready to run."""
+
+    def __init__(
+        self,
+        subnets: Mapping[str, nn.Module],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        device: torch.device,
+        prepare: Callable[[nn.Module], Callable[..., Any]],
+        tell: OnProgress,
+    ) -> None:
+        self.subnets, self.args, self.kwargs, self.device, self.tell = subnets, args, kwargs, device, tell
+        self.callables = {skip: prepare(subnet) for skip, subnet in subnets.items()}
+        self.wait = waiter(device)
+
+    def runs(self, samples: int | None = None) -> dict[str, Callable[[], Any]]:
+        """A pass of each sub-network: of the example, or of so many samples taken from it in turn."""
+        args, kwargs = self.args, self.kwargs
+        if samples is not None:
+            args, kwargs = _resized((args, kwargs), _device_and_batch(args, kwargs)[1], samples)
+        return {skip: partial(run, *args, **kwargs) for skip, run in self.callables.items()}
+
+    def measure(
+        self,
+        found: Profile,
+        plan: Callable[[int, float], int],
+        warmup: int | None,
+        batch_sizes: Sequence[int],
+        energy: bool,
+    ) -> Profile:
+        runs, compiled = self.runs(), {}
+        for done, (skip, run) in enumerate(runs.items(), 1):
+            compiled[skip] = run()  # a compiled one is compiled now, where somebody watches
+            self.tell(done, len(runs), "warming up")
+        conditions: dict[str, Any] = {"before": moment(self.device)}
+        conditions["warmup_rounds"] = warm_up(runs, self.wait, warmup)
+        times = time_all(runs, self.wait, plan, partial(self._round, "latency"))
+        conditions |= {"rounds": len(next(iter(times.values()))), "after": moment(self.device)}
+        conditions["drift_percent"] = drift(times)
+        latency = {skip: median(passes) for skip, passes in times.items()}
+        peaks = peak_bytes(runs, self.device)
+        drawn, how = self._energy(runs, latency) if energy else (None, "not measured")
+        rates = self._throughput(batch_sizes, plan, {found.batch_size: latency})
+        resident = input_bytes(tree_leaves((self.args, self.kwargs)))
+        costs = {}
+        for skip, cost in found.costs.items():
+            low, high = median_interval(times[skip])
+            needs = None if peaks is None else (weight_bytes(self.subnets[skip]) + resident + peaks[skip]) / 1e6
+            costs[skip] = Cost(
+                skip,
+                cost.macs,
+                cost.parameters,
+                latency[skip],
+                low,
+                high,
+                needs,
+                drawn[skip] if drawn else None,
+                rates[skip],
+                tuple(round(passed, 4) for passed in times[skip]),
+            )
+        return replace(found, costs=costs, conditions=conditions, energy=how)
+
+    def _round(self, what: str, done: int, total: int) -> None:
+        self.tell(done, total, what)
+
+    def _energy(self, runs: Mapping[str, Callable[[], Any]], latency: Mapping[str, float]) -> tuple[Any, str]:
+        meter, how = find_meter(self.device)
+        if meter is None:
+            return None, how
+        drawn = energy_of_all(runs, self.wait, latency, meter, partial(self._round, "energy"))
+        return drawn, how if drawn else f"not measurable here: {how} stood still while the network ran"
+
+    def _throughput(
+        self,
+        batch_sizes: Sequence[int],
+        plan: Callable[[int, float], int],
+        known: Mapping[int, Mapping[str, float]],
+    ) -> dict[str, dict[int, float]]:
+        """Samples a second by skip and batch size; for the `known` ones from the latency."""
+        medians = {batch: dict(latency) for batch, latency in known.items()}
+        for batch in sorted({*batch_sizes} - {*medians}):
+            runs = self.runs(batch)
+            warm_up(runs, self.wait, None)
+            times = time_all(runs, self.wait, plan, partial(self._round, f"throughput at batch {batch}"))
+            medians[batch] = {skip: median(passes) for skip, passes in times.items()}
+        return {
+            skip: {batch: 1000 * batch / medians[batch][skip] for batch in sorted(medians)} for skip in self.subnets
+        }
+
+
+def _resized(inputs: Any, batch: int, samples: int) -> Any:
+    """The same inputs with another number of samples: those of the batch, in turn."""
+
+    def resize(leaf: Tensor) -> Tensor:
+        if not leaf.dim() or leaf.shape[0] != batch:
+            return leaf
+        return leaf[torch.arange(samples, device=leaf.device) % batch].contiguous()
+
+    return tree_map_only(Tensor, resize, inputs)
+
+
+@contextmanager
+def _device_failures(device: torch.device) -> Iterator[None]:
+    """Say in the library's words that a device went away or had too little memory."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
+        raise MeasurementError(
+            f"{device} failed while it was measured ({one_line(error)[:200]}): nothing of this profile is kept; see "
+            "that the device answers and has room (a smaller batch or fewer batch_sizes), then measure again"
+        ) from error
+
+
+def _say_nothing(done: int, total: int, what: str) -> None:
+    pass
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------
 
 
-def _check_measurement(network: object, rounds: object, seconds: object, warmup: object) -> None:
+def _check_measurement(
+    network: object, rounds: object, seconds: object, warmup: object, batch_sizes: object, backend: object
+) -> None:
     check_adapted(network, "profile", MeasurementError)
     if rounds is not None and not (isinstance(rounds, int) and rounds >= 1):
         raise MeasurementError(
@@ -132,8 +241,15 @@ def _check_measurement(network: object, rounds: object, seconds: object, warmup:
         )
     if not (isinstance(seconds, int | float) and seconds > 0):
         raise MeasurementError(f"seconds={seconds!r}: expected a number above 0")
-    if not (isinstance(warmup, int) and warmup >= 0):
-        raise MeasurementError(f"warmup={warmup!r}: expected a whole number of rounds, 0 or more")
+    if warmup is not None and not (isinstance(warmup, int) and warmup >= 0):
+        raise MeasurementError(
+            f"warmup={warmup!r}: expected a whole number of rounds, 0 or more, or None to warm up until steady"
+        )
+    sizes = batch_sizes if isinstance(batch_sizes, Sequence) and not isinstance(batch_sizes, str) else [batch_sizes]
+    if not all(isinstance(size, int) and size >= 1 for size in sizes):
+        raise MeasurementError(f"batch_sizes={batch_sizes!r}: expected whole numbers of at least 1, such as (8, 32)")
+    if backend not in BACKENDS:
+        raise MeasurementError(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
 
 
 def _device_and_batch(example: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[torch.device, int]:
@@ -144,149 +260,3 @@ def _device_and_batch(example: Sequence[Any], kwargs: Mapping[str, Any]) -> tupl
         "the example holds no tensor with a batch dimension: expected an input of the model, such as "
         "profile(network, images) with images [batch, 3, height, width]"
     )
-
-
-def _describe(device: torch.device) -> dict[str, Any]:
-    return {
-        "type": device.type,
-        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "platform": platform.platform(),
-        "torch": str(torch.__version__),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:  # not Linux
-        pass
-    return platform.processor() or platform.machine()
-
-
-# -- multiply-adds -----------------------------------------------------------------------------------------------------
-
-
-class _MacCounter(TorchDispatchMode):
-    """Counts multiply-adds by torch's registry of formulas (floating-point operations: two each)."""
-
-    supports_higher_order_operators = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flops = 0
-        self.uncounted: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        higher = isinstance(func, HigherOrderOperator)
-        known = func if higher else func._overloadpacket
-        formula = flop_registry.get(known)
-        unknown = formula is None and (higher or not _is_free(func))
-        if unknown and not higher:
-            with self:
-                output = func.decompose(*args, **kwargs)
-            if output is not NotImplemented:
-                return output
-        output = func(*args, **kwargs)
-        if formula is not None:
-            self.flops += formula(*args, **kwargs, out_val=output)
-        elif unknown:
-            self.uncounted[str(known)] += 1
-        return output
-
-
-def _is_free(operator: torch._ops.OpOverload) -> bool:
-    """Is it known to do no multiply-adds?"""
-    if operator.is_view or torch.Tag.pointwise in operator.tags:
-        return True
-    namespace, _, name = operator._schema.name.partition("::")
-    return namespace == "prim" or (namespace == "aten" and name.removesuffix("_") in _FREE)
-
-
-def _count_all(runs: Mapping[str, Callable[[], Any]]) -> tuple[dict[str, int], dict[str, int]]:
-    """Multiply-adds of the whole example by skip, and the operators that were not counted.
-
-    A compiled network runs uncompiled here: torch.compile steps aside for a dispatch mode.
-    """
-    macs: dict[str, int] = {}
-    uncounted: Counter[str] = Counter()
-    with without_fast_paths():  # attention reaches the counter as its products, not as one fused operator
-        for skip, run in runs.items():
-            with _MacCounter() as counter:
-                run()
-            macs[skip] = counter.flops // 2
-            uncounted |= counter.uncounted
-    return macs, dict(uncounted)
-
-
-# -- time --------------------------------------------------------------------------------------------------------------
-
-
-def _planned(rounds: int | None, seconds: float, done: int, elapsed: float) -> int:
-    """How many rounds there shall be, as it looks after some of them."""
-    if rounds is not None:
-        return rounds
-    affordable = done * seconds / max(elapsed, 1e-9)
-    return max(done, int(min(_MOST, max(_LEAST, affordable))))
-
-
-def _time_all(
-    runs: Mapping[str, Callable[[], Any]],
-    wait: Callable[[], None],
-    warmup: int,
-    planned: Callable[[int, float], int],
-    on_progress: Callable[[int, int], None] | None,
-) -> dict[str, list[float]]:
-    """Milliseconds of every timed pass, by skip."""
-    for _ in range(warmup):
-        for run in runs.values():
-            run()
-    times: dict[str, list[float]] = {skip: [] for skip in runs}
-    order = list(runs)
-    shuffle = random.Random(0).shuffle
-    start, done, total = perf_counter(), 0, planned(0, 0.0)
-    while done < total:
-        shuffle(order)
-        for skip in order:
-            times[skip].append(_milliseconds(runs[skip], wait))
-        done += 1
-        total = planned(done, perf_counter() - start)
-        if on_progress is not None:
-            on_progress(done, total)
-    return times
-
-
-def _milliseconds(run: Callable[[], Any], wait: Callable[[], None]) -> float:
-    wait()
-    start = perf_counter_ns()
-    run()
-    wait()
-    return (perf_counter_ns() - start) / 1e6
-
-
-def _waiter(device: torch.device) -> Callable[[], None]:
-    """What waits until the device has done everything it was given."""
-    if device.type == "cpu":
-        return lambda: None
-    if device.type == "mps":
-        return torch.mps.synchronize
-    return partial(torch.accelerator.synchronize, device)
-
-
-def _interval(times: Sequence[float]) -> tuple[float | None, float | None]:
-    """The narrowest pair of order statistics around the median that covers it with at least 95 %.
-
-    Of n times, the k-th smallest lies above the true median with the probability that fewer than k of n fair
-    coins show heads; the k-th largest lies below it with the same.
-    """
-    n, k = len(times), 0
-    term = tail = 1  # coins with k heads, with at most k heads, of 2^n
-    while 2 * tail * 20 <= 2**n:
-        k += 1
-        term = term * (n - k + 1) // k
-        tail += term
-    ranked = sorted(times)
-    return (ranked[k - 1], ranked[n - k]) if k else (None, None)

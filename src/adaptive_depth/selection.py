@@ -1,7 +1,7 @@
 """Accuracy against cost of every sub-network: a table, its Pareto front, and the choice under a budget."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from numbers import Real
@@ -9,12 +9,27 @@ from typing import Any
 
 from .costs import Profile, macs_unit
 from .errors import BudgetError, MeasurementError
+from .text import or_dash, table
 
-COSTS = ("latency_ms", "macs", "parameters")
+COSTS = ("latency_ms", "macs", "energy_mj", "memory_mb", "parameters")
 _LEAST = {
     "latency_ms": "the fastest",
     "macs": "the one of fewest multiply-adds",
+    "energy_mj": "the one of least energy",
+    "memory_mb": "the one of least memory",
     "parameters": "the smallest",
+}
+_PLAIN = {
+    "latency_ms": "latency",
+    "macs": "multiply-adds",
+    "energy_mj": "energy",
+    "memory_mb": "memory",
+    "parameters": "parameters",
+}
+_HOW_TO_MEASURE = {
+    "latency_ms": "profile without latency=False (--no-latency)",
+    "energy_mj": "profile on a device with energy counters (the profile says why there are none)",
+    "memory_mb": "profile without latency=False (--no-latency), on a CPU or a CUDA device",
 }
 
 
@@ -28,6 +43,8 @@ class Row:
         macs: multiply-adds of one sample.
         parameters: distinct parameters that it uses.
         latency_ms: median time of one forward pass of a whole batch; None where it was not measured.
+        memory_mb, energy_mj: of one such pass, as in `Cost`; None where they were not measured.
+        alone: top-1 accuracy in percent of a network of this depth trained alone; None where there is none.
     """
 
     skip: str
@@ -35,6 +52,34 @@ class Row:
     macs: int
     parameters: int
     latency_ms: float | None = None
+    memory_mb: float | None = None
+    energy_mj: float | None = None
+    alone: float | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A sub-network within limits, and why it is that one.
+
+    Attributes:
+        row: the sub-network.
+        limits: what was asked.
+        ties: skips of others within the limits that are as good as far as can be told: equal in what decided, or of
+            a latency that cannot be told apart where that decided.
+        why: the same in words, one sentence each.
+    """
+
+    row: Row
+    limits: dict[str, float]
+    ties: tuple[str, ...]
+    why: tuple[str, ...]
+
+    @property
+    def skip(self) -> str:
+        return self.row.skip
+
+    def __str__(self) -> str:
+        return "\n".join([f"Chosen: {self.skip}", *self.why])
 
 
 @dataclass(frozen=True)
@@ -46,36 +91,39 @@ class TradeOffs:
     none of them are on the front.
 
     Attributes:
-        rows: one for each sub-network; latency is measured for all of them or for none.
+        rows: one for each sub-network; each cost is measured for all of them or for none.
         batch_size: of the input that latency was measured with.
         device: what latency was measured on, as in `Profile`.
+        ties: pairs of sub-networks whose latencies cannot be told apart (`Profile.ties`).
     """
 
     rows: tuple[Row, ...]
     batch_size: int = 1
     device: dict[str, Any] = field(default_factory=dict)
+    ties: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", tuple(self.rows))
+        object.__setattr__(self, "ties", tuple((a, b) for a, b in self.ties))
         if not self.rows:
             raise MeasurementError("a trade-off table without rows: expected at least one sub-network")
         for row in self.rows:
-            if not (_is_number(row.accuracy) and 0 <= row.accuracy <= 100):
-                raise MeasurementError(
-                    f"accuracy of {row.skip!r} is {row.accuracy!r}: expected top-1 in percent, from 0 to 100"
-                )
+            _check_percent(f"accuracy of {row.skip!r}", row.accuracy)
+            if row.alone is not None:
+                _check_percent(f"accuracy of {row.skip!r} trained alone", row.alone)
         if len({row.skip for row in self.rows}) < len(self.rows):
             raise MeasurementError(f"a sub-network stands twice in {', '.join(row.skip for row in self.rows)}")
-        unmeasured = [row.skip for row in self.rows if row.latency_ms is None]
-        if unmeasured and len(unmeasured) < len(self.rows):
-            raise MeasurementError(
-                f"latency_ms is missing for {', '.join(unmeasured)} only: measure it for every sub-network, or for none"
-            )
+        for cost in COSTS:
+            unmeasured = [row.skip for row in self.rows if getattr(row, cost) is None]
+            if unmeasured and len(unmeasured) < len(self.rows):
+                raise MeasurementError(
+                    f"{cost} is missing for {', '.join(unmeasured)} only: measure it for every sub-network, or for none"
+                )
 
     @property
     def measured(self) -> tuple[str, ...]:
         """The costs that are known, latency first where it was measured."""
-        return COSTS if self.rows[0].latency_ms is not None else COSTS[1:]
+        return tuple(cost for cost in COSTS if getattr(self.rows[0], cost) is not None)
 
     def cost_name(self, cost: str | None = None) -> str:
         """The name of the cost to compare by: as given, else `latency_ms` where it was measured, else `macs`.
@@ -88,16 +136,14 @@ class TradeOffs:
         if cost not in COSTS:
             raise MeasurementError(f"cost={cost!r}: expected one of {', '.join(COSTS)}")
         if cost not in self.measured:
-            raise MeasurementError(
-                "latency_ms was not measured: profile without latency=False (--no-latency), or ask for cost='macs'"
-            )
+            raise MeasurementError(f"{cost} was not measured: {_HOW_TO_MEASURE[cost]}, or ask for cost='macs'")
         return cost
 
     def front(self, cost: str | None = None) -> tuple[Row, ...]:
         """The Pareto front of accuracy against one cost, cheapest (and so least accurate) first.
 
         Arguments:
-            cost: `latency_ms`, `macs` or `parameters`; by default latency where it was measured, else macs.
+            cost: one of `measured`; by default latency where it was measured, else macs.
 
         Raises:
             MeasurementError: a cost that does not exist or was not measured.
@@ -111,16 +157,61 @@ class TradeOffs:
         front = [row for row in self.rows if not any(_dominates(other, row, name) for other in self.rows)]
         return tuple(sorted(front, key=lambda row: getattr(row, name)))
 
+    def dominated(self, cost: str | None = None) -> dict[str, str]:
+        """The sub-networks that are not on the front, each with one on the front that dominates it.
+
+        In the paper's Table 6 some shallower sub-networks beat deeper ones: nobody would choose those.
+
+        Arguments:
+            cost: one of `measured`; by default latency where it was measured, else macs.
+
+        Returns:
+            By skip, the most accurate one of the front that costs no more.
+
+        Raises:
+            MeasurementError: a cost that does not exist or was not measured.
+
+        Example:
+            >>> table = TradeOffs((Row("F", 76.0, 400, 9), Row("T", 76.5, 200, 5)))
+            >>> table.dominated()
+            {'F': 'T'}
+        """
+        name = self.cost_name(cost)
+        front = self.front(name)
+        better = {row.skip: [other for other in front if _dominates(other, row, name)] for row in self.rows}
+        return {skip: max(others, key=lambda row: row.accuracy).skip for skip, others in better.items() if others}
+
+    def choices(self, cost: str | None = None) -> tuple[tuple[float, str], ...]:
+        """What `best` returns for every limit on one cost: (limit, skip), by growing limit.
+
+        With a limit L, `best(cost=L)` is the skip of the last entry whose limit is not above L; below the first one
+        nothing fits.
+
+        Raises:
+            MeasurementError: a cost that does not exist or was not measured.
+
+        Example:
+            >>> TradeOffs((Row("F", 76.0, 400, 9), Row("T", 75.0, 200, 5))).choices("macs")
+            ((200, 'T'), (400, 'F'))
+        """
+        name = self.cost_name(cost)
+        steps: dict[str, float] = {}
+        for limit in sorted({getattr(row, name) for row in self.rows}):
+            steps.setdefault(self.best(**{name: limit}), limit)
+        return tuple((limit, skip) for skip, limit in steps.items())
+
     def best(
         self,
         *,
         latency_ms: float | None = None,
         macs: float | None = None,
+        energy_mj: float | None = None,
+        memory_mb: float | None = None,
         parameters: float | None = None,
         accuracy: float | None = None,
         **unknown: float,
     ) -> str:
-        """The skip of the best sub-network within limits, in any combination.
+        """The skip of the best sub-network within limits, in any combination; `choose` also says why.
 
         With a limit on a cost it is the most accurate one that meets all limits; of equally accurate ones the
         one of lowest latency (where measured), then of fewest multiply-adds, then with the fewest skipped
@@ -128,7 +219,7 @@ class TradeOffs:
         else by multiply-adds); of equally cheap ones the most accurate, and so on as before.
 
         Arguments:
-            latency_ms, macs, parameters: upper limits, in the units of `Row`.
+            latency_ms, macs, energy_mj, memory_mb, parameters: upper limits, in the units of `Row`.
             accuracy: lower limit, in percent.
 
         Raises:
@@ -140,13 +231,68 @@ class TradeOffs:
             >>> table.best(macs=300), table.best(accuracy=75.5)
             ('T', 'F')
         """
-        given = {"latency_ms": latency_ms, "macs": macs, "parameters": parameters, "accuracy": accuracy}
-        limits = self._checked({name: limit for name, limit in given.items() if limit is not None} | unknown)
+        given = {"latency_ms": latency_ms, "macs": macs, "energy_mj": energy_mj, "memory_mb": memory_mb}
+        given |= {"parameters": parameters, "accuracy": accuracy}
+        return self._fitting({name: limit for name, limit in given.items() if limit is not None} | unknown)[0].skip
+
+    def choose(self, **limits: float | None) -> Choice:
+        """What `best` returns for the same limits, with what it ties with and why it was chosen.
+
+        Arguments:
+            **limits: as for `best`; None is no limit.
+
+        Raises:
+            BudgetError: as `best`.
+
+        Example:
+            >>> print(TradeOffs((Row("F", 76.0, 400, 9), Row("T", 76.0, 200, 5))).choose(macs=500))
+            Chosen: T
+            It is the most accurate of the 2 sub-networks within macs <= 500: 76.00 %.
+            As accurate: F; T has the lowest macs of them.
+            Against the super-net: 50.0 % less multiply-adds.
+        """
+        asked = {name: limit for name, limit in limits.items() if limit is not None}
+        fitting = self._fitting(asked)
+        best, ties = fitting[0], self._ties(fitting, asked)
+        return Choice(best, asked, ties, tuple(self._why(fitting, asked, ties)))
+
+    def _fitting(self, given: Mapping[str, Any]) -> list[Row]:
+        """The sub-networks within the limits, best first."""
+        limits = self._checked(given)
         fitting = [row for row in self.rows if all(_meets(row, *limit) for limit in limits.items())]
         if not fitting:
             raise BudgetError(self._why_none(limits))
         cheapest_first = limits.keys() == {"accuracy"}
-        return min(fitting, key=lambda row: _order(row, self.measured[0], cheapest_first)).skip
+        return sorted(fitting, key=lambda row: _order(row, self.measured[0], cheapest_first))
+
+    def _ties(self, fitting: Sequence[Row], limits: Mapping[str, float]) -> tuple[str, ...]:
+        """Others that are as good as the best: as accurate, or where the cheapest was asked for, as cheap."""
+        best, cost = fitting[0], self.measured[0]
+        if limits.keys() != {"accuracy"}:
+            return tuple(row.skip for row in fitting[1:] if row.accuracy == best.accuracy)
+        return tuple(
+            row.skip
+            for row in fitting[1:]
+            if getattr(row, cost) == getattr(best, cost) or (cost == "latency_ms" and self._tied(row, best))
+        )
+
+    def _tied(self, a: Row, b: Row) -> bool:
+        return (a.skip, b.skip) in self.ties or (b.skip, a.skip) in self.ties
+
+    def _why(self, fitting: Sequence[Row], limits: Mapping[str, float], ties: Sequence[str]) -> Iterator[str]:
+        best, cost = fitting[0], self.measured[0]
+        within = f"of the {len(fitting)} sub-networks within {_in_words(limits)}"
+        if limits.keys() == {"accuracy"}:
+            yield f"It has the lowest {cost} {within}: {getattr(best, cost):g}."
+            if ties:
+                yield f"Cannot be told apart from it: {', '.join(ties)}."
+        else:
+            yield f"It is the most accurate {within}: {best.accuracy:.2f} %."
+            if ties:
+                yield f"As accurate: {', '.join(ties)}; {best.skip} has the lowest {cost} of them."
+        full = next((row for row in self.rows if "T" not in row.skip), None)
+        if full is not None and full is not best:
+            yield f"Against the super-net: {_against(best, full, cost)}."
 
     def _checked(self, limits: Mapping[str, Any]) -> Mapping[str, float]:
         known = (*COSTS, "accuracy")
@@ -159,15 +305,14 @@ class TradeOffs:
                 raise BudgetError(f"limit {name}={limit!r}: expected a finite number above 0")
             if name == "accuracy" and limit <= 1:
                 raise BudgetError(f"limit accuracy={limit!r}: expected percent, such as accuracy={100 * limit:g}")
-        if "latency_ms" in limits and "latency_ms" not in self.measured:
-            raise BudgetError(
-                "latency_ms was not measured: profile without latency=False (--no-latency), or limit macs"
-            )
+        for name in limits:
+            if name in COSTS and name not in self.measured:
+                raise BudgetError(f"{name} was not measured: {_HOW_TO_MEASURE[name]}, or limit macs")
         return limits
 
     def _why_none(self, limits: Mapping[str, float]) -> str:
         """What was asked, and how far the nearest sub-network is from it."""
-        asked = " and ".join(f"{name} {_sign(name)} {limit:g}" for name, limit in limits.items())
+        asked = _in_words(limits)
         reasons = []
         for name, limit in limits.items():
             nearest = min(self.rows, key=lambda row: _excess(row, name, limit))
@@ -189,20 +334,30 @@ class TradeOffs:
         )
 
     def __str__(self) -> str:
-        cost = self.measured[0]
-        front = self.front()
-        divisor, unit = macs_unit(max(row.macs for row in self.rows))
-        lines = [f"{'skip':<8} {'top-1 %':>8} {unit + ' a sample':>15} {'parameters':>13} {'latency ms':>11}"]
-        for row in self.rows:
-            latency = "-" if row.latency_ms is None else f"{row.latency_ms:.2f}"
-            mark = "  *" if row in front else ""
-            macs = f"{row.macs / divisor:.3f}"
-            lines.append(f"{row.skip:<8} {row.accuracy:>8.2f} {macs:>15} {row.parameters:>13,} {latency:>11}{mark}")
+        cost, dominated = self.measured[0], self.dominated()
+        lines = table(self._columns())
+        marks = [f"  dominated by {dominated[row.skip]}" if row.skip in dominated else "  *" for row in self.rows]
+        lines = [lines[0], *(line + mark for line, mark in zip(lines[1:], marks, strict=True))]
         return "\n".join([*lines, f"* on the Pareto front of accuracy against {cost}"])
+
+    def _columns(self) -> Iterator[tuple[str, str, list[str]]]:
+        rows = self.rows
+        divisor, unit = macs_unit(max(row.macs for row in rows))
+        yield "skip", "<8", [row.skip for row in rows]
+        yield "top-1 %", ">8", [f"{row.accuracy:.2f}" for row in rows]
+        if any(row.alone is not None for row in rows):
+            yield "alone %", ">8", [or_dash(row.alone) for row in rows]
+            yield "gain", ">6", ["-" if row.alone is None else f"{row.accuracy - row.alone:+.2f}" for row in rows]
+        yield f"{unit} a sample", ">15", [f"{row.macs / divisor:.3f}" for row in rows]
+        yield "parameters", ">13", [f"{row.parameters:,}" for row in rows]
+        yield "latency ms", ">11", [or_dash(row.latency_ms) for row in rows]
+        for title, name in (("memory MB", "memory_mb"), ("energy mJ", "energy_mj")):
+            if name in self.measured:
+                yield title, ">10", [or_dash(getattr(row, name)) for row in rows]
 
     def to_json(self) -> dict[str, Any]:
         """Dictionaries, lists, strings and numbers only, as `from_json` reads them."""
-        return {**asdict(self), "rows": [asdict(row) for row in self.rows]}
+        return {**asdict(self), "rows": [asdict(row) for row in self.rows], "ties": [list(pair) for pair in self.ties]}
 
     @classmethod
     def from_json(cls, table: Mapping[str, Any]) -> "TradeOffs":
@@ -213,23 +368,34 @@ class TradeOffs:
         """
         try:
             return cls(**{**table, "rows": tuple(Row(**row) for row in table["rows"])})
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, MeasurementError):
+                raise
             raise MeasurementError(
                 f"trade-offs {table!r}: {error!r}; expected an object with {', '.join(cls.__dataclass_fields__)}, "
                 f"and in rows a list of objects with {', '.join(Row.__dataclass_fields__)}"
             ) from error
 
 
-def tradeoffs(accuracy: Mapping[str, float], cost: Profile) -> TradeOffs:
-    """Join what sub-networks reach and what they cost.
+def tradeoffs(
+    accuracy: Mapping[str, float],
+    cost: Profile,
+    *,
+    alone: Mapping[str, float] | None = None,
+    network: str = "",
+) -> TradeOffs:
+    """Join what sub-networks reach and what they cost; the two may come from different machines.
 
     Arguments:
         accuracy: top-1 accuracy in percent by skip, as `evaluate` returns it.
         cost: of the same sub-networks, as `profile` returns it.
+        alone: top-1 accuracy in percent of networks of some of these depths trained alone, to compare with, by skip.
+        network: the `fingerprint` of the network whose accuracy it is; with it a profile of another architecture or
+            cut is refused.
 
     Raises:
-        MeasurementError: other things than these two, different sub-networks in them, or an accuracy that is no
-            percentage.
+        MeasurementError: other things than these two, different sub-networks in them, a profile of another network,
+            or an accuracy that is no percentage.
 
     Example:
         >>> from adaptive_depth.costs import Cost, Profile
@@ -245,16 +411,41 @@ def tradeoffs(accuracy: Mapping[str, float], cost: Profile) -> TradeOffs:
             f"tradeoffs received a {type(accuracy).__name__} and a {type(cost).__name__}: expected accuracies by skip, "
             "as evaluate returns them, and then a Profile"
         )
+    if network and cost.network and network != cost.network:
+        raise MeasurementError(
+            f"the profile is of another network or another cut of it (fingerprint {cost.network}, the accuracy's is "
+            f"{network}): profile the network whose accuracy this is"
+        )
     for holder, has, needs in (("accuracy", accuracy, cost.costs), ("cost", cost.costs, accuracy)):
         missing = [skip for skip in needs if skip not in has]
         if missing:
             raise MeasurementError(
                 f"{holder} lacks the sub-networks {', '.join(missing)}: evaluate and profile the same ones"
             )
-    rows = tuple(
-        Row(skip, accuracy[skip], found.macs, found.parameters, found.latency_ms) for skip, found in cost.costs.items()
+    alone = alone or {}
+    if foreign := [skip for skip in alone if skip not in cost.costs]:
+        raise MeasurementError(
+            f"alone names {', '.join(map(repr, foreign))}: expected skips of this network, {', '.join(cost.costs)}"
+        )
+    rows = (
+        Row(
+            skip,
+            accuracy[skip],
+            found.macs,
+            found.parameters,
+            found.latency_ms,
+            found.memory_mb,
+            found.energy_mj,
+            alone.get(skip),
+        )
+        for skip, found in cost.costs.items()
     )
-    return TradeOffs(rows, cost.batch_size, dict(cost.device))
+    return TradeOffs(tuple(rows), cost.batch_size, dict(cost.device), cost.ties())
+
+
+def _check_percent(what: str, value: object) -> None:
+    if not (_is_number(value) and 0 <= value <= 100):  # type: ignore[operator]
+        raise MeasurementError(f"{what} is {value!r}: expected top-1 in percent, from 0 to 100")
 
 
 def _is_number(value: object) -> bool:
@@ -274,6 +465,18 @@ def _order(row: Row, cost: str, cheapest_first: bool) -> tuple[float, ...]:
 
 def _sign(name: str) -> str:
     return ">=" if name == "accuracy" else "<="
+
+
+def _in_words(limits: Mapping[str, float]) -> str:
+    return " and ".join(f"{name} {_sign(name)} {limit:g}" for name, limit in limits.items())
+
+
+def _against(row: Row, full: Row, cost: str) -> str:
+    """What a sub-network loses and saves beside the super-net."""
+    lost = full.accuracy - row.accuracy
+    part = 100 * (1 - getattr(row, cost) / getattr(full, cost))
+    said = [f"{abs(lost):.2f} points {'less' if lost > 0 else 'more'} accurate"] if round(lost, 2) else []
+    return ", ".join([*said, f"{abs(part):.1f} % {'less' if part >= 0 else 'more'} {_PLAIN[cost]}"])
 
 
 def _excess(row: Row, name: str, limit: float) -> float:

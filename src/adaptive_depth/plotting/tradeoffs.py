@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING
 
 from ..costs import macs_unit
 from ..selection import Row, TradeOffs
-from .figures import FRONT, OTHER, check_path, new_figure, save, tidy
+from .figures import ALONE, FRONT, OTHER, check_path, new_figure, save, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_NAMES = {"latency_ms": "latency", "macs": "multiply-adds", "parameters": "parameters"}
+_NAMES = {
+    "latency_ms": "latency",
+    "macs": "multiply-adds",
+    "energy_mj": "energy",
+    "memory_mb": "memory",
+    "parameters": "parameters",
+}
 # Where a label may stand, in points from its point, and how it is aligned: the first free place is taken.
 _PLACES = (
     (-5, 4, "right", "bottom"),
@@ -33,16 +39,20 @@ def plot_tradeoffs(
     *,
     compare: Mapping[str, tuple[float, float]] | None = None,
     cost: str | None = None,
+    size: tuple[float, float] = (7.2, 4.8),
 ) -> "Figure":
     """Draw accuracy against cost: every sub-network a point, the Pareto front a line of steps.
 
-    Super-net, base-net and the sub-networks on the front carry their skip, as long as there is room.
+    Super-net, base-net and the sub-networks on the front carry their skip, as long as there is room. Networks of the
+    same depths trained alone (`Row.alone`) stand at the same cost. The points' artists have ids, `point-TTFF` and
+    `alone-TTFF`, which an SVG file keeps.
 
     Arguments:
         table: what to draw.
         path: a PNG file to write; a file of that name is replaced at once, so that nobody reads half a file.
         compare: other networks, by name: (cost, accuracy in percent), the cost in the unit of `Row`.
-        cost: `latency_ms`, `macs` or `parameters`; by default latency where it was measured, else macs.
+        cost: one of `table.measured`; by default latency where it was measured, else macs.
+        size: width and height in inches; letters keep their size.
 
     Returns:
         The figure, for changes and other formats (`figure.savefig`).
@@ -61,9 +71,10 @@ def plot_tradeoffs(
     check_path(path)
     largest = max([getattr(row, name) for row in table.rows] + [there for there, _ in compare.values()])
     divisor, label = _axis(table, name, largest)
-    figure = new_figure()
+    figure = new_figure(*size)
     axes = figure.add_subplot()
     places = _draw_points(axes, table, name, divisor)
+    _draw_alone(axes, table, name, divisor)
     _draw_others(axes, compare, divisor)
     axes.set_xlabel(label)
     axes.set_ylabel("top-1 accuracy (%)")
@@ -80,6 +91,10 @@ def _axis(table: TradeOffs, cost: str, largest: float) -> tuple[float, str]:
     """What the costs are divided by, and the axis label with its unit."""
     if cost == "latency_ms":
         return 1.0, f"latency (ms, batch of {table.batch_size})"
+    if cost == "energy_mj":
+        return 1.0, f"energy (mJ, batch of {table.batch_size})"
+    if cost == "memory_mb":
+        return 1.0, f"memory (MB, batch of {table.batch_size})"
     if cost == "macs":
         divisor, unit = macs_unit(largest)
         return divisor, f"multiply-adds ({unit} a sample)"
@@ -100,21 +115,37 @@ def _draw_points(axes: "Axes", table: TradeOffs, cost: str, divisor: float) -> d
         alpha=0.6,
         zorder=2,
     )
-    axes.scatter(*_columns(places[skip] for skip in front), s=28, color=FRONT, label="Pareto front", zorder=3)
-    if others:
-        axes.scatter(*_columns(places[skip] for skip in others), s=20, color=OTHER, label="dominated", zorder=3)
+    for skips, area, color, label in ((front, 28, FRONT, "Pareto front"), (others, 20, OTHER, "dominated")):
+        for number, skip in enumerate(skips):
+            x, y = places[skip]
+            name = label if not number else "_"  # one of them stands in the legend
+            axes.scatter([x], [y], s=area, color=color, label=name, zorder=3, gid=f"point-{skip}")
     return places
 
 
+def _draw_alone(axes: "Axes", table: TradeOffs, cost: str, divisor: float) -> None:
+    for number, row in enumerate(row for row in table.rows if row.alone is not None):
+        axes.scatter(
+            [getattr(row, cost) / divisor],
+            [row.alone],  # type: ignore[list-item]
+            s=42,
+            marker="D",
+            facecolors="none",
+            edgecolors=ALONE,
+            label="_" if number else "same depth trained alone",
+            gid=f"alone-{row.skip}",
+        )
+
+
 def _draw_others(axes: "Axes", compare: Mapping[str, tuple[float, float]], divisor: float) -> None:
-    for (name, (cost, accuracy)), marker in zip(compare.items(), cycle("s^DvPX"), strict=False):
+    for (name, (cost, accuracy)), marker in zip(compare.items(), cycle("s^vPX"), strict=False):
         axes.scatter(
             [cost / divisor],
             [accuracy],
             s=42,
             marker=marker,
             facecolors="none",
-            edgecolors="#b3541e",
+            edgecolors=ALONE,
             label=name,
         )
 

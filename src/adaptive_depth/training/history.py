@@ -72,6 +72,33 @@ class History:
             writer.writerow(epoch | {f"validation {skip}": accuracy for skip, accuracy in measured.items()})
         return text.getvalue()
 
+    @classmethod
+    def from_csv(cls, text: str) -> "History":
+        """The inverse of `to_csv`, of what it wrote.
+
+        Raises:
+            TrainingError: a column that no epoch has, one that is missing, or something that is no number.
+
+        Example:
+            >>> epoch = Epoch(1, 0.1, 1.5, 60.0, None, None, 900.0, validation={"F": 61.0})
+            >>> History.from_csv(History((epoch,)).to_csv()) == History((epoch,))
+            True
+        """
+        epochs = []
+        for row in csv.DictReader(io.StringIO(text)):
+            try:
+                read = {name: None if value == "" else float(value) for name, value in row.items()}
+            except (TypeError, ValueError) as error:
+                raise TrainingError(
+                    f"history with the line {row}: {error}; expected numbers, as to_csv writes them"
+                ) from error
+            marked = {name: read.pop(name) for name in list(read) if name.startswith("validation ")}
+            validation = {
+                name.removeprefix("validation "): value for name, value in marked.items() if value is not None
+            }
+            epochs.append({**read, "epoch": int(read.get("epoch") or 0), "validation": validation or None})
+        return cls.from_json(epochs)
+
     def to_json(self) -> list[dict[str, Any]]:
         """Numbers and None only, as `from_json` reads them."""
         return [asdict(epoch) for epoch in self.epochs]

@@ -1,0 +1,98 @@
+"""Energy, by counters of the device: NVML on NVIDIA GPUs, RAPL on Intel and AMD processors, a Jetson's own sensors.
+
+zeus (the extra `energy`) finds and reads them. Where there are none, nothing is estimated.
+"""
+
+import random
+import warnings
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from math import ceil
+from statistics import median
+from typing import Any
+
+import torch
+
+_WINDOW_MS = 500.0  # counters move every 1 to 100 ms
+_ROUNDS = 3
+_NOT_HERE = "not measurable here: "
+
+Meter = Callable[[Callable[[], Any]], float]  # joules that a call draws
+
+
+def find_meter(device: torch.device) -> tuple[Meter | None, str]:
+    """What measures the energy of this device, and what it reads; or None and why there is none."""
+    if find_spec("zeus") is None:
+        return None, _NOT_HERE + 'zeus is not installed, pip install "adaptive-depth[energy]"'
+    from zeus.monitor import ZeusMonitor
+
+    on_gpu = device.type == "cuda"
+    gpus = [device.index if device.index is not None else torch.cuda.current_device()] if on_gpu else []
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of sensors that are not there
+            monitor = ZeusMonitor(gpu_indices=gpus, cpu_indices=[] if on_gpu else None)
+    except Exception as error:  # noqa: BLE001 - drivers fail in ways of their own; then there is no counter
+        return None, f"{_NOT_HERE}{' '.join(str(error).split())}"
+    if monitor.soc_is_present:
+        return _meter(monitor, _of_board), "the board's own sensors, the whole of it"
+    if gpus:
+        return _meter(monitor, _of_gpus), f"NVML, GPU {gpus[0]}"
+    if monitor.cpu_indices:
+        return _meter(monitor, _of_processors), f"RAPL, {len(monitor.cpu_indices)} processor package(s) and memory"
+    return None, _NOT_HERE + "no energy counter (NVML, RAPL, Jetson) can be read"
+
+
+def _meter(monitor: Any, joules: Callable[[Any], float]) -> Meter:
+    def measure(work: Callable[[], Any]) -> float:
+        monitor.begin_window("passes")
+        try:
+            work()
+        except BaseException:
+            monitor.end_window("passes", cancel=True)
+            raise
+        return joules(monitor.end_window("passes"))
+
+    return measure
+
+
+def _of_board(window: Any) -> float:
+    return (getattr(window.soc_energy, "total_energy_mj", None) or 0.0) / 1000
+
+
+def _of_gpus(window: Any) -> float:
+    return sum(window.gpu_energy.values())
+
+
+def _of_processors(window: Any) -> float:
+    return sum((window.cpu_energy or {}).values()) + sum((window.dram_energy or {}).values())
+
+
+def energy_of_all(
+    runs: Mapping[str, Callable[[], Any]],
+    wait: Callable[[], None],
+    latency_ms: Mapping[str, float],
+    meter: Meter,
+    on_round: Callable[[int, int], None],
+) -> dict[str, float] | None:
+    """Millijoules of one pass, by skip: medians of windows of half a second, in turn; None if the counters stood still.
+
+    What the device draws at rest is in it: it is drawn for as long as the pass takes.
+    """
+    drawn: dict[str, list[float]] = {skip: [] for skip in runs}
+    order, shuffle = list(runs), random.Random(0).shuffle
+    for done in range(_ROUNDS):
+        shuffle(order)
+        for skip in order:
+            passes = max(1, ceil(_WINDOW_MS / latency_ms[skip]))
+            joules = meter(lambda run=runs[skip], passes=passes: _repeat(run, wait, passes))
+            drawn[skip].append(1000 * joules / passes)
+        on_round(done + 1, _ROUNDS)
+    if not all(millijoules > 0 for windows in drawn.values() for millijoules in windows):
+        return None
+    return {skip: median(windows) for skip, windows in drawn.items()}
+
+
+def _repeat(run: Callable[[], Any], wait: Callable[[], None], passes: int) -> None:
+    for _ in range(passes):
+        run()
+    wait()

@@ -1,0 +1,25 @@
+"""Plain values as text."""
+
+from collections.abc import Iterable, Sequence
+
+
+def table(columns: Iterable[tuple[str, str, Sequence[str]]]) -> list[str]:
+    """Lines of a table, the titles first.
+
+    Arguments:
+        columns: title, alignment and least width (`">8"`), cells.
+
+    Example:
+        >>> table([("skip", "<6", ["FF"]), ("ms", ">4", ["1.5"])])
+        ['skip     ms', 'FF      1.5']
+    """
+    padded = []
+    for title, form, cells in columns:
+        width = max(int(form[1:]), *(len(cell) for cell in (title, *cells)))
+        padded.append([f"{cell:{form[0]}{width}}" for cell in (title, *cells)])
+    return [" ".join(line).rstrip() for line in zip(*padded, strict=True)]
+
+
+def or_dash(value: float | None, digits: int = 2) -> str:
+    """The number, or a dash for one that is not there."""
+    return "-" if value is None else f"{value:.{digits}f}"
