@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -101,6 +102,19 @@ def failing() -> object:
 GOOD = batch([0, 1], [4, 5])
 
 
+class Loader(list):
+    """One batch of a data set that names its classes."""
+
+    def __init__(self, classes: tuple[str, ...], target_transform: object = None) -> None:
+        super().__init__([GOOD])
+        self.dataset = SimpleNamespace(classes=classes, target_transform=target_transform)
+
+
+def test_labels_that_are_numbered_anew_may_name_a_part_of_the_outputs() -> None:
+    assert ad.evaluate(counting(), Loader(("cat", "dog"), lambda y: y + 4), ["FF"]) == {"FF": 100.0}
+    assert ad.evaluate(counting(), Loader(tuple("0123456789")), ["FF"]) == {"FF": 100.0}
+
+
 @pytest.mark.parametrize(
     ("model", "batches", "said"),
     [
@@ -131,6 +145,7 @@ GOOD = batch([0, 1], [4, 5])
         ),
         (Tuples, [GOOD], "the network returned tuple for labels [2]: expected [batch, classes] and [batch]"),
         (Maps, [GOOD], "the network returned [2, 10, 1] for labels [2]"),
+        (Counting, Loader(("cat", "dog")), "the data has 2 classes, the network 10: an output that no label names can"),
     ],
 )
 def test_what_cannot_be_evaluated(unchanged, model: type, batches: object, said: str) -> None:

@@ -385,3 +385,12 @@ def test_loading_a_part_of_the_state_keeps_the_calibration(nets):
     assert network.calibrated
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.statistics.state_dict().items())
     assert torch.equal(network.model.head.weight, torch.zeros(5, 8))
+
+
+def test_the_fingerprint_is_of_the_architecture_and_the_cut_not_of_the_weights(nets):
+    network, same = nets.resnet(), nets.resnet().half()
+    assert same.fingerprint == network.fingerprint
+    assert len(network.fingerprint) == 16
+    cut = [ad.adapt(timm.create_model("resnet50"), mandatory=mandatory).fingerprint for mandatory in (1, 2)]
+    others = {nets.resnet(classes=7).fingerprint, nets.transformer().fingerprint, *cut}
+    assert len({network.fingerprint, *others}) == 5

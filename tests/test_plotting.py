@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import combinations, product
 
 import pytest
@@ -8,8 +9,9 @@ from matplotlib.image import imread
 from matplotlib.text import Annotation
 
 from adaptive_depth.errors import MeasurementError
-from adaptive_depth.plotting import plot_tradeoffs
+from adaptive_depth.plotting import plot_tradeoffs, plot_training
 from adaptive_depth.selection import Row, TradeOffs
+from adaptive_depth.training.history import Epoch, History
 
 
 def sixteen():
@@ -87,6 +89,26 @@ def test_super_net_and_base_net_are_labelled_even_off_the_front():
     assert {text.get_text() for text in labels(plot_tradeoffs(table))} == {"FF", "FT", "TF", "TT"}
 
 
+def test_networks_trained_alone_stand_at_the_cost_of_their_depth():
+    rows = (Row("F", 70, 4_000_000, 9, 5.0, 30.0, 7.0, alone=69.0), Row("T", 68, 2_000_000, 9, 3.0, 20.0, 4.0))
+    for cost, place, label in (
+        ("macs", 4.0, "multiply-adds (MMACs a sample)"),
+        ("memory_mb", 30.0, "memory (MB, batch of 1)"),
+        ("energy_mj", 7.0, "energy (mJ, batch of 1)"),
+    ):
+        figure = plot_tradeoffs(TradeOffs(rows), cost=cost, size=(4, 3))
+        assert offsets(figure, "same depth trained alone") == [(place, 69.0)]
+        assert figure.axes[0].get_xlabel() == label
+        assert tuple(figure.get_size_inches()) == (4, 3)
+
+
+def test_every_point_can_be_found_in_an_svg_file(tmp_path):
+    table = TradeOffs(tuple(replace(row, alone=75.0) for row in sixteen().rows))
+    plot_tradeoffs(table).savefig(tmp_path / "table.svg")
+    svg = (tmp_path / "table.svg").read_text()
+    assert all(f'id="{kind}-{row.skip}"' in svg for row in table.rows for kind in ("point", "alone"))
+
+
 def test_other_networks_have_markers_and_names_in_the_legend():
     compare = {"ResNet-50 alone": (4.09e9, 76.7), "ResNet-34 alone": (3.66e9, 75.0)}
     figure = plot_tradeoffs(sixteen(), compare=compare, cost="macs")
@@ -140,3 +162,54 @@ def test_pyplot_is_never_loaded_and_matplotlib_only_to_draw():
         "assert 'matplotlib.pyplot' not in sys.modules, 'pyplot'\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+# -- training -----------------------------------------------------------------------------------------------------
+
+
+def epochs(validated=True):
+    def validation(number):
+        return {"FF": 60.0 + number, "FT": 50.0 + number, "TT": 58.0 + number} if validated and number != 2 else None
+
+    return History(
+        tuple(Epoch(n, 0.1, 2.0 / n, 60.0 + n, 0.2 / n, 55.0 + n, 9.0, validation=validation(n)) for n in (1, 2, 3))
+    )
+
+
+def lines(axes):
+    return {line.get_gid(): [tuple(place) for place in line.get_xydata()] for line in axes.lines}
+
+
+def test_accuracy_of_sub_networks_over_training_and_both_losses():
+    above, below = plot_training(epochs()).axes
+    assert lines(above) == {
+        "validation-FF": [(1, 61), (3, 63)],  # nothing was measured after the second epoch
+        "validation-FT": [(1, 51), (3, 53)],
+        "validation-TT": [(1, 59), (3, 61)],
+    }
+    assert {text.get_text() for text in above.get_legend().get_texts()} == {
+        "FF (super-net)",
+        "TT (base-net)",
+        "between",
+    }
+    assert lines(below) == {"loss": [(1, 2), (2, 1), (3, 2 / 3)], "base_loss": [(1, 0.2), (2, 0.1), (3, 0.2 / 3)]}
+
+
+def test_without_validation_the_training_accuracies_are_drawn(tmp_path):
+    figure = plot_training(epochs(validated=False), tmp_path / "training.png", size=(4, 5))
+    assert lines(figure.axes[0]) == {
+        "accuracy": [(1, 61), (2, 62), (3, 63)],
+        "base_accuracy": [(1, 56), (2, 57), (3, 58)],
+    }
+    assert figure.axes[0].get_ylabel() == "top-1 on training images (%)"
+    assert imread(tmp_path / "training.png").shape[:2] == (750, 600)
+
+
+def test_a_plain_network_has_no_base_net():
+    history = History((Epoch(1, 0.1, 2.0, 60.0, None, None, 9.0),))
+    assert [list(lines(axes)) for axes in plot_training(history).axes] == [["accuracy"], ["loss"]]
+
+
+def test_a_training_that_did_not_begin_cannot_be_drawn():
+    with pytest.raises(MeasurementError, match="a history without epochs: expected what train returned"):
+        plot_training(History(()))

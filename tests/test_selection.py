@@ -1,6 +1,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -239,6 +240,139 @@ def test_the_limit_that_an_error_asks_for_is_met():
         assert table.best(**{name: float(asked[1])}) == "F"
 
 
+@pytest.mark.parametrize("cost", ["energy_mj", "memory_mb"])
+def test_energy_and_memory_are_limits_as_the_others(cost):
+    def row(skip, accuracy, value):
+        return Row(skip, accuracy, 10, 10, 5.0, **{cost: value})
+
+    table = TradeOffs((row("F", 77, 20.0), row("T", 76, 10.0)))
+    assert table.measured == ("latency_ms", "macs", cost, "parameters")
+    assert table.best(**{cost: 20}) == "F"
+    assert table.best(**{cost: 19.9, "latency_ms": 5}) == "T"
+    assert skips(table.front(cost)) == ["T", "F"]
+    with pytest.raises(
+        BudgetError, match=rf"the one of least {cost.partition('_')[0]}, 'T', needs 10; raise the limit"
+    ):
+        table.best(**{cost: 9})
+    with pytest.raises(BudgetError, match=f"{cost} was not measured: profile .*, or limit macs"):
+        TABLE.best(**{cost: 9})
+    with pytest.raises(MeasurementError, match=f"{cost} is missing for T only"):
+        TradeOffs((row("F", 77, 20.0), row("T", 76, None)))
+
+
+@pytest.mark.parametrize("cost", ["latency_ms", "macs", "parameters"])
+def test_choices_are_what_best_returns_at_every_limit(cost):
+    steps = TABLE.choices(cost)
+    assert [limit for limit, _ in steps] == sorted({limit for limit, _ in steps})
+    values = sorted(getattr(row, cost) for row in TABLE.rows)
+    for limit in (*values, *(value + 0.01 for value in values), values[-1] * 2):
+        assert [skip for least, skip in steps if least <= limit][-1] == TABLE.best(**{cost: limit})
+    with pytest.raises(BudgetError, match="no sub-network meets"):
+        TABLE.best(**{cost: steps[0][0] * 0.999})
+
+
+def test_choices_by_hand():
+    assert TABLE.choices("latency_ms") == ((31.1234, "TT"), (47.0, "TF"), (50.0, "FF"))
+    assert TABLE.choices("macs") == ((2_580, "TT"), (3_900, "TF"), (4_110, "FF"))  # FT is less accurate than TT
+
+
+def test_a_dominated_sub_network_is_told_with_the_best_that_dominates_it():
+    assert TABLE.dominated() == {"FT": "TF"}  # 48 ms, 76.0 %, against 47 ms, 77.1 %
+    assert TABLE.dominated("macs") == {"FT": "TT"}  # TF costs more
+    equal = TradeOffs((Row("F", 77, 10, 1), Row("T", 77, 10, 1)))
+    assert equal.dominated() == {}
+
+
+# -- why --------------------------------------------------------------------------------------------------------
+
+
+def test_a_choice_tells_what_it_loses_and_saves():
+    choice = TABLE.choose(latency_ms=48, macs=None)
+    assert (choice.skip, choice.row, choice.limits, choice.ties) == ("TF", FIRST, {"latency_ms": 48}, ())
+    assert str(choice).splitlines() == [
+        "Chosen: TF",
+        "It is the most accurate of the 3 sub-networks within latency_ms <= 48: 77.10 %.",
+        "Against the super-net: 0.50 points less accurate, 6.0 % less latency.",
+    ]
+    assert TABLE.choose(macs=9_999).why == (
+        "It is the most accurate of the 4 sub-networks within macs <= 9999: 77.60 %.",
+    )
+
+
+def test_ties_in_accuracy_are_told():
+    rows = (Row("FF", 77, 9, 9, 5.0), Row("FT", 78, 9, 9, 4.0), Row("TF", 78, 9, 9, 3.0), Row("TT", 70, 9, 9, 2.0))
+    choice = TradeOffs(rows).choose(macs=9)
+    assert (choice.skip, choice.ties) == ("TF", ("FT",))
+    assert "As accurate: FT; TF has the lowest latency_ms of them." in choice.why
+    assert choice.why[-1] == "Against the super-net: 1.00 points more accurate, 40.0 % less latency."
+
+
+def test_latencies_that_cannot_be_told_apart_are_told_where_the_fastest_is_asked_for():
+    rows = (Row("FF", 78, 9, 9, 5.0), Row("FT", 77, 9, 9, 3.1), Row("TF", 77, 9, 9, 3.0), Row("TT", 70, 9, 9, 2.0))
+    table = TradeOffs(rows, ties=(("FT", "TF"), ("FF", "TT")))
+    choice = table.choose(accuracy=75)
+    assert (choice.skip, choice.ties) == ("TF", ("FT",))
+    assert choice.why[:2] == (
+        "It has the lowest latency_ms of the 3 sub-networks within accuracy >= 75: 3.",
+        "Cannot be told apart from it: FT.",
+    )
+    assert TradeOffs.from_json(json.loads(json.dumps(table.to_json()))) == table
+    by_work = TradeOffs(tuple(Row(row.skip, row.accuracy, row.macs, 9) for row in rows), ties=table.ties)
+    assert by_work.choose(accuracy=75).ties == ("FT", "TF")  # of equally many multiply-adds; FF is more accurate
+
+
+def test_a_choice_that_nothing_meets_says_why_as_best_does():
+    with pytest.raises(BudgetError, match=r"the fastest, 'TT', needs 31\.13"):
+        TABLE.choose(latency_ms=3)
+
+
+# -- networks trained alone, and what goes together ---------------------------------------------------------------
+
+
+def test_networks_trained_alone_stand_beside():
+    table = tradeoffs({"FF": 71.5, "TT": 70.0}, measured("FF", "TT"), alone={"TT": 70.5})
+    assert [row.alone for row in table.rows] == [None, 70.5]
+    titles, deep, shallow, _ = str(table).splitlines()
+    assert titles.split()[3:6] == ["alone", "%", "gain"]
+    assert deep.split()[2:4] == ["-", "-"]
+    assert shallow.split()[2:4] == ["70.50", "-0.50"]
+    assert TradeOffs.from_json(json.loads(json.dumps(table.to_json()))) == table
+
+
+@pytest.mark.parametrize(
+    ("alone", "message"),
+    [
+        ({"TF": 70.0}, "alone names 'TF': expected skips of this network, FF, TT"),
+        ({"FF": 0.7e3}, "accuracy of 'FF' trained alone is 700.0: expected top-1 in percent"),
+        ({"FF": math.nan}, "accuracy of 'FF' trained alone is nan"),
+    ],
+)
+def test_what_was_trained_alone_must_fit(alone, message):
+    with pytest.raises(MeasurementError, match=message):
+        tradeoffs({"FF": 71.5, "TT": 70.0}, measured("FF", "TT"), alone=alone)
+
+
+def test_a_profile_of_another_network_or_cut_is_refused():
+    cost = replace(measured("F", "T"), network="aaaa")
+    accuracy = {"F": 70.0, "T": 69.0}
+    assert tradeoffs(accuracy, cost, network="aaaa") == tradeoffs(accuracy, cost)
+    assert tradeoffs(accuracy, replace(cost, network=""), network="bbbb")
+    with pytest.raises(MeasurementError, match=r"another network or another cut of it \(fingerprint aaaa, .* bbbb\)"):
+        tradeoffs(accuracy, cost, network="bbbb")
+
+
+def test_memory_energy_and_ties_come_from_the_profile():
+    times = (1.0, 2.0, 1.0, 2.0, 1.0, 2.0)
+    costs = {
+        "F": Cost("F", 10, 5, 2.0, 1.9, 2.1, 7.0, 3.0, {}, times),
+        "T": Cost("T", 9, 4, 2.0, 1.9, 2.1, 6.0, 2.0, {}, times[::-1]),
+    }
+    table = tradeoffs({"F": 70.0, "T": 69.0}, Profile(costs, 4, {}, {}))
+    assert [(row.memory_mb, row.energy_mj) for row in table.rows] == [(7.0, 3.0), (6.0, 2.0)]
+    assert table.ties == (("F", "T"),)
+    assert str(table).splitlines()[1].split()[-3:] == ["7.00", "3.00", "*"]
+
+
 # -- the value ----------------------------------------------------------------------------------------------------
 
 
@@ -258,6 +392,7 @@ def test_a_table_prints_every_row_and_marks_the_front():
     assert titles.split()[:3] == ["skip", "top-1", "%"]
     assert [row.split()[0] for row in rows] == ["FF", "TF", "FT", "TT"]
     assert [row.endswith("*") for row in rows] == [True, True, False, True]
+    assert rows[2].endswith("  dominated by TF")
     assert rows[0].split() == ["FF", "77.60", "4.110", "900", "50.00", "*"]
     assert foot == "* on the Pareto front of accuracy against latency_ms"
     assert str(UNTIMED).splitlines()[1].split()[4] == "-"

@@ -1,6 +1,6 @@
 """The accuracy of every sub-network, what they have in common computed once."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import Any
 
 import torch
@@ -38,7 +38,8 @@ def evaluate(
         For each skip, super-net first, the share of samples whose largest logit is the label's.
 
     Raises:
-        DataError: no batch, no labels, labels that name no class of the network, or outputs that are not finite.
+        DataError: no batch, no labels, labels that name no class of the network, a data set (the loader's `dataset`)
+            of fewer classes than the network has, or outputs that are not finite.
         SkipError: a skip that does not fit the network.
         StagesError: stages written by hand that the first input proves wrong.
 
@@ -61,7 +62,7 @@ def evaluate(
             if not network.proven:
                 network.prove(*args, **kwargs)
             for skip, output, _ in shared.outputs(list(correct), *args, **kwargs):
-                correct[skip] += _count_correct(logits_in(output), y)
+                correct[skip] += _count_correct(logits_in(output), y, getattr(batches, "dataset", None))
             samples += samples_in(x)
     if across_processes:
         counts = torch.tensor([samples, *correct.values()], device=device)
@@ -72,7 +73,7 @@ def evaluate(
     return {skip: 100 * count / samples for skip, count in correct.items()}
 
 
-def _count_correct(output: Any, y: Tensor | None) -> int:
+def _count_correct(output: Any, y: Tensor | None, data: Any = None) -> int:
     if y is None:
         raise DataError("the loader yielded inputs without labels: expected pairs (input, labels)")
     if not isinstance(output, Tensor) or output.ndim != 2 or y.shape != output.shape[:1]:
@@ -94,4 +95,16 @@ def _count_correct(output: Any, y: Tensor | None) -> int:
             f"labels from {int(y.min())} to {int(y.max())}, but the network has {output.shape[1]} classes: expected "
             f"labels from 0 to {output.shape[1] - 1}"
         )
+    _check_classes(data, output.shape[1])
     return int((output.argmax(dim=1) == y).sum())
+
+
+def _check_classes(data: Any, outputs: int) -> None:
+    """A data set that names its classes, and numbers labels by them, has one for each output."""
+    classes = getattr(data, "classes", None)
+    if isinstance(classes, Sized) and len(classes) < outputs and getattr(data, "target_transform", None) is None:
+        raise DataError(
+            f"the data has {len(classes)} classes, the network {outputs}: an output that no label names can only be "
+            f"wrong; build the model with num_classes={len(classes)}, or number the labels as the network's outputs "
+            "(target_transform= of the data set)"
+        )

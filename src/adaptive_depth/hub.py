@@ -25,9 +25,10 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 
-from .checkpoint import describe, load, move, read_description, read_tensors, restore, temporary_file, temporary_tensors
+from .checkpoint import describe, load, read_description, read_tensors, restore, temporary_tensors
 from .data import DataConfig, _transform
 from .errors import AdaptiveDepthError, CheckpointError, DataError, one_line
+from .files import move, temporary_file
 from .model_card import card_metadata, changed_by_hand, model_card
 from .network import AdaptiveNetwork
 from .selection import TradeOffs

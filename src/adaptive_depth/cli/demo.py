@@ -199,14 +199,10 @@ def _table(
         gap = measured[top] - measured[worst]
         typer.echo(f"{when:<6}  the worst, {worst}, is {gap:.1f} points below the super-net")
     profile = _profile(network, config)
-    table = tradeoffs(after, profile)
+    table = tradeoffs(after, profile, alone={skip: trained.accuracy["plain"] for skip, trained in alone.items()})
     show.write_json(output / runs.PROFILE, profile.to_json())
     show.write_json(output / runs.TRADEOFFS, table.to_json())
-    compare = {
-        f"{name} alone": (profile.costs[skip].latency_ms or 0.0, alone[skip].accuracy["plain"])
-        for name, skip in (("super-net", top), ("base-net", network.skips[-1]))
-    }
-    plot_tradeoffs(table, output / runs.PLOT, compare=compare)
+    plot_tradeoffs(table, output / runs.PLOT)
     typer.echo(f"\nAccuracy and cost, one image at a time, one thread of {profile.device['processor']}:")
     typer.echo(table)
     spread = max(after.values()) - min(after.values())
@@ -233,7 +229,9 @@ def _report(
     before: Mapping[str, float],
     after: Mapping[str, float],
 ) -> None:
-    show.write_json(output / runs.ACCURACY, {"data": "digits", "images": 500, "accuracy": dict(after)})
+    measured = {"data": "digits", "images": 500, "accuracy": dict(after), "network": adaptive.network.fingerprint}
+    show.write_json(output / runs.ACCURACY, measured | {"statistics": runs.statistics_of(adaptive.network)})
+    show.write_json(output / runs.ALONE, {skip: trained.accuracy["plain"] for skip, trained in alone.items()})
     report = {
         "epochs": epochs,
         "seed": seed,

@@ -42,7 +42,7 @@ def evaluate(
     workers = runs.pick_workers(workers, place)
     loader = create_loader(config, "validation", batch_size=batch_size, workers=workers)
     result = {"run": str(run), "data": config.name, "accuracy": runs.measure_accuracy(network, loader)}
-    result |= {"images": images_in(loader), "statistics": runs.statistics_of(network)}
+    result |= {"images": images_in(loader), "statistics": runs.statistics_of(network), "network": network.fingerprint}
     if data is None:
         show.write_json(run / runs.ACCURACY, result)
     if json:

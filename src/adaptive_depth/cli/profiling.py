@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import MeasurementError
 from . import runs, show
 from .stages import Json, Model, ModelKwargs
 from .train import Device
@@ -16,19 +17,31 @@ def profile(
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Pixels; the run's or the model's own by default.", show_default=False)
     ] = None,
-    latency: Annotated[bool, typer.Option(help="Also measure time.")] = True,
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long to measure, six rounds at least.")] = 10.0,
+    latency: Annotated[bool, typer.Option(help="Also measure time, memory and energy.")] = True,
+    backend: Annotated[str, typer.Option(help="What runs the network: eager or compiled.")] = "eager",
+    batch_sizes: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Also measure the throughput at these.", show_default=False)
+    ] = "",
+    energy: Annotated[bool, typer.Option(help="Also measure energy, where the device has counters.")] = True,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to measure, six rounds at least.")] = 20.0,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; the machine's default if not given.", show_default=False)
     ] = None,
     model_kwargs: ModelKwargs = None,
     device: Device = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a profile to carry elsewhere.", show_default=False)
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Measure multiply-adds, parameters and latency of every sub-network on this machine.
+    """Measure multiply-adds, parameters, latency, memory and energy of every sub-network on this machine.
 
-    For a run, RUN/profile.json is written too. Example: adaptive-depth profile resnet50 --batch-size 1
+    For a run, RUN/profile.json is written too. On a device that has the network but not the data, write --output FILE,
+    and join it with the accuracy elsewhere: select RUN --profile FILE.
+
+    Example: adaptive-depth profile resnet50 --batch-sizes 1,8,32
     """
+    sizes = _sizes(batch_sizes)
     import torch
 
     from ..data import input_shape
@@ -41,17 +54,36 @@ def profile(
     example = torch.randn(batch_size, channels, image_size or size, image_size or size)
     with runs.threads(threads), show.progress("measuring") as advance:
         result = measure(
-            network, example.to(runs.pick_device(device)), latency=latency, seconds=seconds, on_progress=advance
+            network,
+            example.to(runs.pick_device(device)),
+            latency=latency,
+            backend=backend,
+            batch_sizes=sizes,
+            energy=energy,
+            seconds=seconds,
+            on_progress=advance,
         )
     keeps = is_run and image_size in (None, size)  # of other images it would not go with the run's accuracy
     if keeps:
         show.write_json(Path(model) / runs.PROFILE, result.to_json())
+    if output is not None:
+        show.write_json(output, result.to_json())
     if json:
         show.as_json(result.to_json())
         return
     typer.echo(result)
+    if output is not None:
+        typer.echo(f"Written to {output}. With the accuracy: {show.command('select', 'RUN', '--profile', output)}")
     if is_run and not keeps:
         typer.echo(f"Not written to {model}: its images have {size} pixels, not {image_size}.")
     if keeps:
         middle = sorted(cost.macs for cost in result.costs.values())[len(result.costs) // 2]
         typer.echo(f"Written to {Path(model) / runs.PROFILE}. Next: {show.command('select', model, '--macs', middle)}")
+
+
+def _sizes(text: str) -> list[int]:
+    """`"1,8,32"` as numbers."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdigit() and int(part) for part in parts):
+        raise MeasurementError(f"--batch-sizes {text!r}: expected whole numbers of at least 1, such as 1,8,32")
+    return [int(part) for part in parts]

@@ -1,8 +1,8 @@
 """What commands share: models and devices by name, and run folders.
 
 A run folder holds a network (`save`), data.json (the preprocessing), history.csv, recipe.yaml, the checkpoints of a
-training that is under way (checkpoints/), and what was measured later: accuracy.json, profile.json, tradeoffs.json
-and tradeoffs.png.
+training that is under way (checkpoints/), and what was measured later: accuracy.json, profile.json, alone.json
+(networks of the same depths trained alone), tradeoffs.json and tradeoffs.png.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..errors import CheckpointError, DataError
+from ..errors import CheckpointError, DataError, MeasurementError
 from . import show
 
 if TYPE_CHECKING:
@@ -24,15 +24,18 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from ..costs import Profile
     from ..data import DataConfig
     from ..network import AdaptiveNetwork
+    from ..selection import TradeOffs
     from ..training.history import History
     from ..training.recipe import Recipe
 
 NETWORK, DATA, HISTORY, RECIPE = "network.json", "data.json", "history.csv", "recipe.yaml"
 CHECKPOINTS = "checkpoints"
 ACCURACY, PROFILE, TRADEOFFS, PLOT = "accuracy.json", "profile.json", "tradeoffs.json", "tradeoffs.png"
-_MEASURED = (ACCURACY, PROFILE, TRADEOFFS, PLOT)
+ALONE = "alone.json"
+_MEASURED = (ACCURACY, PROFILE, TRADEOFFS, PLOT, ALONE)
 
 
 def is_run(target: str | Path) -> bool:
@@ -202,7 +205,8 @@ def save_run(
     run: Path, network: "AdaptiveNetwork", config: "DataConfig", history: "History", recipe: "Recipe | None" = None
 ) -> None:
     """Write a trained network with its preprocessing and history; what was measured of an older one is removed."""
-    from ..checkpoint import save, write_atomically
+    from ..checkpoint import save
+    from ..files import write_atomically
 
     save(network, run)
     forget_measurements(run)
@@ -237,6 +241,57 @@ def read_json(path: Path, mend: str) -> Any:
         raise DataError(f"{path} does not exist: {mend}") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}): {mend}") from error
+
+
+def check_run(run: Path) -> None:
+    """Raise the error that says what is wrong with a folder that holds no network."""
+    if not is_run(run):
+        open_run(run)
+
+
+def read_accuracy(run: Path) -> dict[str, Any]:
+    """What `evaluate` wrote of a run: at least accuracies by skip.
+
+    Raises:
+        DataError: missing or damaged.
+    """
+    mend = show.command("evaluate", run)
+    measured = read_json(run / ACCURACY, f"measure it with {mend}")
+    if not isinstance(measured, dict) or not isinstance(measured.get("accuracy"), dict):
+        raise DataError(f"{run / ACCURACY} holds no accuracies: measure them with {mend}")
+    return measured
+
+
+def read_profile(run: Path, file: Path | None = None) -> "Profile":
+    """What `profile` wrote of a run, or another file of it, carried from another device.
+
+    Raises:
+        DataError: missing or damaged.
+    """
+    from ..costs import Profile
+
+    place, mend = file or run / PROFILE, show.command("profile", run)
+    measured = read_json(place, f"measure it with {mend}")
+    try:
+        return Profile.from_json(measured)
+    except MeasurementError as error:
+        raise DataError(f"{place} is damaged or no profile: measure it anew with {mend}") from error
+
+
+def trade_offs(run: Path, profile: "Profile | None" = None, alone: dict[str, float] | None = None) -> "TradeOffs":
+    """The accuracy and the cost of a run, and of networks trained alone where that is known, joined.
+
+    Raises:
+        DataError: a file that is missing or damaged.
+        MeasurementError: files that do not go together.
+    """
+    from ..selection import tradeoffs
+
+    measured = read_accuracy(run)
+    profile = profile or read_profile(run)
+    if alone is None and (run / ALONE).exists():
+        alone = read_json(run / ALONE, f"give it anew with {show.command('select', run, '--alone', 'FFFF=76.7')}")
+    return tradeoffs(measured["accuracy"], profile, alone=alone, network=measured.get("network", ""))
 
 
 def measure_accuracy(network: "AdaptiveNetwork", loader: Any, *, across_processes: bool = False) -> dict[str, float]:

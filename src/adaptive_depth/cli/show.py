@@ -29,7 +29,8 @@ class _Bar(Progress):
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr: call the yielded function with (done, in all) and a short text, as `note` or `live`.
+    """A progress bar on stderr: call the yielded function with (done, in all), with what is done where that
+    changes, and with a short text, as `note` or `live`.
 
     Where stderr is no terminal (a log), only the notes are written, a line each. `live` is a function that makes the
     text; it is called twice a second at most, and only where somebody watches.
@@ -47,6 +48,7 @@ def progress(what: str) -> Iterator[Callable[..., None]]:
         def advance(
             done: int | None = None,
             total: int | None = None,
+            what: str = what,
             *,
             note: str | None = None,
             live: Callable[[], str] | None = None,
@@ -55,7 +57,7 @@ def progress(what: str) -> Iterator[Callable[..., None]]:
             fields: dict[str, Any] = {} if note is None else {"note": note}
             if live is not None and console.is_terminal and monotonic() - shown > 0.5:
                 shown, fields = monotonic(), {"note": live()}
-            bar.update(task, completed=done, total=total, **fields)
+            bar.update(task, description=what, completed=done, total=total, **fields)
             if note and console.is_terminal:  # stays above the bar
                 console.print(f"{what}: {note}", highlight=False)
             elif note and not console.quiet:
@@ -84,7 +86,7 @@ def as_json(value: Any) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace a file in one step: it holds the old or the new value, whatever fails."""
-    from ..checkpoint import write_atomically
+    from ..files import write_atomically
 
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 

@@ -209,7 +209,7 @@ def _train(
         return {}, history
     runs.save_run(output, network, config, history, recipe)
     result = {"run": str(output), "before_calibration": before, "accuracy": after, "images": images}
-    result["statistics"] = runs.statistics_of(network)
+    result |= {"statistics": runs.statistics_of(network), "network": network.fingerprint}
     show.write_json(output / runs.ACCURACY, result)
     return result, history
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from ..checkpoint import read_tensors, write_atomically, write_tensors
+from ..checkpoint import read_tensors, write_tensors
 from ..errors import CheckpointError
+from ..files import write_atomically
 from .processes import like, load_whole, whole
 
 FORMAT, VERSION = "adaptive-depth training state", 2
