@@ -310,6 +310,37 @@ def test_select_keeps_to_the_budget_and_writes_table_and_plot(call, run):
     assert "Pareto front" in out
 
 
+def test_select_explains_the_choice_and_keeps_what_was_trained_alone(call, run):
+    status, out, _ = call("select", run, "--macs=1e12", "--alone=FFFF=50.5", "--alone=TTTT=40")
+    assert status == 0
+    assert "It is the most accurate of the 16 sub-networks within macs <= 1e+12: " in out
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line[:4].strip("FT") == ""}
+    assert (rows["FFFF"][2], rows["TTTT"][2], rows["TFFF"][2]) == ("50.50", "40.00", "-")
+    status, out, _ = call("select", run, "--json")  # said once
+    assert json.loads(out)["rows"][0]["alone"] == 50.5
+
+
+def test_a_profile_is_carried_from_the_device_and_joined_with_the_accuracy(call, run, tmp_path):
+    carried = tmp_path / "device.json"
+    arguments = ["--seconds=0.1", "--batch-sizes=1,3", "--device=cpu", f"--output={carried}", "--no-energy"]
+    status, out, _ = call("profile", run, *arguments)
+    assert status == 0
+    assert f"Written to {carried}. With the accuracy: " in out
+    cost = json.loads(carried.read_text())["costs"][0]
+    assert list(cost["throughput"]) == ["1", "3"]
+    assert (cost["latency_ms"] > 0, cost["memory_mb"] > 0, cost["energy_mj"]) == (True, True, None)
+    status, out, _ = call("select", run, f"--profile={carried}", "--latency-ms=1e9", "--json")
+    assert json.loads(out)["rows"][0]["latency_ms"] == cost["latency_ms"]
+    assert not (run / "tradeoffs.json").exists()  # which is of this machine
+
+
+def test_a_profile_of_another_network_is_refused(call, run, tmp_path):
+    other = tmp_path / "other.json"
+    assert call("profile", "resnet18", "--no-latency", "--image-size=32", f"--output={other}", "--device=cpu")[0] == 0
+    status, _, err = call("select", run, f"--profile={other}", "--macs=1e9")
+    assert (status, "the profile is of another network or another cut of it" in err) == (2, True)
+
+
 def test_json_and_quiet_stderr_of_the_real_command(run):
     """Not at a terminal: stdout is JSON alone, stderr is empty, though evaluating has a progress bar."""
     code = "import sys; from adaptive_depth.cli import main; sys.exit(main())"
@@ -325,6 +356,14 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (
+            "profile resnet18 --batch-sizes 1,0",
+            "--batch-sizes '1,0': expected whole numbers of at least 1, such as 1,8,32",
+        ),
+        ("profile resnet18 --backend onnx", "backend='onnx': expected one of eager, compiled"),
+        ("select {run} --alone FFFF", "--alone 'FFFF': expected SKIP=PERCENT, such as FFFF=76.7"),
+        ("select {run} --alone FFF=70", "alone names 'FFF': expected skips of this network"),
+        ("select {run} --profile {run}/data.json", "data.json is damaged or no profile: measure it anew with"),
         ("stages resnet1818", "timm has no model 'resnet1818': near ones are resnet18"),
         ("stages torchvision/resnet1", "torchvision has no model 'resnet1'"),
         ("stages vgg11", "VGG has no residual stage that can be cut"),

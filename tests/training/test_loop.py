@@ -176,7 +176,7 @@ def test_history_survives_json_and_prints_as_csv():
     history = train(ad.adapt(build()), images(), epochs=2)
     assert History.from_json(json.loads(json.dumps(history.to_json()))) == history
     assert History.from_csv(history.to_csv()) == history
-    with pytest.raises(ad.TrainingError, match="could not convert string to float: 'much'.*; expected numbers"):
+    with pytest.raises(ad.TrainingError, match=r"could not convert string to float: 'much'.*; expected numbers"):
         History.from_csv(history.to_csv().replace("\n1,", "\n1,much", 1).replace("much", "much,", 1))
     lines = list(csv.DictReader(io.StringIO(history.to_csv())))
     assert [float(line["loss"]) for line in lines] == [epoch.loss for epoch in history.epochs]
