@@ -123,3 +123,6 @@ def test_memory_energy_throughput_and_backend_are_printed():
     assert row.split() == ["F", "9.000", "8", "1.00", "0.90", "to", "1.10", "7.50", "3.50", "1000.0", "2000.0"]
     assert all(title in titles for title in ("memory MB", "energy mJ", "a second, batch 8"))
     assert notes == ["Energy: RAPL."]
+    conditions = {"rounds": 9, "warmup_rounds": 3, "drift_percent": -1.26}
+    said = str(Profile({"F": cost}, 1, {}, {}, conditions=conditions))
+    assert "Timed in 9 rounds, after 3 of warm-up; they were 1.3 % shorter in the second half." in said

@@ -137,15 +137,28 @@ def test_keyword_inputs_are_passed_on_and_may_hold_the_batch():
     assert calls
 
 
-def test_agrees_with_fvcore_on_a_resnet18():
-    net = adapt(timm.create_model("resnet18", num_classes=10)).eval()
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("resnet18", {}),
+        ("mobilenetv2_100", {}),
+        ("vit_tiny_patch16_224", {"img_size": 64}),
+        ("convnext_atto", {}),
+    ],
+)
+def test_agrees_with_fvcore(name, arguments):
+    net = adapt(timm.create_model(name, num_classes=10, **arguments)).eval()
+    for module in net.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False  # fvcore knows attention as its two products only
     image = torch.zeros(1, 3, 64, 64)
-    skips = ("FFFF", "TTFF", "TTTT")
-    result = profile(net, image, skips=skips, latency=False)
-    for skip in skips:
+    full, base = net.skips[0], net.skips[-1]
+    result = profile(net, image, skips=(full, base), latency=False)
+    for skip in (full, base):
         analysis = FlopCountAnalysis(net.extract(skip), image).unsupported_ops_warnings(False)
         by_operator = analysis.uncalled_modules_warnings(False).by_operator()
-        assert result.costs[skip].macs == by_operator["conv"] + by_operator["linear"]
+        assert result.costs[skip].macs == sum(by_operator[each] for each in ("conv", "linear", "matmul"))
+    assert result.uncounted == {}
 
 
 def test_multiply_adds_of_resnet50_are_the_papers():
@@ -193,6 +206,17 @@ def test_a_compiled_network_is_counted_like_an_eager_one():
         assert not net(torch.zeros(1, 4)).any()
     assert eager.costs["F"].macs == 4 * 8 + 2 * 8 * 8 + 8 * 3
     assert profile(net, torch.zeros(1, 4), latency=False) == eager
+
+
+@pytest.mark.alone
+def test_a_compiled_backend_is_timed_and_the_network_stays_as_it_is():
+    net = linear_net()
+    result = profile(net, torch.zeros(2, 4), backend="compiled", rounds=6, batch_sizes=[5], energy=False)
+    assert result.backend == "compiled"
+    assert ", compiled, batch of 2" in str(result)
+    assert result.costs["T"].macs == profile(net, torch.zeros(2, 4), latency=False).costs["T"].macs
+    assert all(cost.latency_ms and cost.memory_mb and set(cost.throughput) == {2, 5} for cost in result.costs.values())
+    assert all(net.subnet(skip)._compiled_call_impl is None for skip in net.skips)
 
 
 # -- time ---------------------------------------------------------------------------------------------------------
@@ -527,6 +551,8 @@ def test_a_profile_tells_the_device_and_prints_every_sub_network():
     assert titles.split()[:2] == ["skip", "kMACs"]
     assert supernet.split()[:3] == ["F", "0.184", "211"]
     assert basenet.split()[:3] == ["T", "0.120", "139"]
+    assert (result.conditions["rounds"], result.conditions["drift_percent"]) == (1, None)
+    assert {"load", "clock_mhz"} & {*result.conditions["before"], *result.conditions["after"]}
     assert supernet.split()[4] == "-"  # one round is too few for an interval
 
 

@@ -169,6 +169,8 @@ class Profile:
             calls = ", ".join(f"{name} ({count} calls)" for name, count in self.uncounted.items())
             yield f"multiply-adds NOT counted, no formula: {calls}"
         if any(cost.latency_ms is not None for cost in self.costs.values()):
+            if "rounds" in self.conditions:
+                yield _in_words(self.conditions)
             yield from self._timing_notes()
             yield f"Energy: {self.energy}."
 
@@ -262,6 +264,14 @@ def _differences(a: Cost, b: Cost) -> list[float]:
 def _holds_zero(differences: Sequence[float]) -> bool:
     low, high = median_interval(differences)
     return low is not None and high is not None and low <= 0 <= high
+
+
+def _in_words(conditions: Mapping[str, Any]) -> str:
+    rounds, warmup, drift = (conditions.get(name) for name in ("rounds", "warmup_rounds", "drift_percent"))
+    said = f"Timed in {rounds} rounds, after {warmup} of warm-up"
+    if drift is None:
+        return f"{said}."
+    return f"{said}; they were {abs(drift):.1f} % {'longer' if drift > 0 else 'shorter'} in the second half."
 
 
 def _shortened(value: object) -> str:
