@@ -10,7 +10,7 @@ OFFLINE := HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint browser format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ help: ## Show this list
 demo: $(INSTALLED) ## Train, measure and choose the depth of a small network on this machine
 	@$(BIN)/adaptive-depth demo
 
-test: lint ## Check style and types, then run every test
+test: lint browser ## Check style and types, then run every test
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal -m "not alone"
 # pytest ends with status 5 when it finds no test to run, which is no failure here.
 	$(OFFLINE) $(BIN)/pytest -m alone || [ $$? -eq 5 ]
@@ -27,6 +27,13 @@ lint: $(INSTALLED_DEV) ## Check style (ruff) and types (pyright)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+
+# The tests of the HTML report drive a real Chromium. Where there is none, root installs Debian's or Ubuntu's.
+browser:
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null || { \
+		echo "Installing Chromium ..." && [ "$$(id -u)" = 0 ] && export DEBIAN_FRONTEND=noninteractive && \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || { \
+		echo "The tests need a Chromium: install the package chromium, or Google Chrome" >&2; exit 1; }
 
 format: $(INSTALLED_DEV) ## Mend what ruff can mend, and lay the code out
 	$(BIN)/ruff check --fix
