@@ -1,7 +1,7 @@
 """The method's claims (paper, section 3.3) on a network that was trained with it and one that was not.
 
-A CNN of three stages of six blocks is trained twice on Fashion-MNIST at half resolution: adaptively, and alone. `analyze`
-then measures both on the test images. Results and charts go to results/rationale/.
+A CNN of three stages of six blocks is trained twice on Fashion-MNIST at half resolution: adaptively, and alone.
+`analyze` then measures both on the test images. Results and charts go to results/rationale/.
 
     python benchmarks/rationale.py [--images FOLDER of the four *-ubyte.gz files] [--epochs 4]
 """

@@ -86,20 +86,20 @@ ROWS: list[Row] = [
         "`evaluate` on all 16 sub-networks against one after the other: ResNet-50, ViT-B/16, Swin-T",
         "2.2, 1.9, 1.8 times faster",
         lambda r: (
-            f"{', '.join(format(one['times faster']['median'], '.2f') for one in r['networks'].values())} times faster, "
-            "bit-identical"
+            ", ".join(f"{one['times faster']['median']:.2f}" for one in r["networks"].values())
+            + " times faster, bit-identical"
         ),
     ),
     (
         "profiling",
-        "`profile` of the 16 sub-networks of ResNet-50, batch 1: its time; latencies against the super-net's, two profiles "
-        "minutes apart",
+        "`profile` of the 16 sub-networks of ResNet-50, batch 1: its time; latencies against the super-net's, two "
+        "profiles minutes apart",
         "60 s; within 3 %",
         lambda r: f"{max(r['seconds']):.0f} s; within {100 * abs(r['largest difference']):.1f} %",
     ),
     (
         "profiling",
-        "share of time saved over share of multiply-adds saved, ResNet-50 base-net, batch 1 (the paper: 0.92 on a Jetson)",
+        "share of time saved over share of multiply-adds saved, ResNet-50's base-net, batch 1 (paper: 0.92, a Jetson)",
         "0.95 on one backend",
         lambda r: ", ".join(
             f"{backend} {sum(shares) / len(shares):.2f}" for backend, shares in r["time saved over work saved"].items()

@@ -22,7 +22,15 @@ from .evaluation import evaluate
 from .costs import Cost, Profile, Saving
 from .profiling import profile
 from .selection import Choice, Row, TradeOffs, tradeoffs
-from .plotting import plot_tradeoffs, plot_training
+
+# why it works, on this network
+from .analysis.values import Analysis, BlockAnalysis, NormAnalysis, StageAnalysis
+from .analysis.rationale import analyze
+from .analysis.activation_maps import class_activation_maps
+
+# looking at it
+from .plotting import plot_maps, plot_tradeoffs, plot_training, plot_transformations
+from .report import report_page
 
 # keeping it
 from .checkpoint import load, save
@@ -77,8 +85,17 @@ __all__ = [
     "Row",
     "TradeOffs",
     "tradeoffs",
+    "Analysis",
+    "BlockAnalysis",
+    "NormAnalysis",
+    "StageAnalysis",
+    "analyze",
+    "class_activation_maps",
+    "plot_maps",
     "plot_tradeoffs",
     "plot_training",
+    "plot_transformations",
+    "report_page",
     "load",
     "load_reference",
     "save",

@@ -7,10 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import AdaptiveDepthError
+from .analyze import analyze
 from .demo import demo
 from .evaluate import evaluate
 from .profiling import profile
 from .reference import load_reference
+from .report import report
 from .selecting import select
 from .share import share
 from .stages import stages
@@ -25,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, stages, train, evaluate, profile, select, share, load_reference):
+for _command in (demo, stages, train, evaluate, profile, select, analyze, report, share, load_reference):
     app.command()(_command)
 
 

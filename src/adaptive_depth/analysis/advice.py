@@ -1,0 +1,184 @@
+"""What an analysis means, in words: a function of plain values, which needs no torch."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+from .values import Analysis, BlockAnalysis, NormAnalysis, StageAnalysis
+
+# Losses are compared in nats, the unit of cross-entropy.
+HURTS = 0.1  # so much more loss makes the right class a tenth less probable
+NOTHING = 1e-3  # a thousandth less probable: no sub-path is worth its time for that
+HOLDS = 0.5  # the first-order expansion is called valid up to an error of half the change: its sign and size are right
+SHIFT = 0.3  # standard deviations; a few hundred images alone leave less than a tenth
+SCALE = 0.5  # |ln| of variances: a factor of 1.65; the same holds for it
+DEAD = 0.1  # the part of channels; a few dead ones are found in many a trained network
+FEW = 100  # images, below which means of losses and norms' statistics are mostly chance
+
+
+def advise(analysis: Analysis) -> tuple[str, ...]:
+    """Sentences with the numbers in them: what to trust, which stage's skip hurts, which sub-path refines nothing,
+    whether the rationale holds, and which norms are unhealthy.
+
+    Arguments:
+        analysis: its own `advice` is not read.
+
+    Example:
+        >>> stage = StageAnalysis(1, "one", predicted=-0.3, change=-0.31, cosine=0.2, skipping=0.02, divergence=0.01)
+        >>> block = BlockAnalysis("blocks.1", 1, True, ratio=0.1, predicted=-0.3, change=-0.31, cosine=0.2)
+        >>> for said in advise(Analysis((block,), (stage,), (), {"F": 0.5, "T": 0.52}, images=1000)):
+        ...     print(said)
+        No stage's skip hurts: the dearest, stage 1 (one), adds 0.02 to the loss of 0.5.
+        The rationale holds: every skippable sub-path lowers the loss, along the negative gradient (cosine 0.2), by
+        about what the first-order expansion predicts.
+    """
+    parts = (_about_images(analysis), _about_skipping(analysis), _about_refining(analysis))
+    return tuple(said for part in (*parts, _about_size(analysis.blocks), _about_norms(analysis.norms)) for said in part)
+
+
+def _about_images(analysis: Analysis) -> Iterator[str]:
+    if analysis.seen is not None and analysis.classes is not None and analysis.seen < analysis.classes:
+        yield (
+            f"The images show {analysis.seen} of the network's {analysis.classes} classes: nothing here speaks of the "
+            "others."
+        )
+    if analysis.images < FEW:
+        yield f"Only {analysis.images} images were measured: small differences are chance."
+
+
+# -- which stage's skip hurts -----------------------------------------------------------------------------------
+
+
+def _about_skipping(analysis: Analysis) -> Iterator[str]:
+    loss = analysis.super_loss
+    worst = max(analysis.stages, key=lambda stage: stage.skipping)
+    if worst.skipping <= HURTS:
+        yield f"No stage's skip hurts: the dearest, {worst}, adds {worst.skipping:.2g} to the loss of {loss:.3g}."
+        return
+    for stage in sorted(analysis.stages, key=lambda stage: -stage.skipping):
+        if stage.skipping > HURTS:
+            most = ", more than any other" if stage is worst and len(analysis.stages) > 1 else ""
+            yield (
+                f"Skipping {stage} hurts{most}: the loss rises from {loss:.3g} to {loss + stage.skipping:.3g} (+"
+                f"{stage.skipping:.2g}), {_why(analysis, stage)}."
+            )
+
+
+def _why(analysis: Analysis, stage: StageAnalysis) -> str:
+    """What may be done about a skip that hurts."""
+    alone = "".join("T" if other is stage else "F" for other in analysis.stages)
+    if any(row.skip == alone and _is_off(row) for row in analysis.norms):
+        return "and its norms see other numbers than those that they were measured on; mend that first (below)"
+    return (
+        f"and its features differ by a KL of {stage.divergence:.2g} nats; skip other stages first, or train longer, or "
+        "with the feature term (feature_weight)"
+    )
+
+
+# -- which sub-path refines nothing, and whether the expansion holds --------------------------------------------
+
+
+def _about_refining(analysis: Analysis) -> Iterator[str]:
+    idle = [stage for stage in analysis.stages if stage.change >= -NOTHING]
+    off = [stage for stage in analysis.stages if not _expansion_holds(stage)]
+    against = [stage for stage in analysis.stages if stage not in idle and (stage.cosine or 0) <= 0]
+    for stage in idle:
+        gain = "" if stage.skipping > NOTHING else "; skipping it costs nothing: leave it out"
+        yield (
+            f"The skippable sub-path of {stage} refines nothing: it changes the loss by {stage.change:+.2g} (‖F‖/‖h‖ "
+            f"{_ratios(analysis, stage)}, cosine {_number(stage.cosine)}){gain}."
+        )
+    for stage in against:
+        yield (
+            f"The skippable sub-path of {stage} lowers the loss by {-stage.change:.2g}, but not along the negative "
+            f"gradient: the cosine is {_number(stage.cosine)}."
+        )
+    if off:
+        told = (f"{stage}: {stage.predicted:+.2g}, really {stage.change:+.2g}" for stage in off)
+        longest = max(off, key=lambda stage: abs(stage.predicted - stage.change))
+        yield (
+            f"The first-order expansion does not hold: it predicts for {'; for '.join(told)}. The residuals are too "
+            f"large a step for it (‖F‖/‖h‖ {_ratios(analysis, longest)} in stage {longest.stage})."
+        )
+    if not (idle or off or against):
+        yield (
+            "The rationale holds: every skippable sub-path lowers the loss, along the negative gradient (cosine "
+            f"{_span([stage.cosine or 0 for stage in analysis.stages])}), by about what the first-order expansion "
+            "predicts."
+        )
+
+
+def _expansion_holds(stage: StageAnalysis) -> bool:
+    size = max(abs(stage.change), abs(stage.predicted))
+    return size <= NOTHING or abs(stage.predicted - stage.change) <= HOLDS * abs(stage.change)
+
+
+# -- how large the residuals are --------------------------------------------------------------------------------
+
+
+def _about_size(blocks: Sequence[BlockAnalysis]) -> Iterator[str]:
+    told = []
+    for kind, skippable, expected in (("skippable", True, "smaller"), ("mandatory", False, "larger")):
+        sizes = [(block.ratio, block.alone) for block in blocks if block.skippable == skippable]
+        pairs = [(ours, alone) for ours, alone in sizes if ours is not None and alone is not None]
+        if pairs:
+            ours, alone = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
+            told.append(f"{ours:.3g} in {kind} blocks, against {alone:.3g} (the paper finds it {expected} there)")
+    if told:
+        yield f"‖F‖/‖h‖, on average, against that of the network trained without the method: {'; '.join(told)}."
+
+
+# -- which norms are unhealthy ----------------------------------------------------------------------------------
+
+
+def _about_norms(norms: Sequence[NormAnalysis]) -> Iterator[str]:
+    off = [row for row in norms if _is_off(row)]
+    if off:
+        worst = max(off, key=lambda row: max(row.shift / SHIFT, row.scale / SCALE))
+        yield (
+            f"Norm statistics look unhealthy in {', '.join(_skips(off))}: worst is {worst.path} in {worst.skip}, which "
+            f"sees means {worst.shift:.2g} standard deviations off and variances off by a factor of "
+            f"{math.exp(worst.scale):.2g}. Calibrate the network on training batches; if it is, these images are "
+            "unlike those."
+        )
+    initial = [row for row in norms if row.initial]
+    if initial:
+        yield (
+            f"Norms never gathered statistics in {', '.join(_skips(initial))} ({initial[0].initial} of stage "
+            f"{initial[0].stage}, for one): train the network, or calibrate it on training batches."
+        )
+    dead = [row for row in norms if row.dead > DEAD * row.channels]
+    if dead:
+        worst = max(dead, key=lambda row: row.dead / row.channels)
+        yield (
+            f"{worst.dead} of {worst.channels} channels that the norms of stage {worst.stage} see in {worst.skip} have "
+            "a running variance of nearly 0: they are dead, or the statistics are wrong."
+        )
+
+
+def _is_off(row: NormAnalysis) -> bool:
+    return row.shift > SHIFT or row.scale > SCALE
+
+
+def _skips(rows: Iterable[NormAnalysis]) -> list[str]:
+    return list(dict.fromkeys(row.skip for row in rows))
+
+
+def _ratios(analysis: Analysis, stage: StageAnalysis) -> str:
+    """‖F‖/‖h‖ of the skippable blocks of a stage."""
+    blocks = (block for block in analysis.blocks if block.stage == stage.stage and block.skippable)
+    return _span([block.ratio for block in blocks if block.ratio is not None])
+
+
+def _span(numbers: Sequence[float]) -> str:
+    """The smallest and the largest of some numbers.
+
+    Example:
+        >>> _span([0.3, 0.1]), _span([0.2]), _span([])
+        ('0.1 to 0.3', '0.2', 'unknown')
+    """
+    ends = list(dict.fromkeys(f"{end:.2g}" for end in (min(numbers), max(numbers)))) if numbers else ["unknown"]
+    return " to ".join(ends)
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2g}"

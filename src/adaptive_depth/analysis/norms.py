@@ -1,0 +1,104 @@
+"""Running statistics of norms against what the norms really see."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import MeasurementError
+from ..stages.checks import has_statistics
+from .values import NormAnalysis
+
+
+class NormObserver:
+    """Gathers mean and variance, per channel, of all that a BatchNorm sees.
+
+    Arguments:
+        norm: with running statistics, which centre the sums.
+    """
+
+    def __init__(self, norm: Any) -> None:
+        self.eps: float = norm.eps
+        self.mean, self.variance = _exact(norm.running_mean), _exact(norm.running_var)
+        counted = norm.num_batches_tracked
+        fresh = counted is not None and int(counted) == 0  # weights of old files count none, but have statistics
+        self.initial = bool(fresh and not self.mean.any() and (self.variance == 1).all())
+        self.count, self.offset, self.square = 0, torch.zeros_like(self.mean), torch.zeros_like(self.mean)
+
+    def __call__(self, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        x: Tensor = args[0] if args else next(iter(kwargs.values()))
+        channels = x.detach().transpose(0, 1).reshape(x.shape[1], -1)
+        variance, mean = torch.var_mean(channels.to(torch.promote_types(x.dtype, torch.float32)), 1, correction=0)
+        offset = _exact(mean) - self.mean
+        self.count += channels.shape[1]
+        self.offset += channels.shape[1] * offset
+        self.square += channels.shape[1] * (_exact(variance) + offset**2)
+        return forward(*args, **kwargs)
+
+    @property
+    def shift(self) -> float:
+        """Mean over channels of |mean seen - running mean|, in standard deviations as the norm takes them."""
+        return float(((self.offset / self.count).abs() / (self.variance + self.eps).sqrt()).mean())
+
+    @property
+    def scale(self) -> float:
+        """Mean over channels of |ln(variance seen / running variance)|, each with the norm's ε."""
+        seen = self.square / self.count - (self.offset / self.count) ** 2
+        least = self.eps or torch.finfo(seen.dtype).tiny  # of a norm without ε a constant channel would be infinite
+        return float(((seen.clamp(min=0) + least) / (self.variance + least)).log().abs().mean())
+
+    @property
+    def dead(self) -> int:
+        """Channels with a running variance below ε."""
+        return int((self.variance < self.eps).sum())
+
+
+def norm_observers(subnet: nn.Module, skip: str) -> dict[str, NormObserver]:
+    """An observer for each norm with running statistics of a sub-network, by path.
+
+    Raises:
+        MeasurementError: statistics that are not finite.
+    """
+    found = {path: NormObserver(part) for path, part in subnet.named_modules() if has_statistics(part)}
+    for path, norm in found.items():
+        if not (norm.mean.isfinite() & norm.variance.isfinite()).all():
+            raise MeasurementError(
+                f"norm {path!r} of sub-network {skip} has running statistics that are not finite: calibrate the "
+                "network on training batches, and look for inputs that are not finite, or for a training that diverged"
+            )
+    return found
+
+
+def summarise(observers: Mapping[str, Mapping[str, NormObserver]], homes: Mapping[str, int]) -> Iterator[NormAnalysis]:
+    """One row for each sub-network and each stage whose norms it shows: the worst of them, and counts of all.
+
+    Arguments:
+        observers: by skip and path.
+        homes: the stage that a norm follows, by path; norms of none are stage 0's.
+    """
+    first = True
+    for skip, norms in observers.items():
+        # Up to its first skipped stage a sub-network does what the super-net does, which comes first.
+        start = 0 if first else skip.index("T") + 1
+        for stage in range(start, len(skip) + 1):
+            rows = {path: norm for path, norm in norms.items() if homes.get(path, 0) == stage and norm.count}
+            if rows:
+                worst = max(rows, key=lambda path: max(rows[path].shift, rows[path].scale))
+                yield NormAnalysis(
+                    skip,
+                    stage,
+                    worst,
+                    rows[worst].shift,
+                    rows[worst].scale,
+                    norms=len(rows),
+                    channels=sum(len(norm.mean) for norm in rows.values()),
+                    initial=sum(norm.initial for norm in rows.values()),
+                    dead=sum(norm.dead for norm in rows.values()),
+                )
+        first = False
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """On the CPU, in float64: sums over batches, whatever their size, come to the same."""
+    return tensor.detach().cpu().double()

@@ -1,0 +1,109 @@
+"""Why the method works (paper, section 3.3), measured on a network: `analyze`."""
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import replace
+from itertools import count, islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..batches import arguments, device_of, samples_in, split_batch
+from ..errors import DataError, MeasurementError
+from ..modes import evaluating, without_fast_paths
+from ..network import AdaptiveNetwork, check_adapted
+from .advice import advise
+from .criterion import Criterion
+from .measurement import Measurement
+from .observers import frozen
+from .values import Analysis
+
+OnProgress = Callable[[int, int | None], None]
+
+
+def analyze(
+    network: AdaptiveNetwork,
+    batches: Iterable[Any],
+    *,
+    criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+    compare: nn.Module | None = None,
+    limit: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> Analysis:
+    """Measure the method's claims on a network: do skippable sub-paths only refine, and what does a skip cost?
+
+    For each block ‖F(h)‖₂ / ‖h‖₂ in the super-net (paper, Figure 3). For each skippable sub-path the first-order
+    expansion `L(h_super) ≈ L(h_base) + Σ_j F_j(h_j) · ∂L/∂h_j` (section 3.3), where L at h_j is the loss of the
+    super-net without the blocks from j to the end of the stage, its norms as they are; and the cosine between F_j and
+    -∂L/∂h_j. For each stage KL(h_super ‖ h_base), and the loss of the sub-network that skips it alone. For each norm
+    with running statistics, what it sees against these.
+
+    The network runs in eval mode and is left as it was, gradients included. A batch takes a forward pass of the
+    super-net, of the base-net and of each sub-network that skips one stage, and a forward and a backward pass for each
+    skippable block.
+
+    Arguments:
+        network: an adapted network, trained or not.
+        batches: pairs of input `[batch, ...]` and labels `[batch]`, or dicts with `"labels"`, such as a DataLoader:
+            some hundred samples of all classes, best such as were not trained on.
+        criterion: the loss of output and labels, a mean over samples; cross-entropy by default.
+        compare: the same model, trained without the method (or a network, whose super-net is taken): its
+            ‖F(h)‖₂ / ‖h‖₂ beside the network's own.
+        limit: at most so many batches; all by default.
+        on_progress: called with (done, in all) after each pass; the second is None for a loader without a length.
+
+    Returns:
+        All of it, with advice in words: print it.
+
+    Raises:
+        DataError: no batch, no labels, labels that name no class of the network, or outputs that are not finite.
+        MeasurementError: a criterion that gives no finite number or no gradient, a model to compare with that lacks
+            the blocks, blocks that do not run once on a batch, or norms whose running statistics are not finite.
+        StagesError: stages written by hand that the first input proves wrong.
+
+    Example:
+        >>> import timm, torch, adaptive_depth as ad
+        >>> net = ad.adapt(timm.create_model("resnet18", num_classes=10, channels=(8, 8, 8, 8)))
+        >>> found = analyze(net, [(torch.randn(20, 3, 32, 32), torch.arange(20) % 10)])
+        >>> found.stages[0].name, [block.path for block in found.blocks if block.skippable]
+        ('layer1', ['layer1.1', 'layer2.1', 'layer3.1', 'layer4.1'])
+        >>> list(found.losses)
+        ['FFFF', 'FFFT', 'FFTF', 'FTFF', 'TFFF', 'TTTT']
+    """
+    check_adapted(network, "analyze", MeasurementError)
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise MeasurementError(f"limit={limit!r}: expected a number of batches, 1 or more, or None for all")
+    if not (compare is None or isinstance(compare, nn.Module)):
+        raise MeasurementError(f"compare is a {type(compare).__name__}: expected a model, an nn.Module")
+    judge, measured, done = Criterion(criterion), None, count(1)
+    with (
+        evaluating(network),
+        nullcontext() if compare is None else evaluating(compare),
+        frozen(network),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        without_fast_paths(),
+    ):
+        for batch in islice(batches, limit):
+            x, y = split_batch(batch, device_of(network))
+            if not samples_in(x):
+                continue
+            args, kwargs = arguments(x)
+            if not network.proven:
+                network.prove(*args, **kwargs)
+            measured = measured or Measurement(network, judge, compare)
+            for _ in measured.add(x, y):
+                if on_progress is not None:
+                    on_progress(next(done), _passes(measured, batches, limit))
+    if measured is None:
+        raise DataError("analyze received an empty loader: expected at least one batch of (input, labels)")
+    result = measured.result()
+    return replace(result, advice=advise(result))
+
+
+def _passes(measured: Measurement, batches: Any, limit: int | None) -> int | None:
+    """How many passes all batches take; None where nobody knows."""
+    if not hasattr(batches, "__len__"):
+        return None
+    return measured.passes * min(len(batches), limit or len(batches))

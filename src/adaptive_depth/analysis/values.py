@@ -1,0 +1,234 @@
+"""What an analysis finds: plain values, which need no torch."""
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ..errors import MeasurementError
+from ..text import table
+
+_WIDTH = 100  # columns
+
+
+@dataclass(frozen=True)
+class BlockAnalysis:
+    """One residual block h + F(h) in the super-net; F(h) is what it returns less what it takes.
+
+    Of a block that ends in a ReLU or a norm, F is the change behind it.
+
+    Attributes:
+        path: of the module.
+        stage: its number, from 1.
+        skippable: does it belong to the skippable sub-path?
+        ratio: ‖F(h)‖₂ / ‖h‖₂, the mean over samples; None where the block changes the shape.
+        alone: the same of the network that was trained without the method; None where none was given.
+        predicted: F(h) · ∂L/∂h, the block's term of the first-order expansion; None for mandatory blocks.
+        change: how the loss really changes when the block is put back behind those before it, the later ones of its
+            sub-path still left out; None for mandatory blocks.
+        cosine: between F(h) and -∂L/∂h, the mean over samples; None for mandatory blocks, and where one of both is 0.
+    """
+
+    path: str
+    stage: int
+    skippable: bool
+    ratio: float | None
+    alone: float | None = None
+    predicted: float | None = None
+    change: float | None = None
+    cosine: float | None = None
+
+
+@dataclass(frozen=True)
+class StageAnalysis:
+    """One stage and its skippable sub-path; losses are means over samples.
+
+    Attributes:
+        stage: its number, from 1.
+        name: as in the plan.
+        predicted: Σ F_j(h_j) · ∂L/∂h_j over the skippable blocks j: how much the sub-path changes the loss, to first
+            order.
+        change: by how much it really does: the loss of the super-net, less that of the super-net without the sub-path
+            and with the same norms. Negative where the sub-path helps.
+        cosine: between F_j(h_j) and -∂L/∂h_j, the mean over samples and blocks; None where one of both is 0.
+        skipping: what the user pays: the loss of the sub-network that skips this stage alone, with its own norms, less
+            that of the super-net.
+        divergence: KL(h_super ‖ h_base) of the stage's features, the mean over samples and positions, in nats.
+    """
+
+    stage: int
+    name: str
+    predicted: float
+    change: float
+    cosine: float | None
+    skipping: float
+    divergence: float
+
+    def __str__(self) -> str:
+        return f"stage {self.stage} ({self.name})"
+
+
+@dataclass(frozen=True)
+class NormAnalysis:
+    """The norms with running statistics of one stage in one sub-network, against what they see in these batches.
+
+    Attributes:
+        skip: the sub-network.
+        stage: the stage whose flag the norms follow, from 1; 0 for those before the first stage.
+        path: of the worst of them.
+        shift: of that one, the mean over channels of |mean seen - running mean| / √(running variance + ε): in
+            standard deviations.
+        scale: of that one, the mean over channels of |ln((variance seen + ε) / (running variance + ε))|.
+        norms, channels: how many there are.
+        initial: norms that never gathered anything: mean 0, variance 1, no batch counted.
+        dead: channels with a running variance below ε, so that the norm amplifies whatever comes.
+    """
+
+    skip: str
+    stage: int
+    path: str
+    shift: float
+    scale: float
+    norms: int
+    channels: int
+    initial: int = 0
+    dead: int = 0
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The method's claims measured on one network (paper, section 3.3): prints well and survives JSON.
+
+    Attributes:
+        blocks: all blocks of the stages, in the order in which they run.
+        stages: all stages, in that order.
+        norms: for the super-net, the base-net and each sub-network that skips one stage only, the norms of each stage;
+            empty where no norm keeps running statistics. A stage that sees what it sees in the super-net is not
+            repeated.
+        losses: the mean loss of the same sub-networks, by skip, super-net first and base-net last.
+        images: how many samples were measured.
+        classes: of the network's head; None where its labels are no class indices.
+        seen: how many of these the labels show.
+        advice: what follows from all this, in words.
+        network: the network's `fingerprint`; empty where it is not known.
+    """
+
+    blocks: tuple[BlockAnalysis, ...]
+    stages: tuple[StageAnalysis, ...]
+    norms: tuple[NormAnalysis, ...]
+    losses: dict[str, float]
+    images: int
+    classes: int | None = None
+    seen: int | None = None
+    advice: tuple[str, ...] = ()
+    network: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("blocks", "stages", "norms", "advice"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not (self.blocks and self.stages and len(self.losses) > 1 and self.images > 0):
+            raise MeasurementError(
+                f"an analysis of {len(self.blocks)} blocks, {len(self.stages)} stages, {len(self.losses)} losses and "
+                f"{self.images} images: expected some of each, and the losses of super-net and base-net"
+            )
+
+    @property
+    def super_loss(self) -> float:
+        """The super-net's loss."""
+        return next(iter(self.losses.values()))
+
+    def __str__(self) -> str:
+        parts = [_wrapped(f"Loss on {self.images} images: {_losses(self.losses)}")]
+        parts += [_stage_lines(self.stages), _block_lines(self.blocks)]
+        parts += [_norm_lines(self.norms)] * bool(self.norms)
+        parts += [[line for said in self.advice for line in _wrapped(said, "- ")]] * bool(self.advice)
+        return "\n\n".join("\n".join(lines) for lines in parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Dictionaries, lists, strings and numbers only, as `from_json` reads them."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, analysis: Mapping[str, Any]) -> "Analysis":
+        """The inverse of `to_json`.
+
+        Raises:
+            MeasurementError: a field that no analysis has, or one that is missing.
+        """
+        try:
+            rows = {name: tuple(kind(**row) for row in analysis[name]) for name, kind in _ROWS.items()}
+            return cls(**{**analysis, **rows, "losses": dict(analysis["losses"])})
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, MeasurementError):
+                raise
+            expected = "; ".join(f"{name}: {', '.join(each.name for each in fields(_ROWS[name]))}" for name in _ROWS)
+            raise MeasurementError(
+                f"analysis {textwrap.shorten(repr(analysis), 200)}: {error!r}; expected an object with "
+                f"{', '.join(cls.__dataclass_fields__)}, and lists of objects ({expected})"
+            ) from error
+
+
+_ROWS: dict[str, Any] = {"blocks": BlockAnalysis, "stages": StageAnalysis, "norms": NormAnalysis}
+
+
+# -- tables -----------------------------------------------------------------------------------------------------
+
+
+def _losses(losses: Mapping[str, float]) -> str:
+    names = dict.fromkeys(losses, "") | {next(iter(losses)): " (super-net)", list(losses)[-1]: " (base-net)"}
+    return ", ".join(f"{skip} {loss:.4g}{names[skip]}" for skip, loss in losses.items())
+
+
+def _stage_lines(stages: Sequence[StageAnalysis]) -> list[str]:
+    columns = _columns(
+        stages, predicted="predicted", change="change", cosine="cosine", skipping="skipping", KL="divergence"
+    )
+    return [
+        *table([("stage", "<32", [f"{row.stage} {row.name}" for row in stages]), *columns]),
+        "predicted, change: of the loss by the skippable sub-path, to first order and really; cosine: of F",
+        "and -∂L/∂h; skipping: the loss when this stage alone is skipped, less the super-net's; KL: of",
+        "h_super and h_base, in nats",
+    ]
+
+
+def _block_lines(blocks: Sequence[BlockAnalysis]) -> list[str]:
+    compared = {"alone": "alone"} if any(block.alone is not None for block in blocks) else {}
+    kinds = ["skippable" if block.skippable else "mandatory" for block in blocks]
+    columns = _columns(
+        blocks, **{"‖F‖/‖h‖": "ratio"}, **compared, predicted="predicted", change="change", cosine="cosine"
+    )
+    return table([("block", "<32", [_end(row.path) for row in blocks]), ("sub-path", "<9", kinds), *columns])
+
+
+def _norm_lines(norms: Sequence[NormAnalysis]) -> list[str]:
+    worst: dict[str, NormAnalysis] = {}
+    for row in norms:
+        worst[row.skip] = max(worst.get(row.skip, row), row, key=lambda each: max(each.shift, each.scale))
+    rows = [*worst.values()]
+    return [
+        *table(
+            [
+                ("worst norm", "<32", [_end(row.path) for row in rows]),
+                ("of", "<9", [row.skip for row in rows]),
+                *_columns(rows, shift="shift", scale="scale"),
+            ]
+        ),
+        "shift: of the means, in standard deviations; scale: |ln| of the variances' ratio",
+    ]
+
+
+def _columns(rows: Sequence[Any], **fields: str) -> Iterator[tuple[str, str, list[str]]]:
+    """Columns of numbers: titles, and the attributes that they show."""
+    for title, field in fields.items():
+        values = [getattr(row, field) for row in rows]
+        yield title, ">10", ["-" if value is None else f"{value:.3g}" for value in values]
+
+
+def _end(path: str, width: int = 32) -> str:
+    """The end of a path that is too long."""
+    return path if len(path) <= width else f"…{path[1 - width :]}"
+
+
+def _wrapped(text: str, bullet: str = "") -> list[str]:
+    indent = " " * len(bullet)
+    return textwrap.wrap(text, _WIDTH, break_on_hyphens=False, initial_indent=bullet, subsequent_indent=indent)

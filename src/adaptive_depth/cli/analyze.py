@@ -1,0 +1,117 @@
+"""adaptive-depth analyze: why the method works on a trained network, or where it does not."""
+
+from copy import deepcopy
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import MeasurementError
+from . import runs, show
+from .evaluate import Run
+from .stages import Json
+from .train import Device, Root, Workers
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..data import DataConfig
+    from ..network import AdaptiveNetwork
+
+ANALYSIS, TRANSFORMATIONS, MAPS = "analysis.json", "transformations.png", "maps.png"
+
+
+def analyze(
+    run: Run,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN|WEIGHTS",
+            help="The same model trained without the method: a run (train --alpha 1), or a file of weights.",
+            show_default=False,
+        ),
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="At least so many validation images, drawn at random.")] = 512,
+    maps: Annotated[int, typer.Option(min=0, help="Class-activation maps of so many images; 0 for none.")] = 4,
+    data: Annotated[
+        str | None, typer.Option(metavar="NAME|DIR", help="Other images of the same classes.", show_default=False)
+    ] = None,
+    root: Root = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 32,
+    workers: Workers = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Measure on a run why the method works: what each block adds, whether it refines, and what a skip costs.
+
+    Writes RUN/analysis.json, RUN/transformations.png and, where pytorch-grad-cam is installed, RUN/maps.png, unless
+    other images are named. Example: adaptive-depth analyze runs/demo
+    """
+    from ..analysis.rationale import analyze as measure
+    from ..data import check_fit, create_loader
+    from ..plotting.analysis import plot_transformations
+    from ..training.loop import seeded
+
+    place = runs.pick_device(device)
+    network = runs.open_run(run).to(place)
+    other = None if compare is None else _open_other(compare, network).to(place)
+    config = _images_of(run, network, data, root)
+    check_fit(network, config)
+    size = min(batch_size, images)
+    chosen: Any = {"batch_size": size, "shuffle": True, "workers": runs.pick_workers(workers, place)}
+    loader = create_loader(config, "validation", **chosen)  # in random order: folders come class by class
+    with seeded(0), show.progress("analyzing") as advance:
+        found = measure(network, loader, compare=other, limit=-(-images // size), on_progress=advance)
+    if data is None:
+        show.write_json(run / ANALYSIS, found.to_json())
+        plot_transformations(found, run / TRANSFORMATIONS)
+        with seeded(0):
+            _draw_maps(run / MAPS, network, loader, maps)
+    if json:
+        show.as_json(found.to_json())
+        return
+    typer.echo(found)
+    if data is None:
+        written = [run / name for name in (ANALYSIS, TRANSFORMATIONS, MAPS) if (run / name).exists()]
+        typer.echo(f"\nWritten to {', '.join(map(str, written))}")
+
+
+def _open_other(place: Path, network: "AdaptiveNetwork") -> "nn.Module":
+    """The model of a run, or the network's own model with the weights of a file."""
+    from ..weights import load_weights
+
+    if place.is_dir():
+        return runs.open_run(place)
+    model = deepcopy(network.model)
+    load_weights(model, place)
+    return model
+
+
+def _images_of(run: Path, network: "AdaptiveNetwork", data: str | None, root: Path | None) -> "DataConfig":
+    """The images that a run was trained with, or others."""
+    from ..data import configure
+
+    if data is not None and not (run / runs.DATA).exists():  # saved by a program
+        return configure(data, network, root=root)
+    config = runs.read_data(run)
+    config = config if data is None else replace(config, name=data)
+    return config if root is None else replace(config, root=str(root.resolve()))
+
+
+def _draw_maps(path: Path, network: "AdaptiveNetwork", loader: Any, number: int) -> None:
+    """Draw class-activation maps of the first images, or say in a line why that cannot be."""
+    import torch
+
+    from ..analysis.activation_maps import class_activation_maps
+    from ..plotting.analysis import plot_maps
+
+    path.unlink(missing_ok=True)  # it would be of another analysis
+    if not number:
+        return
+    first = torch.cat([x for x, _ in islice(loader, -(-number // loader.batch_size))])[:number]
+    try:
+        plot_maps(first, class_activation_maps(network, first), path)
+    except MeasurementError as error:
+        typer.echo(f"Without {path.name}: {error}", err=True)

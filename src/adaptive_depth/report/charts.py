@@ -1,0 +1,101 @@
+"""The library's charts as SVG inside a page: text stays text, and the same input gives the same characters."""
+
+import io
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "adaptive-depth", "svg.image_inline": True}
+_REFERENCE = re.compile(r"url\(#([^)]+)\)")
+_DPI = 72  # of SVG: a point is a unit
+
+
+def inline_svg(figure: "Figure", name: str, title: str, description: str) -> str:
+    """A figure as the `<svg>` element of an HTML page, with a text alternative.
+
+    Arguments:
+        figure: of matplotlib; its resolution is changed to the one of SVG.
+        name: of the chart, for ids: those of several charts in a page must not meet.
+        title, description: what it is, and what can be seen.
+
+    Example:
+        >>> from adaptive_depth.plotting.figures import new_figure
+        >>> svg = inline_svg(new_figure(), "empty", "Nothing", "An empty chart.")
+        >>> svg[:5], '<title id="empty-title">Nothing</title>' in svg
+        ('<svg ', True)
+    """
+    from matplotlib import rc_context
+
+    text = io.StringIO()
+    with rc_context(_SETTINGS):  # type: ignore[reportArgumentType]
+        figure.set_dpi(_DPI)
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    root = ElementTree.fromstring(text.getvalue().encode())
+    _tidy(root, name)
+    for tag, words in (("desc", description), ("title", title)):
+        part = ElementTree.Element(tag, {"id": f"{name}-{tag}"})
+        part.text = words
+        root.insert(0, part)
+    root.attrib |= {"role": "img", "aria-labelledby": f"{name}-title", "aria-describedby": f"{name}-desc"}
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _tidy(root: ElementTree.Element, name: str) -> None:
+    """Leave out what a page does not need, and put the chart's name before every id."""
+    for tag in ("width", "height", "version"):
+        root.attrib.pop(tag, None)
+    for element in root.iter():
+        element.tag = _local(element.tag)  # in HTML the namespace goes without saying
+        for child in list(element):
+            if _local(child.tag) in ("style", "metadata"):
+                element.remove(child)  # a style would hold for the whole page
+        for key, value in list(element.attrib.items()):
+            del element.attrib[key]
+            element.set(_local(key), _renamed(_local(key), value, name))
+
+
+def _local(name: str) -> str:
+    return name.rpartition("}")[2]
+
+
+def _renamed(key: str, value: str, name: str) -> str:
+    if key == "id":
+        return f"{name}-{value}"
+    if key == "href" and value.startswith("#"):
+        return f"#{name}-{value[1:]}"
+    return _REFERENCE.sub(rf"url(#{name}-\1)", value)
+
+
+def places(figure: "Figure", costs: Mapping[str, float]) -> dict[str, Any]:
+    """Where things stand in the SVG of a chart of `plot_tradeoffs`, in its units.
+
+    Arguments:
+        figure: after `inline_svg`, which fixes its layout.
+        costs: of every sub-network, in the unit of the page, by skip.
+
+    Returns:
+        `points`, [x, y] by skip; `area`, [left, top, right, bottom] of the axes; `line`, [a, b] so that a limit
+        stands at x = a + b * limit (b is 0 where all costs are equal); `level`, the same for accuracy and y.
+    """
+    axes = figure.axes[0]
+    height = figure.get_figheight() * _DPI
+    box = axes.get_window_extent()
+    points = {}
+    for artist in axes.findobj(lambda artist: str(artist.get_gid()).startswith("point-")):
+        x, y = axes.transData.transform(artist.get_offsets())[0]  # type: ignore[reportAttributeAccessIssue]
+        points[str(artist.get_gid())[6:]] = [round(float(x), 2), round(height - float(y), 2)]
+    ends = sorted(points, key=lambda skip: costs[skip])
+    first, last = (ends[0], ends[-1]) if ends else ("", "")
+    across = costs[last] - costs[first] if ends else 0.0
+    slope = (points[last][0] - points[first][0]) / across if across else 0.0
+    (_, zero), (_, hundred) = axes.transData.transform([(0, 0), (0, 100)])
+    return {
+        "points": points,
+        "area": [round(float(value), 2) for value in (box.x0, height - box.y1, box.x1, height - box.y0)],
+        "line": [points[first][0] - slope * costs[first], slope] if slope else [0.0, 0.0],
+        "level": [height - float(zero), float(zero - hundred) / 100],
+    }
