@@ -88,6 +88,18 @@ def test_by_hand(channels_last) -> None:
     assert list(class_activation_maps(network, x, skips=["T", [False]])) == ["T", "F"]
 
 
+def test_what_changes_features_in_place_behind_the_block_does_not_change_the_map() -> None:
+    class Negated(Pool):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.blocks(x).neg_().mean((2, 3))
+
+    x = torch.randn(2, 2, 4, 4)
+    model = Negated([Add(torch.zeros(1)), Add(torch.zeros(1))])
+    network = ad.adapt(model, [ad.Stage(("blocks.0",), ("blocks.1",))], example=x)
+    maps = class_activation_maps(network, x, targets=[0, 1])
+    np.testing.assert_allclose(maps["F"], scaled(-x[[0, 1], [0, 1]]), atol=1e-5)
+
+
 def test_tokens_are_looked_at_before_the_last_block_and_without_the_class_token() -> None:
     x = torch.randn(2, 3, 6, 4)
     network = ad.adapt(Tokens(), [ad.Stage(("blocks.0", "blocks.1"), ("blocks.2",), channel_dim=-1)], example=x)

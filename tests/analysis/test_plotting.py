@@ -68,6 +68,7 @@ def _legend(figure):
         (((2, 1), (2, 2), (12, 11), (2, 1)), tuple(f"layer{i}" for i in range(1, 5))),
         (((1, 1),) * 12, tuple(f"stage{i}" for i in range(1, 13))),
         (((1, 1),), ("one",)),
+        (((40, 20),), ("one",)),
     ],
 )
 def test_names_and_numbers_do_not_overlap(cut, names) -> None:

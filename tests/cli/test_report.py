@@ -175,7 +175,7 @@ def test_a_missing_or_damaged_file_is_named(call, folder, name, content, message
 def test_a_folder_without_a_network_is_refused(call, tmp_path):
     status, _, err = call("report", tmp_path)
     assert status == 2
-    assert str(tmp_path) in err
+    assert f"{tmp_path} is no saved network: it holds no network.json" in err
 
 
 def test_a_place_that_cannot_be_written_is_refused(call, folder):

@@ -81,10 +81,7 @@ def class_activation_maps(
             view = _Logits(observed(network.subnet(skip), {place: FeatureLeaf(features)}), skip)
             camera = GradCAM(view, [features], _as_maps(network.stages[last].channel_dim, images))
             wanted: Any = [ClassifierOutputTarget(each) for each in classes]
-            try:
-                found[skip] = camera(images, wanted)
-            finally:
-                camera.activations_and_grads.release()
+            found[skip] = camera(images, wanted)
         return found
 
 

@@ -59,10 +59,11 @@ def columns(table: TradeOffs, profile: Profile | None) -> list[dict[str, str]]:
     """The heads of the table of all sub-networks."""
     top = reference(table)
     found = [("skip", "Sub-network"), ("accuracy", "Accuracy (%)"), ("lost", f"Points against {top.skip}")]
+    found += [("verdict", "Pareto front")]
     found += [(name, f"{q.title} ({q.unit})") for name, q in quantities(table).items()]
     found += [("alone", "Trained alone (%)")] * _compared(table)
     found += [(f"throughput-{batch}", f"Samples/s (batch of {batch})") for batch in _batches(profile)]
-    return [{"name": name, "title": title} for name, title in (*found, ("verdict", "Pareto front"))]
+    return [{"name": name, "title": title} for name, title in found]
 
 
 def rows(table: TradeOffs, profile: Profile | None) -> list[dict[str, Any]]:
@@ -75,6 +76,7 @@ def rows(table: TradeOffs, profile: Profile | None) -> list[dict[str, Any]]:
         cells = [
             _cell("accuracy", row.accuracy, ACCURACY.number(row.accuracy)),
             _cell("lost", points, "–" if row is top else f"{points + 0.0:+.2f}"),
+            _cell("verdict", said[row.skip], said[row.skip]),
         ]
         for cost, quantity in known.items():
             value = getattr(row, cost)
@@ -85,7 +87,6 @@ def rows(table: TradeOffs, profile: Profile | None) -> list[dict[str, Any]]:
             cost = profile.costs.get(row.skip) if profile is not None else None
             rate = cost.throughput.get(batch) if cost is not None else None
             cells.append(_cell("throughput", rate or 0, "–" if rate is None else f"{rate:,.1f}"))
-        cells.append(_cell("verdict", said[row.skip], said[row.skip]))
         found.append({"skip": row.skip, "role": role(row.skip), "cells": cells})
     return found
 
