@@ -110,6 +110,7 @@ def test_every_point_can_be_found_in_an_svg_file(tmp_path):
 
 
 def test_other_networks_have_markers_and_names_in_the_legend():
+    plot_tradeoffs(sixteen(), compare={r"$\nonsense": (1e9, 70.0)}, cost="macs").canvas.draw()  # no formula
     compare = {"ResNet-50 alone": (4.09e9, 76.7), "ResNet-34 alone": (3.66e9, 75.0)}
     figure = plot_tradeoffs(sixteen(), compare=compare, cost="macs")
     assert offsets(figure, "ResNet-50 alone") == [(4.09, 76.7), (3.66, 75.0)]

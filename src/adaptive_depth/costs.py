@@ -139,7 +139,13 @@ class Profile:
     # -- as text ------------------------------------------------------------------------------------------------
 
     def __str__(self) -> str:
-        return "\n".join([*self._head(), *self._notes()])
+        timed = any(cost.latency_ms is not None for cost in self.costs.values())
+        return "\n".join([*self._head(), *self.notes(), *[f"Energy: {self.energy}."] * timed])
+
+    def notes(self) -> tuple[str, ...]:
+        """What the figures do not say themselves, a sentence each: what was not counted, how time was measured, which
+        sub-networks cannot be told apart, which stage's skip buys no time."""
+        return tuple(self._notes())
 
     def _head(self) -> Iterator[str]:
         at = self.device.get
@@ -172,7 +178,6 @@ class Profile:
             if "rounds" in self.conditions:
                 yield _in_words(self.conditions)
             yield from self._timing_notes()
-            yield f"Energy: {self.energy}."
 
     def _timing_notes(self) -> Iterator[str]:
         for group in self._groups():

@@ -209,6 +209,17 @@ def test_networks_without_maps_are_refused(known, nets) -> None:
     dense = known.network([[known.Scale(0.1)]], [[known.Scale(0.1)]], X)
     with pytest.raises(DataError, match=r"the network returned \[2, 3, 8, 8\]: expected logits \[batch, classes\]"):
         class_activation_maps(dense, X)
+
+    class Turned(Pool):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.blocks(x.transpose(0, 1)).transpose(0, 1).mean((2, 3))
+
+    model = Turned([Add(torch.zeros(1)), Add(torch.zeros(1))])
+    turned = ad.adapt(model, [ad.Stage(("blocks.0",), ("blocks.1",))], example=X)
+    with pytest.raises(
+        MeasurementError, match=r"block 'blocks.0' returns 3 rows for 2 samples: expected the batch as the"
+    ):
+        class_activation_maps(turned, X)
     wide = torch.randn(1, 3, 5, 7)
     tokens = ad.adapt(Tokens(), [ad.Stage(("blocks.0", "blocks.1"), ("blocks.2",), channel_dim=-1)], example=wide)
     tokens.model.register_forward_pre_hook(lambda _, args: (args[0][:, :, :3, :3],))

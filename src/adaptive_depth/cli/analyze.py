@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ..data import DataConfig
     from ..network import AdaptiveNetwork
 
-ANALYSIS, TRANSFORMATIONS, MAPS = "analysis.json", "transformations.png", "maps.png"
-
 
 def analyze(
     run: Run,
@@ -65,16 +63,16 @@ def analyze(
     with seeded(0), show.progress("analyzing") as advance:
         found = measure(network, loader, compare=other, limit=-(-images // size), on_progress=advance)
     if data is None:
-        show.write_json(run / ANALYSIS, found.to_json())
-        plot_transformations(found, run / TRANSFORMATIONS)
+        show.write_json(run / runs.ANALYSIS, found.to_json())
+        plot_transformations(found, run / runs.TRANSFORMATIONS)
         with seeded(0):
-            _draw_maps(run / MAPS, network, loader, maps)
+            _draw_maps(run / runs.MAPS, network, loader, maps)
     if json:
         show.as_json(found.to_json())
         return
     typer.echo(found)
     if data is None:
-        written = [run / name for name in (ANALYSIS, TRANSFORMATIONS, MAPS) if (run / name).exists()]
+        written = [run / name for name in (runs.ANALYSIS, runs.TRANSFORMATIONS, runs.MAPS) if (run / name).exists()]
         typer.echo(f"\nWritten to {', '.join(map(str, written))}")
 
 

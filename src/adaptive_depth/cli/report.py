@@ -9,7 +9,6 @@ import typer
 
 from ..errors import DataError
 from . import runs, show
-from .analyze import ANALYSIS, MAPS
 from .evaluate import Run
 from .stages import Json
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from ..analysis.values import Analysis
     from ..training.history import History
 
-_REPORT = "report.html"
 _TOLD = ("data", "images", "statistics")  # of an accuracy, by evaluate
 
 
@@ -56,7 +54,7 @@ def report(
         pictures=_pictures(run),
         about={"Accuracy": {name: accuracy.get(name) for name in _TOLD}, **_how_trained(run)},
     )
-    place = output or run / _REPORT
+    place = output or run / runs.REPORT
     _write(place, page)
     if json:
         show.as_json({"run": str(run), "report": str(place), "bytes": len(page.encode())})
@@ -96,7 +94,7 @@ def _history(run: Path) -> "History | None":
 def _analysis(run: Path) -> "Analysis | None":
     from ..errors import MeasurementError
 
-    path = run / ANALYSIS
+    path = run / runs.ANALYSIS
     if not path.exists():
         return None
     from ..analysis.values import Analysis
@@ -110,7 +108,7 @@ def _analysis(run: Path) -> "Analysis | None":
 
 
 def _pictures(run: Path) -> dict[str, bytes]:
-    path = run / MAPS
+    path = run / runs.MAPS
     if not path.exists():
         return {}
     content = path.read_bytes()

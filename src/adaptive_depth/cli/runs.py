@@ -2,7 +2,8 @@
 
 A run folder holds a network (`save`), data.json (the preprocessing), history.csv, recipe.yaml, the checkpoints of a
 training that is under way (checkpoints/), and what was measured later: accuracy.json, profile.json, alone.json
-(networks of the same depths trained alone), tradeoffs.json and tradeoffs.png.
+(networks of the same depths trained alone), tradeoffs.json and .png, analysis.json with transformations.png and
+maps.png, and report.html.
 """
 
 import json
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
 NETWORK, DATA, HISTORY, RECIPE = "network.json", "data.json", "history.csv", "recipe.yaml"
 CHECKPOINTS = "checkpoints"
 ACCURACY, PROFILE, TRADEOFFS, PLOT = "accuracy.json", "profile.json", "tradeoffs.json", "tradeoffs.png"
-ALONE = "alone.json"
-_MEASURED = (ACCURACY, PROFILE, TRADEOFFS, PLOT, ALONE)
+ALONE, ANALYSIS, TRANSFORMATIONS, MAPS = "alone.json", "analysis.json", "transformations.png", "maps.png"
+REPORT = "report.html"
+_MEASURED = (ACCURACY, PROFILE, TRADEOFFS, PLOT, ALONE, ANALYSIS, TRANSFORMATIONS, MAPS, REPORT)
 
 
 def is_run(target: str | Path) -> bool:

@@ -93,6 +93,7 @@ def _name_stages(axes: "Axes", analysis: Analysis, places: Mapping[BlockAnalysis
             ha="center",
             va="top",
             fontsize=9,
+            parse_math=False,  # a name is no formula
         )
         ticks += own
     numbers = [str(1 + index) for stage in analysis.stages for index in range(_count(analysis, stage.stage))]

@@ -81,7 +81,7 @@ def plot_tradeoffs(
     axes.set_title(f"Accuracy against {_NAMES[name]} of {len(table.rows)} sub-networks", fontsize=11)
     axes.margins(0.08, 0.1)
     tidy(axes)
-    axes.legend(loc="lower right", fontsize=8, frameon=False)
+    axes.legend(loc="best", fontsize=8, frameon=False)
     _label(figure, axes, places, table.front(name))
     save(figure, path)
     return figure
@@ -146,7 +146,7 @@ def _draw_others(axes: "Axes", compare: Mapping[str, tuple[float, float]], divis
             marker=marker,
             facecolors="none",
             edgecolors=ALONE,
-            label=name,
+            label=name.replace("$", r"\$"),  # no formula
         )
 
 

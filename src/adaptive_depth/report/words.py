@@ -208,10 +208,7 @@ def measured(table: TradeOffs, profile: Profile | None, about: Mapping[str, Mapp
 
 def notes(profile: Profile | None) -> list[str]:
     """What a profile says of itself beneath its table: what cannot be told apart, what was not counted."""
-    if profile is None:
-        return []
-    said = str(profile).splitlines()[2 + len(profile.costs) :]
-    return [line for line in said if not line.startswith("Energy:")]  # stands under "How it was measured"
+    return [] if profile is None else [*profile.notes()]
 
 
 def savings(profile: Profile | None) -> dict[int, str]:
