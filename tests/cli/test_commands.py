@@ -19,7 +19,7 @@ from adaptive_depth.profiling import profile
 from adaptive_depth.selection import TradeOffs
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # timm leaves closing to Python
-COMMANDS = ("demo", "stages", "train", "evaluate", "profile", "select", "share")
+COMMANDS = ("demo", "stages", "train", "evaluate", "profile", "select", "analyze", "report", "share")
 
 
 # -- help -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """adaptive-depth analyze: why the method works on a trained network, or where it does not."""
 
 from copy import deepcopy
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +16,6 @@ from .train import Device, Root, Workers
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..data import DataConfig
     from ..network import AdaptiveNetwork
 
 
@@ -55,7 +53,7 @@ def analyze(
     place = runs.pick_device(device)
     network = runs.open_run(run).to(place)
     other = None if compare is None else _open_other(compare, network).to(place)
-    config = _images_of(run, network, data, root)
+    config = runs.images_of(run, network, data, root)
     check_fit(network, config)
     size = min(batch_size, images)
     chosen: Any = {"batch_size": size, "shuffle": True, "workers": runs.pick_workers(workers, place)}
@@ -85,17 +83,6 @@ def _open_other(place: Path, network: "AdaptiveNetwork") -> "nn.Module":
     model = deepcopy(network.model)
     load_weights(model, place)
     return model
-
-
-def _images_of(run: Path, network: "AdaptiveNetwork", data: str | None, root: Path | None) -> "DataConfig":
-    """The images that a run was trained with, or others."""
-    from ..data import configure
-
-    if data is not None and not (run / runs.DATA).exists():  # saved by a program
-        return configure(data, network, root=root)
-    config = runs.read_data(run)
-    config = config if data is None else replace(config, name=data)
-    return config if root is None else replace(config, root=str(root.resolve()))
 
 
 def _draw_maps(path: Path, network: "AdaptiveNetwork", loader: Any, number: int) -> None:

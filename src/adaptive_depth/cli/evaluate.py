@@ -1,6 +1,5 @@
 """adaptive-depth evaluate: the accuracy of every depth of a trained network."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -28,16 +27,11 @@ def evaluate(
 
     Writes RUN/accuracy.json, unless other images are named. Example: adaptive-depth evaluate runs/demo
     """
-    from ..data import check_fit, configure, create_loader
+    from ..data import check_fit, create_loader
 
     place = runs.pick_device(device)
     network = runs.open_run(run).to(place)
-    if data is not None and not (run / runs.DATA).exists():  # saved by a program
-        config = configure(data, network, root=root)
-    else:
-        config = runs.read_data(run)
-        config = config if data is None else replace(config, name=data)
-        config = config if root is None else replace(config, root=str(root.resolve()))
+    config = runs.images_of(run, network, data, root)
     check_fit(network, config)
     workers = runs.pick_workers(workers, place)
     loader = create_loader(config, "validation", batch_size=batch_size, workers=workers)

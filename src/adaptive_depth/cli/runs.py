@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -229,6 +230,17 @@ def read_data(run: Path) -> "DataConfig":
     from ..data import DataConfig
 
     return DataConfig.from_json(read_json(run / DATA, "name the images with --data"))
+
+
+def images_of(run: Path, network: "AdaptiveNetwork", data: str | None, root: Path | None) -> "DataConfig":
+    """The images that a run was trained with, or others of the same classes, in another place."""
+    from ..data import configure
+
+    if data is not None and not (run / DATA).exists():  # saved by a program
+        return configure(data, network, root=root)
+    config = read_data(run)
+    config = config if data is None else replace(config, name=data)
+    return config if root is None else replace(config, root=str(root.resolve()))
 
 
 def read_json(path: Path, mend: str) -> Any:
