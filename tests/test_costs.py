@@ -1,6 +1,7 @@
 """costs.py: what the times of a profile say, worked out by hand."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -66,13 +67,13 @@ def test_what_a_stage_saves_is_the_median_over_rounds_of_the_mean_over_depths():
 
 
 def test_a_stage_that_buys_no_time_is_named():
-    noise = [3, -2, 1, -1, 2, -3, 0]
+    noise = [4, -2, 2, -1, 3, -3, 1]
     slow = [base + 100 + extra for base, extra in zip(DRIFT, noise, strict=True)]
     profile = timed(FF=slow, FT=shifted(100), TF=[ms - 50 for ms in slow], TT=shifted(50))
     first, second = profile.savings()
     assert (first.is_measurable, second.is_measurable) == (True, False)
-    assert (second.low_ms, second.ms, second.high_ms) == (-3, 0, 3)
-    assert "Skipping stage 2 buys no time here that can be told from noise: 0.00 ms (-3.00 to 3.00)." in str(profile)
+    assert (second.low_ms, second.ms, second.high_ms) == (-3, 1, 4)
+    assert "Skipping stage 2 buys no time here that can be told from noise: 1.00 ms (-3.00 to 4.00)." in str(profile)
 
 
 def test_a_stage_that_no_pair_differs_in_alone_has_no_saving():
@@ -86,6 +87,7 @@ def test_time_saved_over_work_saved():
     assert "multiply-adds saved, super-net to base-net: 0.63." in str(profile)
     assert timed(FF=[10] * 6, TF=[4] * 6).time_per_work() is None
     assert Profile({"F": Cost("F", 9, 9), "T": Cost("T", 5, 9)}, 1, {}, {}).time_per_work() is None
+    assert Profile({"F": Cost("F", 9, 9, 2.0), "T": Cost("T", 9, 9, 1.0)}, 1, {}, {}).time_per_work() is None
 
 
 # -- the values -------------------------------------------------------------------------------------------------
@@ -123,6 +125,9 @@ def test_memory_energy_throughput_and_backend_are_printed():
     assert row.split() == ["F", "9.000", "8", "1.00", "0.90", "to", "1.10", "7.50", "3.50", "1000.0", "2000.0"]
     assert all(title in titles for title in ("memory MB", "energy mJ", "a second, batch 8"))
     assert notes == ["Energy: RAPL."]
+    assert "a second" not in str(
+        Profile({"F": replace(cost, throughput={1: 1000.0})}, 1, {}, {})
+    )  # the latency says it
     conditions = {"rounds": 9, "warmup_rounds": 3, "drift_percent": -1.26}
     said = str(Profile({"F": cost}, 1, {}, {}, conditions=conditions))
     assert "Timed in 9 rounds, after 3 of warm-up; they were 1.3 % shorter in the second half." in said

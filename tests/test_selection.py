@@ -307,9 +307,10 @@ def test_ties_in_accuracy_are_told():
     assert choice.why[-1] == "Against the super-net: 1.00 points more accurate, 40.0 % less latency."
 
 
-def test_latencies_that_cannot_be_told_apart_are_told_where_the_fastest_is_asked_for():
+@pytest.mark.parametrize("pair", [("FT", "TF"), ("TF", "FT")])
+def test_latencies_that_cannot_be_told_apart_are_told_where_the_fastest_is_asked_for(pair):
     rows = (Row("FF", 78, 9, 9, 5.0), Row("FT", 77, 9, 9, 3.1), Row("TF", 77, 9, 9, 3.0), Row("TT", 70, 9, 9, 2.0))
-    table = TradeOffs(rows, ties=(("FT", "TF"), ("FF", "TT")))
+    table = TradeOffs(rows, ties=(pair, ("FF", "TT")))
     choice = table.choose(accuracy=75)
     assert (choice.skip, choice.ties) == ("TF", ("FT",))
     assert choice.why[:2] == (
@@ -317,6 +318,8 @@ def test_latencies_that_cannot_be_told_apart_are_told_where_the_fastest_is_asked
         "Cannot be told apart from it: FT.",
     )
     assert TradeOffs.from_json(json.loads(json.dumps(table.to_json()))) == table
+    work = TradeOffs((Row("FF", 78, 9, 9), Row("FT", 77, 8, 9), Row("TF", 77, 7, 9)), ties=(pair,))
+    assert (work.choose(accuracy=75).skip, work.choose(accuracy=75).ties) == ("TF", ())  # ties are of latencies
     by_work = TradeOffs(tuple(Row(row.skip, row.accuracy, row.macs, 9) for row in rows), ties=table.ties)
     assert by_work.choose(accuracy=75).ties == ("FT", "TF")  # of equally many multiply-adds; FF is more accurate
 
