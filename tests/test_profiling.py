@@ -304,7 +304,7 @@ def test_rounds_follow_from_the_seconds_that_are_given(clock, round_s, seconds, 
 def test_progress_is_told_after_each_round():
     seen = []
     example, tell = torch.zeros(1, 4), lambda *progress: seen.append(progress)
-    profile(linear_net(), example, rounds=3, batch_sizes=[2], on_progress=tell)
+    profile(linear_net(), example, rounds=3, batch_sizes=[1, 2], on_progress=tell)  # 1 is known from the latency
     start, timed = [(1, 2, "warming up"), (2, 2, "warming up")], [(1, 3), (2, 3), (3, 3)]
     rounds = [(*told, what) for what in ("latency", "throughput at batch 2") for told in timed]
     assert seen == start + rounds
