@@ -110,7 +110,7 @@ def test_every_point_can_be_found_in_an_svg_file(tmp_path):
 
 
 def test_other_networks_have_markers_and_names_in_the_legend():
-    plot_tradeoffs(sixteen(), compare={r"$\nonsense": (1e9, 70.0)}, cost="macs").canvas.draw()  # no formula
+    plot_tradeoffs(sixteen(), compare={r"$\nonsense$": (1e9, 70.0)}, cost="macs").canvas.draw()  # no formula
     compare = {"ResNet-50 alone": (4.09e9, 76.7), "ResNet-34 alone": (3.66e9, 75.0)}
     figure = plot_tradeoffs(sixteen(), compare=compare, cost="macs")
     assert offsets(figure, "ResNet-50 alone") == [(4.09, 76.7), (3.66, 75.0)]
@@ -170,7 +170,8 @@ def test_pyplot_is_never_loaded_and_matplotlib_only_to_draw():
 
 def epochs(validated=True):
     def validation(number):
-        return {"FF": 60.0 + number, "FT": 50.0 + number, "TT": 58.0 + number} if validated and number != 2 else None
+        measured = {"FF": 60.0 + number, "TT": 58.0 + number} | ({"FT": 51.0} if number == 1 else {})
+        return measured if validated and number != 2 else None
 
     return History(
         tuple(Epoch(n, 0.1, 2.0 / n, 60.0 + n, 0.2 / n, 55.0 + n, 9.0, validation=validation(n)) for n in (1, 2, 3))
@@ -185,9 +186,11 @@ def test_accuracy_of_sub_networks_over_training_and_both_losses():
     above, below = plot_training(epochs()).axes
     assert lines(above) == {
         "validation-FF": [(1, 61), (3, 63)],  # nothing was measured after the second epoch
-        "validation-FT": [(1, 51), (3, 53)],
+        "validation-FT": [(1, 51)],  # only then
         "validation-TT": [(1, 59), (3, 61)],
     }
+    styles = {line.get_gid(): line.get_linestyle() for line in above.lines}
+    assert styles == {"validation-FF": "-", "validation-FT": "-", "validation-TT": "--"}  # told apart without colours
     assert {text.get_text() for text in above.get_legend().get_texts()} == {
         "FF (super-net)",
         "TT (base-net)",
