@@ -54,6 +54,23 @@ def test_groups_are_of_those_that_tie_with_the_fastest_of_them():
     assert "Cannot be told apart in latency: TF, FT." in str(profile)
 
 
+def test_pairs_across_groups_are_counted():
+    low, middle, high = [1, 1, 1, 1, 1, 1], [0, 5, 0, 5, 0, 5], [3, 3, 3, 3, 3, 3]  # the middle ties with both
+    profile = timed(FF=high, FT=middle, TT=low)
+    assert set(profile.ties()) == {("FF", "FT"), ("FT", "TT")}
+    assert "Nor can 1 other pair of sub-networks be told apart (ties() lists all)." in str(profile)
+
+
+def test_a_machine_that_is_not_steady_is_told():
+    steady, wild = [10, 11, 10, 11, 10, 11], [10, 40, 10, 40, 10, 40]
+    assert "not steady" not in str(timed(F=steady, T=steady))
+    assert "The machine was not steady: intervals are 75 % of the median wide." in str(timed(F=wild, T=wild))
+
+
+def test_ends_that_tie_save_no_time():
+    assert "multiply-adds saved" not in str(timed(F=[3, 1, 3, 1, 3, 1], T=[1, 3, 1, 3, 1, 3]))
+
+
 # -- savings ----------------------------------------------------------------------------------------------------
 
 
@@ -103,7 +120,9 @@ def test_the_interval_is_that_of_the_sign_test(values, low, high):
 
 def test_everything_survives_json():
     cost = Cost("F", 9, 8, 1.0, 0.9, 1.1, 7.5, 3.5, {8: 100.0, 1: 20.0}, (1.0, 1.1))
-    profile = Profile({"F": cost}, 1, {"type": "cpu"}, {"svd": 1}, "compiled", "0123", {"rounds": 2}, "RAPL")
+    profile = Profile(
+        {"F": cost}, 1, {"type": "cpu"}, {"svd": 1}, "compiled", "0123", {"rounds": 2}, "RAPL", ((1, 3, 8, 8),)
+    )
     read = Profile.from_json(json.loads(json.dumps(profile.to_json())))
     assert read == profile
     assert read.conditions == {"rounds": 2}

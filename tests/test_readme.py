@@ -14,18 +14,27 @@ from adaptive_depth import cli
 README = Path(__file__).parent.parent / "README.md"
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
+CHOOSING = README.parent / "docs" / "choosing.md"
+
+
+def blocks(language: str, page: Path = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.slow
-def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("page", "least"), [(README, 4), (CHOOSING, 2)])
+def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: Path, least: int) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "readme"}
-    found = blocks("python")
-    assert len(found) >= 4
+    found = blocks("python", page)
+    assert len(found) >= least
     for number, block in enumerate(found, 1):
-        exec(compile(block, f"README.md, python block {number}", "exec"), namespace)
+        exec(compile(block, f"{page.name}, python block {number}", "exec"), namespace)
+
+
+def test_what_the_page_on_choosing_prints_is_what_its_block_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(blocks("python", CHOOSING)[0], {})
+    assert capsys.readouterr().out in blocks("text", CHOOSING)
 
 
 def test_commands_and_options_exist() -> None:

@@ -16,7 +16,7 @@ SUPER = Row("FF", 77.6, 4_110, 900, 50.0)
 FIRST = Row("TF", 77.1, 3_900, 800, 47.0)
 LAST = Row("FT", 76.0, 3_000, 600, 48.0)  # dominated by TF in latency, not in macs
 BASE = Row("TT", 76.1, 2_580, 500, 31.1234)
-TABLE = TradeOffs((SUPER, FIRST, LAST, BASE), 2, {"type": "cpu"})
+TABLE = TradeOffs((SUPER, FIRST, LAST, BASE), 2, {"type": "cpu", "processor": "an EPYC", "backend": "compiled"})
 UNTIMED = TradeOffs(tuple(Row(row.skip, row.accuracy, row.macs, row.parameters) for row in TABLE.rows))
 
 
@@ -33,9 +33,10 @@ def measured(*names):
 
 def test_accuracy_and_cost_are_joined_by_skip():
     table = tradeoffs({"TT": 70, "FF": np.float32(71.5)}, measured("FF", "TT"))
-    assert table.rows == (Row("FF", 71.5, 10, 5, 2.0), Row("TT", 70, 10, 5, 2.0))
+    joined = (Row("FF", 71.5, 10, 5, 2.0, latency_high_ms=2.1), Row("TT", 70, 10, 5, 2.0, latency_high_ms=2.1))
+    assert table.rows == joined
     assert table.batch_size == 4
-    assert table.device == {"type": "cuda"}
+    assert table.device == {"type": "cuda", "backend": "eager"}
 
 
 @pytest.mark.parametrize(
@@ -295,7 +296,7 @@ def test_a_choice_tells_what_it_loses_and_saves():
         "Against the super-net: 0.50 points less accurate, 6.0 % less latency.",
     ]
     assert TABLE.choose(macs=9_999).why == (
-        "It is the most accurate of the 4 sub-networks within macs <= 9999: 77.60 %.",
+        "It is the most accurate of the 4 sub-networks within macs <= 9,999: 77.60 %.",
     )
 
 
@@ -324,6 +325,36 @@ def test_latencies_that_cannot_be_told_apart_are_told_where_the_fastest_is_asked
     assert by_work.choose(accuracy=75).ties == ("FT", "TF")  # of equally many multiply-adds; FF is more accurate
 
 
+def test_the_only_one_that_fits_is_told_as_that():
+    (only, _) = TABLE.choose(latency_ms=40).why
+    assert only == "It is the only sub-network within latency_ms <= 40: 76.10 %."
+
+
+def test_a_limit_that_only_the_median_meets_is_told():
+    rows = (Row("F", 77, 9, 9, 5.0, latency_high_ms=5.5), Row("T", 76, 9, 9, 3.0, latency_high_ms=3.1))
+    said = "The limit is met by the median; its 95 % interval reaches 5.5 ms: measure again on a quiet machine"
+    assert TradeOffs(rows).choose(latency_ms=5.4).why[-1].startswith(said)
+    assert not any(said in why for why in TradeOffs(rows).choose(latency_ms=5.5).why)
+    assert not any(said in why for why in TradeOffs(rows).choose(macs=10).why)
+
+
+def test_a_saving_within_the_noise_is_told():
+    rows = (Row("F", 77, 9, 9, 5.0), Row("T", 76, 5, 9, 4.0))
+    tied = TradeOffs(rows, ties=(("F", "T"),)).choose(latency_ms=4).why[-1]
+    assert tied.endswith("less accurate, 20.0 % less latency (but the two latencies cannot be told apart).")
+    assert "told apart" not in TradeOffs(rows).choose(latency_ms=4).why[-1]
+
+
+def test_what_may_be_chance_is_told_with_the_number_of_images():
+    rows = (Row("F", 90.0, 9, 9), Row("T", 89.0, 5, 9))
+    table = TradeOffs(rows, images=1800)
+    assert table.chance == pytest.approx(2.0)  # 2 * sqrt(2 * 0.9 * 0.1 / 1800) = 2 %
+    assert "On 1800 images, differences of less than 2.0 points may be chance." in str(table)
+    assert TradeOffs(rows).chance is None
+    assert TradeOffs((Row("F", 100.0, 9, 9),), images=50).chance == pytest.approx(200 * math.sqrt(2 * 0.99 * 0.01 / 50))
+    assert tradeoffs({"F": 70.0}, measured("F"), images=9).images == 9
+
+
 def test_a_choice_that_nothing_meets_says_why_as_best_does():
     with pytest.raises(BudgetError, match=r"the fastest, 'TT', needs 31\.13"):
         TABLE.choose(latency_ms=3)
@@ -335,7 +366,7 @@ def test_a_choice_that_nothing_meets_says_why_as_best_does():
 def test_networks_trained_alone_stand_beside():
     table = tradeoffs({"FF": 71.5, "TT": 70.0}, measured("FF", "TT"), alone={"TT": 70.5})
     assert [row.alone for row in table.rows] == [None, 70.5]
-    titles, deep, shallow, _ = str(table).splitlines()
+    titles, deep, shallow, *_ = str(table).splitlines()
     assert titles.split()[3:6] == ["alone", "%", "gain"]
     assert deep.split()[2:4] == ["-", "-"]
     assert shallow.split()[2:4] == ["70.50", "-0.50"]
@@ -348,6 +379,7 @@ def test_networks_trained_alone_stand_beside():
         ({"TF": 70.0}, "alone names 'TF': expected skips of this network, FF, TT"),
         ({"FF": 0.7e3}, "accuracy of 'FF' trained alone is 700.0: expected top-1 in percent"),
         ({"FF": math.nan}, "accuracy of 'FF' trained alone is nan"),
+        ({"FF": 0.7}, "accuracy of 'FF' trained alone is 0.7: expected percent, such as 70"),
     ],
 )
 def test_what_was_trained_alone_must_fit(alone, message):
@@ -391,7 +423,8 @@ def test_a_broken_table_is_refused(broken):
 
 
 def test_a_table_prints_every_row_and_marks_the_front():
-    titles, *rows, foot = str(TABLE).splitlines()
+    titles, *rows, foot, where = str(TABLE).splitlines()
+    assert where == "Latency of a batch of 2 on an EPYC, compiled."
     assert titles.split()[:3] == ["skip", "top-1", "%"]
     assert [row.split()[0] for row in rows] == ["FF", "TF", "FT", "TT"]
     assert [row.endswith("*") for row in rows] == [True, True, False, True]

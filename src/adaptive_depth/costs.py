@@ -9,6 +9,8 @@ from typing import Any
 from .errors import MeasurementError
 from .text import or_dash, table
 
+_UNSTEADY = 0.25  # of the median: on a quiet machine an interval is 1 to 5 % of it wide
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -85,6 +87,7 @@ class Profile:
         conditions: rounds, warm-up, clock and load before and after, and the drift: by how many percent a round took
             longer in the second half.
         energy: what measured the energy, or why it was not measured.
+        inputs: the shapes of the example's tensors.
     """
 
     costs: dict[str, Cost]
@@ -95,6 +98,10 @@ class Profile:
     network: str = ""
     conditions: dict[str, Any] = field(default_factory=dict, compare=False)
     energy: str = "not measured"
+    inputs: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", tuple(tuple(shape) for shape in self.inputs))
 
     # -- what the times say -------------------------------------------------------------------------------------
 
@@ -180,23 +187,38 @@ class Profile:
             yield from self._timing_notes()
 
     def _timing_notes(self) -> Iterator[str]:
-        for group in self._groups():
+        if (width := self._spread()) > _UNSTEADY:
+            yield (
+                f"The machine was not steady: intervals are {100 * width:.0f} % of the median wide. Measure again when "
+                "it has nothing else to do, with fewer threads, or for longer."
+            )
+        groups = self._groups()
+        for group in groups:
             yield f"Cannot be told apart in latency: {', '.join(group)}."
+        if further := len(self.ties()) - sum(len(group) * (len(group) - 1) // 2 for group in groups):
+            yield f"Nor can {further} other pair{'s' * (further > 1)} of sub-networks be told apart (ties() lists all)."
         for saving in self.savings():
             if not saving.is_measurable:
                 yield (
                     f"Skipping stage {saving.stage} buys no time here that can be told from noise: {saving.ms:.2f} ms "
                     f"({saving.low_ms:.2f} to {saving.high_ms:.2f})."
                 )
-        if (share := self.time_per_work()) is not None:
+        ends = {flag * len(next(iter(self.costs), "")) for flag in "FT"}
+        if (share := self.time_per_work()) is not None and not any(ends == {*pair} for pair in self.ties()):
             yield f"Share of time saved over share of multiply-adds saved, super-net to base-net: {share:.2f}."
 
+    def _spread(self) -> float:
+        """How wide intervals are, as a part of the median, for the sub-network in the middle; 0 without intervals."""
+        low_high = [(cost.latency_low_ms, cost.latency_high_ms, cost.latency_ms) for cost in self.costs.values()]
+        widths = [(high - low) / middle for low, high, middle in low_high if low and high and middle]
+        return median(widths) if widths else 0.0
+
     def _groups(self) -> list[list[str]]:
-        """Sub-networks by growing latency, together with the first of their group as long as they tie with it."""
+        """Sub-networks by growing latency; in a group each ties with each."""
         ties = {frozenset(pair) for pair in self.ties()}
         groups: list[list[str]] = []
         for cost in sorted(self.costs.values(), key=lambda cost: cost.latency_ms or 0.0):
-            if groups and frozenset((groups[-1][0], cost.skip)) in ties:
+            if groups and all(frozenset((other, cost.skip)) in ties for other in groups[-1]):
                 groups[-1].append(cost.skip)
             else:
                 groups.append([cost.skip])
@@ -210,7 +232,7 @@ class Profile:
         for cost in costs:
             cost["throughput"] = {str(batch): rate for batch, rate in cost["throughput"].items()}
             cost["times_ms"] = list(cost["times_ms"])
-        return {**asdict(self), "costs": costs}
+        return {**asdict(self), "costs": costs, "inputs": [list(shape) for shape in self.inputs]}
 
     @classmethod
     def from_json(cls, profile: Mapping[str, Any]) -> "Profile":

@@ -40,7 +40,7 @@ def profile(
     batch_sizes: Sequence[int] = (),
     energy: bool = True,
     rounds: int | None = None,
-    seconds: float = 20.0,
+    seconds: float = 40.0,
     warmup: int | None = None,
     on_progress: OnProgress | None = None,
     **kwargs: Any,
@@ -68,7 +68,7 @@ def profile(
         rounds: how often each sub-network is timed. By default as often as `seconds` allow, 6 to 100 times.
         seconds: about how long the timing takes where `rounds` is not given, for each batch size; warm-up comes on top.
         warmup: rounds that are run before and not timed; by default as many as it takes until two in a row take the
-            same time (to 5 %), at most ten.
+            same time (to 5 %), at most ten, and none after as many seconds as are given.
         on_progress: called with (done, in all, what) after each step; of the timing, the second is an estimate where
             `rounds` is not given.
 
@@ -103,11 +103,12 @@ def profile(
             skip: Cost(skip, round(counts[skip] / batch_size), sum(p.numel() for p in subnet.parameters()))
             for skip, subnet in subnets.items()
         }
-        found = Profile(costs, batch_size, describe(device), uncounted, backend, network.fingerprint)
+        shapes = tuple(tuple(leaf.shape) for leaf in tree_leaves((example, kwargs)) if isinstance(leaf, Tensor))
+        found = Profile(costs, batch_size, describe(device), uncounted, backend, network.fingerprint, inputs=shapes)
         if not latency:
             return found
         bench = _Bench(subnets, example, kwargs, device, BACKENDS[backend], on_progress or _say_nothing)
-        return bench.measure(found, plan, warmup, batch_sizes, energy)
+        return bench.measure(found, plan, warmup, seconds, batch_sizes, energy)
 
 
 class _Bench:
@@ -138,6 +139,7 @@ class _Bench:
         found: Profile,
         plan: Callable[[int, float], int],
         warmup: int | None,
+        seconds: float,
         batch_sizes: Sequence[int],
         energy: bool,
     ) -> Profile:
@@ -146,14 +148,14 @@ class _Bench:
             compiled[skip] = run()  # a compiled one is compiled now, where somebody watches
             self.tell(done, len(runs), "warming up")
         conditions: dict[str, Any] = {"before": moment(self.device)}
-        conditions["warmup_rounds"] = warm_up(runs, self.wait, warmup)
+        conditions["warmup_rounds"] = warm_up(runs, self.wait, warmup, seconds)
         times = time_all(runs, self.wait, plan, partial(self._round, "latency"))
         conditions |= {"rounds": len(next(iter(times.values()))), "after": moment(self.device)}
         conditions["drift_percent"] = drift(times)
         latency = {skip: median(passes) for skip, passes in times.items()}
         peaks = peak_bytes(runs, self.device)
         drawn, how = self._energy(runs, latency) if energy else (None, "not measured")
-        rates = self._throughput(batch_sizes, plan, {found.batch_size: latency})
+        rates = self._throughput(batch_sizes, plan, seconds, {found.batch_size: latency})
         resident = input_bytes(tree_leaves((self.args, self.kwargs)))
         costs = {}
         for skip, cost in found.costs.items():
@@ -187,13 +189,14 @@ class _Bench:
         self,
         batch_sizes: Sequence[int],
         plan: Callable[[int, float], int],
+        seconds: float,
         known: Mapping[int, Mapping[str, float]],
     ) -> dict[str, dict[int, float]]:
         """Samples a second by skip and batch size; for the `known` ones from the latency."""
         medians = {batch: dict(latency) for batch, latency in known.items()}
         for batch in sorted({*batch_sizes} - {*medians}):
             runs = self.runs(batch)
-            warm_up(runs, self.wait, None)
+            warm_up(runs, self.wait, None, seconds)
             times = time_all(runs, self.wait, plan, partial(self._round, f"throughput at batch {batch}"))
             medians[batch] = {skip: median(passes) for skip, passes in times.items()}
         return {

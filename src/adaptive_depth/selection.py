@@ -45,6 +45,7 @@ class Row:
         latency_ms: median time of one forward pass of a whole batch; None where it was not measured.
         memory_mb, energy_mj: of one such pass, as in `Cost`; None where they were not measured.
         alone: top-1 accuracy in percent of a network of this depth trained alone; None where there is none.
+        latency_high_ms: the upper end of the 95 % interval of the median latency; None where there is none.
     """
 
     skip: str
@@ -55,6 +56,7 @@ class Row:
     memory_mb: float | None = None
     energy_mj: float | None = None
     alone: float | None = None
+    latency_high_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,14 @@ class TradeOffs:
         batch_size: of the input that latency was measured with.
         device: what latency was measured on, as in `Profile`.
         ties: pairs of sub-networks whose latencies cannot be told apart (`Profile.ties`).
+        images: how many samples the accuracies are of; None where that is not known.
     """
 
     rows: tuple[Row, ...]
     batch_size: int = 1
     device: dict[str, Any] = field(default_factory=dict)
     ties: tuple[tuple[str, str], ...] = ()
+    images: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", tuple(self.rows))
@@ -111,6 +115,11 @@ class TradeOffs:
             _check_percent(f"accuracy of {row.skip!r}", row.accuracy)
             if row.alone is not None:
                 _check_percent(f"accuracy of {row.skip!r} trained alone", row.alone)
+                if 0 < row.alone <= 1:
+                    raise MeasurementError(
+                        f"accuracy of {row.skip!r} trained alone is {row.alone!r}: expected percent, such as "
+                        f"{100 * row.alone:g}"
+                    )
         if len({row.skip for row in self.rows}) < len(self.rows):
             raise MeasurementError(f"a sub-network stands twice in {', '.join(row.skip for row in self.rows)}")
         for cost in COSTS:
@@ -124,6 +133,22 @@ class TradeOffs:
     def measured(self) -> tuple[str, ...]:
         """The costs that are known, latency first where it was measured."""
         return tuple(cost for cost in COSTS if getattr(self.rows[0], cost) is not None)
+
+    @property
+    def chance(self) -> float | None:
+        """Differences in accuracy up to so many points may be chance (two standard errors), on so many images.
+
+        For samples drawn anew for each sub-network; on the same samples, as `evaluate` measures, somewhat less would
+        do. None where the number of images is not known.
+
+        Example:
+            >>> TradeOffs((Row("F", 90.0, 400, 9), Row("T", 90.0, 200, 5)), images=900).chance
+            2.828...
+        """
+        if not self.images:
+            return None
+        wrong = min(max(row.accuracy for row in self.rows) / 100, 1 - 0.5 / self.images)
+        return 200 * math.sqrt(2 * wrong * (1 - wrong) / self.images)
 
     def cost_name(self, cost: str | None = None) -> str:
         """The name of the cost to compare by: as given, else `latency_ms` where it was measured, else `macs`.
@@ -282,8 +307,10 @@ class TradeOffs:
     def _why(self, fitting: Sequence[Row], limits: Mapping[str, float], ties: Sequence[str]) -> Iterator[str]:
         best, cost = fitting[0], self.measured[0]
         within = f"of the {len(fitting)} sub-networks within {_in_words(limits)}"
-        if limits.keys() == {"accuracy"}:
-            yield f"It has the lowest {cost} {within}: {getattr(best, cost):g}."
+        if len(fitting) == 1:
+            yield f"It is the only sub-network within {_in_words(limits)}: {best.accuracy:.2f} %."
+        elif limits.keys() == {"accuracy"}:
+            yield f"It has the lowest {cost} {within}: {getattr(best, cost):,.4g}."
             if ties:
                 yield f"Cannot be told apart from it: {', '.join(ties)}."
         else:
@@ -292,7 +319,15 @@ class TradeOffs:
                 yield f"As accurate: {', '.join(ties)}; {best.skip} has the lowest {cost} of them."
         full = next((row for row in self.rows if "T" not in row.skip), None)
         if full is not None and full is not best:
-            yield f"Against the super-net: {_against(best, full, cost)}."
+            noise = (
+                " (but the two latencies cannot be told apart)" if self._tied(best, full) and cost == COSTS[0] else ""
+            )
+            yield f"Against the super-net: {_against(best, full, cost)}{noise}."
+        if best.latency_high_ms and best.latency_high_ms > limits.get("latency_ms", math.inf):
+            yield (
+                f"The limit is met by the median; its 95 % interval reaches {best.latency_high_ms:.4g} ms: measure "
+                "again on a quiet machine, or ask for less."
+            )
 
     def _checked(self, limits: Mapping[str, Any]) -> Mapping[str, float]:
         known = (*COSTS, "accuracy")
@@ -338,7 +373,15 @@ class TradeOffs:
         lines = table(self._columns())
         marks = [f"  dominated by {dominated[row.skip]}" if row.skip in dominated else "  *" for row in self.rows]
         lines = [lines[0], *(line + mark for line, mark in zip(lines[1:], marks, strict=True))]
-        return "\n".join([*lines, f"* on the Pareto front of accuracy against {cost}"])
+        lines.append(f"* on the Pareto front of accuracy against {cost}")
+        if self.chance is not None:
+            lines.append(f"On {self.images} images, differences of less than {self.chance:.1f} points may be chance.")
+        if "latency_ms" in self.measured and self.device:
+            place = (self.device.get(name) for name in ("processor", "backend"))
+            lines.append(
+                f"Latency of a batch of {self.batch_size} on {', '.join(str(each) for each in place if each)}."
+            )
+        return "\n".join(lines)
 
     def _columns(self) -> Iterator[tuple[str, str, list[str]]]:
         rows = self.rows
@@ -383,6 +426,7 @@ def tradeoffs(
     *,
     alone: Mapping[str, float] | None = None,
     network: str = "",
+    images: int | None = None,
 ) -> TradeOffs:
     """Join what sub-networks reach and what they cost; the two may come from different machines.
 
@@ -392,6 +436,7 @@ def tradeoffs(
         alone: top-1 accuracy in percent of networks of some of these depths trained alone, to compare with, by skip.
         network: the `fingerprint` of the network whose accuracy it is; with it a profile of another architecture or
             cut is refused.
+        images: how many samples the accuracy is of; with it the table says which differences may be chance.
 
     Raises:
         MeasurementError: other things than these two, different sub-networks in them, a profile of another network,
@@ -437,10 +482,12 @@ def tradeoffs(
             found.memory_mb,
             found.energy_mj,
             alone.get(skip),
+            found.latency_high_ms,
         )
         for skip, found in cost.costs.items()
     )
-    return TradeOffs(tuple(rows), cost.batch_size, dict(cost.device), cost.ties())
+    device = {**cost.device, "backend": cost.backend}
+    return TradeOffs(tuple(rows), cost.batch_size, device, cost.ties(), images)
 
 
 def _check_percent(what: str, value: object) -> None:
@@ -468,7 +515,7 @@ def _sign(name: str) -> str:
 
 
 def _in_words(limits: Mapping[str, float]) -> str:
-    return " and ".join(f"{name} {_sign(name)} {limit:g}" for name, limit in limits.items())
+    return " and ".join(f"{name} {_sign(name)} {limit:,.10g}" for name, limit in limits.items())
 
 
 def _against(row: Row, full: Row, cost: str) -> str:

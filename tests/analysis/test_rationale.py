@@ -490,6 +490,18 @@ X, Y = torch.ones(4, 3, 8, 8), torch.arange(4)
 NAN = torch.full((4, 3, 8, 8), torch.nan)
 
 
+def deeper() -> nn.Module:
+    """The blocks of `nets.chain()`, and more than these."""
+
+    class Deeper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.Sequential(*(nn.Identity() for _ in range(4)))
+            self.later = nn.Linear(3, 3)
+
+    return Deeper()
+
+
 @pytest.mark.parametrize(
     ("batches", "more", "kind", "said"),
     [
@@ -550,6 +562,12 @@ NAN = torch.full((4, 3, 8, 8), torch.nan)
             {"compare": nn.Sequential(nn.Conv2d(3, 5, 1))},
             MeasurementError,
             "the Sequential to compare with lacks block 'blocks.0' and 3 more of the network: expected the same model",
+        ),
+        (
+            [(X, Y)],
+            {"compare": deeper()},
+            MeasurementError,
+            "the Deeper to compare with has other parameters than the network, such as 'blocks.0.conv.bias': expected",
         ),
     ],
 )

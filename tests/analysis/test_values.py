@@ -104,7 +104,7 @@ def test_the_other_network_has_a_column_where_there_is_one() -> None:
 
 def test_without_norms_and_advice_there_is_no_word_of_them() -> None:
     bare = str(replace(FOUND, norms=(), advice=()))
-    assert "norm" not in bare
+    assert "worst norm" not in bare
     assert bare.splitlines()[-1].startswith("blocks.1")
 
 

@@ -1,7 +1,9 @@
 """cli/: the commands end to end, what programs may read, and one line for every mistake."""
 
 import csv
+import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -334,6 +336,70 @@ def test_a_profile_is_carried_from_the_device_and_joined_with_the_accuracy(call,
     assert not (run / "tradeoffs.json").exists()  # which is of this machine
 
 
+def test_what_was_trained_alone_is_added_to_what_is_known(call, run):
+    assert call("select", run, "--alone=FFFF=50")[0] == 0
+    assert call("select", run, "--alone=TTTT=40", "--alone=FFFF=51")[0] == 0
+    assert json.loads((run / "alone.json").read_text()) == {"FFFF": 51.0, "TTTT": 40.0}
+    status, _, err = call("select", run, "--alone=TTTT=0.4")
+    assert (status, "trained alone is 0.4: expected percent, such as 40" in err) == (2, True)
+    assert json.loads((run / "alone.json").read_text()) == {"FFFF": 51.0, "TTTT": 40.0}
+
+
+@pytest.mark.parametrize("name", ["network.json", "accuracy.json", "data.json"])
+@pytest.mark.parametrize("command", ["profile", "report"])
+def test_an_output_never_replaces_another_file_of_a_run(call, run, command, name):
+    before = (run / name).read_bytes()
+    more = ["--no-latency", "--device=cpu"] if command == "profile" else []
+    status, out, err = call(command, run, f"--output={run / name}", *more)
+    assert (status, out) == (2, "")
+    assert f"{name} holds something else, which would be lost: name another file" in err
+    assert (run / name).read_bytes() == before
+
+
+def test_an_output_of_the_same_kind_is_replaced_and_leaves_the_runs_own(call, run, tmp_path):
+    carried, before = tmp_path / "new" / "device.json", (run / "profile.json").read_bytes()
+    for _ in range(2):  # the second time it is there
+        assert call("profile", run, "--no-latency", "--device=cpu", f"--output={carried}")[0] == 0
+    assert json.loads(carried.read_text())["costs"]
+    assert (run / "profile.json").read_bytes() == before
+
+
+def test_a_profile_of_images_of_another_size_is_refused(call, run, tmp_path):
+    other = tmp_path / "other.json"
+    assert call("profile", run, "--no-latency", "--device=cpu", "--image-size=32", f"--output={other}")[0] == 0
+    status, _, err = call("select", run, f"--profile={other}")
+    assert status == 2
+    assert "the profile is of images of 32 pixels, the accuracy of" in err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "profile", "select", "analyze", "report"])
+def test_a_run_that_cannot_be_written_is_told_before_anything_is_measured(call, run, command, monkeypatch):
+    monkeypatch.setattr("os.access", lambda _, mode: mode != os.W_OK)  # root may write everywhere
+    monkeypatch.setattr("adaptive_depth.checkpoint.load", None)  # nothing is opened
+    status, out, err = call(command, run)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert f"{run} cannot be written: " in err
+
+
+def test_a_full_disk_is_no_traceback(call, run, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "tradeoffs.json")
+
+    monkeypatch.setattr("adaptive_depth.files.temporary_file", full)
+    status, _, err = call("select", run)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "tradeoffs.json cannot be written (No space left on device)" in err
+
+
+def test_an_accuracy_that_is_none_names_its_file(call, run):
+    measured = json.loads((run / "accuracy.json").read_text())
+    measured["accuracy"]["FTFT"] = math.nan
+    (run / "accuracy.json").write_text(json.dumps(measured))
+    status, _, err = call("select", run)
+    assert status == 2
+    assert "accuracy.json says nan % of FTFT: measure it anew with" in err
+
+
 def test_a_profile_of_another_network_is_refused(call, run, tmp_path):
     other = tmp_path / "other.json"
     assert call("profile", "resnet18", "--no-latency", "--image-size=32", f"--output={other}", "--device=cpu")[0] == 0
@@ -361,6 +427,7 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
             "--batch-sizes '1,0': expected whole numbers of at least 1, such as 1,8,32",
         ),
         ("profile resnet18 --backend onnx", "backend='onnx': expected one of eager, compiled"),
+        ("profile resnet18 --threads 9999", "--threads 9999: expected 1 to "),
         ("select {run} --alone FFFF", "--alone 'FFFF': expected SKIP=PERCENT, such as FFFF=76.7"),
         ("select {run} --alone FFF=70", "alone names 'FFF': expected skips of this network"),
         ("select {run} --profile {run}/data.json", "data.json is damaged or no profile: measure it anew with"),

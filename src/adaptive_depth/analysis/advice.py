@@ -27,7 +27,8 @@ def advise(analysis: Analysis) -> tuple[str, ...]:
         >>> block = BlockAnalysis("blocks.1", 1, True, ratio=0.1, predicted=-0.3, change=-0.31, cosine=0.2)
         >>> for said in advise(Analysis((block,), (stage,), (), {"F": 0.5, "T": 0.52}, images=1000)):
         ...     print(said)
-        No stage's skip hurts: the dearest, stage 1 (one), adds 0.02 to the loss of 0.5.
+        No stage's skip hurts: the dearest, stage 1 (one), adds 0.02 to the loss of 0.5 (the right class becomes 2 %
+        less probable, on average).
         The rationale holds: every skippable sub-path lowers the loss, along the negative gradient (cosine 0.2), by
         about what the first-order expansion predicts.
     """
@@ -52,7 +53,10 @@ def _about_skipping(analysis: Analysis) -> Iterator[str]:
     loss = analysis.super_loss
     worst = max(analysis.stages, key=lambda stage: stage.skipping)
     if worst.skipping <= HURTS:
-        yield f"No stage's skip hurts: the dearest, {worst}, adds {worst.skipping:.2g} to the loss of {loss:.3g}."
+        yield (
+            f"No stage's skip hurts: the dearest, {worst}, adds {worst.skipping:.2g} to the loss of {loss:.3g}"
+            f"{_less_probable(worst.skipping)}."
+        )
         return
     for stage in sorted(analysis.stages, key=lambda stage: -stage.skipping):
         if stage.skipping > HURTS:
@@ -61,6 +65,11 @@ def _about_skipping(analysis: Analysis) -> Iterator[str]:
                 f"Skipping {stage} hurts{most}: the loss rises from {loss:.3g} to {loss + stage.skipping:.3g} (+"
                 f"{stage.skipping:.2g}), {_why(analysis, stage)}."
             )
+
+
+def _less_probable(loss: float) -> str:
+    """What so much more cross-entropy means; nothing where it is no more."""
+    return f" (the right class becomes {100 * -math.expm1(-loss):.2g} % less probable, on average)" if loss > 0 else ""
 
 
 def _why(analysis: Analysis, stage: StageAnalysis) -> str:
@@ -78,6 +87,12 @@ def _why(analysis: Analysis, stage: StageAnalysis) -> str:
 
 
 def _about_refining(analysis: Analysis) -> Iterator[str]:
+    if not any(block.ratio for block in analysis.blocks if block.skippable):
+        yield (
+            "All skippable blocks add exactly 0: the network is not trained yet (its residual branches start at 0), "
+            "and nothing can be said of the rationale."
+        )
+        return
     idle = [stage for stage in analysis.stages if stage.change >= -NOTHING]
     off = [stage for stage in analysis.stages if not _expansion_holds(stage)]
     against = [stage for stage in analysis.stages if stage not in idle and (stage.cosine or 0) <= 0]
@@ -97,7 +112,8 @@ def _about_refining(analysis: Analysis) -> Iterator[str]:
         longest = max(off, key=lambda stage: abs(stage.predicted - stage.change))
         yield (
             f"The first-order expansion does not hold: it predicts for {'; for '.join(told)}. The residuals are too "
-            f"large a step for it (‖F‖/‖h‖ {_ratios(analysis, longest)} in stage {longest.stage})."
+            f"large a step for it (‖F‖/‖h‖ {_ratios(analysis, longest)} in stage {longest.stage}). That is no fault of "
+            "the sub-networks: only the paper's explanation of them is not (yet) that of this network."
         )
     if not (idle or off or against):
         yield (
@@ -122,7 +138,9 @@ def _about_size(blocks: Sequence[BlockAnalysis]) -> Iterator[str]:
         pairs = [(ours, alone) for ours, alone in sizes if ours is not None and alone is not None]
         if pairs:
             ours, alone = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
-            told.append(f"{ours:.3g} in {kind} blocks, against {alone:.3g} (the paper finds it {expected} there)")
+            agrees = ours < alone if skippable else ours > alone
+            verdict = f"{expected}, as the paper finds" if agrees else f"not {expected}, unlike in the paper"
+            told.append(f"{ours:.3g} in {kind} blocks, against {alone:.3g}: {verdict}")
     if told:
         yield f"‖F‖/‖h‖, on average, against that of the network trained without the method: {'; '.join(told)}."
 
@@ -143,16 +161,20 @@ def _about_norms(norms: Sequence[NormAnalysis]) -> Iterator[str]:
     initial = [row for row in norms if row.initial]
     if initial:
         yield (
-            f"Norms never gathered statistics in {', '.join(_skips(initial))} ({initial[0].initial} of stage "
-            f"{initial[0].stage}, for one): train the network, or calibrate it on training batches."
+            f"Norms never gathered statistics in {', '.join(_skips(initial))} ({initial[0].initial} of "
+            f"{_where(initial[0].stage)}, for one): train the network, or calibrate it on training batches."
         )
     dead = [row for row in norms if row.dead > DEAD * row.channels]
     if dead:
         worst = max(dead, key=lambda row: row.dead / row.channels)
         yield (
-            f"{worst.dead} of {worst.channels} channels that the norms of stage {worst.stage} see in {worst.skip} have "
-            "a running variance of nearly 0: they are dead, or the statistics are wrong."
+            f"{worst.dead} of {worst.channels} channels that the norms of {_where(worst.stage)} see in {worst.skip} "
+            "have a running variance of nearly 0: they are dead, or the statistics are wrong."
         )
+
+
+def _where(stage: int) -> str:
+    return f"stage {stage}" if stage else "the stem"
 
 
 def _is_off(row: NormAnalysis) -> bool:

@@ -46,7 +46,7 @@ class Measurement:
         self.divergences = [_Mean() for _ in stages]
         self.ratios = _Ratios(self.blocks)
         self.terms = {path: _Term(network, stage, path) for stage in stages for path in stage.skippable}
-        self.compared = None if compare is None else _Compared(compare, self.blocks)
+        self.compared = None if compare is None else _Compared(compare, self.blocks, network.model)
         self.passes = len(skips) + len(self.terms) + (compare is not None)
 
     def add(self, x: Any, y: Tensor | None) -> Iterator[None]:
@@ -186,7 +186,7 @@ class _Term:
 class _Compared:
     """The blocks of a model that was trained without the method."""
 
-    def __init__(self, model: nn.Module, paths: Mapping[str, Any]) -> None:
+    def __init__(self, model: nn.Module, paths: Mapping[str, Any], like: nn.Module) -> None:
         if isinstance(model, AdaptiveNetwork):
             model = model.subnet(model.skips[0])
         has = dict(model.named_modules())
@@ -196,6 +196,12 @@ class _Compared:
             raise MeasurementError(
                 f"the {type(model).__name__} to compare with lacks block {lacking[0]!r}{more} of the network: expected "
                 "the same model, trained without the method"
+            )
+        names, own = ({name for name, _ in each.named_parameters()} for each in (model, like))
+        if names != own:
+            raise MeasurementError(
+                f"the {type(model).__name__} to compare with has other parameters than the network, such as "
+                f"{min(names ^ own)!r}: expected the same model, trained without the method"
             )
         blocks = {path: BlockObserver(path) for path in paths}
         self.model, self.ratios, self.device = observed(model, blocks), _Ratios(blocks), device_of(model)

@@ -185,9 +185,9 @@ def _stage_lines(stages: Sequence[StageAnalysis]) -> list[str]:
     )
     return [
         *table([("stage", "<32", [f"{row.stage} {row.name}" for row in stages]), *columns]),
-        "predicted, change: of the loss by the skippable sub-path, to first order and really; cosine: of F",
-        "and -∂L/∂h; skipping: the loss when this stage alone is skipped, less the super-net's; KL: of",
-        "h_super and h_base, in nats",
+        "predicted, change: of the loss by the skippable sub-path, to first order and really, with the norms",
+        "of the super-net; cosine: of F and -∂L/∂h; skipping: the loss when this stage alone is skipped, with",
+        "the norms that go with that, less the super-net's; KL: of h_super and h_base, in nats",
     ]
 
 

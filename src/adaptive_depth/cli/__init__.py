@@ -1,5 +1,6 @@
 """The commands: one thin file each. Libraries that load slowly are imported inside the commands that need them."""
 
+import errno
 import os
 import sys
 from typing import Annotated, Any
@@ -20,6 +21,7 @@ from .train import train
 
 _UsageError: Any = typer.BadParameter.__mro__[2]  # Typer's "the command line is wrong", which it does not export
 
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)  # of the machine, not of this program
 _INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
 app = typer.Typer(
@@ -64,6 +66,10 @@ def main(arguments: list[str] | None = None) -> int:
         said, status = str(error), 2
     except _UsageError as error:
         said, status = error.format_message(), 2
+    except OSError as error:
+        if error.errno not in _NOT_OURS:
+            raise
+        said, status = f"{error.filename or 'a file'} cannot be written ({error.strerror}): nothing else was lost", 2
     except RuntimeError as error:
         if os.environ.get("WORLD_SIZE", "1") == "1" or not any(name in str(error) for name in ("gloo", "NCCL")):
             raise

@@ -50,6 +50,8 @@ def analyze(
     from ..plotting.analysis import plot_transformations
     from ..training.loop import seeded
 
+    if data is None and runs.is_run(run):
+        runs.check_writable(run, "make it writable, or copy it elsewhere")
     place = runs.pick_device(device)
     network = runs.open_run(run).to(place)
     other = None if compare is None else _open_other(compare, network).to(place)

@@ -287,6 +287,8 @@ def _close(output: Path, table: "TradeOffs", seconds: float) -> None:
     macs = sorted(row.macs for row in table.rows)[len(table.rows) // 4]  # a quarter of the sub-networks meets it
     typer.echo("\nNext, choose under another budget, one of multiply-adds:")
     typer.echo(f"  {show.command('select', output, '--macs', macs)}")
+    typer.echo("see why it works, and look at all of it in a browser:")
+    typer.echo(f"  {show.command('analyze', output)}\n  {show.command('report', output)}")
     typer.echo("and train on your own images, a folder with train/ and val/ in it:")
     typer.echo(f"  {show.command('train', '--help')}")
 

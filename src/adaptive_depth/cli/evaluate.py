@@ -29,6 +29,8 @@ def evaluate(
     """
     from ..data import check_fit, create_loader
 
+    if data is None and runs.is_run(run):
+        runs.check_writable(run, "make it writable, or copy it elsewhere")
     place = runs.pick_device(device)
     network = runs.open_run(run).to(place)
     config = runs.images_of(run, network, data, root)

@@ -23,7 +23,9 @@ def profile(
         str, typer.Option(metavar="N,N,...", help="Also measure the throughput at these.", show_default=False)
     ] = "",
     energy: Annotated[bool, typer.Option(help="Also measure energy, where the device has counters.")] = True,
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long to measure, six rounds at least.")] = 20.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="How long to measure at most; six rounds are the least, a hundred the most.")
+    ] = 40.0,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; the machine's default if not given.", show_default=False)
     ] = None,
@@ -36,19 +38,22 @@ def profile(
 ) -> None:
     """Measure multiply-adds, parameters, latency, memory and energy of every sub-network on this machine.
 
-    For a run, RUN/profile.json is written too. On a device that has the network but not the data, write --output FILE,
-    and join it with the accuracy elsewhere: select RUN --profile FILE.
+    Of a run, writes RUN/profile.json, or with --output FILE that file alone: on a device that has the network but not
+    the data, to be joined with the accuracy elsewhere by select RUN --profile FILE.
 
     Example: adaptive-depth profile resnet50 --batch-sizes 1,8,32
     """
-    sizes = _sizes(batch_sizes)
+    sizes, is_run = _sizes(batch_sizes), runs.is_run(model)
+    if output is not None:
+        runs.check_output(output, b'{\n  "costs"')
+    elif is_run:
+        runs.check_writable(Path(model), "write the profile elsewhere with --output FILE")
     import torch
 
     from ..data import input_shape
     from ..profiling import profile as measure
 
     network = runs.as_network(runs.open_model(model, model_kwargs or ())).eval().to(runs.pick_device(device))
-    is_run = runs.is_run(model)
     known = runs.read_data(Path(model)) if is_run and (Path(model) / runs.DATA).exists() else None
     channels, size = (known.channels, known.image_size) if known else input_shape(network)
     example = torch.randn(batch_size, channels, image_size or size, image_size or size)
@@ -63,7 +68,8 @@ def profile(
             seconds=seconds,
             on_progress=advance,
         )
-    keeps = is_run and image_size in (None, size)  # of other images it would not go with the run's accuracy
+    # Of other images it would not go with the run's accuracy; and what is carried elsewhere is of another question.
+    keeps = is_run and image_size in (None, size) and output is None
     if keeps:
         show.write_json(Path(model) / runs.PROFILE, result.to_json())
     if output is not None:
@@ -74,7 +80,7 @@ def profile(
     typer.echo(result)
     if output is not None:
         typer.echo(f"Written to {output}. With the accuracy: {show.command('select', 'RUN', '--profile', output)}")
-    if is_run and not keeps:
+    if is_run and not keeps and output is None:
         typer.echo(f"Not written to {model}: its images have {size} pixels, not {image_size}.")
     if keeps:
         middle = sorted(cost.macs for cost in result.costs.values())[len(result.costs) // 2]

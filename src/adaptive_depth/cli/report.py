@@ -43,6 +43,11 @@ def report(
     from ..report import report_page
 
     runs.check_run(run)
+    place = output or run / runs.REPORT
+    if output is None:
+        runs.check_writable(run, "write the report elsewhere with --output FILE")
+    else:
+        runs.check_output(place, b"<!doctype html>")
     accuracy, cost = runs.read_accuracy(run), runs.read_profile(run, profile)
     page = report_page(
         runs.trade_offs(run, cost),
@@ -54,7 +59,6 @@ def report(
         pictures=_pictures(run),
         about={"Accuracy": {name: accuracy.get(name) for name in _TOLD}, **_how_trained(run)},
     )
-    place = output or run / runs.REPORT
     _write(place, page)
     if json:
         show.as_json({"run": str(run), "report": str(place), "bytes": len(page.encode())})

@@ -172,6 +172,9 @@ def threads(number: int | None) -> "Iterator[None]":
     """So many CPU threads inside, as many as before afterwards."""
     import torch
 
+    most = os.cpu_count() or 1
+    if number is not None and number > most:
+        raise typer.BadParameter(f"--threads {number}: expected 1 to {most}, the processors of this machine")
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:
@@ -273,6 +276,9 @@ def read_accuracy(run: Path) -> dict[str, Any]:
     measured = read_json(run / ACCURACY, f"measure it with {mend}")
     if not isinstance(measured, dict) or not isinstance(measured.get("accuracy"), dict):
         raise DataError(f"{run / ACCURACY} holds no accuracies: measure them with {mend}")
+    for skip, accuracy in measured["accuracy"].items():
+        if not isinstance(accuracy, int | float) or not 0 <= accuracy <= 100:
+            raise DataError(f"{run / ACCURACY} says {accuracy} % of {skip}: measure it anew with {mend}")
     return measured
 
 
@@ -284,12 +290,28 @@ def read_profile(run: Path, file: Path | None = None) -> "Profile":
     """
     from ..costs import Profile
 
-    place, mend = file or run / PROFILE, show.command("profile", run)
+    place = file or run / PROFILE
+    mend = show.command("profile", run, *(["--output", file] if file else []))
     measured = read_json(place, f"measure it with {mend}")
     try:
         return Profile.from_json(measured)
     except MeasurementError as error:
         raise DataError(f"{place} is damaged or no profile: measure it anew with {mend}") from error
+
+
+def read_alone(run: Path) -> dict[str, float]:
+    """Accuracies of networks of the same depths trained alone, by skip, as far as they are known.
+
+    Raises:
+        DataError: damaged.
+    """
+    if not (run / ALONE).exists():
+        return {}
+    mend = f"delete it, and give it anew with {show.command('select', run, '--alone', 'FFFF=76.7')}"
+    known = read_json(run / ALONE, mend)
+    if not isinstance(known, dict) or not all(isinstance(value, int | float) for value in known.values()):
+        raise DataError(f"{run / ALONE} holds no accuracies by skip: {mend}")
+    return known
 
 
 def trade_offs(run: Path, profile: "Profile | None" = None, alone: dict[str, float] | None = None) -> "TradeOffs":
@@ -303,9 +325,50 @@ def trade_offs(run: Path, profile: "Profile | None" = None, alone: dict[str, flo
 
     measured = read_accuracy(run)
     profile = profile or read_profile(run)
-    if alone is None and (run / ALONE).exists():
-        alone = read_json(run / ALONE, f"give it anew with {show.command('select', run, '--alone', 'FFFF=76.7')}")
-    return tradeoffs(measured["accuracy"], profile, alone=alone, network=measured.get("network", ""))
+    alone = read_alone(run) if alone is None else alone
+    images = measured.get("images")
+    images = images if isinstance(images, int) and images > 0 else None
+    table = tradeoffs(measured["accuracy"], profile, alone=alone, network=measured.get("network", ""), images=images)
+    _check_size(run, profile)
+    return table
+
+
+def _check_size(run: Path, profile: "Profile") -> None:
+    """The cost must be that of images as large as those that the accuracy was measured on."""
+    data = read_json(run / DATA, "name the images with --data") if (run / DATA).exists() else None
+    size = data.get("image_size") if isinstance(data, dict) else None
+    shape = next((shape for shape in profile.inputs if len(shape) == 4), None)
+    if size and shape and shape[-1] != size:
+        raise MeasurementError(
+            f"the profile is of images of {shape[-1]} pixels, the accuracy of {run} of {size}: profile without "
+            "--image-size"
+        )
+
+
+def check_output(path: Path, begins: bytes) -> None:
+    """Check, before a long work, that its result may be written there; the folder is made.
+
+    Arguments:
+        path: a file that may exist already, if it is of the same kind.
+        begins: how files of that kind begin.
+
+    Raises:
+        DataError: a folder, a file of another kind, or a place that cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        there = path.read_bytes()[: len(begins)] if path.exists() else begins
+    except OSError as error:
+        raise DataError(f"--output {path} cannot be written ({error.strerror}): name another file") from error
+    if there != begins:
+        raise DataError(f"--output {path} holds something else, which would be lost: name another file")
+    check_writable(path.parent, "name another --output")
+
+
+def check_writable(folder: Path, mend: str) -> None:
+    """Raise a DataError where no file can be written into a folder."""
+    if not os.access(folder, os.W_OK):
+        raise DataError(f"{folder} cannot be written: {mend}")
 
 
 def measure_accuracy(network: "AdaptiveNetwork", loader: Any, *, across_processes: bool = False) -> dict[str, float]:

@@ -39,13 +39,16 @@ def select(
     from ..plotting import plot_tradeoffs
 
     runs.check_run(run)
-    given_alone = _percentages(alone or [])
-    table = runs.trade_offs(run, runs.read_profile(run, profile), given_alone or None)
+    if profile is None or alone:
+        runs.check_writable(run, "make it writable, or copy it elsewhere")
+    known = runs.read_alone(run)
+    given_alone = known | _percentages(alone or [])
+    table = runs.trade_offs(run, runs.read_profile(run, profile), given_alone)
     given = {"latency_ms": latency_ms, "macs": macs, "energy_mj": energy_mj, "memory_mb": memory_mb}
     given |= {"parameters": parameters, "accuracy": accuracy}
     limits = {name: limit for name, limit in given.items() if limit is not None}
     chosen = table.choose(**limits) if limits else None
-    if given_alone:
+    if given_alone != known:
         show.write_json(run / runs.ALONE, given_alone)
     if profile is None:
         show.write_json(run / runs.TRADEOFFS, table.to_json())

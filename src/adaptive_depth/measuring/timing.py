@@ -24,12 +24,16 @@ def planned(rounds: int | None, seconds: float, done: int, elapsed: float) -> in
     return max(done, int(min(_MOST, max(_LEAST, affordable))))
 
 
-def warm_up(runs: Runs, wait: Callable[[], None], rounds: int | None) -> int:
-    """Run rounds that are not kept: as many as given, else until two in a row take the same time; return how many."""
+def warm_up(runs: Runs, wait: Callable[[], None], rounds: int | None, seconds: float) -> int:
+    """Run rounds that are not kept; return how many.
+
+    As many as given; else until two in a row take the same time, or these seconds are over.
+    """
     times: list[float] = []
     while len(times) < (_MOST_WARMUP if rounds is None else rounds):
         times.append(sum(milliseconds(run, wait) for run in runs.values()))
-        if rounds is None and len(times) > 1 and max(times[-2:]) <= _STEADY * min(times[-2:]):
+        steady = len(times) > 1 and max(times[-2:]) <= _STEADY * min(times[-2:])
+        if rounds is None and (steady or sum(times) > 1000 * seconds):
             break
     return len(times)
 
