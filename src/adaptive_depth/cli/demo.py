@@ -199,7 +199,8 @@ def _table(
         gap = measured[top] - measured[worst]
         typer.echo(f"{when:<6}  the worst, {worst}, is {gap:.1f} points below the super-net")
     profile = _profile(network, config)
-    table = tradeoffs(after, profile, alone={skip: trained.accuracy["plain"] for skip, trained in alone.items()})
+    apart = {skip: trained.accuracy["plain"] for skip, trained in alone.items()}
+    table = tradeoffs(after, profile, alone=apart, images=500)
     show.write_json(output / runs.PROFILE, profile.to_json())
     show.write_json(output / runs.TRADEOFFS, table.to_json())
     plot_tradeoffs(table, output / runs.PLOT)

@@ -80,7 +80,7 @@ def report_page(
         "caption": _caption(table),
         "columns": words.columns(table, profile),
         "rows": words.rows(table, profile),
-        "notes": words.notes(profile),
+        "notes": [*words.notes(profile), *words.chance(table)],
         "training": _training(history),
         "analysis": analysed,
         "pictures": [_picture(caption, content) for caption, content in (pictures or {}).items()],
