@@ -20,7 +20,7 @@ from adaptive_depth.report.charts import inline_svg, places
 from adaptive_depth.selection import Row, TradeOffs
 from adaptive_depth.training.history import Epoch, History
 
-from .conftest import FIGURES, STAGES, make_history, make_page, make_profile, untimed
+from .conftest import FIGURES, STAGES, make_history, make_page, make_profile, make_table, untimed
 
 PNG = b"\x89PNG\r\n\x1a\n the rest"
 
