@@ -321,7 +321,7 @@ def test_without_latency_nothing_is_timed():
         ([5, 5], 2),  # steady at once
         ([50, 20, 10, 9, 9], 5),  # 10 and 9 are 10 % apart with the base-net's nothing
         ([100, 1] * 5, 10),  # never steady
-        ([15_000, 9_000, 1, 1], 2),  # the seconds are over
+        ([25_000, 18_000, 1, 1], 2),  # the seconds are over
     ],
 )
 def test_warm_up_ends_when_two_rounds_take_the_same_time(clock, super_ms, rounds):

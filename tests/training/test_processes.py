@@ -18,10 +18,11 @@ SCRIPT = """
 import json, os, sys, timm, torch, adaptive_depth as ad
 from pathlib import Path
 from torch import nn
+from adaptive_depth.training.loop import seeded
 torch.set_num_threads(1)
 kind, out, fields, alone = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4] == "alone"
 rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-with ad.training.loop.seeded(0):
+with seeded(0):
     if kind == "layernorm":
         small = dict(img_size=32, embed_dim=24, num_heads=2, depth=4, num_classes=3)
         model = timm.create_model("vit_tiny_patch16_224", **small)

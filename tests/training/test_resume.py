@@ -17,7 +17,7 @@ from torch import nn
 
 import adaptive_depth as ad
 from adaptive_depth.training import state
-from adaptive_depth.training.loop import train
+from adaptive_depth.training.loop import seeded, train
 
 FAST = {"epochs": 3, "lr": 0.05, "checkpoint_every": 1}
 
@@ -49,7 +49,7 @@ class Dropping(nn.Module):
 
 
 def build(nets):
-    with ad.training.loop.seeded(1):
+    with seeded(1):
         model = nets.Chain(*(Dropping() for _ in range(4)))
         return ad.adapt(model, nets.chain_stages(), example=torch.randn(2, 3, 8, 8))
 
@@ -230,9 +230,10 @@ def test_a_loss_that_is_not_finite_names_step_and_checkpoint(nets, tmp_path):
 SCRIPT = """
 import sys, time, torch, timm, adaptive_depth as ad
 from pathlib import Path
+from adaptive_depth.training.loop import seeded
 torch.set_num_threads(1)
 folder, out = sys.argv[1:]
-with ad.training.loop.seeded(0):
+with seeded(0):
     network = ad.adapt(timm.create_model("resnet18", channels=(4, 4, 8, 8), num_classes=3, drop_rate=0.1))
     images = torch.randn(24, 3, 32, 32)
 data = torch.utils.data.TensorDataset(images, torch.arange(24) % 3)
