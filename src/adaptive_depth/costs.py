@@ -1,6 +1,6 @@
 """What sub-networks cost: plain values, which need no torch."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from statistics import median
@@ -192,10 +192,11 @@ class Profile:
                 f"The machine was not steady: intervals are {100 * width:.0f} % of the median wide. Measure again when "
                 "it has nothing else to do, with fewer threads, or for longer."
             )
-        groups = self._groups()
+        ties = {frozenset(pair) for pair in self.ties()}
+        groups = self._groups(ties)
         for group in groups:
             yield f"Cannot be told apart in latency: {', '.join(group)}."
-        if further := len(self.ties()) - sum(len(group) * (len(group) - 1) // 2 for group in groups):
+        if further := len(ties) - sum(len(group) * (len(group) - 1) // 2 for group in groups):
             yield f"Nor can {further} other pair{'s' * (further > 1)} of sub-networks be told apart (ties() lists all)."
         for saving in self.savings():
             if not saving.is_measurable:
@@ -203,8 +204,8 @@ class Profile:
                     f"Skipping stage {saving.stage} buys no time here that can be told from noise: {saving.ms:.2f} ms "
                     f"({saving.low_ms:.2f} to {saving.high_ms:.2f})."
                 )
-        ends = {flag * len(next(iter(self.costs), "")) for flag in "FT"}
-        if (share := self.time_per_work()) is not None and not any(ends == {*pair} for pair in self.ties()):
+        ends = frozenset(flag * len(next(iter(self.costs), "")) for flag in "FT")
+        if (share := self.time_per_work()) is not None and ends not in ties:
             yield f"Share of time saved over share of multiply-adds saved, super-net to base-net: {share:.2f}."
 
     def _spread(self) -> float:
@@ -213,9 +214,8 @@ class Profile:
         widths = [(high - low) / middle for low, high, middle in low_high if low and high and middle]
         return median(widths) if widths else 0.0
 
-    def _groups(self) -> list[list[str]]:
+    def _groups(self, ties: Collection[frozenset[str]]) -> list[list[str]]:
         """Sub-networks by growing latency; in a group each ties with each."""
-        ties = {frozenset(pair) for pair in self.ties()}
         groups: list[list[str]] = []
         for cost in sorted(self.costs.values(), key=lambda cost: cost.latency_ms or 0.0):
             if groups and all(frozenset((other, cost.skip)) in ties for other in groups[-1]):
