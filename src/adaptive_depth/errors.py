@@ -29,6 +29,14 @@ class CheckpointError(AdaptiveDepthError):
     """A saved network that is missing, truncated, foreign or newer than this library."""
 
 
+class ExportError(AdaptiveDepthError):
+    """A network that cannot be exported, or an export that does not compute what the network does."""
+
+
+class ArtifactError(AdaptiveDepthError):
+    """An exported file that is missing, truncated, foreign or newer, or that cannot be run here."""
+
+
 class MeasurementError(AdaptiveDepthError):
     """Something that cannot be measured, or measurements that do not fit together."""
 
