@@ -1,0 +1,1 @@
+"""Writing a network to files that other runtimes read: every depth in one artifact, each weight once."""
