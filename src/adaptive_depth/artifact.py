@@ -10,6 +10,7 @@ from .selection import TradeOffs
 from .skip import parse_skip
 
 FORMAT, VERSION = "adaptive-depth artifact", 1
+FILE = "artifact.json"  # where an artifact that is a folder keeps its description
 
 
 @dataclass(frozen=True)

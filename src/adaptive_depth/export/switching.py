@@ -35,6 +35,7 @@ class Switching(nn.Module):
     def __init__(self, network: AdaptiveNetwork, *, folded: bool = False, skips: Iterable[str] | None = None) -> None:
         super().__init__()
         self.flags = flags = _Flags()
+        self.stages = len(network.stages)
         wanted = tuple(network.skips if skips is None else skips)
         with evaluating(network):
             norms = _looked_up(network, flags, outside_blocks=folded)
@@ -48,21 +49,21 @@ class Switching(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        self.flags.now = skip
+        self.flags.now = [skip[number] for number in range(self.stages)]
         return logits_in(self.view(x))
 
 
 class _Flags:
     """The skip of the call that is under way, where the parts of a `Switching` find it."""
 
-    now: Tensor
+    now: list[Tensor]
 
     def context(self, places: Sequence[int]) -> Tensor:
         """The flags of some stages as one number `[1]`, the first flag the most significant."""
-        number = self.now[places[0] : places[0] + 1].to(torch.int64)
+        number = self.now[places[0]].to(torch.int64)
         for place in places[1:]:
-            number = 2 * number + self.now[place : place + 1].to(torch.int64)
-        return number
+            number = 2 * number + self.now[place].to(torch.int64)
+        return number.reshape(1)
 
 
 class _Skippable(nn.Module):
@@ -114,10 +115,11 @@ class _LookedUp(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         tensors = dict(self.named_buffers())
+        norm: nn.Module = self.__dict__["norm"]
         if self.tables:
             context = self.flags.context(self.places)
             tensors |= {name: tensors[name].index_select(0, context).squeeze(0) for name in self.tables}
-        return torch.func.functional_call(self.norm, tensors, args, kwargs)
+        return torch.func.functional_call(norm, tensors, args, kwargs)
 
 
 def _looked_up(network: AdaptiveNetwork, flags: _Flags, *, outside_blocks: bool) -> dict[str, nn.Module]:

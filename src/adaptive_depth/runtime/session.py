@@ -31,7 +31,6 @@ BACKENDS: dict[str, tuple[str, str | None]] = {
     "onnxruntime": ("onnx", "onnx"),
     "openvino": ("openvino", "openvino"),
     "executorch": ("executorch", "executorch"),
-    "torch": ("programs", None),
 }
 _BY_SUFFIX = {".onnx": "onnxruntime", ".pte": "executorch", ".xml": "openvino"}
 
@@ -117,8 +116,7 @@ def open_session(source: Any, *, backend: str | None = None, threads: int | None
     """A session over an exported file, or over a network.
 
     Arguments:
-        source: what `export` wrote (`model.onnx`, `model.xml`, `model.pte`, a folder of torch programs), or an
-            adapted network.
+        source: what `export` wrote (`model.onnx`, `model.xml`, `model.pte`), or an adapted network.
         backend: one of `BACKENDS`; by default what the file's name says, and for a network `eager`.
         threads: CPU threads of one call; by default what the backend takes.
 
@@ -147,9 +145,10 @@ def _backend_of(source: Any) -> str:
     if not path.exists():
         raise ArtifactError(f"{path} does not exist: expected a file that adaptive-depth export wrote")
     if path.is_dir():
-        return "torch"
-    if path.suffix not in _BY_SUFFIX:
         raise ArtifactError(
-            f"{path} has an unknown ending: expected {', '.join(_BY_SUFFIX)}, or a folder of torch programs"
+            f"{path} is a folder: expected a file that ends in {', '.join(_BY_SUFFIX)}. Programs of torch are for "
+            "torch.export.load, which runs code that it reads; of a run, open the network, open_session(load(...))"
         )
+    if path.suffix not in _BY_SUFFIX:
+        raise ArtifactError(f"{path} has an unknown ending: expected {', '.join(_BY_SUFFIX)}")
     return _BY_SUFFIX[path.suffix]

@@ -1,0 +1,95 @@
+"""A module → the graph that an exporter reads; what cannot be followed is named with the block it came from."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from threading import get_ident
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from ..errors import ExportError, one_line
+from ..modes import without_fast_paths
+
+MOST_SAID = 300  # characters of another library's message
+
+
+def exported(module: nn.Module, args: tuple[Any, ...], *, dynamic_shapes: Any = None) -> ExportedProgram:
+    """`torch.export.export`, with errors that name the part of the module.
+
+    Raises:
+        ExportError: code that cannot be followed, such as one that depends on the values of a tensor.
+    """
+    with _calls() as calls:
+        try:
+            with without_fast_paths():  # of attention, which no exporter knows
+                return torch.export.export(module, args, dynamic_shapes=dynamic_shapes, strict=False)
+        except Exception as error:
+            names = {id(part): path for path, part in module.named_modules()}
+            inside = next((names[call] for call in reversed(calls) if names.get(call)), type(module).__name__)
+            said = one_line(error)[:MOST_SAID]
+            raise ExportError(f"torch.export cannot follow {block_name(inside)}: {said}") from error
+
+
+def cannot_convert(what: str, programs: Iterable[ExportedProgram], error: BaseException) -> ExportError:
+    """The error of a library that cannot take a graph, with the operators that it names and where they came from.
+
+    Arguments:
+        what: the library.
+        programs: what it was given.
+        error: what it raised; causes are read, too.
+    """
+    said = []
+    cause: BaseException | None = error
+    while cause is not None:
+        said.append(one_line(cause))
+        cause = cause.__cause__
+    operators = sorted(set(_named(programs, " ".join(said))))
+    where = f"the operator {' and '.join(operators)}" if operators else "the network"
+    return ExportError(f"{what} cannot take {where}: {said[-1][:MOST_SAID]}")
+
+
+def block_name(path: str) -> str:
+    """The path of a module in the user's model, of one in a module that an exporter wraps around it."""
+    parts = [part for part in path.split(".") if part]
+    while parts and parts[0] in ("view", "model"):
+        parts = parts[1:]
+    return ".".join(part for part in parts if part not in ("block", "blocks_by_context")) or "the network"
+
+
+@contextmanager
+def _calls() -> Iterator[list[int]]:
+    """The ids of the modules that this thread is inside of, outermost first; an error leaves them as they were."""
+    calls: list[int] = []
+    thread = get_ident()
+
+    def enter(module: nn.Module, *_: Any) -> None:
+        if get_ident() == thread:
+            calls.append(id(module))
+
+    def leave(*_: Any) -> None:
+        if get_ident() == thread:
+            calls.pop()
+
+    hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _named(programs: Iterable[ExportedProgram], said: str) -> Iterator[str]:
+    for program in programs:
+        for node in program.run_decompositions().graph.nodes:
+            schema = getattr(node.target, "_schema", None)
+            if schema is not None and any(name in said for name in _names(node.target)):
+                stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+                yield f"{schema.name} of {block_name(stack[-1] if stack else '')}"
+
+
+def _names(operator: Any) -> tuple[str, str]:
+    """How messages call an operator: `aten.sum.default` or `aten::sum`, not the beginning of a longer name."""
+    return f"{operator}", f"op='{operator._schema.name.replace('::', '.')}'"
