@@ -11,6 +11,7 @@ from ..errors import AdaptiveDepthError
 from .analyze import analyze
 from .demo import demo
 from .evaluate import evaluate
+from .export import export
 from .profiling import profile
 from .reference import load_reference
 from .report import report
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, stages, train, evaluate, profile, select, analyze, report, share, load_reference):
+for _command in (demo, stages, train, evaluate, profile, select, analyze, report, export, share, load_reference):
     app.command()(_command)
 
 

@@ -1,9 +1,9 @@
 """What commands share: models and devices by name, and run folders.
 
 A run folder holds a network (`save`), data.json (the preprocessing), history.csv, recipe.yaml, the checkpoints of a
-training that is under way (checkpoints/), and what was measured later: accuracy.json, profile.json, alone.json
-(networks of the same depths trained alone), tradeoffs.json and .png, analysis.json with transformations.png and
-maps.png, and report.html.
+training that is under way (checkpoints/), what was exported (export/), and what was measured later: accuracy.json,
+profile.json, alone.json (networks of the same depths trained alone), tradeoffs.json and .png, analysis.json with
+transformations.png and maps.png, and report.html.
 """
 
 import json
@@ -38,6 +38,7 @@ CHECKPOINTS = "checkpoints"
 ACCURACY, PROFILE, TRADEOFFS, PLOT = "accuracy.json", "profile.json", "tradeoffs.json", "tradeoffs.png"
 ALONE, ANALYSIS, TRANSFORMATIONS, MAPS = "alone.json", "analysis.json", "transformations.png", "maps.png"
 REPORT = "report.html"
+EXPORT = "export"  # a folder
 _MEASURED = (ACCURACY, PROFILE, TRADEOFFS, PLOT, ALONE, ANALYSIS, TRANSFORMATIONS, MAPS, REPORT)
 
 
@@ -226,6 +227,7 @@ def forget_measurements(run: Path) -> None:
     """Remove what was measured of an older network in the same folder."""
     for name in _MEASURED:
         (run / name).unlink(missing_ok=True)
+    shutil.rmtree(run / EXPORT, ignore_errors=True)
 
 
 def read_data(run: Path) -> "DataConfig":

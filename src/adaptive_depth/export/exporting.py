@@ -105,7 +105,7 @@ def export_network(
     """
     check_adapted(network, "export_network", ExportError)
     path, tell = Path(path), on_progress or _say_nothing
-    name = _format_of(path) if to is None else to
+    name = format_of(path) if to is None else to
     if name not in FORMATS:
         raise ExportError(f"to={name!r}: expected one of {', '.join(FORMATS)}")
     kind = FORMATS[name]
@@ -245,7 +245,12 @@ def _replace_folder(new: Path, path: Path) -> None:
     new.rename(path)
 
 
-def _format_of(path: Path) -> str:
+def format_of(path: Path) -> str:
+    """The format that the ending of a name says.
+
+    Raises:
+        ExportError: none, or one of no format.
+    """
     found = next((name for name, kind in FORMATS.items() if kind.suffix == path.suffix), None)
     if found is None:
         endings = ", ".join(kind.suffix for kind in FORMATS.values() if kind.suffix)

@@ -1,0 +1,207 @@
+"""adaptive-depth export: one file with every depth, for another runtime."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import DataError
+from ..text import or_dash, table
+from . import runs, show
+from .stages import Json, Model, ModelKwargs
+from .train import Root
+
+if TYPE_CHECKING:
+    from ..artifact import Artifact
+    from ..data import DataConfig
+    from ..network import AdaptiveNetwork
+    from ..selection import TradeOffs
+
+
+def export(
+    model: Model,
+    to: Annotated[
+        str, typer.Option(metavar="FORMAT", help="onnx, openvino, executorch or torch.", show_default=False)
+    ] = "",
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where to; by default into RUN/export. Its ending may say the format."),
+    ] = None,
+    skips: Annotated[
+        str, typer.Option(metavar="FFFF,TTTT,...", help="Which depths; all by default.", show_default=False)
+    ] = "",
+    form: Annotated[
+        str | None,
+        typer.Option(
+            help="Norms that differ between depths: shared (beside weights that are stored once) or folded (into "
+            "copies of them: a little faster, more memory). The usual one of the format by default.",
+            show_default=False,
+        ),
+    ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Quantise to int8 (openvino; of a run, with its images).")
+    ] = False,
+    images: Annotated[int, typer.Option(min=1, help="Training images that --int8 takes the ranges from.")] = 300,
+    compiled: Annotated[bool, typer.Option("--compiled", help="torch: also write AOTInductor packages.")] = False,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Pixels; the run's or the model's own by default.", show_default=False)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in a call, where a format fixes it (executorch).")] = 1,
+    model_kwargs: ModelKwargs = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Write every depth of a network into one file, in which each weight stands once.
+
+    The file is compared with the network at every depth before it counts, and carries the stages, the trade-off table,
+    the preprocessing and the labels of a run.
+
+    Example: adaptive-depth export runs/demo --to onnx
+    """
+    name = _format(to, output, int8=int8)
+    place = output or _default_place(model, name, int8=int8)
+    from ..export.exporting import FORMATS, export_network, import_format
+
+    import_format(name)  # a missing package is told before a network is read
+    network = runs.as_network(runs.open_model(model, model_kwargs or ())).eval()
+    run = Path(model) if runs.is_run(model) else None
+    data = _data(run, network, root)
+    example = _example(network, data, image_size, 1 if FORMATS[name].free_batch else batch_size)
+    chosen = [skip.strip() for skip in skips.split(",")] if skips else None
+    known = None if run is None else _trade_offs(run, network, example)
+    with show.progress(f"exporting to {name}") as advance:
+        if int8:
+            artifact = _quantized(network, place, example, chosen, data, known, images, advance)
+        else:
+            artifact = export_network(
+                network,
+                place,
+                example,
+                to=name,
+                skips=chosen,
+                form=form,
+                data=data,
+                trade_offs=known,
+                on_progress=advance,
+                **({"compiled": True} if compiled else {}),
+            )
+    size = sum(file.stat().st_size for file in written(place))
+    if json:
+        show.as_json({"file": str(place), "bytes": size, **artifact.to_json()})
+        return
+    _tell(place, size, artifact, is_run=run is not None)
+
+
+def written(place: Path) -> list[Path]:
+    """The files of an artifact: the file alone, with OpenVINO's weights, or all of a folder."""
+    if place.is_dir():
+        return sorted(place.iterdir())
+    weights = place.with_suffix(".bin")
+    return [place, weights] if place.suffix == ".xml" and weights.exists() else [place]
+
+
+def _format(to: str, output: Path | None, *, int8: bool) -> str:
+    from ..export.exporting import FORMATS, format_of
+
+    if to and to not in FORMATS:
+        raise typer.BadParameter(f"--to {to!r}: expected one of {', '.join(FORMATS)}")
+    if not to and output is None:
+        raise typer.BadParameter(f"name the format with --to: one of {', '.join(FORMATS)}")
+    name = to or format_of(output or Path())
+    if int8 and name != "openvino":
+        raise typer.BadParameter(f"--int8 is there for openvino, which keeps int8 weights once; not for {name}")
+    return name
+
+
+def _default_place(model: str, name: str, *, int8: bool) -> Path:
+    from ..export.exporting import FORMATS
+
+    if not runs.is_run(model):
+        raise typer.BadParameter(f"{model} is no run folder: say where to with --output FILE")
+    file = "model-int8" if int8 else "model" if FORMATS[name].suffix else name
+    return Path(model) / runs.EXPORT / f"{file}{FORMATS[name].suffix}"
+
+
+def _data(run: Path | None, network: "AdaptiveNetwork", root: Path | None) -> "DataConfig | None":
+    if run is None or not (run / runs.DATA).exists():
+        return None
+    return runs.images_of(run, network, None, root)
+
+
+def _example(network: "AdaptiveNetwork", data: "DataConfig | None", size: int | None, batch: int) -> Any:
+    import torch
+
+    from ..data import input_shape
+
+    channels, usual = (data.channels, data.image_size) if data else input_shape(network)
+    side = size or usual
+    return torch.randn(batch, channels, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def _trade_offs(run: Path, network: "AdaptiveNetwork", example: Any) -> "TradeOffs | None":
+    """What was measured of a run; without a profile, accuracy against multiply-adds."""
+    from ..profiling import profile
+
+    if not (run / runs.ACCURACY).exists():
+        return None
+    if (run / runs.PROFILE).exists():
+        return runs.trade_offs(run)
+    return runs.trade_offs(run, profile(network, example[:1], latency=False))
+
+
+def _quantized(
+    network: "AdaptiveNetwork",
+    place: Path,
+    example: Any,
+    skips: list[str] | None,
+    data: "DataConfig | None",
+    known: "TradeOffs | None",
+    images: int,
+    advance: Any,
+) -> "Artifact":
+    import numpy as np
+
+    from ..data import create_loader
+    from ..export.exporting import FORMATS, describe, into_place
+    from ..export.quantization import quantize
+
+    if data is None:
+        raise DataError(
+            "--int8 needs images to find the ranges of activations: expected a run that train or demo wrote"
+        )
+    artifact = describe(network, "openvino", example, skips=skips, data=data, trade_offs=known)
+    advance(0, 2, f"reading {images} images")
+    loader = create_loader(data, "train", batch_size=images, shuffle=True, leave_out_damaged=True)
+    calibrating = next(iter(loader))[0].numpy()
+    advance(1, 2, "quantising, and measuring every depth")
+    labelled = ((np.asarray(x), np.asarray(y)) for x, y in create_loader(data, "validation", batch_size=100))
+    with into_place(place, FORMATS["openvino"]) as new:
+        return quantize(network, new, calibrating, artifact, labelled=labelled)
+
+
+def _tell(place: Path, size: int, artifact: "Artifact", *, is_run: bool) -> None:
+    typer.echo(f"Written to {place}, {size / 1e6:.1f} MB: {artifact}.")
+    if artifact.accuracy is None:
+        typer.echo("At every depth its logits are the network's, to 1e-4 of their standard deviation.")
+    else:
+        typer.echo(_accuracies(artifact))
+    if artifact.trade_offs is None:
+        hint = f" (measure with {show.command('evaluate', 'RUN')} and profile, then export again)" if is_run else ""
+        typer.echo(f"It knows no accuracies{hint}, so a governor cannot choose by them.")
+    if place.is_dir():
+        typer.echo("Read a program with torch.export.load, weights with safetensors.torch.load_file.")
+    else:
+        typer.echo(f"Next: {show.command('run', place, 'IMAGES', '--target-ms', '30')}")
+
+
+def _accuracies(artifact: "Artifact") -> str:
+    measured = artifact.accuracy or {}
+    known = {row.skip: row.accuracy for row in artifact.trade_offs.rows} if artifact.trade_offs else {}
+    lines = table(
+        [
+            ("skip", "<8", [*measured]),
+            ("top-1 % in float", ">8", [or_dash(known.get(skip)) for skip in measured]),
+            ("in int8", ">8", [or_dash(accuracy) for accuracy in measured.values()]),
+        ]
+    )
+    return "\n".join(lines)
