@@ -32,6 +32,15 @@ from .analysis.activation_maps import class_activation_maps
 from .plotting import plot_maps, plot_tradeoffs, plot_training, plot_transformations
 from .report import report_page
 
+# on the device
+from .artifact import Artifact, Preprocessing
+from .export.exporting import export_network, quantize_network
+from .export.programs import plain_state_dict
+from .runtime.session import Session, open_session
+from .runtime.preprocessing import prepare
+from .runtime.decisions import Decision
+from .runtime.governor import Governor, replay
+
 # keeping it
 from .checkpoint import load, save
 from .reference import load_reference
@@ -39,9 +48,11 @@ from .reference import load_reference
 # what can go wrong
 from .errors import (
     AdaptiveDepthError,
+    ArtifactError,
     BudgetError,
     CheckpointError,
     DataError,
+    ExportError,
     MeasurementError,
     ModelError,
     SkipError,
@@ -96,13 +107,26 @@ __all__ = [
     "plot_training",
     "plot_transformations",
     "report_page",
+    "Artifact",
+    "Preprocessing",
+    "export_network",
+    "plain_state_dict",
+    "quantize_network",
+    "Session",
+    "open_session",
+    "prepare",
+    "Decision",
+    "Governor",
+    "replay",
     "load",
     "load_reference",
     "save",
     "AdaptiveDepthError",
+    "ArtifactError",
     "BudgetError",
     "CheckpointError",
     "DataError",
+    "ExportError",
     "MeasurementError",
     "ModelError",
     "SkipError",

@@ -71,7 +71,7 @@ def export(
     known = None if run is None else _trade_offs(run, network, example)
     with show.progress(f"exporting to {name}") as advance:
         if int8:
-            artifact = _quantized(network, place, example, chosen, data, known, images, advance)
+            artifact = _quantized(network, place, chosen, data, known, images, advance)
         else:
             artifact = export_network(
                 network,
@@ -152,7 +152,6 @@ def _trade_offs(run: Path, network: "AdaptiveNetwork", example: Any) -> "TradeOf
 def _quantized(
     network: "AdaptiveNetwork",
     place: Path,
-    example: Any,
     skips: list[str] | None,
     data: "DataConfig | None",
     known: "TradeOffs | None",
@@ -162,21 +161,18 @@ def _quantized(
     import numpy as np
 
     from ..data import create_loader
-    from ..export.exporting import FORMATS, describe, into_place
-    from ..export.quantization import quantize
+    from ..export.exporting import quantize_network
 
     if data is None:
         raise DataError(
             "--int8 needs images to find the ranges of activations: expected a run that train or demo wrote"
         )
-    artifact = describe(network, "openvino", example, skips=skips, data=data, trade_offs=known)
     advance(0, 2, f"reading {images} images")
     loader = create_loader(data, "train", batch_size=images, shuffle=True, leave_out_damaged=True)
     calibrating = next(iter(loader))[0].numpy()
     advance(1, 2, "quantising, and measuring every depth")
     labelled = ((np.asarray(x), np.asarray(y)) for x, y in create_loader(data, "validation", batch_size=100))
-    with into_place(place, FORMATS["openvino"]) as new:
-        return quantize(network, new, calibrating, artifact, labelled=labelled)
+    return quantize_network(network, place, calibrating, labelled=labelled, skips=skips, data=data, trade_offs=known)
 
 
 def _tell(place: Path, size: int, artifact: "Artifact", *, is_run: bool) -> None:

@@ -2,15 +2,17 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..artifact import FILE, Artifact, Preprocessing
@@ -25,6 +27,8 @@ from ..selection import TradeOffs
 from ..skip import Skip, parse_skip
 
 TOLERANCE = 1e-4  # of the logits' standard deviation
+
+_PARAMETERS = ("network", "path", "example", "artifact", "form")  # of every format's `write`
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -114,17 +118,58 @@ def export_network(
         raise ExportError(f"form={form!r} of {name}: expected {' or '.join(kind.forms)}")
     artifact = describe(network, name, example, skips=skips, form=chosen, data=data, trade_offs=trade_offs)
     writer = import_format(name)
+    _check_options(name, writer, options)
     with into_place(path, kind) as new:
         tell(0, len(artifact.skips) + 1, f"writing {name}")
-        try:
+        with evaluating(network):
             writer.write(network, new, example, artifact, form=chosen, **options)
-        except TypeError as error:
-            if not options:
-                raise
-            raise ExportError(f"{name} does not take {', '.join(options)} ({error})") from error
         session = writer.open_written(new) if hasattr(writer, "open_written") else open_session(new)
         compare(session, network, example, tell)
     return session.artifact
+
+
+def quantize_network(
+    network: AdaptiveNetwork,
+    path: str | Path,
+    images: Any,
+    *,
+    labelled: Iterable[tuple[Any, Any]] | None = None,
+    skips: Iterable[Skip] | None = None,
+    data: DataConfig | None = None,
+    trade_offs: TradeOffs | None = None,
+) -> Artifact:
+    """Write every depth of a network to one OpenVINO model in int8, by post-training quantisation (NNCF).
+
+    The int8 weights are stored once for all depths; activations have ranges of their own in every context.
+
+    Arguments:
+        network: an adapted network on the CPU, with calibrated statistics if it has BatchNorms.
+        path: the `.xml`; the weights go to the `.bin` beside it.
+        images: `[samples, channels, height, width]` as the network takes them, 300 or more from the training set.
+        labelled: batches of images and labels `[batch]`, on which the int8 accuracy of each depth is measured.
+        skips, data, trade_offs: as for `export_network`.
+
+    Returns:
+        What the file says of itself; `accuracy` are the int8 accuracies, `trade_offs` those of the float network.
+
+    Raises:
+        ExportError: a place that cannot be written, an operator that OpenVINO does not know, a missing package.
+        DataError: calibration images of another shape, none, or numbers that are not finite.
+        SkipError: a skip that does not fit the stages.
+
+    Example:
+        >>> import adaptive_depth as ad, numpy
+        >>> net = ad.adapt(ad.create_model("resnet18", num_classes=10))
+        >>> images = numpy.zeros((300, 3, 32, 32), numpy.float32)
+        >>> quantize_network(net, "int8.xml", images).precision  # doctest: +SKIP
+        'int8'
+    """
+    check_adapted(network, "quantize_network", ExportError)
+    example = torch.as_tensor(images)[:1]
+    artifact = describe(network, "openvino", example, skips=skips, data=data, trade_offs=trade_offs)
+    writer = import_format("openvino", "quantization")
+    with into_place(Path(path), FORMATS["openvino"]) as new:
+        return writer.quantize(network, new, images, artifact, labelled=labelled)
 
 
 def describe(
@@ -172,11 +217,11 @@ def compare(session: Session, network: AdaptiveNetwork, example: Tensor, tell: O
         for done, skip in enumerate(session.skips, 1):
             for x in inputs:
                 wanted = logits_in(network(x.to(device_of(network)), skip=skip)).double().cpu().numpy()
-                difference = float(np.abs(session(x, skip) - wanted).max())
-                if not difference <= TOLERANCE * float(wanted.std()):
+                difference = float(np.abs(session(x, skip) - wanted).max()) / _spread(wanted)
+                if not difference <= TOLERANCE:
                     raise ExportError(
                         f"the export does not compute what the network does at depth {skip}: its logits are off by "
-                        f"{difference / float(wanted.std()):.1e} of their standard deviation, {TOLERANCE:.0e} is "
+                        f"{difference:.1e} of their standard deviation, {TOLERANCE:.0e} is "
                         "allowed; nothing was written. A layer that draws random numbers or depends on the batch, or "
                         "weights that are far out of range, can be the reason"
                     )
@@ -192,15 +237,27 @@ def _inputs(session: Session, example: Tensor) -> list[Tensor]:
     return [first, noise]
 
 
-def import_format(name: str) -> Any:
-    """The module that writes a format.
+def _spread(logits: NDArray[np.float64]) -> float:
+    """Their standard deviation; where they are all equal, as a single one is, their size."""
+    return float(logits.std()) or float(np.abs(logits).max()) or 1.0
+
+
+def _check_options(name: str, writer: Any, options: Mapping[str, Any]) -> None:
+    known = [option for option in signature(writer.write).parameters if option not in _PARAMETERS]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise ExportError(f"{name} does not take {', '.join(unknown)}: expected {', '.join(known) or 'no options'}")
+
+
+def import_format(name: str, module: str | None = None) -> Any:
+    """The module that writes a format, or another one for it.
 
     Raises:
         ExportError: what it needs is not installed.
     """
     kind = FORMATS[name]
     try:
-        return import_module(f".{kind.module}", __package__)
+        return import_module(f".{module or kind.module}", __package__)
     except ImportError as error:
         raise ExportError(
             f'{name} needs a package that is not installed ({error}): pip install "adaptive-depth[{kind.extra}]"'
