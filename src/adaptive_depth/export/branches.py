@@ -64,6 +64,7 @@ def _join(choice: ir.Node, conditions: set[int]) -> None:
         for side in (_THEN, _ELSE):
             while (inner := _same(choice, _producer(choice, side), conditions)) is not None:
                 choice.replace_input_with(side, inner.inputs[side])
+                _remove_unused(inner)
         sides = {side: _only_for(choice, side) for side in (_THEN, _ELSE)}
         within = sides[_THEN] | sides[_ELSE]
         read = {feeder for node in within for feeder in _feeders(node)}
@@ -167,7 +168,7 @@ class _Builder:
             "", "If", [choice.inputs[0]], [ir.AttrGraph(name, graph) for name, graph in sides.items()], num_outputs=1
         )
         new = node.outputs[0]
-        new.name, new.type, new.shape = f"{old.name}_chosen", old.type, old.shape
+        new.name, new.type, new.shape = old.name, old.type, old.shape
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
         for place in range(len(choice.inputs)):
             choice.replace_input_with(place, None)

@@ -102,10 +102,10 @@ def _moved_up(model: nn.Module, left_out: Iterable[str]) -> dict[str, str]:
     for container in {path.rpartition(".")[0] for path in gone}:
         children = [name for name, _ in model.get_submodule(container).named_children()]
         numbered = [match for name in children if (match := re.fullmatch(r"(.*?)(\d+)", name))]
-        left = [match for match in numbered if f"{container}.{match[0]}".lstrip(".") not in gone]
-        for match, place in zip(left, numbered, strict=False):
-            if match[0] != place[0]:
-                renamed[f"{container}.{match[0]}".lstrip(".")] = f"{container}.{place[0]}".lstrip(".")
+        for words in {match[1] for match in numbered}:  # "block" of block1, block2: norm1 does not become block2
+            places = [f"{container}.{match[0]}".lstrip(".") for match in numbered if match[1] == words]
+            left = [place for place in places if place not in gone]
+            renamed |= {old: new for old, new in zip(left, places, strict=False) if old != new}
     return renamed
 
 

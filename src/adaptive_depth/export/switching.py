@@ -26,7 +26,7 @@ class Switching(nn.Module):
     `forward(x, skip)` takes `[batch, ...]` and booleans `[stages]` (True skips), and returns logits `[batch, classes]`.
 
     Arguments:
-        network: an adapted network.
+        network: an adapted network; it has to be in eval mode when this module runs, which it shares its parts with.
         folded: compute blocks once for each context, each with norms of its own, which can then be folded into
             convolutions; by default blocks run once, and the parameters of their norms are looked up.
         skips: with `folded`, the depths that are needed; all by default.
@@ -46,7 +46,7 @@ class Switching(nn.Module):
                     block = _variants(network, path, number, wanted, flags) if folded else view.get_submodule(path)
                     blocks[path] = _Skippable(block, stage, number, flags) if path in stage.skippable else block
             self.view = build_view(view, blocks).module
-        self.eval()
+            self.eval()  # its own parts: those of the network get their modes back
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         self.flags.now = [skip[number] for number in range(self.stages)]
@@ -71,11 +71,11 @@ class _Skippable(nn.Module):
 
     def __init__(self, block: nn.Module, stage: Stage, number: int, flags: _Flags) -> None:
         super().__init__()
-        self.block, self.number, self.flags = block, number, flags
+        self.skippable_block, self.number, self.flags = block, number, flags
         self.instead = stand_in(block, stage.returns)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return _where(self.flags.now[self.number], self.instead(*args, **kwargs), self.block(*args, **kwargs))
+        return _where(self.flags.now[self.number], self.instead(*args, **kwargs), self.skippable_block(*args, **kwargs))
 
 
 class _Variants(nn.Module):
@@ -83,10 +83,10 @@ class _Variants(nn.Module):
 
     def __init__(self, blocks: Mapping[str, nn.Module], places: Sequence[int], flags: _Flags) -> None:
         super().__init__()
-        self.blocks, self.places, self.flags = nn.ModuleDict(blocks), tuple(places), flags
+        self.by_context, self.places, self.flags = nn.ModuleDict(blocks), tuple(places), flags
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self._choose(tuple(self.blocks), lambda context: self.blocks[context](*args, **kwargs))
+        return self._choose(tuple(self.by_context), lambda context: self.by_context[context](*args, **kwargs))
 
     def _choose(self, contexts: Sequence[str], compute: Callable[[str], Any]) -> Any:
         if len(contexts) == 1:

@@ -1,5 +1,6 @@
 """A module → the graph that an exporter reads; what cannot be followed is named with the block it came from."""
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
@@ -14,6 +15,8 @@ from ..errors import ExportError, one_line
 from ..modes import without_fast_paths
 
 MOST_SAID = 300  # characters of another library's message
+_WRAPPER = re.compile(r"^(view|model)(\.|$)")  # what holds the user's model
+_WRAPPED = re.compile(r"\.(skippable_block|by_context\.[TF]+)(?=\.|$)")  # what `Switching` puts around a block
 
 
 def exported(module: nn.Module, args: tuple[Any, ...], *, dynamic_shapes: Any = None) -> ExportedProgram:
@@ -53,10 +56,7 @@ def cannot_convert(what: str, programs: Iterable[ExportedProgram], error: BaseEx
 
 def block_name(path: str) -> str:
     """The path of a module in the user's model, of one in a module that an exporter wraps around it."""
-    parts = [part for part in path.split(".") if part]
-    while parts and parts[0] in ("view", "model"):
-        parts = parts[1:]
-    return ".".join(part for part in parts if part not in ("block", "blocks_by_context")) or "the network"
+    return _WRAPPED.sub("", _WRAPPER.sub("", path)) or "the network"
 
 
 @contextmanager

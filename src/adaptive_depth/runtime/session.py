@@ -104,7 +104,7 @@ class Session:
     def warm_up(self, skips: Iterable[Skip] | None = None, passes: int = 2) -> None:
         """Run depths on zeros, so that what a backend does once is done: one sample, all depths by default."""
         zeros = np.zeros([side or 1 for side in self.artifact.input_shape], np.float32)
-        for skip in self.skips if skips is None else skips:
+        for skip in self.skips if skips is None else [skips] if isinstance(skips, str) else skips:
             for _ in range(passes):
                 self(zeros, skip)
 
@@ -130,8 +130,8 @@ def open_session(source: Any, *, backend: str | None = None, threads: int | None
     if threads is not None and not (isinstance(threads, int) and threads >= 1):
         raise ArtifactError(f"threads={threads!r}: expected a whole number of at least 1")
     module, extra = BACKENDS[name]
-    opener: Callable[..., Backend] = import_module(f".{module}", __package__).open_backend
     try:
+        opener: Callable[..., Backend] = import_module(f".{module}", __package__).open_backend
         return Session(name, opener(source, threads=threads, backend=name))
     except ImportError as error:
         mend = f'pip install "adaptive-depth[{extra}]"' if extra else "pip install torch"
