@@ -308,11 +308,12 @@ def format_of(path: Path) -> str:
     Raises:
         ExportError: none, or one of no format.
     """
-    found = next((name for name, kind in FORMATS.items() if kind.suffix == path.suffix), None)
-    if found is None:
-        endings = ", ".join(kind.suffix for kind in FORMATS.values() if kind.suffix)
-        raise ExportError(f"{path} does not say its format: expected a name that ends in {endings}, or to='torch'")
-    return found
+    endings = {kind.suffix: name for name, kind in FORMATS.items() if kind.suffix}
+    if path.suffix not in endings:
+        raise ExportError(
+            f"{path} does not say its format: expected a name that ends in {', '.join(endings)}, or to='torch'"
+        )
+    return endings[path.suffix]
 
 
 def _preprocessing(data: DataConfig) -> Preprocessing:

@@ -15,6 +15,7 @@ from ..errors import ExportError, one_line
 from ..modes import without_fast_paths
 
 MOST_SAID = 300  # characters of another library's message
+MOST_NAMED = 3  # operators
 _WRAPPER = re.compile(r"^(view|model)(\.|$)")  # what holds the user's model
 _WRAPPED = re.compile(r"\.(skippable_block|by_context\.[TF]+)(?=\.|$)")  # what `Switching` puts around a block
 
@@ -30,7 +31,7 @@ def exported(module: nn.Module, args: tuple[Any, ...], *, dynamic_shapes: Any = 
             with without_fast_paths():  # of attention, which no exporter knows
                 return torch.export.export(module, args, dynamic_shapes=dynamic_shapes, strict=False)
         except Exception as error:
-            names = {id(part): path for path, part in module.named_modules()}
+            names = {_identity(part): path for path, part in module.named_modules()}
             inside = next((names[call] for call in reversed(calls) if names.get(call)), type(module).__name__)
             said = one_line(error)[:MOST_SAID]
             raise ExportError(f"torch.export cannot follow {block_name(inside)}: {said}") from error
@@ -49,7 +50,7 @@ def cannot_convert(what: str, programs: Iterable[ExportedProgram], error: BaseEx
     while cause is not None:
         said.append(one_line(cause))
         cause = cause.__cause__
-    operators = sorted(set(_named(programs, " ".join(said))))
+    operators = sorted(set(_named(programs, " ".join(said))))[:MOST_NAMED]
     where = f"the operator {' and '.join(operators)}" if operators else "the network"
     return ExportError(f"{what} cannot take {where}: {said[-1][:MOST_SAID]}")
 
@@ -61,13 +62,13 @@ def block_name(path: str) -> str:
 
 @contextmanager
 def _calls() -> Iterator[list[int]]:
-    """The ids of the modules that this thread is inside of, outermost first; an error leaves them as they were."""
+    """The identities of the modules that this thread is inside of, outermost first; an error leaves them so."""
     calls: list[int] = []
     thread = get_ident()
 
     def enter(module: nn.Module, *_: Any) -> None:
         if get_ident() == thread:
-            calls.append(id(module))
+            calls.append(_identity(module))
 
     def leave(*_: Any) -> None:
         if get_ident() == thread:
@@ -81,15 +82,25 @@ def _calls() -> Iterator[list[int]]:
             hook.remove()
 
 
+def _identity(module: nn.Module) -> int:
+    """That of its attributes, which a module shares with the proxies that `torch.export` calls in its place."""
+    return id(vars(module))
+
+
 def _named(programs: Iterable[ExportedProgram], said: str) -> Iterator[str]:
     for program in programs:
-        for node in program.run_decompositions().graph.nodes:
+        for node in (*program.graph.nodes, *program.run_decompositions().graph.nodes):
             schema = getattr(node.target, "_schema", None)
-            if schema is not None and any(name in said for name in _names(node.target)):
+            if schema is not None and any(_says(said, name) for name in _names(node.target)):
                 stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
                 yield f"{schema.name} of {block_name(stack[-1] if stack else '')}"
 
 
-def _names(operator: Any) -> tuple[str, str]:
-    """How messages call an operator: `aten.sum.default` or `aten::sum`, not the beginning of a longer name."""
-    return f"{operator}", f"op='{operator._schema.name.replace('::', '.')}'"
+def _names(operator: Any) -> tuple[str, str, str]:
+    """How libraries call an operator: `aten.sum.default`, `aten.sum`, `aten::sum`."""
+    return f"{operator}", f"{operator}".removesuffix(".default"), operator._schema.name
+
+
+def _says(said: str, name: str) -> bool:
+    """Is it said, and not as a part of a longer name?"""
+    return re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", said) is not None

@@ -1,0 +1,83 @@
+"""Every depth in int8: agreement with the float network, accuracies and sizes, on a trained network and real data.
+
+RUN is a folder of `adaptive-depth train` on Fashion-MNIST at 28 pixels. On Debian, `apt-get install
+dataset-fashion-mnist`; elsewhere give the folder of the four *-ubyte.gz files.
+"""
+
+import argparse
+import gzip
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure import interleaved, ratio, report
+
+import adaptive_depth as ad
+from adaptive_depth.artifact import Artifact
+from adaptive_depth.export.openvino import write
+from adaptive_depth.export.quantization import quantize
+from adaptive_depth.runtime.session import Session, open_session
+
+FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
+
+
+def load(folder: Path, part: str, mean: float, std: float) -> tuple[np.ndarray, np.ndarray]:
+    """Images `[samples, 1, 28, 28]`, normalised, and labels `[samples]`."""
+
+    def read(kind: str, header: int) -> np.ndarray:
+        return np.frombuffer(
+            gzip.decompress((folder / f"{part}-{kind}-ubyte.gz").read_bytes()), np.uint8, offset=header
+        )
+
+    images = read("images-idx3", 16).reshape(-1, 1, 28, 28) / np.float32(255)
+    return ((images - mean) / std).astype(np.float32), read("labels-idx1", 8).astype(np.int64)
+
+
+def answers(session: Session, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The class that each depth gives each image."""
+    parts = np.array_split(images, len(images) // 500)
+    return {skip: np.concatenate([session(part, skip).argmax(1) for part in parts]) for skip in session.skips}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--data", type=Path, default=FASHION_MNIST)
+    parser.add_argument("--images", type=int, default=1000, help="for the calibration of ranges")
+    options = parser.parse_args()
+
+    network = ad.load(options.run).eval()
+    prepared = json.loads((options.run / "data.json").read_text())
+    train, _ = load(options.data, "train", prepared["mean"][0], prepared["std"][0])
+    test, labels = load(options.data, "t10k", prepared["mean"][0], prepared["std"][0])
+    chosen = train[np.random.default_rng(0).permutation(len(train))[: options.images]]
+    artifact = Artifact("openvino", network.stages.to_json(), network.skips, (None, 1, 28, 28))
+    with tempfile.TemporaryDirectory() as temporary:
+        files = {name: Path(temporary, f"{name}.xml") for name in ("float32", "int8")}
+        write(network, files["float32"], torch.from_numpy(chosen[:1]), artifact, form="shared")
+        quantize(network, files["int8"], chosen, artifact)
+        sessions = {name: open_session(file) for name, file in files.items()}
+        given = {name: answers(session, test) for name, session in sessions.items()}
+        runs = {name: (lambda s=session: s(test[:64], network.skips[0])) for name, session in sessions.items()}
+        speed = ratio(interleaved(runs, 30, warmup=3), ["int8"], ["float32"])
+        megabytes = {name: file.with_suffix(".bin").stat().st_size / 1e6 for name, file in files.items()}
+    agreement = {skip: 100 * float((given["float32"][skip] == given["int8"][skip]).mean()) for skip in network.skips}
+    result = {
+        "target": "the class of the float network for at least 99 % of the test images, at every depth",
+        "least agreement in percent": min(agreement.values()),
+        "agreement in percent": agreement,
+        "accuracy in percent": {
+            name: {skip: 100 * float((classes == labels).mean()) for skip, classes in found.items()}
+            for name, found in given.items()
+        },
+        "weights in MB": megabytes,
+        "latency of the super-net, int8 / float32": speed,
+        "calibration images": options.images,
+    }
+    report("quantization", result, passed=min(agreement.values()) >= 99)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""An OpenVINO graph that computes both sides of every choice → one that branches, and runs the chosen depth alone.
+
+The result is a tree of `If`s, a branch for each context (the flags up to a stage): a branch holds one stage with the
+norms of its context as constants, then the `If` of the next stage. Between a layer whose weights are shared and a norm
+that is not stands an identity that OpenVINO does not see through (a PReLU of slope 1, which the layer's kernel
+computes on the way): OpenVINO would else fold each norm into weights of its own, a copy for each branch. The branches
+read the same weights; OpenVINO writes them to the file once and holds them in memory once.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from openvino import Model, Node, Output, Type, opset13
+from openvino.op import Parameter, Result, if_op
+from openvino.passes import ConstantFolding, Manager
+
+IMAGE, SKIP, LOGITS = "image", "skip", "logits"
+LAYERS = ("Convolution", "GroupConvolution", "MatMul")
+_NORM_STEPS = ("Add", "Subtract", "Multiply", "Divide")
+
+Value = tuple[str, int]  # an output of a node: the node's name, and which of its outputs
+Branch = tuple[Model, dict[Value, Parameter]]  # and what each of its parameters takes
+
+
+def branched(flat: Model, skips: Sequence[str], *, keep_norms: bool = True) -> Model:
+    """The same computation with a branch for each context.
+
+    Arguments:
+        flat: a graph with two parameters, images and booleans `[stages]`, in which each choice is a `Select`. It is
+            changed: convert it anew to use it again.
+        skips: the depths that the result computes; for another it gives the output of one of them.
+        keep_norms: leave the norms beside the layers; False lets OpenVINO fold them, for each branch anew.
+
+    Returns:
+        A graph with the inputs `image` and `skip`, and the output `logits`.
+    """
+    plan = _plan(flat, len(skips[0]))
+    if keep_norms:
+        _hold_norms(plan)
+    body, parameters = _grow(plan, skips, "", 0)
+    model = new_model(body.get_results(), [parameters[plan.image], parameters[plan.skip]])
+    name_ends(model)
+    return model
+
+
+def name_ends(model: Model) -> None:
+    """Give the two inputs and the output their names."""
+    for node, name in zip([*model.get_parameters(), *model.get_results()], (IMAGE, SKIP, LOGITS), strict=True):
+        node.set_friendly_name(name)
+        node.output(0).set_names({name})
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is cut where.
+
+    Attributes:
+        flat: the graph; every node has a name of its own, by which it is found again in a copy.
+        image, skip: the parameters.
+        sources: of each node, in the order of computation, what it reads.
+        of_image, of_skip: the nodes whose values depend on the image, on the skip.
+        choices: each `Select` between two depths, and the stage whose flag decides.
+        regions: the nodes of each stage; what stands before the first belongs to it, what stands after the last too.
+    """
+
+    flat: Model
+    image: Value
+    skip: Value
+    sources: Mapping[str, tuple[Value, ...]]
+    of_image: frozenset[str]
+    of_skip: frozenset[str]
+    choices: Mapping[str, int]
+    regions: tuple[frozenset[str], ...]
+
+
+def _plan(flat: Model, stages: int) -> _Plan:
+    order = flat.get_ordered_ops()
+    for number, node in enumerate(order):
+        node.set_friendly_name(f"{node.get_type_name()}_{number}")
+    parameters = {node.get_element_type() == Type.boolean: _name(node) for node in flat.get_parameters()}
+    image, skip = parameters[False], parameters[True]
+    sources = {_name(node): tuple(_value(port.get_source_output()) for port in node.inputs()) for node in order}
+    of_image, of_skip = _depending(sources, image), _depending(sources, skip)
+    choices = {
+        _name(node): _flag(node, skip)
+        for node in order
+        if node.get_type_name() == "Select" and _name(node) in of_image and sources[_name(node)][0][0] in of_skip
+    }
+    last = {stage: name for name, stage in choices.items()}
+    ends = [*(last[stage] for stage in range(stages - 1)), _name(flat.get_results()[0])]
+    seen, regions = {image, skip}, []
+    for end in ends:
+        regions.append(_needed(sources, end, seen))
+        seen |= regions[-1]
+    return _Plan(flat, (image, 0), (skip, 0), sources, of_image, of_skip, choices, tuple(regions))
+
+
+def _depending(sources: Mapping[str, Sequence[Value]], parameter: str) -> frozenset[str]:
+    """The nodes whose value depends on a parameter."""
+    found = {parameter}
+    for name, values in sources.items():
+        if any(source in found for source, _ in values):
+            found.add(name)
+    return frozenset(found)
+
+
+def _needed(sources: Mapping[str, Sequence[Value]], end: str, without: set[str]) -> frozenset[str]:
+    """What must be computed for a node, itself included, beyond the nodes of `without`."""
+    found: set[str] = set()
+    waiting = [end]
+    while waiting:
+        name = waiting.pop()
+        if name not in found and name not in without:
+            found.add(name)
+            waiting += [source for source, _ in sources[name]]
+    return frozenset(found)
+
+
+def _flag(select: Node, skip: str) -> int:
+    """The stage whose flag decides a `Select`: the index with which the condition is taken out of the skip."""
+    node = select.input_value(0).get_node()
+    while _name(node.input_value(0).get_node()) != skip:
+        node = node.input_value(0).get_node()
+    return int(np.ravel(node.input_value(1).get_node().data)[0])
+
+
+def _hold_norms(plan: _Plan) -> None:
+    """Put an identity behind each layer that norms of several contexts follow."""
+    for node in plan.flat.get_ordered_ops():
+        if node.get_type_name() in LAYERS and _meets_a_norm(node, plan):
+            targets = node.output(0).get_target_inputs()
+            identity = opset13.prelu(node.output(0), opset13.constant(np.ones(1, np.float32)))
+            for target in targets:
+                target.replace_source_output(identity.output(0))
+
+
+def _meets_a_norm(layer: Node, plan: _Plan) -> bool:
+    """Do steps of a norm follow that depend on the skip, directly or behind others that do not?"""
+    node = layer
+    while len(targets := node.output(0).get_target_inputs()) == 1:
+        node = next(iter(targets)).get_node()
+        beside = [source for source, _ in plan.sources[_name(node)] if source not in plan.of_image]
+        if node.get_type_name() not in _NORM_STEPS or not beside:
+            return False
+        if beside[0] in plan.of_skip:
+            return True
+    return False
+
+
+def _grow(plan: _Plan, skips: Sequence[str], context: str, start: int) -> Branch:
+    """The branch of a context, from stage `start` on."""
+    while len(letters := {skip[len(context)] for skip in skips if skip.startswith(context) and skip != context}) == 1:
+        context += letters.pop()  # these depths leave no choice: the next stage belongs to this branch
+    region = frozenset[str]().union(*plan.regions[start : len(context)])
+    branches = [_grow(plan, skips, context + letter, len(context)) for letter in "TF"] if letters else []
+    wanted = dict.fromkeys(value for _, taken in branches for value in taken if value != plan.skip)
+    read = [value for name in plan.sources if name in region for value in plan.sources[name]]
+
+    copy = plan.flat.clone()
+    nodes = {_name(node): node for node in copy.get_ops()}
+    output = copy.get_results()[0]
+    handles = {value: Result(_output(nodes, value)) for value in wanted}  # they follow what replaces their value
+    parameters = {plan.skip: Parameter(Type.boolean, nodes[plan.skip[0]].get_output_partial_shape(0))}
+    for value in dict.fromkeys([*read, *wanted]):
+        if value[0] not in region and value[0] in plan.of_image:
+            old = _output(nodes, value)
+            parameters[value] = Parameter(old.get_element_type(), old.get_partial_shape())
+            old.replace(parameters[value].output(0))
+    if plan.image in parameters:
+        parameters[plan.image].set_friendly_name(IMAGE)
+    flags = np.array([letter == "T" for letter in context.ljust(len(plan.regions), "F")])
+    _output(nodes, plan.skip).replace(opset13.constant(flags).output(0))
+    for name in region.intersection(plan.choices):
+        nodes[name].output(0).replace(nodes[name].input_value(1 if context[plan.choices[name]] == "T" else 2))
+    if branches:
+        values = {value: handle.input_value(0) for value, handle in handles.items()}
+        values[plan.skip] = parameters[plan.skip].output(0)
+        models, takes = [model for model, _ in branches], [taken for _, taken in branches]
+        chosen = choose(values[plan.skip], len(context), models, takes, values)
+        return _body(chosen, parameters), parameters
+    return _body(output.input_value(0), parameters), parameters
+
+
+def choose(
+    skip: Output,
+    stage: int,
+    branches: Sequence[Model],
+    takes: Sequence[Mapping[Any, Parameter]],
+    values: Mapping[Any, Output] | Sequence[Output],
+) -> Output:
+    """An `If` on the flag of a stage: the branch that skips it, and the one that does not.
+
+    Arguments:
+        skip: booleans `[stages]`.
+        takes: of each branch, its parameters by the key in `values` of what they take.
+    """
+    condition = opset13.gather(skip, opset13.constant(np.int64(stage)), opset13.constant(np.int64(0)))
+    node = if_op(condition.output(0))
+    node.set_then_body(branches[0])
+    node.set_else_body(branches[1])
+    for key in dict.fromkeys([*takes[0], *takes[1]]):
+        node.set_input(values[key], takes[0].get(key), takes[1].get(key))  # type: ignore[arg-type] None: not read
+    return node.set_output(branches[0].get_results()[0], branches[1].get_results()[0])
+
+
+def _body(output: Output, parameters: Mapping[Value, Parameter]) -> Model:
+    """A graph of one branch; what depends on constants alone is computed, look-ups in the norms' tables with it."""
+    body = new_model([Result(output)], list(parameters.values()))
+    passes = Manager()
+    passes.register_pass(ConstantFolding())
+    passes.run_passes(body)
+    return body
+
+
+def new_model(results: Sequence[Result], parameters: Sequence[Parameter]) -> Model:
+    """A graph from its ends."""
+    make: Any = Model  # its annotations name another class of the same name
+    return make(list(results), list(parameters), "depths")
+
+
+def _name(node: Node) -> str:
+    return node.get_friendly_name()
+
+
+def _value(output: Output) -> Value:
+    return _name(output.get_node()), output.get_index()
+
+
+def _output(nodes: Mapping[str, Node], value: Value) -> Output:
+    return nodes[value[0]].output(value[1])
