@@ -29,7 +29,6 @@ from adaptive_depth.training.images import TrainingBatches
 
 BATCH, PHASE_S = 32, 5.0
 MET = 0.97  # asked of the governor: the base-net itself misses some under load
-Session = Callable[[Tensor, str], Tensor]
 
 
 @dataclass
@@ -98,7 +97,7 @@ def phases(seconds: float) -> Iterator[str]:
 def run(
     choose: Callable[[], str],
     observe: Callable[[str, float], None],
-    session: Session,
+    session: ad.Session,
     images: list[tuple[Tensor, Tensor]],
     target_ms: float,
     outcome: Outcome,
@@ -114,10 +113,10 @@ def run(
         outcome.depths.append(skip)
         outcome.late[phase].append(ms > target_ms)
         outcome.ms[phase].append(ms)
-        outcome.right += int((logits.argmax(1) == labels).sum())
+        outcome.right += int((logits.argmax(1) == labels.numpy()).sum())
 
 
-def median_ms(session: Session, x: Tensor, skip: str, passes: int = 60) -> float:
+def median_ms(session: ad.Session, x: Tensor, skip: str, passes: int = 60) -> float:
     times = []
     for _ in range(passes):
         start = time.perf_counter()
@@ -133,10 +132,7 @@ def main() -> None:
     arguments = parser.parse_args()
     network, table, images = trained(arguments.epochs)
 
-    def session(x: Tensor, skip: str) -> Tensor:
-        with torch.inference_mode():
-            return network.subnet(skip)(x)
-
+    session = ad.open_session(network, threads=1)
     print(table, file=sys.stderr)
     superior, base = network.skips[0], network.skips[-1]
     target = 1.3 * median_ms(session, images[0][0], superior)

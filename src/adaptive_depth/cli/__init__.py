@@ -15,6 +15,7 @@ from .export import export
 from .profiling import profile
 from .reference import load_reference
 from .report import report
+from .run import run
 from .selecting import select
 from .share import share
 from .stages import stages
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, stages, train, evaluate, profile, select, analyze, report, export, share, load_reference):
+for _command in (demo, stages, train, evaluate, profile, select, analyze, report, export, run, share, load_reference):
     app.command()(_command)
 
 

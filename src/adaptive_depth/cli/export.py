@@ -68,7 +68,8 @@ def export(
     data = _data(run, network, root)
     example = _example(network, data, image_size, 1 if FORMATS[name].free_batch else batch_size)
     chosen = [skip.strip() for skip in skips.split(",")] if skips else None
-    known = None if run is None else _trade_offs(run, network, example)
+    same_size = data is None or image_size in (None, data.image_size)  # what was measured is of images of that size
+    known = _trade_offs(run, network, example) if run is not None and same_size else None
     with show.progress(f"exporting to {name}") as advance:
         if int8:
             artifact = _quantized(network, place, chosen, data, known, images, advance)

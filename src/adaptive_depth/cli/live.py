@@ -1,0 +1,79 @@
+"""What a run shows while it goes on: a view on stderr, where that is a terminal."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ..runtime.streaming import Pass, Tally
+
+_EVERY_S = 0.1
+_BAR, _MOST_BARS = 24, 8
+
+
+class View:
+    """Shows the last pass and what was counted, ten times a second at most; nothing where nobody watches.
+
+    It is drawn between passes, never beside one, so that it takes nothing from them.
+    """
+
+    def __init__(self, live: Live | None) -> None:
+        self._live, self._shown = live, -_EVERY_S
+
+    def show(self, passed: Pass, tally: Tally, slowdown: float | None) -> None:
+        """Draw anew, if it is time."""
+        if self._live is not None and monotonic() - self._shown >= _EVERY_S:
+            self._live.update(draw(passed, tally, slowdown), refresh=True)
+            self._shown = monotonic()
+
+
+@contextmanager
+def watching() -> Iterator[View]:
+    """A view that is removed at the end; what is written to stderr meanwhile stands above it."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield View(None)
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        yield View(live)
+
+
+def draw(passed: Pass, tally: Tally, slowdown: float | None) -> Table:
+    """The view, as something that rich prints."""
+    view = Table.grid(padding=(0, 2))
+    view.add_row("image", Text(passed.image, no_wrap=True, overflow="ellipsis"))
+    view.add_row("class", Text(f"{passed.label}  {100 * passed.probability:.1f} %" if passed.error is None else "-"))
+    view.add_row("depth", Text(passed.skip, style="bold"))
+    view.add_row("latency", _latency(passed, tally.target_ms))
+    view.add_row("images", _counts(tally))
+    if tally.accuracy is not None:
+        view.add_row("accuracy", f"{tally.accuracy:.2f} % expected")
+    if slowdown is not None:
+        view.add_row("slowdown", f"{slowdown:.2f} times its quiet latency")
+    for skip, passes in tally.depths.most_common(_MOST_BARS):
+        share = passes / tally.images
+        view.add_row(skip, f"{'█' * round(_BAR * share):<{_BAR}} {100 * share:5.1f} %")
+    return view
+
+
+def _latency(passed: Pass, target_ms: float | None) -> Text:
+    if passed.latency_ms is None:
+        return Text("failed", style="red")
+    said = f"{passed.latency_ms:.1f} ms"
+    if target_ms is None:
+        return Text(said)
+    met = passed.latency_ms <= target_ms
+    return Text(f"{said} of {target_ms:g} ms{'' if met else ', missed'}", style="green" if met else "red")
+
+
+def _counts(tally: Tally) -> str:
+    said = [str(tally.images)]
+    if tally.target_ms is not None and tally.images:
+        said.append(f"{tally.misses} missed ({100 * tally.misses / tally.images:.1f} %)")
+    if tally.failures:
+        said.append(f"{tally.failures} failed")
+    return ", ".join(said)

@@ -1,0 +1,292 @@
+"""adaptive-depth run: images through an exported file, at the depth that holds a deadline."""
+
+import json as json_module
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import ArtifactError, DataError
+from . import runs, show
+from .stages import Json
+
+if TYPE_CHECKING:
+    from ..artifact import Artifact, Preprocessing
+    from ..runtime.decisions import Decision
+    from ..runtime.governor import Governor
+    from ..runtime.session import Session
+    from ..runtime.streaming import Pass, Tally
+    from ..selection import TradeOffs
+
+_BEGINNING = b'{"number"'  # of a log
+
+
+def run(
+    artifact: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ARTIFACT", help="What export wrote (.onnx, .xml, .pte), or a run folder.", show_default=False
+        ),
+    ],
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Image files, folders of them, camera, camera:1, camera:FILM.mp4.",
+            show_default=False,
+        ),
+    ] = None,
+    target_ms: Annotated[
+        float | None, typer.Option(help="Deadline of a pass of the network, in milliseconds.", show_default=False)
+    ] = None,
+    images_per_s: Annotated[
+        float | None, typer.Option(help="Instead: so many passes of the network a second.", show_default=False)
+    ] = None,
+    met: Annotated[float, typer.Option(min=0.01, max=0.9999, help="The share of images that should meet it.")] = 0.95,
+    skip: Annotated[
+        str | None, typer.Option(metavar="TTFF", help="This depth for all images, no governor.", show_default=False)
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(help="onnxruntime, openvino, executorch, eager, compiled; by default what the file says."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; the backend's default if not given.", show_default=False)
+    ] = None,
+    repeat: Annotated[int | None, typer.Option(min=1, help="So many rounds of the images.", show_default=False)] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Rounds until so many seconds are over.", show_default=False)
+    ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the governor's decisions, a line of JSON each.", show_default=False),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run images through a network, each at the deepest depth that holds the deadline now.
+
+    First the latency of every depth is measured on this machine. Then a governor picks the depth of each image from
+    what the last ones took. The latency is that of the network alone; preparing an image (resizing, normalising) is
+    told separately, reading its file is in neither. Ctrl-C ends the run and prints the summary.
+
+    Example: adaptive-depth run runs/demo/export/model.onnx photos/ --target-ms 30
+    """
+    from ..runtime.governor import Governor
+    from ..runtime.preprocessing import prepare
+    from ..runtime.sources import find_images, read_images
+    from ..runtime.streaming import Fixed, Tally, stream
+
+    target = _check(sources, target_ms, images_per_s, skip, repeat, seconds)
+    if log is not None:
+        _check_log(log, skip)
+    found = find_images(sources or ())
+    session, known, preprocessing = _open(artifact, backend, threads, governed=skip is None)
+    left_out = _LeftOut()
+    pictures = read_images(found, left_out, repeat=None if seconds is not None else repeat or 1)
+    first = next(pictures, None)
+    if first is None:
+        raise DataError(f"none of the images can be read: {next(iter(left_out.told))}")
+    table = _warmed_up(session, known, prepare(first.image, preprocessing)[None], skip)
+    with _writing(log) as write:
+        governor = None if table is None else Governor(table, target_ms=target, met=met, on_decision=write)
+        chooser = governor or Fixed(skip or known.skips[0])
+        passes = stream(session, chain([first], pictures), preprocessing, chooser, labels=known.labels)
+        said = _follow(passes, Tally(target, _accuracies(known)), governor, seconds)
+    said |= {"left_out": len(left_out.told), "backend": session.backend}
+    if json:
+        show.as_json({**said, "table": None if table is None else table.to_json()})
+    else:
+        typer.echo(_in_words(said))
+    if said["error"] is not None:
+        raise ArtifactError(said["error"])
+
+
+class _LeftOut:
+    """Tells, once each, of images that are left out."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, None] = {}
+
+    def __call__(self, error: DataError) -> None:
+        if str(error) not in self.told:
+            self.told[str(error)] = None
+            _tell(f"Left out: {error}")
+
+
+def _tell(note: str) -> None:
+    sys.stderr.write(f"{note}\n")  # as it is at present: a live view puts its own in this place
+
+
+# -- before -----------------------------------------------------------------------------------------------------
+
+
+def _check(
+    sources: list[str] | None,
+    target_ms: float | None,
+    images_per_s: float | None,
+    skip: str | None,
+    repeat: int | None,
+    seconds: float | None,
+) -> float | None:
+    """The deadline in milliseconds; None where one depth runs without."""
+    example = "adaptive-depth run model.onnx photos/ --target-ms 30"
+    if not sources:
+        raise typer.BadParameter(f"no images were named: expected files, folders or camera, such as {example}")
+    numbers = {"--target-ms": target_ms, "--images-per-s": images_per_s, "--seconds": seconds}
+    for option, value in numbers.items():
+        if value is not None and not 0 < value < math.inf:
+            raise typer.BadParameter(f"{option} {value}: expected a finite number above 0")
+    if target_ms is not None and images_per_s is not None:
+        raise typer.BadParameter("--target-ms and --images-per-s: expected one of the two")
+    if target_ms is None and images_per_s is None and skip is None:
+        raise typer.BadParameter(f"no deadline: expected --target-ms or --images-per-s ({example}), or one --skip")
+    if repeat is not None and seconds is not None:
+        raise typer.BadParameter("--repeat and --seconds: expected one of the two")
+    return target_ms if images_per_s is None else 1000 / images_per_s
+
+
+def _check_log(log: Path, skip: str | None) -> None:
+    if skip is not None:
+        raise typer.BadParameter("--log writes what a governor decides: with --skip there is none")
+    if log.is_dir() or not log.absolute().parent.is_dir() or not os.access(log.absolute().parent, os.W_OK):
+        raise typer.BadParameter(f"--log {log} cannot be written: name a file in a folder that exists")
+    if log.exists() and log.stat().st_size and not log.read_bytes().startswith(_BEGINNING):
+        raise typer.BadParameter(f"--log {log} holds something else, which would be lost: name another file")
+
+
+def _open(
+    artifact: Path, backend: str | None, threads: int | None, *, governed: bool
+) -> "tuple[Session, Artifact, Preprocessing]":
+    """A session, what is known of its network, and a preprocessing that can be done."""
+    from ..runtime.preprocessing import check_preprocessing
+    from ..runtime.session import open_session
+
+    if runs.is_run(artifact):
+        session = open_session(runs.open_run(artifact), backend=backend, threads=threads)
+        known = _of_run(session.artifact, artifact, governed=governed)
+    else:
+        session = open_session(artifact, backend=backend, threads=threads)
+        known = session.artifact
+    if governed and known.trade_offs is None:
+        raise DataError(
+            f"{artifact} knows no accuracies, by which a governor chooses: measure them with adaptive-depth evaluate "
+            f"RUN and profile RUN, then export again; or run one depth, with --skip {known.skips[0]}"
+        )
+    batch, _, _, width = known.input_shape
+    if batch not in (None, 1):
+        raise ArtifactError(f"{artifact} takes {batch} images at a time, run gives one: export with --batch-size 1")
+    if known.preprocessing is None:
+        raise ArtifactError(
+            f"{artifact} does not say how images are prepared: export a run that train or demo wrote, with its images"
+        )
+    check_preprocessing(known.preprocessing)
+    size = width or known.preprocessing.image_size
+    return session, known, replace(known.preprocessing, image_size=size)
+
+
+def _of_run(artifact: "Artifact", run: Path, *, governed: bool) -> "Artifact":
+    from ..artifact import Preprocessing
+
+    measured = (run / runs.ACCURACY).exists() and (run / runs.PROFILE).exists()
+    known = replace(artifact, trade_offs=runs.trade_offs(run) if governed or measured else None)
+    if not (run / runs.DATA).exists():  # saved by a program
+        return known
+    data = runs.read_data(run)
+    preprocessing = Preprocessing(
+        data.image_size, data.channels, data.mean, data.std, data.interpolation, data.crop_pct
+    )
+    return replace(known, preprocessing=preprocessing, labels=data.classes)
+
+
+def _warmed_up(session: "Session", known: "Artifact", x: Any, skip: str | None) -> "TradeOffs | None":
+    """The table of a governor, with latencies of this machine; None for one depth, which runs twice meanwhile."""
+    from ..runtime.latency import measure_latencies, with_latencies
+
+    if skip is not None or known.trade_offs is None:
+        for _ in range(2):
+            session(x, skip)
+        return None
+    skips = [row.skip for row in known.trade_offs.rows if row.skip in session.skips]
+    with show.progress(f"measuring {len(skips)} depths on this machine") as advance:
+        latencies = measure_latencies(session, x, skips, on_round=advance)
+    return with_latencies(known.trade_offs, latencies, device={"backend": session.backend}, accuracy=known.accuracy)
+
+
+# -- meanwhile --------------------------------------------------------------------------------------------------
+
+
+def _follow(
+    passes: "Iterable[Pass]", tally: "Tally", governor: "Governor | None", seconds: float | None
+) -> dict[str, Any]:
+    """Run all images, or until the time is over or somebody interrupts; what came of it, as JSON has it."""
+    from .live import watching
+
+    start, ended = perf_counter(), {"interrupted": False, "error": None}
+    with watching() as view:
+        try:
+            for passed in passes:
+                tally.add(passed)
+                if passed.error is not None and tally.failures_in_a_row == 1:
+                    _tell(f"Failed: {passed.image}: {passed.error}")
+                view.show(passed, tally, None if governor is None else governor.slowdown)
+                if seconds is not None and perf_counter() - start >= seconds:
+                    break
+        except KeyboardInterrupt:
+            ended["interrupted"] = True
+        except ArtifactError as error:
+            ended["error"] = str(error)
+    return {**tally.summary().to_json(), "seconds": perf_counter() - start, **ended}
+
+
+def _accuracies(known: "Artifact") -> dict[str, float]:
+    rows = () if known.trade_offs is None else known.trade_offs.rows
+    return {row.skip: row.accuracy for row in rows} | (known.accuracy or {})
+
+
+@contextmanager
+def _writing(log: Path | None) -> "Iterator[Callable[[Decision], None] | None]":
+    """Writes decisions to a file, a line each."""
+    if log is None:
+        yield None
+        return
+    with log.open("w", encoding="utf-8") as file:
+
+        def write(decision: "Decision") -> None:
+            file.write(json_module.dumps(decision.to_json()) + "\n")
+
+        yield write
+
+
+# -- afterwards -------------------------------------------------------------------------------------------------
+
+
+def _in_words(said: dict[str, Any]) -> str:
+    lines = [_images(said)]
+    if not said["images"]:
+        return lines[0]
+    if said["target_ms"] is not None:
+        lines.append(f"Deadline: {said['target_ms']:g} ms met by {said['met_percent']:.1f} %, {said['misses']} missed")
+    lines.append(
+        f"Latency: {said['latency_mean_ms']:.2f} ms on average, 95 % within {said['latency_p95_ms']:.2f} ms "
+        f"({said['backend']}); preparing an image {said['prepared_mean_ms']:.2f} ms"
+    )
+    shares = (f"{skip} {100 * passes / said['images']:.1f} %" for skip, passes in said["depths"].items())
+    lines.append(f"Depths: {', '.join(shares)}; switches: {said['switches']}")
+    if said["accuracy"] is not None:
+        lines.append(f"Accuracy: {said['accuracy']:.2f} % expected of these depths")
+    return "\n".join(lines)
+
+
+def _images(said: dict[str, Any]) -> str:
+    rate = said["images"] / said["seconds"] if said["seconds"] else 0.0
+    words = [f"Images: {said['images']} in {said['seconds']:.1f} s, {rate:.1f} a second with reading and preparing"]
+    words += [f"{said[name]} {word}" for name, word in (("failures", "failed"), ("left_out", "left out")) if said[name]]
+    return ", ".join([*words, "interrupted"] if said["interrupted"] else words)
