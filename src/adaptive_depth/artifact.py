@@ -70,6 +70,7 @@ class Artifact:
     def __post_init__(self) -> None:
         for name in ("stages", "skips", "input_shape", "labels"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "stages", tuple(_with_tuples(stage) for stage in self.stages))
 
     def __str__(self) -> str:
         size = " x ".join("any" if side is None else str(side) for side in self.input_shape)
@@ -112,8 +113,19 @@ class Artifact:
             artifact = cls(**fields)
             for skip in artifact.skips:
                 parse_skip(skip, len(artifact.stages))
+            _check_shape(artifact.input_shape)
         except (TypeError, AttributeError, AdaptiveDepthError) as error:
             raise ArtifactError(f"{file} describes itself wrongly ({error}): it is damaged") from error
         if not artifact.skips:
             raise ArtifactError(f"{file} names no depth: it is damaged")
         return artifact
+
+
+def _with_tuples(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """So that a description is equal to what was read of it: JSON has lists only."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in stage.items()}
+
+
+def _check_shape(shape: tuple[Any, ...]) -> None:
+    if not shape or not all(side is None or (isinstance(side, int) and side > 0) for side in shape):
+        raise ArtifactError(f"input_shape is {list(shape)}: expected sides of at least 1, or null for any")

@@ -96,9 +96,14 @@ def _named(programs: Iterable[ExportedProgram], said: str) -> Iterator[str]:
                 yield f"{schema.name} of {block_name(stack[-1] if stack else '')}"
 
 
-def _names(operator: Any) -> tuple[str, str, str]:
-    """How libraries call an operator: `aten.sum.default`, `aten.sum`, `aten::sum`."""
-    return f"{operator}", f"{operator}".removesuffix(".default"), operator._schema.name
+def _names(operator: Any) -> tuple[str, ...]:
+    """How libraries call an operator: `aten.sum.default`, `aten.sum`, `aten::sum`.
+
+    Or as the primitive that they turned it into: `prims.bessel_j0` for `aten::special_bessel_j0`.
+    """
+    name = operator._schema.name
+    primitive = f"prims.{name.partition('::')[2].removeprefix('special_')}"
+    return f"{operator}", f"{operator}".removesuffix(".default"), name, primitive
 
 
 def _says(said: str, name: str) -> bool:

@@ -69,13 +69,13 @@ class Session:
             ArtifactError: the backend failed.
         """
         depth = self.skips[0] if skip is None else skip
-        if depth not in self.skips:
+        if not isinstance(depth, str) or depth not in self.skips:
             depth = parse_skip(depth, len(self.artifact.stages))
             if depth not in self.skips:
                 raise SkipError(f"skip {depth!r} is not in this file: expected one of {', '.join(self.skips)}")
         array = self._checked(x)
         try:
-            return self._opened.run(array, depth)  # type: ignore[arg-type]
+            return self._opened.run(array, depth)
         except AdaptiveDepthError:
             raise
         except Exception as error:
