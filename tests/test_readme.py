@@ -15,6 +15,8 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 CHOOSING = README.parent / "docs" / "choosing.md"
+EXPORTING = README.parent / "docs" / "exporting.md"
+GOVERNING = README.parent / "docs" / "governing.md"
 
 
 def blocks(language: str, page: Path = README) -> list[str]:
@@ -22,7 +24,7 @@ def blocks(language: str, page: Path = README) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("page", "least"), [(README, 4), (CHOOSING, 2)])
+@pytest.mark.parametrize(("page", "least"), [(README, 4), (CHOOSING, 2), (EXPORTING, 3), (GOVERNING, 3)])
 def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: Path, least: int) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "readme"}

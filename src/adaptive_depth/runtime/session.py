@@ -124,6 +124,8 @@ def open_session(source: Any, *, backend: str | None = None, threads: int | None
         ArtifactError: a file that is missing, truncated or foreign; a backend that is unknown, does not go with the
             source or is not installed (the message names what to install).
     """
+    if isinstance(source, str | Path) and not Path(source).exists():
+        raise ArtifactError(f"{source} does not exist: expected a file that adaptive-depth export wrote")
     name = _backend_of(source) if backend is None else backend
     if name not in BACKENDS:
         raise ArtifactError(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
@@ -142,8 +144,6 @@ def _backend_of(source: Any) -> str:
     if not isinstance(source, str | Path):
         return "eager"
     path = Path(source)
-    if not path.exists():
-        raise ArtifactError(f"{path} does not exist: expected a file that adaptive-depth export wrote")
     if path.is_dir():
         raise ArtifactError(
             f"{path} is a folder: expected a file that ends in {', '.join(_BY_SUFFIX)}. Programs of torch are for "
