@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from ..artifact import Artifact
-from ..batches import logits_in
 from ..errors import ExportError
 from ..files import move, temporary_file
 from ..modes import evaluating
 from ..network import AdaptiveNetwork
 from ..runtime.executorch import DESCRIPTION, ending
 from .scale_and_shift import unfolded
-from .tracing import cannot_convert, exported
+from .tracing import Logits, cannot_convert, exported
 
 
 def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artifact, *, form: str) -> None:
@@ -58,19 +57,8 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
     move(temporary_file(path, content + ending(zlib.crc32(content))), path)
 
 
-class _Logits(nn.Module):
-    """A sub-network whose output is the logits alone."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        return logits_in(self.model(x))
-
-
 def _exported(module: nn.Module, example: Tensor) -> ExportedProgram:
-    return exported(_Logits(module), (example,))
+    return exported(Logits(module), (example,))
 
 
 def _lowered(programs: Mapping[str, ExportedProgram], description: str) -> bytes:

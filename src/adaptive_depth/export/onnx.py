@@ -15,7 +15,7 @@ from ..network import AdaptiveNetwork
 from ..runtime.onnx import DESCRIPTION, IMAGE, SKIP
 from .branches import add_branches, move_constants
 from .switching import Switching
-from .tracing import cannot_convert, exported
+from .tracing import cannot_convert, exported, two_samples
 
 LARGEST = 2**31 - 1  # bytes of a file in protocol buffers
 
@@ -38,7 +38,7 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
         ExportError: an operator that ONNX does not have, with the block it came from; a model above 2 GB.
     """
     module = Switching(network, folded=form == "folded", skips=artifact.skips)
-    examples = (_two(example), torch.zeros(len(network.stages), dtype=torch.bool))
+    examples = (two_samples(example), torch.zeros(len(network.stages), dtype=torch.bool))
     with torch.no_grad():
         program = exported(module, examples, dynamic_shapes=({0: torch.export.Dim.DYNAMIC}, None))
         try:
@@ -62,8 +62,3 @@ def _write(model: onnx_ir.Model, path: Path) -> None:
     if size > LARGEST:
         raise ExportError(f"the model has {size / 1e9:.1f} GB, and an ONNX file at most 2: export to openvino")
     move(temporary_file(path, proto.SerializeToString()), path)
-
-
-def _two(example: Tensor) -> Tensor:
-    """Two samples: of one, an exporter would take the batch for a constant."""
-    return torch.cat([example, example])[:2] if len(example) < 2 else example

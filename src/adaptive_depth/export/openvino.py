@@ -24,7 +24,7 @@ from ..modes import evaluating
 from ..network import AdaptiveNetwork
 from .openvino_branches import branched
 from .switching import Switching
-from .tracing import cannot_convert, exported
+from .tracing import cannot_convert, exported, two_samples
 
 DESCRIPTION, CHECKSUM = "adaptive_depth", "adaptive_depth_weights"  # what the .xml holds under `rt_info`
 
@@ -103,6 +103,7 @@ def checksum(file: Path) -> str:
 
 
 def _exported(network: AdaptiveNetwork, example: Tensor, free: Sequence[int]) -> ExportedProgram:
-    batch = example[:1].expand(2, *example.shape[1:])  # torch takes a size of 1 for a constant
     skip = torch.zeros(len(network.stages), dtype=torch.bool, device=example.device)
-    return exported(Switching(network), (batch, skip), dynamic_shapes=(dict.fromkeys(free, Dim.DYNAMIC), None))
+    return exported(
+        Switching(network), (two_samples(example), skip), dynamic_shapes=(dict.fromkeys(free, Dim.DYNAMIC), None)
+    )

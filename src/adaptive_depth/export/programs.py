@@ -17,12 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..artifact import FILE, Artifact
-from ..batches import logits_in
 from ..errors import ExportError, one_line
 from ..network import AdaptiveNetwork
 from ..runtime.session import Session
 from ..skip import Skip, parse_skip
-from .tracing import MOST_SAID, exported
+from .tracing import MOST_SAID, Logits, exported, two_samples
 
 
 def write(
@@ -45,11 +44,10 @@ def write(
     if form != "folded":
         raise ExportError(f"form={form!r} of torch: expected 'folded', for each depth is a network of its own")
     path.mkdir()
-    two = torch.cat([example, example])[:2] if len(example) < 2 else example  # of one, the batch would be constant
     for skip in artifact.skips:
-        module = _Logits(network.extract(skip)).eval()
+        module = Logits(network.extract(skip)).eval()
         with torch.no_grad():
-            program = exported(module, (two,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+            program = exported(module, (two_samples(example),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
         torch.export.save(program, path / f"{skip}.pt2")
         save_file(plain_state_dict(network, skip), path / f"{skip}.safetensors", metadata={"format": "pt"})
         if compiled:
@@ -124,17 +122,6 @@ def _compile(program: torch.export.ExportedProgram, path: Path) -> None:
             f"AOTInductor cannot compile {path.name} here: {one_line(error)[:MOST_SAID]}; it needs a C++ compiler, or "
             "leave the packages out (compiled=False)"
         ) from error
-
-
-class _Logits(nn.Module):
-    """A sub-network whose output is the logits alone."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        return logits_in(self.model(x))
 
 
 class _Programs:

@@ -7,10 +7,11 @@ from threading import get_ident
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from ..batches import logits_in
 from ..errors import ExportError, one_line
 from ..modes import without_fast_paths
 
@@ -18,6 +19,22 @@ MOST_SAID = 300  # characters of another library's message
 MOST_NAMED = 3  # operators
 _WRAPPER = re.compile(r"^(view|model)(\.|$)")  # what holds the user's model
 _WRAPPED = re.compile(r"\.(skippable_block|by_context\.[TF]+)(?=\.|$)")  # what `Switching` puts around a block
+
+
+class Logits(nn.Module):
+    """A network whose output is the logits alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return logits_in(self.model(x))
+
+
+def two_samples(example: Tensor) -> Tensor:
+    """A batch of two or more: of one, `torch.export` would take the batch size for a constant."""
+    return torch.cat([example, example]) if len(example) == 1 else example
 
 
 def exported(module: nn.Module, args: tuple[Any, ...], *, dynamic_shapes: Any = None) -> ExportedProgram:
