@@ -53,7 +53,8 @@ def _overview(
     """Train a residual network once, and choose its depth at run time.
 
     Start with  adaptive-depth demo  (one to three minutes, no download), or look at what a model offers with
-    adaptive-depth stages resnet50. On your own data: train, evaluate, profile, then select.
+    adaptive-depth stages resnet50. On your own data: train, evaluate, profile, then select;
+    for another runtime: export, then run.
     """
     if context.invoked_subcommand is None and not version:
         typer.echo(context.get_help())
