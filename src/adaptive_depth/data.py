@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 
+from .artifact import Preprocessing
 from .errors import DataError
 from .image_sets import Digits as Digits
 from .image_sets import ImageSet, Loader, Readable, Shards, collate_readable, locate, open_set
@@ -47,6 +48,11 @@ class DataConfig:
     interpolation: str
     crop_pct: float
     classes: tuple[str, ...]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What an exported file says of it."""
+        return Preprocessing(self.image_size, self.channels, self.mean, self.std, self.interpolation, self.crop_pct)
 
     def to_json(self) -> dict[str, Any]:
         """Lists, strings and numbers only, as `from_json` reads them."""

@@ -193,17 +193,12 @@ def _open(
 
 
 def _of_run(artifact: "Artifact", run: Path, *, governed: bool) -> "Artifact":
-    from ..artifact import Preprocessing
-
     measured = (run / runs.ACCURACY).exists() and (run / runs.PROFILE).exists()
     known = replace(artifact, trade_offs=runs.trade_offs(run) if governed or measured else None)
     if not (run / runs.DATA).exists():  # saved by a program
         return known
     data = runs.read_data(run)
-    preprocessing = Preprocessing(
-        data.image_size, data.channels, data.mean, data.std, data.interpolation, data.crop_pct
-    )
-    return replace(known, preprocessing=preprocessing, labels=data.classes)
+    return replace(known, preprocessing=data.preprocessing, labels=data.classes)
 
 
 def _warmed_up(session: "Session", known: "Artifact", x: Any, skip: str | None) -> "TradeOffs | None":

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..artifact import FILE, Artifact, Preprocessing
+from ..artifact import FILE, Artifact
 from ..batches import device_of, logits_in
 from ..data import DataConfig
 from ..errors import ExportError
@@ -201,7 +201,7 @@ def describe(
         network.fingerprint,
         form,
         labels=data.classes if data is not None else (),
-        preprocessing=None if data is None else _preprocessing(data),
+        preprocessing=None if data is None else data.preprocessing,
         trade_offs=None if trade_offs is None else _of_depths(trade_offs, depths),
     )
 
@@ -314,10 +314,6 @@ def format_of(path: Path) -> str:
             f"{path} does not say its format: expected a name that ends in {', '.join(endings)}, or to='torch'"
         )
     return endings[path.suffix]
-
-
-def _preprocessing(data: DataConfig) -> Preprocessing:
-    return Preprocessing(data.image_size, data.channels, data.mean, data.std, data.interpolation, data.crop_pct)
 
 
 def _of_depths(table: TradeOffs, depths: set[str]) -> TradeOffs | None:
