@@ -1,6 +1,7 @@
 """`export/openvino.py` and `export/openvino_branches.py`: one OpenVINO model that computes every depth."""
 
 import json
+import logging
 from functools import cache
 from pathlib import Path
 
@@ -196,9 +197,11 @@ def test_an_unknown_operator_is_named_with_its_block_and_nothing_is_written(tmp_
     network = refused_network(Refused)
     artifact = artifact_of(network, network.skips, 3, 8, 8)
     named = r"OpenVINO cannot take the operator aten::special_i1 of 0\.0 and aten::special_i1 of 0\.1: .*special_i1"
+    before = logging.getLogger().level, [*logging.getLogger().handlers]
     with pytest.raises(ExportError, match=named):
         write(network, tmp_path / "m.xml", torch.zeros(1, 3, 8, 8), artifact, form="shared")
     assert not list(tmp_path.iterdir())
+    assert (logging.getLogger().level, logging.getLogger().handlers) == before  # of the converter's, nothing stays
 
 
 class Untraceable(nn.Module):

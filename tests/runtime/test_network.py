@@ -1,6 +1,7 @@
 """`runtime/network.py`: sessions over a network in this process."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,11 +72,13 @@ def test_threads_of_one_call(nets) -> None:
         torch.set_num_threads(before)
 
 
-def test_what_is_no_network(nets) -> None:
+def test_what_is_no_network(nets, tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"")
     message = r"{} received a {}: expected an adapted network, such as load\('runs/mine'\)"
     for backend in ("eager", "compiled"):
         with pytest.raises(ArtifactError, match=message.format(backend, "str")):
-            open_session("model.onnx", backend=backend)
+            open_session(str(file), backend=backend)
     with pytest.raises(ArtifactError, match=message.format("eager", "Linear")):
         open_session(nn.Linear(2, 2))
     unproven = ad.adapt(nets.Chain(*(nets.Residual() for _ in range(4))), nets.chain_stages())

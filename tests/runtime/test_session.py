@@ -174,6 +174,7 @@ def test_a_missing_package_is_named_with_what_to_install(tmp_path: Path) -> None
         "compiled",
         "executorch",
     }  # which reads the file first
+    (tmp_path / "model").write_bytes(b"")
     code = f"""
 import sys
 for name in {[package for _, package, _ in MISSING]!r}:

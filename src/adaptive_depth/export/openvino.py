@@ -6,10 +6,12 @@ that is used, the one model hardly more than the super-net alone. `benchmarks/ex
 """
 
 import json
+import logging
 import tempfile
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import openvino
@@ -68,7 +70,7 @@ def converted(
         keep_norms: leave norms that differ between depths beside their layers, as `openvino_branches.branched` has it.
     """
     free = [place for place, side in enumerate(artifact.input_shape) if side is None]
-    with evaluating(network), torch.no_grad(), warnings.catch_warnings():
+    with evaluating(network), torch.no_grad(), warnings.catch_warnings(), _root_logger_kept():
         warnings.simplefilter("ignore")  # deprecations inside of the converters
         program = _exported(network, example, free)
         try:
@@ -100,6 +102,18 @@ def checksum(file: Path) -> str:
         while part := content.read(1 << 20):
             value = zlib.crc32(part, value)
     return f"{value:08x}"
+
+
+@contextmanager
+def _root_logger_kept() -> Iterator[None]:
+    """Put the root logger back: where OpenVINO's converter fails, it leaves it at its own level."""
+    root = logging.getLogger()
+    level, filters, handlers = root.level, [*root.filters], [*root.handlers]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters[:], root.handlers[:] = filters, handlers
 
 
 def _exported(network: AdaptiveNetwork, example: Tensor, free: Sequence[int]) -> ExportedProgram:
