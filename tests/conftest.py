@@ -1,11 +1,14 @@
 """Tiny networks of several kinds, and a snapshot that proves that an error has changed nothing."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 import adaptive_depth as ad
@@ -195,3 +198,22 @@ def _randomised() -> Callable[[nn.Module], nn.Module]:
 @pytest.fixture(name="unchanged")
 def _unchanged() -> Callable[[nn.Module], object]:
     return unchanged
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """`made_once(name, make)`: a folder that `make(folder)` fills in one of the processes that run the tests."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder_of(name: str, make: Callable[[Path], None]) -> Path:
+        folder = shared / name
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                new = shared / f"{name}.new"
+                new.mkdir(exist_ok=True)
+                make(new)
+                new.rename(folder)
+        return folder
+
+    return folder_of

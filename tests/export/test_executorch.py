@@ -69,12 +69,16 @@ def loaded(path):
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(made_once):
     """The network, and a file of each form."""
-    net, folder = network(), tmp_path_factory.mktemp("pte")
-    for form in ("shared", "folded"):
-        write(net, folder / f"{form}.pte", X, described(net, form), form=form)
-    assert net.training  # as it came
+    net = network()
+
+    def make(folder):
+        for form in ("shared", "folded"):
+            write(net, folder / f"{form}.pte", X, described(net, form), form=form)
+        assert net.training  # as it came
+
+    folder = made_once("pte_of_both_forms", make)
     return net.eval(), folder
 
 

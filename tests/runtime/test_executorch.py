@@ -48,7 +48,7 @@ class TwoStages(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(made_once):
     """A file in the shared form, and the right outputs by depth."""
     torch.manual_seed(0)
     net = ad.adapt(TwoStages(), example=X).eval()
@@ -57,8 +57,8 @@ def made(tmp_path_factory):
             buffer.add_(torch.rand_like(buffer))
     for parameter in net.skip_norms.parameters():
         parameter.data.add_(torch.rand_like(parameter))
-    path = tmp_path_factory.mktemp("pte") / "model.pte"
-    write(net, path, X, Artifact("executorch", net.stages.to_json(), SKIPS, X.shape), form="shared")
+    artifact = Artifact("executorch", net.stages.to_json(), SKIPS, X.shape)
+    path = made_once("pte", lambda folder: write(net, folder / "model.pte", X, artifact, form="shared")) / "model.pte"
     with torch.no_grad():
         return path, {skip: net(X, skip=skip).numpy() for skip in SKIPS}
 
