@@ -150,6 +150,7 @@ ROWS: list[Row] = [
         "1.75, 1.8; 1.05",
         lambda r: _artifact(r),
     ),
+    ("export_executorch_vit", "the same of ViT-B/16", "1.03, 1.3; 1.05", lambda r: _artifact(r)),
     (
         "export_openvino",
         "one OpenVINO model with 16 depths, ResNet-50 and ViT-B/16",
