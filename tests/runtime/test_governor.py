@@ -467,3 +467,8 @@ def test_it_prints_what_it_is():
     governor = Governor(TABLE, target_ms=30)
     governor.choose()
     assert repr(governor) == "Governor for 30 ms over TT, TF, FF; decisions: 1"
+
+
+def test_no_table():
+    with pytest.raises(MeasurementError, match="a governor received a NoneType instead of a table: expected tradeoffs"):
+        Governor(None, target_ms=30)

@@ -169,6 +169,11 @@ MISSING = [
 ]
 
 
+def test_more_threads_than_a_machine_can_use(exported) -> None:
+    with pytest.raises(ArtifactError, match=r"threads=99999: expected \d+ at most, on a machine of \d+ processors"):
+        open_session(exported[1], threads=99999)
+
+
 def test_a_missing_package_is_named_with_what_to_install(tmp_path: Path) -> None:
     assert {backend for backend, *_ in MISSING} == BACKENDS.keys() - {
         "compiled",

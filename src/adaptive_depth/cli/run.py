@@ -71,7 +71,7 @@ def run(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Run images through a network, each at the deepest depth that holds the deadline now.
+    """Run images through a network, each at the most accurate depth that holds the deadline now.
 
     First the latency of every depth is measured on this machine. Then a governor picks the depth of each image from
     what the last ones took. The latency is that of the network alone; preparing an image (resizing, normalising) is

@@ -41,7 +41,7 @@ class Governor:
 
     Raises:
         BudgetError: targets or limits that are none.
-        MeasurementError: a target for a table without latencies.
+        MeasurementError: no table, or a target for one without latencies.
 
     Example:
         >>> from adaptive_depth import Row
@@ -68,6 +68,11 @@ class Governor:
         keep: int | None = 1000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if not isinstance(table, TradeOffs):
+            raise MeasurementError(
+                f"a governor received a {type(table).__name__} instead of a table: expected tradeoffs(accuracy, cost), "
+                "or the trade_offs of an artifact that was exported with them"
+            )
         self.target_ms = _target(table, target_ms, images_per_s, limit)
         if not (_is_positive(met) and met < 1):
             raise BudgetError(f"met={met!r}: expected a share of inputs between 0 and 1, such as 0.95")

@@ -1,5 +1,6 @@
 """One small interface over everything that runs a network of many depths."""
 
+import os
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
@@ -131,6 +132,9 @@ def open_session(source: Any, *, backend: str | None = None, threads: int | None
         raise ArtifactError(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
     if threads is not None and not (isinstance(threads, int) and threads >= 1):
         raise ArtifactError(f"threads={threads!r}: expected a whole number of at least 1")
+    most = 8 * (os.cpu_count() or 1)  # with far more, a runtime starts them for minutes
+    if threads is not None and threads > most:
+        raise ArtifactError(f"threads={threads}: expected {most} at most, on a machine of {os.cpu_count()} processors")
     module, extra = BACKENDS[name]
     try:
         opener: Callable[..., Backend] = import_module(f".{module}", __package__).open_backend
