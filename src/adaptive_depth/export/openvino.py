@@ -9,7 +9,6 @@ import json
 import logging
 import tempfile
 import warnings
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,11 +23,10 @@ from ..errors import ExportError
 from ..files import move
 from ..modes import evaluating
 from ..network import AdaptiveNetwork
+from ..runtime.openvino import CHECKSUM, DESCRIPTION, checksum
 from .openvino_branches import branched
 from .switching import Switching
 from .tracing import cannot_convert, exported, two_samples
-
-DESCRIPTION, CHECKSUM = "adaptive_depth", "adaptive_depth_weights"  # what the .xml holds under `rt_info`
 
 
 def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artifact, *, form: str) -> None:
@@ -93,15 +91,6 @@ def save(model: openvino.Model, path: Path, artifact: Artifact) -> None:
         openvino.save_model(model, new, compress_to_fp16=False)  # the weights are the same, byte by byte
         move(new_weights, weights)
         move(new, path)
-
-
-def checksum(file: Path) -> str:
-    """CRC-32 of a file, eight hexadecimal digits."""
-    value = 0
-    with file.open("rb") as content:
-        while part := content.read(1 << 20):
-            value = zlib.crc32(part, value)
-    return f"{value:08x}"
 
 
 @contextmanager

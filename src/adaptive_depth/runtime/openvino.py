@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..artifact import Artifact
 from ..errors import ArtifactError, one_line
 
-DESCRIPTION, CHECKSUM = "adaptive_depth", "adaptive_depth_weights"  # under `rt_info`; as `export.openvino` writes it
+DESCRIPTION, CHECKSUM = "adaptive_depth", "adaptive_depth_weights"  # what the .xml holds under `rt_info`
 _CHUNK = 1 << 20
 
 
@@ -82,12 +82,13 @@ def _read(core: openvino.Core, path: Path) -> tuple[openvino.Model, Artifact]:
     if not model.has_rt_info([DESCRIPTION]) or not model.has_rt_info([CHECKSUM]):
         raise ArtifactError(f"{path} is not of this library: expected a file that adaptive-depth export wrote")
     artifact = Artifact.from_json(model.get_rt_info([DESCRIPTION]).astype(str), path)
-    if _checksum(weights) != model.get_rt_info([CHECKSUM]).astype(str):
+    if checksum(weights) != model.get_rt_info([CHECKSUM]).astype(str):
         raise ArtifactError(f"{weights} is not what was written with {path.name}: it is damaged, or of another export")
     return model, artifact
 
 
-def _checksum(file: Path) -> str:
+def checksum(file: Path) -> str:
+    """CRC-32 of a file, eight hexadecimal digits."""
     value = 0
     with file.open("rb") as content:
         while part := content.read(_CHUNK):
