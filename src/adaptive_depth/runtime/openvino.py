@@ -14,6 +14,7 @@ from ..errors import ArtifactError, one_line
 
 DESCRIPTION, CHECKSUM = "adaptive_depth", "adaptive_depth_weights"  # what the .xml holds under `rt_info`
 _CHUNK = 1 << 20
+_CHANNELS = 16  # in a block of the CPU plugin's int8 kernels
 
 
 def open_backend(source: Any, *, threads: int | None, backend: str) -> "OpenVINOBackend":
@@ -42,6 +43,9 @@ class OpenVINOBackend:
     Calls of several threads run one after the other, each on all CPU threads of the session. Everything is computed in
     float32, or in int8 where the file says so, whatever the processor could do faster and less exactly.
 
+    An int8 convolution whose channels are no multiple of 16 (MobileNetV2 has such) is computed by one thread: with
+    several, OpenVINO 2026.4 gives wrong outputs for some images of a batch in some calls, with stock models too.
+
     Attributes:
         artifact: what the file says of itself.
     """
@@ -50,6 +54,8 @@ class OpenVINOBackend:
         core = openvino.Core()
         model, self.artifact = _read(core, path)
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if self.artifact.precision == "int8" and _has_partial_blocks(model):
+            threads = 1
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
@@ -66,6 +72,17 @@ class OpenVINOBackend:
         flags = np.array([letter == "T" for letter in skip])
         # A copy of the output: the next call of this thread writes to the same place.
         return request.infer({"image": x, "skip": flags}, share_inputs=True, share_outputs=False)["logits"]
+
+
+def _has_partial_blocks(model: openvino.Model) -> bool:
+    """Whether a convolution, in a branch or outside, has channels that do not fill whole blocks."""
+    for operation in model.get_ops():
+        kind = operation.get_type_name()
+        if kind == "If" and any(_has_partial_blocks(operation.get_function(branch)) for branch in (0, 1)):
+            return True
+        if "Convolution" in kind and operation.get_output_partial_shape(0)[1].get_length() % _CHANNELS:
+            return True
+    return False
 
 
 def _read(core: openvino.Core, path: Path) -> tuple[openvino.Model, Artifact]:
