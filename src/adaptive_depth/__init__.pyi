@@ -14,6 +14,7 @@ from .adapting import adapt, find_stages
 from .training.self_distillation import Losses, SelfDistillation, distillation_loss, feature_loss
 from .training.recipe import Recipe, load_recipe, recipe_names
 from .training.history import Epoch, History, Progress
+from .training.meter import StepResult
 from .training.loop import distil, supervise, train
 from .calibration import calibrate
 
@@ -83,6 +84,7 @@ __all__ = [
     "Epoch",
     "History",
     "Progress",
+    "StepResult",
     "distil",
     "supervise",
     "train",

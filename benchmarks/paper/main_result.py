@@ -1,0 +1,74 @@
+"""Figure 4a, Table 6: all sub-networks of four families against networks of the same depths trained alone."""
+
+import sys
+from statistics import mean
+from typing import Any
+
+from command import command
+from networks import NETWORKS
+from plans import accuracies, adaptive, against_the_line, alone, clearly, ends, macs, markdown, of_all_seeds, said
+from runs import Place, Run
+
+FAMILIES = ("resnet", "mobilenet_v2", "vit", "swin")
+
+
+def plan(place: Place) -> list[Run]:
+    runs = [run for name in FAMILIES for run in (adaptive(name), *_alone(name).values())]
+    return of_all_seeds(*runs)(place)
+
+
+def _alone(name: str) -> dict[str, Run]:
+    return {skip: alone(name, skip) for skip in NETWORKS[name].depths}
+
+
+def summary(place: Place) -> dict[str, Any]:
+    """By family: accuracies of all sub-networks, those of networks alone, and whether the claims hold."""
+    return {"families": {name: _family(name, place) for name in FAMILIES if accuracies(adaptive(name), place)}}
+
+
+def _family(name: str, place: Place) -> dict[str, Any]:
+    ours, before = accuracies(adaptive(name), place), accuracies(adaptive(name), place, "before calibrate")
+    theirs = {skip: found[skip] for skip, run in _alone(name).items() if (found := accuracies(run, place))}
+    (deep, shallow), cost = ends(ours), macs(place, adaptive(name))
+    line = against_the_line(ours, cost)
+    return {
+        "title": NETWORKS[name].title,
+        "macs": cost,
+        "adaptive": ours,
+        "before calibrate": before,
+        "alone": theirs,
+        "depth pays, trained alone": clearly(theirs[deep], theirs[shallow]),
+        "gain of the super-net": mean(ours[deep]) - mean(theirs[deep]),
+        "gain of the base-net": mean(ours[shallow]) - mean(theirs[shallow]),
+        "super-net exceeds base-net": mean(ours[deep]) - mean(ours[shallow]),
+        "points above the line, by sub-network": line,
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    rows = []
+    for family in found["families"].values():
+        title = family["title"]
+        for skip, values in family["adaptive"].items():
+            theirs = family["alone"].get(skip, [])
+            gain = f"{mean(values) - mean(theirs):+.1f}" if theirs else ""
+            line = family["points above the line, by sub-network"].get(skip)
+            rows.append(
+                [
+                    title,
+                    skip,
+                    f"{family['macs'][skip] / 1e6:.2f}",
+                    said(values),
+                    said(family["before calibrate"][skip]),
+                    said(theirs),
+                    gain,
+                    "" if line is None else f"{line:+.1f}",
+                ]
+            )
+            title = ""
+    head = ["network", "skip", "MMACs", "adaptive", "before `calibrate`", "alone", "gain", "above the line"]
+    return markdown(head, rows)
+
+
+if __name__ == "__main__":
+    command(sys.modules[__name__])

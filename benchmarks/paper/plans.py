@@ -1,0 +1,117 @@
+"""What the experiments have in common: runs by name, means over seeds, and figures as text."""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from networks import NETWORKS, adapted
+
+import adaptive_depth as ad
+from runs import Found, Place, Run, results, seeded
+
+Plan = Callable[[Place], list[Run]]
+SMALLER = (0.75, 0.5)  # resolutions, as parts of the setting's
+
+
+def adaptive(network: str = "resnet", **changes: Any) -> Run:
+    """Algorithm 1, with the recipe of the network; `changes` are fields of the recipe."""
+    return Run(network, changes=tuple(changes.items()), also_at=SMALLER if network == "resnet" and not changes else ())
+
+
+def alone(network: str = "resnet", skip: str | None = None) -> Run:
+    """A plain network of one depth; the super-net's by default."""
+    return Run(network, "alone", skip=skip or NETWORKS[network].depths[0])
+
+
+def of_all_seeds(*runs: Run) -> Plan:
+    return lambda place: [each for run in runs for each in seeded(run, place.setting)]
+
+
+def found_by_seed(run: Run, place: Place) -> list[Found]:
+    return list(results(seeded(run, place.setting), place).values())
+
+
+def accuracies(run: Run, place: Place, key: str = "accuracy") -> dict[str, list[float]]:
+    """By sub-network, one number a seed; what had nothing to calibrate is the same before."""
+    found = [each.get(key, each["accuracy"]) for each in found_by_seed(run, place)]
+    return {skip: [each[skip] for each in found] for skip in found[0]} if found else {}
+
+
+def spread(values: Sequence[float]) -> float:
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def said(values: Sequence[float], digits: int = 1) -> str:
+    """Mean ± standard deviation."""
+    return f"{mean(values):.{digits}f} ± {spread(values):.{digits}f}" if values else ""
+
+
+def ends(by_skip: dict[str, list[float]]) -> tuple[str, str]:
+    skips = list(by_skip)
+    return skips[0], skips[-1]
+
+
+def worst(by_skip: dict[str, list[float]]) -> list[float]:
+    """Of all sub-networks, by seed."""
+    return [min(values) for values in zip(*by_skip.values(), strict=True)]
+
+
+def clearly(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Does the mean of `a` exceed that of `b` by more than two standard deviations of either?"""
+    return mean(a) - mean(b) > 2 * max(spread(a), spread(b))
+
+
+@cache
+def macs(place: Place, run: Run, size: int | None = None) -> dict[str, int]:
+    """Multiply-adds of an image by sub-network, of the network of a run."""
+    network = adapted(run.network, place.setting, 0, mandatory=run.mandatory, fine=run.fine)
+    side = size or place.setting.size
+    costs = ad.profile(network.eval(), torch.zeros(1, 3, side, side), latency=False, energy=False).costs
+    return {skip: cost.macs for skip, cost in costs.items()}
+
+
+def against_the_line(by_skip: dict[str, list[float]], cost: dict[str, int]) -> dict[str, float]:
+    """Points of mean accuracy above (or below) the line that joins super-net and base-net, by sub-network between."""
+    deep, shallow = ends(by_skip)
+    low, high = mean(by_skip[shallow]), mean(by_skip[deep])
+    slope = (high - low) / (cost[deep] - cost[shallow])
+    return {
+        skip: mean(values) - (low + slope * (cost[skip] - cost[shallow]))
+        for skip, values in by_skip.items()
+        if skip not in (deep, shallow)
+    }
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def compared(cases: dict[str, Run], place: Place) -> list[dict[str, Any]]:
+    """Super-net, base-net, mean and worst of all sub-networks, for the cases of an experiment."""
+    rows = []
+    for title, run in cases.items():
+        by_skip, before = accuracies(run, place), accuracies(run, place, "before calibrate")
+        if by_skip:
+            deep, shallow = ends(by_skip)
+            rows.append(
+                {
+                    "case": title,
+                    "super-net": by_skip[deep],
+                    "base-net": by_skip[shallow],
+                    "mean of all": [mean(values) for values in zip(*by_skip.values(), strict=True)],
+                    "worst": worst(by_skip),
+                    "worst before calibrate": worst(before),
+                }
+            )
+    return rows
+
+
+COLUMNS = ("super-net", "base-net", "mean of all", "worst", "worst before calibrate")
+
+
+def comparison(rows: list[dict[str, Any]], first: str) -> str:
+    """Markdown of `compared`."""
+    return markdown([first, *COLUMNS], [[row["case"], *(said(row[name]) for name in COLUMNS)] for row in rows])

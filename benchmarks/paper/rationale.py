@@ -1,0 +1,77 @@
+"""Figures 3, 5, 8 and Equations 5, 6: is the reason for all depths being good the one that the paper gives?"""
+
+import sys
+from statistics import mean
+from typing import Any
+
+import images
+from command import command
+from plans import accuracies, adaptive, alone, markdown, of_all_seeds, said
+from runs import CALIBRATED_ON, Place, Run, results, seeded, trained
+
+import adaptive_depth as ad
+
+FAMILIES = ("resnet", "vit")
+MEASURED_ON = 2000  # test images
+SHOWN = 4
+
+
+def plan(place: Place) -> list[Run]:
+    return of_all_seeds(*(run for name in FAMILIES for run in (adaptive(name), alone(name))))(place)
+
+
+def summary(place: Place) -> dict[str, Any]:
+    """By family, a number a seed: what `analyze` measures of the network, beside the one that was trained alone."""
+    return {"families": {name: _family(name, place) for name in FAMILIES if accuracies(adaptive(name), place)}}
+
+
+def _family(name: str, place: Place) -> dict[str, Any]:
+    test = place.part("test")
+    test = images.Part(test.images[:MEASURED_ON], test.labels[:MEASURED_ON])
+    rows: dict[str, list[Any]] = {}
+    pairs = zip(seeded(adaptive(name), place.setting), seeded(alone(name), place.setting), strict=True)
+    for run, single in pairs:
+        if len(results([run, single], place)) < 2:
+            continue
+        network = trained(run, place)
+        assert isinstance(network, ad.AdaptiveNetwork)
+        batches = place.batches(run)
+        ad.calibrate(network, batches, limit=CALIBRATED_ON // batches.batch_size)
+        found = ad.analyze(network, images.in_order(test), compare=trained(single, place))
+        maps = ad.class_activation_maps(network, images.normalised(test.images[:SHOWN]))
+        if run.seed == 0:
+            ad.plot_transformations(found, place.results / f"transformations_{name}.png")
+            ad.plot_maps(images.normalised(test.images[:SHOWN]), maps, place.results / f"maps_{name}.png")
+        for what, value in _numbers(found).items():
+            rows.setdefault(what, []).append(value)
+    return rows
+
+
+def _numbers(found: ad.Analysis) -> dict[str, float]:
+    def ratio(name: str, *, skippable: bool) -> float:
+        values = [getattr(block, name) for block in found.blocks if block.skippable is skippable]
+        return mean(value for value in values if value is not None)
+
+    predicted = sum(stage.predicted for stage in found.stages)
+    return {
+        "|F|/|h| of mandatory blocks": ratio("ratio", skippable=False),
+        "the same, trained alone": ratio("alone", skippable=False),
+        "|F|/|h| of skippable blocks": ratio("ratio", skippable=True),
+        "these, trained alone": ratio("alone", skippable=True),
+        "change of the loss by skippable sub-paths, first order": predicted,
+        "its real change": sum(stage.change for stage in found.stages),
+        "cosine of F and -dL/dh": mean(stage.cosine for stage in found.stages if stage.cosine is not None),
+        "KL of the stages' features": mean(stage.divergence for stage in found.stages),
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    names = list(found["families"])
+    what = list(next(iter(found["families"].values()), {}))
+
+    rows = [[row, *(said(found["families"][name][row], digits=3) for name in names)] for row in what]
+    return markdown(["mean over blocks or stages", *names], rows)
+
+
+if __name__ == "__main__":
+    command(sys.modules[__name__])

@@ -1,0 +1,294 @@
+"""A run is a plain value; it is trained once, however many experiments use it, and its result is a file of its own."""
+
+import json
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import images
+import rivals
+import torch
+from networks import NETWORKS, adapted, resnet
+from setting import Setting
+from torch import nn
+
+import adaptive_depth as ad
+
+sys.path.append(str(Path(__file__).parents[1]))
+from measure import RESULTS, interleaved, machine, ratio
+
+__all__ = ["Found", "Place", "Run", "do_all", "interleaved", "machine", "new", "ratio", "results", "seeded", "trained"]
+
+CALIBRATED_ON = 5000  # training images
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, and what is measured of it.
+
+    Attributes:
+        network: a name of `NETWORKS`.
+        method: `"adaptive"`; `"alone"`, the plain network of the depth `skip`; `"slimmable"`, `"sandwich"` and
+            `"every second step"` of rivals.py.
+        mandatory: blocks of each mandatory sub-path; the library's default where None.
+        fine: every second block is a skippable sub-path of its own.
+        changes: fields of the recipe, as pairs.
+        budget: the part of the setting's training steps.
+        start: the trained network to adapt; from random weights where None.
+        sizes: parts of the setting's resolution, one drawn for each batch.
+        also_at: parts of it at which accuracy is measured, too.
+        measured_on: `"test"`, or `"validation"` where a knob is being chosen.
+    """
+
+    network: str
+    method: str = "adaptive"
+    seed: int = 0
+    skip: str = ""
+    mandatory: int | None = None
+    fine: bool = False
+    changes: tuple[tuple[str, Any], ...] = ()
+    budget: float = 1.0
+    start: "Run | None" = None
+    sizes: tuple[float, ...] = ()
+    also_at: tuple[float, ...] = ()
+    measured_on: str = "test"
+
+    @property
+    def name(self) -> str:
+        """Unique among runs, and fit for a file's name."""
+        parts = [self.network, self.method, self.skip]
+        parts += [f"mandatory-{self.mandatory}"] if self.mandatory else []
+        parts += ["fine"] if self.fine else []
+        parts += [f"{name}-{value}" for name, value in self.changes]
+        parts += [f"budget-{self.budget:g}"] if self.budget != 1 else []
+        parts += ["started"] if self.start else []
+        parts += [f"sizes-{'-'.join(f'{size:g}' for size in self.sizes)}"] if self.sizes else []
+        parts += [self.measured_on] if self.measured_on != "test" else []
+        return "_".join(part.replace(" ", "-") for part in parts if part) + f"_seed-{self.seed}"
+
+
+Found = dict[str, Any]  # what was measured of a run, as in its file
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where images come from and results go to."""
+
+    setting: Setting
+    source: Path
+
+    @property
+    def device(self) -> str:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
+    def results(self) -> Path:
+        return RESULTS / "paper" / self.setting.name
+
+    def result(self, run: Run) -> Path:
+        return self.results / "runs" / f"{run.name}.json"
+
+    def weights(self, run: Run) -> Path:
+        """Of the trained network, before `calibrate`: kept on this machine, not with the results."""
+        return Path("runs") / "paper" / self.setting.name / f"{run.name}.pth"
+
+    def part(self, name: str, size: int | None = None) -> images.Part:
+        found = images.load(self.source, size or self.setting.size, self.device)[name]
+        count = len(found) if name == "train" else self.setting.test
+        return images.Part(found.images[:count], found.labels[:count])
+
+    def batches(self, run: Run, budget: float = 1.0) -> images.Shuffled:
+        """An epoch; a shorter one where the whole budget is less than an epoch."""
+        setting = self.setting
+        count = round(setting.images * min(1.0, budget * setting.epochs))
+        sizes = tuple(round(size * setting.size) for size in run.sizes)
+        return images.Shuffled(self.part("train"), count, setting.batch_size, sizes)
+
+
+# -- networks -----------------------------------------------------------------------------------------------------
+
+
+def new(run: Run, setting: Setting) -> nn.Module:
+    """The network of a run with random weights, before any is loaded."""
+    torch.manual_seed(run.seed)
+    if run.method == "slimmable":
+        return rivals.Slimmable(lambda width: resnet(setting, width=width))
+    norms = dict(run.changes).get("skip_aware_norms", run.method != "sandwich")
+    network = adapted(run.network, setting, run.seed, mandatory=run.mandatory, fine=run.fine, skip_aware=norms)
+    return network.extract(run.skip) if run.method == "alone" else network
+
+
+def trained(run: Run, place: Place) -> nn.Module:
+    """The network with the weights that a former run left."""
+    network = new(run, place.setting)
+    file = place.weights(run)
+    if not file.exists():
+        raise SystemExit(f"{file} is not here: the run was made elsewhere; remove {place.result(run)} to make it again")
+    network.load_state_dict(torch.load(file, weights_only=True))
+    return network.to(place.device).eval()
+
+
+def recipe(run: Run, setting: Setting) -> ad.Recipe:
+    """The one recipe of a network, whatever the method."""
+    steps = max(1, round(run.budget * setting.epochs * (setting.images // setting.batch_size)))
+    epochs = max(1, round(steps / (setting.images // setting.batch_size)))
+    own = NETWORKS[run.network].recipe | {"warmup_epochs": 0.1 * epochs if run.start is None else 0}
+    return ad.Recipe(batch_size=setting.batch_size, epochs=epochs, seed=run.seed, channels_last=True).changed(
+        own | dict(run.changes)
+    )
+
+
+# -- one run ------------------------------------------------------------------------------------------------------
+
+
+def do(run: Run, place: Place) -> None:
+    """Train a network, measure it, and write its file; nothing is done where there is one."""
+    if place.result(run).exists():
+        return
+    setting, network = place.setting, new(run, place.setting)
+    if run.start is not None:
+        network = _started(run, place)
+    network.to(place.device)
+    batches, looks, began = place.batches(run, run.budget), {}, time.perf_counter()
+    spent = 0.0
+
+    def look(epoch: ad.Epoch) -> None:
+        nonlocal spent
+        if run.method == "adaptive" and run.budget == 1 and epoch.epoch in setting.looks[:-1]:
+            start = time.perf_counter()
+            with torch.random.fork_rng():
+                looks[epoch.epoch] = measure(_copy(run, network, place), run, place, parts=4)
+            network.train()
+            spent += time.perf_counter() - start
+
+    history = None
+    if run.budget:
+        step = {"slimmable": rivals.slimmable_step, "sandwich": rivals.sandwich_step}.get(run.method)
+        step = rivals.every_second_step if run.method == "every second step" else step
+        chosen: Any = step(network) if step else None  # type: ignore[arg-type]
+        history = ad.train(network, batches, recipe(run, setting), step=chosen, on_epoch=look)
+    seconds = time.perf_counter() - began - spent
+    place.weights(run).parent.mkdir(parents=True, exist_ok=True)
+    torch.save(network.state_dict(), place.weights(run))
+    found = measure(network, run, place)
+    content = {
+        "run": asdict(run),
+        "recipe": recipe(run, setting).to_json(),
+        "steps": len(batches) * recipe(run, setting).epochs if run.budget else 0,
+        **found,
+        "after epochs": looks,
+        "at other resolutions": {part: at_resolution(network, part, run, place) for part in run.also_at},
+        "loss by epoch": [epoch.loss for epoch in history.epochs] if history else [],
+        "training seconds (of a machine that was shared)": round(seconds, 1),
+        "images": images.describe(place.source),
+        "machine": machine(),
+    }
+    file = place.result(run)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    part.rename(file)
+
+
+def measure(network: nn.Module, run: Run, place: Place, parts: int = 1) -> Found:
+    """Accuracy in percent by sub-network; of adaptive networks before and after `calibrate`.
+
+    Arguments:
+        parts: of the images, one is used.
+    """
+    network.eval()
+    test = images.in_order(place.part(run.measured_on))
+    test = test[: max(1, len(test) // parts)]
+    if run.method == "alone":
+        return {"accuracy": {run.skip: top1(network, test)}}
+    if isinstance(network, rivals.Slimmable):
+        widths = enumerate(network.widths)
+        return {"accuracy": {f"{w:g}": top1(lambda x, n=n: network(x, n), test) for n, w in widths}}
+    assert isinstance(network, ad.AdaptiveNetwork)
+    before = ad.evaluate(network, test)
+    batches = place.batches(run)
+    if not ad.calibrate(network, batches, limit=CALIBRATED_ON // parts // batches.batch_size):
+        return {"accuracy": before}
+    return {"before calibrate": before, "accuracy": ad.evaluate(network, test)}
+
+
+def at_resolution(network: nn.Module, part: float, run: Run, place: Place) -> dict[str, float]:
+    """Accuracies on smaller images, with BatchNorm statistics measured on such."""
+    assert isinstance(network, ad.AdaptiveNetwork)
+    size = round(part * place.setting.size)
+    batches = place.batches(replace(run, sizes=(part,)))
+    ad.calibrate(network, batches, limit=CALIBRATED_ON // batches.batch_size)
+    return ad.evaluate(network, images.in_order(place.part(run.measured_on), size))
+
+
+def top1(network: Any, batches: Iterable[Any]) -> float:
+    right = count = 0
+    with torch.no_grad():
+        for x, y in batches:
+            right, count = right + int((network(x).argmax(1) == y).sum()), count + len(y)
+    return 100 * right / count
+
+
+def _started(run: Run, place: Place) -> nn.Module:
+    """An adaptive network that begins with the weights of a plain one."""
+    assert run.start is not None
+    plain = trained(run.start, place).cpu()
+    fresh = adapted(run.network, place.setting, run.seed, mandatory=run.mandatory)
+    return ad.adapt(plain, fresh.stages, example=torch.zeros(2, 3, place.setting.size, place.setting.size))
+
+
+def _copy(run: Run, network: nn.Module, place: Place) -> nn.Module:
+    other = new(run, place.setting)
+    other.load_state_dict(network.state_dict())
+    return other.to(place.device)
+
+
+# -- many runs ----------------------------------------------------------------------------------------------------
+
+
+def do_all(wanted: Iterable[Run], place: Place, processes: int = 2) -> None:
+    """Each run once, in the given order but after the one it starts from; several at a time, with one thread each."""
+    left = [run for run in _with_starts(wanted) if not place.result(run).exists()]
+    if not left:
+        return
+    place.part("train")  # read (and downloaded) once before others ask for it
+    done, total, began = 0, len(left), time.perf_counter()
+    ready = [run for run in left if run.start is None or place.result(run.start).exists()]
+    waiting = [run for run in left if run not in ready]
+    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        running = {pool.submit(do, run, place): run for run in ready}
+        while running:
+            future = next(as_completed(running))
+            run = running.pop(future)
+            future.result()
+            done += 1
+            print(f"{done}/{total} {(time.perf_counter() - began) / 60:.1f} min {run.name}", flush=True)
+            now = [each for each in waiting if each.start == run]
+            waiting = [each for each in waiting if each not in now]
+            running |= {pool.submit(do, each, place): each for each in now}
+
+
+def _with_starts(wanted: Iterable[Run]) -> list[Run]:
+    found: dict[Run, None] = {}
+    for run in wanted:
+        if run.start is not None:
+            found |= dict.fromkeys([run.start])
+        found |= {run: None}
+    return list(found)
+
+
+def results(wanted: Iterable[Run], place: Place) -> dict[Run, Found]:
+    """What is there of them."""
+    return {run: json.loads(place.result(run).read_text()) for run in wanted if place.result(run).exists()}
+
+
+def seeded(run: Run, setting: Setting) -> list[Run]:
+    """The run with each seed; what it starts from has the same."""
+    return [
+        replace(run, seed=seed, start=replace(run.start, seed=seed) if run.start else None) for seed in setting.seeds
+    ]

@@ -1,0 +1,31 @@
+"""Table 4: random teachers and students against the super-net that teaches the base-net."""
+
+import sys
+from typing import Any
+
+from command import command
+from plans import adaptive, compared, comparison, of_all_seeds
+from runs import Place, Run
+
+CASES = {
+    "super-net teaches base-net": adaptive(),
+    "random teacher": adaptive(teacher="random"),
+    "random student": adaptive(student="random"),
+    "random teacher and student": adaptive(teacher="random", student="random"),
+}
+
+
+def plan(place: Place) -> list[Run]:
+    return of_all_seeds(*CASES.values())(place)
+
+
+def summary(place: Place) -> dict[str, Any]:
+    return {"cases": compared(CASES, place)}
+
+
+def table(found: dict[str, Any]) -> str:
+    return comparison(found["cases"], "strategy")
+
+
+if __name__ == "__main__":
+    command(sys.modules[__name__])

@@ -1,0 +1,190 @@
+"""The paper's claims beside what was found: each holds, does not hold, or cannot be told, by one rule.
+
+Two means differ where they are more than two standard deviations (over seeds, of the side that scatters more) apart.
+"""
+
+from collections.abc import Callable, Iterator
+from statistics import mean
+from typing import Any
+
+from command import read
+from plans import clearly, markdown, said
+
+from runs import Place
+
+Row = tuple[str, str, str, str]  # claim, the paper's figures, what was found, the verdict
+HOLDS, NOT, UNTOLD = "**holds**", "**does not hold**", "cannot be told"
+
+
+def table(place: Place) -> str:
+    rows = [row for claim in CLAIMS for row in _of(claim, place)]
+    return markdown(["claim", "paper", "here", "verdict"], rows)
+
+
+def _of(claim: Callable[..., Iterator[Row]], place: Place) -> list[Row]:
+    name = claim.__name__.lstrip("_")
+    if not (place.results / f"{name}.json").exists():
+        return []
+    found = read(name, place)
+    return [] if found["runs missing"] else list(claim(found))
+
+
+def at_least(ours: list[float], theirs: list[float]) -> str:
+    if clearly(theirs, ours):
+        return NOT
+    return HOLDS if mean(ours) >= mean(theirs) else f"{UNTOLD}: less, but within the scatter of seeds"
+
+
+def above(ours: list[float], theirs: list[float]) -> str:
+    if clearly(ours, theirs):
+        return HOLDS
+    return NOT if mean(ours) < mean(theirs) else f"{UNTOLD}: more, but within the scatter of seeds"
+
+
+def _main_result(found: dict[str, Any]) -> Iterator[Row]:
+    papers = {
+        "resnet": ("+0.9", "+1.1", "ResNet-50"),
+        "mobilenet_v2": ("+0.4", "+0.4", "MobileNetV2"),
+        "vit": ("+0.3", "+1.9", "ViT-B/16"),
+        "swin": ("+0.1", "+0.6", "Swin-T"),
+    }
+    for name, family in found["families"].items():
+        ours, theirs = family["adaptive"], family["alone"]
+        deep, shallow = list(ours)[0], list(ours)[-1]
+        which = family["title"].split(",")[0]
+        for place, skip in ((0, deep), (1, shallow)):
+            told = f"{said(ours[skip])} against {said(theirs[skip])}"
+            part = ("super-net", "base-net")[place]
+            yield (
+                f"{which}: the {part} is as accurate as that network alone",
+                f"{papers[name][place]} ({papers[name][2]})",
+                told,
+                at_least(ours[skip], theirs[skip]),
+            )
+        line = family["points above the line, by sub-network"]
+        scatter = 2 * max(_sd(ours[skip]) for skip in ours)
+        lowest = min(line, key=lambda skip: line[skip])
+        verdict = HOLDS if line[lowest] >= 0 else (UNTOLD if line[lowest] >= -scatter else NOT)
+        yield (
+            f"{which}: depths between lie on or above the line that joins the two",
+            "yes",
+            f"lowest {lowest}, {line[lowest]:+.1f} points",
+            verdict,
+        )
+
+
+def _sd(values: list[float]) -> float:
+    return float(said(values, 6).split(" ± ")[1])
+
+
+def _ablation(found: dict[str, Any]) -> Iterator[Row]:
+    cases = {row["case"]: row for row in found["cases"]}
+    both = cases["distillation, skip-aware norms"]
+    papers = {
+        "labels, one set of norms": "-1.5, -2.8 against alone",
+        "labels, skip-aware norms": "slightly below alone",
+    }
+    papers["distillation, one set of norms"] = "slightly below alone"
+    for case, told in papers.items():
+        for part in ("super-net", "base-net"):
+            row = cases[case]
+            yield (
+                f"both together beat: {case} ({part})",
+                told,
+                f"{said(both[part])} against {said(row[part])}",
+                above(both[part], row[part]),
+            )
+
+
+def _strategies(found: dict[str, Any]) -> Iterator[Row]:
+    first, *others = found["cases"]
+    for row in others:
+        for part in ("super-net", "base-net", "mean of all"):
+            yield (
+                f"{row['case']}: worse ({part})",
+                "worse for every sub-network",
+                f"{said(row[part])} against {said(first[part])}",
+                above(first[part], row[part]),
+            )
+
+
+def _ratio(found: dict[str, Any]) -> Iterator[Row]:
+    shorter, half, longer = found["cases"]
+    told = f"{said(shorter['mean of all'])} against {said(half['mean of all'])}"
+    yield (
+        "mandatory shorter than skippable: worse (mean)",
+        "all get worse",
+        told,
+        above(half["mean of all"], shorter["mean of all"]),
+    )
+    told = f"{said(longer['super-net'])} against {said(half['super-net'])}"
+    verdict = NOT if clearly(longer["super-net"], half["super-net"]) else HOLDS
+    yield ("mandatory longer: no better (super-net)", "no better, less range", told, verdict)
+
+
+def _cost(found: dict[str, Any]) -> Iterator[Row]:
+    for name, each in found["time of an epoch, against super-net and base-net alone"].items():
+        ratio = each["adaptive"]
+        told = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+        verdict = HOLDS if ratio["median"] <= 1 else NOT
+        yield (f"{name}: an epoch costs at most that of super-net and base-net", "about 1", told, verdict)
+
+
+def _device(found: dict[str, Any]) -> Iterator[Row]:
+    for name, paper in (
+        ("depth TTTT", "38 % less work, 35 % less latency"),
+        ("width 0.25", "93 % less work, 9 % less latency"),
+    ):
+        each = found["ratios"][name]
+        told = f"{1 - each['macs']:.0%} less work, {1 - each['latency']['median']:.0%} less latency"
+        share = (1 - each["latency"]["median"]) / (1 - each["macs"])
+        depth = name.startswith("depth")
+        verdict = (HOLDS if share >= 0.85 else NOT) if depth else (HOLDS if share <= 0.5 else NOT)
+        yield ("less depth saves time" if depth else "less width hardly saves time", paper, told, verdict)
+
+
+def _rationale(found: dict[str, Any]) -> Iterator[Row]:
+    for name, rows in found["families"].items():
+        pairs = (
+            (
+                "mandatory blocks change more than in a network alone",
+                "|F|/|h| of mandatory blocks",
+                "the same, trained alone",
+            ),
+            (
+                "skippable blocks change less than in a network alone",
+                "these, trained alone",
+                "|F|/|h| of skippable blocks",
+            ),
+        )
+        for claim, more, less in pairs:
+            told = f"{said(rows[more], 2)} above {said(rows[less], 2)}"
+            yield (f"{name}: {claim}", "yes (Figure 3)", told, above(rows[more], rows[less]))
+        cosine = rows["cosine of F and -dL/dh"]
+        yield (
+            f"{name}: skippable blocks step along the negative gradient",
+            "yes (Equation 6)",
+            f"cosine {said(cosine, 3)}",
+            above(cosine, [0.0] * len(cosine)),
+        )
+        first, real = rows["change of the loss by skippable sub-paths, first order"], rows["its real change"]
+        factor = mean(first) / mean(real)
+        verdict = HOLDS if 0.5 <= factor <= 2 else NOT
+        yield (
+            f"{name}: the first-order expansion holds (within a factor of 2)",
+            "yes (Equation 5)",
+            f"{factor:.1f} times",
+            verdict,
+        )
+
+
+def _fine_tuning(found: dict[str, Any]) -> Iterator[Row]:
+    cases = {row["case"]: row for row in found["cases"]}
+    tenth, whole = cases["10 %"], cases["adaptive from the start, 100 %"]
+    for part in ("super-net", "worst"):
+        told = f"{said(tenth[part])} against {said(whole[part])}"
+        verdict = HOLDS if mean(tenth[part]) >= mean(whole[part]) - 1 else NOT
+        yield (f"a tenth of the budget brings a trained network within a point ({part})", "our hope", told, verdict)
+
+
+CLAIMS = (_main_result, _ablation, _strategies, _ratio, _cost, _device, _rationale, _fine_tuning)

@@ -1,0 +1,66 @@
+"""benchmarks/paper: its page shows what its results say, and its rivals are what they are called."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import adaptive_depth as ad
+
+PAPER = Path(__file__).parents[1] / "benchmarks" / "paper"
+
+
+def plain(width: float) -> nn.Module:
+    channels = round(8 * width)
+    return nn.Sequential(
+        nn.Conv2d(3, channels, 3),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(channels, 5),
+    )
+
+
+def test_the_page_shows_what_the_results_say() -> None:
+    subprocess.run([sys.executable, PAPER / "page.py", "--check"], check=True)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_narrower_network_has_the_first_channels_of_the_widest(number: int) -> None:
+    torch.manual_seed(0)
+    slim = runpy.run_path(str(PAPER / "rivals.py"))["Slimmable"](plain)
+    x, width = torch.randn(4, 3, 6, 6), slim.widths[number]
+    by_hand, weights, channels = plain(width), slim.nets[0].state_dict(), round(8 * width)
+    by_hand[0].weight.data, by_hand[0].bias.data = weights["0.weight"][:channels], weights["0.bias"][:channels]
+    by_hand[5].weight.data, by_hand[5].bias.data = weights["5.weight"][:, :channels], weights["5.bias"]
+    torch.testing.assert_close(slim(x, number), by_hand(x))
+
+
+def test_only_the_widest_has_weights_that_learn_and_each_width_has_its_norms() -> None:
+    slim = runpy.run_path(str(PAPER / "rivals.py"))["Slimmable"](plain)
+    learning = {name for name, parameter in slim.named_parameters() if parameter.requires_grad}
+    norms = {f"nets.{number}.1.{kind}" for number in range(4) for kind in ("weight", "bias")}
+    assert learning == norms | {f"nets.0.{layer}.{kind}" for layer in (0, 5) for kind in ("weight", "bias")}
+
+
+def test_every_second_step_teaches_the_base_net() -> None:
+    network = ad.adapt(ad.create_model("resnet18", num_classes=3, channels=(4, 4, 4, 4)))
+    step = runpy.run_path(str(PAPER / "rivals.py"))["every_second_step"](network)
+    x, y = torch.randn(2, 3, 32, 32), torch.tensor([0, 2])
+    taught = [step(x, y, torch.Tensor.backward).base_loss is not None for _ in range(4)]
+    assert taught == [True, False, True, False]
+
+
+def test_the_sandwich_differentiates_the_mean_of_four_passes() -> None:
+    network = ad.adapt(ad.create_model("resnet18", num_classes=3, channels=(4, 4, 4, 4)), skip_aware=False)
+    step = runpy.run_path(str(PAPER / "rivals.py"))["sandwich_step"](network)
+    x, y, losses = torch.randn(2, 3, 32, 32), torch.tensor([0, 2]), []
+    result = step(x, y, losses.append)
+    assert len(losses) == 4
+    assert losses[0].item() == pytest.approx(result.loss.item() / 4)
+    assert result.loss.item() == pytest.approx(nn.functional.cross_entropy(result.output, y).item())
