@@ -11,9 +11,10 @@ import torch
 from command import command
 from networks import NETWORKS
 from plans import accuracies, adaptive, alone, macs, markdown, of_all_seeds, said, worst
-from runs import Place, Run, interleaved, new, ratio
 
 import adaptive_depth as ad
+from adaptive_depth.measuring.macs import count_macs
+from runs import Place, Run, interleaved, new, ratio
 
 RIVALS = {
     "adaptive depth": adaptive(),
@@ -30,7 +31,7 @@ def plan(place: Place) -> list[Run]:
 
 def summary(place: Place) -> dict[str, Any]:
     """Ratios to the time of one super-net and one base-net, each trained alone, from one interleaved run a family."""
-    rounds = 3 if place.setting.name == "quick" else 31
+    rounds = 3 if place.setting.name == "quick" else 15
     times = {name: _times(name, place, rounds) for name in FAMILIES}
     reached = {
         title: {"by sub-network": found, "macs": _macs(run, place), "worst": worst(found)}
@@ -43,8 +44,6 @@ def summary(place: Place) -> dict[str, Any]:
 def _macs(run: Run, place: Place) -> dict[str, int]:
     if run.method != "slimmable":
         return macs(place, adaptive())
-    from adaptive_depth.measuring.macs import count_macs
-
     network, x = new(run, place.setting).eval(), torch.zeros(1, 3, place.setting.size, place.setting.size)
     assert isinstance(network, rivals.Slimmable)
     runs = {f"{width:g}": partial(network, x, number) for number, width in enumerate(network.widths)}

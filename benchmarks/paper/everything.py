@@ -7,16 +7,17 @@ import cost
 import device
 import fine_tuning
 import knobs
+import longer
 import main_result
 import ratio
 import rationale
 import strategies
-import test_bed
+import where_depth_pays
 import wider_range
 from command import command
 
 EXPERIMENTS = (
-    test_bed,
+    where_depth_pays,
     main_result,
     ablation,
     strategies,
@@ -28,6 +29,7 @@ EXPERIMENTS = (
     contexts,
     cheaper,
     wider_range,
+    longer,
     knobs,
 )
 

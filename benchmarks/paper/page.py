@@ -1,19 +1,22 @@
-"""Writes the tables of docs/evidence.md, and the README's chart, from the results there are; measures nothing."""
+"""Writes the tables of docs/evidence.md, the README's table and its chart from the results; measures nothing."""
 
 import re
 import sys
 from pathlib import Path
+from statistics import mean
 from types import ModuleType
 
 import verdicts
 from command import read
 from everything import EXPERIMENTS
+from plans import markdown, said
 from setting import SETTINGS
 
 import adaptive_depth as ad
 from runs import Place
 
-PAGE = Path(__file__).parents[2] / "docs" / "evidence.md"
+README = Path(__file__).parents[2] / "README.md"
+PAGE = README.parent / "docs" / "evidence.md"
 PLACE = Place(SETTINGS["night"], Path())
 BLOCK = r"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)"
 
@@ -45,23 +48,41 @@ def _runs() -> str:
     return "".join(f"* `{name}`\n" for name in names)
 
 
+def headline() -> str:
+    """The README's table: depths of the ResNet beside networks of the same depths trained alone."""
+    family = read("main_result", PLACE)["families"]["resnet"]
+    rows = [
+        [skip, f"{family['macs'][skip] / 1e6:.1f}", said(family["adaptive"][skip]), said(alone)]
+        for skip, alone in family["alone"].items()
+    ]
+    return markdown(["skip", "MMACs", "top-1, one adaptive network", "top-1, a network each, trained alone"], rows)
+
+
 def chart() -> None:
     """Accuracy of the ResNet's depths against multiply-adds, beside networks of the same depths trained alone."""
     family = read("main_result", PLACE)["families"]["resnet"]
-
-    def mean(values: list[float] | None) -> float | None:
-        return sum(values) / len(values) if values else None
-
     rows = (
-        ad.Row(skip, mean(values), family["macs"][skip], 0, alone=mean(family["alone"].get(skip)))
+        ad.Row(
+            skip,
+            mean(values),
+            family["macs"][skip],
+            0,
+            alone=mean(family["alone"][skip]) if skip in family["alone"] else None,
+        )
         for skip, values in family["adaptive"].items()
     )
     ad.plot_tradeoffs(ad.TradeOffs(tuple(rows)), PLACE.results / "tradeoffs.png", cost="macs")
 
 
-if __name__ == "__main__":
-    page = written(PAGE.read_text())
+def main() -> None:
+    readme, page = README.read_text(), PAGE.read_text()
+    new = _with_block(readme, "evidence", f"{headline()}\n"), written(page)
     if "--check" in sys.argv:
-        sys.exit(page != PAGE.read_text())
-    PAGE.write_text(page)
+        sys.exit(0 if new == (readme, page) else f"{PAGE.name} or the README is not what page.py writes: run it")
+    README.write_text(new[0])
+    PAGE.write_text(new[1])
     chart()
+
+
+if __name__ == "__main__":
+    main()

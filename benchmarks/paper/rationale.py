@@ -7,9 +7,9 @@ from typing import Any
 import images
 from command import command
 from plans import accuracies, adaptive, alone, markdown, of_all_seeds, said
-from runs import CALIBRATED_ON, Place, Run, results, seeded, trained
 
 import adaptive_depth as ad
+from runs import Place, Run, results, seeded, trained
 
 FAMILIES = ("resnet", "vit")
 MEASURED_ON = 2000  # test images
@@ -36,7 +36,7 @@ def _family(name: str, place: Place) -> dict[str, Any]:
         network = trained(run, place)
         assert isinstance(network, ad.AdaptiveNetwork)
         batches = place.batches(run)
-        ad.calibrate(network, batches, limit=CALIBRATED_ON // batches.batch_size)
+        ad.calibrate(network, batches, limit=place.setting.calibrated_on // batches.batch_size)
         found = ad.analyze(network, images.in_order(test), compare=trained(single, place))
         maps = ad.class_activation_maps(network, images.normalised(test.images[:SHOWN]))
         if run.seed == 0:

@@ -24,8 +24,6 @@ from measure import RESULTS, interleaved, machine, ratio
 
 __all__ = ["Found", "Place", "Run", "do_all", "interleaved", "machine", "new", "ratio", "results", "seeded", "trained"]
 
-CALIBRATED_ON = 5000  # training images
-
 
 @dataclass(frozen=True)
 class Run:
@@ -212,7 +210,7 @@ def measure(network: nn.Module, run: Run, place: Place, parts: int = 1) -> Found
     assert isinstance(network, ad.AdaptiveNetwork)
     before = ad.evaluate(network, test)
     batches = place.batches(run)
-    if not ad.calibrate(network, batches, limit=CALIBRATED_ON // parts // batches.batch_size):
+    if not ad.calibrate(network, batches, limit=place.setting.calibrated_on // parts // batches.batch_size):
         return {"accuracy": before}
     return {"before calibrate": before, "accuracy": ad.evaluate(network, test)}
 
@@ -222,7 +220,7 @@ def at_resolution(network: nn.Module, part: float, run: Run, place: Place) -> di
     assert isinstance(network, ad.AdaptiveNetwork)
     size = round(part * place.setting.size)
     batches = place.batches(replace(run, sizes=(part,)))
-    ad.calibrate(network, batches, limit=CALIBRATED_ON // batches.batch_size)
+    ad.calibrate(network, batches, limit=place.setting.calibrated_on // batches.batch_size)
     return ad.evaluate(network, images.in_order(place.part(run.measured_on), size))
 
 
@@ -253,7 +251,10 @@ def _copy(run: Run, network: nn.Module, place: Place) -> nn.Module:
 
 def do_all(wanted: Iterable[Run], place: Place, processes: int = 2) -> None:
     """Each run once, in the given order but after the one it starts from; several at a time, with one thread each."""
-    left = [run for run in _with_starts(wanted) if not place.result(run).exists()]
+    runs = _with_starts(wanted)
+    if len({run.name for run in runs}) < len(runs):
+        raise ValueError("two runs have one name, and so one file: let Run.name tell them apart")
+    left = [run for run in runs if not place.result(run).exists()]
     if not left:
         return
     place.part("train")  # read (and downloaded) once before others ask for it

@@ -14,6 +14,7 @@ class Setting:
         epochs: of a training; every run has this budget unless its experiment is about the budget.
         seeds: of the weights, the order of the images and their augmentation.
         test: images of the test part.
+        calibrated_on: training images, from which BatchNorm statistics are measured.
         looks: epochs after which adaptive networks are measured, too, on a quarter of these.
     """
 
@@ -25,6 +26,7 @@ class Setting:
     batch_size: int
     seeds: tuple[int, ...]
     test: int
+    calibrated_on: int
     looks: tuple[int, ...]
 
     def __str__(self) -> str:
@@ -35,7 +37,7 @@ class Setting:
 
 
 SETTINGS = {
-    "quick": Setting("quick", 16, (8, 16, 32), 1000, 2, 50, (0, 1, 2), 1000, (1, 2)),
-    "night": Setting("night", 16, (16, 32, 64), 5000, 20, 64, (0, 1, 2), 10_000, (1, 5, 20)),
-    "gpu": Setting("gpu", 32, (32, 64, 128), 45_000, 100, 128, (0, 1, 2, 3, 4), 10_000, (1, 5, 20, 100)),
+    "quick": Setting("quick", 16, (8, 16, 32), 500, 2, 50, (0, 1), 500, 500, (1, 2)),
+    "night": Setting("night", 16, (16, 32, 64), 5000, 20, 64, (0, 1, 2), 10_000, 5000, (1, 5, 20)),
+    "gpu": Setting("gpu", 32, (32, 64, 128), 45_000, 100, 128, (0, 1, 2, 3, 4), 10_000, 5000, (1, 5, 20, 100)),
 }

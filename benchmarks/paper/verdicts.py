@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any
 
 from command import read
-from plans import clearly, markdown, said
+from plans import clearly, ends, markdown, said
 
 from runs import Place
 
@@ -50,7 +50,7 @@ def _main_result(found: dict[str, Any]) -> Iterator[Row]:
     }
     for name, family in found["families"].items():
         ours, theirs = family["adaptive"], family["alone"]
-        deep, shallow = list(ours)[0], list(ours)[-1]
+        deep, shallow = ends(ours)
         which = family["title"].split(",")[0]
         for place, skip in ((0, deep), (1, shallow)):
             told = f"{said(ours[skip])} against {said(theirs[skip])}"
