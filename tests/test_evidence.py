@@ -1,5 +1,6 @@
 """benchmarks/paper: its page shows what its results say, and its rivals are what they are called."""
 
+import importlib
 import runpy
 import subprocess
 import sys
@@ -64,3 +65,29 @@ def test_the_sandwich_differentiates_the_mean_of_four_passes() -> None:
     assert len(losses) == 4
     assert losses[0].item() == pytest.approx(result.loss.item() / 4)
     assert result.loss.item() == pytest.approx(nn.functional.cross_entropy(result.output, y).item())
+
+
+@pytest.fixture
+def rule(monkeypatch: pytest.MonkeyPatch) -> dict:
+    monkeypatch.syspath_prepend(PAPER)
+    return runpy.run_path(str(PAPER / "verdicts.py"))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "at_least", "above"),
+    [
+        ([62.0, 62.2, 62.4], [61.0, 61.2, 61.4], "**holds**", "**holds**"),  # 1 point, 5 standard deviations of 0.2
+        ([62.0, 62.2, 62.4], [61.9, 62.0, 62.1], "**holds**", "cannot be told"),
+        ([61.9, 62.0, 62.1], [62.0, 62.2, 62.4], "cannot be told", "**does not hold**"),
+        ([61.0, 61.2, 61.4], [62.0, 62.2, 62.4], "**does not hold**", "**does not hold**"),
+    ],
+)
+def test_a_verdict_asks_for_two_standard_deviations(rule, ours, theirs, at_least, above) -> None:
+    assert rule["at_least"](ours, theirs).startswith(at_least)
+    assert rule["above"](ours, theirs).startswith(above)
+
+
+def test_depths_between_are_compared_with_the_line_that_joins_the_ends(rule) -> None:
+    accuracy = {"FF": [70.0, 72.0], "TF": [70.0, 70.0], "TT": [69.0, 69.0]}  # means 71, 70, 69
+    found = importlib.import_module("plans").against_the_line(accuracy, {"FF": 400, "TF": 250, "TT": 200})
+    assert found == pytest.approx({"TF": 0.5})  # the line is at 69.5 there
