@@ -7,6 +7,7 @@ from typing import Any
 from command import command
 from networks import NETWORKS
 from plans import accuracies, adaptive, against_the_line, alone, clearly, ends, macs, markdown, of_all_seeds, said
+
 from runs import Place, Run
 
 FAMILIES = ("resnet", "mobilenet_v2", "vit", "swin")
@@ -23,12 +24,15 @@ def _alone(name: str) -> dict[str, Run]:
 
 def summary(place: Place) -> dict[str, Any]:
     """By family: accuracies of all sub-networks, those of networks alone, and whether the claims hold."""
-    return {"families": {name: _family(name, place) for name in FAMILIES if accuracies(adaptive(name), place)}}
+    complete = [
+        name for name in FAMILIES if all(accuracies(run, place) for run in (adaptive(name), *_alone(name).values()))
+    ]
+    return {"families": {name: _family(name, place) for name in complete}}
 
 
 def _family(name: str, place: Place) -> dict[str, Any]:
     ours, before = accuracies(adaptive(name), place), accuracies(adaptive(name), place, "before calibrate")
-    theirs = {skip: found[skip] for skip, run in _alone(name).items() if (found := accuracies(run, place))}
+    theirs = {skip: accuracies(run, place)[skip] for skip, run in _alone(name).items()}
     (deep, shallow), cost = ends(ours), macs(place, adaptive(name))
     line = against_the_line(ours, cost)
     return {

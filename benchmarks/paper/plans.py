@@ -30,7 +30,9 @@ def of_all_seeds(*runs: Run) -> Plan:
 
 
 def found_by_seed(run: Run, place: Place) -> list[Found]:
-    return list(results(seeded(run, place.setting), place).values())
+    """Of all seeds, or nothing: fewer would look like a mean over all."""
+    found = results(seeded(run, place.setting), place)
+    return list(found.values()) if len(found) == len(place.setting.seeds) else []
 
 
 def accuracies(run: Run, place: Place, key: str = "accuracy") -> dict[str, list[float]]:

@@ -9,7 +9,7 @@ from command import command
 from plans import accuracies, adaptive, alone, markdown, of_all_seeds, said
 
 import adaptive_depth as ad
-from runs import Place, Run, results, seeded, trained
+from runs import Place, Run, seeded, trained
 
 FAMILIES = ("resnet", "vit")
 MEASURED_ON = 2000  # test images
@@ -22,7 +22,8 @@ def plan(place: Place) -> list[Run]:
 
 def summary(place: Place) -> dict[str, Any]:
     """By family, a number a seed: what `analyze` measures of the network, beside the one that was trained alone."""
-    return {"families": {name: _family(name, place) for name in FAMILIES if accuracies(adaptive(name), place)}}
+    complete = [name for name in FAMILIES if accuracies(adaptive(name), place) and accuracies(alone(name), place)]
+    return {"families": {name: _family(name, place) for name in complete}}
 
 
 def _family(name: str, place: Place) -> dict[str, Any]:
@@ -31,8 +32,6 @@ def _family(name: str, place: Place) -> dict[str, Any]:
     rows: dict[str, list[Any]] = {}
     pairs = zip(seeded(adaptive(name), place.setting), seeded(alone(name), place.setting), strict=True)
     for run, single in pairs:
-        if len(results([run, single], place)) < 2:
-            continue
         network = trained(run, place)
         assert isinstance(network, ad.AdaptiveNetwork)
         batches = place.batches(run)
@@ -54,9 +53,9 @@ def _numbers(found: ad.Analysis) -> dict[str, float]:
 
     predicted = sum(stage.predicted for stage in found.stages)
     return {
-        "|F|/|h| of mandatory blocks": ratio("ratio", skippable=False),
+        "‖F‖/‖h‖ of mandatory blocks": ratio("ratio", skippable=False),
         "the same, trained alone": ratio("alone", skippable=False),
-        "|F|/|h| of skippable blocks": ratio("ratio", skippable=True),
+        "‖F‖/‖h‖ of skippable blocks": ratio("ratio", skippable=True),
         "these, trained alone": ratio("alone", skippable=True),
         "change of the loss by skippable sub-paths, first order": predicted,
         "its real change": sum(stage.change for stage in found.stages),
