@@ -13,7 +13,9 @@ from runs import Place, Run, seeded, trained
 
 FAMILIES = ("resnet", "vit")
 MEASURED_ON = 2000  # test images
-SHOWN = 4
+MAPPED = 200  # of these: class-activation maps
+SHOWN = 4  # in a picture that stays on this machine, for it shows photographs
+LIT = 0.5  # of the brightest place of a map
 
 
 def plan(place: Place) -> list[Run]:
@@ -37,11 +39,15 @@ def _family(name: str, place: Place) -> dict[str, Any]:
         batches = place.batches(run)
         ad.calibrate(network, batches, limit=place.setting.calibrated_on // batches.batch_size)
         found = ad.analyze(network, images.in_order(test), compare=trained(single, place))
-        maps = ad.class_activation_maps(network, images.normalised(test.images[:SHOWN]))
+        mapped = images.normalised(test.images[:MAPPED])
+        maps = ad.class_activation_maps(network, mapped)
         if run.seed == 0:
             ad.plot_transformations(found, place.results / f"transformations_{name}.png")
-            ad.plot_maps(images.normalised(test.images[:SHOWN]), maps, place.results / f"maps_{name}.png")
-        for what, value in _numbers(found).items():
+            few = {skip: each[:SHOWN] for skip, each in maps.items()}
+            ad.plot_maps(mapped[:SHOWN], few, place.weights(run).with_name(f"maps_{name}.png"))
+        deep, shallow = (float((each > LIT).mean()) for each in maps.values())
+        lit = {"part of an image that the super-net's map lights": deep, "the base-net's": shallow}
+        for what, value in (_numbers(found) | lit).items():
             rows.setdefault(what, []).append(value)
     return rows
 
