@@ -18,7 +18,7 @@ from runs import Place, Run, interleaved, new, ratio
 
 RIVALS = {
     "adaptive depth": adaptive(),
-    "slimmable (4 widths)": Run("resnet", "slimmable"),
+    "slimmable (3 widths)": Run("resnet", "slimmable"),
     "sandwich rule (8 depths)": Run("resnet", "sandwich"),
 }
 FAMILIES = ("resnet", "mobilenet_v2", "vit", "swin")

@@ -92,9 +92,9 @@ def adapted(
     torch.manual_seed(seed)
     network = NETWORKS[name]
     model, example = network.build(setting), torch.zeros(2, 3, setting.size, setting.size)
-    stages = ad.find_stages(model, example, mandatory=mandatory, group_size=network.group_size)
+    stages = ad.find_stages(model, example, mandatory=mandatory, group_size=network.group_size, skip_aware=skip_aware)
     if fine:
         blocks = [(*stage.mandatory, *stage.skippable) for stage in stages]
         pairs = [(run[i], run[i + 1]) for run in blocks for i in range(0, len(run), 2)]
         stages = [ad.Stage((first,), (second,)) for first, second in pairs]
-    return ad.adapt(model, stages, example=example, skip_aware=skip_aware)
+    return ad.adapt(model, stages, example=example)

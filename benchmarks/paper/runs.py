@@ -266,7 +266,9 @@ def do_all(wanted: Iterable[Run], place: Place, processes: int = 2) -> None:
         while running:
             future = next(as_completed(running))
             run = running.pop(future)
-            future.result()
+            if future.exception() is not None:
+                pool.shutdown(cancel_futures=True)  # or else all others are made first
+                raise RuntimeError(f"{run.name} failed") from future.exception()
             done += 1
             print(f"{done}/{total} {(time.perf_counter() - began) / 60:.1f} min {run.name}", flush=True)
             now = [each for each in waiting if each.start == run]
