@@ -26,8 +26,8 @@ def _of(claim: Callable[..., Iterator[Row]], place: Place) -> list[Row]:
     if not (place.results / f"{name}.json").exists():
         return []
     found = read(name, place)
-    by_family = claim is _main_result  # each is there once it is complete
-    return list(claim(found)) if by_family or not found["runs missing"] else []
+    by_itself = claim in (_main_result, _ablation)  # a family or a case is there once all of its seeds are
+    return list(claim(found)) if by_itself or not found["runs missing"] else []
 
 
 def at_least(ours: list[float], theirs: list[float]) -> str:
@@ -87,7 +87,7 @@ def _ablation(found: dict[str, Any]) -> Iterator[Row]:
     }
     papers["distillation, one set of norms"] = "slightly below alone"
     for case, told in papers.items():
-        for part in ("super-net", "base-net"):
+        for part in ("super-net", "base-net") if case in cases else ():
             row = cases[case]
             yield (
                 f"both together beat: {case} ({part})",
