@@ -5,7 +5,7 @@ from typing import Any
 
 from command import command
 from plans import adaptive, compared, comparison, of_all_seeds
-from runs import Place, Run
+from run import Place, Run
 
 CASES = {
     "every image": adaptive(),

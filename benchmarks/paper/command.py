@@ -8,9 +8,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from run import Place, Run, do_all, results
 from setting import SETTINGS
-
-from runs import Place, Run, do_all, results
 
 sys.path.append(str(Path(__file__).parents[1]))
 from measure import machine

@@ -6,7 +6,7 @@ from typing import Any
 
 from command import command
 from plans import adaptive, found_by_seed, markdown, of_all_seeds, said
-from runs import Place, Run
+from run import Place, Run
 
 CASES = {
     f"{title}, feature term {weight:g}": adaptive(name, **({"feature_weight": weight} if weight else {}))

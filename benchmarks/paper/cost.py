@@ -11,10 +11,10 @@ import torch
 from command import command
 from networks import NETWORKS
 from plans import accuracies, adaptive, alone, macs, markdown, of_all_seeds, said, worst
+from run import Place, Run, interleaved, new, ratio
 
 import adaptive_depth as ad
 from adaptive_depth.measuring.macs import count_macs
-from runs import Place, Run, interleaved, new, ratio
 
 RIVALS = {
     "adaptive depth": adaptive(),

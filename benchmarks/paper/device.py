@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from command import command
 from plans import markdown
+from run import Place, Run, interleaved, ratio
 from torchvision.models.resnet import Bottleneck, ResNet
 
 import adaptive_depth as ad
 from adaptive_depth.measuring.macs import count_macs
-from runs import Place, Run, interleaved, ratio
 
 SKIPS = ("FFFF", "TFFF", "TTFF", "TTTF", "TTTT")
 WIDTHS = (1.0, 0.75, 0.5, 0.25)

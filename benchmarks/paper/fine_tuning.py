@@ -6,8 +6,7 @@ from typing import Any
 
 from command import command
 from plans import accuracies, adaptive, alone, compared, comparison, of_all_seeds, said
-
-from runs import Place, Run, results
+from run import Place, Run, results
 
 BUDGETS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.3)
 RATES = (0.005, 0.015, 0.05)  # tried on validation images, with a tenth of the budget and the first seed

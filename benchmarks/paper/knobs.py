@@ -7,8 +7,7 @@ from typing import Any
 
 from command import command
 from plans import accuracies, adaptive, alone, compared, comparison, markdown, of_all_seeds, said
-
-from runs import Place, Run, results
+from run import Place, Run, results
 
 TRIED: dict[str, tuple[float, ...]] = {
     "alpha": (0.3, 0.7, 0.85),

@@ -7,8 +7,7 @@ from typing import Any
 
 from command import command
 from plans import accuracies, adaptive, alone, ends, markdown, of_all_seeds, said, worst
-
-from runs import Place, Run
+from run import Place, Run
 
 BUDGETS = (1.0, 4.0)
 

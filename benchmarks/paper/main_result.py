@@ -7,8 +7,7 @@ from typing import Any
 from command import command
 from networks import NETWORKS
 from plans import accuracies, adaptive, against_the_line, alone, clearly, ends, macs, markdown, of_all_seeds, said
-
-from runs import Place, Run
+from run import Place, Run
 
 FAMILIES = ("resnet", "mobilenet_v2", "vit", "swin")
 

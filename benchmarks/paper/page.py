@@ -10,10 +10,10 @@ import verdicts
 from command import read
 from everything import EXPERIMENTS
 from plans import markdown, said
+from run import Place
 from setting import SETTINGS
 
 import adaptive_depth as ad
-from runs import Place
 
 README = Path(__file__).parents[2] / "README.md"
 PAGE = README.parent / "docs" / "evidence.md"

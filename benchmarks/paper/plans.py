@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from networks import NETWORKS, adapted
+from run import Found, Place, Run, results, seeded
 
 import adaptive_depth as ad
-from runs import Found, Place, Run, results, seeded
 
 Plan = Callable[[Place], list[Run]]
 SMALLER = (0.75, 0.5)  # resolutions, as parts of the setting's

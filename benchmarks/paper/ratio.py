@@ -5,7 +5,7 @@ from typing import Any
 
 from command import command
 from plans import compared, comparison, macs, of_all_seeds
-from runs import Place, Run
+from run import Place, Run
 
 CASES = {f"{m} + {4 - m}": Run("resnet-long", mandatory=m) for m in (1, 2, 3)}
 

@@ -7,9 +7,9 @@ from typing import Any
 import images
 from command import command
 from plans import accuracies, adaptive, alone, markdown, of_all_seeds, said
+from run import Place, Run, seeded, trained
 
 import adaptive_depth as ad
-from runs import Place, Run, seeded, trained
 
 FAMILIES = ("resnet", "vit")
 MEASURED_ON = 2000  # test images

@@ -9,8 +9,7 @@ from typing import Any
 
 from command import read
 from plans import clearly, ends, markdown, said
-
-from runs import Place
+from run import Place
 
 Row = tuple[str, str, str, str]  # claim, the paper's figures, what was found, the verdict
 HOLDS, NOT, UNTOLD = "**holds**", "**does not hold**", "cannot be told"

@@ -7,8 +7,7 @@ from typing import Any
 
 from command import command
 from plans import accuracies, alone, clearly, markdown, of_all_seeds, said
-
-from runs import Place, Run
+from run import Place, Run
 
 BUDGETS = (0.25, 0.5, 1.0)  # the shorter ones are compared on validation images
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from command import command
 from plans import SMALLER, accuracies, adaptive, compared, comparison, found_by_seed, macs, markdown, of_all_seeds, said
-from runs import Place, Run
+from run import Place, Run
 
 TRAINED = {
     "as usual": adaptive(),
