@@ -91,3 +91,25 @@ def test_depths_between_are_compared_with_the_line_that_joins_the_ends(rule) -> 
     accuracy = {"FF": [70.0, 72.0], "TF": [70.0, 70.0], "TT": [69.0, 69.0]}  # means 71, 70, 69
     found = importlib.import_module("plans").against_the_line(accuracy, {"FF": 400, "TF": 250, "TT": 200})
     assert found == pytest.approx({"TF": 0.5})  # the line is at 69.5 there
+
+
+@pytest.mark.parametrize("setting", ["quick", "night", "gpu"])
+def test_every_run_has_a_file_of_its_own(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(PAPER)
+    everything, run = importlib.import_module("everything"), importlib.import_module("run")
+    place = run.Place(importlib.import_module("setting").SETTINGS[setting], Path())
+    runs = {each for module in everything.EXPERIMENTS for each in module.plan(place)}
+    assert len({each.name for each in runs}) == len(runs) > 100
+
+
+@pytest.mark.parametrize(
+    ("budget", "epochs", "images"), [(0.01, 1, 1000), (0.08, 2, 4000), (1, 20, 5000), (4, 80, 5000)]
+)
+def test_a_budget_is_kept_to_the_image(budget, epochs, images, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(PAPER)
+    run, night = importlib.import_module("run"), importlib.import_module("setting").SETTINGS["night"]
+    part = importlib.import_module("images").Part(torch.zeros(45_000, 3, 1, 1), torch.zeros(45_000))
+    monkeypatch.setattr(run.Place, "part", lambda *_: part)
+    asked = run.Run("resnet", budget=budget)
+    assert run.recipe(asked, night).epochs == epochs
+    assert run.Place(night, Path()).batches(asked, budget).count == images  # 100,000 images in all at budget 1

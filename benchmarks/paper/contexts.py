@@ -5,10 +5,10 @@ from statistics import mean
 from typing import Any
 
 from command import command
-from plans import adaptive, found_by_seed, markdown, of_all_seeds, said
-from run import Place, Run
+from plans import adaptive, found_by_seed, long, markdown, of_all_seeds, said
+from run import Found, Place, Run, epochs
 
-CASES = {
+CASES: dict[str, Run] = {
     f"{title}, feature term {weight:g}": adaptive(name, **({"feature_weight": weight} if weight else {}))
     for name, title in (("resnet", "ResNet (BatchNorm)"), ("vit", "ViT (LayerNorm)"))
     for weight in (0.0, 0.1, 1.0)
@@ -16,7 +16,12 @@ CASES = {
 
 
 def plan(place: Place) -> list[Run]:
-    return of_all_seeds(*CASES.values())(place)
+    return of_all_seeds(*CASES.values(), *_longer(place).values())(place)
+
+
+def _longer(place: Place) -> dict[str, Run]:
+    """The main result's own, which go on longer."""
+    return {title: long(run, place.setting) for title, run in CASES.items() if not run.changes}
 
 
 def summary(place: Place) -> dict[str, Any]:
@@ -24,17 +29,22 @@ def summary(place: Place) -> dict[str, Any]:
     cases: dict[str, Any] = {}
     for title, run in CASES.items():
         found = found_by_seed(run, place)
-        epochs = [*map(str, place.setting.looks[:-1]), str(place.setting.epochs)]
-        for epoch in epochs if found else []:
-            looks = [each["after epochs"].get(epoch, each) for each in found]
-            before = [look.get("before calibrate", look["accuracy"]) for look in looks]
-            after = [look["accuracy"] for look in looks]
-            cases.setdefault(title, {})[epoch] = {
-                "ends": [mean((values[0], values[-1])) for values in (list(each.values()) for each in after)],
-                "worst before": [min(each.values()) for each in before],
-                "worst after": [min(each.values()) for each in after],
-            }
+        for epoch in map(str, place.setting.looks[:-1]) if found else ():
+            cases.setdefault(title, {})[epoch] = _gaps([each["after epochs"][epoch] for each in found])
+        for last in dict.fromkeys((run, _longer(place).get(title, run))):
+            if found := found_by_seed(last, place):
+                cases.setdefault(title, {})[str(epochs(last.budget, place.setting))] = _gaps(found)
     return {"cases": cases}
+
+
+def _gaps(found: list[Found]) -> dict[str, list[float]]:
+    before = [each.get("before calibrate", each["accuracy"]) for each in found]
+    after = [each["accuracy"] for each in found]
+    return {
+        "ends": [mean((values[0], values[-1])) for values in (list(each.values()) for each in after)],
+        "worst before": [min(each.values()) for each in before],
+        "worst after": [min(each.values()) for each in after],
+    }
 
 
 def table(found: dict[str, Any]) -> str:

@@ -72,7 +72,7 @@ def _times(name: str, place: Place, rounds: int) -> dict[str, Any]:
 
 
 def _step(network: torch.nn.Module, step: Callable[..., Any], x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
-    network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
 
     def steps() -> None:

@@ -58,9 +58,8 @@ def _thinner(width: float) -> torch.nn.Module:
         owner = model.get_submodule(parent)
         if isinstance(module, torch.nn.Conv2d):
             channels = module.in_channels if name == "conv1" else part(module.in_channels)
-            new: torch.nn.Module = torch.nn.Conv2d(
-                channels, part(module.out_channels), module.kernel_size, module.stride, module.padding, bias=False
-            )
+            how: Any = (module.kernel_size, module.stride, module.padding)
+            new: torch.nn.Module = torch.nn.Conv2d(channels, part(module.out_channels), *how, bias=False)
         elif isinstance(module, torch.nn.BatchNorm2d):
             new = torch.nn.BatchNorm2d(part(module.num_features))
         elif isinstance(module, torch.nn.Linear):

@@ -1,38 +1,39 @@
-"""Beyond the paper: a network trained alone, then adapted and trained for a small part of the budget."""
+"""Beyond the paper: a network trained alone, then adapted and trained for a small part of that budget."""
 
 import sys
 from statistics import mean
 from typing import Any
 
 from command import command
-from plans import accuracies, adaptive, alone, compared, comparison, of_all_seeds, said
+from plans import accuracies, adaptive, alone, compared, comparison, long, of_all_seeds, said
 from run import Place, Run, results
 
-BUDGETS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.3)
+PARTS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.3)
 RATES = (0.005, 0.015, 0.05)  # tried on validation images, with a tenth of the budget and the first seed
 
 
 def plan(place: Place) -> list[Run]:
     """The last part is known once the learning rates have been tried."""
     return [
-        *of_all_seeds(alone(), adaptive())(place),
-        *_tries().values(),
+        *of_all_seeds(*(long(run, place.setting) for run in (alone(), adaptive())))(place),
+        *_tries(place).values(),
         *of_all_seeds(*_cases(place).values())(place),
     ]
 
 
-def _tuned(budget: float, lr: float, measured_on: str = "test") -> Run:
-    changes = (("lr", lr),) if budget else ()
-    return Run("resnet", budget=budget, start=alone(), changes=changes, measured_on=measured_on)
+def _tuned(place: Place, part: float, lr: float, measured_on: str = "test") -> Run:
+    start, changes = long(alone(), place.setting), (("lr", lr),) if part else ()
+    return Run("resnet", budget=part * start.budget, start=start, changes=changes, measured_on=measured_on)
 
 
-def _tries() -> dict[float, Run]:
-    return {lr: _tuned(0.1, lr, "validation") for lr in RATES}
+def _tries(place: Place) -> dict[float, Run]:
+    return {lr: _tuned(place, 0.1, lr, "validation") for lr in RATES}
 
 
 def _tried(place: Place) -> dict[float, float]:
     """Mean accuracy of all sub-networks on validation images by learning rate, of those tried so far."""
-    found, tries = results(_tries().values(), place), _tries()
+    tries = _tries(place)
+    found = results(tries.values(), place)
     return {lr: mean(found[run]["accuracy"].values()) for lr, run in tries.items() if run in found}
 
 
@@ -41,14 +42,14 @@ def _cases(place: Place) -> dict[str, Run]:
     if len(tried) < len(RATES):
         return {}
     best = max(RATES, key=lambda lr: tried[lr])
-    return {f"{100 * budget:g} %": _tuned(budget, best) for budget in BUDGETS}
+    return {f"{100 * part:g} %": _tuned(place, part, best) for part in PARTS}
 
 
 def summary(place: Place) -> dict[str, Any]:
     return {
         "mean accuracy on validation images by learning rate": _tried(place),
-        "alone": next(iter(accuracies(alone(), place).values()), []),
-        "cases": compared(_cases(place) | {"adaptive from the start, 100 %": adaptive()}, place),
+        "alone": next(iter(accuracies(long(alone(), place.setting), place).values()), []),
+        "cases": compared(_cases(place) | {"adaptive from the start, 100 %": long(adaptive(), place.setting)}, place),
     }
 
 

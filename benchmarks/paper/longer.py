@@ -6,14 +6,12 @@ from statistics import mean
 from typing import Any
 
 from command import command
-from plans import accuracies, adaptive, alone, ends, markdown, of_all_seeds, said, worst
+from plans import accuracies, adaptive, against_the_line, alone, ends, macs, markdown, of_all_seeds, said, worst
 from run import Place, Run
-
-BUDGETS = (1.0, 4.0)
 
 
 def plan(place: Place) -> list[Run]:
-    return of_all_seeds(*(run for budget in BUDGETS for run in _three(budget)))(place)
+    return of_all_seeds(*(run for budget in place.setting.budgets for run in _three(budget)))(place)
 
 
 def _three(budget: float) -> tuple[Run, ...]:
@@ -23,7 +21,7 @@ def _three(budget: float) -> tuple[Run, ...]:
 
 def summary(place: Place) -> dict[str, Any]:
     rows = []
-    for budget in BUDGETS:
+    for budget in place.setting.budgets:
         ours, deep, shallow = (accuracies(run, place) for run in _three(budget))
         if ours and deep and shallow:
             first, last = ends(ours)
@@ -35,6 +33,7 @@ def summary(place: Place) -> dict[str, Any]:
                     "super-net alone": deep[first],
                     "base-net": ours[last],
                     "base-net alone": shallow[last],
+                    "lowest against the line": min(against_the_line(ours, macs(place, adaptive())).values()),
                     "worst": worst(ours),
                     "worst before calibrate": worst(before),
                 }
@@ -46,14 +45,15 @@ def table(found: dict[str, Any]) -> str:
     names = ("super-net", "super-net alone", "base-net", "base-net alone", "worst", "worst before calibrate")
     rows = [
         [
-            f"{row['budget']:g}",
+            f"{row['budget']:.0%}",
             *(said(row[name]) for name in names),
             f"{mean(row['super-net']) - mean(row['super-net alone']):+.1f}, "
             f"{mean(row['base-net']) - mean(row['base-net alone']):+.1f}",
+            f"{row['lowest against the line']:+.1f}",
         ]
         for row in found["budgets"]
     ]
-    return markdown(["budget", *names, "gains"], rows)
+    return markdown(["budget", *names, "gains", "lowest depth against the line"], rows)
 
 
 if __name__ == "__main__":

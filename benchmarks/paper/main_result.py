@@ -6,32 +6,57 @@ from typing import Any
 
 from command import command
 from networks import NETWORKS
-from plans import accuracies, adaptive, against_the_line, alone, clearly, ends, macs, markdown, of_all_seeds, said
+from plans import (
+    accuracies,
+    adaptive,
+    against_the_line,
+    alone,
+    clearly,
+    ends,
+    long,
+    macs,
+    markdown,
+    of_all_seeds,
+    said,
+)
 from run import Place, Run
 
 FAMILIES = ("resnet", "mobilenet_v2", "vit", "swin")
 
 
 def plan(place: Place) -> list[Run]:
-    runs = [run for name in FAMILIES for run in (adaptive(name), *_alone(name).values())]
-    return of_all_seeds(*runs)(place)
+    ends = [run for name in FAMILIES for run in (_adaptive(name, place), *_ends(name, place))]
+    between = [run for name in FAMILIES for run in _alone(name, place).values()]
+    return of_all_seeds(*dict.fromkeys(ends + between))(place)
 
 
-def _alone(name: str) -> dict[str, Run]:
-    return {skip: alone(name, skip) for skip in NETWORKS[name].depths}
+def _adaptive(name: str, place: Place) -> Run:
+    return long(adaptive(name), place.setting)
+
+
+def _alone(name: str, place: Place) -> dict[str, Run]:
+    return {skip: long(alone(name, skip), place.setting) for skip in NETWORKS[name].depths}
+
+
+def _ends(name: str, place: Place) -> tuple[Run, Run]:
+    deep, *_, shallow = _alone(name, place).values()
+    return deep, shallow
 
 
 def summary(place: Place) -> dict[str, Any]:
     """By family: accuracies of all sub-networks, those of networks alone, and whether the claims hold."""
     complete = [
-        name for name in FAMILIES if all(accuracies(run, place) for run in (adaptive(name), *_alone(name).values()))
+        name
+        for name in FAMILIES
+        if all(accuracies(run, place) for run in (_adaptive(name, place), *_ends(name, place)))
     ]
     return {"families": {name: _family(name, place) for name in complete}}
 
 
 def _family(name: str, place: Place) -> dict[str, Any]:
-    ours, before = accuracies(adaptive(name), place), accuracies(adaptive(name), place, "before calibrate")
-    theirs = {skip: accuracies(run, place)[skip] for skip, run in _alone(name).items()}
+    run = _adaptive(name, place)
+    ours, before = accuracies(run, place), accuracies(run, place, "before calibrate")
+    theirs = {skip: found[skip] for skip, run in _alone(name, place).items() if (found := accuracies(run, place))}
     (deep, shallow), cost = ends(ours), macs(place, adaptive(name))
     line = against_the_line(ours, cost)
     return {

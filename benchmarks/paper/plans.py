@@ -1,6 +1,7 @@
 """What the experiments have in common: runs by name, means over seeds, and figures as text."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from statistics import mean, stdev
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from networks import NETWORKS, adapted
 from run import Found, Place, Run, results, seeded
+from setting import Setting
 
 import adaptive_depth as ad
 
@@ -23,6 +25,11 @@ def adaptive(network: str = "resnet", **changes: Any) -> Run:
 def alone(network: str = "resnet", skip: str | None = None) -> Run:
     """A plain network of one depth; the super-net's by default."""
     return Run(network, "alone", skip=skip or NETWORKS[network].depths[0])
+
+
+def long(run: Run, setting: Setting) -> Run:
+    """The run with the budget of the main result."""
+    return replace(run, budget=setting.budgets[-1])
 
 
 def of_all_seeds(*runs: Run) -> Plan:

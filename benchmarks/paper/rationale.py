@@ -1,6 +1,7 @@
 """Figures 3, 5, 8 and Equations 5, 6: is the reason for all depths being good the one that the paper gives?"""
 
 import sys
+from dataclasses import replace
 from statistics import mean
 from typing import Any
 
@@ -11,7 +12,6 @@ from run import Place, Run, seeded, trained
 
 import adaptive_depth as ad
 
-FAMILIES = ("resnet", "vit")
 MEASURED_ON = 2000  # test images
 MAPPED = 200  # of these: class-activation maps
 SHOWN = 4  # in a picture that stays on this machine, for it shows photographs
@@ -19,32 +19,42 @@ LIT = 0.5  # of the brightest place of a map
 
 
 def plan(place: Place) -> list[Run]:
-    return of_all_seeds(*(run for name in FAMILIES for run in (adaptive(name), alone(name))))(place)
+    return of_all_seeds(*(run for pair in _pairs(place).values() for run in pair))(place)
+
+
+def _pairs(place: Place) -> dict[str, tuple[Run, Run]]:
+    """The adaptive network and the one trained alone, by title; of the ResNet after a shorter training, too."""
+    budgets = {"resnet": place.setting.budgets, "vit": place.setting.budgets[-1:]}
+    return {
+        f"{name}, budget {budget:.0%}": (replace(adaptive(name), budget=budget), replace(alone(name), budget=budget))
+        for name, tried in budgets.items()
+        for budget in tried
+    }
 
 
 def summary(place: Place) -> dict[str, Any]:
     """By family, a number a seed: what `analyze` measures of the network, beside the one that was trained alone."""
-    complete = [name for name in FAMILIES if accuracies(adaptive(name), place) and accuracies(alone(name), place)]
-    return {"families": {name: _family(name, place) for name in complete}}
+    pairs = _pairs(place).items()
+    complete = {title: pair for title, pair in pairs if all(accuracies(run, place) for run in pair)}
+    return {"networks": {title: _measured(*pair, place) for title, pair in complete.items()}}
 
 
-def _family(name: str, place: Place) -> dict[str, Any]:
+def _measured(ours: Run, single: Run, place: Place) -> dict[str, Any]:
     test = place.part("test")
     test = images.Part(test.images[:MEASURED_ON], test.labels[:MEASURED_ON])
     rows: dict[str, list[Any]] = {}
-    pairs = zip(seeded(adaptive(name), place.setting), seeded(alone(name), place.setting), strict=True)
-    for run, single in pairs:
+    for run, theirs in zip(seeded(ours, place.setting), seeded(single, place.setting), strict=True):
         network = trained(run, place)
         assert isinstance(network, ad.AdaptiveNetwork)
         batches = place.batches(run)
         ad.calibrate(network, batches, limit=place.setting.calibrated_on // batches.batch_size)
-        found = ad.analyze(network, images.in_order(test), compare=trained(single, place))
+        found = ad.analyze(network, images.in_order(test), compare=trained(theirs, place))
         mapped = images.normalised(test.images[:MAPPED])
         maps = ad.class_activation_maps(network, mapped)
-        if run.seed == 0:
-            ad.plot_transformations(found, place.results / f"transformations_{name}.png")
+        if run.seed == 0 and run.budget == place.setting.budgets[-1]:
+            ad.plot_transformations(found, place.results / f"transformations_{run.network}.png")
             few = {skip: each[:SHOWN] for skip, each in maps.items()}
-            ad.plot_maps(mapped[:SHOWN], few, place.weights(run).with_name(f"maps_{name}.png"))
+            ad.plot_maps(mapped[:SHOWN], few, place.weights(run).with_name(f"maps_{run.network}.png"))
         deep, shallow = (float((each > LIT).mean()) for each in maps.values())
         lit = {"part of an image that the super-net's map lights": deep, "the base-net's": shallow}
         for what, value in (_numbers(found) | lit).items():
@@ -71,11 +81,10 @@ def _numbers(found: ad.Analysis) -> dict[str, float]:
 
 
 def table(found: dict[str, Any]) -> str:
-    names = list(found["families"])
-    what = list(next(iter(found["families"].values()), {}))
-
-    rows = [[row, *(said(found["families"][name][row], digits=3) for name in names)] for row in what]
-    return markdown(["mean over blocks or stages", *names], rows)
+    networks = found["networks"]
+    what = list(next(iter(networks.values()), {}))
+    rows = [[row, *(said(each[row], digits=3) for each in networks.values())] for row in what]
+    return markdown(["mean over blocks or stages", *networks], rows)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ class Slimmable(nn.Module):
         super().__init__()
         self.widths = widths
         self.nets = nn.ModuleList([build(width) for width in widths])
-        self.shared = [name for name, parameter in self.nets[0].named_parameters() if _is_shared(self.nets[0], name)]
+        self.shared = [name for name, _ in self.nets[0].named_parameters() if _is_shared(self.nets[0], name)]
         for narrow in list(self.nets)[1:]:
             for name in self.shared:
                 narrow.get_parameter(name).requires_grad_(False)  # the shape alone is used

@@ -64,7 +64,7 @@ class Run:
         parts += ["fine"] if self.fine else []
         parts += [f"{name}-{value}" for name, value in self.changes]
         parts += [f"budget-{self.budget:g}"] if self.budget != 1 else []
-        parts += ["started"] if self.start else []
+        parts += ["started" if self.start.budget == 1 else f"started-{self.start.budget:g}"] if self.start else []
         parts += [f"sizes-{'-'.join(f'{size:g}' for size in self.sizes)}"] if self.sizes else []
         parts += [self.measured_on] if self.measured_on != "test" else []
         return "_".join(part.replace(" ", "-") for part in parts if part) + f"_seed-{self.seed}"
@@ -101,9 +101,9 @@ class Place:
         return images.Part(found.images[:count], found.labels[:count])
 
     def batches(self, run: Run, budget: float = 1.0) -> images.Shuffled:
-        """An epoch; a shorter one where the whole budget is less than an epoch."""
+        """An epoch; budgets that are not whole epochs have others, of nearly the setting's length."""
         setting = self.setting
-        count = round(setting.images * min(1.0, budget * setting.epochs))
+        count = round(setting.images * budget * setting.epochs / epochs(budget, setting))
         sizes = tuple(round(size * setting.size) for size in run.sizes)
         return images.Shuffled(self.part("train"), count, setting.batch_size, sizes)
 
@@ -133,12 +133,15 @@ def trained(run: Run, place: Place) -> nn.Module:
 
 def recipe(run: Run, setting: Setting) -> ad.Recipe:
     """The one recipe of a network, whatever the method."""
-    steps = max(1, round(run.budget * setting.epochs * (setting.images // setting.batch_size)))
-    epochs = max(1, round(steps / (setting.images // setting.batch_size)))
-    own = NETWORKS[run.network].recipe | {"warmup_epochs": 0.1 * epochs if run.start is None else 0}
-    return ad.Recipe(batch_size=setting.batch_size, epochs=epochs, seed=run.seed, channels_last=True).changed(
+    count = epochs(run.budget, setting)
+    own = NETWORKS[run.network].recipe | {"warmup_epochs": 0.1 * count if run.start is None else 0}
+    return ad.Recipe(batch_size=setting.batch_size, epochs=count, seed=run.seed, channels_last=True).changed(
         own | dict(run.changes)
     )
+
+
+def epochs(budget: float, setting: Setting) -> int:
+    return max(1, round(budget * setting.epochs))
 
 
 # -- one run ------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ class Setting:
         test: images of the test part.
         calibrated_on: training images, from which BatchNorm statistics are measured.
         looks: epochs after which adaptive networks are measured, too, on a quarter of these.
+        budgets: of `longer`, as parts of the training above; the main result has the last one.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Setting:
     test: int
     calibrated_on: int
     looks: tuple[int, ...]
+    budgets: tuple[float, ...]
 
     def __str__(self) -> str:
         return (
@@ -37,7 +39,9 @@ class Setting:
 
 
 SETTINGS = {
-    "quick": Setting("quick", 16, (16, 32, 64), 500, 2, 50, (0, 1), 500, 500, (1, 2)),
-    "night": Setting("night", 16, (16, 32, 64), 5000, 20, 64, (0, 1, 2), 10_000, 5000, (1, 5, 20)),
-    "gpu": Setting("gpu", 32, (32, 64, 128), 45_000, 100, 128, (0, 1, 2, 3, 4), 10_000, 5000, (1, 5, 20, 100)),
+    "quick": Setting("quick", 16, (16, 32, 64), 500, 2, 50, (0, 1), 500, 500, (1, 2), (0.5, 1.0)),
+    "night": Setting("night", 16, (16, 32, 64), 5000, 20, 64, (0, 1, 2), 10_000, 5000, (1, 5, 20), (1.0, 4.0)),
+    "gpu": Setting(
+        "gpu", 32, (32, 64, 128), 45_000, 100, 128, (0, 1, 2, 3, 4), 10_000, 5000, (1, 5, 20, 100), (0.25, 1.0)
+    ),
 }

@@ -9,22 +9,26 @@ from command import command
 from plans import accuracies, alone, clearly, markdown, of_all_seeds, said
 from run import Place, Run
 
-BUDGETS = (0.25, 0.5, 1.0)  # the shorter ones are compared on validation images
+SHORTER = (0.25, 0.5)  # compared on validation images
 
 
 def plan(place: Place) -> list[Run]:
-    return of_all_seeds(*(run for budget in BUDGETS for run in _pair(budget)))(place)
+    return of_all_seeds(*(run for budget in _budgets(place) for run in _pair(budget)))(place)
+
+
+def _budgets(place: Place) -> list[float]:
+    return sorted({*SHORTER, 1.0, *place.setting.budgets})
 
 
 def _pair(budget: float) -> tuple[Run, Run]:
-    where = "test" if budget == 1 else "validation"
+    where = "validation" if budget in SHORTER else "test"
     deep, shallow = (replace(alone(skip=skip), budget=budget, measured_on=where) for skip in ("FFF", "TTT"))
     return deep, shallow
 
 
 def summary(place: Place) -> dict[str, Any]:
     rows = []
-    for budget in BUDGETS:
+    for budget in _budgets(place):
         deep, shallow = (next(iter(accuracies(run, place).values()), []) for run in _pair(budget))
         if deep and shallow:
             rows.append({"budget": budget, "deep": deep, "shallow": shallow, "pays": clearly(deep, shallow)})
