@@ -1,5 +1,6 @@
 """Writes the tables of docs/evidence.md, the README's table and its chart from the results; measures nothing."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -44,8 +45,11 @@ def _with_block(page: str, name: str, content: str) -> str:
 
 
 def _runs() -> str:
-    names = sorted(file.stem for file in (PLACE.results / "runs").glob("*.json"))
-    return "".join(f"* `{name}`\n" for name in names)
+    found = {file.stem: json.loads(file.read_text()) for file in sorted((PLACE.results / "runs").glob("*.json"))}
+    planned = {run.name for module in EXPERIMENTS for run in module.plan(PLACE)}
+    hours = sum(each["training seconds (of a machine that was shared)"] for each in found.values()) / 3600
+    lines = [f"* `{name}`{'' if name in planned else ' (of an earlier plan; in no table)'}\n" for name in found]
+    return f"{len(found)} runs, {hours:.1f} hours of training on one core.\n\n{''.join(lines)}"
 
 
 def headline() -> str:
