@@ -93,6 +93,19 @@ def test_depths_between_are_compared_with_the_line_that_joins_the_ends(rule) -> 
     assert found == pytest.approx({"TF": 0.5})  # the line is at 69.5 there
 
 
+def test_one_depth_of_each_cost_is_enough_to_reach_the_line(rule) -> None:
+    family = {
+        "title": "A ResNet, of two stages",
+        "macs": {"FF": 400, "TF": 250, "FT": 250, "TT": 200},
+        "adaptive": {"FF": [71.0, 71.0], "TF": [70.0, 70.0], "FT": [67.5, 67.5], "TT": [69.0, 69.0]},
+        "alone": {"FF": [70.0, 70.0], "TT": [70.0, 70.0]},
+        "points above the line, by sub-network": {"TF": 0.5, "FT": -2.0},
+    }
+    rows = list(rule["_main_result"]({"families": {"resnet": family}}))
+    assert [verdict for *_, verdict in rows] == ["**holds**", *["**does not hold**"] * 2, "**holds**"]
+    assert [found for *_, found, _ in rows][2:] == ["lowest FT, -2.0 points", "lowest TF, +0.5 points"]
+
+
 @pytest.mark.parametrize("setting", ["quick", "night", "gpu"])
 def test_every_run_has_a_file_of_its_own(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(PAPER)
