@@ -13,7 +13,7 @@ RATES = (0.005, 0.015, 0.05, 0.15)  # tried on validation images, with a tenth o
 
 
 def plan(place: Place) -> list[Run]:
-    """The last part is known once the learning rates have been tried."""
+    """The last part is known once the learning rates have been tried: all budgets with the two best of them."""
     return [
         *of_all_seeds(*(long(run, place.setting) for run in (alone(), adaptive())))(place),
         *_tries(place).values(),
@@ -41,8 +41,10 @@ def _cases(place: Place) -> dict[str, Run]:
     tried = _tried(place)
     if len(tried) < len(RATES):
         return {}
-    best = max(RATES, key=lambda lr: tried[lr])
-    return {f"{100 * part:g} %": _tuned(place, part, best) for part in PARTS}
+    cases = {f"{PARTS[0]:g} %": _tuned(place, PARTS[0], RATES[0])}
+    for lr in sorted(RATES, key=lambda lr: -tried[lr])[:2]:
+        cases |= {f"{100 * part:g} %, lr {lr:g}": _tuned(place, part, lr) for part in PARTS[1:]}
+    return cases
 
 
 def summary(place: Place) -> dict[str, Any]:
