@@ -17,69 +17,75 @@ from adaptive_depth.training.processes import Processes, synchronised
 SCRIPT = """
 import json, os, sys, timm, torch, adaptive_depth as ad
 from pathlib import Path
-from torch import nn
 from adaptive_depth.training.loop import seeded
 torch.set_num_threads(1)
-kind, out, fields, alone = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4] == "alone"
 rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-with seeded(0):
-    if kind == "layernorm":
-        small = dict(img_size=32, embed_dim=24, num_heads=2, depth=4, num_classes=3)
-        model = timm.create_model("vit_tiny_patch16_224", **small)
-        network = ad.adapt(model, group_size=2)
-    else:
-        network = ad.adapt(timm.create_model("resnet18", channels=(4, 4, 8, 8), num_classes=3))
-    x, y = torch.randn(10, 8, 3, 32, 32), torch.randint(3, (10, 8))
-    test, labels = torch.randn(11, 3, 32, 32), torch.randint(3, (11,))
-cuda = fields.pop("cuda", False)
-device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
-network.double().to(device); x = x.double(); test = test.double()
-halves = [(images.chunk(2), labels.chunk(2)) for images, labels in zip(x, y)]
-resume, broken, epochs = fields.pop("resume", False), fields.pop("break", 0), fields.pop("epochs", 1)
-recipe = ad.Recipe(epochs=epochs, batch_size=8, lr=0.05, warmup_epochs=0).changed(fields)
-if not alone:
-    batches = [(images[rank], labels[rank]) for images, labels in halves]
-elif kind == "layernorm" or cuda:  # accelerators normalise together
-    batches = list(zip(x, y))
-else:  # one process that normalises the two halves apart: as two parts of one step
-    batches = [part for images, labels in halves for part in zip(images, labels)]
-    recipe = recipe.changed({"accumulate": 2})
-if recipe.accumulate == 2 and not alone:  # in parts: each process has two of two images
-    batches = [part for images, labels in batches for part in zip(images.chunk(2), labels.chunk(2))]
-validation = [(test[rank::count], labels[rank::count])] if not alone else [(test, labels)]
 
-def on_step(now):
-    if now.step == broken:
-        os._exit(3)
+def work(kind, out, fields, alone):
+    with seeded(0):
+        if kind == "layernorm":
+            small = dict(img_size=32, embed_dim=24, num_heads=2, depth=4, num_classes=3)
+            model = timm.create_model("vit_tiny_patch16_224", **small)
+            network = ad.adapt(model, group_size=2)
+        else:
+            network = ad.adapt(timm.create_model("resnet18", channels=(4, 4, 8, 8), num_classes=3))
+        x, y = torch.randn(10, 8, 3, 32, 32), torch.randint(3, (10, 8))
+        test, labels = torch.randn(11, 3, 32, 32), torch.randint(3, (11,))
+    cuda = fields.pop("cuda", False)
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    network.double().to(device); x = x.double(); test = test.double()
+    halves = [(images.chunk(2), labels.chunk(2)) for images, labels in zip(x, y)]
+    resume, broken, epochs = fields.pop("resume", False), fields.pop("break", 0), fields.pop("epochs", 1)
+    recipe = ad.Recipe(epochs=epochs, batch_size=8, lr=0.05, warmup_epochs=0).changed(fields)
+    if not alone:
+        batches = [(images[rank], labels[rank]) for images, labels in halves]
+    elif kind == "layernorm" or cuda:  # accelerators normalise together
+        batches = list(zip(x, y))
+    else:  # one process that normalises the two halves apart: as two parts of one step
+        batches = [part for images, labels in halves for part in zip(images, labels)]
+        recipe = recipe.changed({"accumulate": 2})
+    if recipe.accumulate == 2 and not alone:  # in parts: each process has two of two images
+        batches = [part for images, labels in batches for part in zip(images.chunk(2), labels.chunk(2))]
+    validation = [(test[rank::count], labels[rank::count])] if not alone else [(test, labels)]
 
-history = ad.train(network, batches, recipe, validation=validation, folder=out.parent / f"{out.stem}-state",
-                   resume=resume, on_step=on_step)
-trained = {name: value.detach().clone() for name, value in network.state_dict().items()}
-if alone and kind == "batchnorm":  # what precedes the first stage has gathered other statistics, see below
-    network.load_state_dict(torch.load(out.parent / "before.pth", weights_only=True))
-elif rank == 0:
-    torch.save(network.state_dict(), out.parent / "before.pth")
-measured = ad.calibrate(network, [x for x, _ in batches], limit=4 if alone else 2, across_processes=True)
-accuracy = ad.evaluate(network, validation, across_processes=True)
-if rank == 0:
-    calibrated = {name: value for name, value in network.state_dict().items() if name.startswith("statistics.")}
-    tensors = {name: value.cpu() for name, value in (trained | calibrated).items()}
-    kinds = sorted({type(value).__name__ for value in network.parameters()})
-    told = {"history": history.to_json(), "accuracy": accuracy, "measured": measured, "kinds": kinds}
-    torch.save({"tensors": tensors, "told": json.dumps(told)}, out)
+    def on_step(now):
+        if now.step == broken:
+            os._exit(3)
+
+    history = ad.train(network, batches, recipe, validation=validation, folder=out.with_suffix(".state"),
+                       resume=resume, on_step=on_step)
+    trained = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    before = out.parent / f"{out.stem.removesuffix(' alone')}.before"
+    if alone and kind == "batchnorm":  # what precedes the first stage has gathered other statistics, see below
+        network.load_state_dict(torch.load(before, weights_only=True))
+    elif rank == 0:
+        torch.save(network.state_dict(), before)
+    measured = ad.calibrate(network, [x for x, _ in batches], limit=4 if alone else 2, across_processes=True)
+    accuracy = ad.evaluate(network, validation, across_processes=True)
+    if rank == 0:
+        calibrated = {name: value for name, value in network.state_dict().items() if name.startswith("statistics.")}
+        tensors = {name: value.cpu() for name, value in (trained | calibrated).items()}
+        kinds = sorted({type(value).__name__ for value in network.parameters()})
+        told = {"history": history.to_json(), "accuracy": accuracy, "measured": measured, "kinds": kinds}
+        torch.save({"tensors": tensors, "told": json.dumps(told)}, out)
+
+for kind, name, fields in json.loads(sys.argv[2]):
+    work(kind, Path(sys.argv[1]) / f"{name}.pth", fields, count == 1)
 """
 
 
-def run(tmp_path: Path, kind: str, name: str, *, processes: int, ends: int = 0, **fields) -> tuple[dict, dict]:
-    script, out = tmp_path / "script.py", tmp_path / f"{name}.pth"
+def launch(folder: Path, *jobs: tuple[str, str, dict], processes: int, dies: bool = False) -> None:
+    """Train one after the other, in the same processes: starting them takes longer than what they train."""
+    script = folder / "script.py"
     script.write_text(SCRIPT)
-    launch = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    arguments = [kind, str(out), json.dumps(fields), "alone" if processes == 1 else "together"]
-    done = subprocess.run([sys.executable, *launch, str(script), *arguments], capture_output=True, text=True)
-    assert (done.returncode == 0) == (ends == 0), done.stderr[-3000:]
-    if ends:
-        return {}, {}
-    content = torch.load(out, weights_only=True)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    arguments = [sys.executable, *launcher, str(script), str(folder), json.dumps(jobs)]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert (done.returncode != 0) == dies, done.stderr[-3000:]
+
+
+def read(folder: Path, name: str) -> tuple[dict, dict]:
+    content = torch.load(folder / f"{name}.pth", weights_only=True)
     return content["tensors"], json.loads(content["told"])
 
 
@@ -96,16 +102,38 @@ def statistics(name: str) -> bool:
     return "running_" in name or "num_batches" in name
 
 
+PAIRS = [
+    (kind, form)
+    for kind in ("layernorm", "batchnorm")
+    for form in FORMS
+    if (kind, form) != ("layernorm", "averaged")  # of a whole batch, another part is distilled than of its two halves
+]
+LONGER = {
+    form: {**FORMS[form], "epochs": 2, "checkpoint_every": 4, "accumulate": 2}
+    for form in ("fast", "spread and averaged")
+}
+
+
+@pytest.fixture(scope="module")
+def trained(made_once) -> Path:
+    """What two processes trained, and for each pair what one process trained."""
+
+    def make(folder: Path) -> None:
+        together = [(kind, f"{kind} {form}", FORMS[form]) for kind, form in PAIRS]
+        whole = [("batchnorm", f"whole {form}", fields) for form, fields in LONGER.items()]
+        launch(folder, *together, *whole, processes=2)
+        fields = {form: {name: value for name, value in FORMS[form].items() if name != "fsdp"} for form in FORMS}
+        launch(folder, *((kind, f"{kind} {form} alone", fields[form]) for kind, form in PAIRS), processes=1)
+
+    return made_once("two_processes", make)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", ["layernorm", "batchnorm"])
-def test_two_processes_train_like_one(kind: str, form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "form"), PAIRS)
+def test_two_processes_train_like_one(kind: str, form: str, trained: Path) -> None:
     """Ten steps in float64: sums in another order may differ by rounding, and by nothing else."""
-    if form == "averaged" and kind == "layernorm":
-        pytest.skip("of a whole batch, another part is distilled than of its two halves")
-    together, told = run(tmp_path, kind, "together", processes=2, **FORMS[form])
-    alone_fields = {name: value for name, value in FORMS[form].items() if name != "fsdp"}
-    alone, expected = run(tmp_path, kind, "alone", processes=1, **alone_fields)
+    together, told = read(trained, f"{kind} {form}")
+    alone, expected = read(trained, f"{kind} {form} alone")
     assert together.keys() == alone.keys()
     assert told["kinds"] == ["Parameter"]  # whole ones, also where they were spread in training
     for name, value in together.items():
@@ -122,13 +150,13 @@ def test_two_processes_train_like_one(kind: str, form: str, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["fast", "spread and averaged"])
-def test_two_processes_go_on_bit_for_bit(form: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", LONGER)
+def test_two_processes_go_on_bit_for_bit(form: str, trained: Path, tmp_path: Path) -> None:
     """Each has its own random numbers; the first dies in the second epoch, and with it the launcher stops both."""
-    fields = {**FORMS[form], "epochs": 2, "checkpoint_every": 4, "accumulate": 2}
-    whole, expected = run(tmp_path, "batchnorm", "whole", processes=2, **fields)
-    run(tmp_path, "batchnorm", "broken", processes=2, ends=1, **{**fields, "break": 15})
-    gone_on, told = run(tmp_path, "batchnorm", "broken", processes=2, resume=True, **fields)
+    launch(tmp_path, ("batchnorm", "broken", LONGER[form] | {"break": 15}), processes=2, dies=True)
+    launch(tmp_path, ("batchnorm", "broken", LONGER[form] | {"resume": True}), processes=2)
+    whole, expected = read(trained, f"whole {form}")
+    gone_on, told = read(tmp_path, "broken")
     assert all(torch.equal(whole[name], gone_on[name]) for name in whole)
     for a, b in zip(told["history"], expected["history"], strict=True):
         assert a | {"images_per_s": 0, "waiting": 0} == b | {"images_per_s": 0, "waiting": 0}
@@ -190,8 +218,9 @@ def test_batchnorms_of_all_processes_are_put_back(name, unchanged) -> None:
 @pytest.mark.slow
 def test_two_accelerators_normalise_together(tmp_path: Path) -> None:
     """As one process does that sees the whole batch, to what kernels that add in another order leave of float64."""
-    together, told = run(tmp_path, "batchnorm", "together", processes=2, sync_batchnorm=True, cuda=True)
-    alone, expected = run(tmp_path, "batchnorm", "alone", processes=1, cuda=True)
+    launch(tmp_path, ("batchnorm", "seen", {"sync_batchnorm": True, "cuda": True}), processes=2)
+    launch(tmp_path, ("batchnorm", "seen alone", {"cuda": True}), processes=1)
+    (together, told), (alone, expected) = read(tmp_path, "seen"), read(tmp_path, "seen alone")
     for name, value in together.items():
         if not statistics(name):
             torch.testing.assert_close(value, alone[name], rtol=1e-6, atol=1e-8, msg=lambda _, name=name: name)
