@@ -168,7 +168,7 @@ def test_a_loss_that_is_not_finite_names_the_samples(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ad.recipe_names())
 def test_each_recipe_trains_two_steps(name, folder):
-    """As it stands, but for images of 32 pixels, steps of 4 of them and a small network of the same class."""
+    """As it stands, but for images of 32 pixels, steps of 4 of them, float32 and no average of weights."""
     recipe = ad.load_recipe(name)
     small = {"batch_size": 4, "epochs": 1, "image_size": 32, "warmup_epochs": 0, "milestones": [1], "repeats": 1}
     grey = recipe.model_kwargs.get("in_chans") == 1
@@ -180,11 +180,7 @@ def test_each_recipe_trains_two_steps(name, folder):
     made = TrainingBatches(config, recipe.changed(small))
     before = [parameter.clone() for parameter in network.parameters()]
     two = [batch for batch, _ in zip(made, range(2), strict=False)]
-    history = ad.train(
-        network,
-        two,
-        recipe.changed({**small, "precision": "bf16" if recipe.precision == "fp16" else "fp32", "ema": None}),
-    )
+    history = ad.train(network, two, recipe.changed({**small, "precision": "fp32", "ema": None}))
     assert history.epochs[0].loss > 0
     changed = [not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True)]
     assert sum(changed) > 0.9 * len(changed)
