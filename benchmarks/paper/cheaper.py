@@ -3,9 +3,13 @@
 import sys
 from typing import Any
 
+import rivals
 from command import command
-from plans import adaptive, compared, comparison, of_all_seeds
-from run import Place, Run
+from plans import adaptive, compared, comparison, macs, of_all_seeds
+from run import Place, Run, new
+from step_times import against_two_alone
+
+import adaptive_depth as ad
 
 CASES = {
     "every image": adaptive(),
@@ -20,11 +24,26 @@ def plan(place: Place) -> list[Run]:
 
 
 def summary(place: Place) -> dict[str, Any]:
-    return {"cases": compared(CASES, place)}
+    """Accuracies; and the time of a step over that of super-net and base-net, each trained alone."""
+    skips = list(macs(place, adaptive()))
+    times = against_two_alone("resnet", {case: _method(run, place) for case, run in CASES.items()}, skips, place)
+    rows = compared(CASES, place)
+    for row in rows:
+        row["time"] = times[row["case"]]
+    return {"cases": rows}
+
+
+def _method(run: Run, place: Place) -> tuple[ad.AdaptiveNetwork, rivals.Step]:
+    network = new(run, place.setting)
+    assert isinstance(network, ad.AdaptiveNetwork)
+    if run.method == "every second step":
+        return network, rivals.every_second_step(network)
+    return network, ad.distil(ad.SelfDistillation(network, **dict(run.changes)))
 
 
 def table(found: dict[str, Any]) -> str:
-    return comparison(found["cases"], "the base-net learns from")
+    time = ("time of a step", lambda row: f"{row['time']['median']:.2f}")
+    return comparison(found["cases"], "the base-net learns from", time)
 
 
 if __name__ == "__main__":

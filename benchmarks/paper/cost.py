@@ -1,7 +1,6 @@
 """Table 2: what an epoch costs, against networks trained one by one and two rivals, and what these reach."""
 
 import sys
-from collections.abc import Callable
 from functools import partial
 from statistics import mean
 from typing import Any
@@ -10,8 +9,9 @@ import rivals
 import torch
 from command import command
 from networks import NETWORKS
-from plans import accuracies, adaptive, alone, macs, markdown, of_all_seeds, said, worst
-from run import Place, Run, interleaved, new, ratio
+from plans import accuracies, adaptive, macs, markdown, of_all_seeds, said, worst
+from run import Place, Run, new
+from step_times import against_two_alone
 
 import adaptive_depth as ad
 from adaptive_depth.measuring.macs import count_macs
@@ -22,7 +22,6 @@ RIVALS = {
     "sandwich rule (8 depths)": Run("resnet", "sandwich"),
 }
 FAMILIES = ("resnet", "mobilenet_v2", "vit", "swin")
-STEPS = 4  # timed together
 
 
 def plan(place: Place) -> list[Run]:
@@ -31,8 +30,7 @@ def plan(place: Place) -> list[Run]:
 
 def summary(place: Place) -> dict[str, Any]:
     """Ratios to the time of one super-net and one base-net, each trained alone, from one interleaved run a family."""
-    rounds = 3 if place.setting.name == "quick" else 15
-    times = {name: _times(name, place, rounds) for name in FAMILIES}
+    times = {name: _times(name, place) for name in FAMILIES}
     reached = {
         title: {"by sub-network": found, "macs": _macs(run, place), "worst": worst(found)}
         for title, run in RIVALS.items()
@@ -51,37 +49,16 @@ def _macs(run: Run, place: Place) -> dict[str, int]:
         return count_macs(runs)[0]
 
 
-def _times(name: str, place: Place, rounds: int) -> dict[str, Any]:
-    size = place.setting.size
-    x = torch.randn(place.setting.batch_size, 3, size, size).contiguous(memory_format=torch.channels_last)
-    y = torch.randint(10, (len(x),))
-    skips = list(macs(place, adaptive(name)))
+def _times(name: str, place: Place) -> dict[str, Any]:
     ours: Any = new(adaptive(name), place.setting)
-    steps = {skip: _step(plain := new(alone(name, skip), place.setting), ad.supervise(plain), x, y) for skip in skips}
-    steps["adaptive"] = _step(ours, ad.distil(ad.SelfDistillation(ours)), x, y)
+    methods: dict[str, tuple[torch.nn.Module, rivals.Step]] = {"adaptive": (ours, ad.distil(ad.SelfDistillation(ours)))}
     if name == "resnet":
         slim, sandwich = (new(RIVALS[title], place.setting) for title in list(RIVALS)[1:])
         assert isinstance(slim, rivals.Slimmable)
         assert isinstance(sandwich, ad.AdaptiveNetwork)
-        steps["slimmable"] = _step(slim, rivals.slimmable_step(slim), x, y)
-        steps["sandwich"] = _step(sandwich, rivals.sandwich_step(sandwich), x, y)
-    seconds, two = interleaved(steps, rounds), [skips[0], skips[-1]]
-    above = {each: [each] for each in ("adaptive", "slimmable", "sandwich") if each in steps}
-    above |= {"super-net alone": skips[:1], "base-net alone": skips[-1:], "every depth alone": skips}
-    return {what: ratio(seconds, names, two) for what, names in above.items()}
-
-
-def _step(network: torch.nn.Module, step: Callable[..., Any], x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
-    network.to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
-
-    def steps() -> None:
-        for _ in range(STEPS):
-            optimizer.zero_grad()
-            step(x, y, torch.Tensor.backward)
-            optimizer.step()
-
-    return steps
+        methods["slimmable"] = (slim, rivals.slimmable_step(slim))
+        methods["sandwich"] = (sandwich, rivals.sandwich_step(sandwich))
+    return against_two_alone(name, methods, list(macs(place, adaptive(name))), place)
 
 
 def table(found: dict[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """Figure 6a: does less work save time and energy? Depth and width of a ResNet-50 at 224 px, one image at a time."""
 
 import sys
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -25,10 +24,11 @@ def plan(_: Place) -> list[Run]:
 
 def summary(place: Place) -> dict[str, Any]:
     """Latency over the full network's against multiply-adds over the full network's, from one interleaved run."""
-    network = ad.adapt(ad.create_model("torchvision/resnet50")).eval()
-    x = torch.randn(1, 3, 224, 224)
-    runs: dict[str, Callable[[], Any]] = {f"depth {skip}": partial(network.subnet(skip), x) for skip in SKIPS}
-    runs |= {f"width {width:g}": partial(_thinner(width), x) for width in WIDTHS}
+    network = ad.adapt(ad.create_model("torchvision/resnet50")).eval().to(place.device)
+    x = torch.randn(1, 3, 224, 224, device=place.device)
+    networks = {f"depth {skip}": network.subnet(skip) for skip in SKIPS}
+    networks |= {f"width {width:g}": _thinner(width).to(place.device) for width in WIDTHS}
+    runs = {name: partial(_waited, each, x, place) for name, each in networks.items()}
     with torch.no_grad():
         macs, _ = count_macs(runs)
         seconds = interleaved(runs, 3 if place.setting.name == "quick" else 31, warmup=2)
@@ -44,6 +44,11 @@ def summary(place: Place) -> dict[str, Any]:
         "energy": measured.energy,
         "millijoules an image": drawn,
     }
+
+
+def _waited(network: torch.nn.Module, x: torch.Tensor, place: Place) -> None:
+    network(x)
+    place.wait()
 
 
 def _thinner(width: float) -> torch.nn.Module:

@@ -121,6 +121,11 @@ def compared(cases: dict[str, Run], place: Place) -> list[dict[str, Any]]:
 COLUMNS = ("super-net", "base-net", "mean of all", "worst", "worst before calibrate")
 
 
-def comparison(rows: list[dict[str, Any]], first: str) -> str:
-    """Markdown of `compared`."""
-    return markdown([first, *COLUMNS], [[row["case"], *(said(row[name]) for name in COLUMNS)] for row in rows])
+Column = tuple[str, Callable[[dict[str, Any]], str]]  # its title, and its cell in a row
+
+
+def comparison(rows: list[dict[str, Any]], first: str, *own: Column) -> str:
+    """Markdown of `compared`; columns of the experiment's own stand second."""
+    columns = [*own, *((name, lambda row, name=name: said(row[name])) for name in COLUMNS)]
+    head = [first, *(title for title, _ in columns)]
+    return markdown(head, [[row["case"], *(cell(row) for _, cell in columns)] for row in rows])

@@ -23,10 +23,8 @@ def summary(place: Place) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> str:
-    rows = found["cases"]
-    for row in rows:
-        row["case"] = f"{row['case']} ({row['multiply-adds, base-net over super-net']:.2f})"
-    return comparison(rows, "mandatory + skippable blocks (multiply-adds, base-net over super-net)")
+    part = "multiply-adds, base-net over super-net"
+    return comparison(found["cases"], "mandatory + skippable blocks", (part, lambda row: f"{row[part]:.2f}"))
 
 
 if __name__ == "__main__":

@@ -84,6 +84,11 @@ class Place:
     def device(self) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
 
+    def wait(self) -> None:
+        """Until the device has done what it was given, before a clock is read."""
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+
     @property
     def results(self) -> Path:
         return RESULTS / "paper" / self.setting.name

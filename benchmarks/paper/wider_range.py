@@ -54,9 +54,8 @@ def table(found: dict[str, Any]) -> str:
         for row in found["resolutions"]
     ]
     head = ["trained", "images", "MMACs, super-net", "base-net", "accuracy, super-net", "base-net"]
-    for row in found["cuts"]:
-        row["case"] = f"{row['case']}, {row['sub-networks']} sub-networks"
-    return f"{markdown(head, rows)}\n\n{comparison(found['cuts'], 'cut of four blocks')}"
+    cuts = comparison(found["cuts"], "cut of four blocks", ("sub-networks", lambda row: str(row["sub-networks"])))
+    return f"{markdown(head, rows)}\n\n{cuts}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,55 @@
+"""What a training step takes, in ratios of one interleaved run."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from plans import alone
+from rivals import Step
+from run import Place, interleaved, new, ratio
+
+import adaptive_depth as ad
+
+STEPS = 4  # timed together; even, for a method that does something else in every second one
+Timed = Callable[[], None]
+
+
+def against_two_alone(
+    name: str, methods: dict[str, tuple[torch.nn.Module, Step]], skips: Sequence[str], place: Place
+) -> dict[str, dict[str, float]]:
+    """The time of a step of each method over that of a super-net and a base-net, each trained alone.
+
+    Arguments:
+        name: of the network, in `NETWORKS`.
+        methods: a network and its step, by title.
+        skips: all sub-networks of the network, super-net first.
+    """
+    batch = _batch(place)
+    plain = {skip: new(alone(name, skip), place.setting) for skip in skips}
+    steps = {skip: _steps(network, ad.supervise(network), batch, place) for skip, network in plain.items()}
+    steps |= {title: _steps(network, step, batch, place) for title, (network, step) in methods.items()}
+    seconds = interleaved(steps, 3 if place.setting.name == "quick" else 31)
+    above = {title: [title] for title in methods}
+    above |= {"super-net alone": [skips[0]], "base-net alone": [skips[-1]]}
+    above |= {"every depth alone": list(skips)} if len(skips) > 2 else {}
+    return {what: ratio(seconds, names, [skips[0], skips[-1]]) for what, names in above.items()}
+
+
+def _batch(place: Place) -> tuple[torch.Tensor, torch.Tensor]:
+    setting = place.setting
+    x = torch.randn(setting.batch_size, 3, setting.size, setting.size, device=place.device)
+    return x.contiguous(memory_format=torch.channels_last), torch.randint(10, (len(x),), device=place.device)
+
+
+def _steps(network: torch.nn.Module, step: Step, batch: tuple[Any, Any], place: Place) -> Timed:
+    network.to(place.device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
+
+    def steps() -> None:
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            step(*batch, torch.Tensor.backward)
+            optimizer.step()
+        place.wait()
+
+    return steps
