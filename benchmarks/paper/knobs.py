@@ -2,12 +2,11 @@
 
 import sys
 from dataclasses import replace
-from statistics import mean
 from typing import Any
 
 from command import command
-from plans import accuracies, adaptive, alone, compared, comparison, markdown, of_all_seeds, said
-from run import Place, Run, results
+from plans import accuracies, adaptive, alone, best_first, compared, comparison, long, of_all_seeds, said
+from run import Place, Run
 
 TRIED: dict[str, tuple[float, ...]] = {
     "alpha": (0.3, 0.7, 0.85),
@@ -26,36 +25,39 @@ def _tries() -> dict[str, Run]:
 
 
 def plan(place: Place) -> list[Run]:
-    """The first seed chooses, on validation images; all seeds are then tried on test images."""
-    return [*_tries().values(), *of_all_seeds(*_chosen(place).values(), adaptive(), alone(), alone(skip="TTT"))(place)]
+    """The validation images choose; what they choose is then tried on test images, in both budgets."""
+    return of_all_seeds(*_tries().values(), *_cases(place).values(), *_alone(place).values())(place)
 
 
-def _chosen(place: Place) -> dict[str, Run]:
-    tries, found = _tries(), results(_tries().values(), place)
-    if len(found) < len(tries):
-        return {}
-    best = max(tries, key=lambda case: mean(found[tries[case]]["accuracy"].values()))
-    return {best: replace(tries[best], measured_on="test")}
+def _cases(place: Place) -> dict[str, Run]:
+    tries = _tries()
+    best = best_first(tries, place)[:1]
+    cases = {"as published": adaptive()} | {case: replace(tries[case], measured_on="test") for case in best}
+    return _in_both_budgets(cases, place)
+
+
+def _alone(place: Place) -> dict[str, Run]:
+    return _in_both_budgets({"FFF": alone(), "TTT": alone(skip="TTT")}, place)
+
+
+def _in_both_budgets(cases: dict[str, Run], place: Place) -> dict[str, Run]:
+    last = place.setting.budgets[-1]
+    longer = {f"{case}, budget {last:.0%}": long(run, place.setting) for case, run in cases.items()}
+    return cases | (longer if last != 1 else {})
 
 
 def summary(place: Place) -> dict[str, Any]:
-    found = results(_tries().values(), place)
+    alones = {case: accuracies(run, place) for case, run in _alone(place).items()}
     return {
-        "tried": {case: found[run]["accuracy"] for case, run in _tries().items() if run in found},
-        "cases": compared({"as published": adaptive()} | _chosen(place), place),
-        "alone": {
-            skip: values for run in (alone(), alone(skip="TTT")) for skip, values in accuracies(run, place).items()
-        },
+        "tried on validation images": compared(_tries(), place),
+        "cases": compared(_cases(place), place),
+        "alone": {case: next(iter(found.values())) for case, found in alones.items() if found},
     }
 
 
 def table(found: dict[str, Any]) -> str:
-    rows = [
-        [case, *(f"{value:.1f}" for value in (values[0], values[-1], mean(values), min(values)))]
-        for case, values in ((case, list(each.values())) for case, each in found["tried"].items())
-    ]
-    tried = markdown(["knob, validation images", "super-net", "base-net", "mean of all", "worst"], rows)
-    told = ", ".join(f"{skip} {said(values)} %" for skip, values in found["alone"].items())
+    tried = comparison(found["tried on validation images"], "knob, validation images")
+    told = "; ".join(f"{case} {said(values)} %" for case, values in found["alone"].items())
     return f"{tried}\n\n{comparison(found['cases'], 'the best knob, test images')}\n\nAlone: {told}."
 
 

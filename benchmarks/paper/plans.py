@@ -110,12 +110,23 @@ def compared(cases: dict[str, Run], place: Place) -> list[dict[str, Any]]:
                     "case": title,
                     "super-net": by_skip[deep],
                     "base-net": by_skip[shallow],
-                    "mean of all": [mean(values) for values in zip(*by_skip.values(), strict=True)],
+                    "mean of all": mean_of_all(run, place),
                     "worst": worst(by_skip),
                     "worst before calibrate": worst(before),
                 }
             )
     return rows
+
+
+def mean_of_all(run: Run, place: Place) -> list[float]:
+    """The mean accuracy of all sub-networks, by seed; empty where a seed is missing."""
+    return [mean(values) for values in zip(*accuracies(run, place).values(), strict=True)]
+
+
+def best_first(tries: dict[Any, Run], place: Place) -> list[Any]:
+    """What was tried, by the mean accuracy of all sub-networks and seeds; nothing while a try is missing."""
+    found = {what: mean_of_all(run, place) for what, run in tries.items()}
+    return sorted(found, key=lambda what: -mean(found[what])) if all(found.values()) else []
 
 
 COLUMNS = ("super-net", "base-net", "mean of all", "worst", "worst before calibrate")

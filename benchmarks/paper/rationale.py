@@ -6,7 +6,7 @@ from statistics import mean
 from typing import Any
 
 import images
-from command import command
+from command import command, read
 from plans import accuracies, adaptive, alone, markdown, of_all_seeds, said
 from run import Place, Run, seeded, trained
 
@@ -33,10 +33,24 @@ def _pairs(place: Place) -> dict[str, tuple[Run, Run]]:
 
 
 def summary(place: Place) -> dict[str, Any]:
-    """By family, a number a seed: what `analyze` measures of the network, beside the one that was trained alone."""
+    """By family, a number a seed: what `analyze` measures of the network, beside the one that was trained alone.
+
+    What was measured stays where the weights, which are kept apart from results, are no longer there.
+    """
     pairs = _pairs(place).items()
     complete = {title: pair for title, pair in pairs if all(accuracies(run, place) for run in pair)}
-    return {"networks": {title: _measured(*pair, place) for title, pair in complete.items()}}
+    former = read("rationale", place)["networks"] if (place.results / "rationale.json").exists() else {}
+    gone = {
+        title
+        for title, pair in complete.items()
+        if title in former
+        and not all(place.weights(each).exists() for run in pair for each in seeded(run, place.setting))
+    }
+    return {
+        "networks": {
+            title: former[title] if title in gone else _measured(*pair, place) for title, pair in complete.items()
+        }
+    }
 
 
 def _measured(ours: Run, single: Run, place: Place) -> dict[str, Any]:

@@ -153,8 +153,11 @@ def epochs(budget: float, setting: Setting) -> int:
 
 
 def do(run: Run, place: Place) -> None:
-    """Train a network, measure it, and write its file; nothing is done where there is one."""
-    if place.result(run).exists():
+    """Train a network, keep its weights, measure it and write its file; nothing is done where both are here.
+
+    A file stays as it is where the run was made elsewhere, and only the weights are made again, to start from.
+    """
+    if place.result(run).exists() and place.weights(run).exists():
         return
     setting, network = place.setting, new(run, place.setting)
     if run.start is not None:
@@ -181,6 +184,8 @@ def do(run: Run, place: Place) -> None:
     seconds = time.perf_counter() - began - spent
     place.weights(run).parent.mkdir(parents=True, exist_ok=True)
     torch.save(network.state_dict(), place.weights(run))
+    if place.result(run).exists():
+        return
     found = measure(network, run, place)
     content = {
         "run": asdict(run),
@@ -259,15 +264,16 @@ def _copy(run: Run, network: nn.Module, place: Place) -> nn.Module:
 
 def do_all(wanted: Iterable[Run], place: Place, processes: int = 2) -> None:
     """Each run once, in the given order but after the one it starts from; several at a time, with one thread each."""
-    runs = _with_starts(wanted)
+    runs = list(dict.fromkeys(wanted))
     if len({run.name for run in runs}) < len(runs):
         raise ValueError("two runs have one name, and so one file: let Run.name tell them apart")
     left = [run for run in runs if not place.result(run).exists()]
+    left = list(dict.fromkeys([*(run.start for run in left if run.start and not _here(run.start, place)), *left]))
     if not left:
         return
     place.part("train")  # read (and downloaded) once before others ask for it
     done, total, began = 0, len(left), time.perf_counter()
-    ready = [run for run in left if run.start is None or place.result(run.start).exists()]
+    ready = [run for run in left if run.start is None or _here(run.start, place)]
     waiting = [run for run in left if run not in ready]
     with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         running = {pool.submit(do, run, place): run for run in ready}
@@ -284,13 +290,9 @@ def do_all(wanted: Iterable[Run], place: Place, processes: int = 2) -> None:
             running |= {pool.submit(do, each, place): each for each in now}
 
 
-def _with_starts(wanted: Iterable[Run]) -> list[Run]:
-    found: dict[Run, None] = {}
-    for run in wanted:
-        if run.start is not None:
-            found |= dict.fromkeys([run.start])
-        found |= {run: None}
-    return list(found)
+def _here(run: Run, place: Place) -> bool:
+    """Can others start from it?"""
+    return place.result(run).exists() and place.weights(run).exists()
 
 
 def results(wanted: Iterable[Run], place: Place) -> dict[Run, Found]:

@@ -42,7 +42,7 @@ def _batch(place: Place) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _steps(network: torch.nn.Module, step: Step, batch: tuple[Any, Any], place: Place) -> Timed:
-    network.to(place.device, memory_format=torch.channels_last).train()
+    network.to(place.device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
 
     def steps() -> None:
