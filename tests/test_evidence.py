@@ -1,9 +1,11 @@
 """benchmarks/paper: its page shows what its results say, and its rivals are what they are called."""
 
 import importlib
+import json
 import runpy
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,85 @@ def test_a_budget_is_kept_to_the_image(budget, epochs, images, monkeypatch: pyte
     asked = run.Run("resnet", budget=budget)
     assert run.recipe(asked, night).epochs == epochs
     assert run.Place(night, Path()).batches(asked, budget).count == images  # 100,000 images in all at budget 1
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"),
+    [
+        ([61.0, 61.2, 61.4], [62.0, 62.2, 62.4], "**holds**"),
+        ([61.9, 62.0, 62.1], [61.8, 61.9, 62.0], "cannot be told"),  # 0.1 points more, standard deviations of 0.1
+        ([62.0, 62.2, 62.4], [61.0, 61.2, 61.4], "**does not hold**"),
+    ],
+)
+def test_no_more_is_told_from_the_scatter(rule, ours, theirs, verdict) -> None:
+    assert rule["no_more"](ours, theirs).startswith(verdict)
+
+
+def test_a_rival_is_compared_with_the_method_itself(rule) -> None:
+    times = {
+        name: {"median": median, "low": 0.0, "high": 9.0}
+        for name, median in (("adaptive", 1.1), ("slimmable", 2.2), ("sandwich", 1.65))
+    }
+    rows = list(rule["_cost"]({"time of an epoch, against super-net and base-net alone": {"resnet": times}}))
+    assert [row[2:] for row in rows[1:]] == [("2.0 times", "**holds**"), ("1.5 times", "**does not hold**")]
+
+
+# -- runs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A place in a folder of its own, where `done` says which runs a process was asked for."""
+    monkeypatch.syspath_prepend(PAPER)
+    monkeypatch.chdir(tmp_path)
+    run, setting = importlib.import_module("run"), importlib.import_module("setting").SETTINGS["quick"]
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    return run.Place(setting, tmp_path)
+
+
+def files(run, place, *, result: bool, weights: bool) -> None:
+    for file, wanted in ((place.result(run), result), (place.weights(run), weights)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if wanted:
+            file.write_text("{}")
+
+
+@pytest.mark.parametrize(("weights", "expected"), [(True, ["tuned"]), (False, ["start", "tuned"])])
+def test_a_start_whose_weights_are_elsewhere_is_made_again(place, weights, expected, monkeypatch) -> None:
+    run = importlib.import_module("run")
+    start = run.Run("resnet", "alone", skip="FFF")
+    tuned = run.Run("resnet", start=start)
+    files(start, place, result=True, weights=weights)
+    done: list[str] = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, *_) -> None:
+            super().__init__(1)
+
+    monkeypatch.setattr(run, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(run, "do", lambda each, _: done.append("tuned" if each.start else "start"))
+    monkeypatch.setattr(run.Place, "part", lambda *_: None)
+    run.do_all([tuned], place)
+    assert done == expected
+
+
+def test_what_is_here_is_not_trained_again(place, monkeypatch) -> None:
+    run = importlib.import_module("run")
+    asked = run.Run("resnet")
+    files(asked, place, result=True, weights=True)
+    monkeypatch.setattr(run, "new", lambda *_: pytest.fail("trained again"))
+    run.do(asked, place)
+
+
+def test_analysed_networks_stay_where_their_weights_are_gone(place, monkeypatch) -> None:
+    rationale = importlib.import_module("rationale")
+    pairs = rationale._pairs(place)
+    monkeypatch.setattr(rationale, "accuracies", lambda *_: {"FFF": [1.0]})
+    monkeypatch.setattr(rationale, "_measured", lambda ours, *_: f"{ours.name} measured")
+    here, *elsewhere = pairs
+    for each in pairs[here]:
+        for run in importlib.import_module("run").seeded(each, place.setting):
+            files(run, place, result=True, weights=True)
+    (place.results / "rationale.json").write_text(json.dumps({"networks": dict.fromkeys(pairs, "former")}))
+    found = rationale.summary(place)["networks"]
+    assert found == {here: f"{pairs[here][0].name} measured"} | dict.fromkeys(elsewhere, "former")

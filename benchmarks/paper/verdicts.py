@@ -37,6 +37,12 @@ def at_least(ours: list[float], theirs: list[float]) -> str:
     return HOLDS if mean(ours) >= mean(theirs) else f"{UNTOLD}: less, but within the scatter of seeds"
 
 
+def no_more(ours: list[float], theirs: list[float]) -> str:
+    if clearly(ours, theirs):
+        return NOT
+    return HOLDS if mean(ours) <= mean(theirs) else f"{UNTOLD}: more, but within the scatter of seeds"
+
+
 def above(ours: list[float], theirs: list[float]) -> str:
     if clearly(ours, theirs):
         return HOLDS
@@ -122,8 +128,12 @@ def _ratio(found: dict[str, Any]) -> Iterator[Row]:
         above(half["mean of all"], shorter["mean of all"]),
     )
     told = f"{said(longer['super-net'])} against {said(half['super-net'])}"
-    verdict = NOT if clearly(longer["super-net"], half["super-net"]) else HOLDS
-    yield ("mandatory longer: no better (super-net)", "no better, less range", told, verdict)
+    yield (
+        "mandatory longer: no better (super-net)",
+        "no better, less range",
+        told,
+        no_more(longer["super-net"], half["super-net"]),
+    )
 
 
 def _cost(found: dict[str, Any]) -> Iterator[Row]:
@@ -131,6 +141,11 @@ def _cost(found: dict[str, Any]) -> Iterator[Row]:
         ratio = each["adaptive"]
         told = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
         yield (f"{name}: an epoch costs at most that of super-net and base-net", "about 1", told, _at_most(1, ratio))
+        for rival in ("slimmable", "sandwich"):
+            if rival in each:
+                times = each[rival]["median"] / ratio["median"]
+                claim = f"{name}: {rival}, a rival, costs several times as much (twice)"
+                yield (claim, "several times", f"{times:.1f} times", HOLDS if times >= 2 else NOT)
 
 
 def _device(found: dict[str, Any]) -> Iterator[Row]:
@@ -190,6 +205,13 @@ def _rationale(found: dict[str, Any]) -> Iterator[Row]:
             "yes (Equation 5)",
             f"{factor:.1f} times",
             verdict,
+        )
+        wide, narrow = rows["the base-net's"], rows["part of an image that the super-net's map lights"]
+        yield (
+            f"{name}: mandatory blocks light up more of an image than all blocks",
+            "yes (Figure 8)",
+            f"{said(wide, 2)} against {said(narrow, 2)}",
+            above(wide, narrow),
         )
 
 
