@@ -53,8 +53,9 @@ def spread(values: Sequence[float]) -> float:
 
 
 def said(values: Sequence[float], digits: int = 1) -> str:
-    """Mean ± standard deviation."""
-    return f"{mean(values):.{digits}f} ± {spread(values):.{digits}f}" if values else ""
+    """Mean ± standard deviation; a single value by itself."""
+    scatter = f" ± {spread(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{scatter}" if values else ""
 
 
 def ends(by_skip: dict[str, list[float]]) -> tuple[str, str]:
