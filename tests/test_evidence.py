@@ -151,6 +151,16 @@ def test_a_rival_is_compared_with_the_method_itself(rule) -> None:
     assert [row[2:] for row in rows[1:]] == [("2.0 times", "**holds**"), ("1.5 times", "**does not hold**")]
 
 
+def test_one_set_of_statistics_is_the_mean_of_two(rule) -> None:
+    network = ad.adapt(ad.create_model("resnet18", num_classes=3, channels=(4, 4, 4, 4)), skip_aware=False)
+    own, skipping = (network.subnet(skip).layer2[0].bn1 for skip in ("FFFF", "TTTT"))
+    own.running_mean.fill_(1.0), skipping.running_mean.fill_(4.0)
+    own.running_var.fill_(2.0), skipping.running_var.fill_(8.0)
+    importlib.import_module("ablation").one_set_of_statistics(network)
+    assert own.running_mean.tolist() == skipping.running_mean.tolist() == [2.5] * 4
+    assert own.running_var.tolist() == skipping.running_var.tolist() == [5.0] * 4
+
+
 # -- runs ---------------------------------------------------------------------------------------------------------
 
 

@@ -8,8 +8,9 @@ from itertools import product
 from statistics import mean
 from typing import Any
 
+from ablation import ONE_SET
 from command import read
-from plans import clearly, ends, markdown, said
+from plans import clearly, ends, markdown, said, spread
 from run import Place
 
 Row = tuple[str, str, str, str]  # claim, the paper's figures, what was found, the verdict
@@ -71,7 +72,7 @@ def _main_result(found: dict[str, Any]) -> Iterator[Row]:
             )
         line, cost = family["points above the line, by sub-network"], family["macs"]
         best = {cost[skip]: skip for skip in sorted(line, key=lambda skip: line[skip])}.values()  # the last one stays
-        scatter = 2 * max(_sd(ours[skip]) for skip in ours)
+        scatter = 2 * max(spread(ours[skip]) for skip in ours)
         for told, compared in (("all depths between", line), ("the best depth at each cost between", best)):
             lowest = min(compared, key=lambda skip: line[skip])
             verdict = HOLDS if line[lowest] >= 0 else (UNTOLD if line[lowest] >= -scatter else NOT)
@@ -83,18 +84,14 @@ def _main_result(found: dict[str, Any]) -> Iterator[Row]:
             )
 
 
-def _sd(values: list[float]) -> float:
-    return float(said(values, 6).split(" ± ")[1])
-
-
 def _ablation(found: dict[str, Any]) -> Iterator[Row]:
     cases = {row["case"]: row for row in found["cases"]}
     budgets = [case.removeprefix(BOTH) for case in cases if case == BOTH or case.startswith(f"{BOTH}, budget")]
     papers = {
         "labels, one set of norms": "-1.5, -2.8 against alone",
         "labels, skip-aware norms": "slightly below alone",
+        "distillation, one set of norms": "slightly below alone",
     }
-    papers["distillation, one set of norms"] = "slightly below alone"
     for budget, (case, told), part in product(budgets, papers.items(), ("super-net", "base-net")):
         if row := cases.get(f"{case}{budget}"):
             both = cases[f"{BOTH}{budget}"]
@@ -104,6 +101,16 @@ def _ablation(found: dict[str, Any]) -> Iterator[Row]:
                 f"{said(both[part])} against {said(row[part])}",
                 above(both[part], row[part]),
             )
+    for (case, row), part in product(found[ONE_SET].items(), ("super-net", "base-net")):
+        title, word, budget = case.partition(", budget")
+        both = cases[BOTH + word + budget][part]
+        told = f"{said(both)} against {said(row[part])}"
+        yield (
+            f"both together beat: {title} and of statistics{word}{budget} ({part})",
+            papers[title],
+            told,
+            above(both, row[part]),
+        )
 
 
 def _strategies(found: dict[str, Any]) -> Iterator[Row]:
