@@ -2,12 +2,14 @@
 
 import importlib
 import json
+import re
 import runpy
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -161,9 +163,6 @@ def test_one_set_of_statistics_is_the_mean_of_two(rule) -> None:
     assert own.running_var.tolist() == skipping.running_var.tolist() == [5.0] * 4
 
 
-# -- runs ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A place in a folder of its own, where `done` says which runs a process was asked for."""
@@ -172,6 +171,34 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run, setting = importlib.import_module("run"), importlib.import_module("setting").SETTINGS["quick"]
     monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
     return run.Place(setting, tmp_path)
+
+
+# -- what a user may get wrong ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("nothing.npz", "--data nothing.npz is not there: name the folder"),
+        ("other.npz", "--data other.npz has no train_jpeg, train_end, train_labels, test_jpeg, test_end, test_labels"),
+        ("file", "CIFAR-10 is not in --data file and could not be downloaded"),
+    ],
+)
+def test_data_that_is_none_is_told(tmp_path: Path, name: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(PAPER)
+    monkeypatch.chdir(tmp_path)
+    np.savez("other.npz", x=np.zeros(3))
+    Path("file").write_text("")  # neither a folder nor one that can be made
+    with pytest.raises(SystemExit, match=re.escape(told)):
+        importlib.import_module("images").load(Path(name), 16, "cpu")
+
+
+def test_a_table_without_results_says_how_to_make_them(place) -> None:
+    with pytest.raises(SystemExit, match=r"ratio\.json is not there: run ratio\.py without --table first"):
+        importlib.import_module("command").read("ratio", place)
+
+
+# -- runs ---------------------------------------------------------------------------------------------------------
 
 
 def files(run, place, *, result: bool, weights: bool) -> None:

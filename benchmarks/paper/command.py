@@ -61,4 +61,7 @@ def table(module: ModuleType, name: str, place: Place) -> str:
 
 
 def read(name: str, place: Place) -> dict[str, Any]:
-    return json.loads((place.results / f"{name}.json").read_text())
+    file = place.results / f"{name}.json"
+    if not file.exists():
+        raise SystemExit(f"{file} is not there: run {name}.py without --table first, it makes what is missing")
+    return json.loads(file.read_text())

@@ -52,19 +52,39 @@ def describe(source: Path) -> str:
 
 def _read(source: Path, name: str, size: int, device: str) -> Part:
     if source.suffix == ".npz":
-        packed = np.load(source)
+        packed = _packed(source)
         content, ends = packed[f"{name}_jpeg"].tobytes(), packed[f"{name}_end"].tolist()
         pictures = (Image.open(io.BytesIO(content[a:b])) for a, b in zip([0, *ends[:-1]], ends, strict=True))
         pixels = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
         labels = packed[f"{name}_labels"]
     else:
-        images = CIFAR10(source, train=name == "train", download=True)
+        images = _downloaded(source, name)
         pixels, labels = images.data, np.array(images.targets)
     shrunk = [
         F.interpolate(torch.from_numpy(some).permute(0, 3, 1, 2).float(), size=size, mode="area").round().byte()
         for some in np.split(pixels, 10)
     ]
     return Part(torch.cat(shrunk).to(device), torch.from_numpy(labels.astype(np.int64)).to(device))
+
+
+def _packed(source: Path) -> dict[str, np.ndarray]:
+    if not source.exists():
+        raise SystemExit(f"--data {source} is not there: name the folder of CIFAR-10 (downloaded), or an .npz")
+    with np.load(source) as packed:
+        wanted = [f"{name}_{what}" for name in ("train", "test") for what in ("jpeg", "end", "labels")]
+        if missing := [name for name in wanted if name not in packed]:
+            raise SystemExit(f"--data {source} has no {', '.join(missing)}: expected the arrays {', '.join(wanted)}")
+        return {name: packed[name] for name in wanted}
+
+
+def _downloaded(source: Path, name: str) -> CIFAR10:
+    try:
+        return CIFAR10(source, train=name == "train", download=True)
+    except (OSError, RuntimeError) as error:
+        raise SystemExit(
+            f"CIFAR-10 is not in --data {source} and could not be downloaded ({error}): unpack "
+            f"cifar-10-python.tar.gz there, so that {source / CIFAR10.base_folder} is a folder"
+        ) from error
 
 
 def normalised(images: Tensor) -> Tensor:
