@@ -26,7 +26,7 @@ def machine() -> dict[str, Any]:
         ]
         processor = names[0] if names else processor
     return {
-        "processor": processor,
+        "processor": f"{processor}, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": platform.platform(terse=True),

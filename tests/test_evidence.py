@@ -82,7 +82,7 @@ def rule(monkeypatch: pytest.MonkeyPatch) -> dict:
     [
         ([62.0, 62.2, 62.4], [61.0, 61.2, 61.4], "**holds**", "**holds**"),  # 1 point, 5 standard deviations of 0.2
         ([62.0, 62.2, 62.4], [61.9, 62.0, 62.1], "**holds**", "cannot be told"),
-        ([61.9, 62.0, 62.1], [62.0, 62.2, 62.4], "cannot be told", "**does not hold**"),
+        ([61.9, 62.0, 62.1], [62.0, 62.2, 62.4], "cannot be told", "cannot be told"),
         ([61.0, 61.2, 61.4], [62.0, 62.2, 62.4], "**does not hold**", "**does not hold**"),
     ],
 )
@@ -102,10 +102,17 @@ def test_one_depth_of_each_cost_is_enough_to_reach_the_line(rule) -> None:
         "title": "A ResNet, of two stages",
         "macs": {"FF": 400, "TF": 250, "FT": 250, "TT": 200},
         "adaptive": {"FF": [71.0, 71.0], "TF": [70.0, 70.0], "FT": [67.5, 67.5], "TT": [69.0, 69.0]},
-        "alone": {"FF": [70.0, 70.0], "TT": [70.0, 70.0]},
         "points above the line, by sub-network": {"TF": 0.5, "FT": -2.0},
     }
+    family["alone"] = {"FF": [70.0, 70.0], "TF": [71.0, 71.0], "TT": [70.0, 70.0]}
     rows = list(rule["_main_result"]({"families": {"resnet": family}}))
+    *ends, (claim, _, found, verdict) = rows[:3]
+    assert (claim.split(",")[0], found, verdict) == (
+        "A ResNet: TF",
+        "70.0 ± 0.0 against 71.0 ± 0.0",
+        "**does not hold**",
+    )
+    rows = [*ends, *rows[3:]]
     assert [verdict for *_, verdict in rows] == ["**holds**", *["**does not hold**"] * 2, "**holds**"]
     assert [found for *_, found, _ in rows][2:] == ["lowest FT, -2.0 points", "lowest TF, +0.5 points"]
 
@@ -169,8 +176,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(PAPER)
     monkeypatch.chdir(tmp_path)
     run, setting = importlib.import_module("run"), importlib.import_module("setting").SETTINGS["quick"]
-    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
-    return run.Place(setting, tmp_path)
+    return run.Place(setting, tmp_path, tmp_path / "results")
 
 
 # -- what a user may get wrong ------------------------------------------------------------------------------------
@@ -181,6 +187,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     [
         ("nothing.npz", "--data nothing.npz is not there: name the folder"),
         ("other.npz", "--data other.npz has no train_jpeg, train_end, train_labels, test_jpeg, test_end, test_labels"),
+        ("text.npz", "--data text.npz is no .npz (ValueError): expected train_jpeg"),
+        ("single.npz", "--data single.npz has no train_jpeg"),
         ("file", "CIFAR-10 is not in --data file and could not be downloaded"),
     ],
 )
@@ -188,6 +196,9 @@ def test_data_that_is_none_is_told(tmp_path: Path, name: str, told: str, monkeyp
     monkeypatch.syspath_prepend(PAPER)
     monkeypatch.chdir(tmp_path)
     np.savez("other.npz", x=np.zeros(3))
+    Path("text.npz").write_text("images")
+    with Path("single.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
     Path("file").write_text("")  # neither a folder nor one that can be made
     with pytest.raises(SystemExit, match=re.escape(told)):
         importlib.import_module("images").load(Path(name), 16, "cpu")
@@ -196,6 +207,35 @@ def test_data_that_is_none_is_told(tmp_path: Path, name: str, told: str, monkeyp
 def test_a_table_without_results_says_how_to_make_them(place) -> None:
     with pytest.raises(SystemExit, match=r"ratio\.json is not there: run ratio\.py without --table first"):
         importlib.import_module("command").read("ratio", place)
+
+
+def test_results_of_other_images_are_not_added_to(place) -> None:
+    run = importlib.import_module("run")
+    file = place.result(run.Run("resnet"))
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"images": "CIFAR-10"}))
+    run.check_images(place)
+    file.write_text(json.dumps({"images": "CIFAR-10, JPEGs of lower quality"}))
+    with pytest.raises(SystemExit, match=r"was made with CIFAR-10, JPEGs .* is CIFAR-10: .* \(--results FOLDER"):
+        run.check_images(place)
+
+
+def test_processes_are_one_or_more(place, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["ratio.py", "--processes", "0"])
+    with pytest.raises(SystemExit):
+        importlib.import_module("command").command(importlib.import_module("ratio"))
+    assert "argument --processes: invalid" in capsys.readouterr().err
+
+
+def test_an_interrupted_night_says_how_to_go_on(place, monkeypatch) -> None:
+    def interrupted(*_) -> None:
+        raise KeyboardInterrupt
+
+    module = importlib.import_module("command")
+    monkeypatch.setattr(sys, "argv", ["ratio.py", "--quick", "--results", str(place.folder)])
+    monkeypatch.setattr(module, "do_all", interrupted)
+    with pytest.raises(SystemExit, match=r"what is finished stays in .*: run it again to go on"):
+        module.command(importlib.import_module("ratio"))
 
 
 # -- runs ---------------------------------------------------------------------------------------------------------

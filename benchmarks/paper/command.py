@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from run import Place, Run, do_all, results
+from run import Place, Run, check_images, do_all, results
 from setting import SETTINGS
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -19,21 +19,39 @@ def command(*experiments: ModuleType) -> None:
     """Make some experiments, each a module with `plan`, `summary` and `table`."""
     parser = argparse.ArgumentParser(description="\n".join(filter(None, (each.__doc__ for each in experiments))))
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of CIFAR-10 (downloaded), or a .npz")
-    parser.add_argument("--quick", action="store_true", help="a quarter of an hour for all: shows that it runs")
-    parser.add_argument("--setting", choices=SETTINGS, default="night")
-    parser.add_argument("--processes", type=int, default=2, help="of one thread each")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--setting", choices=SETTINGS, default="night", help="the budget; night by default")
+    budget.add_argument(
+        "--quick", action="store_const", const="quick", dest="setting", help="a quarter of an hour: shows that it runs"
+    )
+    parser.add_argument("--processes", type=_positive, default=2, help="of one thread each; 2 by default")
+    parser.add_argument("--results", type=Path, default=Place.folder, help="folder of results; the page's by default")
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
     options = parser.parse_args()
-    place = Place(SETTINGS["quick" if options.quick else options.setting], options.data)
+    place = Place(SETTINGS[options.setting], options.data, options.results)
     torch.set_num_threads(1)
-    if not options.table:
-        while left := missing(experiments, place):  # a plan may depend on results
-            do_all(left, place, options.processes)
+    try:
+        if not options.table:
+            _make(experiments, place, options.processes)
+    except KeyboardInterrupt:
+        raise SystemExit(f"stopped; what is finished stays in {place.results}: run it again to go on") from None
     for module in experiments:
         name = Path(module.__file__ or "").stem
-        if not options.table:
-            write(module, name, place)
         print(f"\n{(module.__doc__ or '').splitlines()[0]}\n{place.setting}\n\n{table(module, name, place)}")
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def _make(experiments: tuple[ModuleType, ...], place: Place, processes: int) -> None:
+    while left := missing(experiments, place):  # a plan may depend on results
+        check_images(place)
+        do_all(left, place, processes)
+    for module in experiments:
+        write(module, Path(module.__file__ or "").stem, place)
 
 
 def missing(experiments: tuple[ModuleType, ...], place: Place) -> list[Run]:
@@ -57,7 +75,9 @@ def write(module: ModuleType, name: str, place: Place) -> None:
 
 
 def table(module: ModuleType, name: str, place: Place) -> str:
-    return module.table(read(name, place))
+    found = read(name, place)
+    missing = found["runs missing"]
+    return module.table(found) + (f"\n\n*{len(missing)} runs are still missing.*" if missing else "")
 
 
 def read(name: str, place: Place) -> dict[str, Any]:

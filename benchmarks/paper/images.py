@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -70,11 +71,17 @@ def _read(source: Path, name: str, size: int, device: str) -> Part:
 def _packed(source: Path) -> dict[str, np.ndarray]:
     if not source.exists():
         raise SystemExit(f"--data {source} is not there: name the folder of CIFAR-10 (downloaded), or an .npz")
-    with np.load(source) as packed:
-        wanted = [f"{name}_{what}" for name in ("train", "test") for what in ("jpeg", "end", "labels")]
-        if missing := [name for name in wanted if name not in packed]:
-            raise SystemExit(f"--data {source} has no {', '.join(missing)}: expected the arrays {', '.join(wanted)}")
-        return {name: packed[name] for name in wanted}
+    wanted = [f"{name}_{what}" for name in ("train", "test") for what in ("jpeg", "end", "labels")]
+    try:
+        packed = np.load(source)
+    except (OSError, ValueError, BadZipFile) as error:
+        raise SystemExit(
+            f"--data {source} is no .npz ({type(error).__name__}): expected {', '.join(wanted)}"
+        ) from error
+    missing = [name for name in wanted if not isinstance(packed, np.lib.npyio.NpzFile) or name not in packed]
+    if missing:
+        raise SystemExit(f"--data {source} has no {', '.join(missing)}: expected the arrays {', '.join(wanted)}")
+    return {name: packed[name] for name in wanted}
 
 
 def _downloaded(source: Path, name: str) -> CIFAR10:

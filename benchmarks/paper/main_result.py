@@ -95,7 +95,17 @@ def table(found: dict[str, Any]) -> str:
             )
             title = ""
     head = ["network", "skip", "MMACs", "adaptive", "before `calibrate`", "alone", "gain", "above the line"]
-    return markdown(head, rows)
+    return f"{markdown(head, rows)}\n\nDeepest against shallowest network, each trained alone: {_pays(found)}."
+
+
+def _pays(found: dict[str, Any]) -> str:
+    told = []
+    for family in found["families"].values():
+        theirs, (deep, shallow) = family["alone"], ends(family["adaptive"])
+        clear = "" if family["depth pays, trained alone"] else ", not more than two standard deviations"
+        more = mean(theirs[deep]) - mean(theirs[shallow])
+        told.append(f"{family['title'].split(',')[0]} {more:+.1f} points{clear}")
+    return "; ".join(told)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import mean
 from types import ModuleType
 
+import command
 import verdicts
-from command import read
 from everything import EXPERIMENTS
 from plans import markdown, said
 from run import Place
@@ -32,11 +32,7 @@ def written(page: str) -> str:
 
 
 def table(module: ModuleType, name: str) -> str:
-    if not (PLACE.results / f"{name}.json").exists():
-        return "*Not run yet.*"
-    found = read(name, PLACE)
-    missing = found["runs missing"]
-    return module.table(found) + (f"\n\n*{len(missing)} runs are still missing.*" if missing else "")
+    return command.table(module, name, PLACE) if (PLACE.results / f"{name}.json").exists() else "*Not run yet.*"
 
 
 def _with_block(page: str, name: str, content: str) -> str:
@@ -54,7 +50,7 @@ def _runs() -> str:
 
 def headline() -> str:
     """The README's table: all depths of the ResNet beside networks of some of these depths trained alone."""
-    family = read("main_result", PLACE)["families"]["resnet"]
+    family = command.read("main_result", PLACE)["families"]["resnet"]
     rows = [
         [skip, f"{family['macs'][skip] / 1e6:.1f}", said(ours), said(family["alone"].get(skip, []))]
         for skip, ours in family["adaptive"].items()
@@ -64,7 +60,7 @@ def headline() -> str:
 
 def chart() -> None:
     """Accuracy of the ResNet's depths against multiply-adds, beside networks of the same depths trained alone."""
-    family = read("main_result", PLACE)["families"]["resnet"]
+    family = command.read("main_result", PLACE)["families"]["resnet"]
     rows = (
         ad.Row(
             skip,

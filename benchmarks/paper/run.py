@@ -75,10 +75,11 @@ Found = dict[str, Any]  # what was measured of a run, as in its file
 
 @dataclass(frozen=True)
 class Place:
-    """Where images come from and results go to."""
+    """Where images come from and results go to; `folder` holds the results of all settings."""
 
     setting: Setting
     source: Path
+    folder: Path = RESULTS / "paper"
 
     @property
     def device(self) -> str:
@@ -91,14 +92,14 @@ class Place:
 
     @property
     def results(self) -> Path:
-        return RESULTS / "paper" / self.setting.name
+        return self.folder / self.setting.name
 
     def result(self, run: Run) -> Path:
         return self.results / "runs" / f"{run.name}.json"
 
     def weights(self, run: Run) -> Path:
         """Of the trained network, before `calibrate`: kept on this machine, not with the results."""
-        return Path("runs") / "paper" / self.setting.name / f"{run.name}.pth"
+        return self.results / "weights" / f"{run.name}.pth"
 
     def part(self, name: str, size: int | None = None) -> images.Part:
         found = images.load(self.source, size or self.setting.size, self.device)[name]
@@ -293,6 +294,18 @@ def do_all(wanted: Iterable[Run], place: Place, processes: int = 2) -> None:
 def _here(run: Run, place: Place) -> bool:
     """Can others start from it?"""
     return place.result(run).exists() and place.weights(run).exists()
+
+
+def check_images(place: Place) -> None:
+    """Results of other images are not added to."""
+    ours = images.describe(place.source)
+    for file in sorted((place.results / "runs").glob("*.json")):
+        theirs = json.loads(file.read_text())["images"]
+        if theirs != ours:
+            raise SystemExit(
+                f"{file} was made with {theirs}, and --data {place.source} is {ours}: accuracies on the two cannot be "
+                f"compared. Name another folder for these results (--results FOLDER), or the images of those"
+            )
 
 
 def results(wanted: Iterable[Run], place: Place) -> dict[Run, Found]:
