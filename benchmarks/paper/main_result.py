@@ -102,9 +102,9 @@ def _pays(found: dict[str, Any]) -> str:
     told = []
     for family in found["families"].values():
         theirs, (deep, shallow) = family["alone"], ends(family["adaptive"])
-        clear = "" if family["depth pays, trained alone"] else ", not more than two standard deviations"
+        clear = clearly(theirs[deep], theirs[shallow]) or clearly(theirs[shallow], theirs[deep])
         more = mean(theirs[deep]) - mean(theirs[shallow])
-        told.append(f"{family['title'].split(',')[0]} {more:+.1f} points{clear}")
+        told.append(f"{family['title'].split(',')[0]} {more:+.1f} points{'' if clear else ' (within the scatter)'}")
     return "; ".join(told)
 
 
