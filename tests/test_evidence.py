@@ -151,6 +151,16 @@ def test_no_more_is_told_from_the_scatter(rule, ours, theirs, verdict) -> None:
     assert rule["no_more"](ours, theirs).startswith(verdict)
 
 
+def test_a_strategy_is_compared_with_the_usual_one_of_its_budget(rule) -> None:
+    def row(case: str, value: float) -> dict:
+        return {"case": case, **dict.fromkeys(("super-net", "base-net", "mean of all"), [value, value])}
+
+    cases = [row("usual", 60.0), row("random", 61.0), row("usual, budget 400%", 75.0), row("random, budget 400%", 74.0)]
+    rows = list(rule["_strategies"]({"cases": cases}))
+    assert [claim for claim, *_ in rows[::3]] == ["random: worse (super-net)", "random, budget 400%: worse (super-net)"]
+    assert [verdict for *_, verdict in rows] == ["**does not hold**"] * 3 + ["**holds**"] * 3
+
+
 def test_a_rival_is_compared_with_the_method_itself(rule) -> None:
     times = {
         name: {"median": median, "low": 0.0, "high": 9.0}

@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 from command import command
-from plans import adaptive, compared, comparison, of_all_seeds
+from plans import adaptive, compared, comparison, long, of_all_seeds
 from run import Place, Run
 
 CASES = {
@@ -15,12 +15,21 @@ CASES = {
 }
 
 
+LONGER = ("super-net teaches base-net", "random student")  # also with the budget of the main result
+
+
 def plan(place: Place) -> list[Run]:
-    return of_all_seeds(*CASES.values())(place)
+    return of_all_seeds(*_cases(place).values())(place)
+
+
+def _cases(place: Place) -> dict[str, Run]:
+    last = place.setting.budgets[-1]
+    longer = {f"{case}, budget {last:.0%}": long(CASES[case], place.setting) for case in LONGER}
+    return CASES | (longer if last != 1 else {})
 
 
 def summary(place: Place) -> dict[str, Any]:
-    return {"cases": compared(CASES, place)}
+    return {"cases": compared(_cases(place), place)}
 
 
 def table(found: dict[str, Any]) -> str:

@@ -119,15 +119,14 @@ def _ablation(found: dict[str, Any]) -> Iterator[Row]:
 
 
 def _strategies(found: dict[str, Any]) -> Iterator[Row]:
-    first, *others = found["cases"]
-    for row in others:
-        for part in ("super-net", "base-net", "mean of all"):
-            yield (
-                f"{row['case']}: worse ({part})",
-                "worse for every sub-network",
-                f"{said(row[part])} against {said(first[part])}",
-                above(first[part], row[part]),
-            )
+    cases = {row["case"]: row for row in found["cases"]}
+    usual = next(iter(cases))
+    for case, part in product(cases, ("super-net", "base-net", "mean of all")):
+        title, word, budget = case.partition(", budget")
+        if title != usual:
+            ours, theirs = cases[usual + word + budget][part], cases[case][part]
+            told = f"{said(theirs)} against {said(ours)}"
+            yield (f"{case}: worse ({part})", "worse for every sub-network", told, above(ours, theirs))
 
 
 def _ratio(found: dict[str, Any]) -> Iterator[Row]:
