@@ -153,7 +153,7 @@ def test_no_more_is_told_from_the_scatter(rule, ours, theirs, verdict) -> None:
 
 def test_a_strategy_is_compared_with_the_usual_one_of_its_budget(rule) -> None:
     def row(case: str, value: float) -> dict:
-        return {"case": case, **dict.fromkeys(("super-net", "base-net", "mean of all"), [value, value])}
+        return {"case": case, **{key: [value, value] for key in ("super-net", "base-net", "mean of all")}}
 
     cases = [row("usual", 60.0), row("random", 61.0), row("usual, budget 400%", 75.0), row("random, budget 400%", 74.0)]
     rows = list(rule["_strategies"]({"cases": cases}))
@@ -231,7 +231,7 @@ def test_results_of_other_images_are_not_added_to(place) -> None:
 
 
 def test_processes_are_one_or_more(place, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(sys, "argv", ["ratio.py", "--processes", "0"])
+    monkeypatch.setattr(sys, "argv", ["ratio.py", "--quick", "--results", str(place.folder), "--processes", "0"])
     with pytest.raises(SystemExit):
         importlib.import_module("command").command(importlib.import_module("ratio"))
     assert "argument --processes: invalid" in capsys.readouterr().err

@@ -78,8 +78,7 @@ def _packed(source: Path) -> dict[str, np.ndarray]:
         raise SystemExit(
             f"--data {source} is no .npz ({type(error).__name__}): expected {', '.join(wanted)}"
         ) from error
-    missing = [name for name in wanted if not isinstance(packed, np.lib.npyio.NpzFile) or name not in packed]
-    if missing:
+    if missing := [name for name in wanted if name not in packed]:
         raise SystemExit(f"--data {source} has no {', '.join(missing)}: expected the arrays {', '.join(wanted)}")
     return {name: packed[name] for name in wanted}
 
