@@ -5,8 +5,8 @@ from typing import Any
 
 import images
 from command import command, read
-from plans import accuracies, adaptive, compared, comparison, long, markdown, of_all_seeds, said
-from run import Place, Run, seeded, trained
+from plans import accuracies, adaptive, compared, comparison, longer, markdown, of_all_seeds, said
+from run import Place, Run, seeded, trained, weights_of_all_seeds
 
 import adaptive_depth as ad
 
@@ -29,10 +29,7 @@ def plan(place: Place) -> list[Run]:
 
 def _cases(place: Place) -> dict[str, Run]:
     """The four cells and the feature term; the cells with the budget of the main result, too."""
-    longer = {
-        f"{title}, budget {place.setting.budgets[-1]:.0%}": long(run, place.setting) for title, run in CELLS.items()
-    }
-    return CELLS | FEATURES | (longer if place.setting.budgets[-1] != 1 else {})
+    return CELLS | FEATURES | longer(CELLS, place)
 
 
 def summary(place: Place) -> dict[str, Any]:
@@ -50,11 +47,7 @@ def summary(place: Place) -> dict[str, Any]:
     return {
         "cases": compared(_cases(place), place),
         ONE_SET: former
-        | {
-            case: _with_one_set(run, place)
-            for case, run in singles.items()
-            if all(place.weights(each).exists() for each in seeded(run, place.setting))
-        },
+        | {case: _with_one_set(run, place) for case, run in singles.items() if weights_of_all_seeds(run, place)},
     }
 
 

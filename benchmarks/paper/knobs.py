@@ -13,7 +13,7 @@ from plans import (
     best_first,
     compared,
     comparison,
-    long,
+    longer,
     macs,
     of_all_seeds,
     said,
@@ -58,9 +58,7 @@ def _alone(place: Place) -> dict[str, Run]:
 
 
 def _in_both_budgets(cases: dict[str, Run], place: Place) -> dict[str, Run]:
-    last = place.setting.budgets[-1]
-    longer = {f"{case}, budget {last:.0%}": long(run, place.setting) for case, run in cases.items()}
-    return cases | (longer if last != 1 else {})
+    return cases | longer(cases, place)
 
 
 def summary(place: Place) -> dict[str, Any]:

@@ -32,6 +32,13 @@ def long(run: Run, setting: Setting) -> Run:
     return replace(run, budget=setting.budgets[-1])
 
 
+def longer(cases: dict[str, Run], place: Place) -> dict[str, Run]:
+    """The cases with the budget of the main result, by title; none where they have it already."""
+    last = place.setting.budgets[-1]
+    titled = {f"{case}, budget {last:.0%}": long(run, place.setting) for case, run in cases.items()}
+    return titled if last != 1 else {}
+
+
 def of_all_seeds(*runs: Run) -> Plan:
     return lambda place: [each for run in runs for each in seeded(run, place.setting)]
 

@@ -8,7 +8,7 @@ from typing import Any
 import images
 from command import command, read
 from plans import accuracies, adaptive, alone, markdown, of_all_seeds, said
-from run import Place, Run, seeded, trained
+from run import Place, Run, seeded, trained, weights_of_all_seeds
 
 import adaptive_depth as ad
 
@@ -43,8 +43,7 @@ def summary(place: Place) -> dict[str, Any]:
     gone = {
         title
         for title, pair in complete.items()
-        if title in former
-        and not all(place.weights(each).exists() for run in pair for each in seeded(run, place.setting))
+        if title in former and not all(weights_of_all_seeds(run, place) for run in pair)
     }
     return {
         "networks": {

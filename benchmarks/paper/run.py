@@ -158,7 +158,7 @@ def do(run: Run, place: Place) -> None:
 
     A file stays as it is where the run was made elsewhere, and only the weights are made again, to start from.
     """
-    if place.result(run).exists() and place.weights(run).exists():
+    if _here(run, place):
         return
     setting, network = place.setting, new(run, place.setting)
     if run.start is not None:
@@ -294,6 +294,11 @@ def do_all(wanted: Iterable[Run], place: Place, processes: int = 2) -> None:
 def _here(run: Run, place: Place) -> bool:
     """Can others start from it?"""
     return place.result(run).exists() and place.weights(run).exists()
+
+
+def weights_of_all_seeds(run: Run, place: Place) -> bool:
+    """Are they here? They are kept apart from results, on the machine that trained."""
+    return all(place.weights(each).exists() for each in seeded(run, place.setting))
 
 
 def check_images(place: Place) -> None:

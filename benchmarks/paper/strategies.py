@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 from command import command
-from plans import adaptive, compared, comparison, long, of_all_seeds
+from plans import adaptive, compared, comparison, longer, of_all_seeds
 from run import Place, Run
 
 CASES = {
@@ -13,8 +13,6 @@ CASES = {
     "random student": adaptive(student="random"),
     "random teacher and student": adaptive(teacher="random", student="random"),
 }
-
-
 LONGER = ("super-net teaches base-net", "random student")  # also with the budget of the main result
 
 
@@ -23,9 +21,7 @@ def plan(place: Place) -> list[Run]:
 
 
 def _cases(place: Place) -> dict[str, Run]:
-    last = place.setting.budgets[-1]
-    longer = {f"{case}, budget {last:.0%}": long(CASES[case], place.setting) for case in LONGER}
-    return CASES | (longer if last != 1 else {})
+    return CASES | longer({case: CASES[case] for case in LONGER}, place)
 
 
 def summary(place: Place) -> dict[str, Any]:
