@@ -31,8 +31,8 @@ class Run:
 
     Attributes:
         network: a name of `NETWORKS`.
-        method: `"adaptive"`; `"alone"`, the plain network of the depth `skip`; `"slimmable"`, `"sandwich"` and
-            `"every second step"` of rivals.py.
+        method: `"passes"`, a step for each sub-network; `"adaptive"`, Algorithm 1; `"alone"`, the plain network of the
+            depth `skip`; `"slimmable"`, `"sandwich"` and `"every second step"` of rivals.py.
         mandatory: blocks of each mandatory sub-path; the library's default where None.
         fine: every second block is a skippable sub-path of its own.
         changes: fields of the recipe, as pairs.
@@ -141,6 +141,8 @@ def recipe(run: Run, setting: Setting) -> ad.Recipe:
     """The one recipe of a network, whatever the method."""
     count = epochs(run.budget, setting)
     own = NETWORKS[run.network].recipe | {"warmup_epochs": 0.1 * count if run.start is None else 0}
+    if run.method != "passes":  # its losses weigh a half each, as in the reference
+        own |= {"passes": "algorithm 1", "keep_scale": False}
     return ad.Recipe(batch_size=setting.batch_size, epochs=count, seed=run.seed, channels_last=True).changed(
         own | dict(run.changes)
     )
@@ -169,7 +171,7 @@ def do(run: Run, place: Place) -> None:
 
     def look(epoch: ad.Epoch) -> None:
         nonlocal spent
-        if run.method == "adaptive" and run.budget == 1 and epoch.epoch in setting.looks[:-1]:
+        if run.method in ("adaptive", "passes") and run.budget == 1 and epoch.epoch in setting.looks[:-1]:
             start = time.perf_counter()
             with torch.random.fork_rng():
                 looks[epoch.epoch] = measure(_copy(run, network, place), run, place, parts=4)

@@ -11,7 +11,10 @@ from .network import AdaptiveNetwork
 from .adapting import adapt, find_stages
 
 # training it
-from .training.self_distillation import Losses, SelfDistillation, distillation_loss, feature_loss
+from .training.objective import Objective, distillation_loss
+from .training.schedule import Schedule
+from .training.passes import OnePass, PassResult, Passes
+from .training.self_distillation import Losses, SelfDistillation, feature_loss
 from .training.recipe import Recipe, load_recipe, recipe_names
 from .training.history import Epoch, History, Progress
 from .training.meter import StepResult
@@ -74,9 +77,14 @@ __all__ = [
     "parse_skip",
     "AdaptiveNetwork",
     "adapt",
+    "Objective",
+    "distillation_loss",
+    "Schedule",
+    "OnePass",
+    "PassResult",
+    "Passes",
     "Losses",
     "SelfDistillation",
-    "distillation_loss",
     "feature_loss",
     "Recipe",
     "load_recipe",

@@ -12,13 +12,13 @@ from .errors import DataError
 _LABELS = ("labels", "label")  # how collators call them in a dict
 
 
-def split_batch(batch: Any, device: torch.device) -> tuple[Any, Tensor | None]:
+def split_batch(batch: Any, device: torch.device | None) -> tuple[Any, Tensor | None]:
     """The input of one batch, and its labels `[batch]`; None where there are none.
 
     Arguments:
         batch: a pair (input, labels), a dict that holds the labels as `"labels"` or `"label"`, or the input alone. An
             input is a tensor `[batch, ...]`, a dict of keyword arguments, or a tuple or list of positional ones.
-        device: where to move all tensors.
+        device: where to move all tensors; None leaves them where they are.
 
     Raises:
         DataError: something else.
@@ -41,6 +41,8 @@ def split_batch(batch: Any, device: torch.device) -> tuple[Any, Tensor | None]:
         )
     if not (y is None or isinstance(y, Tensor)):
         raise DataError(f"the loader yielded labels as a {type(y).__name__}: expected a tensor [batch]")
+    if device is None:
+        return x, y
     x = tree_map_only(Tensor, lambda tensor: tensor.to(device, non_blocking=True), x)
     return x, None if y is None else y.to(device, non_blocking=True)
 

@@ -5,8 +5,9 @@ import random
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sized
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,9 +29,12 @@ from ..network import AdaptiveNetwork
 from . import state
 from .history import Epoch, History, Progress
 from .meter import Meter, StepResult
+from .objective import Objective, check_finite, check_labels, distil_classes, logits_of
+from .passes import OnePass, Passes
 from .processes import Processes, synchronised, whole
-from .recipe import Recipe
-from .self_distillation import SelfDistillation, check_finite, check_labels, logits_of
+from .recipe import ALGORITHM_1, Recipe
+from .schedule import Due
+from .self_distillation import SelfDistillation
 
 Backward = Callable[[Tensor], None]
 # Forward and backward on one batch (input, labels): `backward(loss)` differentiates, in whatever precision and part.
@@ -108,8 +112,8 @@ def train(
         batches: pairs of input `[batch, ...]` and labels `[batch]`, or dicts with `"labels"`, such as a DataLoader;
             with `accumulate`, each is one part of a step.
         recipe: how; the default one where none is given.
-        step: what to do with a batch; by default `distil(SelfDistillation(network))` for an adaptive network,
-            `supervise(network)` for a plain one.
+        step: what to do with a batch, one optimiser step each; by default the recipe's `passes` for an adaptive
+            network, `supervise(network)` for a plain one.
         validation: batches to evaluate an adaptive network on, as often as the recipe says; of several processes,
             each brings its share.
         folder: where checkpoints of the training are kept; none are written without it.
@@ -161,15 +165,21 @@ class _Run:
         self.network = copy.deepcopy(network) if self.spread else network
         # Not all at once where buffers stay whole and parameters are spread (`foreach`).
         self.ema = ModelEmaV3(self.network, decay=recipe.ema, foreach=not self.spread) if recipe.ema else None
+        self.passes: Passes | None = None  # of a schedule; else one step for each batch
         self.wrapped, self.step = self._prepare(step)
         self.optimizer = _optimiser(self.network, recipe)
-        self.schedule = _schedule(self.optimizer, recipe, self.part_steps)
+        self.schedule = _schedule(self.optimizer, recipe, self._steps_after)
         self.scaler = torch.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.epoch, self.done, self.batch = 1, 0, 0  # the epoch under way, steps in all, batches of this epoch
         self.history: list[Epoch] = []
         self.best = -1.0
         self.meter = Meter()
         self.at_start: dict[str, Any] | None = None  # random numbers as they were before this epoch's first batch
+
+    def _steps_after(self, epochs: float) -> int:
+        """Optimiser steps after so many epochs."""
+        batches = round(epochs * self.part_steps)
+        return self.passes.schedule.steps(batches) if self.passes else batches
 
     def _prepare(self, step: Step | None) -> tuple[nn.Module, Step]:
         recipe, network = self.recipe, self.network
@@ -179,6 +189,8 @@ class _Run:
         if not isinstance(network, AdaptiveNetwork):
             wrapped = self._wrap(network)
             return wrapped, supervise(torch.compile(wrapped) if recipe.compile else wrapped, criterion)
+        if recipe.passes != ALGORITHM_1:
+            return self._prepare_passes(network, criterion)
         objective = SelfDistillation(
             network,
             criterion,
@@ -189,6 +201,7 @@ class _Run:
             teacher=recipe.teacher,
             student=recipe.student,
             distil_share=recipe.distil_share,
+            keep_scale=recipe.keep_scale,
         )
         if recipe.compile:
             objective.compile()
@@ -196,6 +209,19 @@ class _Run:
             return objective, distil(objective, low_memory=True)
         wrapped = self._wrap(objective)
         return wrapped, distil(wrapped)
+
+    def _prepare_passes(self, network: AdaptiveNetwork, criterion: nn.Module) -> tuple[nn.Module, Step]:
+        recipe = self.recipe
+        distil = partial(distil_classes, temperature=recipe.temperature)
+        schedule = recipe.schedule_of(recipe.epochs * self.part_steps, self.part_steps)
+        if len(network.stages) == 1 and recipe.passes == Recipe.passes:
+            schedule = replace(schedule, pattern="SB")  # the default where nobody asked for another
+        self.passes = Passes(network, Objective(criterion, distil), schedule, buffer_mb=recipe.buffer_mb)
+        if recipe.compile:
+            self.passes.module.compile()
+        # Each pass leaves other parameters out, the same ones in all processes: their gradients are averaged when they
+        # are there, which needs no wrapper that walks the graph to look for them.
+        return (self._wrap(self.passes.module) if self.spread else self.passes.module), supervise(network, criterion)
 
     def _wrap(self, module: nn.Module) -> nn.Module:
         if not self.spread:
@@ -212,18 +238,46 @@ class _Run:
         self.network.train()
         if callable(set_epoch := getattr(self.batches, "set_epoch", None)):
             set_epoch(self.epoch)
+        if self.passes is not None:
+            self._make_passes(self.passes.left(), stop, on_step)  # of a batch that was interrupted
+        loaded: list[tuple[Any, Any]] = []
         for batch in self._remaining(parts * self.part_steps):
-            self._train_part(batch)
-            self.batch += 1
-            if self.batch % parts == 0:
-                self._update()
-                if on_step and self.processes.is_first:
-                    on_step(self._progress())
-                self._keep(stop)
+            x, y = self._taken_apart(batch)
+            part, self.batch = self.batch % parts, self.batch + 1
+            if self.passes is None:
+                self._train_part(x, y, part)
+                if self.batch % parts == 0:
+                    self._update(stop, on_step)
+            else:
+                loaded.append((x, y))
+                if self.batch % parts == 0:
+                    self._make_passes(self.passes.load(loaded), stop, on_step)
+                    loaded = []
+
+    def _make_passes(
+        self, dues: Iterator[Due], stop: threading.Event, on_step: Callable[[Progress], None] | None
+    ) -> None:
+        """An optimiser step for each pass, and between them a place where a training may be interrupted."""
+        assert self.passes is not None
+        passes = self.passes
+        for due in dues:
+            items = passes.items(due)
+            self.optimizer.zero_grad()
+            for item in items:
+                last = item["part"] == len(items) - 1
+                try:
+                    with self.processes.without_average(self.wrapped, not last), self._precision():
+                        result = passes.learn(item, self.wrapped)
+                        self._backward(result.loss)
+                except TrainingError as error:
+                    raise TrainingError(f"{error}{self._where()}") from error
+                self.meter.add_pass(due.letter, result.loss, result.output, item["y"])
+            passes.done()
+            self._update(stop, on_step)
 
     def _progress(self) -> Progress:
         epoch, epochs, meter = self.epoch, self.recipe.epochs, self.meter
-        return Progress(epoch, epochs, self.done, epochs * self.part_steps, lambda: meter.epoch(epoch, None))
+        return Progress(epoch, epochs, self.done, self._steps_after(epochs), lambda: meter.epoch(epoch, None))
 
     def _remaining(self, number: int) -> Iterator[Any]:
         """The batches of this epoch, up to a number; where it is gone on from the middle, those that are left.
@@ -250,40 +304,45 @@ class _Run:
                 return
             yield batch
 
-    def _train_part(self, batch: Any) -> None:
-        recipe, part = self.recipe, self.batch % self.recipe.accumulate
+    def _taken_apart(self, batch: Any) -> tuple[Any, Tensor]:
         x, y = split_batch(batch, self.device)
         if y is None:
             raise DataError("the loader yielded inputs without labels: expected pairs (input, labels)")
-        if recipe.channels_last:
+        if self.recipe.channels_last:
             x = tree_map_only(Tensor, _channels_last, x)
+        return x, y
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.recipe.precision)
+        return torch.autocast(self.device.type, kind, enabled=kind is not None)
+
+    def _backward(self, loss: Tensor) -> None:
+        with torch.autocast(self.device.type, enabled=False):
+            self.scaler.scale(loss / self.recipe.accumulate).backward()
+
+    def _train_part(self, x: Any, y: Tensor, part: int) -> None:
         if part == 0:
             self.optimizer.zero_grad()
-        kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.precision)
-
-        def backward(loss: Tensor) -> None:
-            with torch.autocast(self.device.type, enabled=False):
-                self.scaler.scale(loss / recipe.accumulate).backward()
-
-        apart = self.processes.without_average(self.wrapped, part < recipe.accumulate - 1)
+        apart = self.processes.without_average(self.wrapped, part < self.recipe.accumulate - 1)
         try:
-            with apart, torch.autocast(self.device.type, kind, enabled=kind is not None):
-                result = self.step(x, y, backward)
+            with apart, self._precision():
+                result = self.step(x, y, self._backward)
         except TrainingError as error:
             raise TrainingError(f"{error}{self._where()}") from error
         self.meter.add(result, y)
 
     def _where(self) -> str:
         """The place of an error in a training: the step, the samples where they are known, the last checkpoint."""
-        said = f" (epoch {self.epoch}, step {self.done + 1}, batch {self.batch + 1} of {len(self.batches)}"
+        batch = self.batch - (self.passes is not None)  # of the newest one in a schedule of passes, which is loaded
+        said = f" (epoch {self.epoch}, step {self.done + 1}, batch {batch + 1} of {len(self.batches)}"
         known = getattr(self.batches, "indices", None)
-        if callable(known):
-            said += f", samples {known(self.batch)}"
+        if callable(known) and self.passes is None:
+            said += f", samples {known(batch)}"
         last = state.newest(self.folder) if self.folder else None
         return said + (f"; the last good checkpoint is {last})" if last else ")")
 
-    def _update(self) -> None:
-        if self.recipe.low_memory and isinstance(self.wrapped, SelfDistillation):
+    def _update(self, stop: threading.Event, on_step: Callable[[Progress], None] | None) -> None:
+        if isinstance(self.wrapped, SelfDistillation | OnePass) and not self.spread:  # no wrapper has done it
             self.processes.average_gradients(self.network.parameters())
         if self.recipe.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
@@ -295,6 +354,9 @@ class _Run:
         self.schedule.step_update(self.done)
         if self.ema is not None:
             self.ema.update(self.network)
+        if on_step and self.processes.is_first:
+            on_step(self._progress())
+        self._keep(stop)
 
     def _keep(self, stop: threading.Event) -> None:
         every = self.recipe.checkpoint_every
@@ -372,6 +434,9 @@ class _Run:
             "history": [asdict(epoch) for epoch in self.history],
             "best": self.best,
         }
+        if self.passes is not None:
+            kept, facts["passes"] = zip(*self.processes.gather(self.passes.state()), strict=True)
+            tensors |= {f"passes.{n}.{name}": value for n, own in enumerate(kept) for name, value in own.items()}
         if not first:
             return
         score = sum((self.history[-1].validation or {}).values()) if self.history and self.batch == 0 else -1.0
@@ -388,6 +453,8 @@ class _Run:
             return
         tensors, facts = state.load_state(path)
         theirs, ours = facts["recipe"], self.recipe.to_json()
+        if "passes" not in theirs:  # written by version 0.1
+            theirs = {**Recipe(passes=ALGORITHM_1, keep_scale=False).to_json(), **theirs}
         changed = [name for name in ours if theirs.get(name) != ours[name] and name not in _FREE_TO_CHANGE]
         if changed:
             told = ", ".join(f"{name}: {theirs.get(name)!r} there, {ours[name]!r} now" for name in changed)
@@ -411,6 +478,10 @@ class _Run:
         self.meter.lr = facts["lr"]
         self.meter.put(facts["meters"][self.processes.index], self.device)
         self.at_start = facts["random_at_start"][self.processes.index]
+        if self.passes is not None:
+            mine = f"passes.{self.processes.index}."
+            kept = {name.removeprefix(mine): value for name, value in tensors.items() if name.startswith(mine)}
+            self.passes.put_state(kept, facts["passes"][self.processes.index])
         state.put_random_state(facts["random"][self.processes.index], self.device)
 
 
@@ -538,17 +609,17 @@ def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return create_optimizer_v2(groups, recipe.optimizer, lr=recipe.lr, **momentum)
 
 
-def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int) -> Scheduler:
-    """The learning rate of every step, for epochs of so many steps."""
+def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_after: Callable[[float], int]) -> Scheduler:
+    """The learning rate of every step; a recipe counts in epochs, `steps_after` says how many steps those are."""
     asked = min(5, recipe.epochs / 10) if recipe.warmup_epochs is None else min(recipe.warmup_epochs, recipe.epochs)
-    warmup = round(asked * epoch)
+    warmup = steps_after(asked)
     first = recipe.warmup_lr or recipe.lr / max(1, warmup)
     if recipe.schedule == "multistep":  # timm's milestones take effect one early
-        at = [number * epoch + 1 for number in recipe.milestones]
+        at = [steps_after(number) + 1 for number in recipe.milestones]
         return MultiStepLRScheduler(
             optimizer, at, recipe.decay_rate, warmup, first, warmup_prefix=False, t_in_epochs=False
         )
-    steps = max(2, recipe.epochs * epoch)  # timm complains of a single one
+    steps = max(2, steps_after(recipe.epochs))  # timm complains of a single one
     return CosineLRScheduler(
         optimizer, steps, lr_min=recipe.min_lr, warmup_t=warmup, warmup_lr_init=first, t_in_epochs=False
     )

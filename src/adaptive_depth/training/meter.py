@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..batches import samples_in
 from ..errors import DataError
 from .history import Epoch
 from .processes import Processes
@@ -21,7 +22,7 @@ class StepResult:
     Attributes:
         loss: the criterion of the super-net, or of the plain network.
         output: what it returned, `[batch, classes]`.
-        base_loss: KL(super-net ‖ base-net).
+        base_loss: what the base-net learned from: with Algorithm 1 KL(super-net ‖ base-net).
         base_output: what the base-net returned, `[batch, classes]`; with `distil_share` of the first samples only.
     """
 
@@ -38,6 +39,7 @@ class Meter:
         self.start, self.images, self.lr = perf_counter(), 0, 0.0
         self.images_before, self.waited = 0, 0.0  # images of before an interruption; seconds
         self.sums: dict[str, Any] = {}
+        self.base_images = 0  # that the base-net saw in passes of its own
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -55,13 +57,24 @@ class Meter:
             self._count("base_loss", result.base_loss * len(y))
             self._count("base_accuracy", 100 * _hits(result.base_output, y[:seen]) * (len(y) / seen))
 
+    def add_pass(self, letter: str, loss: Tensor, output: Any, y: Any) -> None:
+        """One pass of a schedule: `S` and `B` are counted, each by the images that it saw."""
+        if letter == "R":
+            return
+        size, base = samples_in(y), "" if letter == "S" else "base_"
+        self.images, self.base_images = self.images + size * (not base), self.base_images + size * bool(base)
+        self._count(f"{base}loss", loss.detach() * size)
+        if isinstance(output, Tensor) and isinstance(y, Tensor) and output.ndim == 2:
+            self._count(f"{base}accuracy", 100 * _hits(output, y))
+
     def to_json(self) -> dict[str, Any]:
         sums = {name: [value.item(), str(value.dtype).removeprefix("torch.")] for name, value in self.sums.items()}
-        return {"images": self.images, "sums": sums}
+        return {"images": self.images, "sums": sums, **({"base_images": self.base_images} if self.base_images else {})}
 
     def put(self, before: dict[str, Any], device: torch.device) -> None:
         """Go on from what `to_json` returned."""
         self.images = self.images_before = before["images"]
+        self.base_images = before.get("base_images", 0)
         self.sums = {
             name: torch.tensor(value, dtype=getattr(torch, kind), device=device)
             for name, (value, kind) in before["sums"].items()
@@ -72,17 +85,19 @@ class Meter:
 
     def epoch(self, number: int, processes: Processes | None) -> Epoch:
         """The means; over some processes, or of this one alone."""
-        if not self.images:
+        if not self.sums:
             raise DataError("the loader yielded no batch in this epoch: expected one that can be gone through again")
 
         def total(value: Tensor) -> Tensor:
             return processes.sum(value) if processes else value
 
         device, seconds = next(iter(self.sums.values())).device, max(perf_counter() - self.start, 1e-9)
-        images = int(total(torch.tensor(self.images, device=device)))
+        images = int(total(torch.tensor(self.images, device=device))) or 1
         timed = int(total(torch.tensor(self.images - self.images_before, device=device)))
+        base_images = int(total(torch.tensor(self.base_images, device=device))) or images
         means = dict.fromkeys(("loss", "accuracy", "base_loss", "base_accuracy"))
-        means |= {name: float(total(value.double())) / images for name, value in self.sums.items()}
+        for name, value in self.sums.items():
+            means[name] = float(total(value.double())) / (base_images if name.startswith("base_") else images)
         return Epoch(number, self.lr, images_per_s=timed / seconds, waiting=self.waited / seconds, **means)  # type: ignore[arg-type]
 
 

@@ -13,7 +13,14 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import TrainingError
+from .schedule import Schedule
 
+ALGORITHM_1 = "algorithm 1"
+_OF_PATTERNS = ("delay", "fresh", "intermediate", "teacher_share")
+_OF_ALGORITHM_1 = (
+    "alpha", "temperature", "feature_weight", "low_memory", "learn_from", "teacher", "student", "distil_share",
+    "keep_scale",
+)  # fmt: skip
 _FOLDERS = (Path(__file__).parent.parent / "recipes", Path(__file__).parents[3] / "recipes")  # installed, or in a clone
 
 
@@ -57,8 +64,13 @@ class Recipe:
 
         freeze: parts of names of parameters that are not trained, such as `["conv1", "layer1"]`.
         skip_aware_norms: double the norms of mandatory blocks; without is the paper's ablation (Table 3).
-        alpha, temperature, feature_weight, low_memory, learn_from, teacher, student, distil_share: of
-            `SelfDistillation`.
+        passes: how sub-networks learn: the pattern of a `Schedule` (each pass has an optimiser step of its own), or
+            `"algorithm 1"` (the paper's, both passes summed in one step). A plain network has one pass a step anyway.
+            Epochs, warm-up and milestones count passes over the images; with a pattern, an epoch has more steps.
+        delay, fresh, intermediate, teacher_share, buffer_mb: of `Schedule` and `Passes`, for a pattern.
+        teacher_start: part of the training, from 0 to 1, after which the teacher has its share.
+        alpha, temperature, feature_weight, low_memory, learn_from, teacher, student, distil_share, keep_scale: of
+            `SelfDistillation`, for `"algorithm 1"`.
         precision: `"fp32"`, `"bf16"` or `"fp16"`.
         channels_last: lay images out so.
         compile: let `torch.compile` compile both passes.
@@ -111,6 +123,13 @@ class Recipe:
 
     freeze: tuple[str, ...] = ()
     skip_aware_norms: bool = True
+    passes: str = "SBSBR"
+    delay: int | None = None
+    fresh: bool = False
+    intermediate: tuple[str, ...] | None = None
+    teacher_share: float = 0.0
+    teacher_start: float = 0.5
+    buffer_mb: float = 2048.0
     alpha: float = 0.5
     temperature: float = 1.0
     feature_weight: float = 0.0
@@ -119,6 +138,7 @@ class Recipe:
     teacher: Literal["super-net", "random"] = "super-net"
     student: Literal["base-net", "random"] = "base-net"
     distil_share: float = 1.0
+    keep_scale: bool = True
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
@@ -145,10 +165,41 @@ class Recipe:
             raise TrainingError(
                 "schedule='multistep' without milestones: name the epochs, such as milestones=[60, 100]"
             )
+        self._check_passes()
         if self.batch_size % self.accumulate:
             raise TrainingError(
                 f"batch_size={self.batch_size} cannot be divided into accumulate={self.accumulate} equal parts"
             )
+
+    def _check_passes(self) -> None:
+        defaults = {each.name: each.default for each in fields(self)}
+        if self.passes == ALGORITHM_1:
+            strange, owner, other = _OF_PATTERNS, "a pattern of passes, such as passes='SBSBR'", ALGORITHM_1
+        else:
+            strange, owner, other = _OF_ALGORITHM_1, f"passes={ALGORITHM_1!r}", self.passes
+            self.schedule_of(1)
+        for name in strange:
+            if getattr(self, name) != defaults[name]:
+                raise TrainingError(
+                    f"{name}={getattr(self, name)!r} belongs to {owner}, and passes is {other!r}: change one of them"
+                )
+
+    def schedule_of(self, batches: int, epoch: int | None = None) -> Schedule:
+        """The schedule of passes, for a training of so many batches, `epoch` of them in an epoch.
+
+        Raises:
+            TrainingError: a delay longer than an epoch.
+        """
+        delay = self.delay
+        if epoch is not None and not self.fresh:
+            if delay is not None and delay >= max(1, epoch):
+                raise TrainingError(
+                    f"delay={delay} is longer than an epoch of {epoch} batches: expected less, or None for a delay that "
+                    "fits"
+                )
+            delay = min(16, (epoch - 1) // 2) if delay is None else delay
+        start = round(self.teacher_start * batches) if self.teacher_share else 0
+        return Schedule(self.passes, delay, self.fresh, self.intermediate, self.teacher_share, start, self.seed or 0)
 
     def changed(self, changes: Mapping[str, Any]) -> "Recipe":
         """The same recipe with other values of some fields.
@@ -180,6 +231,8 @@ class Recipe:
 def load_recipe(name: str | Path) -> Recipe:
     """A recipe that comes with the library by its name, or one of your own by its path.
 
+    A file that does not say `passes` is of version 0.1 and means what it meant there: `"algorithm 1"`.
+
     Raises:
         TrainingError: no such recipe, a file that is no YAML, or fields that no recipe has.
 
@@ -203,6 +256,8 @@ def load_recipe(name: str | Path) -> Recipe:
         raise TrainingError(f"recipe {path} cannot be read ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise TrainingError(f"recipe {path} holds a {type(content).__name__}: expected lines such as 'epochs: 30'")
+    if "passes" not in content:  # of version 0.1, which knew one way: it means what it meant
+        content = {"passes": ALGORITHM_1, "keep_scale": False, **content}
     try:
         return Recipe().changed(content)
     except TrainingError as error:
@@ -249,10 +304,10 @@ _RANGES: dict[str, tuple[Any, str]] = {
     name: (fits, expected)
     for names, fits, expected in (
         ("epochs batch_size accumulate lr temperature clip_grad image_size", _positive, "a number above 0"),
-        ("eval_size eval_resize crop_scale repeats checkpoint_every keep", _positive, "a number above 0"),
-        ("weight_decay min_lr warmup_lr feature_weight mixup cutmix calibrate", _not_negative, "0 or more"),
+        ("eval_size eval_resize crop_scale repeats checkpoint_every keep buffer_mb", _positive, "a number above 0"),
+        ("weight_decay min_lr warmup_lr feature_weight mixup cutmix calibrate delay", _not_negative, "0 or more"),
         ("warmup_epochs validate_every", _not_negative, "0 or more"),
-        ("alpha random_erasing label_smoothing skip_damaged momentum", _share, "a number from 0 to 1"),
+        ("alpha random_erasing label_smoothing skip_damaged momentum teacher_share teacher_start", _share, "a number from 0 to 1"),
         ("distil_share", _part, "a part of each batch, above 0 and at most 1"),
         ("ema", _inside, "a decay between 0 and 1, such as 0.9999"),
     )

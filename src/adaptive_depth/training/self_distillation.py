@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..batches import arguments, first_samples, logits_in, samples_in
+from ..batches import arguments, first_samples, samples_in
 from ..errors import TrainingError
 from ..modes import buffers_restored_on_error
 from ..network import AdaptiveNetwork, check_adapted
 from ..recompute import is_recomputed
 from ..sharing import Branch, SharedForward, tensors_in
+from .objective import check_finite, check_labels, classes_last, distillation_loss, logits_of
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Losses:
     """What one step yields.
 
     Attributes:
-        total: `alpha * super_net + (1 - alpha) * (base_net + feature_weight * features)`, the one to differentiate.
+        total: `super_net + (1 - alpha) / alpha * (base_net + feature_weight * features)`, the one to differentiate;
+            times alpha without `keep_scale`.
         super_net: the criterion of the super-net's output and the labels.
         base_net: KL(super-net ‖ base-net) of the softmax outputs, per sample.
         features: the sum over stages of KL(h_super ‖ h_base), per position; None without the feature term.
@@ -57,7 +58,8 @@ class SelfDistillation(nn.Module):
     Arguments:
         network: the network to train.
         criterion: the loss of the super-net's output and the labels; any callable that returns a scalar.
-        alpha: weight of the super-net's loss; the base-net's has 1 - alpha (0.5, as in the reference).
+        alpha: weight of the super-net's loss; the base-net's has 1 - alpha (0.5, as in the reference: the gradients of
+            both are added as they are).
         temperature: softens both outputs of the distillation, whose loss is multiplied by its square (1, as in
             the paper).
         feature_weight: weight of the optional feature term (0: off). It aligns the contexts in which the
@@ -65,6 +67,8 @@ class SelfDistillation(nn.Module):
         learn_from: of the student; `"labels"` leaves the distillation out (the paper's ablation, Table 3).
         teacher, student: `"random"` draws another one of the 2^N sub-networks in every step (Table 4, where all of
             these are worse).
+        keep_scale: divide both by alpha, so that the labels' gradient is as large as in a training of the super-net
+            alone and a learning rate that suits that one suits this. Without, a loss of alpha = 0.5 halves it.
         distil_share: the part of each batch, its first samples, that the base-net runs on and learns from. Less than
             1 trains cheaper (not in the paper); the two passes then share no computation.
 
@@ -94,6 +98,7 @@ class SelfDistillation(nn.Module):
         teacher: Literal["super-net", "random"] = "super-net",
         student: Literal["base-net", "random"] = "base-net",
         distil_share: float = 1.0,
+        keep_scale: bool = True,
     ) -> None:
         super().__init__()
         check_adapted(network, "SelfDistillation", TrainingError)
@@ -121,6 +126,9 @@ class SelfDistillation(nn.Module):
         self.network = network
         self.learn_from, self.teacher, self.student = learn_from, teacher, student
         self.distil_share = distil_share
+        # With alpha = 0 no label is learned from, so there is no scale to keep.
+        scale = alpha if keep_scale and alpha else 1.0
+        self._weights = alpha / scale, (1 - alpha) / scale
         self.criterion = nn.CrossEntropyLoss() if criterion is None else criterion
         self.alpha, self.temperature, self.feature_weight = alpha, temperature, feature_weight
         self._shared: SharedForward | None = None
@@ -198,14 +206,14 @@ class SelfDistillation(nn.Module):
             teacher = logits_of(output)
             super_net = self._super_loss(teacher, y)
             taught = {path: feature.detach() for path, feature in seen.items()}
-            backward(self.alpha * super_net)
+            backward(self._weights[0] * super_net)
             teacher = teacher.detach()
             del output, seen  # the graph of the super-net is freed before the base-net builds its own
             output, seen = self._run(shared, shallow, leaves, self._distilled(x), watch)
             student = logits_of(output)
             base_net, feature = self._base_losses(teacher, student, taught, seen, y)
             losses = self._losses(super_net.detach(), base_net, feature, teacher, student)
-            backward((1 - self.alpha) * self._base_total(base_net, feature))
+            backward(self._weights[1] * self._base_total(base_net, feature))
             if common is not None and leaves is not None:
                 _differentiate_common(common, leaves)
             feature = None if feature is None else feature.detach()
@@ -220,7 +228,7 @@ class SelfDistillation(nn.Module):
         except IndexError as error:  # what torch's own criteria raise for a label that names no class
             raise TrainingError(
                 f"the criterion refused the labels ({error}): expected class indices from 0 to "
-                f"{_classes_last(output).shape[-1] - 1}"
+                f"{classes_last(output).shape[-1] - 1}"
             ) from error
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             received = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
@@ -241,7 +249,7 @@ class SelfDistillation(nn.Module):
         if self.learn_from == "labels":
             base_net = self._super_loss(student, y)
         else:
-            base_net = distillation_loss(_classes_last(teacher), _classes_last(student), self.temperature)
+            base_net = distillation_loss(classes_last(teacher), classes_last(student), self.temperature)
         check_finite("the base-net's loss", base_net)
         if not self.feature_weight:
             return base_net, None
@@ -259,7 +267,8 @@ class SelfDistillation(nn.Module):
     def _losses(
         self, super_net: Tensor, base_net: Tensor, feature: Tensor | None, teacher: Tensor, student: Tensor
     ) -> Losses:
-        total = self.alpha * super_net + (1 - self.alpha) * self._base_total(base_net, feature)
+        deep, shallow = self._weights
+        total = deep * super_net + shallow * self._base_total(base_net, feature)
         return Losses(total, super_net, base_net, feature, teacher.detach(), student.detach())
 
     # -- the passes ---------------------------------------------------------------------------------------------
@@ -362,26 +371,6 @@ def _drawn(skips: Sequence[str]) -> str:
     return skips[int(torch.randint(len(skips), ()))]
 
 
-def distillation_loss(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(teacher ‖ student) of the softmax outputs, times the temperature squared (paper, Algorithm 1).
-
-    Arguments:
-        teacher, student: logits, `[batch, classes]`; no gradient flows to the teacher.
-
-    Returns:
-        A scalar: the mean over the batch, in nats, computed in float32 or better.
-
-    Example:
-        >>> distillation_loss(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]])).item()
-        0.0
-    """
-    exact = torch.promote_types(student.dtype, torch.float32)
-    target = F.log_softmax(teacher.detach().to(exact) / temperature, dim=-1)
-    answer = F.log_softmax(student.to(exact) / temperature, dim=-1)
-    divergence = F.kl_div(answer, target, reduction="sum", log_target=True)
-    return divergence * temperature**2 / (student.numel() // student.shape[-1])
-
-
 def feature_loss(teacher: Tensor, student: Tensor, channel_dim: int = 1) -> Tensor:
     """KL(h_super ‖ h_base) of one stage's features, softmax over channels (paper, section 3.2, the optional term).
 
@@ -393,58 +382,6 @@ def feature_loss(teacher: Tensor, student: Tensor, channel_dim: int = 1) -> Tens
         A scalar: the mean over the batch and all positions, in nats, computed in float32 or better.
     """
     return distillation_loss(teacher.movedim(channel_dim, -1), student.movedim(channel_dim, -1))
-
-
-def logits_of(output: Any) -> Tensor:
-    output = logits_in(output)
-    if not isinstance(output, Tensor):
-        raise TrainingError(
-            f"the network returned a {type(output).__name__}: self-distillation expects one tensor of logits, "
-            "[batch, classes], or an object that holds it as .logits; wrap the model so that it returns them"
-        )
-    if output.ndim < 2 or _classes_last(output).shape[-1] < 2:
-        raise TrainingError(
-            f"the network returned {list(output.shape)}: self-distillation compares probabilities over two or more "
-            "classes, [batch, classes], and the softmax of one logit is always 1; build the model with num_classes=2"
-        )
-    return output
-
-
-def _classes_last(output: Tensor) -> Tensor:
-    """Logits `[batch, classes]` and `[batch, tokens, classes]` as they are; dense ones, `[batch, classes, height,
-    width]`, turned so that the classes are last."""
-    return output if output.ndim < 4 else output.movedim(1, -1)
-
-
-def check_labels(criterion: Any, output: Tensor, y: Tensor) -> None:
-    """Class indices must name a class: on an accelerator the criterion itself would say so only by a crash."""
-    one_each = isinstance(y, Tensor) and y.ndim == output.ndim - 1
-    if not (one_each and isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss)):
-        return
-    if y.shape[:1] != output.shape[:1]:
-        raise TrainingError(f"{len(y)} labels for a batch of {len(output)}: expected one for each sample")
-    if y.is_floating_point():
-        raise TrainingError(
-            f"labels of {str(y.dtype).removeprefix('torch.')}: expected class indices, whole numbers from 0 to "
-            f"{output.shape[1] - 1}; convert them with y.long()"
-        )
-    counted = y[y != criterion.ignore_index]
-    if not counted.numel():
-        return
-    low, high = int(counted.min()), int(counted.max())
-    if low < 0 or high >= output.shape[1]:
-        raise TrainingError(
-            f"labels from {low} to {high}, but the network has {output.shape[1]} classes: expected labels from 0 to "
-            f"{output.shape[1] - 1}; build the model with num_classes={high + 1} or map the labels"
-        )
-
-
-def check_finite(name: str, loss: Tensor) -> None:
-    if not torch.isfinite(loss).all():
-        raise TrainingError(
-            f"{name} is {float(loss.detach().sum())}: expected a finite number; look for a learning rate that is too "
-            "high, inputs that are not finite, or float16 without a gradient scaler. This step changed no weight"
-        )
 
 
 def _differentiate_common(common: Branch, leaves: Branch) -> None:

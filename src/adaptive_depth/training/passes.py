@@ -1,0 +1,313 @@
+"""The passes of a schedule, made: each trains one sub-network on one batch and has an optimiser step of its own."""
+
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from ..batches import arguments, device_of, logits_in, split_batch
+from ..errors import CheckpointError, DataError, TrainingError
+from ..modes import buffers_restored_on_error
+from ..network import AdaptiveNetwork, RunningStatistics, check_adapted
+from ..stages.checks import has_statistics
+from .objective import Objective, as_objective
+from .replay import Replay
+from .schedule import Due, Schedule
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What one pass yields.
+
+    Attributes:
+        loss: a scalar to differentiate.
+        output: what the sub-network returned, or the logits in it, without gradients.
+    """
+
+    loss: Tensor
+    output: Any
+
+
+class OnePass(nn.Module):
+    """A pass as a module, for loops that wrap their model (precision, several devices): give them this one.
+
+    Arguments:
+        network: the network to train.
+        objective: what a pass learns.
+    """
+
+    def __init__(self, network: AdaptiveNetwork, objective: Objective) -> None:
+        super().__init__()
+        self.network, self.objective = network, objective
+        self._compiling: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._compiled: tuple[Any, dict[str, Any]] = (None, {})
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile each sub-network when it first runs; takes `torch.compile`'s arguments."""
+        self._compiling, self._compiled = (args, kwargs), (None, {})
+
+    def forward(self, x: Any, y: Any, skip: str, teacher: Any = None, share: float = 0.0) -> PassResult:
+        """The loss of one sub-network on one batch.
+
+        Arguments:
+            x: the input; `[batch, channels, height, width]` for images, a dict of keyword arguments, or a tuple of
+                positional ones.
+            y: what the criterion takes beside the output.
+            skip: the sub-network.
+            teacher, share: the super-net's output for the same batch, and its share of what is learned.
+
+        Raises:
+            TrainingError: what the objective refuses. Nothing was changed then: weights, gradients and running
+                statistics are what they were.
+        """
+        network = self.network
+        args, kwargs = arguments(dict(x) if isinstance(x, Mapping) else x)
+        if not network.proven:
+            network.prove(*args, **kwargs)
+        if network.calibrated and network.training:
+            network.reset_statistics(per_context=False)  # they belong to weights that are about to change
+        with buffers_restored_on_error(network) if network.training else nullcontext():
+            with self._gathering(skip):
+                output = logits_in(self._subnet(skip)(*args, **kwargs))
+            loss = self.objective(output, y, teacher, share)
+        return PassResult(loss, tree_map_only(Tensor, torch.Tensor.detach, output))
+
+    def _subnet(self, skip: str) -> Any:
+        module = self.network.subnet(skip)  # brings it into the modes of training, too
+        if self._compiling is None:
+            return module
+        if self._compiled[0] is not self.network._views:
+            self._compiled = self.network._views, {}
+        made = self._compiled[1]
+        if skip not in made:
+            args, kwargs = self._compiling
+            made[skip] = torch.compile(module, *args, **kwargs)
+        return made[skip]
+
+    @contextmanager
+    def _gathering(self, skip: str) -> Iterator[None]:
+        """The two sets of running statistics are those of the super-net and the base-net, whoever else runs."""
+        ends = self.network.skips[0], self.network.skips[-1]
+        if skip in ends or not self.network.training:
+            yield
+            return
+        # Copies take their places: values put back into the same tensors would invalidate what backward saved of them.
+        homes = [home._buffers for home in self.network.modules() if gathers(home)]
+        before = [dict(buffers) for buffers in homes]
+        for buffers in homes:
+            buffers |= {name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()}
+        try:
+            yield
+        finally:
+            for buffers, own in zip(homes, before, strict=True):
+                buffers |= own
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_compiled": (None, {})}
+
+
+class Passes:
+    """A schedule for the user's own loop: one optimiser step for each pass.
+
+    The blocks that a pass leaves out have no gradient, so with `zero_grad(set_to_none=True)`, torch's default, they
+    get no momentum, decay or update from it. Learning-rate schedules go over all steps, `schedule.steps(batches)`.
+
+    Arguments:
+        network: the network to train.
+        objective: a criterion of output and labels (cross-entropy where None), or an `Objective`.
+        schedule: which sub-network learns when; the default one where None (without R for a network of one stage).
+        buffer_mb: memory off the device for the batches that wait for a later pass, see `Replay`.
+
+    Raises:
+        TrainingError: a schedule or an objective that does not fit.
+
+    Example:
+        >>> import timm, torch, adaptive_depth as ad
+        >>> net = ad.adapt(timm.create_model("resnet18", num_classes=10)).train()
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> passes = Passes(net, torch.nn.CrossEntropyLoss(), Schedule("SB", delay=1))
+        >>> for x, y in [(torch.randn(2, 3, 64, 64), torch.tensor([3, 7]))] * 2:
+        ...     for loss in passes(x, y):
+        ...         optimizer.zero_grad(); loss.backward(); optimizer.step()
+        >>> passes.steps_done
+        3
+    """
+
+    def __init__(
+        self,
+        network: AdaptiveNetwork,
+        objective: Any = None,
+        schedule: Schedule | None = None,
+        *,
+        buffer_mb: float = 2048,
+    ) -> None:
+        check_adapted(network, "Passes", TrainingError)
+        if schedule is None:
+            schedule = Schedule("SBSBR" if len(network.stages) > 1 else "SB")
+        if not isinstance(schedule, Schedule):
+            raise TrainingError(f"schedule={schedule!r}: expected a Schedule, such as Schedule('SBSBR', delay=16)")
+        if not buffer_mb > 0:
+            raise TrainingError(f"buffer_mb={buffer_mb!r}: expected megabytes, above 0")
+        if "R" in schedule.pattern:
+            schedule.drawn_from(len(network.stages))
+        self.module = OnePass(network, as_objective(objective))
+        if schedule.teacher_share and self.module.objective.distil is None:
+            raise TrainingError(
+                f"teacher_share={schedule.teacher_share:g} needs a loss between two outputs, and it is known for "
+                "cross-entropy alone: pass Objective(criterion, distil=...), or teacher_share=0"
+            )
+        self.network, self.schedule = network, schedule
+        self.loaded, self.steps_done = 0, 0
+        self.waiting: list[Due] = []  # passes of the newest batch that were not made yet
+        self._kept = Replay(schedule.kept, buffer_mb)
+        self._newest: list[tuple[Any, Any]] | None = None
+
+    def __call__(self, x: Any, y: Any) -> Iterator[Tensor]:
+        """The losses that follow a new batch; make an optimiser step with each before you ask for the next.
+
+        Arguments:
+            x, y: input and labels, on the network's device.
+
+        Raises:
+            TrainingError: what the objective refuses, or a batch that cannot be kept for a later pass.
+        """
+        for due in self.load([(x, y)]):
+            yield self.learn(self.items(due)[0]).loss
+            self.done()
+
+    def load(self, parts: Sequence[tuple[Any, Any]]) -> Iterator[Due]:
+        """Take in a new batch, and give the passes that follow it; after each, call `done()`.
+
+        Arguments:
+            parts: the batch as pairs of input and labels, in parts where a step is accumulated; usually one.
+        """
+        self.waiting = list(self.schedule.due(self.loaded))
+        if not self.schedule.fresh:
+            self._kept.put(self.loaded, {"parts": list(parts), "teacher": [None] * len(parts)})
+        self._newest = list(parts)
+        self.loaded += 1
+        return self.left()
+
+    def left(self) -> Iterator[Due]:
+        """The passes of the newest batch that are not done, after a checkpoint was put back, say."""
+        while self.waiting:
+            yield self.waiting[0]
+
+    def done(self) -> None:
+        """The first pass that waits is over."""
+        self.waiting.pop(0)
+        self.steps_done += 1
+
+    def items(self, due: Due) -> list[dict[str, Any]]:
+        """A pass as plain values, one dict for each part of its batch; `learn` makes it."""
+        parts, teachers = self._batch(due)
+        named = {"skip": self.schedule.skip_of(due, self.network.skips), "letter": due.letter, "batch": due.batch}
+        return [
+            {"x": x, "y": y, **named, "part": part, "teacher": teacher}
+            for part, ((x, y), teacher) in enumerate(zip(parts, teachers, strict=True))
+        ]
+
+    def learn(self, item: Mapping[str, Any], module: Any = None) -> PassResult:
+        """The forward pass of one part of a pass.
+
+        Arguments:
+            item: of `items`, or of a loader that `over` made.
+            module: what is called, where a loop wrapped `self.module`.
+        """
+        schedule, teacher = self.schedule, item["teacher"]
+        share = schedule.teacher_share if teacher is not None else 0.0
+        result = (module or self.module)(item["x"], item["y"], item["skip"], teacher, share)
+        if item["letter"] == "S" and schedule.teacher_share and item["batch"] >= schedule.teacher_start:
+            kept = self._kept.batches.get(item["batch"])
+            if kept is not None:  # its answer is kept with the batch: no pass asks for it again
+                kept["teacher"][item["part"]] = tree_map_only(Tensor, _off_device, result.output)
+        return result
+
+    def _batch(self, due: Due) -> tuple[Any, Any]:
+        """The parts of a pass's batch, and what the super-net answered to each, where that is kept."""
+        if due.letter == "S" or self.schedule.fresh:  # as it came, whatever is kept of it
+            assert self._newest is not None
+            return self._newest, [None] * len(self._newest)
+        if due.batch not in self._kept.batches:
+            raise TrainingError(
+                f"batch {due.batch} is not kept any more: make all passes of a batch before the next one is loaded"
+            )
+        kept = self._kept.get(due.batch, device_of(self.network))
+        return kept["parts"], kept["teacher"]
+
+    # -- for loops that make one step for each batch of their loader --------------------------------------------
+
+    def over(self, batches: Any) -> "PassLoader":
+        """A loader with one item for each optimiser step: for loops that step once for each item of their loader."""
+        return PassLoader(self, batches)
+
+    # -- for a checkpoint ---------------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Where the schedule is and the batches that it keeps: tensors by name, and plain values for JSON."""
+        tensors, kept = self._kept.state()
+        return tensors, {"loaded": self.loaded, "steps": self.steps_done, "waiting": len(self.waiting), "kept": kept}
+
+    def put_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """The inverse of `state`.
+
+        Raises:
+            CheckpointError: something that is no such state.
+        """
+        try:
+            self._kept.put_state(tensors, facts["kept"])
+            self.loaded, self.steps_done = int(facts["loaded"]), int(facts["steps"])
+            number = int(facts["waiting"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"the state of the passes is damaged ({error!r}): start anew") from error
+        due = list(self.schedule.due(self.loaded - 1)) if self.loaded else []
+        self.waiting = due[len(due) - number :]
+        self._newest = None
+
+
+class PassLoader:
+    """A loader with one item for each optimiser step of a schedule; made by `Passes.over`.
+
+    An item is a dict of `x`, `y`, `skip` and what else `Passes.learn` takes; the batches of the loader inside stay on
+    the device that they come on. An epoch of it is an epoch of that loader. Everything else that is asked of it
+    (`dataset`, `set_epoch`, ...) is asked of the loader inside.
+
+    Raises:
+        DataError: batches without a length or without labels.
+    """
+
+    def __init__(self, passes: Passes, batches: Any) -> None:
+        if not isinstance(batches, Sized):
+            raise DataError(f"a {type(batches).__name__} has no length: expected a list or DataLoader")
+        self.passes, self.batches = passes, batches
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.batches, name)
+
+    def __len__(self) -> int:
+        """Steps of a later epoch; the first is shorter by the passes whose batch is from before the start."""
+        schedule, rounds = self.passes.schedule, len(self.passes.schedule.pattern)
+        far = rounds * (1 + schedule.kept)
+        return schedule.steps(far + len(self.batches)) - schedule.steps(far)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in self.batches:
+            x, y = split_batch(batch, None)
+            if y is None:
+                raise DataError("the loader yielded inputs without labels: expected pairs (input, labels)")
+            for due in self.passes.load([(x, y)]):
+                yield self.passes.items(due)[0]
+                self.passes.done()
+
+
+def _off_device(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu")
+
+
+def gathers(module: nn.Module) -> bool:
+    """Does it hold running statistics?"""
+    return has_statistics(module) or isinstance(module, RunningStatistics)

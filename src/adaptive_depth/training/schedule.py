@@ -1,0 +1,157 @@
+"""Which sub-network learns in which step, and on which batch: a plain value, known before anything is trained."""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ..errors import TrainingError
+from ..skip import Skip, all_skips, parse_skip
+
+_LETTERS = {"S": "the super-net", "B": "the base-net", "R": "an intermediate sub-network"}
+
+
+class Due(NamedTuple):
+    """One pass that a schedule asks for.
+
+    Attributes:
+        letter: `"S"`, `"B"` or `"R"`.
+        batch: the number of the batch that it learns from, counted from 0 over the whole training.
+        drawn: how many passes of this letter went before; decides the intermediate sub-network.
+    """
+
+    letter: str
+    batch: int
+    drawn: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A round of passes, each with an optimiser step of its own.
+
+    `S` trains the super-net on a new batch, `B` the base-net on the batch of `delay` batches ago, `R` an intermediate
+    sub-network on that of `2 * delay` ago. So at any moment no two passes use the same images, and each batch is
+    loaded and augmented once. Passes whose batch is from before the training started are left out.
+
+    Attributes:
+        pattern: one round. It begins with `S`; each `S` loads a batch.
+        delay: in batches; None is 16, or less where an epoch is shorter than 33 batches.
+        fresh: every pass takes a new batch instead of an earlier one, so nothing is kept. A loader of n batches then
+            makes n steps, and each letter sees its part of the images.
+        intermediate: the sub-networks that `R` draws from, each equally often; all between super-net and base-net
+            where None.
+        teacher_share: how much of what `B` and `R` learn comes from the super-net's output, which was kept when it saw
+            the batch (its knowledge of then; it costs no pass). The rest comes from the labels.
+        teacher_start: batches after which the teacher has its share.
+        seed: of the drawing; the same in all processes.
+
+    Raises:
+        TrainingError: a pattern without `S` or with nothing else, unknown letters, or numbers out of range.
+
+    Example:
+        >>> [f"{due.letter}{due.batch}" for batch in range(5) for due in Schedule("SBSBR", delay=1).due(batch)]
+        ['S0', 'S1', 'B0', 'S2', 'B1', 'S3', 'B2', 'R1', 'S4', 'B3']
+    """
+
+    pattern: str = "SBSBR"
+    delay: int | None = None
+    fresh: bool = False
+    intermediate: tuple[str, ...] | None = None
+    teacher_share: float = 0.0
+    teacher_start: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        said = f"pattern={self.pattern!r}"
+        unknown = sorted(set(self.pattern) - set(_LETTERS))
+        if unknown:
+            known = ", ".join(f"{letter} ({what})" for letter, what in _LETTERS.items())
+            raise TrainingError(f"{said} has the unknown letter {unknown[0]!r}: expected {known}, such as 'SBSBR'")
+        if "S" not in self.pattern:
+            raise TrainingError(f"{said} has no S: the super-net would never learn; expected one such as 'SBSBR'")
+        if self.pattern[0] != "S":
+            raise TrainingError(f"{said} begins with {self.pattern[0]}: expected S first, for it loads the batch")
+        if set(self.pattern) == {"S"}:
+            raise TrainingError(
+                f"{said} has nothing but S, so no sub-network would learn to do without its skippable blocks: expected "
+                "one such as 'SB' or 'SBSBR', or train the plain network"
+            )
+        if self.delay is not None and self.delay < 0:
+            raise TrainingError(f"delay={self.delay}: expected a number of batches, 0 or more, or None")
+        if self.fresh and (self.delay or self.teacher_share):
+            raise TrainingError("fresh=True keeps no batch: leave delay and teacher_share out")
+        if not 0 <= self.teacher_share <= 1:
+            raise TrainingError(f"teacher_share={self.teacher_share!r}: expected a part from 0 (labels alone) to 1")
+        if self.teacher_start < 0:
+            raise TrainingError(f"teacher_start={self.teacher_start!r}: expected a number of batches, 0 or more")
+
+    @property
+    def ages(self) -> dict[str, int]:
+        """How many batches ago each letter's batch was loaded."""
+        delay = 0 if self.fresh else 16 if self.delay is None else self.delay
+        return {"S": 0, "B": delay, "R": 2 * delay}
+
+    @property
+    def kept(self) -> int:
+        """The number of batches that are kept at a time, the newest included."""
+        ages = self.ages
+        return 1 + max(ages[letter] for letter in self.pattern)
+
+    def _chunks(self) -> list[str]:
+        """The letters that each batch of a round sets off."""
+        return list(self.pattern) if self.fresh else [f"S{rest}" for rest in self.pattern.split("S")[1:]]
+
+    def due(self, batch: int) -> Iterator[Due]:
+        """The passes that follow the loading of a batch, in their order."""
+        chunks, ages = self._chunks(), self.ages
+        rounds, place = divmod(batch, len(chunks))
+        for number, letter in enumerate(chunks[place]):
+            if batch >= ages[letter]:
+                before = rounds * self.pattern.count(letter)
+                before += sum(chunk.count(letter) for chunk in chunks[:place]) + chunks[place][:number].count(letter)
+                yield Due(letter, batch - ages[letter], before)
+
+    def steps(self, batches: int) -> int:
+        """Optimiser steps after so many batches."""
+        chunks, ages = self._chunks(), self.ages
+        total = 0
+        for place, chunk in enumerate(chunks):
+            for letter in chunk:
+                first = -(-max(0, ages[letter] - place) // len(chunks)) * len(chunks) + place
+                total += max(0, -(-(batches - first) // len(chunks)))
+        return total
+
+    def skip_of(self, due: Due, skips: Sequence[str]) -> str:
+        """The sub-network of a pass, of those of a network, super-net first."""
+        if due.letter != "R":
+            return skips[0] if due.letter == "S" else skips[-1]
+        between = self.drawn_from(len(skips[0]))
+        turn, place = divmod(due.drawn, len(between))
+        # All of them in each turn, in a random order: no sub-network is left to chance in a short training.
+        return random.Random(f"{self.seed} {turn}").sample(between, len(between))[place]
+
+    def drawn_from(self, stages: int) -> list[str]:
+        """The sub-networks that `R` draws from, in a network of so many stages.
+
+        Raises:
+            TrainingError: a pattern with R where there is none.
+            SkipError: one that does not fit the stages.
+        """
+        skips = all_skips(stages)
+        if self.intermediate is not None:
+            chosen = sorted({parse_skip(skip, stages) for skip in _listed(self.intermediate)})
+            if not chosen:
+                raise TrainingError("intermediate=() leaves R nothing to draw from: name sub-networks, or pass None")
+            return chosen
+        if "R" in self.pattern and len(skips) == 2:
+            raise TrainingError(
+                f"pattern={self.pattern!r} has an R, and a network of one stage has no intermediate sub-networks: "
+                "expected 'SB'"
+            )
+        return list(skips[1:-1])
+
+
+def _listed(skips: Sequence[Skip]) -> Sequence[Skip]:
+    if isinstance(skips, str):
+        raise TrainingError(f"intermediate={skips!r}: expected a tuple of sub-networks, such as ({skips!r},)")
+    return skips
