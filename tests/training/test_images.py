@@ -161,7 +161,9 @@ def test_a_loss_that_is_not_finite_names_the_samples(folder):
             yield x * float("nan"), y
 
     made.__class__ = type("Spoilt", (TrainingBatches,), {"__iter__": lambda _: spoilt()})
-    with pytest.raises(ad.TrainingError, match=rf"epoch 1, step 1, batch 1 of 5, samples \[{first[0]}, {first[1]}, "):
+    with pytest.raises(
+        ad.TrainingError, match=rf"epoch 1, step 1, pass S, batch 1 of 5, samples \[{first[0]}, {first[1]}, "
+    ):
         ad.train(network, made, epochs=1, batch_size=8)
 
 

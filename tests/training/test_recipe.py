@@ -57,7 +57,7 @@ def test_the_papers_table(name: str) -> None:
     assert {field: getattr(recipe, field) for field in expected} == expected
     steps = 7  # in an epoch
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], recipe.lr)
-    schedule = _schedule(optimizer, recipe, steps)
+    schedule = _schedule(optimizer, recipe, lambda epochs: round(epochs * steps))
     for epoch, rate in rates.items():
         schedule.step_update(epoch * steps)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(rate, rel=1e-6), epoch

@@ -19,7 +19,7 @@ import adaptive_depth as ad
 from adaptive_depth.training import state
 from adaptive_depth.training.loop import seeded, train
 
-FAST = {"epochs": 3, "lr": 0.05, "checkpoint_every": 1}
+FAST = {"epochs": 3, "lr": 0.05, "checkpoint_every": 1, "passes": "algorithm 1"}
 
 
 class Noisy(torch.utils.data.Dataset):
@@ -92,10 +92,32 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("at", [1, 3, 4, 5])
-@pytest.mark.parametrize("name", SETTINGS)
+# Four batches an epoch. With a delay of 1: S, SB, S, SBR | SB, SBR, SB, SBR: an epoch of 8 steps, then of 10.
+SCHEDULES = {
+    "passes": {"passes": "SBSBR", "delay": 1},
+    "passes, two of the super-net": {"passes": "SSB", "delay": 0, "optimizer": "adamw", "lr": 0.01},
+    "passes, fresh": {"passes": "SBSBR", "fresh": True, "ema": 0.9},
+    "passes, kept in bytes": {"passes": "SBSBR", "delay": 1, "buffer_mb": 0.003, "precision": "bf16"},
+    "passes, teacher": {
+        "passes": "SBR",
+        "delay": 1,
+        "teacher_share": 0.5,
+        "teacher_start": 0.25,
+        "channels_last": True,
+    },  # fmt: skip
+    "passes, in parts": {"passes": "SBSBR", "delay": 0, "accumulate": 2, "precision": "fp16", "clip_grad": 1.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "at"),
+    [
+        *((name, at) for name in SETTINGS for at in (1, 3, 4, 5)),
+        *((name, at) for name in SCHEDULES for at in ((4, 9, 11) if name == "passes, in parts" else range(2, 10))),
+    ],
+)
 def test_a_training_goes_on_as_if_nothing_had_happened(name, at, nets, tmp_path):
-    settings = {**FAST, **SETTINGS[name]}
+    settings = {**FAST, **(SETTINGS | SCHEDULES)[name]}
     validation = [(torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(3)), torch.arange(4))]
     whole = build(nets)
     expected = train(whole, loader(), validation=validation, **settings)

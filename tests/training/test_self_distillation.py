@@ -100,7 +100,9 @@ def test_losses_of_a_network(nets, kind: str, form: str, alpha: float, temperatu
     terms = [kl(a.detach().movedim(dim, -1).numpy(), b.detach().movedim(dim, -1).numpy()) for a, b in zip(taught, learnt, strict=True)]  # fmt: skip # noqa: E501
     total = alpha * super_net + (1 - alpha) * (base_net + weight * sum(terms))
 
-    objective = ad.SelfDistillation(network, alpha=alpha, temperature=temperature, feature_weight=weight)
+    objective = ad.SelfDistillation(
+        network, alpha=alpha, temperature=temperature, feature_weight=weight, keep_scale=False
+    )
     losses = objective(x, Y) if form == "call" else objective.backward(x, Y)
     assert losses.super_net.item() == pytest.approx(super_net, rel=1e-5)
     assert losses.base_net.item() == pytest.approx(base_net, rel=1e-4)
@@ -121,9 +123,16 @@ def test_losses_of_a_network(nets, kind: str, form: str, alpha: float, temperatu
 
 
 def two_passes(
-    network: ad.AdaptiveNetwork, x: Tensor, y: Tensor, alpha: float, temperature: float, weight: float
+    network: ad.AdaptiveNetwork,
+    x: Tensor,
+    y: Tensor,
+    alpha: float,
+    temperature: float,
+    weight: float,
+    keep_scale: bool = False,
 ) -> None:
     """Algorithm 1 as the paper writes it, of plain PyTorch alone: two passes, two losses, their gradients added."""
+    scale = 1 / alpha if keep_scale else 1.0
     watched: dict[str, Tensor] = {}
     base = "T" * len(network.stages)
     handles = [
@@ -132,7 +141,7 @@ def two_passes(
         for path in (stage.mandatory[-1], stage.skippable[-1])
     ]
     teacher = network(x)
-    (alpha * F.cross_entropy(teacher, y)).backward()
+    (scale * alpha * F.cross_entropy(teacher, y)).backward()
     taught = {path: feature.detach() for path, feature in watched.items()}
     student = network(x, skip=base)
     logs = [F.log_softmax(output / temperature, 1) for output in (teacher.detach(), student)]
@@ -141,7 +150,7 @@ def two_passes(
         a, b = taught[stage.skippable[-1]], watched[stage.mandatory[-1]]
         log_a, log_b = F.log_softmax(a, stage.channel_dim), F.log_softmax(b, stage.channel_dim)
         loss = loss + weight * (log_a.exp() * (log_a - log_b)).sum(stage.channel_dim).mean()
-    ((1 - alpha) * loss).backward()
+    (scale * (1 - alpha) * loss).backward()
     for handle in handles:
         handle.remove()
 
@@ -191,7 +200,9 @@ def test_gradients_are_those_of_the_plain_algorithm(
 ) -> None:
     network = make(kind, nets, randomised).train(training)
     plain = copy.deepcopy(network)
-    objective = ad.SelfDistillation(network, alpha=alpha, temperature=temperature, feature_weight=weight)
+    objective = ad.SelfDistillation(
+        network, alpha=alpha, temperature=temperature, feature_weight=weight, keep_scale=False
+    )
     for _ in range(2):  # gradients add up, also from step to step
         x = inputs(kind)
         two_passes(plain, x, Y, alpha, temperature, weight)
@@ -447,7 +458,7 @@ def test_a_model_that_fails_and_then_works(nets, unchanged) -> None:
             form(torch.zeros(4, 5, 8, 8), Y)
     x = inputs("chain")
     objective.backward(x, Y)
-    two_passes(plain, x, Y, 0.5, 1.0, 0.0)
+    two_passes(plain, x, Y, 0.5, 1.0, 0.0, keep_scale=True)
     torch.testing.assert_close(network.model.stem.weight.grad, plain.model.stem.weight.grad, rtol=1e-3, atol=1e-6)
 
 
@@ -597,7 +608,7 @@ def test_compiled_and_recomputed_passes_have_the_same_gradients(nets, randomised
         objective.compile(**AOT)
     for _ in range(2):
         x = inputs(kind).double()
-        two_passes(plain, x, Y, 0.3, 2.0, 0.0)
+        two_passes(plain, x, Y, 0.3, 2.0, 0.0, keep_scale=True)
         if form == "call":
             objective(x, Y).total.backward()
         else:
@@ -669,7 +680,7 @@ def test_a_models_own_recomputation(nets) -> None:
     objective = ad.SelfDistillation(network)
     x = inputs("resnet").double()
     objective(x, Y).total.backward()
-    two_passes(plain, x, Y, 0.5, 1.0, 0.0)
+    two_passes(plain, x, Y, 0.5, 1.0, 0.0, keep_scale=True)
     for (name, ours), theirs in zip(network.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-11, msg=name)
 

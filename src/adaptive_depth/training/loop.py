@@ -210,7 +210,7 @@ class _Run:
         wrapped = self._wrap(objective)
         return wrapped, distil(wrapped)
 
-    def _prepare_passes(self, network: AdaptiveNetwork, criterion: nn.Module) -> tuple[nn.Module, Step]:
+    def _prepare_passes(self, network: AdaptiveNetwork, criterion: nn.CrossEntropyLoss) -> tuple[nn.Module, Step]:
         recipe = self.recipe
         distil = partial(distil_classes, temperature=recipe.temperature)
         schedule = recipe.schedule_of(recipe.epochs * self.part_steps, self.part_steps)
@@ -333,13 +333,22 @@ class _Run:
 
     def _where(self) -> str:
         """The place of an error in a training: the step, the samples where they are known, the last checkpoint."""
-        batch = self.batch - (self.passes is not None)  # of the newest one in a schedule of passes, which is loaded
-        said = f" (epoch {self.epoch}, step {self.done + 1}, batch {batch + 1} of {len(self.batches)}"
+        batch, which, kept = self.batch - 1, "", state.newest(self.folder) if self.folder else None
+        last = f"; the last good checkpoint is {kept})" if kept else ")"
+        if self.passes is not None and self.passes.waiting:
+            due = self.passes.waiting[0]
+            which = f"pass {due.letter}, "
+            # Of an accumulated batch the first part; before this epoch where the pass learns from an earlier one.
+            batch = (due.batch - (self.epoch - 1) * self.part_steps) * self.recipe.accumulate
+        if batch < 0:
+            return (
+                f" (epoch {self.epoch}, step {self.done + 1}, {which}a batch of the epoch before){self._kept_where()}"
+            )
+        said = f" (epoch {self.epoch}, step {self.done + 1}, {which}batch {batch + 1} of {len(self.batches)}"
         known = getattr(self.batches, "indices", None)
-        if callable(known) and self.passes is None:
+        if callable(known):
             said += f", samples {known(batch)}"
-        last = state.newest(self.folder) if self.folder else None
-        return said + (f"; the last good checkpoint is {last})" if last else ")")
+        return f"{said}{last}"
 
     def _update(self, stop: threading.Event, on_step: Callable[[Progress], None] | None) -> None:
         if isinstance(self.wrapped, SelfDistillation | OnePass) and not self.spread:  # no wrapper has done it

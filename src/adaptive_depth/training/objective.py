@@ -75,7 +75,7 @@ def as_objective(given: Any) -> Objective:
         return given
     if isinstance(given, type) or not (given is None or callable(given)):
         raise TrainingError(f"criterion={given!r}: expected a callable, such as nn.CrossEntropyLoss(), or an Objective")
-    criterion = nn.CrossEntropyLoss() if given is None else given
+    criterion: Any = nn.CrossEntropyLoss() if given is None else given
     # Only cross-entropy says for certain that outputs are the logits of classes.
     return Objective(criterion, distil_classes if isinstance(criterion, nn.CrossEntropyLoss) else None)
 

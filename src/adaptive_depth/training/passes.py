@@ -132,7 +132,9 @@ class Passes:
         >>> passes = Passes(net, torch.nn.CrossEntropyLoss(), Schedule("SB", delay=1))
         >>> for x, y in [(torch.randn(2, 3, 64, 64), torch.tensor([3, 7]))] * 2:
         ...     for loss in passes(x, y):
-        ...         optimizer.zero_grad(); loss.backward(); optimizer.step()
+        ...         optimizer.zero_grad()
+        ...         loss.backward()
+        ...         optimizer.step()
         >>> passes.steps_done
         3
     """
@@ -283,7 +285,8 @@ class PassLoader:
     def __init__(self, passes: Passes, batches: Any) -> None:
         if not isinstance(batches, Sized):
             raise DataError(f"a {type(batches).__name__} has no length: expected a list or DataLoader")
-        self.passes, self.batches = passes, batches
+        self.passes: Passes = passes
+        self.batches: Any = batches
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.batches, name)

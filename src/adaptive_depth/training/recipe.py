@@ -194,8 +194,8 @@ class Recipe:
         if epoch is not None and not self.fresh:
             if delay is not None and delay >= max(1, epoch):
                 raise TrainingError(
-                    f"delay={delay} is longer than an epoch of {epoch} batches: expected less, or None for a delay that "
-                    "fits"
+                    f"delay={delay} is not shorter than an epoch of {epoch} batches: expected less, or None for a "
+                    "delay that fits"
                 )
             delay = min(16, (epoch - 1) // 2) if delay is None else delay
         start = round(self.teacher_start * batches) if self.teacher_share else 0
@@ -307,7 +307,8 @@ _RANGES: dict[str, tuple[Any, str]] = {
         ("eval_size eval_resize crop_scale repeats checkpoint_every keep buffer_mb", _positive, "a number above 0"),
         ("weight_decay min_lr warmup_lr feature_weight mixup cutmix calibrate delay", _not_negative, "0 or more"),
         ("warmup_epochs validate_every", _not_negative, "0 or more"),
-        ("alpha random_erasing label_smoothing skip_damaged momentum teacher_share teacher_start", _share, "a number from 0 to 1"),
+        ("alpha random_erasing label_smoothing skip_damaged momentum", _share, "a number from 0 to 1"),
+        ("teacher_share teacher_start", _share, "a number from 0 to 1"),
         ("distil_share", _part, "a part of each batch, above 0 and at most 1"),
         ("ema", _inside, "a decay between 0 and 1, such as 0.9999"),
     )

@@ -33,7 +33,7 @@ class _Bytes:
         low, high = exact.amin(places, keepdim=True), exact.amax(places, keepdim=True)
         step = (high - low).div_(255)
         codes = ((exact - low) / step.clamp_min(torch.finfo(torch.float32).tiny)).round_().to(torch.uint8)
-        return cls(*(each.cpu() for each in (codes, low, step)), tensor.dtype)
+        return cls(codes.cpu(), low.cpu(), step.cpu(), tensor.dtype)
 
     def back(self, device: torch.device) -> Tensor:
         codes, low, step = (each.to(device, non_blocking=True) for each in (self.codes, self.low, self.step))
@@ -149,7 +149,8 @@ def _described(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         tensors[name] = value.contiguous()
         return {"tensor": _channels_last(value)}
     if isinstance(value, Mapping):
-        return {"dict": [[key, _described(each, f"{name}.{n}", tensors)] for n, (key, each) in enumerate(value.items())]}
+        entries = enumerate(value.items())
+        return {"dict": [[key, _described(each, f"{name}.{n}", tensors)] for n, (key, each) in entries]}
     if isinstance(value, tuple | list):
         kind = "tuple" if isinstance(value, tuple) else "list"
         return {kind: [_described(each, f"{name}.{n}", tensors) for n, each in enumerate(value)]}
