@@ -89,12 +89,17 @@ def read(folder: Path, name: str) -> tuple[dict, dict]:
     return content["tensors"], json.loads(content["told"])
 
 
+ONE = {"passes": "algorithm 1"}
 FORMS = {
-    "fast": {},
-    "low memory": {"low_memory": True},
-    "spread": {"fsdp": True},
-    "spread and averaged": {"fsdp": True, "ema": 0.9, "clip_grad": 0.5, "optimizer": "adamw", "lr": 0.01},
-    "averaged": {"ema": 0.9, "clip_grad": 0.5, "grad_checkpointing": True, "distil_share": 0.5},
+    "fast": ONE,
+    "low memory": {**ONE, "low_memory": True},
+    "spread": {**ONE, "fsdp": True},
+    "spread and averaged": {**ONE, "fsdp": True, "ema": 0.9, "clip_grad": 0.5, "optimizer": "adamw", "lr": 0.01},
+    "averaged": {**ONE, "ema": 0.9, "clip_grad": 0.5, "grad_checkpointing": True, "distil_share": 0.5},
+    # Each step leaves the parameters of other sub-networks without a gradient.
+    "passes": {"delay": 2},
+    "passes, averaged": {"delay": 1, "ema": 0.9, "clip_grad": 0.5, "grad_checkpointing": True, "teacher_share": 0.5},
+    "passes, spread": {"delay": 1, "fsdp": True, "ema": 0.9, "clip_grad": 0.5, "optimizer": "adamw", "lr": 0.01},
 }
 
 
@@ -110,7 +115,7 @@ PAIRS = [
 ]
 LONGER = {
     form: {**FORMS[form], "epochs": 2, "checkpoint_every": 4, "accumulate": 2}
-    for form in ("fast", "spread and averaged")
+    for form in ("fast", "spread and averaged", "passes", "passes, spread")
 }
 
 
@@ -177,9 +182,15 @@ def test_one_process_needs_no_launcher(nets) -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"teacher": "random"}, "a random teacher or student leaves norms without gradients: train it in one process"),
+        (
+            {**ONE, "teacher": "random"},
+            "a random teacher or student leaves norms without gradients: train it in one process",
+        ),
         ({"sync_batchnorm": True}, "sync_batchnorm needs accelerators: leave it out on CPUs"),
-        ({"fsdp": True, "low_memory": True}, "fsdp and low_memory do not go together yet: leave one of them out"),
+        (
+            {**ONE, "fsdp": True, "low_memory": True},
+            "fsdp and low_memory do not go together yet: leave one of them out",
+        ),
         ({"fsdp": True, "compile": True}, "fsdp and compile do not go together yet"),
         ({"fsdp": True, "precision": "fp16"}, "fsdp with fp16: .* take bf16"),
     ],

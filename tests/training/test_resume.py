@@ -104,7 +104,7 @@ SCHEDULES = {
         "teacher_share": 0.5,
         "teacher_start": 0.25,
         "channels_last": True,
-    },  # fmt: skip
+    },
     "passes, in parts": {"passes": "SBSBR", "delay": 0, "accumulate": 2, "precision": "fp16", "clip_grad": 1.0},
 }
 

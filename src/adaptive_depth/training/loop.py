@@ -341,9 +341,7 @@ class _Run:
             # Of an accumulated batch the first part; before this epoch where the pass learns from an earlier one.
             batch = (due.batch - (self.epoch - 1) * self.part_steps) * self.recipe.accumulate
         if batch < 0:
-            return (
-                f" (epoch {self.epoch}, step {self.done + 1}, {which}a batch of the epoch before){self._kept_where()}"
-            )
+            return f" (epoch {self.epoch}, step {self.done + 1}, {which}a batch of the epoch before{last}"
         said = f" (epoch {self.epoch}, step {self.done + 1}, {which}batch {batch + 1} of {len(self.batches)}"
         known = getattr(self.batches, "indices", None)
         if callable(known):

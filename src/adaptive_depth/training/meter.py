@@ -95,7 +95,7 @@ class Meter:
         images = int(total(torch.tensor(self.images, device=device))) or 1
         timed = int(total(torch.tensor(self.images - self.images_before, device=device)))
         base_images = int(total(torch.tensor(self.base_images, device=device))) or images
-        means = dict.fromkeys(("loss", "accuracy", "base_loss", "base_accuracy"))
+        means: dict[str, float | None] = dict.fromkeys(("loss", "accuracy", "base_loss", "base_accuracy"))
         for name, value in self.sums.items():
             means[name] = float(total(value.double())) / (base_images if name.startswith("base_") else images)
         return Epoch(number, self.lr, images_per_s=timed / seconds, waiting=self.waited / seconds, **means)  # type: ignore[arg-type]
