@@ -1,6 +1,6 @@
 """What the method is compared with, written from the papers' descriptions: other ways to one network of many costs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -49,6 +49,31 @@ class Slimmable(nn.Module):
 def _is_shared(net: nn.Module, name: str) -> bool:
     owner = net.get_submodule(name.rpartition(".")[0])
     return isinstance(owner, nn.Conv2d | nn.Linear)
+
+
+class Replayed:
+    """Each batch of a loader twice, the second time `delay` batches later: the images of a schedule of passes, for a
+    network alone.
+
+    The last ones of an epoch come again in the next.
+    """
+
+    def __init__(self, batches: Any, delay: int = 16) -> None:
+        self.batches, self.delay = batches, delay
+        self.waiting: list[Any] = []
+
+    @property
+    def batch_size(self) -> int:
+        return self.batches.batch_size
+
+    def __len__(self) -> int:
+        return 2 * len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.batches:
+            self.waiting.append(batch)
+            yield batch
+            yield self.waiting.pop(0) if len(self.waiting) > self.delay else batch
 
 
 def slimmable_step(network: Slimmable) -> Step:

@@ -32,7 +32,8 @@ class Run:
     Attributes:
         network: a name of `NETWORKS`.
         method: `"passes"`, a step for each sub-network; `"adaptive"`, Algorithm 1; `"alone"`, the plain network of the
-            depth `skip`; `"slimmable"`, `"sandwich"` and `"every second step"` of rivals.py.
+            depth `skip`, and `"replayed"`, the same with each batch twice; `"slimmable"`, `"sandwich"` and `"every
+            second step"` of rivals.py.
         mandatory: blocks of each mandatory sub-path; the library's default where None.
         fine: every second block is a skippable sub-path of its own.
         changes: fields of the recipe, as pairs.
@@ -106,12 +107,14 @@ class Place:
         count = len(found) if name == "train" else self.setting.test
         return images.Part(found.images[:count], found.labels[:count])
 
-    def batches(self, run: Run, budget: float = 1.0) -> images.Shuffled:
+    def batches(self, run: Run, budget: float = 1.0) -> "images.Shuffled | rivals.Replayed":
         """An epoch; budgets that are not whole epochs have others, of nearly the setting's length."""
         setting = self.setting
         count = round(setting.images * budget * setting.epochs / epochs(budget, setting))
         sizes = tuple(round(size * setting.size) for size in run.sizes)
-        return images.Shuffled(self.part("train"), count, setting.batch_size, sizes)
+        size = dict(run.changes).get("batch_size", setting.batch_size)
+        batches = images.Shuffled(self.part("train"), count, size, sizes)
+        return rivals.Replayed(batches) if run.method == "replayed" else batches
 
 
 # -- networks -----------------------------------------------------------------------------------------------------
@@ -124,7 +127,7 @@ def new(run: Run, setting: Setting) -> nn.Module:
         return rivals.Slimmable(lambda width: resnet(setting, width=width))
     norms = dict(run.changes).get("skip_aware_norms", run.method != "sandwich")
     network = adapted(run.network, setting, run.seed, mandatory=run.mandatory, fine=run.fine, skip_aware=norms)
-    return network.extract(run.skip) if run.method == "alone" else network
+    return network.extract(run.skip) if run.method in ("alone", "replayed") else network
 
 
 def trained(run: Run, place: Place) -> nn.Module:
@@ -218,7 +221,7 @@ def measure(network: nn.Module, run: Run, place: Place, parts: int = 1) -> Found
     network.eval()
     test = images.in_order(place.part(run.measured_on))
     test = test[: max(1, len(test) // parts)]
-    if run.method == "alone":
+    if run.method in ("alone", "replayed"):
         return {"accuracy": {run.skip: top1(network, test)}}
     if isinstance(network, rivals.Slimmable):
         widths = enumerate(network.widths)

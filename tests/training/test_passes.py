@@ -250,7 +250,7 @@ def test_an_error_in_any_pass_changes_nothing(kind, fault, nets, unchanged):
         passes.load([(x, y)])
         while passes.waiting[0].letter != letter:
             passes.done()
-        with unchanged(network), pytest.raises(ad.TrainingError, match="labels from|finite|2 labels for a batch of 4"):
+        with unchanged(network), pytest.raises(ad.TrainingError, match=r"labels from|finite|2 labels for a batch of 4"):
             passes.learn(passes.items(passes.waiting[0])[0])
 
 
