@@ -3,20 +3,28 @@
 import ablation
 import cheaper
 import contexts
+import controls
 import cost
 import device
+import every_depth
 import fine_tuning
 import knobs
 import longer
+import made_adaptive
 import main_result
 import ratio
 import rationale
 import strategies
+import what_matters
 import where_depth_pays
 import wider_range
 from command import command
 
 EXPERIMENTS = (
+    every_depth,
+    controls,
+    what_matters,
+    made_adaptive,
     where_depth_pays,
     main_result,
     ablation,

@@ -22,6 +22,11 @@ def adaptive(network: str = "resnet", **changes: Any) -> Run:
     return Run(network, changes=tuple(changes.items()), also_at=SMALLER if network == "resnet" and not changes else ())
 
 
+def passes(network: str = "resnet", **changes: Any) -> Run:
+    """A step for each sub-network, with the recipe of the network; `changes` are fields of the recipe."""
+    return Run(network, "passes", changes=tuple(changes.items()))
+
+
 def alone(network: str = "resnet", skip: str | None = None) -> Run:
     """A plain network of one depth; the super-net's by default."""
     return Run(network, "alone", skip=skip or NETWORKS[network].depths[0])

@@ -1,6 +1,6 @@
 """What a training step takes, in ratios of one interleaved run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,11 @@ Timed = Callable[[], None]
 
 
 def against_two_alone(
-    name: str, methods: dict[str, tuple[torch.nn.Module, Step]], skips: Sequence[str], place: Place
+    name: str,
+    methods: dict[str, tuple[torch.nn.Module, Step]],
+    skips: Sequence[str],
+    place: Place,
+    scheduled: Mapping[str, tuple[torch.nn.Module, str]] | None = None,
 ) -> dict[str, dict[str, float]]:
     """The time of a step of each method over that of a super-net and a base-net, each trained alone.
 
@@ -23,13 +27,15 @@ def against_two_alone(
         name: of the network, in `NETWORKS`.
         methods: a network and its step, by title.
         skips: all sub-networks of the network, super-net first.
+        scheduled: a network and its pattern of passes, by title; timed by the batch that is loaded.
     """
     batch = _batch(place)
     plain = {skip: new(alone(name, skip), place.setting) for skip in skips}
     steps = {skip: _steps(network, ad.supervise(network), batch, place) for skip, network in plain.items()}
     steps |= {title: _steps(network, step, batch, place) for title, (network, step) in methods.items()}
+    steps |= {title: _passes(net, pattern, batch, place) for title, (net, pattern) in (scheduled or {}).items()}
     seconds = interleaved(steps, 3 if place.setting.name == "quick" else 31)
-    above = {title: [title] for title in methods}
+    above = {title: [title] for title in (*methods, *(scheduled or {}))}
     above |= {"super-net alone": [skips[0]], "base-net alone": [skips[-1]]}
     above |= {"every depth alone": list(skips)} if len(skips) > 2 else {}
     return {what: ratio(seconds, names, [skips[0], skips[-1]]) for what, names in above.items()}
@@ -52,4 +58,23 @@ def _steps(network: torch.nn.Module, step: Step, batch: tuple[Any, Any], place: 
             optimizer.step()
         place.wait()
 
+    return steps
+
+
+def _passes(network: Any, pattern: str, batch: tuple[Any, Any], place: Place) -> Timed:
+    """As many batches as of the others, each with all the optimiser steps that a schedule makes of it."""
+    network.to(place.device).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
+    passes = ad.Passes(network, schedule=ad.Schedule(pattern, delay=16))
+
+    def steps() -> None:
+        for _ in range(STEPS):
+            for loss in passes(*batch):
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        place.wait()
+
+    for _ in range(2 * 16 // STEPS + 1):  # until every pass has its batch
+        steps()
     return steps

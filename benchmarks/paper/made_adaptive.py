@@ -1,0 +1,53 @@
+"""Beyond the paper: a network trained alone, made adaptive by a schedule of passes in a part of that budget."""
+
+import sys
+from dataclasses import replace
+from typing import Any
+
+from command import command
+from plans import accuracies, alone, best_first, compared, comparison, long, of_all_seeds, passes, said
+from run import Place, Run
+
+PARTS = (0.02, 0.05, 0.1, 0.2, 0.3)
+RATES = (0.015, 0.05)  # tried on validation images with a tenth of the budget
+
+
+def _tuned(place: Place, part: float, lr: float, measured_on: str = "test") -> Run:
+    start = long(alone(), place.setting)
+    return replace(passes(lr=lr), budget=part * start.budget, start=start, measured_on=measured_on)
+
+
+def _rates(place: Place) -> dict[float, Run]:
+    return {lr: _tuned(place, 0.1, lr, "validation") for lr in RATES}
+
+
+def _first_seed(place: Place) -> Place:
+    return replace(place, setting=replace(place.setting, seeds=place.setting.seeds[:1]))
+
+
+def _cases(place: Place) -> dict[str, Run]:
+    best = best_first(_rates(place), _first_seed(place))[:1]
+    return {f"{part:.0%}, lr {lr}": _tuned(place, part, lr) for lr in best for part in PARTS}
+
+
+def plan(place: Place) -> list[Run]:
+    return [*_rates(place).values(), *of_all_seeds(*_cases(place).values())(place)]
+
+
+def summary(place: Place) -> dict[str, Any]:
+    ends = {skip: accuracies(long(alone("resnet", skip), place.setting), place) for skip in ("FFF", "TTT")}
+    return {
+        "tried on validation images": compared({f"lr {lr}": r for lr, r in _rates(place).items()}, _first_seed(place)),
+        "cases": compared(_cases(place), place),
+        "alone": {skip: found[skip] for skip, found in ends.items() if found},
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    told = "; ".join(f"{skip} {said(values)} %" for skip, values in found["alone"].items())
+    tried = comparison(found["tried on validation images"], "a tenth of the budget, validation images")
+    return f"{tried}\n\n{comparison(found['cases'], 'part of the budget, test images')}\n\nAlone, all of it: {told}."
+
+
+if __name__ == "__main__":
+    command(sys.modules[__name__])

@@ -1,0 +1,71 @@
+"""Beyond the paper: what matters in a schedule of passes, one thing at a time, on validation images."""
+
+import sys
+from dataclasses import replace
+from typing import Any
+
+from command import command
+from plans import compared, comparison, passes
+from run import Place, Run
+
+Tries = dict[str, Run]
+
+
+def _try(**changes: Any) -> Run:
+    return replace(passes(**changes), measured_on="validation")
+
+
+TRIED: dict[str, Tries] = {
+    "pattern": {
+        "SBSBR, the default": _try(),
+        "SB": _try(passes="SB"),
+        "SBR": _try(passes="SBR"),
+        "SRB": _try(passes="SRB"),
+        "SBSBSBSBR": _try(passes="SBSBSBSBR"),
+    },
+    "delay, in batches": {
+        **{f"{delay}": _try(delay=delay) for delay in (0, 1, 4)},
+        "16, the default": _try(),
+        "64": _try(delay=64),
+        "fresh images instead, as many steps": replace(_try(fresh=True), budget=2.5),
+    },
+    "learning rate": {
+        "0.025": _try(lr=0.025),
+        "0.05, the recipe's": _try(),
+        "0.1": _try(lr=0.1),
+        "0.2": _try(lr=0.2),
+    },
+    "the teacher's share": {
+        "0, the default": _try(),
+        "0.5 from half-way": _try(teacher_share=0.5),
+        "0.5 from the start": _try(teacher_share=0.5, teacher_start=0.0),
+        "1 in the last quarter": _try(teacher_share=1.0, teacher_start=0.75),
+    },
+    "norms": {"skip-aware, the default": _try(), "one set of norms": _try(skip_aware_norms=False)},
+    "intermediate sub-networks": {
+        "all, the default": _try(),
+        "the nested ones, TFF and TTF": _try(intermediate=("TFF", "TTF")),
+    },
+    "cut of stages of 4 blocks": {
+        f"{mandatory} + {4 - mandatory}": replace(_try(), network="resnet-long", mandatory=mandatory)
+        for mandatory in (1, 2, 3)
+    },
+}
+
+
+def plan(place: Place) -> list[Run]:  # noqa: ARG001 - as every experiment's
+    """The first seed alone: what differs by less than a point is chance."""
+    return list(dict.fromkeys(run for tries in TRIED.values() for run in tries.values()))
+
+
+def summary(place: Place) -> dict[str, Any]:
+    first = replace(place, setting=replace(place.setting, seeds=place.setting.seeds[:1]))
+    return {"tried": {what: compared(tries, first) for what, tries in TRIED.items()}}
+
+
+def table(found: dict[str, Any]) -> str:
+    return "\n\n".join(comparison(rows, what) for what, rows in found["tried"].items() if rows)
+
+
+if __name__ == "__main__":
+    command(sys.modules[__name__])
