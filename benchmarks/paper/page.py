@@ -1,4 +1,7 @@
-"""Writes the tables of docs/evidence.md, the README's table and its chart from the results; measures nothing."""
+"""Writes the tables of docs/evidence.md, of README.md beside this file and of the project's README, and its chart.
+
+Measures nothing: all of it follows from the results.
+"""
 
 import json
 import re
@@ -6,6 +9,7 @@ import sys
 from pathlib import Path
 from statistics import mean
 from types import ModuleType
+from typing import Any
 
 import command
 import verdicts
@@ -17,7 +21,8 @@ from setting import SETTINGS
 import adaptive_depth as ad
 
 README = Path(__file__).parents[2] / "README.md"
-PAGE = README.parent / "docs" / "evidence.md"
+SHORT = README.parent / "docs" / "evidence.md"
+PAGE = Path(__file__).parent / "README.md"  # everything, with every run
 PLACE = Place(SETTINGS["night"], Path())
 BLOCK = r"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)"
 
@@ -49,18 +54,26 @@ def _runs() -> str:
 
 
 def headline() -> str:
-    """The README's table: all depths of the ResNet beside networks of some of these depths trained alone."""
-    family = command.read("main_result", PLACE)["families"]["resnet"]
-    rows = [
-        [skip, f"{family['macs'][skip] / 1e6:.1f}", said(ours), said(family["alone"].get(skip, []))]
-        for skip, ours in family["adaptive"].items()
-    ]
-    return markdown(["skip", "MMACs", "top-1, one adaptive network", "top-1, a network each, trained alone"], rows)
+    """The README's table: four families beside networks of the same depths trained alone."""
+    families = _main()
+    rows = []
+    for family in families.values():
+        title = family["title"].split(",")[0]
+        for skip, theirs in family["alone"].items():
+            ours, first = family["passes"][skip], family["algorithm 1"].get(skip, [])
+            rows.append([title, skip, f"{family['macs'][skip] / 1e6:.1f}", said(ours), said(theirs), said(first)])
+            title = ""
+    return markdown(["network", "skip", "MMACs", "one adaptive network", "a network each, alone", "Algorithm 1"], rows)
+
+
+def _main() -> dict[str, Any]:
+    """The main budget's families."""
+    return next(iter(command.read("every_depth", PLACE)["budgets"].values()))
 
 
 def chart() -> None:
     """Accuracy of the ResNet's depths against multiply-adds, beside networks of the same depths trained alone."""
-    family = command.read("main_result", PLACE)["families"]["resnet"]
+    family = _main()["resnet"]
     rows = (
         ad.Row(
             skip,
@@ -69,18 +82,20 @@ def chart() -> None:
             0,
             alone=mean(family["alone"][skip]) if skip in family["alone"] else None,
         )
-        for skip, values in family["adaptive"].items()
+        for skip, values in family["passes"].items()
     )
     ad.plot_tradeoffs(ad.TradeOffs(tuple(rows)), PLACE.results / "tradeoffs.png", cost="macs")
 
 
 def main() -> None:
-    readme, page = README.read_text(), PAGE.read_text()
-    new = _with_block(readme, "evidence", f"{headline()}\n"), written(page)
+    before = {path: path.read_text() for path in (README, SHORT, PAGE)}
+    after = {path: written(text) for path, text in before.items()}
+    after[README] = _with_block(after[README], "evidence", f"{headline()}\n")
     if "--check" in sys.argv:
-        sys.exit(0 if new == (readme, page) else f"{PAGE.name} or the README is not what page.py writes: run it")
-    README.write_text(new[0])
-    PAGE.write_text(new[1])
+        wrong = ", ".join(str(path.relative_to(README.parent)) for path in before if after[path] != before[path])
+        sys.exit(f"{wrong}: not what page.py writes; run it" if wrong else 0)
+    for path, text in after.items():
+        path.write_text(text)
     chart()
 
 

@@ -19,7 +19,8 @@ from .image_sets import ImageSet, Loader, Readable, Shards, collate_readable, lo
 from .modes import evaluating
 from .network import AdaptiveNetwork
 
-CHARACTERS = ("digits", "torch/mnist", "torch/kmnist", "torch/qmnist")  # mirrored, they are others or none
+# Mirrored, they are others or none.
+CHARACTERS = ("digits", "digits_in_photos", "torch/mnist", "torch/kmnist", "torch/qmnist")
 _MODES = {1: "L", 3: "RGB"}
 
 
@@ -28,8 +29,8 @@ class DataConfig:
     """Which images, and how they become the input of a network: a plain value that survives JSON.
 
     Attributes:
-        name: `"digits"`, the path of an image folder, or a kind of set and its name or path: `"torch/cifar10"`,
-            `"hfds/NAME"` or `"hfds/FOLDER"` (Hugging Face), `"wds/FOLDER"` (tar shards).
+        name: `"digits"`, `"digits_in_photos"`, the path of an image folder, or a kind of set and its name or path:
+            `"torch/cifar10"`, `"hfds/NAME"` or `"hfds/FOLDER"` (Hugging Face), `"wds/FOLDER"` (tar shards).
         root: where a named set is stored; None where that goes without saying.
         image_size: height and width in pixels after resizing.
         channels: 1 (grey) or 3 (colour); images are converted.
@@ -108,9 +109,10 @@ def configure(
     """How a model wants to see a data set: its own size, mean and crop from timm, its number of channels.
 
     Arguments:
-        name: `"digits"`; the path of a folder that holds `train/` and `val/` (or `validation/`, `test/`) with one
-            folder a class in each; `"torch/NAME"` (torchvision); `"hfds/NAME"` or `"hfds/FOLDER"` (what
-            `datasets.load_dataset` takes); `"wds/FOLDER"` (tar shards with an `_info.json` as timm reads it).
+        name: `"digits"` or `"digits_in_photos"`; the path of a folder that holds `train/` and `val/` (or
+            `validation/`, `test/`) with one folder a class in each; `"torch/NAME"` (torchvision); `"hfds/NAME"` or
+            `"hfds/FOLDER"` (what `datasets.load_dataset` takes); `"wds/FOLDER"` (tar shards with an `_info.json` as
+            timm reads it).
         model: its first convolution tells the channels, timm's configuration the rest; ImageNet's otherwise.
         root: where a named set is stored, or is to be.
         image_size: in pixels; by default the model's own (32 for digits).
@@ -131,7 +133,7 @@ def configure(
     channels, wanted = _channels(model), _wanted(model)
     if channels not in _MODES:
         raise DataError(f"the model takes {channels} channels: expected 1 (grey) or 3 (colour)")
-    if name == "digits":
+    if name in ("digits", "digits_in_photos"):
         wanted |= {"input_size": (channels, 32, 32), "crop_pct": 1.0, "interpolation": "bilinear"}
     if image_size is not None and image_size < 1:
         raise DataError(f"image_size={image_size}: expected a number of pixels above 0, such as 224")

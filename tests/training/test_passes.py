@@ -172,6 +172,33 @@ def test_a_loader_of_steps_gives_what_the_call_gives(nets):
         next(iter(stepped.over([data[0][0]])))
 
 
+def test_averaged_weights_cover_as_many_images_whatever_the_schedule(nets):
+    """12 batches make 28 steps, so the decay of a step is the 12/28th power of the one for a batch."""
+    network, data = nets.transformer(), batches("transformer", 6)
+    steps = ad.Schedule(delay=1).steps(12)
+    assert steps == 12 + 11 + 5
+    expected = copy.deepcopy(network.state_dict())
+    plain = copy.deepcopy(network)
+    told = []
+
+    def on_step(now):
+        for name, value in plain_now().items():
+            if value.is_floating_point():
+                expected[name].lerp_(value, 1 - 0.9 ** (12 / steps))
+        told.append(now.step)
+
+    def plain_now():
+        return {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+    fields = {"epochs": 2, "lr": 0.05, "delay": 1, "seed": 0}
+    ad.train(network, data, ema=0.9, on_step=on_step, **fields)
+    assert told == list(range(1, steps + 1))
+    for (name, ours), theirs in zip(network.state_dict().items(), expected.values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6, msg=name)
+    ad.train(plain, data, **fields)
+    assert not torch.allclose(plain.model.head.weight, network.model.head.weight)
+
+
 # -- what is learned ------------------------------------------------------------------------------------------------
 
 

@@ -66,6 +66,30 @@ def test_the_papers_table(name: str) -> None:
         assert optimizer.param_groups[0]["lr"] < 0.2 * recipe.lr
 
 
+@pytest.mark.parametrize("name", TABLE)
+def test_what_a_recipe_keeps_for_later_passes_fits_its_buffer(name: str) -> None:
+    """In one process, images in 8 bits and mixed labels of 1,000 classes in float32."""
+    recipe = ad.load_recipe(name)
+    assert recipe.passes == "SBSBR"
+    image = 3 * (recipe.image_size or 224) ** 2 + 4 * 1000 * bool(recipe.mixup or recipe.cutmix)
+    batches = recipe.schedule_of(1000, 1000).kept
+    assert batches * recipe.batch_size * image / 1e6 < recipe.buffer_mb
+
+
+def test_a_file_of_version_0_1_means_what_it_meant(tmp_path) -> None:
+    old = tmp_path / "old.yaml"
+    old.write_text("epochs: 3\nalpha: 0.3\nlow_memory: true\n")
+    recipe = ad.load_recipe(old)
+    assert (recipe.passes, recipe.keep_scale, recipe.alpha, recipe.low_memory) == ("algorithm 1", False, 0.3, True)
+    again = tmp_path / "again.yaml"
+    again.write_text(recipe.to_yaml())
+    assert ad.load_recipe(again) == recipe
+    new = tmp_path / "new.yaml"
+    new.write_text(Recipe().to_yaml())
+    assert ad.load_recipe(new) == Recipe()
+    assert Recipe().passes == "SBSBR"
+
+
 def test_every_recipe_is_in_the_table() -> None:
     assert set(ad.recipe_names()) == set(TABLE)
 

@@ -68,6 +68,14 @@ def train(
     model_kwargs: ModelKwargs = None,
     mandatory: Mandatory = None,
     group_size: GroupSize = None,
+    passes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="A step each for super-net (S), base-net (B) and random others (R): SBSBR, SB, ...; or 'algorithm 1', "
+            "which the next four belong to.",
+        ),
+    ] = None,
     alpha: Annotated[
         float | None, typer.Option(help="Weight of the super-net's loss; the rest is the base-net's.")
     ] = None,
@@ -84,7 +92,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the network in RUN.")] = False,
     json: Json = False,
 ) -> None:
-    """Train a model once by self-distillation, so that every depth of it works; calibrate, evaluate and save it.
+    """Train a model once so that every depth of it works; calibrate, evaluate and save it.
 
     A recipe decides what no option says; without --recipe it is 30 epochs of SGD with a learning rate of 0.1.
 
@@ -96,8 +104,8 @@ def train(
         raise typer.BadParameter("Missing option '--output': the folder to write the run to")
     asked = {
         "model": model, "data": data, "epochs": epochs, "batch_size": batch_size, "lr": lr, "optimizer": optimizer,
-        "weight_decay": weight_decay, "alpha": alpha, "temperature": temperature, "feature_weight": feature_weight,
-        "low_memory": low_memory or None, "seed": seed,
+        "weight_decay": weight_decay, "passes": passes, "alpha": alpha, "temperature": temperature,
+        "feature_weight": feature_weight, "low_memory": low_memory or None, "seed": seed,
     }  # fmt: skip
     if image_size is not None:
         asked |= {"image_size": image_size, "eval_size": image_size}

@@ -1,10 +1,11 @@
-"""name → labelled images of one split: digits, folders, torchvision's sets, Hugging Face data sets, tar shards."""
+"""name → labelled images of one split: digits, folders, sets of torchvision and Hugging Face, tar shards."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import DataError
 from .digits import Digits
+from .digits_in_photos import DigitsInPhotos
 from .folders import TORCHVISION, open_folder, open_torchvision, unknown
 from .hugging_face import open_hugging_face
 from .indexed import SPLITS, Indexed
@@ -15,6 +16,7 @@ __all__ = [
     "SPLITS",
     "TORCHVISION",
     "Digits",
+    "DigitsInPhotos",
     "ImageSet",
     "Indexed",
     "Loader",
@@ -27,7 +29,8 @@ __all__ = [
     "readable",
 ]
 
-ImageSet = Digits | Indexed | Shards
+ImageSet = Digits | DigitsInPhotos | Indexed | Shards
+_NAMED: dict[str, Callable[[str], ImageSet]] = {"digits": Digits, "digits_in_photos": DigitsInPhotos}  # need no root
 # (what follows the prefix, root, split, download, the classes trained on) → a set
 _KINDS: dict[str, Callable[[str, Path | None, str, bool, tuple[str, ...] | None], ImageSet]] = {
     "torch": open_torchvision,
@@ -46,8 +49,8 @@ def open_set(
     """
     if split not in SPLITS:
         raise DataError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
-    if name == "digits":
-        return Digits(split)
+    if name in _NAMED:
+        return _NAMED[name](split)
     kind, rest = _kind(name)
     if kind is None:
         return open_folder(name, split, classes)
@@ -64,7 +67,7 @@ def locate(name: str, root: str | Path | None) -> tuple[str, str | None]:
     kind, rest = _kind(name)
     absolute = None if root is None else Path(root).expanduser().resolve()
     path = Path(rest).expanduser()
-    if name != "digits" and kind is None:
+    if name not in _NAMED and kind is None:
         return str(path.resolve()), None
     if kind == "wds":
         return f"wds/{((absolute or Path()) / path).resolve()}", None

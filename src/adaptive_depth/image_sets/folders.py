@@ -11,7 +11,8 @@ from .indexed import SPLITS, Indexed
 
 TORCHVISION = tuple(f"torch/{name}" for name in _TORCH_BASIC_DS)
 _KNOWN = (
-    f"'digits', a folder with train/ and val/ in it, a set of torchvision's such as {', '.join(TORCHVISION)}, "
+    "'digits', 'digits_in_photos', a folder with train/ and val/ in it, "
+    f"a set of torchvision's such as {', '.join(TORCHVISION)}, "
     "'hfds/NAME' from the Hugging Face hub or 'hfds/FOLDER', or 'wds/FOLDER' with tar shards"
 )
 
@@ -88,6 +89,6 @@ def unknown(name: str) -> DataError:
 
 
 def _hint(name: str) -> str:
-    known = ["digits", *TORCHVISION]
+    known = ["digits", "digits_in_photos", *TORCHVISION]
     near = [] if name in known else get_close_matches(name, known, n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(near)}?" if near else ""

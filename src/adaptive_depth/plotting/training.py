@@ -47,7 +47,7 @@ def plot_training(
     else:
         _draw(above, history, {"accuracy": "super-net", "base_accuracy": "base-net"})
     above.set_ylabel("validation top-1 (%)" if validated else "top-1 on training images (%)")
-    _draw(below, history, {"loss": "super-net, labels", "base_loss": "base-net, distilled"})
+    _draw(below, history, {"loss": "super-net", "base_loss": "base-net"})
     below.set_ylabel("loss")
     below.set_xlabel("epoch")
     below.xaxis.get_major_locator().set_params(integer=True)

@@ -163,9 +163,8 @@ class _Run:
         # What is spread over processes is another network: nothing turns it into a usual one again.
         self.spread = recipe.fsdp and self.processes.count > 1
         self.network = copy.deepcopy(network) if self.spread else network
-        # Not all at once where buffers stay whole and parameters are spread (`foreach`).
-        self.ema = ModelEmaV3(self.network, decay=recipe.ema, foreach=not self.spread) if recipe.ema else None
         self.passes: Passes | None = None  # of a schedule; else one step for each batch
+        self.ema: ModelEmaV3 | None = None
         self.wrapped, self.step = self._prepare(step)
         self.optimizer = _optimiser(self.network, recipe)
         self.schedule = _schedule(self.optimizer, recipe, self._steps_after)
@@ -183,14 +182,20 @@ class _Run:
 
     def _prepare(self, step: Step | None) -> tuple[nn.Module, Step]:
         recipe, network = self.recipe, self.network
+        if step is None and isinstance(network, AdaptiveNetwork) and recipe.passes != ALGORITHM_1:
+            self.passes = self._passes(network)
+        self.ema = self._averaged()
         if step is not None:
             return network, step
         criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
         if not isinstance(network, AdaptiveNetwork):
             wrapped = self._wrap(network)
             return wrapped, supervise(torch.compile(wrapped) if recipe.compile else wrapped, criterion)
-        if recipe.passes != ALGORITHM_1:
-            return self._prepare_passes(network, criterion)
+        if self.passes is not None:
+            module = self.passes.module
+            # Each pass leaves other parameters out, the same ones in all processes: their gradients are averaged when
+            # they are there, which needs no wrapper that walks the graph to look for them.
+            return (self._wrap(module) if self.spread else module), supervise(network, criterion)
         objective = SelfDistillation(
             network,
             criterion,
@@ -210,18 +215,27 @@ class _Run:
         wrapped = self._wrap(objective)
         return wrapped, distil(wrapped)
 
-    def _prepare_passes(self, network: AdaptiveNetwork, criterion: nn.CrossEntropyLoss) -> tuple[nn.Module, Step]:
+    def _passes(self, network: AdaptiveNetwork) -> Passes:
         recipe = self.recipe
-        distil = partial(distil_classes, temperature=recipe.temperature)
+        criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+        objective = Objective(criterion, partial(distil_classes, temperature=recipe.temperature))
         schedule = recipe.schedule_of(recipe.epochs * self.part_steps, self.part_steps)
         if len(network.stages) == 1 and recipe.passes == Recipe.passes:
             schedule = replace(schedule, pattern="SB")  # the default where nobody asked for another
-        self.passes = Passes(network, Objective(criterion, distil), schedule, buffer_mb=recipe.buffer_mb)
+        passes = Passes(network, objective, schedule, buffer_mb=recipe.buffer_mb)
         if recipe.compile:
-            self.passes.module.compile()
-        # Each pass leaves other parameters out, the same ones in all processes: their gradients are averaged when they
-        # are there, which needs no wrapper that walks the graph to look for them.
-        return (self._wrap(self.passes.module) if self.spread else self.passes.module), supervise(network, criterion)
+            passes.module.compile()
+        return passes
+
+    def _averaged(self) -> ModelEmaV3 | None:
+        """The averaged weights, where the recipe asks for them: over as many images whatever the schedule."""
+        decay, epochs = self.recipe.ema, self.recipe.epochs
+        if decay is None:
+            return None
+        steps = self._steps_after(epochs)
+        decay **= epochs * self.part_steps / max(1, steps)
+        # Not all at once where buffers stay whole and parameters are spread (`foreach`).
+        return ModelEmaV3(self.network, decay=decay, foreach=not self.spread)
 
     def _wrap(self, module: nn.Module) -> nn.Module:
         if not self.spread:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -167,6 +168,7 @@ class Passes:
         self.waiting: list[Due] = []  # passes of the newest batch that were not made yet
         self._kept = Replay(schedule.kept, buffer_mb)
         self._newest: list[tuple[Any, Any]] | None = None
+        self.resumed = False  # from a checkpoint, and no loader has been started since
 
     def __call__(self, x: Any, y: Any) -> Iterator[Tensor]:
         """The losses that follow a new batch; make an optimiser step with each before you ask for the next.
@@ -269,6 +271,7 @@ class Passes:
         due = list(self.schedule.due(self.loaded - 1)) if self.loaded else []
         self.waiting = due[len(due) - number :]
         self._newest = None
+        self.resumed = True
 
 
 class PassLoader:
@@ -277,6 +280,10 @@ class PassLoader:
     An item is a dict of `x`, `y`, `skip` and what else `Passes.learn` takes; the batches of the loader inside stay on
     the device that they come on. An epoch of it is an epoch of that loader. Everything else that is asked of it
     (`dataset`, `set_epoch`, ...) is asked of the loader inside.
+
+    A pass counts as made when its item is handed out, so take a checkpoint after the step and before the next item is
+    fetched. After `Passes.put_state` the first epoch continues where it was interrupted, without the batches that were
+    loaded before.
 
     Raises:
         DataError: batches without a length or without labels.
@@ -292,19 +299,39 @@ class PassLoader:
         return getattr(self.batches, name)
 
     def __len__(self) -> int:
-        """Steps of a later epoch; the first is shorter by the passes whose batch is from before the start."""
-        schedule, rounds = self.passes.schedule, len(self.passes.schedule.pattern)
-        far = rounds * (1 + schedule.kept)
-        return schedule.steps(far + len(self.batches)) - schedule.steps(far)
+        """Steps of the epoch that is next, or was interrupted.
+
+        Epochs differ: the first lacks the passes whose batch is from before the start, and a round may end in the next
+        epoch. A loop that asks once and trusts the answer would cut later epochs short: have it ask before each
+        (Lightning: `reload_dataloaders_every_n_epochs=1`), or count in `schedule.steps(epochs * len(batches))`.
+        """
+        start, steps = self._start(), self.passes.schedule.steps
+        return steps(start + len(self.batches)) - steps(start)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in self.batches:
+        loaded = 0
+        if self.passes.resumed:
+            self.passes.resumed = False
+            loaded = self.passes.loaded - self._start()
+            yield from self._items(self.passes.left())
+        for batch in islice(self.batches, loaded, None):
             x, y = split_batch(batch, None)
             if y is None:
                 raise DataError("the loader yielded inputs without labels: expected pairs (input, labels)")
-            for due in self.passes.load([(x, y)]):
-                yield self.passes.items(due)[0]
-                self.passes.done()
+            yield from self._items(self.passes.load([(x, y)]))
+
+    def _start(self) -> int:
+        """The number of the epoch's first batch."""
+        finished = self.passes.loaded - bool(self.passes.waiting)
+        return finished - finished % max(1, len(self.batches))
+
+    def _items(self, dues: Iterator[Due]) -> Iterator[dict[str, Any]]:
+        for due in dues:
+            item = self.passes.items(due)[0]
+            # Not after the yield: a loop that counts items does not ask for one more at the end of an epoch, and the
+            # state that it saves there must not hold a pass that was made.
+            self.passes.done()
+            yield item
 
 
 def _off_device(tensor: Tensor) -> Tensor:
