@@ -28,13 +28,37 @@ ONE_IMAGE = 0.21  # of 500, in percent: numbers of threads may decide a tie
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def run(example: Path, folder: Path, epochs: int) -> str:
-    """What the program printed, on one CPU thread and without a network."""
+def start(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """A program that ran to its end, with one CPU thread and without a network."""
     settings = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(example), "--epochs", str(epochs), "--folder", str(folder)]
-    ended = subprocess.run(command, env=os.environ | settings, cwd=folder.parent, capture_output=True, text=True)
+    return subprocess.run(command, env=os.environ | settings, cwd=folder.parent, capture_output=True, text=True)
+
+
+def run(example: Path, folder: Path, epochs: int, *more: str, by: tuple[str, ...] = (sys.executable,)) -> str:
+    """What the program printed."""
+    ended = start([*by, str(example), "--epochs", str(epochs), "--folder", str(folder), *more], folder)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
+
+
+KILLED = """
+import os, runpy, sys
+import adaptive_depth as ad
+
+def learn(self, *arguments, learn=ad.Passes.learn):
+    return os._exit(9) if self.steps_done == 60 else learn(self, *arguments)
+
+ad.Passes.learn = learn
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run_until_killed(example: Path, folder: Path, epochs: int) -> None:
+    """The program ends without notice in step 60."""
+    command = [sys.executable, "-c", KILLED, str(example), "--epochs", str(epochs), "--folder", str(folder)]
+    ended = start(command, folder)
+    assert ended.returncode == 9, ended.stderr
 
 
 def accuracies(printed: str) -> dict[str, float]:
@@ -48,6 +72,11 @@ def at_chosen_depth(printed: str) -> float:
     """What the loop of the other library measured with TTFF."""
     [percent] = re.findall(r"^(?:Lightning tests|The Trainer predicts with) TTFF: (\d+\.\d) %$", printed, re.MULTILINE)
     return float(percent)
+
+
+def contents(*files: Path) -> dict[str, bytes]:
+    assert files
+    return {file.name: file.read_bytes() for file in files}
 
 
 def modified(folder: Path) -> dict[Path, int]:
@@ -66,20 +95,24 @@ def lines(folder: Path, version: int) -> Iterator[dict[str, float]]:
     yield from (epoch for epoch in epochs.values() if "train_loss" in epoch)
 
 
+# Epochs of 20 batches, delay 4: the first has 20 passes of the super-net, 16 of the base-net (from batch 4 on) and 6
+# of others (with every second batch, from 8 on), 42 in all; each later one 20 + 20 + 10.
 @pytest.mark.slow
-def test_lightning_trains_every_depth_and_goes_on(tmp_path: Path) -> None:
+def test_lightning_trains_every_depth_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
     pytest.importorskip("pytorch_lightning")
     folder = tmp_path / "run"
     printed = run(LIGHTNING, folder, epochs=2)
     measured = accuracies(printed)
-    assert min(measured.values()) > 80  # chance: 10
+    assert min(measured.values()) > 85  # chance: 10
     assert at_chosen_depth(printed) == pytest.approx(measured["TTFF"], abs=0.06)
 
     first, last = lines(folder, 0)
-    assert last["train_loss"] < first["train_loss"] / 2
+    for epoch, (deep, shallow, between) in ((first, (20, 16, 6)), (last, (20, 20, 10))):
+        total = deep * epoch["super_net_loss"] + shallow * epoch["base_net_loss"] + between * epoch["intermediate_loss"]
+        assert epoch["train_loss"] == pytest.approx(total / (deep + shallow + between), rel=1e-4)
+        assert 10 < epoch["base_net_accuracy"] <= 100  # the first epoch was validated, too, though it is shorter
     assert last["super_net_loss"] < first["super_net_loss"] / 2
-    assert last["base_net_loss"] > 0
-    assert last["train_loss"] == pytest.approx((last["super_net_loss"] + last["base_net_loss"]) / 2)
+    assert last["base_net_loss"] < first["base_net_loss"] / 2
 
     network = ad.load(folder / "network")
     images = create_loader(configure("digits", network.model), "validation", batch_size=250)
@@ -91,21 +124,56 @@ def test_lightning_trains_every_depth_and_goes_on(tmp_path: Path) -> None:
     network.load_state_dict(before)  # of the training: each tensor once, and not calibrated
     validated = {"FFFF": last["super_net_accuracy"], "TTTT": last["base_net_accuracy"]}
     assert ad.evaluate(network, images, validated) == pytest.approx(validated, abs=ONE_IMAGE)
+    assert kept["global_step"] == kept["lr_schedulers"][0]["last_epoch"] == 92
+    rate = kept["optimizer_states"][0]["param_groups"][0]["lr"]
+    assert rate == 0  # it fell over all steps, and no further
+    steps = {int(state["step"]) for state in kept["optimizer_states"][0]["state"].values()}
+    assert max(steps) == 92  # what all sub-networks have, the stem for one
+    assert min(steps) < 60  # what a pass leaves out is not updated
 
-    assert min(accuracies(run(LIGHTNING, folder, epochs=3)).values()) > 80
-    [third] = lines(folder, 1)
-    assert third["epoch"] == 2
-    assert third["super_net_loss"] < last["super_net_loss"]
-    later = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-    assert (kept["global_step"], later["global_step"]) == (40, 60)
-    assert later["lr_schedulers"][0]["last_epoch"] == 60
-    assert {int(state["step"]) for state in later["optimizer_states"][0]["state"].values()} == {60}
+    again = tmp_path / "again"
+    run_until_killed(LIGHTNING, again, epochs=2)  # in the second epoch
+    assert torch.load(again / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 42
+    assert accuracies(run(LIGHTNING, again, epochs=2)) == measured
+    [second] = lines(again, 1)  # or else it started from scratch
+    assert second == last
+    assert contents(*again.glob("network/weights-*")) == contents(*folder.glob("network/weights-*"))
 
 
-def test_lightning_holds_the_network_once_and_predicts_at_the_chosen_depth(nets: Any) -> None:
+@pytest.mark.slow
+def test_lightning_trains_with_algorithm_1(tmp_path: Path) -> None:
+    pytest.importorskip("pytorch_lightning")
+    folder = tmp_path / "run"
+    assert min(accuracies(run(LIGHTNING, folder, 2, "--passes", "algorithm 1")).values()) > 80
+    first, last = lines(folder, 0)
+    assert last["train_loss"] < first["train_loss"] / 2
+    assert last["train_loss"] == pytest.approx(last["super_net_loss"] + last["base_net_loss"], rel=1e-4)
+    kept = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert {int(state["step"]) for state in kept["optimizer_states"][0]["state"].values()} == {40}
+
+
+@pytest.mark.slow
+def test_lightning_trains_in_two_processes(tmp_path: Path) -> None:
+    pytest.importorskip("pytorch_lightning")
+    folder = tmp_path / "run"
+    accuracies(run(LIGHTNING, folder, 1, "--devices", "2"))
+    kept = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    # 10 batches in each process: 10 + 6 passes, and one of another sub-network with batch 9. Some norms belong to the
+    # base-net alone, and DDP must not update them in the steps that leave them out.
+    assert kept["global_step"] == 17
+    steps = {int(state["step"]) for state in kept["optimizer_states"][0]["state"].values()}
+    assert max(steps) == 17
+    assert min(steps) == 6
+    (one, facts), (other, same) = kept["passes"]
+    assert facts == same
+    assert all(not torch.equal(one[name], other[name]) for name in one)  # each has images of its own
+
+
+@pytest.mark.parametrize("schedule", [ad.Schedule(), None])
+def test_lightning_holds_the_network_once_and_predicts_at_the_chosen_depth(schedule: Any, nets: Any) -> None:
     pytest.importorskip("pytorch_lightning")
     network = nets.resnet(classes=10).eval()
-    module = runpy.run_path(str(LIGHTNING))["AdaptiveClassifier"](network, lr=0.1).eval()
+    module = runpy.run_path(str(LIGHTNING))["AdaptiveClassifier"](network, [], 0.1, schedule).eval()
     assert [name.removeprefix("objective.network.") for name in module.state_dict()] == list(network.state_dict())
     assert [id(each) for each in module.parameters()] == [id(each) for each in network.parameters()]
     batch = torch.randn(64, 3, 32, 32), torch.zeros(64)
@@ -119,23 +187,25 @@ def test_lightning_holds_the_network_once_and_predicts_at_the_chosen_depth(nets:
 # -- the Trainer of Hugging Face --------------------------------------------------------------------------------
 
 
+# Epochs of 21 batches, delay 4: the first has 21 + 17 + 6 passes, the second 21 + 21 + 11.
 @pytest.mark.slow
 def test_transformers_trains_every_depth_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     folder = tmp_path / "run"
     printed = run(TRANSFORMERS, folder, epochs=2)
     measured = accuracies(printed)
-    assert min(measured.values()) > 80  # chance: 10
+    assert min(measured.values()) > 85  # chance: 10
     assert at_chosen_depth(printed) == pytest.approx(measured["TTFF"], abs=0.06)
 
-    halfway, end = folder / "checkpoint-21", folder / "checkpoint-42"
+    halfway, end = folder / "checkpoint-44", folder / "checkpoint-97"
     said = json.loads((end / "trainer_state.json").read_text())["log_history"]
     steps = [line for line in said if "loss" in line]
-    assert steps[-1]["loss"] < steps[0]["loss"] / 2
     assert steps[-1]["super_net_loss"] < steps[0]["super_net_loss"] / 2
-    for line in steps:
-        assert line["base_net_loss"] > 0
-        assert line["loss"] == pytest.approx((line["super_net_loss"] + line["base_net_loss"]) / 2, abs=1e-4)
+    for line in steps[2:]:  # two rounds each
+        parts = 0.4 * line["super_net_loss"] + 0.4 * line["base_net_loss"] + 0.2 * line["intermediate_loss"]
+        assert line["loss"] == pytest.approx(parts, abs=1e-4)
+        assert line["learning_rate"] == pytest.approx(0.01 * (98 - line["step"]) / 97)  # over all steps
+    assert [line["epoch"] for line in said if "eval_loss" in line] == [1, 2]
 
     example = runpy.run_path(str(TRANSFORMERS))
     network = ad.load(folder / "network", example["build"]())
@@ -144,16 +214,83 @@ def test_transformers_trains_every_depth_and_goes_on_bit_for_bit(tmp_path: Path)
     assert network.calibrated
     assert ad.evaluate(network, images) == pytest.approx(measured, abs=ONE_IMAGE)
 
-    ad.SelfDistillation(network).load_state_dict(load_file(halfway / "model.safetensors"))  # not calibrated
+    ad.Passes(network).module.load_state_dict(load_file(halfway / "model.safetensors"))  # not calibrated
     evaluated, _ = (line for line in said if "eval_loss" in line)
     validated = {"FFFF": evaluated["eval_super_net_accuracy"], "TTTT": evaluated["eval_base_net_accuracy"]}
     assert ad.evaluate(network, images, validated) == pytest.approx(validated, abs=ONE_IMAGE)
 
-    weights = {path.name: path.read_bytes() for path in (end / "model.safetensors", *folder.glob("network/weights-*"))}
+    weights = contents(end / "model.safetensors", *folder.glob("network/weights-*"))
     before = modified(halfway)
     shutil.rmtree(end)  # as if it had been killed in the second epoch
     shutil.rmtree(folder / "network")
     assert accuracies(run(TRANSFORMERS, folder, epochs=2)) == measured
     assert modified(halfway) == before  # or else it started from scratch
-    again = {path.name: path.read_bytes() for path in (end / "model.safetensors", *folder.glob("network/weights-*"))}
-    assert again == weights
+    assert contents(end / "model.safetensors", *folder.glob("network/weights-*")) == weights
+
+    shutil.rmtree(folder / "network")
+    assert accuracies(run(TRANSFORMERS, folder, epochs=2)) == measured  # one that is finished makes no further step
+    assert sorted(folder.glob("checkpoint-*")) == [halfway, end]
+    assert contents(end / "model.safetensors", *folder.glob("network/weights-*")) == weights
+
+
+@pytest.mark.slow
+def test_transformers_trains_with_algorithm_1(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    folder = tmp_path / "run"
+    assert min(accuracies(run(TRANSFORMERS, folder, 2, "--passes", "algorithm 1")).values()) > 80
+    said = json.loads((folder / "checkpoint-42" / "trainer_state.json").read_text())["log_history"]
+    steps = [line for line in said if "loss" in line]
+    assert steps[-1]["loss"] < steps[0]["loss"] / 2
+    for line in steps:
+        assert line["loss"] == pytest.approx(line["super_net_loss"] + line["base_net_loss"], abs=1e-4)
+    assert [line["epoch"] for line in said if "eval_base_net_accuracy" in line] == [1, 2]
+
+
+@pytest.mark.slow
+def test_transformers_trains_in_two_processes(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    folder = tmp_path / "run"
+    by = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    accuracies(run(TRANSFORMERS, folder, 1, "--cpu", by=by))
+    # 11 batches in each process: 11 + 7 passes, and one of another sub-network with batch 9.
+    kept = folder / "checkpoint-19"
+    states = torch.load(kept / "optimizer.pt", weights_only=True)["state"].values()
+    assert {max(int(state["step"]) for state in states), min(int(state["step"]) for state in states)} == {19, 7}
+    one, other = (load_file(kept / f"passes-{number}-of-2.safetensors") for number in (0, 1))
+    assert one.keys() == other.keys()
+    assert all(not torch.equal(one[name], other[name]) for name in one)  # each has images of its own
+
+
+# -- what both rely on ------------------------------------------------------------------------------------------
+
+
+def test_a_loader_of_passes_tells_the_length_of_each_epoch(nets: Any) -> None:
+    """Of 5 batches: S, SB, SB, SBR, SB | SBR, SB, SBR, SB, SBR | SB, SBR, SB, SBR, SB."""
+    passes = ad.Passes(nets.transformer(), schedule=ad.Schedule("SBSBR", delay=1))
+    loader = passes.over([(torch.randn(2, 3, 8, 8), torch.tensor([0, 1]))] * 5)
+    for expected in (10, 13, 12):
+        assert len(loader) == len(list(loader)) == expected
+    assert passes.steps_done == 35
+
+
+def test_a_loader_of_passes_goes_on_inside_an_epoch(nets: Any) -> None:
+    """Wherever its loop saved a checkpoint, between a step and the next item."""
+    data = [(torch.randn(2, 3, 8, 8), torch.tensor([0, 1])) for _ in range(5)]
+    network, schedule = nets.transformer(), ad.Schedule("SBSBR", delay=1)
+
+    def seen(passes: ad.Passes) -> list[tuple[Any, ...]]:
+        return [
+            (item["letter"], item["batch"], item["skip"], item["x"].sum().item(), passes.state())
+            for item in passes.over(data)
+        ]
+
+    whole = ad.Passes(network, schedule=schedule)
+    items = [*seen(whole), *seen(whole)]
+    for number, (*_, state) in enumerate(items[:-1]):
+        again = ad.Passes(network, schedule=schedule)
+        again.put_state(*state)
+        # After the last item of an epoch the next one is due.
+        rest = items[number + 1 : 10] if number < 9 else items[number + 1 :]
+        assert len(again.over(data)) == (10 if number < 9 else 13)
+        assert [item[:4] for item in seen(again)] == [item[:4] for item in rest]
+        assert again.steps_done == number + 1 + len(rest)
