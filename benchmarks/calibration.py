@@ -56,7 +56,7 @@ def accuracies(folder: Path, epochs: int, seed: int) -> dict[str, dict[str, floa
     torch.manual_seed(seed)
     train, test = load(folder, "train"), batches(*load(folder, "t10k"), shuffle=False)
     network = small_cnn().train()
-    objective = ad.SelfDistillation(network)
+    objective = ad.SelfDistillation(network, keep_scale=False)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
     steps = epochs * len(batches(*train, shuffle=False))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, steps)

@@ -63,7 +63,9 @@ def trained(epochs: int) -> tuple[ad.AdaptiveNetwork, ad.TradeOffs, list[tuple[T
     stages = [ad.Stage((f"layer{s}.0",), (f"layer{s}.1", f"layer{s}.2")) for s in range(1, 5)]
     network = ad.adapt(model, stages, example=torch.randn(2, 1, 32, 32))
     config, recipe = configure("digits", model), ad.Recipe(epochs=epochs, batch_size=64, lr=0.1, seed=0)
-    ad.train(network, TrainingBatches(config, recipe), recipe, step=ad.distil(ad.SelfDistillation(network)))
+    ad.train(
+        network, TrainingBatches(config, recipe), recipe, step=ad.distil(ad.SelfDistillation(network, keep_scale=False))
+    )
     ad.calibrate(network, create_loader(config, "train", batch_size=64))
     network.eval()
     accuracy = ad.evaluate(network, create_loader(config, "validation", batch_size=250))

@@ -47,7 +47,7 @@ def make_step(kind: str) -> Callable[[], None]:
 
 def distilled_step(kind: str, network: ad.AdaptiveNetwork, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
     """A step of self-distillation in one of its forms."""
-    objective = ad.SelfDistillation(network)
+    objective = ad.SelfDistillation(network, keep_scale=False)
     if kind == "naive":
         return step_of(network, lambda: two_passes(network, x, y).backward())
     if kind == "low memory":
@@ -131,8 +131,8 @@ def gradient_error() -> dict[str, float]:
         two_passes(plain, x, y).backward()
         again, one, two = forms
         two_passes(again, x.flip(0), y.flip(0)).backward()  # the same sum in another order: what rounding alone does
-        ad.SelfDistillation(one)(x, y).total.backward()
-        ad.SelfDistillation(two).backward(x, y)
+        ad.SelfDistillation(one, keep_scale=False)(x, y).total.backward()
+        ad.SelfDistillation(two, keep_scale=False).backward(x, y)
         for name, form in (("rounding alone", again), ("one backward", one), ("low memory", two)):
             errors[f"{name}, {dtype}"] = max(
                 float((a.grad - b.grad).abs().max() / a.grad.abs().max())

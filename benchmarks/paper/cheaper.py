@@ -38,7 +38,7 @@ def _method(run: Run, place: Place) -> tuple[ad.AdaptiveNetwork, rivals.Step]:
     assert isinstance(network, ad.AdaptiveNetwork)
     if run.method == "every second step":
         return network, rivals.every_second_step(network)
-    return network, ad.distil(ad.SelfDistillation(network, **dict(run.changes)))
+    return network, ad.distil(ad.SelfDistillation(network, keep_scale=False, **dict(run.changes)))
 
 
 def table(found: dict[str, Any]) -> str:

@@ -101,7 +101,11 @@ def sandwich_step(network: ad.AdaptiveNetwork, drawn: int = 2) -> Step:
 
 def every_second_step(network: ad.AdaptiveNetwork) -> Step:
     """Self-distillation in every second step; the super-net alone in the others."""
-    both, alone, steps = ad.distil(ad.SelfDistillation(network)), ad.supervise(network), iter(range(1 << 62))
+    both, alone, steps = (
+        ad.distil(ad.SelfDistillation(network, keep_scale=False)),
+        ad.supervise(network),
+        iter(range(1 << 62)),
+    )
 
     def step(x: Any, y: Tensor, backward: Backward) -> ad.StepResult:
         if next(steps) % 2 == 0:

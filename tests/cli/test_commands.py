@@ -86,7 +86,9 @@ def test_train_writes_a_run(run):
 
 
 def test_train_tells_programs_json_and_people_what_comes_next(call, train_arguments, tmp_path):
-    status, out, err = call(*train_arguments, "--epochs=1", f"--output={tmp_path / 'a'}", "--json", "--low-memory")
+    status, out, err = call(
+        *train_arguments, "--epochs=1", f"--output={tmp_path / 'a'}", "--json", "--passes=algorithm 1", "--low-memory"
+    )
     told = json.loads(out)
     assert status == 0
     assert err.startswith("training: epoch 1 of ")
@@ -235,6 +237,7 @@ def test_evaluate_says_which_statistics_it_used(call, run):
 
 def test_a_variant_without_skip_aware_norms_on_a_part_of_each_batch(call, train_arguments, tmp_path):
     fields = ["--set=skip_aware_norms=false", "--set=distil_share=0.5", "--set=grad_checkpointing=true", "--epochs=1"]
+    fields.append("--set=passes=algorithm 1")
     assert call(*train_arguments, *fields, f"--output={tmp_path / 'a'}")[0] == 0
     network = ad.load(tmp_path / "a")
     assert not [*network.skip_norms.parameters()]

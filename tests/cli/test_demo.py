@@ -7,14 +7,23 @@ import pytest
 
 import adaptive_depth as ad
 from adaptive_depth.cli import main
-from adaptive_depth.cli.demo import _verdict
+from adaptive_depth.cli.demo import _verdict, _whether_depth_pays
 
 
 def test_verdict_is_honest_both_ways():
-    assert "alone is better by 3.0 points, 15 of 500 test images" in _verdict("super-net", 96.0, 99.0)
-    assert "chance" not in _verdict("super-net", 96.0, 99.0)
-    assert "adaptive is better by 0.2 points, 1 of 500 test images (within chance" in _verdict("base-net", 99.2, 99.0)
-    assert "alone 99.0 %\n           equal (within chance" in _verdict("base-net", 99.0, 99.0)
+    assert "alone is better by 3.0 points, 15 of 500 test images" in _verdict("super-net", 96.0, 99.0, 500)
+    assert "chance" not in _verdict("super-net", 96.0, 99.0, 500)
+    assert "adaptive is better by 0.2 points, 1 of 500 test images (within chance" in _verdict(
+        "base-net", 99.2, 99.0, 500
+    )
+    assert "alone 99.0 %\n           equal (within chance" in _verdict("base-net", 99.0, 99.0, 500)
+
+
+def test_depth_pays_only_where_the_difference_is_more_than_chance():
+    # Of 2,000 images 200 and 300 are wrong, 45 more or less by chance: two square roots of 500.
+    assert _whether_depth_pays(90.0, 85.0, 2000).endswith("alone, the super-net is 5.0 points above the base-net.")
+    assert _whether_depth_pays(87.0, 86.0, 2000).startswith("Depth does not pay here: ")
+    assert _whether_depth_pays(85.0, 90.0, 2000).startswith("Depth does not pay here: ")
 
 
 @pytest.mark.slow
@@ -23,7 +32,7 @@ def test_the_whole_demo(tmp_path, monkeypatch, capsys):
     assert main(["demo", "--epochs=1"]) == 0
     out, err = capsys.readouterr()
     assert [line.partition(": epoch 1 of 1, ")[0] for line in err.splitlines()] == [
-        "training super-net and base-net together",
+        "training all depths together",
         "training the super-net alone",
         "training the base-net alone",
     ]

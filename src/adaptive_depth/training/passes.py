@@ -296,6 +296,8 @@ class PassLoader:
         self.batches: Any = batches
 
     def __getattr__(self, name: str) -> Any:
+        if name in ("passes", "batches"):  # of a copy that is being made, which has none yet
+            raise AttributeError(name)
         return getattr(self.batches, name)
 
     def __len__(self) -> int:
