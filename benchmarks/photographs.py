@@ -15,7 +15,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -83,7 +83,7 @@ CASES = {
         "tf_efficientnet_lite0",
         96,
         2,
-        (0.01, 0.03, 0.1),
+        (0.003, 0.01, 0.03),
         ("passes", "algorithm 1"),
         ("FFFFF", "TTTTT"),
     ),
@@ -199,7 +199,7 @@ def do(run: Run, place: Place) -> None:
     loaders = held_out(config)
     content = {
         "run": asdict(run),
-        "case": {**asdict(case), "title": case.title},
+        "case": asdict(case),
         "recipe": run.recipe.to_json(),
         **measure(network, run, config, loaders),
         "loss by epoch": [epoch.loss for epoch in history.epochs],
@@ -302,9 +302,9 @@ def longer(name: str, seed: int, lr: float) -> list[Run]:
     return [Run(name, "alone", seed, lr, skip, times=2) for skip in (CASES[name].alone[0], CASES[name].alone[-1])]
 
 
-def do_all(names: Sequence[str], seeds: Sequence[int], place: Place) -> None:
+def do_all(names: Sequence[str], seeds: Sequence[int], place: Place, *, controls: bool) -> None:
     """All runs, the first seed of every case first, controls last."""
-    for kind in (runs_of, longer):
+    for kind in (runs_of, longer) if controls else (runs_of,):
         for seed in seeds:
             for name in names:
                 for run in tries(name) if chosen_rate(name, place) is None else []:
@@ -326,40 +326,48 @@ def _tell(run: Run, place: Place) -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """What is compared: the same quantities of one adaptive network, or of networks trained alone.
+    """One adaptive network, or a network for each depth, trained alone.
 
     Attributes:
-        by_skip: accuracies, one number a seed.
-        time: CPU time of training over that of super-net and base-net, each alone, one number a seed.
+        found: contents of result files by depth, one a seed; those of an adaptive network under `""`.
+        key: which BatchNorm statistics.
     """
 
     title: str
-    by_skip: dict[str, list[float]]
-    time: list[float]
+    found: Mapping[str, list[dict[str, Any]]]
+    key: str = "statistics measured"
+
+    def by_skip(self, part: str) -> dict[str, list[float]]:
+        """Accuracies, one number a seed."""
+        return {
+            skip: [each[self.key][part][skip] for each in own]
+            for own in self.found.values()
+            for skip in own[0][self.key][part]
+        }
+
+    @property
+    def seconds(self) -> list[float]:
+        """CPU time of training, of super-net and base-net together where they are trained alone."""
+        ends = {next(iter(self.found)), list(self.found)[-1]}
+        by_run = [[each["training, seconds of CPU time"] for each in self.found[end]] for end in ends]
+        return [sum(own) for own in zip(*by_run, strict=True)]
 
 
-def rows(name: str, seeds: Sequence[int], place: Place, part: str = "together") -> list[Row]:
-    """Of the seeds whose runs are all there."""
+def rows(name: str, seeds: Sequence[int], place: Place) -> list[Row]:
+    """Of the seeds whose runs are all there; networks alone, as training leaves them, come first."""
     lr, case = chosen_rate(name, place), CASES[name]
     if lr is None:
         return []
-    found = {seed: _all_found(runs_of(name, seed, lr), place) for seed in seeds}
-    found = {seed: own for seed, own in found.items() if own}
-    if not found:
+    found, more = ({seed: _all_found(kind(name, seed, lr), place) for seed in seeds} for kind in (runs_of, longer))
+    whole = [seed for seed in seeds if found[seed]]
+    if not whole:
         return []
-    by_method = {method: [own[method, ""] for own in found.values()] for method in case.adaptive}
-    alone = {skip: [own["alone", skip] for own in found.values()] for skip in case.alone}
-    base = [a + b for a, b in zip(_times(alone[case.alone[0]]), _times(alone[case.alone[-1]]), strict=True)]
-    made = [_adaptive_row(method, each, base, part) for method, each in by_method.items()]
-    for title, key in (("each alone", "training"), ("each alone, statistics measured", "measured")):
-        made.append(Row(title, {skip: _of(each, key, part)[skip] for skip, each in alone.items()}, [1.0 for _ in base]))
-    more = {seed: _all_found(longer(name, seed, lr), place) for seed in found}
-    if more and all(more.values()):
-        extra = {skip: [own["alone", skip] for own in more.values()] for skip in (case.alone[0], case.alone[-1])}
-        time = [sum(pair) / two for *pair, two in zip(*map(_times, extra.values()), base, strict=True)]
-        made.append(
-            Row("each alone, twice the epochs", {s: _of(each, "training", part)[s] for s, each in extra.items()}, time)
-        )
+    alone = {skip: [found[seed]["alone", skip] for seed in whole] for skip in case.alone}
+    made = [Row("each alone", alone, "statistics of training"), Row("each alone, statistics measured", alone)]
+    made += [Row(method, {"": [found[seed][method, ""] for seed in whole]}) for method in case.adaptive]
+    if all(more[seed] for seed in whole):
+        twice = {skip: [more[seed]["alone", skip] for seed in whole] for skip in (case.alone[0], case.alone[-1])}
+        made.append(Row("each alone, twice the epochs", twice, "statistics of training"))
     return made
 
 
@@ -369,21 +377,6 @@ def _all_found(runs: Sequence[Run], place: Place) -> dict[tuple[str, str], dict[
     return found if len(found) == len(runs) else {}
 
 
-def _adaptive_row(method: str, found: list[dict[str, Any]], base: list[float], part: str) -> Row:
-    time = [own / two for own, two in zip(_times(found), base, strict=True)]
-    return Row(method, _of(found, "measured", part), time)
-
-
-def _times(found: list[dict[str, Any]]) -> list[float]:
-    return [each["training, seconds of CPU time"] for each in found]
-
-
-def _of(found: list[dict[str, Any]], key: str, part: str) -> dict[str, list[float]]:
-    """Accuracies by sub-network, with the statistics of training or with those measured."""
-    key = {"training": "statistics of training", "measured": "statistics measured"}[key]
-    return {skip: [each[key][part][skip] for each in found] for skip in found[0][key][part]}
-
-
 def said(values: Sequence[float], digits: int = 1) -> str:
     """Mean ± standard deviation; a single value by itself."""
     scatter = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
@@ -391,37 +384,34 @@ def said(values: Sequence[float], digits: int = 1) -> str:
 
 
 def table(name: str, seeds: Sequence[int], place: Place) -> str:
-    """Markdown: accuracies on both held-out parts together by depth, then super-net and base-net on each part."""
+    """Markdown: a line for each part of the held-out photographs and each row."""
     made, case = rows(name, seeds, place), CASES[name]
     if not made:
         return f"{case.title}: no seed is complete"
-    ends = (case.alone[0], case.alone[-1])
-    apart = {part: {row.title: row for row in rows(name, seeds, place, part)} for part in ("validation", "test")}
-    columns: dict[str, Callable[[Row], str]] = {"trained": lambda row: row.title}
-    columns |= {skip: lambda row, skip=skip: said(row.by_skip.get(skip, [])) for skip in case.alone}
-    columns["mean of all"] = lambda row: said(_each(row, mean)) if row.title in case.adaptive else ""
-    columns["worst"] = lambda row: said(_each(row, min)) if row.title in case.adaptive else ""
-    columns |= {
-        f"{skip}, {part}": lambda row, own=own, skip=skip: said(own[row.title].by_skip[skip])
-        for part, own in apart.items()
-        for skip in ends
-    }
-    columns["CPU time"] = lambda row: f"{mean(row.time):.2f}"
-    count = len(made[0].time)
+    photographs = next(iter(made[0].found.values()))[0]["photographs"]
+    counts = {**photographs, "together": photographs["validation"] + photographs["test"]}
+    lines = [["photographs", "trained", *case.alone, "mean of all", "worst", "CPU time, loading included"]]
+    lines.append(["---"] * len(lines[0]))
+    for part in ("together", "validation", "test"):
+        lines += [[f"{part} ({counts[part]})", *_cells(row, part, case, made[0])] for row in made]
+    count = len(made[0].seconds)
     head = f"{case.title}, {case.size} px, {case.epochs} epochs, lr {chosen_rate(name, place):g}; seeds: {count}"
-    lines = [list(columns), ["---"] * len(columns), *([cell(row) for cell in columns.values()] for row in made)]
     return "\n".join([head, "", *(f"| {' | '.join(cells)} |" for cells in lines)])
 
 
-def _each(row: Row, of: Callable[[Sequence[float]], float]) -> list[float]:
-    """A figure of all sub-networks, by seed."""
-    return [of(values) for values in zip(*row.by_skip.values(), strict=True)]
+def _cells(row: Row, part: str, case: Case, base: Row) -> list[str]:
+    by_skip = row.by_skip(part)
+    every = list(zip(*by_skip.values(), strict=True)) if "" in row.found else []  # sub-networks, by seed
+    cells = [said(by_skip.get(skip, [])) for skip in case.alone]
+    cells += [said([of(values) for values in every]) for of in (mean, min)]
+    return [row.title, *cells, f"{mean(a / b for a, b in zip(row.seconds, base.seconds, strict=True)):.2f}"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with train/, validation/ and test/, a folder a class in each")
     parser.add_argument("--weights", type=Path, help="EfficientNet-Lite0's; without, the first case alone is run")
+    parser.add_argument("--longer", action="store_true", help="networks alone with twice the epochs, too: a control")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--results", type=Path, default=RESULTS / "photographs")
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
@@ -431,7 +421,8 @@ def main() -> None:
     if not options.table:
         if options.data is None:
             parser.error("--data is missing: the folder of photographs")
-        do_all(list(CASES) if options.weights else ["scratch"], options.seeds, place)
+        names = list(CASES) if options.weights else ["scratch"]
+        do_all(names, options.seeds, place, controls=options.longer)
     print(*(table(name, options.seeds, place) for name in CASES), sep="\n\n")
 
 

@@ -11,6 +11,7 @@ import json
 import sys
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import torch
 from calibration import FASHION_MNIST, load

@@ -28,7 +28,7 @@ DATA = "digits_in_photos"
 MODEL = "resnet18"
 ARGUMENTS = {"channels": [8, 16, 32, 64], "stem_type": "deep", "stem_width": 8, "in_chans": 1, "num_classes": 10}
 BATCH_SIZE = 64
-RECIPE = {"batch_size": BATCH_SIZE, "optimizer": "adamw", "lr": 0.003, "weight_decay": 0.01, "augment": "none"}
+RECIPE = {"batch_size": BATCH_SIZE, "lr": 0.1, "weight_decay": 5e-4, "augment": "none"}
 _REPORT = "demo.json"
 
 
@@ -44,7 +44,7 @@ class _Trained:
 
 def demo(
     output: Annotated[Path, typer.Option(metavar="RUN", help="Folder to write to.")] = Path("runs/demo"),
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images, for each network.")] = 5,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images, for each network.")] = 8,
     seed: Annotated[int, typer.Option(help="The same seed gives the same training.")] = 0,
 ) -> None:
     """Train a small network on digits in photographs once, compare all its depths, and choose one for a latency budget.

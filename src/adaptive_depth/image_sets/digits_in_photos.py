@@ -16,7 +16,7 @@ from .digits import Digits
 SIZE = 32  # pixels
 IMAGES = {"train": 10_000, "validation": 2_000}
 _SEEDS = {"train": 0, "validation": 1}
-_PHOTO_COLUMNS = {"train": (0.0, 0.75), "validation": (0.75, 1.0)}  # parts of a photograph's width
+_PHOTO_COLUMNS = {"train": (0.25, 1.0), "validation": (0.0, 0.25)}  # parts of a photograph's width
 _PHOTO_PIXELS = (1.0, 2.0)  # of a photograph in one pixel of an image, along each side
 _PHOTO_BRIGHTNESS = 0.7
 _DIGIT_SIDE = (0.55, 0.85)  # parts of an image's side
@@ -32,7 +32,7 @@ class DigitsInPhotos(Dataset[tuple[Any, int]]):
 
     Each digit is rotated, scaled, sheared, shifted and more or less opaque. The images are always the same: 10,000 to
     train on and 2,000 never trained on, whose digits (those of `Digits`) and parts of the photographs (china.jpg and
-    flower.jpg of scikit-learn, their right quarter) are not in the training images. Each item is a `PIL.Image`
+    flower.jpg of scikit-learn, their left quarter) are not in the training images. Each item is a `PIL.Image`
     (transformed where there is a transform) and its label.
     """
 
