@@ -90,7 +90,8 @@ def chart() -> None:
 def main() -> None:
     before = {path: path.read_text() for path in (README, SHORT, PAGE)}
     after = {path: written(text) for path, text in before.items()}
-    after[README] = _with_block(after[README], "evidence", f"{headline()}\n")
+    for path in (README, SHORT):
+        after[path] = _with_block(after[path], "evidence", f"{headline()}\n")
     if "--check" in sys.argv:
         wrong = ", ".join(str(path.relative_to(README.parent)) for path in before if after[path] != before[path])
         sys.exit(f"{wrong}: not what page.py writes; run it" if wrong else 0)
