@@ -52,7 +52,7 @@ def _overview(
 ) -> None:
     """Train a residual network once, and choose its depth at run time.
 
-    Start with  adaptive-depth demo  (one to three minutes, no download), or look at what a model offers with
+    Start with  adaptive-depth demo  (about three minutes, no download), or look at what a model offers with
     adaptive-depth stages resnet50. On your own data: train, evaluate, profile, then select;
     for another runtime: export, then run.
     """

@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits, drawn onto its sample photographs: hard enough that depth pays, no download."""
+"""Scikit-learn's handwritten digits, drawn onto its sample photographs: harder, and still no download."""
 
 from functools import lru_cache
 from math import pi
