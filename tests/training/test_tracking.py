@@ -12,7 +12,7 @@ import adaptive_depth as ad
 from adaptive_depth.training.history import Epoch, Progress
 from adaptive_depth.training.tracking import tracking
 
-RECIPE = ad.Recipe(epochs=2, lr=0.05, milestones=(3, 4), model="resnet18")
+RECIPE = ad.Recipe(passes="algorithm 1", epochs=2, lr=0.05, milestones=(3, 4), model="resnet18")
 EPOCH = Epoch(1, 0.1, 0.5, 80.0, 0.2, 70.0, 1000.0, 0.25, {"FF": 81.0, "TT": 72.0})
 
 
