@@ -52,14 +52,13 @@ def _macs(run: Run, place: Place) -> dict[str, int]:
 def _times(name: str, place: Place) -> dict[str, Any]:
     ours: Any = new(adaptive(name), place.setting)
     methods: dict[str, tuple[torch.nn.Module, rivals.Step]] = {"adaptive": (ours, ad.distil(ad.SelfDistillation(ours)))}
-    scheduled = {f"passes {pattern}": (new(adaptive(name), place.setting), pattern) for pattern in ("SBSBR", "SB")}
     if name == "resnet":
         slim, sandwich = (new(RIVALS[title], place.setting) for title in list(RIVALS)[1:])
         assert isinstance(slim, rivals.Slimmable)
         assert isinstance(sandwich, ad.AdaptiveNetwork)
         methods["slimmable"] = (slim, rivals.slimmable_step(slim))
         methods["sandwich"] = (sandwich, rivals.sandwich_step(sandwich))
-    return against_two_alone(name, methods, list(macs(place, adaptive(name))), place, scheduled)
+    return against_two_alone(name, methods, list(macs(place, adaptive(name))), place)
 
 
 def table(found: dict[str, Any]) -> str:

@@ -53,20 +53,22 @@ def _families(budget: float, place: Place) -> dict[str, Any]:
 
 
 def _family(name: str, budget: float, place: Place) -> dict[str, Any]:
-    """Empty while a seed of the network is missing; networks alone are there as far as all of their seeds are."""
-    ours = accuracies(replace(passes(name), budget=budget), place)
-    if not ours:
+    """With the seeds that are there, and their number; networks alone are there once all of their seeds are."""
+    run = replace(passes(name), budget=budget)
+    seeds = tuple(seed for seed in place.setting.seeds if place.result(replace(run, seed=seed)).exists())
+    if not seeds:
         return {}
+    ours = accuracies(run, replace(place, setting=replace(place.setting, seeds=seeds)))
     theirs = {}
     for skip, run in _alone(name).items():
         if found := accuracies(replace(run, budget=budget), place):
             theirs |= {skip: found[skip]}
     return {
         "title": NETWORKS[name].title,
+        "seeds": len(seeds),
         "macs": macs(place, adaptive(name)),
         "passes": ours,
         "algorithm 1": accuracies(replace(adaptive(name), budget=budget), place),
-        "before calibrate": accuracies(replace(passes(name), budget=budget), place, "before calibrate"),
         "alone": theirs,
         "gain": {skip: mean(ours[skip]) - mean(values) for skip, values in theirs.items()},
         "clear": {skip: clearly(ours[skip], values) for skip, values in theirs.items()},
@@ -78,13 +80,13 @@ def table(found: dict[str, Any]) -> str:
     rows = []
     for budget, families in found["budgets"].items():
         for family in families.values():
-            title = f"{family['title'].split(',')[0]}, {budget}"
+            title = f"{family['title'].split(',')[0]}, {budget}, seeds: {family['seeds']}"
             for skip in list(family["alone"]) or list(family["passes"])[:1]:
                 rows.append([title, skip, *_cells(family, skip)])
                 title = ""
             worst = min(family["passes"], key=lambda skip, values=family["passes"]: mean(values[skip]))
             rows.append(["", f"worst of {len(family['passes'])}: {worst}", *_cells(family, worst)])
-    head = ["network, budget", "skip", "MMACs", "a step each", "alone", "gain", "Algorithm 1", "before `calibrate`"]
+    head = ["network, budget", "skip", "MMACs", "a step each", "alone", "gain", "Algorithm 1"]
     return markdown(head, rows)
 
 
@@ -96,7 +98,6 @@ def _cells(family: dict[str, Any], skip: str) -> list[str]:
         said(family["alone"].get(skip, [])),
         "" if gain is None else f"{gain:+.1f}{'' if family['clear'][skip] or gain < 0 else ' (within the scatter)'}",
         said(family["algorithm 1"].get(skip, [])),
-        said(family["before calibrate"].get(skip, [])),
     ]
 
 

@@ -14,6 +14,7 @@ import made_adaptive
 import main_result
 import ratio
 import rationale
+import schedule_cost
 import strategies
 import what_matters
 import where_depth_pays
@@ -25,6 +26,7 @@ EXPERIMENTS = (
     controls,
     what_matters,
     made_adaptive,
+    schedule_cost,
     where_depth_pays,
     main_result,
     ablation,

@@ -58,7 +58,7 @@ def headline() -> str:
     families = _main()
     rows = []
     for family in families.values():
-        title = family["title"].split(",")[0]
+        title = f"{family['title'].split(',')[0]} (seeds: {family['seeds']})"
         for skip, theirs in family["alone"].items():
             ours, first = family["passes"][skip], family["algorithm 1"].get(skip, [])
             rows.append([title, skip, f"{family['macs'][skip] / 1e6:.1f}", said(ours), said(theirs), said(first)])
