@@ -17,6 +17,7 @@ README = Path(__file__).parent.parent / "README.md"
 CHOOSING = README.parent / "docs" / "choosing.md"
 EXPORTING = README.parent / "docs" / "exporting.md"
 GOVERNING = README.parent / "docs" / "governing.md"
+SCHEDULES = README.parent / "docs" / "schedules.md"
 
 
 def blocks(language: str, page: Path = README) -> list[str]:
@@ -24,7 +25,9 @@ def blocks(language: str, page: Path = README) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("page", "least"), [(README, 4), (CHOOSING, 2), (EXPORTING, 3), (GOVERNING, 3)])
+@pytest.mark.parametrize(
+    ("page", "least"), [(README, 4), (CHOOSING, 2), (EXPORTING, 3), (GOVERNING, 3), (SCHEDULES, 1)]
+)
 def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: Path, least: int) -> None:
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "readme"}
