@@ -29,6 +29,11 @@ class RunningStatistics(nn.Module):
             self.register_buffer(name, buffer.detach().clone())
 
 
+def gathers(module: nn.Module) -> bool:
+    """Does it hold running statistics, its own or those of a context?"""
+    return has_statistics(module) or isinstance(module, RunningStatistics)
+
+
 def check_adapted(network: object, received_by: str, error: type[AdaptiveDepthError]) -> None:
     """Raise `error` where something else than an adapted network was given."""
     if not isinstance(network, AdaptiveNetwork):

@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, pad
-from torch.utils.data import Dataset
 
 from .digits import Digits
 
@@ -27,7 +25,7 @@ _SHEAR = 0.3
 _STRETCH = 0.2  # logarithm of width over side
 
 
-class DigitsInPhotos(Dataset[tuple[Any, int]]):
+class DigitsInPhotos(Digits):
     """One translucent handwritten digit on a patch of a photograph, 32 x 32 pixels, grey; the label is the digit.
 
     Each digit is rotated, scaled, sheared, shifted and more or less opaque. The images are always the same: 10,000 to
@@ -36,18 +34,9 @@ class DigitsInPhotos(Dataset[tuple[Any, int]]):
     (transformed where there is a transform) and its label.
     """
 
-    classes = Digits.classes
-
     def __init__(self, split: str) -> None:
         self.images, self.labels = _draw(split)
         self.transform: Any = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        image = Image.fromarray(self.images[index])
-        return self.transform(image) if self.transform else image, int(self.labels[index])
 
 
 @lru_cache

@@ -48,7 +48,7 @@ class Objective:
                 f"a teacher's share of {share:g} needs a loss between two outputs, and the objective has none: pass "
                 "Objective(criterion, distil=...), or teacher_share=0"
             )
-        loss = share * _single("distil", self.distil(output, teacher))
+        loss = share * single_number("distil", self.distil(output, teacher))
         if share < 1:
             loss = loss + (1 - share) * self._from_labels(output, target)
         check_finite("the loss", loss)
@@ -58,7 +58,7 @@ class Objective:
         if isinstance(output, Tensor):
             check_labels(self.criterion, output, target)
         try:
-            loss = _single("the criterion", self.criterion(output, target))
+            loss = single_number("the criterion", self.criterion(output, target))
         except IndexError as error:  # what torch's own criteria raise for a label that names no class
             raise TrainingError(f"the criterion refused the labels ({error}): do they name the outputs?") from error
         check_finite("the loss", loss)
@@ -85,7 +85,8 @@ def distil_classes(output: Tensor, teacher: Tensor, temperature: float = 1.0) ->
     return distillation_loss(classes_last(teacher), classes_last(output), temperature)
 
 
-def _single(name: str, loss: Any) -> Tensor:
+def single_number(name: str, loss: Any) -> Tensor:
+    """The loss as it is, where it is one number."""
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         received = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
         raise TrainingError(

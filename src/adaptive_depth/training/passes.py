@@ -13,8 +13,7 @@ from torch.utils._pytree import tree_map_only
 from ..batches import arguments, device_of, logits_in, split_batch
 from ..errors import CheckpointError, DataError, TrainingError
 from ..modes import buffers_restored_on_error
-from ..network import AdaptiveNetwork, RunningStatistics, check_adapted
-from ..stages.checks import has_statistics
+from ..network import AdaptiveNetwork, check_adapted, gathers
 from .objective import Objective, as_objective
 from .replay import Replay
 from .schedule import Due, Schedule
@@ -338,8 +337,3 @@ class PassLoader:
 
 def _off_device(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu")
-
-
-def gathers(module: nn.Module) -> bool:
-    """Does it hold running statistics?"""
-    return has_statistics(module) or isinstance(module, RunningStatistics)

@@ -14,8 +14,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ..network import AdaptiveNetwork, RunningStatistics
-from ..stages.checks import has_statistics
+from ..network import AdaptiveNetwork, gathers
 
 
 class Processes:
@@ -72,7 +71,7 @@ class Processes:
 
     def average_statistics(self, module: nn.Module) -> None:
         """Each process has gathered the running statistics of its own images: all go on with the mean of them."""
-        homes = [part for part in module.modules() if has_statistics(part) or isinstance(part, RunningStatistics)]
+        homes = [part for part in module.modules() if gathers(part)]
         self._average(
             [buffer for home in homes for buffer in home.buffers(recurse=False) if buffer.is_floating_point()]
         )

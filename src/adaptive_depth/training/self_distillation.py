@@ -18,7 +18,7 @@ from ..modes import buffers_restored_on_error
 from ..network import AdaptiveNetwork, check_adapted
 from ..recompute import is_recomputed
 from ..sharing import Branch, SharedForward, tensors_in
-from .objective import check_finite, check_labels, classes_last, distillation_loss, logits_of
+from .objective import check_finite, check_labels, classes_last, distillation_loss, logits_of, single_number
 
 
 @dataclass(frozen=True)
@@ -230,13 +230,7 @@ class SelfDistillation(nn.Module):
                 f"the criterion refused the labels ({error}): expected class indices from 0 to "
                 f"{classes_last(output).shape[-1] - 1}"
             ) from error
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            received = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-            raise TrainingError(
-                f"the criterion returned {received}: expected one number, as nn.CrossEntropyLoss() gives (an instance, "
-                "with reduction='mean')"
-            )
-        check_finite("the super-net's loss", loss)
+        check_finite("the super-net's loss", single_number("the criterion", loss))
         return loss
 
     def _base_losses(
