@@ -60,7 +60,7 @@ def test_buffers_come_back_after_an_error_only() -> None:
     x = torch.tensor([[0.0, 2.0], [4.0, 2.0]])
 
     def moves_and_fails() -> None:
-        with buffers_restored_on_error(module):
+        with buffers_restored_on_error(module.modules()):
             module(x)
             assert module.running_mean.tolist() == pytest.approx([0.2, 0.2])
             interrupt()
@@ -71,7 +71,7 @@ def test_buffers_come_back_after_an_error_only() -> None:
     assert module.running_var.tolist() == [1, 1]
     assert module.num_batches_tracked == 0
     kept = module.running_mean
-    with buffers_restored_on_error(module):
+    with buffers_restored_on_error(module.modules()):
         module(x)
     assert module.running_mean is kept
     assert kept.tolist() == pytest.approx([0.2, 0.2])

@@ -1,6 +1,7 @@
 """What a loader yields, taken apart: the input, the labels, on the network's device; and what a network returns."""
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -93,5 +94,5 @@ def logits_in(output: Any) -> Any:
 
 def device_of(module: nn.Module) -> torch.device:
     """The device of a module's first parameter or buffer; the CPU where it has none."""
-    tensors = (*module.parameters(), *module.buffers())
-    return tensors[0].device if tensors else torch.device("cpu")
+    first = next(chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if first is None else first.device

@@ -1,6 +1,6 @@
 """Changes of a module's state that are put back, whatever happens in between."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -34,9 +34,13 @@ def without_fast_paths() -> Iterator[None]:
 
 
 @contextmanager
-def buffers_restored_on_error(module: nn.Module) -> Iterator[None]:
-    """If the body raises, running statistics and all other buffers are what they were before it."""
-    buffers = list(module.buffers())
+def buffers_restored_on_error(parts: Iterable[nn.Module]) -> Iterator[None]:
+    """If the body raises, running statistics and all other buffers are what they were before it.
+
+    Arguments:
+        parts: the modules whose own buffers are kept: `network.modules()`, or a list that a loop made once.
+    """
+    buffers = [buffer for part in parts for buffer in part._buffers.values() if buffer is not None]
     before = [buffer.detach().clone() for buffer in buffers]
     try:
         yield

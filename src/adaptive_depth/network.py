@@ -110,6 +110,10 @@ class AdaptiveNetwork(OnTheHub, nn.Module):
             SkipError: a skip that does not fit the stages.
             StagesError: stages written by hand that no input has proven yet.
         """
+        return self.view(skip).module
+
+    def view(self, skip: Skip) -> View:
+        """A sub-network with what the library's own loops need of it; raises what `subnet` raises."""
         if not self.proven:
             raise StagesError(
                 "no input has proven the stages that were written by hand: call network.prove(x) with an input of the "
@@ -121,7 +125,7 @@ class AdaptiveNetwork(OnTheHub, nn.Module):
             view = self._build(parse_skip(skip, len(self.stages)))
         if self.training:  # in eval mode `train()` below has seen to it, and choosing a depth stays a lookup
             view.follow_modes()
-        return view.module
+        return view
 
     def extract(self, skip: Skip) -> nn.Module:
         """An independent copy of a sub-network: plain modules of the original's classes, no trace of this library.

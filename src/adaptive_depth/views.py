@@ -9,6 +9,7 @@ twins and everything else is the original object. So whatever reaches a paramete
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from inspect import signature
 from itertools import repeat
 from operator import getitem, setitem
@@ -48,6 +49,11 @@ class View:
     def add(self, copy: nn.Module, original: nn.Module) -> None:
         self.twins.append(copy.__dict__)
         self.originals.append(original.__dict__)
+
+    @cached_property
+    def parts(self) -> list[nn.Module]:
+        """All modules of the sub-network; listed once, for a walk through them takes as long as a small block."""
+        return list(self.module.modules())
 
     def follow_modes(self) -> None:
         # On the way to every depth that is chosen in training: kept free of Python loops.

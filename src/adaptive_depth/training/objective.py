@@ -149,15 +149,22 @@ def check_labels(criterion: Any, output: Tensor, y: Tensor) -> None:
             f"labels of {str(y.dtype).removeprefix('torch.')}: expected class indices, whole numbers from 0 to "
             f"{output.shape[1] - 1}; convert them with y.long()"
         )
-    counted = y[y != criterion.ignore_index]
-    if not counted.numel():
-        return
-    low, high = int(counted.min()), int(counted.max())
+    low, high = _range(y)
+    if low < 0 or high >= output.shape[1]:
+        low, high = _range(y[y != criterion.ignore_index])  # seldom: a copy of the labels in every step costs time
     if low < 0 or high >= output.shape[1]:
         raise TrainingError(
             f"labels from {low} to {high}, but the network has {output.shape[1]} classes: expected labels from 0 to "
             f"{output.shape[1] - 1}; build the model with num_classes={high + 1} or map the labels"
         )
+
+
+def _range(y: Tensor) -> tuple[int, int]:
+    """The lowest and the highest value, in one transfer from the device; 0 and -1 where there is none."""
+    if not y.numel():
+        return 0, -1
+    low, high = torch.stack(y.aminmax()).tolist()
+    return low, high
 
 
 def check_finite(name: str, loss: Tensor) -> None:

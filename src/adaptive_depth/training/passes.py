@@ -14,6 +14,7 @@ from ..batches import arguments, device_of, logits_in, split_batch
 from ..errors import CheckpointError, DataError, TrainingError
 from ..modes import buffers_restored_on_error
 from ..network import AdaptiveNetwork, check_adapted, gathers
+from ..views import View
 from .objective import Objective, as_objective
 from .replay import Replay
 from .schedule import Due, Schedule
@@ -70,33 +71,33 @@ class OnePass(nn.Module):
             network.prove(*args, **kwargs)
         if network.calibrated and network.training:
             network.reset_statistics(per_context=False)  # they belong to weights that are about to change
-        with buffers_restored_on_error(network) if network.training else nullcontext():
-            with self._gathering(skip):
-                output = logits_in(self._subnet(skip)(*args, **kwargs))
+        view = network.view(skip)  # brings it into the modes of training, too
+        with buffers_restored_on_error(view.parts) if network.training else nullcontext():
+            with self._gathering(skip, view):
+                output = logits_in(self._callable(skip, view)(*args, **kwargs))
             loss = self.objective(output, y, teacher, share)
         return PassResult(loss, tree_map_only(Tensor, torch.Tensor.detach, output))
 
-    def _subnet(self, skip: str) -> Any:
-        module = self.network.subnet(skip)  # brings it into the modes of training, too
+    def _callable(self, skip: str, view: View) -> Any:
         if self._compiling is None:
-            return module
+            return view.module
         if self._compiled[0] is not self.network._views:
             self._compiled = self.network._views, {}
         made = self._compiled[1]
         if skip not in made:
             args, kwargs = self._compiling
-            made[skip] = torch.compile(module, *args, **kwargs)
+            made[skip] = torch.compile(view.module, *args, **kwargs)
         return made[skip]
 
     @contextmanager
-    def _gathering(self, skip: str) -> Iterator[None]:
+    def _gathering(self, skip: str, view: View) -> Iterator[None]:
         """The two sets of running statistics are those of the super-net and the base-net, whoever else runs."""
         ends = self.network.skips[0], self.network.skips[-1]
         if skip in ends or not self.network.training:
             yield
             return
         # Copies take their places: values put back into the same tensors would invalidate what backward saved of them.
-        homes = [home._buffers for home in self.network.modules() if gathers(home)]
+        homes = [home._buffers for home in view.parts if gathers(home)]
         before = [dict(buffers) for buffers in homes]
         for buffers in homes:
             buffers |= {name: None if buffer is None else buffer.clone() for name, buffer in buffers.items()}

@@ -324,7 +324,7 @@ class SelfDistillation(nn.Module):
     @contextmanager
     def _unchanged_on_error(self) -> Iterator[None]:
         network, statistics = self.network, self.network.statistics
-        with buffers_restored_on_error(network) if network.training else nullcontext():
+        with buffers_restored_on_error(network.modules()) if network.training else nullcontext():
             try:
                 yield
             except BaseException:
