@@ -5,7 +5,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,34 @@ def ratio(seconds: Mapping[str, list[float]], above: list[str], below: list[str]
     ratios = sorted(sum(seconds[n][i] for n in above) / sum(seconds[n][i] for n in below) for i in rounds)
     quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
     return {"median": statistics.median(ratios), "low": quartiles[0], "high": quartiles[2], "rounds": len(ratios)}
+
+
+def top1(network: Any, batches: Iterable[Any]) -> float:
+    """Top-1 accuracy in percent of a network that returns logits `[batch, classes]`."""
+    right = count = 0
+    with torch.no_grad():
+        for x, y in batches:
+            right, count = right + int((network(x).argmax(1) == y).sum()), count + len(y)
+    return 100 * right / count
+
+
+def spread(values: Sequence[float]) -> float:
+    """Their standard deviation; 0 of one value."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def said(values: Sequence[float], digits: int = 1) -> str:
+    """Mean ± standard deviation; a single value by itself."""
+    scatter = f" ± {spread(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{scatter}" if values else ""
+
+
+def write(file: Path, content: Mapping[str, Any]) -> None:
+    """A result's file, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    part.rename(file)
 
 
 def report(name: str, result: Mapping[str, Any], *, passed: bool) -> None:

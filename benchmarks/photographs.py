@@ -15,14 +15,14 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
-from measure import RESULTS, machine
+from measure import RESULTS, machine, said, top1, write
 from PIL import Image, ImageOps
 from torch import nn
 from torch.optim.swa_utils import update_bn
@@ -258,21 +258,6 @@ def accuracies(network: nn.Module, run: Run, loaders: Mapping[str, Any]) -> Accu
     return {**found, "together": total}
 
 
-def top1(network: nn.Module, batches: Iterable[Any]) -> float:
-    right = count = 0
-    with torch.no_grad():
-        for x, y in batches:
-            right, count = right + int((network(x).argmax(1) == y).sum()), count + len(y)
-    return 100 * right / count
-
-
-def write(file: Path, content: Mapping[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    part.rename(file)
-
-
 # -- all runs -----------------------------------------------------------------------------------------------------
 
 
@@ -375,12 +360,6 @@ def _all_found(runs: Sequence[Run], place: Place) -> dict[tuple[str, str], dict[
     """By method and skip; nothing where one is missing."""
     found = {(run.method, run.skip): content for run in runs if (content := place.found(run))}
     return found if len(found) == len(runs) else {}
-
-
-def said(values: Sequence[float], digits: int = 1) -> str:
-    """Mean ± standard deviation; a single value by itself."""
-    scatter = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{mean(values):.{digits}f}{scatter}" if values else ""
 
 
 def table(name: str, seeds: Sequence[int], place: Place) -> str:

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cache
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
 from networks import NETWORKS, adapted
-from run import Found, Place, Run, results, seeded
+from run import Found, Place, Run, results, said, seeded, spread
 from setting import Setting
 
 import adaptive_depth as ad
@@ -58,16 +58,6 @@ def accuracies(run: Run, place: Place, key: str = "accuracy") -> dict[str, list[
     """By sub-network, one number a seed; what had nothing to calibrate is the same before."""
     found = [each.get(key, each["accuracy"]) for each in found_by_seed(run, place)]
     return {skip: [each[skip] for each in found] for skip in found[0]} if found else {}
-
-
-def spread(values: Sequence[float]) -> float:
-    return stdev(values) if len(values) > 1 else 0.0
-
-
-def said(values: Sequence[float], digits: int = 1) -> str:
-    """Mean ± standard deviation; a single value by itself."""
-    scatter = f" ± {spread(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{mean(values):.{digits}f}{scatter}" if values else ""
 
 
 def ends(by_skip: dict[str, list[float]]) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import images
 from command import command, read
-from plans import accuracies, adaptive, alone, markdown, of_all_seeds, said
+from plans import accuracies, adaptive, alone, markdown, of_all_seeds, passes, said
 from run import Place, Run, seeded, trained, weights_of_all_seeds
 
 import adaptive_depth as ad
@@ -23,10 +23,15 @@ def plan(place: Place) -> list[Run]:
 
 
 def _pairs(place: Place) -> dict[str, tuple[Run, Run]]:
-    """The adaptive network and the one trained alone, by title; of the ResNet after a shorter training, too."""
+    """The adaptive network and the one trained alone, by title; of the ResNet after a shorter training, too.
+
+    Trained by Algorithm 1, as in the paper, and with a step for each sub-network.
+    """
     budgets = {"resnet": place.setting.budgets, "vit": place.setting.budgets[-1:]}
+    methods = {"": adaptive, ", a step each": passes}
     return {
-        f"{name}, budget {budget:.0%}": (replace(adaptive(name), budget=budget), replace(alone(name), budget=budget))
+        f"{name}, budget {budget:.0%}{how}": (replace(ours(name), budget=budget), replace(alone(name), budget=budget))
+        for how, ours in methods.items()
         for name, tried in budgets.items()
         for budget in tried
     }
@@ -64,7 +69,7 @@ def _measured(ours: Run, single: Run, place: Place) -> dict[str, Any]:
         found = ad.analyze(network, images.in_order(test), compare=trained(theirs, place))
         mapped = images.normalised(test.images[:MAPPED])
         maps = ad.class_activation_maps(network, mapped)
-        if run.seed == 0 and run.budget == place.setting.budgets[-1]:
+        if run.method == "adaptive" and run.seed == 0 and run.budget == place.setting.budgets[-1]:
             ad.plot_transformations(found, place.results / f"transformations_{run.network}.png")
             few = {skip: each[:SHOWN] for skip, each in maps.items()}
             ad.plot_maps(mapped[:SHOWN], few, place.weights(run).with_name(f"maps_{run.network}.png"))

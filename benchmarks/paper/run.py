@@ -20,9 +20,11 @@ from torch import nn
 import adaptive_depth as ad
 
 sys.path.append(str(Path(__file__).parents[1]))
-from measure import RESULTS, interleaved, machine, ratio
+from measure import RESULTS, interleaved, machine, ratio, said, spread, top1, write
 
-__all__ = ["Found", "Place", "Run", "do_all", "interleaved", "machine", "new", "ratio", "results", "seeded", "trained"]
+# What experiments use of measure.py they take from here, too.
+__all__ = ["Found", "Place", "Run", "do_all", "interleaved", "machine", "new", "ratio", "results", "said", "seeded"]
+__all__ += ["spread", "trained"]
 
 
 @dataclass(frozen=True)
@@ -205,11 +207,7 @@ def do(run: Run, place: Place) -> None:
         "images": images.describe(place.source),
         "machine": machine(),
     }
-    file = place.result(run)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    part.rename(file)
+    write(place.result(run), content)
 
 
 def measure(network: nn.Module, run: Run, place: Place, parts: int = 1) -> Found:
@@ -241,14 +239,6 @@ def at_resolution(network: nn.Module, part: float, run: Run, place: Place) -> di
     batches = place.batches(replace(run, sizes=(part,)))
     ad.calibrate(network, batches, limit=place.setting.calibrated_on // batches.batch_size)
     return ad.evaluate(network, images.in_order(place.part(run.measured_on), size))
-
-
-def top1(network: Any, batches: Iterable[Any]) -> float:
-    right = count = 0
-    with torch.no_grad():
-        for x, y in batches:
-            right, count = right + int((network(x).argmax(1) == y).sum()), count + len(y)
-    return 100 * right / count
 
 
 def _started(run: Run, place: Place) -> nn.Module:

@@ -180,14 +180,15 @@ class _Run:
         batches = round(epochs * self.part_steps)
         return self.passes.schedule.steps(batches) if self.passes else batches
 
-    def _prepare(self, step: Step | None) -> tuple[nn.Module, Step]:
+    def _prepare(self, step: Step | None) -> tuple[nn.Module, Step | None]:
+        """What processes share the work of, and the step of a batch; there is none where passes are made."""
         recipe, network = self.recipe, self.network
+        criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
         if step is None and isinstance(network, AdaptiveNetwork) and recipe.passes != ALGORITHM_1:
-            self.passes = self._passes(network)
+            self.passes = self._passes(network, criterion)
         self.ema = self._averaged()
         if step is not None:
             return network, step
-        criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
         if not isinstance(network, AdaptiveNetwork):
             wrapped = self._wrap(network)
             return wrapped, supervise(torch.compile(wrapped) if recipe.compile else wrapped, criterion)
@@ -195,7 +196,7 @@ class _Run:
             module = self.passes.module
             # Each pass leaves other parameters out, the same ones in all processes: their gradients are averaged when
             # they are there, which needs no wrapper that walks the graph to look for them.
-            return (self._wrap(module) if self.spread else module), supervise(network, criterion)
+            return (self._wrap(module) if self.spread else module), None
         objective = SelfDistillation(
             network,
             criterion,
@@ -215,9 +216,8 @@ class _Run:
         wrapped = self._wrap(objective)
         return wrapped, distil(wrapped)
 
-    def _passes(self, network: AdaptiveNetwork) -> Passes:
+    def _passes(self, network: AdaptiveNetwork, criterion: nn.Module) -> Passes:
         recipe = self.recipe
-        criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
         objective = Objective(criterion, partial(distil_classes, temperature=recipe.temperature))
         schedule = recipe.schedule_of(recipe.epochs * self.part_steps, self.part_steps)
         if len(network.stages) == 1 and recipe.passes == Recipe.passes:
@@ -337,6 +337,7 @@ class _Run:
     def _train_part(self, x: Any, y: Tensor, part: int) -> None:
         if part == 0:
             self.optimizer.zero_grad()
+        assert self.step is not None
         apart = self.processes.without_average(self.wrapped, part < self.recipe.accumulate - 1)
         try:
             with apart, self._precision():

@@ -15,6 +15,7 @@ from ..errors import CheckpointError, DataError, TrainingError
 from ..modes import buffers_restored_on_error
 from ..network import AdaptiveNetwork, check_adapted, gathers
 from ..views import View
+from .compiling import Compiled
 from .objective import Objective, as_objective
 from .replay import Replay
 from .schedule import Due, Schedule
@@ -44,12 +45,11 @@ class OnePass(nn.Module):
     def __init__(self, network: AdaptiveNetwork, objective: Objective) -> None:
         super().__init__()
         self.network, self.objective = network, objective
-        self._compiling: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-        self._compiled: tuple[Any, dict[str, Any]] = (None, {})
+        self._compiled = Compiled()
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile each sub-network when it first runs; takes `torch.compile`'s arguments."""
-        self._compiling, self._compiled = (args, kwargs), (None, {})
+        self._compiled.ask(*args, **kwargs)
 
     def forward(self, x: Any, y: Any, skip: str, teacher: Any = None, share: float = 0.0) -> PassResult:
         """The loss of one sub-network on one batch.
@@ -74,20 +74,9 @@ class OnePass(nn.Module):
         view = network.view(skip)  # brings it into the modes of training, too
         with buffers_restored_on_error(view.parts) if network.training else nullcontext():
             with self._gathering(skip, view):
-                output = logits_in(self._callable(skip, view)(*args, **kwargs))
+                output = logits_in(self._compiled.of(network, skip, view.module)(*args, **kwargs))
             loss = self.objective(output, y, teacher, share)
         return PassResult(loss, tree_map_only(Tensor, torch.Tensor.detach, output))
-
-    def _callable(self, skip: str, view: View) -> Any:
-        if self._compiling is None:
-            return view.module
-        if self._compiled[0] is not self.network._views:
-            self._compiled = self.network._views, {}
-        made = self._compiled[1]
-        if skip not in made:
-            args, kwargs = self._compiling
-            made[skip] = torch.compile(view.module, *args, **kwargs)
-        return made[skip]
 
     @contextmanager
     def _gathering(self, skip: str, view: View) -> Iterator[None]:
@@ -106,9 +95,6 @@ class OnePass(nn.Module):
         finally:
             for buffers, own in zip(homes, before, strict=True):
                 buffers |= own
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_compiled": (None, {})}
 
 
 class Passes:

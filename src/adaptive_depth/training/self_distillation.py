@@ -18,6 +18,7 @@ from ..modes import buffers_restored_on_error
 from ..network import AdaptiveNetwork, check_adapted
 from ..recompute import is_recomputed
 from ..sharing import Branch, SharedForward, tensors_in
+from .compiling import Compiled
 from .objective import check_finite, check_labels, classes_last, distillation_loss, logits_of, single_number
 
 
@@ -132,8 +133,7 @@ class SelfDistillation(nn.Module):
         self.criterion = nn.CrossEntropyLoss() if criterion is None else criterion
         self.alpha, self.temperature, self.feature_weight = alpha, temperature, feature_weight
         self._shared: SharedForward | None = None
-        self._compiling: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-        self._compiled: tuple[Any, dict[Any, Any]] = (None, {})
+        self._compiled = Compiled()
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile both passes, in one graph where they run on the same samples; takes `torch.compile`'s arguments.
@@ -143,7 +143,7 @@ class SelfDistillation(nn.Module):
         """
         if self.feature_weight:
             raise TrainingError("the feature term looks inside the passes: leave it out, or do not compile them")
-        self._compiling, self._compiled = (args, kwargs), (None, {})
+        self._compiled.ask(*args, **kwargs)
 
     def forward(self, x: Any, y: Tensor) -> Losses:
         """Both passes on one mini-batch: call `.total.backward()` on the result, then step the optimiser.
@@ -164,7 +164,7 @@ class SelfDistillation(nn.Module):
         with self._unchanged_on_error():
             x = _plain(x)
             shared = self._prepare(x)
-            if self._compiling or self.distil_share < 1:
+            if self._compiled.asked or self.distil_share < 1:
                 (teacher, taught), (student, learnt) = self._apart(shared, deep, shallow, x)
                 super_net = self._super_loss(teacher, y)
             else:
@@ -199,7 +199,7 @@ class SelfDistillation(nn.Module):
         with self._unchanged_on_error():
             x = _plain(x)
             shared, watch = self._prepare(x), self._watch()
-            together = self.distil_share == 1 and not self._compiling
+            together = self.distil_share == 1 and not self._compiled.asked
             common = shared.branch([deep, shallow], *arguments(x)) if together else None
             leaves = common.detached() if common else None
             output, seen = self._run(shared, deep, leaves, x, watch)
@@ -290,13 +290,13 @@ class SelfDistillation(nn.Module):
     def _run(self, shared: SharedForward, skip: str, branch: Branch | None, x: Any, watch: Any) -> Any:
         """One pass, and what was watched in it."""
         args, kwargs = arguments(x)
-        if self._compiling:
+        if self._compiled.asked:
             return self._compiled_passes((skip,))(args, kwargs)[0], {}
         return shared.run(skip, branch, args, kwargs, watch.get(skip, ()))
 
     def _apart(self, shared: SharedForward, deep: str, shallow: str, x: Any) -> list[tuple[Tensor, Any]]:
         """Both passes, with nothing shared but what a compiler finds."""
-        if self._compiling and self.distil_share == 1:
+        if self._compiled.asked and self.distil_share == 1:
             teacher, student = self._compiled_passes((deep, shallow))(*arguments(x))
             passes = [(teacher, {}), (student, {})]
         else:
@@ -307,19 +307,12 @@ class SelfDistillation(nn.Module):
 
     def _compiled_passes(self, skips: tuple[str, ...]) -> Callable[..., Any]:
         """The sub-networks as one compiled function of the input; made anew where the network's views were."""
-        assert self._compiling is not None
         modules = [self.network.subnet(skip) for skip in skips]  # brings them into the modes of training, too
-        if self._compiled[0] is not self.network._views:
-            self._compiled = self.network._views, {}
-        made = self._compiled[1]
-        if skips not in made:
 
-            def passes(args: Any, kwargs: Any) -> list[Any]:
-                return [module(*args, **kwargs) for module in modules]
+        def passes(args: Any, kwargs: Any) -> list[Any]:
+            return [module(*args, **kwargs) for module in modules]
 
-            options, named = self._compiling
-            made[skips] = torch.compile(passes, *options, **named)
-        return made[skips]
+        return self._compiled.of(self.network, skips, passes)
 
     @contextmanager
     def _unchanged_on_error(self) -> Iterator[None]:
@@ -352,7 +345,7 @@ class SelfDistillation(nn.Module):
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_shared": None, "_compiled": (None, {})}
+        return {**super().__getstate__(), "_shared": None}
 
 
 def _plain(x: Any) -> Any:

@@ -1,0 +1,43 @@
+"""What a training compiles of a network: once for each sub-network, and again where its views were made anew."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..network import AdaptiveNetwork
+
+
+class Compiled:
+    """Functions of a network's sub-networks, compiled when they first run once `ask` was called.
+
+    A copy, or what comes back from a pickle, compiles anew: compiled code is of one process.
+    """
+
+    def __init__(self) -> None:
+        self._options: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._views: Any = None
+        self._made: dict[Any, Callable[..., Any]] = {}
+
+    def ask(self, *args: Any, **kwargs: Any) -> None:
+        """Compile from now on, with these arguments of `torch.compile`."""
+        self._options = args, kwargs
+        self._views, self._made = None, {}
+
+    @property
+    def asked(self) -> bool:
+        return self._options is not None
+
+    def of(self, network: AdaptiveNetwork, key: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function` itself, or compiled: the one that was compiled under `key` while the network had these views."""
+        if self._options is None:
+            return function
+        if self._views is not network._views:
+            self._views, self._made = network._views, {}
+        if key not in self._made:
+            args, kwargs = self._options
+            self._made[key] = torch.compile(function, *args, **kwargs)
+        return self._made[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_options": self._options, "_views": None, "_made": {}}
