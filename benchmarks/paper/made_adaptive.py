@@ -9,16 +9,25 @@ from plans import accuracies, alone, best_first, compared, comparison, long, of_
 from run import Place, Run
 
 PARTS = (0.02, 0.05, 0.1, 0.2, 0.3)
-RATES = (0.015, 0.05)  # tried on validation images with a tenth of the budget
+TEACHER = {"teacher_start": 0.0}  # the super-net is trained already
+TRIED: dict[str, dict[str, Any]] = {  # on validation images with a tenth of the budget
+    "lr 0.015": {"lr": 0.015},
+    "lr 0.05": {"lr": 0.05},
+    "lr 0.15": {"lr": 0.15},
+    "lr 0.05, teacher 0.5": {"lr": 0.05, "teacher_share": 0.5, **TEACHER},
+    "lr 0.05, teacher 1": {"lr": 0.05, "teacher_share": 1.0, **TEACHER},
+    "lr 0.15, teacher 0.5": {"lr": 0.15, "teacher_share": 0.5, **TEACHER},
+    "lr 0.15, teacher 1": {"lr": 0.15, "teacher_share": 1.0, **TEACHER},
+}
 
 
-def _tuned(place: Place, part: float, lr: float, measured_on: str = "test") -> Run:
+def _tuned(place: Place, part: float, changes: dict[str, Any], measured_on: str = "test") -> Run:
     start = long(alone(), place.setting)
-    return replace(passes(lr=lr), budget=part * start.budget, start=start, measured_on=measured_on)
+    return replace(passes(**changes), budget=part * start.budget, start=start, measured_on=measured_on)
 
 
-def _rates(place: Place) -> dict[float, Run]:
-    return {lr: _tuned(place, 0.1, lr, "validation") for lr in RATES}
+def _tries(place: Place) -> dict[str, Run]:
+    return {what: _tuned(place, 0.1, changes, "validation") for what, changes in TRIED.items()}
 
 
 def _first_seed(place: Place) -> Place:
@@ -26,18 +35,18 @@ def _first_seed(place: Place) -> Place:
 
 
 def _cases(place: Place) -> dict[str, Run]:
-    best = best_first(_rates(place), _first_seed(place))[:1]
-    return {f"{part:.0%}, lr {lr}": _tuned(place, part, lr) for lr in best for part in PARTS}
+    best = best_first(_tries(place), _first_seed(place))[:1]
+    return {f"{part:.0%}, {what}": _tuned(place, part, TRIED[what]) for what in best for part in PARTS}
 
 
 def plan(place: Place) -> list[Run]:
-    return [*_rates(place).values(), *of_all_seeds(*_cases(place).values())(place)]
+    return [*_tries(place).values(), *of_all_seeds(*_cases(place).values())(place)]
 
 
 def summary(place: Place) -> dict[str, Any]:
     ends = {skip: accuracies(long(alone("resnet", skip), place.setting), place) for skip in ("FFF", "TTT")}
     return {
-        "tried on validation images": compared({f"lr {lr}": r for lr, r in _rates(place).items()}, _first_seed(place)),
+        "tried on validation images": compared(_tries(place), _first_seed(place)),
         "cases": compared(_cases(place), place),
         "alone": {skip: found[skip] for skip, found in ends.items() if found},
     }

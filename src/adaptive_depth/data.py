@@ -14,13 +14,13 @@ from torchvision import transforms
 
 from .artifact import Preprocessing
 from .errors import DataError
+from .image_sets import DRAWN, ImageSet, Loader, Readable, Shards, collate_readable, locate, open_set
 from .image_sets import Digits as Digits
-from .image_sets import ImageSet, Loader, Readable, Shards, collate_readable, locate, open_set
 from .modes import evaluating
 from .network import AdaptiveNetwork
 
 # Mirrored, they are others or none.
-CHARACTERS = ("digits", "digits_in_photos", "torch/mnist", "torch/kmnist", "torch/qmnist")
+CHARACTERS = (*DRAWN, "torch/mnist", "torch/kmnist", "torch/qmnist")
 _MODES = {1: "L", 3: "RGB"}
 
 
@@ -29,7 +29,7 @@ class DataConfig:
     """Which images, and how they become the input of a network: a plain value that survives JSON.
 
     Attributes:
-        name: `"digits"`, `"digits_in_photos"`, the path of an image folder, or a kind of set and its name or path:
+        name: `"digits"`, `"letters_in_photos"`, the path of an image folder, or a kind of set and its name or path:
             `"torch/cifar10"`, `"hfds/NAME"` or `"hfds/FOLDER"` (Hugging Face), `"wds/FOLDER"` (tar shards).
         root: where a named set is stored; None where that goes without saying.
         image_size: height and width in pixels after resizing.
@@ -109,7 +109,7 @@ def configure(
     """How a model wants to see a data set: its own size, mean and crop from timm, its number of channels.
 
     Arguments:
-        name: `"digits"` or `"digits_in_photos"`; the path of a folder that holds `train/` and `val/` (or
+        name: `"digits"` or `"letters_in_photos"`; the path of a folder that holds `train/` and `val/` (or
             `validation/`, `test/`) with one folder a class in each; `"torch/NAME"` (torchvision); `"hfds/NAME"` or
             `"hfds/FOLDER"` (what `datasets.load_dataset` takes); `"wds/FOLDER"` (tar shards with an `_info.json` as
             timm reads it).
@@ -133,7 +133,7 @@ def configure(
     channels, wanted = _channels(model), _wanted(model)
     if channels not in _MODES:
         raise DataError(f"the model takes {channels} channels: expected 1 (grey) or 3 (colour)")
-    if name in ("digits", "digits_in_photos"):
+    if name in DRAWN:
         wanted |= {"input_size": (channels, 32, 32), "crop_pct": 1.0, "interpolation": "bilinear"}
     if image_size is not None and image_size < 1:
         raise DataError(f"image_size={image_size}: expected a number of pixels above 0, such as 224")

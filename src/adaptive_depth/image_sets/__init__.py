@@ -5,20 +5,21 @@ from pathlib import Path
 
 from ..errors import DataError
 from .digits import Digits
-from .digits_in_photos import DigitsInPhotos
-from .folders import TORCHVISION, open_folder, open_torchvision, unknown
+from .folders import DRAWN, TORCHVISION, open_folder, open_torchvision, unknown
 from .hugging_face import open_hugging_face
 from .indexed import SPLITS, Indexed
+from .letters_in_photos import LettersInPhotos
 from .loading import Loader, Readable, collate_readable, joined, readable
 from .shards import Shards, open_shards
 
 __all__ = [
+    "DRAWN",
     "SPLITS",
     "TORCHVISION",
     "Digits",
-    "DigitsInPhotos",
     "ImageSet",
     "Indexed",
+    "LettersInPhotos",
     "Loader",
     "Readable",
     "Shards",
@@ -29,8 +30,8 @@ __all__ = [
     "readable",
 ]
 
-ImageSet = Digits | DigitsInPhotos | Indexed | Shards
-_NAMED: dict[str, Callable[[str], ImageSet]] = {"digits": Digits, "digits_in_photos": DigitsInPhotos}  # need no root
+ImageSet = Digits | LettersInPhotos | Indexed | Shards
+_NAMED: dict[str, Callable[[str], ImageSet]] = dict(zip(DRAWN, (Digits, LettersInPhotos), strict=True))
 # (what follows the prefix, root, split, download, the classes trained on) → a set
 _KINDS: dict[str, Callable[[str, Path | None, str, bool, tuple[str, ...] | None], ImageSet]] = {
     "torch": open_torchvision,

@@ -1,13 +1,35 @@
-"""Scikit-learn's handwritten digits."""
+"""Images that are an array in memory; scikit-learn's handwritten digits."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
 
-class Digits(Dataset[tuple[Any, int]]):
+class Drawn(Dataset[tuple[Any, int]]):
+    """Grey images with labels; each item is a `PIL.Image` (transformed where there is a transform) and its label.
+
+    Arguments:
+        images: `[images, height, width]`, from 0 to 255.
+        labels: `[images]`, numbers of `classes`.
+    """
+
+    classes: ClassVar[tuple[str, ...]]
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        self.images, self.labels = images, labels
+        self.transform: Any = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image = Image.fromarray(self.images[index])
+        return self.transform(image) if self.transform else image, int(self.labels[index])
+
+
+class Digits(Drawn):
     """Scikit-learn's 1,797 handwritten digits, 8 x 8 pixels, grey: real images that need no download.
 
     The split is fixed and has the same share of each digit in both parts: 1,297 images to train on, 500 never
@@ -28,12 +50,4 @@ class Digits(Dataset[tuple[Any, int]]):
             stratify=digits.target,
             random_state=0,
         )
-        self.images, self.labels = (parts[0], parts[2]) if split == "train" else (parts[1], parts[3])
-        self.transform: Any = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        image = Image.fromarray(self.images[index])
-        return self.transform(image) if self.transform else image, int(self.labels[index])
+        super().__init__(*((parts[0], parts[2]) if split == "train" else (parts[1], parts[3])))

@@ -10,8 +10,9 @@ from ..errors import DataError, one_line
 from .indexed import SPLITS, Indexed
 
 TORCHVISION = tuple(f"torch/{name}" for name in _TORCH_BASIC_DS)
+DRAWN = ("digits", "letters_in_photos")  # of what dependencies ship: they need no root
 _KNOWN = (
-    "'digits', 'digits_in_photos', a folder with train/ and val/ in it, "
+    f"{', '.join(map(repr, DRAWN))}, a folder with train/ and val/ in it, "
     f"a set of torchvision's such as {', '.join(TORCHVISION)}, "
     "'hfds/NAME' from the Hugging Face hub or 'hfds/FOLDER', or 'wds/FOLDER' with tar shards"
 )
@@ -89,6 +90,6 @@ def unknown(name: str) -> DataError:
 
 
 def _hint(name: str) -> str:
-    known = ["digits", "digits_in_photos", *TORCHVISION]
+    known = [*DRAWN, *TORCHVISION]
     near = [] if name in known else get_close_matches(name, known, n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(near)}?" if near else ""
