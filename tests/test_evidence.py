@@ -1,5 +1,6 @@
 """benchmarks/paper: its page shows what its results say, and its rivals are what they are called."""
 
+import dataclasses
 import importlib
 import json
 import re
@@ -275,6 +276,28 @@ def test_a_start_whose_weights_are_elsewhere_is_made_again(place, weights, expec
     monkeypatch.setattr(run.Place, "part", lambda *_: None)
     run.do_all([tuned], place)
     assert done == expected
+
+
+def test_a_training_is_measured_on_other_images_without_training_again(place, monkeypatch) -> None:
+    run = importlib.import_module("run")
+    chosen = run.Run("resnet", "alone", skip="FFF", budget=4.0, measured_on="validation")
+    asked = dataclasses.replace(chosen, measured_on="test")
+    files(chosen, place, result=False, weights=True)
+    torch.manual_seed(3)
+    network = run.new(chosen, place.setting)
+    torch.save(network.state_dict(), place.weights(chosen))
+    former = {"run": dataclasses.asdict(chosen), "accuracy": {"FFF": 1.0}, "before calibrate": {"FFF": 2.0}, "steps": 7}
+    run.write(place.result(chosen), former)
+    monkeypatch.setattr(run.ad, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(run, "measure", lambda *_: {"accuracy": {"FFF": 3.0}})
+    run.do(asked, place)
+    found = json.loads(place.result(asked).read_text())
+    described = dataclasses.asdict(asked) | {"changes": [], "sizes": [], "also_at": []}
+    assert found == {"run": described, "steps": 7, "accuracy": {"FFF": 3.0}}
+    kept = torch.load(place.weights(asked), weights_only=True)
+    assert all(torch.equal(value, kept[name]) for name, value in network.state_dict().items())
+    looked_at = dataclasses.replace(asked, budget=1.0)  # the figures of its way are of the other images
+    assert run._measured_elsewhere(looked_at, place) is None
 
 
 def test_what_is_here_is_not_trained_again(place, monkeypatch) -> None:

@@ -167,6 +167,9 @@ def do(run: Run, place: Place) -> None:
     """
     if _here(run, place):
         return
+    if (other := _measured_elsewhere(run, place)) is not None:
+        _measure_again(other, run, place)
+        return
     setting, network = place.setting, new(run, place.setting)
     if run.start is not None:
         network = _started(run, place)
@@ -208,6 +211,21 @@ def do(run: Run, place: Place) -> None:
         "machine": machine(),
     }
     write(place.result(run), content)
+
+
+def _measured_elsewhere(run: Run, place: Place) -> Run | None:
+    """The same training measured on the other images, where its weights are here and it was not looked at on its way."""
+    other = replace(run, measured_on="validation" if run.measured_on == "test" else "test")
+    return other if run.budget != 1 and _here(other, place) else None
+
+
+def _measure_again(other: Run, run: Run, place: Place) -> None:
+    network = trained(other, place)
+    torch.save(network.state_dict(), place.weights(run))
+    if not place.result(run).exists():
+        former = json.loads(place.result(other).read_text())
+        former.pop("before calibrate", None)
+        write(place.result(run), {**former, "run": asdict(run), **measure(network, run, place)})
 
 
 def measure(network: nn.Module, run: Run, place: Place, parts: int = 1) -> Found:

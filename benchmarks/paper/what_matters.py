@@ -7,12 +7,17 @@ from typing import Any
 from command import command
 from plans import compared, comparison, passes
 from run import Place, Run
+from setting import SETTINGS
 
 Tries = dict[str, Run]
 
 
 def _try(**changes: Any) -> Run:
     return replace(passes(**changes), measured_on="validation")
+
+
+def _longer(**changes: Any) -> Run:
+    return replace(_try(**changes), budget=SETTINGS["night"].budgets[-1])
 
 
 TRIED: dict[str, Tries] = {
@@ -49,6 +54,14 @@ TRIED: dict[str, Tries] = {
     "cut of stages of 4 blocks": {
         f"{mandatory} + {4 - mandatory}": replace(_try(), network="resnet-long", mandatory=mandatory)
         for mandatory in (1, 2, 3)
+    },
+    "four times that budget": {
+        "the default": _longer(),
+        "twice the learning rate": _longer(lr=0.1),
+        "0.4 of the weight decay": _longer(weight_decay=2e-4),
+        "teacher 1 in the last quarter": _longer(teacher_share=1.0, teacher_start=0.75),
+        "SBSBSBSBR": _longer(passes="SBSBSBSBR"),
+        "R draws the nested ones alone": _longer(intermediate=("TFF", "TTF")),
     },
 }
 
