@@ -27,7 +27,7 @@ def forbidden(monkeypatch):
 def test_help_has_an_example(call):
     status, out, err = call("share", "--help")
     assert (status, err) == (0, "")
-    assert "Example: adaptive-depth share runs/demo shared/digits --license apache-2.0" in " ".join(out.split())
+    assert "Example: adaptive-depth share runs/demo shared/letters --license apache-2.0" in " ".join(out.split())
 
 
 def test_a_run_becomes_a_folder(call, run, tmp_path, forbidden):

@@ -30,8 +30,6 @@ MODEL = "resnet18"
 ARGUMENTS = {
     "layers": [3, 3, 3, 3],
     "channels": [8, 16, 32, 64],
-    "stem_type": "deep",
-    "stem_width": 8,
     "in_chans": 1,
     "num_classes": 26,
 }

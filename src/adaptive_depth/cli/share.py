@@ -33,7 +33,7 @@ def share(
 
     The card has the table of trade-offs that select wrote. Nothing leaves this machine without --push.
 
-    Example: adaptive-depth share runs/demo shared/digits --license apache-2.0
+    Example: adaptive-depth share runs/demo shared/letters --license apache-2.0
     """
     if private and not push:
         raise typer.BadParameter("--private: only a repository can be private; add --push, or leave it out")

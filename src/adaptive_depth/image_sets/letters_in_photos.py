@@ -15,7 +15,7 @@ from torch.nn.functional import affine_grid, grid_sample, pad
 from .digits import Drawn
 
 SIZE = 32  # pixels
-IMAGES = {"train": 20_000, "validation": 4_000}
+IMAGES = {"train": 20_000, "validation": 8_000}
 _FONTS = {
     "train": (
         *(f"DejaVuSans{cut}" for cut in ("", "-Bold", "-Oblique", "-BoldOblique")),
@@ -31,7 +31,7 @@ _PHOTO_COLUMNS = {"train": (0.25, 1.0), "validation": (0.0, 0.25)}  # parts of a
 _PHOTO_PIXELS = (1.0, 2.0)  # of a photograph in one pixel of an image, along each side
 _PHOTO_BRIGHTNESS = 0.7
 _LETTER_SIDE = (0.55, 0.85)  # parts of an image's side
-_OPACITY = (0.3, 0.7)
+_OPACITY = (0.5, 0.9)
 _SHIFT = 0.125  # of an image's side, to either side of the centre
 _ROTATION = 25 * pi / 180
 _SHEAR = 0.3
@@ -42,7 +42,7 @@ class LettersInPhotos(Drawn):
     """One translucent printed letter on a patch of a photograph, 32 x 32 pixels, grey; the label is the letter.
 
     A capital and its small letter have one label, A to Z. Each letter is rotated, scaled, sheared, shifted and more or
-    less opaque. The images are always the same: 20,000 to train on, in the fonts DejaVu and STIX, and 4,000 never
+    less opaque. The images are always the same: 20,000 to train on, in the fonts DejaVu and STIX, and 8,000 never
     trained on, in Computer Modern and on other parts of the photographs (china.jpg and flower.jpg of scikit-learn,
     their left quarter). Each item is a `PIL.Image` (transformed where there is a transform) and its label.
     """

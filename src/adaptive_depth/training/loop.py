@@ -364,7 +364,8 @@ class _Run:
         return f"{said}{last}"
 
     def _update(self, stop: threading.Event, on_step: Callable[[Progress], None] | None) -> None:
-        if isinstance(self.wrapped, SelfDistillation | OnePass) and not self.spread:  # no wrapper has done it
+        apart = self.processes.count > 1 and not self.spread
+        if apart and isinstance(self.wrapped, SelfDistillation | OnePass):  # no wrapper has done it
             self.processes.average_gradients(self.network.parameters())
         if self.recipe.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)

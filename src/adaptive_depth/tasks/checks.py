@@ -1,0 +1,59 @@
+"""What outputs and targets must be before a loss is taken: said here, where they enter, and not by a crash later."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import TrainingError
+
+
+def tensor_of(what: str, value: Any, hint: str) -> Tensor:
+    """The value as it is, where it is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TrainingError(f"{what} is a {type(value).__name__}: expected one tensor; {hint}")
+    return value
+
+
+def same_device(output: Tensor, target: Tensor) -> None:
+    if output.device != target.device:
+        raise TrainingError(
+            f"the output is on {output.device} and the target on {target.device}: move both to one device, "
+            f"target.to({str(output.device)!r})"
+        )
+
+
+def same_shape(task: str, output: Tensor, target: Tensor) -> None:
+    if output.shape != target.shape:
+        raise TrainingError(
+            f"{task}: the network returned {list(output.shape)} for a target {list(target.shape)}: expected the same "
+            f"shape; a target of one value a sample fits an output [batch, 1] as target.unsqueeze(1)"
+        )
+
+
+def single_number(name: str, loss: Any) -> Tensor:
+    """The loss as it is, where it is one number."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        received = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise TrainingError(
+            f"{name} returned {received}: expected one number, as nn.CrossEntropyLoss() gives (an instance, "
+            "with reduction='mean')"
+        )
+    return loss
+
+
+def check_finite(name: str, loss: Tensor) -> None:
+    if not torch.isfinite(loss).all():
+        raise TrainingError(
+            f"{name} is {float(loss.detach().sum())}: expected a finite number; look for a learning rate that is too "
+            "high, inputs or targets that are not finite, or float16 without a gradient scaler. This step changed no "
+            "weight"
+        )
+
+
+def value_range(y: Tensor) -> tuple[int, int]:
+    """The lowest and the highest value, in one transfer from the device; 0 and -1 where there is none."""
+    if not y.numel():
+        return 0, -1
+    low, high = torch.stack(y.aminmax()).tolist()
+    return low, high

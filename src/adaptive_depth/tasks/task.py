@@ -1,0 +1,120 @@
+"""What a network is for: the one object that training and evaluation ask about inputs, losses and quality."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..batches import logits_in, split_batch
+from ..errors import DataError
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good a sub-network is: the name of a number, its unit, and which way is better.
+
+    Attributes:
+        name: such as `"top-1"`, `"mIoU"` or `"RMSE"`.
+        unit: `"%"`, `"km/h"`, ...; empty where the number has none.
+        higher_is_better: of two numbers, is the higher one the better?
+
+    Example:
+        >>> str(Quality("RMSE", "km/h", higher_is_better=False))
+        'RMSE (km/h, lower is better)'
+    """
+
+    name: str
+    unit: str = ""
+    higher_is_better: bool = True
+
+    def __str__(self) -> str:
+        said = [self.unit] if self.unit else []
+        said += [] if self.higher_is_better else ["lower is better"]
+        return f"{self.name} ({', '.join(said)})" if said else self.name
+
+    def best(self, values: dict[str, float]) -> str:
+        """The name of the best of some values."""
+        return (max if self.higher_is_better else min)(values, key=lambda name: values[name])
+
+
+class Task(ABC):
+    """What a network is for. A task of one's own has `quality` and four methods: `inputs`, `loss`, `distil`, `metric`.
+
+    Attributes:
+        quality: what `metric` measures.
+
+    Example:
+        >>> import torch, torchmetrics
+        >>> class Angle(Task):
+        ...     quality = Quality("angle", "rad", higher_is_better=False)
+        ...
+        ...     def loss(self, output, target):
+        ...         return (1 - torch.cos(output - target)).mean()
+        ...
+        ...     def distil(self, student, teacher, target):
+        ...         return self.loss(student, teacher)
+        ...
+        ...     def metric(self, output):
+        ...         return torchmetrics.MeanAbsoluteError()
+        >>> Angle().loss(torch.zeros(2), torch.zeros(2))
+        tensor(0.)
+    """
+
+    quality: Quality
+
+    def inputs(self, batch: Any) -> tuple[Any, Any]:
+        """A batch of the loader as what the network takes and what its output is compared with.
+
+        Returns:
+            The input: a tensor, a dict of keyword arguments or a tuple of positional ones. The target: a tensor, or
+            tensors in dicts and tuples.
+
+        Raises:
+            DataError: a batch without a target.
+        """
+        x, target = split_batch(batch, None)
+        if target is None:
+            raise DataError("the loader yielded inputs without labels: expected pairs (input, labels)")
+        return x, target
+
+    def output(self, output: Any) -> Any:
+        """What a network returned, as the other methods take it; by default its `logits` where it has such a field."""
+        return logits_in(output)
+
+    @abstractmethod
+    def loss(self, output: Any, target: Any) -> Tensor:
+        """What is learned from the labels, a scalar.
+
+        Raises:
+            TrainingError: an output and a target that do not fit.
+        """
+
+    @abstractmethod
+    def distil(self, student: Any, teacher: Any, target: Any) -> Tensor:
+        """What a sub-network learns from the super-net's output on the same samples, a scalar; 0 where both agree.
+
+        Arguments:
+            student, teacher: outputs; no gradient flows to the teacher.
+            target: of the same samples, for what is to be left out (`ignore_index`).
+        """
+
+    @abstractmethod
+    def metric(self, output: Any) -> "Metric":
+        """A new metric, whose `update(output, target)` takes batches and whose `compute()` gives `quality`.
+
+        Arguments:
+            output: one of the network, whose shape tells the number of classes.
+        """
+
+    def measure(self, metric: "Metric", output: Any, target: Any) -> None:
+        """Add a batch to a metric."""
+        metric.update(output, target)
+
+    def value(self, metric: "Metric") -> float:
+        """The metric's number in the unit of `quality`: torchmetrics counts in shares, so percent is 100 times that."""
+        share = float(metric.compute())
+        return 100 * share if self.quality.unit == "%" else share
