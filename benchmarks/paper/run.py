@@ -214,7 +214,7 @@ def do(run: Run, place: Place) -> None:
 
 
 def _measured_elsewhere(run: Run, place: Place) -> Run | None:
-    """The same training measured on the other images, where its weights are here and it was not looked at on its way."""
+    """The same training on other images, where its weights are here and it was not looked at on its way."""
     other = replace(run, measured_on="validation" if run.measured_on == "test" else "test")
     return other if run.budget != 1 and _here(other, place) else None
 

@@ -54,7 +54,7 @@ def demo(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images, for each network.")] = 4,
     seed: Annotated[int, typer.Option(help="The same seed gives the same training.")] = 0,
 ) -> None:
-    """Train a small network on letters in photographs once, compare all its depths, and choose one for a latency budget.
+    """Train a small network on letters in photographs once, compare all its depths, and choose one for a latency.
 
     Takes two or three minutes on two cores, and downloads nothing. Example: adaptive-depth demo
     """
