@@ -120,7 +120,7 @@ def test_labels_that_are_numbered_anew_may_name_a_part_of_the_outputs() -> None:
     [
         (Counting, [], "evaluate received an empty loader: expected at least one batch of (input, labels)"),
         (Counting, [batch([float("nan"), 1], [0, 1])], "the network returned numbers that are not finite"),
-        (Counting, [(GOOD[0], GOOD[1].float())], "labels of float32: expected whole numbers"),
+        (Counting, [(GOOD[0], GOOD[1].float())], "labels of float32: expected class indices, whole numbers"),
         (Counting, iter(()), "evaluate received an empty loader"),
         (Counting, [batch([], [])], "evaluate received an empty loader"),
         (Counting, [GOOD, GOOD[0]], "the loader yielded inputs without labels: expected pairs (input, labels)"),

@@ -18,6 +18,7 @@ CHOOSING = README.parent / "docs" / "choosing.md"
 EXPORTING = README.parent / "docs" / "exporting.md"
 GOVERNING = README.parent / "docs" / "governing.md"
 SCHEDULES = README.parent / "docs" / "schedules.md"
+TASKS = README.parent / "docs" / "tasks.md"
 
 
 def blocks(language: str, page: Path = README) -> list[str]:
@@ -26,7 +27,7 @@ def blocks(language: str, page: Path = README) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("page", "least"), [(README, 4), (CHOOSING, 2), (EXPORTING, 3), (GOVERNING, 3), (SCHEDULES, 1)]
+    ("page", "least"), [(README, 4), (CHOOSING, 2), (EXPORTING, 3), (GOVERNING, 3), (SCHEDULES, 1), (TASKS, 2)]
 )
 def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: Path, least: int) -> None:
     monkeypatch.chdir(tmp_path)

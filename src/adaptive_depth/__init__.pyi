@@ -11,7 +11,8 @@ from .network import AdaptiveNetwork
 from .adapting import adapt, find_stages
 
 # training it
-from .training.objective import Objective, distillation_loss
+from . import tasks
+from .training.objective import distillation_loss
 from .training.schedule import Schedule
 from .training.passes import OnePass, PassResult, Passes
 from .training.self_distillation import Losses, SelfDistillation, feature_loss
@@ -77,7 +78,7 @@ __all__ = [
     "parse_skip",
     "AdaptiveNetwork",
     "adapt",
-    "Objective",
+    "tasks",
     "distillation_loss",
     "Schedule",
     "OnePass",

@@ -13,8 +13,8 @@ from .errors import DataError
 _LABELS = ("labels", "label")  # how collators call them in a dict
 
 
-def split_batch(batch: Any, device: torch.device | None) -> tuple[Any, Tensor | None]:
-    """The input of one batch, and its labels `[batch]`; None where there are none.
+def split_batch(batch: Any, device: torch.device | None) -> tuple[Any, Any]:
+    """The input of one batch, and its labels; None where there are none.
 
     Arguments:
         batch: a pair (input, labels), a dict that holds the labels as `"labels"` or `"label"`, or the input alone. An
@@ -40,12 +40,17 @@ def split_batch(batch: Any, device: torch.device | None) -> tuple[Any, Tensor | 
             f"the loader yielded a {type(batch).__name__}: expected a pair (input tensor [batch, ...], labels "
             "[batch]), a dict of tensors with 'labels' in it, or the input alone"
         )
-    if not (y is None or isinstance(y, Tensor)):
-        raise DataError(f"the loader yielded labels as a {type(y).__name__}: expected a tensor [batch]")
-    if device is None:
-        return x, y
-    x = tree_map_only(Tensor, lambda tensor: tensor.to(device, non_blocking=True), x)
-    return x, None if y is None else y.to(device, non_blocking=True)
+    if y is not None and not all(isinstance(leaf, Tensor) for leaf in tree_leaves(y) or [None]):
+        raise DataError(
+            f"the loader yielded labels as a {type(y).__name__}: expected a tensor [batch], or tensors in dicts and "
+            "tuples, one for each head"
+        )
+    return (x, y) if device is None else on_device((x, y), device)
+
+
+def on_device(value: Any, device: torch.device) -> Any:
+    """The same with every tensor in it on a device."""
+    return tree_map_only(Tensor, lambda tensor: tensor.to(device, non_blocking=True), value)
 
 
 def arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -226,7 +226,7 @@ def test_no_pass_knows_that_outputs_are_classes(nets):
         return F.mse_loss(output["map"], teacher["map"])
 
     schedule = ad.Schedule("SBR", delay=1, teacher_share=0.25)
-    passes = ad.Passes(network, ad.Objective(criterion, distil), schedule)
+    passes = ad.Passes(network, ad.tasks.OwnCriterion(criterion, distil), schedule)
     x = torch.randn(4, 3, 8, 8)
     y = {"number": torch.randn(4, 1), "map": torch.randn(4, 8, 8, 8)}
     list(passes(x, y))
@@ -301,11 +301,14 @@ def test_one_stage_has_nothing_in_between(nets):
     ("arguments", "said"),
     [
         ({"schedule": "SB"}, r"schedule='SB': expected a Schedule, such as Schedule\('SBSBR', delay=16\)"),
-        ({"objective": nn.CrossEntropyLoss}, r"expected a callable, such as nn.CrossEntropyLoss\(\), or an Objective"),
+        (
+            {"task": nn.CrossEntropyLoss},
+            r"expected a criterion such as nn.CrossEntropyLoss\(\), an instance, or a task",
+        ),
         ({"buffer_mb": 0}, "buffer_mb=0: expected megabytes, above 0"),
         (
-            {"objective": nn.MSELoss(), "schedule": ad.Schedule("SB", teacher_share=0.5)},
-            r"teacher_share=0.5 needs a loss between two outputs, and it is known for cross-entropy alone: pass Object",
+            {"task": lambda output, y: output.sum(), "schedule": ad.Schedule("SB", teacher_share=0.5)},
+            r"teacher_share=0.5 needs a loss between two outputs, and a criterion of your own has none: pass a task",
         ),
     ],
 )
@@ -319,7 +322,7 @@ def test_bad_arguments(arguments, said, nets):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"delay": 4}, "delay=4 is not shorter than an epoch of 4 batches: expected less, or None for a delay that fi"),
+        ({"delay": 4}, "delay=4 is not shorter than an epoch of 4 batches: expected less, or none"),
         ({"passes": "BS"}, "pattern='BS' begins with B"),
         ({"passes": "SS"}, "nothing but S"),
         ({"passes": "SXB"}, "unknown letter 'X'"),

@@ -79,14 +79,22 @@ def test_skips_are_drawn_equally_often_and_from_the_seed_alone():
         ({"pattern": "B"}, "pattern='B' has no S: the super-net would never learn; expected one such as 'SBSBR'"),
         ({"pattern": ""}, "pattern='' has no S"),
         ({"pattern": "SXB"}, r"pattern='SXB' has the unknown letter 'X': expected S \(the super-net\), B"),
-        ({"pattern": "sb"}, "has the unknown letter 'b'"),
+        ({"pattern": "sb"}, "has the unknown letter 'b'.* did you mean 'SB'"),
+        ({"pattern": "algorithm1"}, "has the unknown letter '1'.*, or in a recipe 'algorithm 1'$"),
+        ({"pattern": 3}, "pattern=3: expected text such as 'SBSBR'"),
+        ({"delay": 1.5}, r"delay=1\.5: expected a whole number of batches, 0 or more"),
+        ({"delay": "a"}, "delay='a': expected a whole number of batches"),
+        (
+            {"pattern": "SB", "intermediate": ("TF",)},
+            r"pattern='SB' has no R, which alone draws from intermediate=\('TF'",
+        ),
         ({"pattern": "SSS"}, "pattern='SSS' has nothing but S, so no sub-network would learn .* 'SB' or 'SBSBR'"),
         ({"pattern": "BS"}, "pattern='BS' begins with B: expected S first, for it loads the batch"),
-        ({"delay": -1}, "delay=-1: expected a number of batches, 0 or more, or None"),
+        ({"delay": -1}, "delay=-1: expected a whole number of batches, 0 or more"),
         ({"fresh": True, "delay": 3}, "fresh=True keeps no batch: leave delay and teacher_share out"),
         ({"fresh": True, "teacher_share": 0.5}, "fresh=True keeps no batch"),
         ({"teacher_share": 1.5}, r"teacher_share=1.5: expected a part from 0 \(labels alone\) to 1"),
-        ({"teacher_start": -1}, "teacher_start=-1: expected a number of batches, 0 or more"),
+        ({"teacher_start": -1}, "teacher_start=-1: expected a whole number of batches, 0 or more"),
     ],
 )
 def test_bad_input(fields, said):
@@ -101,5 +109,9 @@ def test_what_does_not_fit_a_network():
         Schedule(intermediate="TF").drawn_from(2)  # type: ignore[arg-type]
     with pytest.raises(ad.TrainingError, match=r"intermediate=\(\) leaves R nothing to draw from"):
         Schedule(intermediate=()).drawn_from(2)
+    with pytest.raises(
+        ad.TrainingError, match="intermediate names 'FF', which S or B trains: expected sub-networks bet"
+    ):
+        Schedule(intermediate=("TF", "FF")).drawn_from(2)
     with pytest.raises(ad.SkipError, match="'TFF' names 3 stages, the network has 2"):
         Schedule(intermediate=("TFF",)).drawn_from(2)

@@ -327,7 +327,7 @@ def test_float_targets_of_a_users_criterion(nets) -> None:
 def test_two_classes_and_a_plain_function(nets) -> None:
     network = nets.chain(classes=2).train()
     x, y = inputs("chain"), torch.tensor([0, 1, 1, 0])
-    losses = ad.SelfDistillation(network, lambda output, labels: F.cross_entropy(output, labels))(x, y)
+    losses = ad.SelfDistillation(network, F.cross_entropy)(x, y)
     assert losses.super_net.item() == pytest.approx(F.cross_entropy(losses.super_output, y).item(), rel=1e-6)
     assert losses.base_net > 0
 
@@ -384,25 +384,28 @@ ERRORS = {
     ),
     "nan input": (
         lambda nets: nets.chain(), NAN, Y, {},
-        "the super-net's loss is nan: expected a finite number; look for a learning rate that is too high, inputs that "
-        "are not finite, or float16 without a gradient scaler. This step changed no weight",
+        "the super-net's loss is nan: expected a finite number; look for a learning rate that is too high, inputs or "
+        "targets that are not finite, or float16 without a gradient scaler. This step changed no weight",
     ),
     "infinite criterion": (
-        lambda nets: nets.chain(), None, Y, {"criterion": lambda output, y: output.sum() * float("inf")},
+        lambda nets: nets.chain(), None, Y,
+        {"criterion": ad.tasks.Classification(lambda output, y: output.sum() * float("inf"))},
         "the super-net's loss is ",
     ),
     "tuple": (
         lambda nets: wrapped(nets, lambda y: (y,)), None, Y, {},
-        "the network returned a tuple: self-distillation expects one tensor of logits, [batch, classes], or an",
+        "the network's output is a tuple: expected one tensor; logits [batch, classes, ...]; wrap the model so",
     ),
-    "dict": (lambda nets: wrapped(nets, lambda y: {"scores": y}), None, Y, {}, "the network returned a dict"),
+    "dict": (
+        lambda nets: wrapped(nets, lambda y: {"scores": y}), None, Y, {}, "the network's output is a dict: expected",
+    ),
     "one class": (
-        lambda nets: nets.chain(classes=1), None, torch.ones(4, 1), {"criterion": nn.BCEWithLogitsLoss()},
-        "the network returned [4, 1]: self-distillation compares probabilities over two or more classes, [batch, class",
+        lambda nets: nets.chain(classes=1), None, torch.zeros(4, dtype=torch.long), {},
+        "the network returned [4, 1]: expected logits [batch, classes, ...] of two or more classes, for the softmax of",
     ),
     "no batch dimension": (
-        lambda nets: wrapped(nets, lambda y: y[:, 0]), None, torch.ones(4), {"criterion": nn.MSELoss()},
-        "the network returned [4]: self-distillation compares probabilities over two or more classes",
+        lambda nets: wrapped(nets, lambda y: y[:, 0]), None, Y, {},
+        "the network returned [4]: expected logits [batch, classes, ...] of two or more classes",
     ),
     "unreduced": (
         lambda nets: nets.chain(), None, Y, {"criterion": nn.CrossEntropyLoss(reduction="none")},
@@ -410,7 +413,8 @@ ERRORS = {
         "reduction='mean')",
     ),
     "a float": (
-        lambda nets: nets.chain(), None, Y, {"criterion": lambda output, y: 1.0}, "the criterion returned a float: exp",
+        lambda nets: nets.chain(), None, Y, {"criterion": ad.tasks.Classification(lambda output, y: 1.0)},
+        "the criterion returned a float: exp",
     ),
 }  # fmt: skip
 
@@ -471,8 +475,8 @@ def test_a_model_that_fails_and_then_works(nets, unchanged) -> None:
         ({"temperature": 0}, "temperature=0: expected a number above 0, such as 1.0"),
         ({"temperature": float("nan")}, "temperature=nan: expected a number above 0"),
         ({"feature_weight": -1}, "feature_weight=-1: expected 0 (off) or more, such as 0.1"),
-        ({"criterion": nn.CrossEntropyLoss}, "expected a callable, such as nn.CrossEntropyLoss()"),
-        ({"criterion": "ce"}, "criterion='ce': expected a callable, such as nn.CrossEntropyLoss()"),
+        ({"criterion": nn.CrossEntropyLoss}, "expected a criterion such as nn.CrossEntropyLoss(), an instance"),
+        ({"criterion": "ce"}, "criterion='ce': expected a criterion such as nn.CrossEntropyLoss(), an inst"),
     ],
 )
 def test_options_are_checked_where_they_enter(nets, options: dict, said: str) -> None:
@@ -503,8 +507,21 @@ def test_labels_out_of_range_with_a_function_for_a_criterion() -> None:
     network = ad.adapt(
         nn.Sequential(nn.Linear(3, 4), *(Residual(4, linear=True) for _ in range(2))), [ad.Stage(("1",), ("2",))]
     )
-    with pytest.raises(ad.TrainingError, match=r"the criterion refused the labels .* from 0 to 3"):
+    with pytest.raises(ad.TrainingError, match="labels from 0 to 4, but the network has 4 classes"):
         ad.SelfDistillation(network, F.cross_entropy)(torch.randn(2, 3), torch.tensor([0, 4]))
+
+
+def test_a_criterion_that_says_nothing_of_two_outputs_is_refused_unless_labels_are_learned(nets) -> None:
+    """A softmax KL between outputs of which nothing is known would be wrong without a word."""
+
+    def criterion(output: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(output, y)
+
+    said = r"not known for criterion=.*name the task, such as .*Classification\(criterion\).*learn_from='labels'"
+    with pytest.raises(ad.TrainingError, match=said):
+        ad.SelfDistillation(nets.chain(), criterion)
+    losses = ad.SelfDistillation(nets.chain().train(), criterion, learn_from="labels")(inputs("chain"), Y)
+    assert losses.base_net > 0
 
 
 class Residual(nn.Module):

@@ -94,12 +94,13 @@ def _train_adaptive(config: "DataConfig", epochs: int, seed: int) -> _Trained:
     network = runs.as_network(_build(seed), MANDATORY)
     _heading("1", f"One network, {len(network.skips)} depths: of timm's ResNet class, with few channels")
     typer.echo(network.stages)
+    typer.echo("One block of three is mandatory here; by default two would be, and the range of depths smaller.")
     trained = _fit(network, config, epochs, seed, "all depths together", runs.measure_accuracy)
     last = trained.history.epochs[-1]
     typer.echo(
         f"\nTrained on {_image_count('train'):,} images of letters in photographs, {epochs} epochs in "
         f"{trained.seconds:.0f} s: super-net,\nbase-net and the sub-networks between them take turns, each with "
-        "optimiser steps of its own, and learn from the labels.\n"
+        "optimiser steps of its own (2.5 for each step of a network alone), and learn from the labels.\n"
         f"Accuracy on the training images of the last epoch: super-net {last.accuracy:.1f} %, base-net "
         f"{last.base_accuracy:.1f} %."
     )

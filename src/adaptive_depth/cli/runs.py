@@ -400,13 +400,14 @@ def calibrate_on(
     share: tuple[int, int] = (0, 1),
     across_processes: bool = False,
 ) -> int:
-    """`calibrate` on some training images, in random order, with a progress bar."""
+    """`calibrate` on some training images, always the same in the same random order, with a progress bar."""
     from ..calibration import calibrate
     from ..data import create_loader
+    from ..training.loop import seeded
 
     batch_size = max(2, batch_size // share[1])
     chosen: Any = {"shuffle": True, "workers": workers, "share": share, "leave_out_damaged": True}
     loader = create_loader(config, "train", batch_size=batch_size, **chosen)
     limit = -(-images // (batch_size * share[1]))
-    with show.watched(loader, "calibrating") as batches:
+    with seeded(0), show.watched(loader, "calibrating") as batches:
         return calibrate(network, batches, limit=limit, across_processes=across_processes)

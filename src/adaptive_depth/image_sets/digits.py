@@ -50,4 +50,5 @@ class Digits(Drawn):
             stratify=digits.target,
             random_state=0,
         )
-        super().__init__(*((parts[0], parts[2]) if split == "train" else (parts[1], parts[3])))
+        images, labels = (parts[0], parts[2]) if split == "train" else (parts[1], parts[3])
+        super().__init__(np.asarray(images), np.asarray(labels))

@@ -1,5 +1,6 @@
 """What outputs and targets must be before a loss is taken: said here, where they enter, and not by a crash later."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,6 +41,14 @@ def single_number(name: str, loss: Any) -> Tensor:
             "with reduction='mean')"
         )
     return loss
+
+
+def called(criterion: Callable[[Any, Any], Any], output: Any, target: Any) -> Tensor:
+    """A criterion's loss, where it is one number."""
+    try:
+        return single_number("the criterion", criterion(output, target))
+    except IndexError as error:  # what torch's own criteria raise for a label that names no class
+        raise TrainingError(f"the criterion refused the labels ({error}): do they name the outputs?") from error
 
 
 def check_finite(name: str, loss: Tensor) -> None:

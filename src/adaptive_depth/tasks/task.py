@@ -46,6 +46,7 @@ class Task(ABC):
 
     Attributes:
         quality: what `metric` measures.
+        can_distil: is there a loss between two outputs?
 
     Example:
         >>> import torch, torchmetrics
@@ -65,6 +66,7 @@ class Task(ABC):
     """
 
     quality: Quality
+    can_distil: bool = True
 
     def inputs(self, batch: Any) -> tuple[Any, Any]:
         """A batch of the loader as what the network takes and what its output is compared with.
@@ -84,6 +86,13 @@ class Task(ABC):
     def output(self, output: Any) -> Any:
         """What a network returned, as the other methods take it; by default its `logits` where it has such a field."""
         return logits_in(output)
+
+    def check(self, output: Any, target: Any, /) -> None:  # noqa: B027 - a task of one's own may have nothing to check
+        """Do an output and a target fit?
+
+        Raises:
+            TrainingError: they do not; with what was received, and what was expected.
+        """
 
     @abstractmethod
     def loss(self, output: Any, target: Any) -> Tensor:

@@ -16,7 +16,7 @@ class Epoch:
     Attributes:
         epoch: counted from 1.
         lr: the learning rate of the last step.
-        loss, accuracy: of the super-net, or of the plain network.
+        loss, accuracy: of the super-net, or of the plain network; accuracy is None where outputs are not classes.
         base_loss, base_accuracy: of the base-net; None for a plain network.
         images_per_s: training throughput, over all processes.
         waiting: the part of the time, from 0 to 1, that the first process waited for the loader.
@@ -26,7 +26,7 @@ class Epoch:
     epoch: int
     lr: float
     loss: float
-    accuracy: float
+    accuracy: float | None
     base_loss: float | None
     base_accuracy: float | None
     images_per_s: float

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator, Sized
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,14 +21,15 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from ..batches import arguments, device_of, split_batch
+from ..batches import arguments, device_of, on_device
 from ..errors import CheckpointError, DataError, TrainingError
 from ..evaluation import evaluate
 from ..network import AdaptiveNetwork
+from ..tasks import Classification, Task, as_task
 from . import state
 from .history import Epoch, History, Progress
 from .meter import Meter, StepResult
-from .objective import Objective, check_finite, check_labels, distil_classes, logits_of
+from .objective import checked
 from .passes import OnePass, Passes
 from .processes import Processes, synchronised, whole
 from .recipe import ALGORITHM_1, Recipe
@@ -38,7 +38,7 @@ from .self_distillation import SelfDistillation
 
 Backward = Callable[[Tensor], None]
 # Forward and backward on one batch (input, labels): `backward(loss)` differentiates, in whatever precision and part.
-Step = Callable[[Any, Tensor, Backward], StepResult]
+Step = Callable[[Any, Any, Backward], StepResult]
 
 
 class Loader(Sized, Protocol):
@@ -69,18 +69,16 @@ def distil(objective: nn.Module, *, low_memory: bool = False) -> Step:
     return step
 
 
-def supervise(network: Callable[..., Any], criterion: Callable[[Tensor, Tensor], Tensor] | None = None) -> Step:
-    """The usual step of a plain network: cross-entropy (or `criterion`) of its output and the labels."""
-    criterion = nn.CrossEntropyLoss() if criterion is None else criterion
+def supervise(network: Callable[..., Any], task: Any = None) -> Step:
+    """The usual step of a plain network: the loss of a task, or of a criterion (cross-entropy where None)."""
+    task = as_task(task)
 
-    def step(x: Any, y: Tensor, backward: Backward) -> StepResult:
+    def step(x: Any, y: Any, backward: Backward) -> StepResult:
         args, kwargs = arguments(x)
-        output = logits_of(network(*args, **kwargs))
-        check_labels(criterion, output, y)
-        loss = criterion(output, y)
-        check_finite("the loss", loss)
+        output = task.output(network(*args, **kwargs))
+        loss = checked("the loss", task.loss(output, y))
         backward(loss)
-        return StepResult(loss.detach(), output.detach())
+        return StepResult(loss.detach(), tree_map_only(Tensor, torch.Tensor.detach, output))
 
     return step
 
@@ -93,6 +91,7 @@ def train(
     batches: Loader,
     recipe: Recipe | None = None,
     *,
+    task: Any = None,
     step: Step | None = None,
     validation: Any = None,
     folder: Path | None = None,
@@ -112,6 +111,8 @@ def train(
         batches: pairs of input `[batch, ...]` and labels `[batch]`, or dicts with `"labels"`, such as a DataLoader;
             with `accumulate`, each is one part of a step.
         recipe: how; the default one where none is given.
+        task: what the network is for: a task of `adaptive_depth.tasks`, a dict of them for several heads, or a
+            criterion of torch that says it for certain; where None classification, with the recipe's label smoothing.
         step: what to do with a batch, one optimiser step each; by default the recipe's `passes` for an adaptive
             network, `supervise(network)` for a plain one.
         validation: batches to evaluate an adaptive network on, as often as the recipe says; of several processes,
@@ -133,13 +134,16 @@ def train(
         >>> train(net, [(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3]))], epochs=2).epochs[-1].epoch
         2
     """
+    for name in ("criterion", "objective", "loss"):
+        if name in changes:
+            raise TrainingError(f"train takes no {name}=: pass task=, a criterion or a task of adaptive_depth.tasks")
     recipe = (recipe or Recipe()).changed(changes)
     _check(network, batches, recipe)
     if resume and folder is None:
         raise TrainingError("resume=True without a folder: name the one that holds the checkpoints")
     seed = None if recipe.seed is None else recipe.seed + Processes().index  # each process augments in its own way
     with seeded(seed), _stopping(folder is not None) as stop, _prepared(network, recipe):
-        run = _Run(network, batches, recipe, step, folder)
+        run = _Run(network, batches, recipe, _task(task, recipe), step, folder)
         if resume:
             run.go_on()
         while run.epoch <= recipe.epochs:
@@ -151,13 +155,32 @@ def train(
     return run.finish()
 
 
+def _task(given: Any, recipe: Recipe) -> Task:
+    """What was given, or classification as the recipe has it."""
+    if given is None:
+        criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+        return Classification(criterion, temperature=recipe.temperature)
+    if recipe.label_smoothing:
+        raise TrainingError(
+            f"label_smoothing={recipe.label_smoothing:g} is of the default task, and another one was given: give it to "
+            "that task's criterion, nn.CrossEntropyLoss(label_smoothing=...), and leave it out of the recipe"
+        )
+    return as_task(given)
+
+
 class _Run:
     """A training as it goes on: what changes from step to step."""
 
     def __init__(
-        self, network: nn.Module, batches: Loader, recipe: Recipe, step: Step | None, folder: Path | None
+        self,
+        network: nn.Module,
+        batches: Loader,
+        recipe: Recipe,
+        task: Task,
+        step: Step | None,
+        folder: Path | None,
     ) -> None:
-        self.given, self.batches, self.recipe, self.folder = network, batches, recipe, folder
+        self.given, self.batches, self.recipe, self.task, self.folder = network, batches, recipe, task, folder
         self.processes, self.device = Processes(), device_of(network)
         self.part_steps = len(batches) // recipe.accumulate  # in an epoch
         # What is spread over processes is another network: nothing turns it into a usual one again.
@@ -172,8 +195,11 @@ class _Run:
         self.epoch, self.done, self.batch = 1, 0, 0  # the epoch under way, steps in all, batches of this epoch
         self.history: list[Epoch] = []
         self.best = -1.0
-        self.meter = Meter()
+        self.meter = self._new_meter()
         self.at_start: dict[str, Any] | None = None  # random numbers as they were before this epoch's first batch
+
+    def _new_meter(self) -> Meter:
+        return Meter(classes=self.task.quality == Classification.quality)
 
     def _steps_after(self, epochs: float) -> int:
         """Optimiser steps after so many epochs."""
@@ -183,15 +209,14 @@ class _Run:
     def _prepare(self, step: Step | None) -> tuple[nn.Module, Step | None]:
         """What processes share the work of, and the step of a batch; there is none where passes are made."""
         recipe, network = self.recipe, self.network
-        criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
         if step is None and isinstance(network, AdaptiveNetwork) and recipe.passes != ALGORITHM_1:
-            self.passes = self._passes(network, criterion)
+            self.passes = self._passes(network)
         self.ema = self._averaged()
         if step is not None:
             return network, step
         if not isinstance(network, AdaptiveNetwork):
             wrapped = self._wrap(network)
-            return wrapped, supervise(torch.compile(wrapped) if recipe.compile else wrapped, criterion)
+            return wrapped, supervise(torch.compile(wrapped) if recipe.compile else wrapped, self.task)
         if self.passes is not None:
             module = self.passes.module
             # Each pass leaves other parameters out, the same ones in all processes: their gradients are averaged when
@@ -199,7 +224,7 @@ class _Run:
             return (self._wrap(module) if self.spread else module), None
         objective = SelfDistillation(
             network,
-            criterion,
+            self.task,
             alpha=recipe.alpha,
             temperature=recipe.temperature,
             feature_weight=recipe.feature_weight,
@@ -216,13 +241,12 @@ class _Run:
         wrapped = self._wrap(objective)
         return wrapped, distil(wrapped)
 
-    def _passes(self, network: AdaptiveNetwork, criterion: nn.Module) -> Passes:
+    def _passes(self, network: AdaptiveNetwork) -> Passes:
         recipe = self.recipe
-        objective = Objective(criterion, partial(distil_classes, temperature=recipe.temperature))
         schedule = recipe.schedule_of(recipe.epochs * self.part_steps, self.part_steps)
         if len(network.stages) == 1 and recipe.passes == Recipe.passes:
             schedule = replace(schedule, pattern="SB")  # the default where nobody asked for another
-        passes = Passes(network, objective, schedule, buffer_mb=recipe.buffer_mb)
+        passes = Passes(network, self.task, schedule, buffer_mb=recipe.buffer_mb)
         if recipe.compile:
             passes.module.compile()
         return passes
@@ -305,7 +329,7 @@ class _Run:
         if self.batch:
             state.put_random_state(self.at_start or now, self.device)
         else:
-            self.at_start, self.meter = now, Meter()
+            self.at_start, self.meter = now, self._new_meter()
         batches = iter(self.batches)
         if self.batch:
             for _ in islice(batches, self.batch):
@@ -318,10 +342,8 @@ class _Run:
                 return
             yield batch
 
-    def _taken_apart(self, batch: Any) -> tuple[Any, Tensor]:
-        x, y = split_batch(batch, self.device)
-        if y is None:
-            raise DataError("the loader yielded inputs without labels: expected pairs (input, labels)")
+    def _taken_apart(self, batch: Any) -> tuple[Any, Any]:
+        x, y = on_device(self.task.inputs(batch), self.device)
         if self.recipe.channels_last:
             x = tree_map_only(Tensor, _channels_last, x)
         return x, y
@@ -407,7 +429,7 @@ class _Run:
             assert isinstance(averaged, AdaptiveNetwork)
             skips = self.recipe.validate or (averaged.skips[0], averaged.skips[-1])
             self.save()  # an image that cannot be read, say, must not cost the epoch
-            measured = evaluate(averaged, validation, skips, across_processes=True)
+            measured = evaluate(averaged, validation, skips, task=self.task, across_processes=True)
         self.history.append(replace(told, validation=measured))
         self.epoch, self.batch = self.epoch + 1, 0
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..batches import samples_in
+from ..batches import first_samples, samples_in
 from ..errors import DataError
 from .history import Epoch
 from .processes import Processes
@@ -33,9 +33,14 @@ class StepResult:
 
 
 class Meter:
-    """Sums over one epoch, kept on the device so that no step waits for them."""
+    """Sums over one epoch, kept on the device so that no step waits for them.
 
-    def __init__(self) -> None:
+    Arguments:
+        classes: are outputs the logits of one class a sample? Of other tasks the loss alone is told.
+    """
+
+    def __init__(self, *, classes: bool = True) -> None:
+        self.classes = classes
         self.start, self.images, self.lr = perf_counter(), 0, 0.0
         self.images_before, self.waited = 0, 0.0  # images of before an interruption; seconds
         self.sums: dict[str, Any] = {}
@@ -49,13 +54,14 @@ class Meter:
         self.waited += perf_counter() - start
 
     def add(self, result: StepResult, y: Tensor) -> None:
-        self.images += len(y)
-        self._count("loss", result.loss * len(y))
-        self._count("accuracy", 100 * _hits(result.output, y))
+        size = samples_in(y)
+        self.images += size
+        self._count("loss", result.loss * size)
+        self._count_hits("accuracy", result.output, y)
         if result.base_loss is not None and result.base_output is not None:
-            seen = len(result.base_output)  # fewer than all with distil_share
-            self._count("base_loss", result.base_loss * len(y))
-            self._count("base_accuracy", 100 * _hits(result.base_output, y[:seen]) * (len(y) / seen))
+            seen = samples_in(result.base_output)  # fewer than all with distil_share
+            self._count("base_loss", result.base_loss * size)
+            self._count_hits("base_accuracy", result.base_output, first_samples(y, seen), size / seen)
 
     def add_pass(self, letter: str, loss: Tensor, output: Any, y: Any) -> None:
         """One pass of a schedule: `S` and `B` are counted, each by the images that it saw."""
@@ -64,8 +70,7 @@ class Meter:
         size, base = samples_in(y), "" if letter == "S" else "base_"
         self.images, self.base_images = self.images + size * (not base), self.base_images + size * bool(base)
         self._count(f"{base}loss", loss.detach() * size)
-        if isinstance(output, Tensor) and isinstance(y, Tensor) and output.ndim == 2:
-            self._count(f"{base}accuracy", 100 * _hits(output, y))
+        self._count_hits(f"{base}accuracy", output, y)
 
     def to_json(self) -> dict[str, Any]:
         sums = {name: [value.item(), str(value.dtype).removeprefix("torch.")] for name, value in self.sums.items()}
@@ -79,6 +84,10 @@ class Meter:
             name: torch.tensor(value, dtype=getattr(torch, kind), device=device)
             for name, (value, kind) in before["sums"].items()
         }
+
+    def _count_hits(self, name: str, output: Any, y: Any, times: float = 1) -> None:
+        if self.classes and isinstance(output, Tensor) and output.ndim == 2:
+            self._count(name, 100 * _hits(output, y) * times)
 
     def _count(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from ..batches import arguments, device_of, logits_in, split_batch
+from ..batches import arguments, device_of
 from ..errors import CheckpointError, DataError, TrainingError
 from ..modes import buffers_restored_on_error
 from ..network import AdaptiveNetwork, check_adapted, gathers
+from ..tasks import Task, as_task
 from ..views import View
 from .compiling import Compiled
-from .objective import Objective, as_objective
+from .objective import learned
 from .replay import Replay
 from .schedule import Due, Schedule
 
@@ -27,7 +28,7 @@ class PassResult:
 
     Attributes:
         loss: a scalar to differentiate.
-        output: what the sub-network returned, or the logits in it, without gradients.
+        output: what the sub-network returned, as its task takes it, without gradients.
     """
 
     loss: Tensor
@@ -39,12 +40,12 @@ class OnePass(nn.Module):
 
     Arguments:
         network: the network to train.
-        objective: what a pass learns.
+        task: what it is for.
     """
 
-    def __init__(self, network: AdaptiveNetwork, objective: Objective) -> None:
+    def __init__(self, network: AdaptiveNetwork, task: Task) -> None:
         super().__init__()
-        self.network, self.objective = network, objective
+        self.network, self.task = network, task
         self._compiled = Compiled()
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -62,7 +63,7 @@ class OnePass(nn.Module):
             teacher, share: the super-net's output for the same batch, and its share of what is learned.
 
         Raises:
-            TrainingError: what the objective refuses. Nothing was changed then: weights, gradients and running
+            TrainingError: what the task refuses. Nothing was changed then: weights, gradients and running
                 statistics are what they were.
         """
         network = self.network
@@ -74,8 +75,9 @@ class OnePass(nn.Module):
         view = network.view(skip)  # brings it into the modes of training, too
         with buffers_restored_on_error(view.parts) if network.training else nullcontext():
             with self._gathering(skip, view):
-                output = logits_in(self._compiled.of(network, skip, view.module)(*args, **kwargs))
-            loss = self.objective(output, y, teacher, share)
+                output = self._compiled.of(network, skip, view.module)(*args, **kwargs)
+            output = self.task.output(output)
+            loss = learned(self.task, output, y, teacher, share)
         return PassResult(loss, tree_map_only(Tensor, torch.Tensor.detach, output))
 
     @contextmanager
@@ -105,12 +107,13 @@ class Passes:
 
     Arguments:
         network: the network to train.
-        objective: a criterion of output and labels (cross-entropy where None), or an `Objective`.
+        task: what the network is for: a task of `adaptive_depth.tasks`, a dict of them for several heads, or a
+            criterion of output and labels (cross-entropy where None).
         schedule: which sub-network learns when; the default one where None (without R for a network of one stage).
         buffer_mb: memory off the device for the batches that wait for a later pass, see `Replay`.
 
     Raises:
-        TrainingError: a schedule or an objective that does not fit.
+        TrainingError: a schedule or a task that does not fit.
 
     Example:
         >>> import timm, torch, adaptive_depth as ad
@@ -129,7 +132,7 @@ class Passes:
     def __init__(
         self,
         network: AdaptiveNetwork,
-        objective: Any = None,
+        task: Any = None,
         schedule: Schedule | None = None,
         *,
         buffer_mb: float = 2048,
@@ -143,11 +146,13 @@ class Passes:
             raise TrainingError(f"buffer_mb={buffer_mb!r}: expected megabytes, above 0")
         if "R" in schedule.pattern:
             schedule.drawn_from(len(network.stages))
-        self.module = OnePass(network, as_objective(objective))
-        if schedule.teacher_share and self.module.objective.distil is None:
+        self.task = as_task(task)
+        self.module = OnePass(network, self.task)
+        if schedule.teacher_share and not self.task.can_distil:
             raise TrainingError(
-                f"teacher_share={schedule.teacher_share:g} needs a loss between two outputs, and it is known for "
-                "cross-entropy alone: pass Objective(criterion, distil=...), or teacher_share=0"
+                f"teacher_share={schedule.teacher_share:g} needs a loss between two outputs, and a criterion of your "
+                "own has none: pass a task of adaptive_depth.tasks, such as Classification(criterion), or "
+                "teacher_share=0"
             )
         self.network, self.schedule = network, schedule
         self.loaded, self.steps_done = 0, 0
@@ -163,7 +168,7 @@ class Passes:
             x, y: input and labels, on the network's device.
 
         Raises:
-            TrainingError: what the objective refuses, or a batch that cannot be kept for a later pass.
+            TrainingError: what the task refuses, or a batch that cannot be kept for a later pass.
         """
         for due in self.load([(x, y)]):
             yield self.learn(self.items(due)[0]).loss
@@ -303,10 +308,7 @@ class PassLoader:
             loaded = self.passes.loaded - self._start()
             yield from self._items(self.passes.left())
         for batch in islice(self.batches, loaded, None):
-            x, y = split_batch(batch, None)
-            if y is None:
-                raise DataError("the loader yielded inputs without labels: expected pairs (input, labels)")
-            yield from self._items(self.passes.load([(x, y)]))
+            yield from self._items(self.passes.load([self.passes.task.inputs(batch)]))
 
     def _start(self) -> int:
         """The number of the epoch's first batch."""

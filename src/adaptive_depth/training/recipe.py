@@ -194,8 +194,8 @@ class Recipe:
         if epoch is not None and not self.fresh:
             if delay is not None and delay >= max(1, epoch):
                 raise TrainingError(
-                    f"delay={delay} is not shorter than an epoch of {epoch} batches: expected less, or None for a "
-                    "delay that fits"
+                    f"delay={delay} is not shorter than an epoch of {epoch} batches: expected less, or none (null) for "
+                    "a delay that fits"
                 )
             delay = min(16, (epoch - 1) // 2) if delay is None else delay
         start = round(self.teacher_start * batches) if self.teacher_share else 0

@@ -63,10 +63,16 @@ class Schedule:
 
     def __post_init__(self) -> None:
         said = f"pattern={self.pattern!r}"
+        if not isinstance(self.pattern, str):
+            raise TrainingError(f"{said}: expected text such as 'SBSBR'")
         unknown = sorted(set(self.pattern) - set(_LETTERS))
         if unknown:
             known = ", ".join(f"{letter} ({what})" for letter, what in _LETTERS.items())
-            raise TrainingError(f"{said} has the unknown letter {unknown[0]!r}: expected {known}, such as 'SBSBR'")
+            meant = f"; did you mean {self.pattern.upper()!r}?" if not set(self.pattern.upper()) - set(_LETTERS) else ""
+            raise TrainingError(
+                f"{said} has the unknown letter {unknown[0]!r}: expected {known}, such as 'SBSBR', or in a recipe "
+                f"'algorithm 1'{meant}"
+            )
         if "S" not in self.pattern:
             raise TrainingError(f"{said} has no S: the super-net would never learn; expected one such as 'SBSBR'")
         if self.pattern[0] != "S":
@@ -76,14 +82,15 @@ class Schedule:
                 f"{said} has nothing but S, so no sub-network would learn to do without its skippable blocks: expected "
                 "one such as 'SB' or 'SBSBR', or train the plain network"
             )
-        if self.delay is not None and self.delay < 0:
-            raise TrainingError(f"delay={self.delay}: expected a number of batches, 0 or more, or None")
+        for name, value in (("delay", 0 if self.delay is None else self.delay), ("teacher_start", self.teacher_start)):
+            if not isinstance(value, int) or value < 0:
+                raise TrainingError(f"{name}={value!r}: expected a whole number of batches, 0 or more")
+        if self.intermediate is not None and "R" not in self.pattern:
+            raise TrainingError(f"{said} has no R, which alone draws from intermediate={self.intermediate!r}: add an R")
         if self.fresh and (self.delay or self.teacher_share):
             raise TrainingError("fresh=True keeps no batch: leave delay and teacher_share out")
         if not 0 <= self.teacher_share <= 1:
             raise TrainingError(f"teacher_share={self.teacher_share!r}: expected a part from 0 (labels alone) to 1")
-        if self.teacher_start < 0:
-            raise TrainingError(f"teacher_start={self.teacher_start!r}: expected a number of batches, 0 or more")
 
     @property
     def ages(self) -> dict[str, int]:
@@ -142,6 +149,10 @@ class Schedule:
             chosen = sorted({parse_skip(skip, stages) for skip in _listed(self.intermediate)})
             if not chosen:
                 raise TrainingError("intermediate=() leaves R nothing to draw from: name sub-networks, or pass None")
+            if ends := [skip for skip in chosen if skip in (skips[0], skips[-1])]:
+                raise TrainingError(
+                    f"intermediate names {ends[0]!r}, which S or B trains: expected sub-networks between the two"
+                )
             return chosen
         if "R" in self.pattern and len(skips) == 2:
             raise TrainingError(

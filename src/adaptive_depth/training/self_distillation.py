@@ -4,6 +4,7 @@ Two passes a step serve all 2^N sub-networks. What the two have in common, every
 norm, is computed and differentiated once.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from ..batches import arguments, first_samples, samples_in
 from ..errors import TrainingError
@@ -18,8 +20,9 @@ from ..modes import buffers_restored_on_error
 from ..network import AdaptiveNetwork, check_adapted
 from ..recompute import is_recomputed
 from ..sharing import Branch, SharedForward, tensors_in
+from ..tasks import Classification, Task, as_task
 from .compiling import Compiled
-from .objective import check_finite, check_labels, classes_last, distillation_loss, logits_of, single_number
+from .objective import checked, distillation_loss
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class SelfDistillation(nn.Module):
 
     Arguments:
         network: the network to train.
-        criterion: the loss of the super-net's output and the labels; any callable that returns a scalar.
+        criterion: what the network is for: a task of `adaptive_depth.tasks`, or the loss of the super-net's output and
+            the labels; cross-entropy where None. What the base-net learns from the super-net follows from it.
         alpha: weight of the super-net's loss; the base-net's has 1 - alpha (0.5, as in the reference: the gradients of
             both are added as they are).
         temperature: softens both outputs of the distillation, whose loss is multiplied by its square (1, as in
@@ -90,7 +94,7 @@ class SelfDistillation(nn.Module):
     def __init__(
         self,
         network: AdaptiveNetwork,
-        criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+        criterion: Task | Callable[[Any, Any], Tensor] | None = None,
         *,
         alpha: float = 0.5,
         temperature: float = 1.0,
@@ -103,8 +107,13 @@ class SelfDistillation(nn.Module):
     ) -> None:
         super().__init__()
         check_adapted(network, "SelfDistillation", TrainingError)
-        if isinstance(criterion, type) or not (criterion is None or callable(criterion)):
-            raise TrainingError(f"criterion={criterion!r}: expected a callable, such as nn.CrossEntropyLoss()")
+        task = as_task(criterion)
+        if learn_from == "teacher" and not task.can_distil:
+            raise TrainingError(
+                f"what the base-net learns from the super-net is not known for criterion={criterion!r}: name the task, "
+                "such as adaptive_depth.tasks.Classification(criterion), MultiLabel(criterion) or "
+                "Regression(criterion), or let it learn from the labels (learn_from='labels')"
+            )
         if not 0 <= alpha <= 1:
             raise TrainingError(f"alpha={alpha!r}: expected a weight from 0 (base-net only) to 1 (super-net only)")
         if not temperature > 0:
@@ -130,7 +139,12 @@ class SelfDistillation(nn.Module):
         # With alpha = 0 no label is learned from, so there is no scale to keep.
         scale = alpha if keep_scale and alpha else 1.0
         self._weights = alpha / scale, (1 - alpha) / scale
-        self.criterion = nn.CrossEntropyLoss() if criterion is None else criterion
+        if isinstance(task, Classification):
+            task = copy.copy(task)
+            task.temperature = temperature
+        elif temperature != 1:
+            raise TrainingError(f"temperature={temperature:g} is of a softmax: the task is {type(task).__name__}")
+        self.task = task
         self.alpha, self.temperature, self.feature_weight = alpha, temperature, feature_weight
         self._shared: SharedForward | None = None
         self._compiled = Compiled()
@@ -171,7 +185,7 @@ class SelfDistillation(nn.Module):
                 passes, super_net = {}, torch.zeros(())
                 args, kwargs = arguments(x)
                 for skip, output, seen in shared.outputs([deep, shallow], *args, watch=self._watch(), **kwargs):
-                    passes[skip] = logits_of(output), seen
+                    passes[skip] = self.task.output(output), seen
                     if skip == deep:
                         super_net = self._super_loss(passes[skip][0], y)  # before the other pass, where it is first
                 (teacher, taught), (student, learnt) = passes[deep], passes[shallow]
@@ -203,14 +217,14 @@ class SelfDistillation(nn.Module):
             common = shared.branch([deep, shallow], *arguments(x)) if together else None
             leaves = common.detached() if common else None
             output, seen = self._run(shared, deep, leaves, x, watch)
-            teacher = logits_of(output)
+            teacher = self.task.output(output)
             super_net = self._super_loss(teacher, y)
             taught = {path: feature.detach() for path, feature in seen.items()}
             backward(self._weights[0] * super_net)
-            teacher = teacher.detach()
+            teacher = _detached(teacher)
             del output, seen  # the graph of the super-net is freed before the base-net builds its own
             output, seen = self._run(shared, shallow, leaves, self._distilled(x), watch)
-            student = logits_of(output)
+            student = self.task.output(output)
             base_net, feature = self._base_losses(teacher, student, taught, seen, y)
             losses = self._losses(super_net.detach(), base_net, feature, teacher, student)
             backward(self._weights[1] * self._base_total(base_net, feature))
@@ -221,30 +235,18 @@ class SelfDistillation(nn.Module):
 
     # -- the terms ----------------------------------------------------------------------------------------------
 
-    def _super_loss(self, output: Tensor, y: Tensor) -> Tensor:
-        check_labels(self.criterion, output, y)
-        try:
-            loss = self.criterion(output, y)
-        except IndexError as error:  # what torch's own criteria raise for a label that names no class
-            raise TrainingError(
-                f"the criterion refused the labels ({error}): expected class indices from 0 to "
-                f"{classes_last(output).shape[-1] - 1}"
-            ) from error
-        check_finite("the super-net's loss", single_number("the criterion", loss))
-        return loss
+    def _super_loss(self, output: Any, y: Any) -> Tensor:
+        return checked("the super-net's loss", self.task.loss(output, y))
 
     def _base_losses(
-        self, teacher: Tensor, student: Tensor, taught: Mapping[str, Tensor], learnt: Mapping[str, Tensor], y: Tensor
+        self, teacher: Any, student: Any, taught: Mapping[str, Tensor], learnt: Mapping[str, Tensor], y: Any
     ) -> tuple[Tensor, Tensor | None]:
-        if len(student) < len(teacher):  # the base-net saw the first samples only (distil_share)
-            number = len(student)
-            teacher, y = teacher[:number], first_samples(y, number)
+        number = samples_in(student)
+        if number < samples_in(teacher):  # the base-net saw the first samples only (distil_share)
+            teacher, y = first_samples(teacher, number), first_samples(y, number)
             taught = {path: feature[:number] for path, feature in taught.items()}
-        if self.learn_from == "labels":
-            base_net = self._super_loss(student, y)
-        else:
-            base_net = distillation_loss(classes_last(teacher), classes_last(student), self.temperature)
-        check_finite("the base-net's loss", base_net)
+        learn = self.task.loss(student, y) if self.learn_from == "labels" else self.task.distil(student, teacher, y)
+        base_net = checked("the base-net's loss", learn)
         if not self.feature_weight:
             return base_net, None
         terms = [
@@ -252,18 +254,18 @@ class SelfDistillation(nn.Module):
             for stage in self.network.stages
         ]
         feature = torch.stack(terms).sum()
-        check_finite("the feature term", feature)
+        checked("the feature term", feature)
         return base_net, feature
 
     def _base_total(self, base_net: Tensor, feature: Tensor | None) -> Tensor:
         return base_net if feature is None else base_net + self.feature_weight * feature
 
     def _losses(
-        self, super_net: Tensor, base_net: Tensor, feature: Tensor | None, teacher: Tensor, student: Tensor
+        self, super_net: Tensor, base_net: Tensor, feature: Tensor | None, teacher: Any, student: Any
     ) -> Losses:
         deep, shallow = self._weights
         total = deep * super_net + shallow * self._base_total(base_net, feature)
-        return Losses(total, super_net, base_net, feature, teacher.detach(), student.detach())
+        return Losses(total, super_net, base_net, feature, _detached(teacher), _detached(student))
 
     # -- the passes ---------------------------------------------------------------------------------------------
 
@@ -303,7 +305,7 @@ class SelfDistillation(nn.Module):
             watch = self._watch()
             passes = [self._run(shared, deep, None, x, watch)]
             passes.append(self._run(shared, shallow, None, self._distilled(x), watch))
-        return [(logits_of(output), seen) for output, seen in passes]
+        return [(self.task.output(output), seen) for output, seen in passes]
 
     def _compiled_passes(self, skips: tuple[str, ...]) -> Callable[..., Any]:
         """The sub-networks as one compiled function of the input; made anew where the network's views were."""
@@ -351,6 +353,10 @@ class SelfDistillation(nn.Module):
 def _plain(x: Any) -> Any:
     """A dict for whatever else maps names to tensors, such as the BatchEncoding of tokenizers."""
     return dict(x) if isinstance(x, Mapping) else x
+
+
+def _detached(output: Any) -> Any:
+    return tree_map_only(Tensor, torch.Tensor.detach, output)
 
 
 def _drawn(skips: Sequence[str]) -> str:

@@ -1,0 +1,20 @@
+"""What a network is for: inputs, losses, and the quality that all depths are judged by."""
+
+from .classification import Classification, Segmentation
+from .heads import Heads
+from .known import OwnCriterion, as_task
+from .multi_label import MultiLabel
+from .regression import Regression
+from .task import Quality, Task
+
+__all__ = [
+    "Classification",
+    "Heads",
+    "MultiLabel",
+    "OwnCriterion",
+    "Quality",
+    "Regression",
+    "Segmentation",
+    "Task",
+    "as_task",
+]

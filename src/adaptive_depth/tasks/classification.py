@@ -1,0 +1,196 @@
+"""Classes: of a sample, or of each place of it; and the classes of pixels."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import TrainingError
+from .checks import called, same_device, tensor_of, value_range
+from .task import Quality, Task
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+
+class Classification(Task):
+    """One class a sample, or one for each place of it: logits `[batch, classes, ...]`, labels `[batch, ...]`.
+
+    Labels are class indices, or a distribution for each place (mixup, smoothed labels) in the shape of the logits. A
+    sub-network learns the super-net's probabilities by KL(super-net ‖ sub-network), over the class axis.
+
+    Arguments:
+        criterion: what is learned from the labels; cross-entropy where None. Its `ignore_index` is left out of the
+            loss, of distillation and of the metric.
+        temperature: of the softmax in distillation; the loss is scaled by its square (Hinton et al., 2015).
+
+    Raises:
+        TrainingError: a temperature that is not above 0, or a criterion that cannot be called.
+
+    Example:
+        >>> task = Classification()
+        >>> task.loss(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
+        tensor(0.6931)
+    """
+
+    quality = Quality("top-1", "%")
+
+    def __init__(self, criterion: Callable[[Any, Any], Tensor] | None = None, *, temperature: float = 1.0) -> None:
+        if not temperature > 0:
+            raise TrainingError(f"temperature={temperature!r}: expected a number above 0")
+        self.criterion: Any = nn.CrossEntropyLoss() if criterion is None else criterion
+        self.temperature = temperature
+        self.ignore_index = getattr(self.criterion, "ignore_index", -100)
+
+    def loss(self, output: Any, target: Any) -> Tensor:
+        logits = self._logits(output)
+        self.check(logits, target)
+        return called(self.criterion, logits, target)
+
+    def distil(self, student: Any, teacher: Any, target: Any = None) -> Tensor:
+        student, teacher = self._logits(student), self._logits(teacher)
+        exact = torch.promote_types(student.dtype, torch.float32)
+        expected = F.log_softmax(teacher.detach().to(exact) / self.temperature, dim=1)
+        answer = F.log_softmax(student.to(exact) / self.temperature, dim=1)
+        divergence = F.kl_div(answer, expected, reduction="none", log_target=True).sum(dim=1)
+        counted = self._counted(divergence, target)
+        return self.temperature**2 * (divergence.mean() if counted is None else divergence[counted].mean())
+
+    def metric(self, output: Any) -> "Metric":
+        from torchmetrics.classification import MulticlassAccuracy
+
+        classes = self._logits(output).shape[1]
+        return MulticlassAccuracy(classes, average="micro", ignore_index=self.ignore_index, validate_args=False)
+
+    def measure(self, metric: "Metric", output: Any, target: Any) -> None:
+        logits = self._logits(output)
+        metric.update(logits.argmax(dim=1), target.argmax(dim=1) if target.shape == logits.shape else target)
+
+    def value(self, metric: "Metric") -> float:
+        if type(self).quality is not Classification.quality:
+            return super().value(metric)
+        right, wrong = int(metric.tp), int(metric.fn)  # type: ignore[arg-type] - compute() would round to float32
+        return 100 * right / max(1, right + wrong)
+
+    def check(self, logits: Tensor, target: Any, /) -> None:
+        """Labels must name a class: on an accelerator the criterion itself would say so only by a crash."""
+        y = tensor_of("the target", target, f"class indices {_shape(logits)} for logits {list(logits.shape)}")
+        same_device(logits, y)
+        if y.shape == logits.shape and y.is_floating_point():
+            return
+        if y.shape[:1] != logits.shape[:1]:
+            raise TrainingError(f"{len(y)} labels for a batch of {len(logits)}: expected one for each sample")
+        if y.shape != logits.shape[:1] + logits.shape[2:]:
+            raise TrainingError(
+                f"labels {list(y.shape)} for logits {list(logits.shape)}: expected class indices {_shape(logits)}, "
+                f"or a distribution {list(logits.shape)}; several labels a sample are the task MultiLabel"
+            )
+        if y.is_floating_point():
+            raise TrainingError(
+                f"labels of {str(y.dtype).removeprefix('torch.')}: expected class indices, whole numbers from 0 to "
+                f"{logits.shape[1] - 1}; convert them with y.long()"
+            )
+        low, high = value_range(y)
+        if low < 0 or high >= logits.shape[1]:
+            low, high = value_range(y[y != self.ignore_index])  # seldom: a copy of the labels costs time
+        if (low, high) == (0, -1):
+            raise TrainingError(
+                f"all labels of this batch are ignore_index={self.ignore_index}: nothing can be learned from it; leave "
+                "such batches out"
+            )
+        if low < 0 or high >= logits.shape[1]:
+            raise TrainingError(
+                f"labels from {low} to {high}, but the network has {logits.shape[1]} classes: expected labels from 0 "
+                f"to {logits.shape[1] - 1}; build the model with num_classes={high + 1} or map the labels"
+            )
+
+    def _counted(self, divergence: Tensor, target: Any) -> Tensor | None:
+        """The places that are not ignored; None where all are counted."""
+        if isinstance(target, Tensor) and target.shape == divergence.shape and not target.is_floating_point():
+            return target != self.ignore_index
+        return None
+
+    def _logits(self, output: Any) -> Tensor:
+        hint = "logits [batch, classes, ...]; wrap the model so that it returns them, or name another task"
+        logits = tensor_of("the network's output", self.output(output), hint)
+        if logits.ndim < 2 or logits.shape[1] < 2:
+            raise TrainingError(
+                f"the network returned {list(logits.shape)}: expected logits [batch, classes, ...] of two or more "
+                "classes, for the softmax of one logit is always 1; build the model with num_classes=2, or use another "
+                "task: MultiLabel (a yes or no a sample) or Regression"
+            )
+        return logits
+
+
+class Segmentation(Classification):
+    """The class of every pixel: logits `[batch, classes, height, width]`, labels `[batch, height, width]`.
+
+    Models of torchvision return a dict with the logits as `"out"`; logits of a coarser grid are brought to the size
+    of the labels, bilinearly, before anything is computed.
+
+    Arguments:
+        criterion, temperature: as for `Classification`.
+        ignore_index: the label of pixels that belong to no class; left out of the loss, of distillation and of mIoU.
+
+    Example:
+        >>> task = Segmentation(ignore_index=255)
+        >>> task.loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 255]]]))
+        tensor(0.6931)
+    """
+
+    quality = Quality("mIoU", "%")
+
+    def __init__(
+        self,
+        criterion: Callable[[Any, Any], Tensor] | None = None,
+        *,
+        ignore_index: int = 255,
+        temperature: float = 1.0,
+    ) -> None:
+        criterion = nn.CrossEntropyLoss(ignore_index=ignore_index) if criterion is None else criterion
+        super().__init__(criterion, temperature=temperature)
+        if getattr(criterion, "ignore_index", ignore_index) != ignore_index:
+            raise TrainingError(
+                f"the criterion ignores {getattr(criterion, 'ignore_index', None)} and the task {ignore_index}: give "
+                "both the same ignore_index"
+            )
+        self.ignore_index = ignore_index
+
+    def output(self, output: Any) -> Any:
+        return output["out"] if isinstance(output, Mapping) and "out" in output else super().output(output)
+
+    def loss(self, output: Any, target: Any) -> Tensor:
+        return super().loss(self._sized(output, target), target)
+
+    def distil(self, student: Any, teacher: Any, target: Any = None) -> Tensor:
+        return super().distil(self._sized(student, target), self._sized(teacher, target), target)
+
+    def metric(self, output: Any) -> "Metric":
+        from torchmetrics.classification import MulticlassJaccardIndex
+
+        classes = self._logits(output).shape[1]
+        return MulticlassJaccardIndex(classes, average="macro", ignore_index=self.ignore_index, validate_args=False)
+
+    def measure(self, metric: "Metric", output: Any, target: Any) -> None:
+        super().measure(metric, self._sized(output, target), target)
+
+    def check(self, logits: Tensor, target: Any, /) -> None:
+        super().check(self._sized(logits, target), target)
+
+    def _sized(self, output: Any, target: Any) -> Tensor:
+        logits = self._logits(output)
+        if logits.ndim != 4:
+            raise TrainingError(
+                f"the network returned {list(logits.shape)}: segmentation expects logits [batch, classes, height, "
+                "width]"
+            )
+        size = target.shape[1:] if isinstance(target, Tensor) and target.ndim == 3 else logits.shape[2:]
+        if size == logits.shape[2:]:
+            return logits
+        return F.interpolate(logits, size, mode="bilinear", align_corners=False)
+
+
+def _shape(logits: Tensor) -> list[int]:
+    return [logits.shape[0], *logits.shape[2:]]

@@ -1,0 +1,108 @@
+"""Several tasks at once, one for each head of a network."""
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..errors import TrainingError
+from .task import Task
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+
+class Heads(Task):
+    """A task for each head of a network that returns a dict, a tuple or a dataclass; targets come in the same form.
+
+    The loss is the weighted sum over heads, and so is what is distilled. One head is judged by: its quality is that of
+    the network.
+
+    Arguments:
+        tasks: by head: names of a dict or a dataclass; of a tuple its places in this order.
+        judged_by: the head whose quality counts; the first where None.
+        weights: of the losses, by head; 1 where a head is not named.
+
+    Raises:
+        TrainingError: no heads, a head that is no task, or weights and `judged_by` of unknown heads.
+
+    Example:
+        >>> import torch
+        >>> from adaptive_depth.tasks import Classification, Regression
+        >>> task = Heads({"kind": Classification(), "size": Regression(unit="m")}, judged_by="kind")
+        >>> output = {"kind": torch.zeros(1, 2), "size": torch.ones(1, 1)}
+        >>> task.loss(output, {"kind": torch.tensor([0]), "size": torch.zeros(1)})
+        tensor(1.6931)
+    """
+
+    def __init__(
+        self, tasks: Mapping[str, Task], *, judged_by: str | None = None, weights: Mapping[str, float] | None = None
+    ) -> None:
+        self.tasks = dict(tasks)
+        if not self.tasks or not all(isinstance(task, Task) for task in self.tasks.values()):
+            raise TrainingError(
+                f"heads {self.tasks!r}: expected a task for each head, such as {{'kind': Classification()}}"
+            )
+        self.weights = dict.fromkeys(self.tasks, 1.0) | dict(weights or {})
+        self.judged_by = next(iter(self.tasks)) if judged_by is None else judged_by
+        for name in (*self.weights, self.judged_by):
+            if name not in self.tasks:
+                raise TrainingError(f"head {name!r} is unknown: expected one of {', '.join(self.tasks)}")
+        self.quality = self.tasks[self.judged_by].quality
+
+    def output(self, output: Any) -> Any:
+        return self._split("output", output)
+
+    def check(self, output: Any, target: Any, /) -> None:
+        outputs, targets = self._split("output", output), self._split("target", target)
+        for name, task in self.tasks.items():
+            task.check(task.output(outputs[name]), targets[name])
+
+    def loss(self, output: Any, target: Any) -> Tensor:
+        outputs, targets = self._split("output", output), self._split("target", target)
+        return self._sum({name: task.loss(outputs[name], targets[name]) for name, task in self.tasks.items()})
+
+    def distil(self, student: Any, teacher: Any, target: Any = None) -> Tensor:
+        students, teachers = self._split("output", student), self._split("output", teacher)
+        targets = dict.fromkeys(self.tasks) if target is None else self._split("target", target)
+        return self._sum(
+            {name: task.distil(students[name], teachers[name], targets[name]) for name, task in self.tasks.items()}
+        )
+
+    def metric(self, output: Any) -> "Metric":
+        return self.tasks[self.judged_by].metric(self._split("output", output)[self.judged_by])
+
+    def measure(self, metric: "Metric", output: Any, target: Any) -> None:
+        outputs, targets = self._split("output", output), self._split("target", target)
+        self.tasks[self.judged_by].measure(metric, outputs[self.judged_by], targets[self.judged_by])
+
+    def value(self, metric: "Metric") -> float:
+        return self.tasks[self.judged_by].value(metric)
+
+    def _sum(self, losses: Mapping[str, Tensor]) -> Tensor:
+        weighted = [self.weights[name] * loss for name, loss in losses.items()]
+        total = weighted[0]
+        for loss in weighted[1:]:
+            total = total + loss
+        return total
+
+    def _split(self, what: str, value: Any) -> dict[str, Any]:
+        """The part of each head."""
+        if is_dataclass(value) and not isinstance(value, type):
+            found: Any = {field.name: getattr(value, field.name) for field in fields(value)}
+        elif isinstance(value, Mapping):
+            found = dict(value)
+        elif isinstance(value, tuple | list):
+            found = dict(zip(self.tasks, value, strict=False))
+        else:
+            found = {}
+        missing = [name for name in self.tasks if found.get(name) is None]
+        unknown = [name for name in found if name not in self.tasks and what == "target"]
+        if missing or unknown:
+            received = ", ".join(map(repr, found)) if found else f"a {type(value).__name__}"
+            raise TrainingError(
+                f"the {what} has {received}, and the heads are {', '.join(map(repr, self.tasks))}: expected one for "
+                "each head, in a dict, a dataclass or a tuple"
+            )
+        return found

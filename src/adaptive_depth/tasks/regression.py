@@ -1,0 +1,70 @@
+"""Numbers: one a sample, several, or one for each place."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import TrainingError
+from .checks import called, same_device, same_shape, tensor_of
+from .task import Quality, Task
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+
+class Regression(Task):
+    """Numbers in any shape: the output and the target have the same.
+
+    An output `[batch, 1]` fits a target `[batch]`, too. A sub-network learns the super-net's numbers by the criterion
+    itself. The quality is the root of the mean squared error (RMSE).
+
+    Arguments:
+        criterion: such as `nn.MSELoss()`, `nn.L1Loss()` or `nn.HuberLoss()`; the first where None.
+        unit: of the numbers, such as `"m"`.
+
+    Example:
+        >>> Regression().loss(torch.tensor([[1.0], [3.0]]), torch.tensor([0.0, 0.0]))
+        tensor(5.)
+    """
+
+    def __init__(self, criterion: Any = None, *, unit: str = "") -> None:
+        self.criterion: Any = nn.MSELoss() if criterion is None else criterion
+        self.quality = Quality("RMSE", unit, higher_is_better=False)
+
+    def loss(self, output: Any, target: Any) -> Tensor:
+        numbers, y = self._both(output, target)
+        return called(self.criterion, numbers, y.to(numbers.dtype))
+
+    def distil(self, student: Any, teacher: Any, target: Any = None) -> Tensor:  # noqa: ARG002 - all numbers count
+        return called(self.criterion, self._numbers(student), self._numbers(teacher).detach())
+
+    def metric(self, output: Any) -> "Metric":  # noqa: ARG002 - of any shape
+        from torchmetrics import MeanSquaredError
+
+        return MeanSquaredError(squared=False)
+
+    def measure(self, metric: "Metric", output: Any, target: Any) -> None:
+        numbers, y = self._both(output, target)
+        metric.update(numbers.float().reshape(-1), y.float().reshape(-1))
+
+    def value(self, metric: "Metric") -> float:
+        return float(metric.compute())  # in the unit of the numbers, whichever that is
+
+    def check(self, output: Any, target: Any, /) -> None:
+        self._both(output, target)
+
+    def _both(self, output: Any, target: Any) -> tuple[Tensor, Tensor]:
+        numbers = self._numbers(output)
+        y = tensor_of("the target", target, f"numbers {list(numbers.shape)}")
+        same_device(numbers, y)
+        if numbers.shape == (*y.shape, 1):  # else torch would compare each number with every other
+            numbers = numbers.squeeze(-1)
+        same_shape("regression", numbers, y)
+        if not torch.isfinite(y).all():
+            raise TrainingError("a target is not a finite number (nan or inf): leave such samples out, or repair them")
+        return numbers, y
+
+    def _numbers(self, output: Any) -> Tensor:
+        hint = "the predicted numbers; wrap the model so that it returns them, or use a dict of tasks"
+        return tensor_of("the network's output", self.output(output), hint)

@@ -1,0 +1,68 @@
+"""Several heads: weighted sums, in a dict, a tuple or a dataclass."""
+
+from dataclasses import dataclass
+from math import log
+
+import pytest
+import torch
+
+import adaptive_depth as ad
+from adaptive_depth.tasks import Classification, Heads, Regression
+
+TASKS = {"kind": Classification(), "size": Regression(unit="m")}
+
+
+@dataclass
+class Output:
+    kind: torch.Tensor
+    size: torch.Tensor
+
+
+@pytest.mark.parametrize("form", [dict, tuple, Output])
+def test_the_weighted_sum(form) -> None:
+    parts = {"kind": torch.tensor([[0.0, log(3.0)]]), "size": torch.tensor([[2.0]])}
+    output = parts if form is dict else tuple(parts.values()) if form is tuple else Output(**parts)
+    target = {"kind": torch.tensor([0]), "size": torch.zeros(1)}
+    task = Heads(TASKS, weights={"size": 0.5})
+    assert task.loss(task.output(output), target).item() == pytest.approx(log(4) + 0.5 * 4, rel=1e-6)
+    teacher = {"kind": torch.zeros(1, 2), "size": torch.tensor([[1.0]])}
+    kl = Classification().distil(parts["kind"], teacher["kind"], None)
+    assert task.distil(parts, teacher, target).item() == pytest.approx(kl.item() + 0.5 * 1, rel=1e-6)
+
+
+def test_one_head_is_judged_by() -> None:
+    task = Heads(TASKS, judged_by="size")
+    assert task.quality == TASKS["size"].quality
+    output = {"kind": torch.zeros(1, 2), "size": torch.ones(1)}
+    target = {"kind": torch.tensor([0]), "size": torch.zeros(1)}
+    metric = task.metric(output)
+    task.measure(metric, output, target)
+    assert task.value(metric) == 1
+    assert Heads(TASKS).quality == TASKS["kind"].quality
+
+
+@pytest.mark.parametrize(
+    ("output", "target", "said"),
+    [
+        ({"kind": torch.zeros(1, 2)}, {}, "the output has 'kind', and the heads are 'kind', 'size': expected one for"),
+        ((torch.zeros(1, 2), torch.zeros(1)), {"kind": torch.tensor([0])}, "the target has 'kind', and the heads are"),
+        (
+            (torch.zeros(1, 2), torch.zeros(1)),
+            {"kind": torch.tensor([0]), "size": torch.zeros(1), "colour": torch.zeros(1)},
+            "the target has 'kind', 'size', 'colour', and the heads are 'kind', 'size'",
+        ),
+        (torch.zeros(1), {}, "the output has a Tensor, and the heads are"),
+    ],
+)
+def test_a_head_that_is_missing_or_unknown(output, target, said: str) -> None:
+    with pytest.raises(ad.TrainingError, match=said):
+        Heads(TASKS).loss(output, target)
+
+
+def test_arguments() -> None:
+    with pytest.raises(ad.TrainingError, match="head 'sise' is unknown: expected one of kind, size"):
+        Heads(TASKS, judged_by="sise")
+    with pytest.raises(ad.TrainingError, match="head 'colour' is unknown"):
+        Heads(TASKS, weights={"colour": 1.0})
+    with pytest.raises(ad.TrainingError, match="expected a task for each head"):
+        Heads({"kind": torch.nn.CrossEntropyLoss()})  # type: ignore[dict-item]

@@ -1,0 +1,142 @@
+"""A criterion is a task only where it is certain; every task trains with every schedule, and never silently wrong."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import adaptive_depth as ad
+from adaptive_depth.tasks import Classification, Heads, MultiLabel, OwnCriterion, Regression, Task, as_task
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, Classification),
+        (nn.CrossEntropyLoss(label_smoothing=0.1), Classification),
+        (nn.NLLLoss(), Classification),
+        (F.cross_entropy, Classification),
+        (nn.BCEWithLogitsLoss(), MultiLabel),
+        (nn.HuberLoss(), Regression),
+        (F.l1_loss, Regression),
+        (nn.CTCLoss(), OwnCriterion),
+        (lambda output, target: output.sum(), OwnCriterion),
+        ({"kind": nn.CrossEntropyLoss(), "size": Regression()}, Heads),
+    ],
+)
+def test_what_a_criterion_says_for_certain(given, expected: type[Task]) -> None:
+    task = as_task(given)
+    assert type(task) is expected
+    assert as_task(task) is task
+    if expected not in (OwnCriterion, Heads) and given is not None:
+        assert task.criterion is given  # type: ignore[attr-defined]
+
+
+def test_a_criterion_of_ones_own_learns_from_labels_and_says_what_it_cannot() -> None:
+    task = as_task(lambda output, target: (output - target).square().mean())
+    assert task.loss(torch.ones(2), torch.zeros(2)).item() == 1
+    assert not task.can_distil
+    with pytest.raises(ad.TrainingError, match="says nothing of two outputs: name the task, one of Classification"):
+        task.distil(torch.ones(2), torch.ones(2), None)
+    with pytest.raises(ad.TrainingError, match="says nothing of a metric"):
+        task.metric(torch.ones(2))
+
+
+@pytest.mark.parametrize("given", [nn.MSELoss, "mse", 3])
+def test_no_criterion(given) -> None:
+    with pytest.raises(ad.TrainingError, match=r"expected a criterion such as nn\.CrossEntropyLoss"):
+        as_task(given)
+
+
+# -- every task with every schedule -------------------------------------------------------------------------------
+
+
+class TwoHeads(nn.Module):
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        y = self.body(x)
+        return {"kind": y[:, :3], "size": y[:, 3:]}
+
+
+def cases(nets, name: str):
+    """A network, its task and a target for four samples."""
+    if name == "heads":
+        model = TwoHeads(nets.Chain(*(nets.Residual() for _ in range(4))))
+        stages = [ad.Stage((f"body.blocks.{i}",), (f"body.blocks.{i + 1}",)) for i in (0, 2)]
+        network = ad.adapt(model, stages, example=torch.randn(2, 3, 8, 8))
+        tasks = {"kind": Classification(), "size": Regression()}
+        return network, Heads(tasks), {"kind": torch.tensor([0, 1, 2, 0]), "size": torch.rand(4, 2)}
+    task, target = {
+        "classification": (Classification(), torch.tensor([0, 1, 2, 4])),
+        "multi-label": (MultiLabel(), torch.randint(2, (4, 5)).float()),
+        "regression": (Regression(nn.HuberLoss()), torch.rand(4, 5)),
+        "own": (OwnCriterion(F.mse_loss, F.mse_loss), torch.rand(4, 5)),
+    }[name]
+    return nets.chain(), task, target
+
+
+TASKS = ("classification", "multi-label", "regression", "heads", "own")
+
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("passes", ["SBSBR", "algorithm 1"])
+def test_every_task_trains_and_every_depth_learns(nets, name: str, passes: str) -> None:
+    """On one batch, again and again, the loss of every depth falls."""
+    torch.manual_seed(0)
+    network, task, target = cases(nets, name)
+    x = torch.randn(4, 3, 8, 8)
+    extra = {"teacher_share": 0.5, "delay": 1} if passes != "algorithm 1" else {}
+
+    def losses() -> dict[str, float]:
+        network.train()
+        with torch.no_grad():
+            return {skip: float(task.loss(task.output(network(x, skip=skip)), target)) for skip in network.skips}
+
+    before = losses()
+    history = ad.train(
+        network, [(x, target)] * 6, task=task, passes=passes, epochs=8, lr=0.02, weight_decay=0.0, **extra
+    )
+    after = losses()
+    assert all(after[skip] < before[skip] for skip in network.skips), (before, after)
+    assert (history.epochs[-1].accuracy is not None) == (name == "classification")
+
+
+@pytest.mark.parametrize("name", TASKS[:4])
+def test_every_task_is_evaluated_as_by_hand(nets, name: str) -> None:
+    network, task, target = cases(nets, name)
+    network.eval()
+    x = torch.randn(4, 3, 8, 8)
+    found = ad.evaluate(network, [(x, target)], task=task)
+    for skip in network.skips:
+        with torch.no_grad():
+            output = task.output(network(x, skip=skip))
+        metric = task.metric(output)
+        task.measure(metric, output, target)
+        assert found[skip] == task.value(metric)
+
+
+def test_sigmoids_learn_what_a_softmax_would_not_see(nets) -> None:
+    """Teacher and student whose logits differ by a constant: a softmax sees no difference, each sigmoid is wrong."""
+    network, task, target = cases(nets, "multi-label")
+    losses = ad.SelfDistillation(network.train(), nn.BCEWithLogitsLoss())(torch.randn(4, 3, 8, 8), target)
+    expected = task.distil(losses.base_output, losses.super_output, target)
+    assert losses.base_net.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_label_smoothing_of_a_recipe_is_not_dropped_without_a_word(nets) -> None:
+    network, task, target = cases(nets, "multi-label")
+    with pytest.raises(
+        ad.TrainingError, match=r"label_smoothing=0\.1 is of the default task, and another one was given"
+    ):
+        ad.train(network, [(torch.randn(4, 3, 8, 8), target)], task=task, label_smoothing=0.1, epochs=1)
+
+
+def test_evaluate_without_a_task_refuses_what_is_not_certain(nets) -> None:
+    network, _, target = cases(nets, "multi-label")
+    with pytest.raises(
+        ad.DataError, match=r"for labels \[4, 5\]: expected \[batch, classes\] and \[batch\]; for anyth"
+    ):
+        ad.evaluate(network, [(torch.randn(4, 3, 8, 8), target)])
