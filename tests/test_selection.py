@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import adaptive_depth as ad
 from adaptive_depth import BudgetError
 from adaptive_depth.costs import Cost, Profile
 from adaptive_depth.errors import MeasurementError
@@ -437,3 +438,65 @@ def test_a_table_prints_every_row_and_marks_the_front():
 def test_swapped_arguments_are_told():
     with pytest.raises(MeasurementError, match="received a Profile and a dict: expected accuracies by skip"):
         tradeoffs(Profile({}, 1, {}, {}), {"F": 50.0})  # type: ignore[arg-type]
+
+
+# -- another quality than top-1 ------------------------------------------------------------------------------------
+
+RMSE = ad.tasks.Quality("RMSE", "m", higher_is_better=False)
+
+
+def errors_in_metres() -> ad.TradeOffs:
+    """Deeper is better: 1 m, 2 m, 4 m; the third is no cheaper than the second."""
+    rows = (ad.Row("FF", 1.0, 400, 9, alone=1.5), ad.Row("FT", 4.0, 300, 8), ad.Row("TT", 2.0, 300, 7))
+    return ad.TradeOffs(rows, quality=RMSE)
+
+
+def test_where_lower_is_better_the_front_and_the_choice_turn_round():
+    table = errors_in_metres()
+    assert [row.skip for row in table.front()] == ["TT", "FF"]
+    assert table.dominated() == {"FT": "TT"}
+    assert table.best(macs=500) == "FF"
+    assert table.best(macs=300) == "TT"
+    assert table.best(quality=2.5) == "TT"  # the cheapest of those with at most 2.5 m
+    assert table.best(quality=1.5) == "FF"
+    assert table.choices("macs") == ((300, "TT"), (400, "FF"))
+
+
+def test_words_name_the_quality_and_its_direction():
+    table = errors_in_metres()
+    assert str(table.choose(macs=300)) == (
+        "Chosen: TT\nIt is the best in RMSE of the 2 sub-networks within macs <= 300: 2.00 m.\n"
+        "Against the super-net: RMSE 1.00 m worse, 25.0 % less multiply-adds."
+    )
+    said = str(table)
+    assert "RMSE m" in said.splitlines()[0]
+    assert "+0.50" in said  # 1.0 beside 1.5 alone is better by 0.5
+    assert "Pareto front of RMSE against macs" in said
+    assert "Of RMSE, lower is better." in said
+    assert table.chance is None
+    with pytest.raises(ad.BudgetError, match="the best, 'FF', reaches 1; raise the limit to that"):
+        table.best(quality=0.5)
+    with pytest.raises(ad.BudgetError, match=r"unknown limit accuracy=1\.0: expected one or more of .*, quality"):
+        table.best(accuracy=1.0)
+
+
+def test_a_quality_survives_json_and_top_1_is_written_as_before():
+    table = errors_in_metres()
+    assert ad.TradeOffs.from_json(json.loads(json.dumps(table.to_json()))) == table
+    assert "quality" not in ad.TradeOffs((ad.Row("F", 76.0, 400, 9),)).to_json()
+    with pytest.raises(ad.MeasurementError, match="trade-offs"):
+        ad.TradeOffs.from_json({**table.to_json(), "quality": {"name": "RMSE", "unknown": 1}})
+
+
+def test_values_are_checked_by_the_quality():
+    with pytest.raises(ad.MeasurementError, match="RMSE of 'F' is nan: expected a finite number"):
+        ad.TradeOffs((ad.Row("F", float("nan"), 4, 9),), quality=RMSE)
+    with pytest.raises(ad.MeasurementError, match="mIoU of 'F' is 120: expected mIoU in percent, from 0 to 100"):
+        ad.TradeOffs((ad.Row("F", 120, 4, 9),), quality=ad.tasks.Quality("mIoU", "%"))
+
+
+def test_the_page_refuses_what_it_would_show_as_top_1():
+    with pytest.raises(
+        ad.MeasurementError, match=r"the page shows top-1 accuracy in percent, .* are of RMSE \(m, lower"
+    ):
+        ad.report_page(errors_in_metres(), title="x", stages=[])

@@ -45,14 +45,12 @@ def summary(place: Place) -> dict[str, Any]:
     pairs = _pairs(place).items()
     complete = {title: pair for title, pair in pairs if all(accuracies(run, place) for run in pair)}
     former = read("rationale", place)["networks"] if (place.results / "rationale.json").exists() else {}
-    gone = {
-        title
-        for title, pair in complete.items()
-        if title in former and not all(weights_of_all_seeds(run, place) for run in pair)
-    }
+    here = [title for title, pair in complete.items() if all(weights_of_all_seeds(run, place) for run in pair)]
     return {
         "networks": {
-            title: former[title] if title in gone else _measured(*pair, place) for title, pair in complete.items()
+            title: _measured(*pair, place) if title in here else former[title]
+            for title, pair in complete.items()
+            if title in here or title in former
         }
     }
 

@@ -10,6 +10,7 @@ import yaml
 from .costs import macs_unit
 from .errors import CheckpointError, one_line
 from .network import AdaptiveNetwork
+from .quality import TOP_1
 from .selection import TradeOffs
 
 if TYPE_CHECKING:
@@ -144,17 +145,18 @@ def trade_off_table(table: TradeOffs) -> str:
     cost, front = table.cost_name(), table.front()
     timed = cost == "latency_ms"
     divisor, unit = macs_unit(max(row.macs for row in table.rows))
-    columns = ["skip", "top-1", unit, "parameters", *(["latency"] if timed else []), "Pareto front"]
+    columns = ["skip", table.quality.name, unit, "parameters", *(["latency"] if timed else []), "Pareto front"]
     lines = [_line(columns), f"|{'---|' * len(columns)}"]
     for row in table.rows:
         latency = [f"{row.latency_ms:.2f} ms"] if timed else []
         costs = [f"{row.macs / divisor:.3f}", f"{row.parameters:,}", *latency]
-        lines.append(_line([row.skip, f"{row.accuracy:.2f} %", *costs, "*" if row in front else ""]))
+        lines.append(_line([row.skip, table.quality.text(row.accuracy), *costs, "*" if row in front else ""]))
     at = table.device.get
     threads = f"{at('threads')} CPU thread{'s' * (at('threads') != 1)}"
     where = f" on {at('processor')} ({at('type')}, {threads}, torch {at('torch')})" * bool(at("type"))
     measured = f" Latency is the median of one forward pass of a batch of {table.batch_size}{where}." if timed else ""
-    notes = f"Multiply-adds are of one sample.{measured} The Pareto front is that of accuracy against {cost}."
+    what = "accuracy" if table.quality == TOP_1 else str(table.quality)
+    notes = f"Multiply-adds are of one sample.{measured} The Pareto front is that of {what} against {cost}."
     return "\n".join([*lines, "", notes])
 
 

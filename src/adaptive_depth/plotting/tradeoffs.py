@@ -6,6 +6,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING
 
 from ..costs import macs_unit
+from ..quality import TOP_1
 from ..selection import Row, TradeOffs
 from .figures import ALONE, FRONT, OTHER, check_path, new_figure, save, tidy
 
@@ -77,8 +78,9 @@ def plot_tradeoffs(
     _draw_alone(axes, table, name, divisor)
     _draw_others(axes, compare, divisor)
     axes.set_xlabel(label)
-    axes.set_ylabel("top-1 accuracy (%)")
-    axes.set_title(f"Accuracy against {_NAMES[name]} of {len(table.rows)} sub-networks", fontsize=11)
+    axes.set_ylabel("top-1 accuracy (%)" if table.quality == TOP_1 else str(table.quality))
+    what = "Accuracy" if table.quality == TOP_1 else table.quality.name
+    axes.set_title(f"{what} against {_NAMES[name]} of {len(table.rows)} sub-networks", fontsize=11)
     axes.margins(0.08, 0.1)
     tidy(axes)
     axes.legend(loc="best", fontsize=8, frameon=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..costs import Profile
 from ..errors import MeasurementError
+from ..quality import TOP_1
 from ..selection import TradeOffs
 from ..training.history import History
 from . import words
@@ -54,7 +55,8 @@ def report_page(
         HTML. The same input gives the same characters.
 
     Raises:
-        MeasurementError: sub-networks that do not fit the stages, or a picture that is no PNG file.
+        MeasurementError: sub-networks that do not fit the stages, a table of another quality than top-1 in percent,
+            or a picture that is no PNG file.
 
     Example:
         >>> from adaptive_depth.selection import Row
@@ -63,6 +65,11 @@ def report_page(
         >>> page[:15], "<h1>Mine</h1>" in page
         ('<!doctype html>', True)
     """
+    if table.quality != TOP_1:
+        raise MeasurementError(
+            f"the page shows top-1 accuracy in percent, and these trade-offs are of {table.quality}: print the table, "
+            "or draw it with plot_tradeoffs"
+        )
     _check(table, stages)
     charts, geometry = _trade_offs(table)
     script = _file("page.js")

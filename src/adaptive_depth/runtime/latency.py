@@ -101,4 +101,4 @@ def with_latencies(
             f"the table has {', '.join(row.skip for row in table.rows)}, the latencies are of "
             f"{', '.join(latencies)}: expected the same depths"
         )
-    return TradeOffs(rows, batch_size=1, device=dict(device), images=table.images)
+    return TradeOffs(rows, batch_size=1, device=dict(device), images=table.images, quality=table.quality)

@@ -1,11 +1,12 @@
 """What a network is for: inputs, losses, and the quality that all depths are judged by."""
 
+from ..quality import Quality
 from .classification import Classification, Segmentation
 from .heads import Heads
 from .known import OwnCriterion, as_task
 from .multi_label import MultiLabel
 from .regression import Regression
-from .task import Quality, Task
+from .task import Task
 
 __all__ = [
     "Classification",

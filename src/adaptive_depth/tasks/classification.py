@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import TrainingError
+from ..quality import TOP_1, Quality
 from .checks import called, same_device, tensor_of, value_range
-from .task import Quality, Task
+from .task import Task
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -35,7 +36,7 @@ class Classification(Task):
         tensor(0.6931)
     """
 
-    quality = Quality("top-1", "%")
+    quality = TOP_1
 
     def __init__(self, criterion: Callable[[Any, Any], Tensor] | None = None, *, temperature: float = 1.0) -> None:
         if not temperature > 0:
@@ -69,7 +70,7 @@ class Classification(Task):
         metric.update(logits.argmax(dim=1), target.argmax(dim=1) if target.shape == logits.shape else target)
 
     def value(self, metric: "Metric") -> float:
-        if type(self).quality is not Classification.quality:
+        if self.quality != TOP_1:
             return super().value(metric)
         right, wrong = int(metric.tp), int(metric.fn)  # type: ignore[arg-type] - compute() would round to float32
         return 100 * right / max(1, right + wrong)

@@ -7,12 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import TrainingError
+from ..quality import Quality
 from .checks import called, single_number
 from .classification import Classification, Segmentation
 from .heads import Heads
 from .multi_label import MultiLabel
 from .regression import Regression
-from .task import Quality, Task
+from .task import Task
 
 # What a criterion of torch says for certain of the output and the target that it is given.
 _CERTAIN: dict[Any, type[Any]] = {

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
+from ..quality import Quality
 from .checks import called, same_device, same_shape, tensor_of
-from .task import Quality, Task
+from .task import Task
 
 if TYPE_CHECKING:
     from torchmetrics import Metric

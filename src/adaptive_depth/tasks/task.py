@@ -1,44 +1,16 @@
 """What a network is for: the one object that training and evaluation ask about inputs, losses and quality."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ..batches import logits_in, split_batch
 from ..errors import DataError
+from ..quality import Quality
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
-
-
-@dataclass(frozen=True)
-class Quality:
-    """How good a sub-network is: the name of a number, its unit, and which way is better.
-
-    Attributes:
-        name: such as `"top-1"`, `"mIoU"` or `"RMSE"`.
-        unit: `"%"`, `"km/h"`, ...; empty where the number has none.
-        higher_is_better: of two numbers, is the higher one the better?
-
-    Example:
-        >>> str(Quality("RMSE", "km/h", higher_is_better=False))
-        'RMSE (km/h, lower is better)'
-    """
-
-    name: str
-    unit: str = ""
-    higher_is_better: bool = True
-
-    def __str__(self) -> str:
-        said = [self.unit] if self.unit else []
-        said += [] if self.higher_is_better else ["lower is better"]
-        return f"{self.name} ({', '.join(said)})" if said else self.name
-
-    def best(self, values: dict[str, float]) -> str:
-        """The name of the best of some values."""
-        return (max if self.higher_is_better else min)(values, key=lambda name: values[name])
 
 
 class Task(ABC):

@@ -25,6 +25,7 @@ from ..batches import arguments, device_of, on_device
 from ..errors import CheckpointError, DataError, TrainingError
 from ..evaluation import evaluate
 from ..network import AdaptiveNetwork
+from ..quality import TOP_1
 from ..tasks import Classification, Task, as_task
 from . import state
 from .history import Epoch, History, Progress
@@ -199,7 +200,7 @@ class _Run:
         self.at_start: dict[str, Any] | None = None  # random numbers as they were before this epoch's first batch
 
     def _new_meter(self) -> Meter:
-        return Meter(classes=self.task.quality == Classification.quality)
+        return Meter(classes=self.task.quality == TOP_1)
 
     def _steps_after(self, epochs: float) -> int:
         """Optimiser steps after so many epochs."""
