@@ -140,3 +140,14 @@ def test_evaluate_without_a_task_refuses_what_is_not_certain(nets) -> None:
         ad.DataError, match=r"for labels \[4, 5\]: expected \[batch, classes\] and \[batch\]; for anyth"
     ):
         ad.evaluate(network, [(torch.randn(4, 3, 8, 8), target)])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_is_analysed(nets, name: str) -> None:
+    network, task, target = cases(nets, name)
+    network.eval()
+    x = torch.randn(4, 3, 8, 8)
+    found = ad.analyze(network, [(x, target)], criterion=task)
+    with torch.no_grad():
+        expected = float(task.loss(task.output(network(x)), target))
+    assert found.losses[network.skips[0]] == pytest.approx(expected, rel=1e-5)

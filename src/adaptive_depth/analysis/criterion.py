@@ -7,28 +7,32 @@ import torch
 from torch import Tensor, nn
 
 from ..batches import logits_in
-from ..errors import DataError, MeasurementError
+from ..errors import DataError, MeasurementError, TrainingError
+from ..sharing import tensors_in
+from ..tasks import Task
 
 
 class Criterion:
     """A criterion that says what is wrong with what it receives, and counts the classes that it meets.
 
     Arguments:
-        criterion: a mean over samples; cross-entropy by default.
+        criterion: a mean over samples, or a task of `adaptive_depth.tasks`; cross-entropy by default.
 
     Attributes:
         classes: of the network's outputs; None where labels are no class indices.
         seen: the classes that the labels named.
     """
 
-    def __init__(self, criterion: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+    def __init__(self, criterion: Task | Callable[[Any, Any], Tensor] | None = None) -> None:
+        self.task = criterion if isinstance(criterion, Task) else None
+        criterion = criterion.loss if isinstance(criterion, Task) else criterion
         if isinstance(criterion, type) or not (criterion is None or callable(criterion)):
             raise MeasurementError(f"criterion={criterion!r}: expected a callable, such as nn.CrossEntropyLoss()")
         self.criterion = nn.CrossEntropyLoss() if criterion is None else criterion
         self.classes: int | None = None
         self.seen: set[int] = set()
 
-    def __call__(self, whose: str, output: Any, y: Tensor | None) -> Tensor:
+    def __call__(self, whose: str, output: Any, y: Any) -> Tensor:
         """The loss of an output: a scalar.
 
         Arguments:
@@ -41,15 +45,18 @@ class Criterion:
         """
         if y is None:
             raise DataError("the loader yielded inputs without labels: expected pairs (input, labels)")
-        output = logits_in(output)
-        if isinstance(output, Tensor) and not torch.isfinite(output).all():
+        output = self.task.output(output) if self.task else logits_in(output)
+        if not all(torch.isfinite(tensor).all() for tensor in tensors_in(output)):
             raise DataError(
                 f"{whose} returned numbers that are not finite: look for inputs that are not, or for weights that "
                 "diverged in training (a lower learning rate)"
             )
         if isinstance(self.criterion, nn.CrossEntropyLoss | nn.NLLLoss):
             self._check(output, y, self.criterion.ignore_index)
-        loss = self.criterion(output, y)
+        try:
+            loss = self.criterion(output, y)
+        except TrainingError as error:  # what a task says of an output and a target that do not fit
+            raise DataError(str(error)) from error
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             received = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
             raise MeasurementError(f"the criterion returned {received}: expected one number, the mean over samples")

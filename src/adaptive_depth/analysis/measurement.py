@@ -165,7 +165,7 @@ class _Term:
         self.subnet = observed(build_view(super_net, left_out).module, {path: self.h})
         self.loss, self.predicted, self.cosine = _Mean(), _Mean(), _Mean()
 
-    def add(self, args: Any, kwargs: Any, y: Tensor | None, criterion: Criterion, change: Tensor, samples: int) -> None:
+    def add(self, args: Any, kwargs: Any, y: Any, criterion: Criterion, change: Tensor, samples: int) -> None:
         what = f"the super-net without {self.path} and what follows in its stage"
         with torch.enable_grad():
             loss = criterion(what, self.subnet(*args, **kwargs), y)

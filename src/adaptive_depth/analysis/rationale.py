@@ -13,6 +13,7 @@ from ..batches import arguments, device_of, samples_in, split_batch
 from ..errors import DataError, MeasurementError
 from ..modes import evaluating, without_fast_paths
 from ..network import AdaptiveNetwork, check_adapted
+from ..tasks import Task
 from .advice import advise
 from .criterion import Criterion
 from .measurement import Measurement
@@ -26,7 +27,7 @@ def analyze(
     network: AdaptiveNetwork,
     batches: Iterable[Any],
     *,
-    criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+    criterion: Task | Callable[[Any, Any], Tensor] | None = None,
     compare: nn.Module | None = None,
     limit: int | None = None,
     on_progress: OnProgress | None = None,
@@ -47,7 +48,8 @@ def analyze(
         network: an adapted network, trained or not.
         batches: pairs of input `[batch, ...]` and labels `[batch]`, or dicts with `"labels"`, such as a DataLoader:
             some hundred samples of all classes, best such as were not trained on.
-        criterion: the loss of output and labels, a mean over samples; cross-entropy by default.
+        criterion: the loss of output and labels, a mean over samples, or a task of `adaptive_depth.tasks`;
+            cross-entropy by default.
         compare: the same model, trained without the method (or a network, whose super-net is taken): its
             ‖F(h)‖₂ / ‖h‖₂ beside the network's own.
         limit: at most so many batches; all by default.
