@@ -12,7 +12,7 @@ from .adapting import adapt, find_stages
 
 # training it
 from . import tasks
-from .training.objective import distillation_loss
+from .tasks.classification import distillation_loss
 from .training.schedule import Schedule
 from .training.passes import OnePass, PassResult, Passes
 from .training.self_distillation import Losses, SelfDistillation, feature_loss

@@ -12,7 +12,7 @@ from .modes import evaluating
 from .network import AdaptiveNetwork, check_adapted
 from .sharing import SharedForward, tensors_in
 from .skip import Skip, parse_skip
-from .tasks import Task, as_task
+from .tasks import Classification, Task, as_task
 from .training.processes import Processes
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _checked(task: Task, output: Any, y: Any, data: Any, *, strict: bool) -> Any
             "the network returned numbers that are not finite: look for inputs that are not, or for weights that "
             "diverged in training (a lower learning rate)"
         )
-    if strict:
+    if isinstance(task, Classification) and found.ndim == 2:
         _check_classes(data, found.shape[1])
     return found
 

@@ -1,5 +1,7 @@
 """A criterion is a task only where it is certain; every task trains with every schedule, and never silently wrong."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -151,3 +153,15 @@ def test_every_task_is_analysed(nets, name: str) -> None:
     with torch.no_grad():
         expected = float(task.loss(task.output(network(x)), target))
     assert found.losses[network.skips[0]] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_best_checkpoint_is_the_one_of_the_lowest_error(nets, tmp_path) -> None:
+    network, task, target = cases(nets, "regression")
+    batch = (torch.randn(4, 3, 8, 8), target)
+    history = ad.train(
+        network, [batch] * 4, task=task, validation=[batch], folder=tmp_path, epochs=3, lr=0.02, passes="SB"
+    )
+    errors = [sum((epoch.validation or {}).values()) for epoch in history.epochs]
+    kept = json.loads((tmp_path / "best.json").read_text())
+    assert kept["best"] == pytest.approx(-min(errors))
+    assert len(kept["history"]) == 1 + errors.index(min(errors))

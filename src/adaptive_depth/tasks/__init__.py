@@ -1,7 +1,7 @@
 """What a network is for: inputs, losses, and the quality that all depths are judged by."""
 
 from ..quality import Quality
-from .classification import Classification, Segmentation
+from .classification import Classification, Segmentation, distillation_loss
 from .heads import Heads
 from .known import OwnCriterion, as_task
 from .multi_label import MultiLabel
@@ -18,4 +18,5 @@ __all__ = [
     "Segmentation",
     "Task",
     "as_task",
+    "distillation_loss",
 ]

@@ -51,13 +51,11 @@ class Classification(Task):
         return called(self.criterion, logits, target)
 
     def distil(self, student: Any, teacher: Any, target: Any = None) -> Tensor:
-        student, teacher = self._logits(student), self._logits(teacher)
-        exact = torch.promote_types(student.dtype, torch.float32)
-        expected = F.log_softmax(teacher.detach().to(exact) / self.temperature, dim=1)
-        answer = F.log_softmax(student.to(exact) / self.temperature, dim=1)
-        divergence = F.kl_div(answer, expected, reduction="none", log_target=True).sum(dim=1)
-        counted = self._counted(divergence, target)
-        return self.temperature**2 * (divergence.mean() if counted is None else divergence[counted].mean())
+        student, teacher = self._logits(student).movedim(1, -1), self._logits(teacher).movedim(1, -1)
+        if isinstance(target, Tensor) and target.shape == student.shape[:-1] and not target.is_floating_point():
+            counted = target != self.ignore_index
+            student, teacher = student[counted], teacher[counted]
+        return distillation_loss(teacher, student, self.temperature)
 
     def metric(self, output: Any) -> "Metric":
         from torchmetrics.classification import MulticlassAccuracy
@@ -106,12 +104,6 @@ class Classification(Task):
                 f"labels from {low} to {high}, but the network has {logits.shape[1]} classes: expected labels from 0 "
                 f"to {logits.shape[1] - 1}; build the model with num_classes={high + 1} or map the labels"
             )
-
-    def _counted(self, divergence: Tensor, target: Any) -> Tensor | None:
-        """The places that are not ignored; None where all are counted."""
-        if isinstance(target, Tensor) and target.shape == divergence.shape and not target.is_floating_point():
-            return target != self.ignore_index
-        return None
 
     def _logits(self, output: Any) -> Tensor:
         hint = "logits [batch, classes, ...]; wrap the model so that it returns them, or name another task"
@@ -178,20 +170,45 @@ class Segmentation(Classification):
         super().measure(metric, self._sized(output, target), target)
 
     def check(self, logits: Tensor, target: Any, /) -> None:
-        super().check(self._sized(logits, target), target)
+        size = self._size(logits, target)
+        super().check(logits[..., :1, :1].expand(*logits.shape[:2], *size), target)  # the shape alone is looked at
 
     def _sized(self, output: Any, target: Any) -> Tensor:
         logits = self._logits(output)
+        size = self._size(logits, target)
+        if size == logits.shape[2:]:
+            return logits
+        return F.interpolate(logits, size, mode="bilinear", align_corners=False)
+
+    def _size(self, logits: Tensor, target: Any) -> torch.Size:
+        """Of the labels; of the logits where these have none."""
         if logits.ndim != 4:
             raise TrainingError(
                 f"the network returned {list(logits.shape)}: segmentation expects logits [batch, classes, height, "
                 "width]"
             )
-        size = target.shape[1:] if isinstance(target, Tensor) and target.ndim == 3 else logits.shape[2:]
-        if size == logits.shape[2:]:
-            return logits
-        return F.interpolate(logits, size, mode="bilinear", align_corners=False)
+        return target.shape[1:] if isinstance(target, Tensor) and target.ndim == 3 else logits.shape[2:]
 
 
 def _shape(logits: Tensor) -> list[int]:
     return [logits.shape[0], *logits.shape[2:]]
+
+
+def distillation_loss(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(teacher ‖ student) of the softmax outputs, times the temperature squared (paper, Algorithm 1).
+
+    Arguments:
+        teacher, student: logits, `[batch, classes]`; no gradient flows to the teacher.
+
+    Returns:
+        A scalar: the mean over the batch, in nats, computed in float32 or better.
+
+    Example:
+        >>> distillation_loss(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]])).item()
+        0.0
+    """
+    exact = torch.promote_types(student.dtype, torch.float32)
+    target = F.log_softmax(teacher.detach().to(exact) / temperature, dim=-1)
+    answer = F.log_softmax(student.to(exact) / temperature, dim=-1)
+    divergence = F.kl_div(answer, target, reduction="sum", log_target=True)
+    return divergence * temperature**2 / (student.numel() // student.shape[-1])

@@ -195,7 +195,7 @@ class _Run:
         self.scaler = torch.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.epoch, self.done, self.batch = 1, 0, 0  # the epoch under way, steps in all, batches of this epoch
         self.history: list[Epoch] = []
-        self.best = -1.0
+        self.best: float | None = None  # the best validation so far, as a number that is higher for the better
         self.meter = self._new_meter()
         self.at_start: dict[str, Any] | None = None  # random numbers as they were before this epoch's first batch
 
@@ -485,8 +485,10 @@ class _Run:
             tensors |= {f"passes.{n}.{name}": value for n, own in enumerate(kept) for name, value in own.items()}
         if not first:
             return
-        score = sum((self.history[-1].validation or {}).values()) if self.history and self.batch == 0 else -1.0
-        if score > self.best:
+        ended = self.history and self.batch == 0
+        measured = sum((self.history[-1].validation or {}).values()) if ended else 0.0
+        score = self.task.quality.gain(measured, 0.0)
+        if ended and (self.best is None or score > self.best):
             self.best = facts["best"] = score
             state.save_state(self.folder, "best", tensors, facts)
         state.save_state(self.folder, f"step-{self.done:08}", tensors, facts)

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..tasks import Task
@@ -33,23 +31,3 @@ def checked(name: str, loss: Any) -> Tensor:
     """The loss as it is, where it is one finite number: a task of the user's own may return something else."""
     check_finite(name, single_number(name, loss))
     return loss
-
-
-def distillation_loss(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL(teacher ‖ student) of the softmax outputs, times the temperature squared (paper, Algorithm 1).
-
-    Arguments:
-        teacher, student: logits, `[batch, classes]`; no gradient flows to the teacher.
-
-    Returns:
-        A scalar: the mean over the batch, in nats, computed in float32 or better.
-
-    Example:
-        >>> distillation_loss(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]])).item()
-        0.0
-    """
-    exact = torch.promote_types(student.dtype, torch.float32)
-    target = F.log_softmax(teacher.detach().to(exact) / temperature, dim=-1)
-    answer = F.log_softmax(student.to(exact) / temperature, dim=-1)
-    divergence = F.kl_div(answer, target, reduction="sum", log_target=True)
-    return divergence * temperature**2 / (student.numel() // student.shape[-1])

@@ -20,9 +20,9 @@ from ..modes import buffers_restored_on_error
 from ..network import AdaptiveNetwork, check_adapted
 from ..recompute import is_recomputed
 from ..sharing import Branch, SharedForward, tensors_in
-from ..tasks import Classification, Task, as_task
+from ..tasks import Classification, Task, as_task, distillation_loss
 from .compiling import Compiled
-from .objective import checked, distillation_loss
+from .objective import checked
 
 
 @dataclass(frozen=True)
