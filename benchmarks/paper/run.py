@@ -5,11 +5,13 @@ import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import drawing
 import images
 import rivals
 import torch
@@ -43,6 +45,7 @@ class Run:
         start: the trained network to adapt; from random weights where None.
         sizes: parts of the setting's resolution, one drawn for each batch.
         also_at: parts of it at which accuracy is measured, too.
+        drawing: how an R pass draws its sub-network, a name of drawing.py; the schedule's own way where empty.
         measured_on: `"test"`, or `"validation"` where a knob is being chosen.
     """
 
@@ -58,6 +61,7 @@ class Run:
     sizes: tuple[float, ...] = ()
     also_at: tuple[float, ...] = ()
     measured_on: str = "test"
+    drawing: str = ""
 
     @property
     def name(self) -> str:
@@ -69,6 +73,7 @@ class Run:
         parts += [f"budget-{self.budget:g}"] if self.budget != 1 else []
         parts += ["started" if self.start.budget == 1 else f"started-{self.start.budget:g}"] if self.start else []
         parts += [f"sizes-{'-'.join(f'{size:g}' for size in self.sizes)}"] if self.sizes else []
+        parts += [self.drawing] if self.drawing else []
         parts += [self.measured_on] if self.measured_on != "test" else []
         return "_".join(part.replace(" ", "-") for part in parts if part) + f"_seed-{self.seed}"
 
@@ -179,6 +184,7 @@ def do(run: Run, place: Place) -> None:
 
     def look(epoch: ad.Epoch) -> None:
         nonlocal spent
+        after_epoch()
         if run.method in ("adaptive", "passes") and run.budget == 1 and epoch.epoch in setting.looks[:-1]:
             start = time.perf_counter()
             with torch.random.fork_rng():
@@ -187,11 +193,17 @@ def do(run: Run, place: Place) -> None:
             spent += time.perf_counter() - start
 
     history = None
+    after_epoch, other_drawing = (lambda: None), nullcontext()
+    if run.drawing:
+        way = drawing.WAYS[run.drawing]
+        drawn, after_epoch = way(network, place.part("validation"), len(batches) * epochs(run.budget, setting))
+        other_drawing = drawing.drawing(drawn)
     if run.budget:
         step = {"slimmable": rivals.slimmable_step, "sandwich": rivals.sandwich_step}.get(run.method)
         step = rivals.every_second_step if run.method == "every second step" else step
         chosen: Any = step(network) if step else None  # type: ignore[arg-type]
-        history = ad.train(network, batches, recipe(run, setting), step=chosen, on_epoch=look)
+        with other_drawing:
+            history = ad.train(network, batches, recipe(run, setting), step=chosen, on_epoch=look)
     seconds = time.perf_counter() - began - spent
     place.weights(run).parent.mkdir(parents=True, exist_ok=True)
     torch.save(network.state_dict(), place.weights(run))

@@ -16,8 +16,8 @@ def _try(**changes: Any) -> Run:
     return replace(passes(**changes), measured_on="validation")
 
 
-def _longer(**changes: Any) -> Run:
-    return replace(_try(**changes), budget=SETTINGS["night"].budgets[-1])
+def _longer(drawing: str = "", **changes: Any) -> Run:
+    return replace(_try(**changes), budget=SETTINGS["night"].budgets[-1], drawing=drawing)
 
 
 TRIED: dict[str, Tries] = {
@@ -62,6 +62,9 @@ TRIED: dict[str, Tries] = {
         "teacher 1 in the last quarter": _longer(teacher_share=1.0, teacher_start=0.75),
         "SBSBSBSBR": _longer(passes="SBSBSBSBR"),
         "R draws the nested ones alone": _longer(intermediate=("TFF", "TTF")),
+        "R draws by validation gap": _longer("by validation gap"),
+        "R draws stage by stage, later ones skipped more often": _longer("later stages more often"),
+        "a finishing phase of super-net and base-net": _longer("a finishing phase"),
     },
 }
 
