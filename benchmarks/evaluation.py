@@ -7,7 +7,7 @@ import torch
 from measure import interleaved, ratio, report
 
 import adaptive_depth as ad
-from adaptive_depth.sharing import SharedForward
+from adaptive_depth.core.sharing import SharedForward
 
 TARGETS = {"resnet50": 2.2, "vit_b_16": 1.9, "swin_t": 1.8}
 

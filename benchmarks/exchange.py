@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import adaptive_depth as ad
-from adaptive_depth.training.processes import Processes
+from adaptive_depth.core.distributed import Processes
 
 ROUNDS, BATCH = 21, 8
 

@@ -17,10 +17,10 @@ import torch
 from measure import interleaved, ratio, report
 
 import adaptive_depth as ad
-from adaptive_depth.artifact import Artifact
-from adaptive_depth.export.executorch import write
-from adaptive_depth.runtime.executorch import LOADED
-from adaptive_depth.runtime.session import Session, open_session
+from adaptive_depth.deploy.artifact import Artifact
+from adaptive_depth.deploy.executorch.run import LOADED
+from adaptive_depth.deploy.executorch.write import write
+from adaptive_depth.deploy.session import Session, open_session
 
 X = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 DEPTHS = ("FFFF", "TTFF", "TTTT")
@@ -34,7 +34,7 @@ ARTIFACTS = {
 _MEMORY = """
 import json, sys
 import numpy as np
-from adaptive_depth.runtime.session import open_session
+from adaptive_depth.deploy.session import open_session
 def resident():
     return {line.split(":")[0]: int(line.split()[1]) / 1024 for line in open("/proc/self/status") if "VmRSS" in line}
 path, depths = sys.argv[1], int(sys.argv[2])

@@ -15,9 +15,9 @@ from export_executorch import DEPTHS, X, changes, network, worst_difference
 from measure import interleaved, ratio, report
 
 import adaptive_depth as ad
-from adaptive_depth.export.exporting import describe
-from adaptive_depth.export.onnx import write
-from adaptive_depth.runtime.session import open_session
+from adaptive_depth.deploy.exporting import describe
+from adaptive_depth.deploy.onnx.write import write
+from adaptive_depth.deploy.session import open_session
 
 # The one artifact: its network, is it calibrated, its form; then what must be reached: size, latency, memory.
 ARTIFACTS = {
@@ -28,7 +28,7 @@ ARTIFACTS = {
 _MEMORY = """
 import sys
 import numpy as np, onnxruntime
-from adaptive_depth.runtime.session import open_session
+from adaptive_depth.deploy.session import open_session
 from adaptive_depth.runtime import onnx
 def resident():
     return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmRSS"))

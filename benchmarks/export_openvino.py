@@ -18,8 +18,8 @@ from measure import interleaved, ratio, report
 from torch import Tensor
 
 import adaptive_depth as ad
-from adaptive_depth.artifact import Artifact
-from adaptive_depth.export.openvino import converted, save, write
+from adaptive_depth.deploy.artifact import Artifact
+from adaptive_depth.deploy.openvino.write import converted, save, write
 
 DEPTHS = ("FFFF", "TTFF", "TTTT")
 SETTINGS: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}

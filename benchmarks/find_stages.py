@@ -9,9 +9,9 @@ import torch
 from measure import interleaved, report
 
 import adaptive_depth as ad
-from adaptive_depth.adapting import cut_runs
-from adaptive_depth.proof import prove_every_depth
-from adaptive_depth.stages import discover
+from adaptive_depth.core.adapting import cut_runs
+from adaptive_depth.core.proof import prove_every_depth
+from adaptive_depth.plan import discover
 
 
 def main(rounds: int = 7) -> None:

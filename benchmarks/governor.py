@@ -24,7 +24,7 @@ from torch import Tensor
 
 import adaptive_depth as ad
 from adaptive_depth.data import configure, create_loader
-from adaptive_depth.runtime.governor import Governor
+from adaptive_depth.governor.governor import Governor
 from adaptive_depth.training.images import TrainingBatches
 
 BATCH, PHASE_S = 100, 5.0

@@ -15,10 +15,10 @@ import torch
 from measure import interleaved, ratio, report
 
 import adaptive_depth as ad
-from adaptive_depth.artifact import Artifact
-from adaptive_depth.export.openvino import write
-from adaptive_depth.export.quantization import quantize
-from adaptive_depth.runtime.session import Session, open_session
+from adaptive_depth.deploy.artifact import Artifact
+from adaptive_depth.deploy.openvino.quantization import quantize
+from adaptive_depth.deploy.openvino.write import write
+from adaptive_depth.deploy.session import Session, open_session
 
 FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 

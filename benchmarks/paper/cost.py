@@ -14,7 +14,7 @@ from run import Place, Run, new
 from step_times import against_two_alone
 
 import adaptive_depth as ad
-from adaptive_depth.measuring.macs import count_macs
+from adaptive_depth.measure.instruments.macs import count_macs
 
 RIVALS = {
     "adaptive depth": adaptive(),

@@ -11,7 +11,7 @@ from run import Place, Run, interleaved, ratio
 from torchvision.models.resnet import Bottleneck, ResNet
 
 import adaptive_depth as ad
-from adaptive_depth.measuring.macs import count_macs
+from adaptive_depth.measure.instruments.macs import count_macs
 
 SKIPS = ("FFFF", "TFFF", "TTFF", "TTTF", "TTTT")
 WIDTHS = (1.0, 0.75, 0.5, 0.25)

@@ -3,12 +3,12 @@
 # a model, and the plan for it
 from .models import create_model
 from .weights import load_weights
-from .stages import Run, Stage, Stages, families, family
+from .plan import Run, Stage, Stages, families, family
 
 # a network of 2^N depths
 from .skip import all_skips, parse_skip
-from .network import AdaptiveNetwork
-from .adapting import adapt, find_stages
+from .core.network import AdaptiveNetwork
+from .core.adapting import adapt, find_stages
 
 # training it
 from . import tasks
@@ -20,13 +20,13 @@ from .training.recipe import Recipe, load_recipe, recipe_names
 from .training.history import Epoch, History, Progress
 from .training.meter import StepResult
 from .training.loop import distil, supervise, train
-from .calibration import calibrate
+from .measure.calibration import calibrate
 
 # measuring and choosing
-from .evaluation import evaluate
-from .costs import Cost, Profile, Saving
-from .profiling import profile
-from .selection import Choice, Row, TradeOffs, tradeoffs
+from .measure.evaluation import evaluate
+from .choose.costs import Cost, Profile, Saving
+from .measure.profiling import profile
+from .choose.tradeoffs import Choice, Row, TradeOffs, tradeoffs
 
 # why it works, on this network
 from .analysis.values import Analysis, BlockAnalysis, NormAnalysis, StageAnalysis
@@ -38,17 +38,17 @@ from .plotting import plot_maps, plot_tradeoffs, plot_training, plot_transformat
 from .report import report_page
 
 # on the device
-from .artifact import Artifact, Preprocessing
-from .export.exporting import export_network, quantize_network
-from .export.programs import plain_state_dict
-from .runtime.session import Session, open_session
-from .runtime.preprocessing import prepare
-from .runtime.decisions import Decision
-from .runtime.governor import Governor, replay
+from .deploy.artifact import Artifact, Preprocessing
+from .deploy.exporting import export_network, quantize_network
+from .deploy.torch.programs import plain_state_dict
+from .deploy.session import Session, open_session
+from .deploy.preparing import prepare
+from .governor.decisions import Decision
+from .governor.governor import Governor, replay
 
 # keeping it
-from .checkpoint import load, save
-from .reference import load_reference
+from .hub.checkpoint import load, save
+from .core.reference import load_reference
 
 # what can go wrong
 from .errors import (

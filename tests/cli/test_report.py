@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from adaptive_depth.analysis.values import Analysis, BlockAnalysis, StageAnalysis
-from adaptive_depth.costs import Cost, Profile
+from adaptive_depth.choose.costs import Cost, Profile
 from adaptive_depth.training.history import Epoch, History
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # timm leaves closing to Python

@@ -17,15 +17,15 @@ from rich.console import Console
 from torch import nn
 
 import adaptive_depth as ad
-from adaptive_depth.artifact import Artifact, Preprocessing
 from adaptive_depth.cli import live
 from adaptive_depth.data import DataConfig
+from adaptive_depth.deploy.artifact import Artifact, Preprocessing
+from adaptive_depth.deploy.exporting import export_network
+from adaptive_depth.deploy.preparing import prepare, read_image
+from adaptive_depth.deploy.streaming import Pass, Tally
 from adaptive_depth.errors import ArtifactError
-from adaptive_depth.export.exporting import export_network
-from adaptive_depth.runtime.decisions import Decision
-from adaptive_depth.runtime.governor import replay
-from adaptive_depth.runtime.preprocessing import prepare, read_image
-from adaptive_depth.runtime.streaming import Pass, Tally
+from adaptive_depth.governor.decisions import Decision
+from adaptive_depth.governor.governor import replay
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -294,7 +294,7 @@ def test_no_image_that_can_be_read(call, model, tmp_path):
 
 
 def test_a_backend_that_fails_now_and_then_goes_on(call, model, photos, monkeypatch):
-    from adaptive_depth.runtime.onnx import OnnxBackend
+    from adaptive_depth.deploy.onnx.run import OnnxBackend
 
     works, passes = OnnxBackend.run, []
 
@@ -314,7 +314,7 @@ def test_a_backend_that_fails_now_and_then_goes_on(call, model, photos, monkeypa
 
 
 def test_a_backend_that_fails_for_good_ends_with_its_error_after_the_summary(call, model, photos, monkeypatch):
-    from adaptive_depth.runtime.onnx import OnnxBackend
+    from adaptive_depth.deploy.onnx.run import OnnxBackend
 
     works, passes = OnnxBackend.run, []
 

@@ -20,7 +20,7 @@ def test_import_loads_neither_torch_nor_anything_optional() -> None:
 
 
 def test_values_and_choices_need_no_torch() -> None:
-    used = "adaptive_depth.costs, adaptive_depth.selection, adaptive_depth.training.history, adaptive_depth.cli"
+    used = "adaptive_depth.choose.costs, adaptive_depth.choose.tradeoffs, adaptive_depth.training.history, adaptive_depth.cli"
     used += ", adaptive_depth.report, adaptive_depth.analysis.values, adaptive_depth.plotting"
     assert not {"torch", "timm", "matplotlib"} & loaded_by(used)
 

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 import pytest
 from playwright.sync_api import sync_playwright
 
-from adaptive_depth.costs import Cost, Profile
+from adaptive_depth.choose.costs import Cost, Profile
+from adaptive_depth.choose.tradeoffs import Row, TradeOffs, tradeoffs
 from adaptive_depth.report import report_page
-from adaptive_depth.selection import Row, TradeOffs, tradeoffs
 from adaptive_depth.training.history import Epoch, History
 
 #            accuracy  macs         parameters  latency  low   high  memory  energy

@@ -4,10 +4,10 @@ import random
 
 import pytest
 
+from adaptive_depth.choose.quantities import quantities
+from adaptive_depth.choose.tradeoffs import Row, TradeOffs
 from adaptive_depth.errors import BudgetError
 from adaptive_depth.report.choosing import facts, limits, verdicts
-from adaptive_depth.report.quantities import quantities
-from adaptive_depth.selection import Row, TradeOffs
 
 
 def best(table, **limit):

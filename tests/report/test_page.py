@@ -13,11 +13,11 @@ from itertools import pairwise
 import pytest
 
 from adaptive_depth.analysis.values import Analysis, BlockAnalysis, StageAnalysis
+from adaptive_depth.choose.tradeoffs import Row, TradeOffs
 from adaptive_depth.errors import MeasurementError
 from adaptive_depth.plotting import plot_tradeoffs
 from adaptive_depth.report import report_page
 from adaptive_depth.report.charts import inline_svg, places
-from adaptive_depth.selection import Row, TradeOffs
 from adaptive_depth.training.history import Epoch, History
 
 from .conftest import FIGURES, STAGES, make_history, make_page, make_profile, make_table, untimed
@@ -116,7 +116,7 @@ def test_neither_torch_nor_its_friends_are_loaded(tmp_path):
     code = (
         "import sys\n"
         "from adaptive_depth.report import report_page\n"
-        "from adaptive_depth.selection import Row, TradeOffs\n"
+        "from adaptive_depth.choose.tradeoffs import Row, TradeOffs\n"
         "from adaptive_depth.training.history import Epoch, History\n"
         "table = TradeOffs((Row('F', 76.0, 400, 9, 2.0), Row('T', 75.0, 200, 5, 1.0)))\n"
         "stages = [{'name': 'a', 'mandatory': ['a.0'], 'skippable': ['a.1']}]\n"

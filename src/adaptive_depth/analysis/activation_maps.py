@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..batches import device_of, logits_in
+from ..core.network import AdaptiveNetwork, check_adapted
 from ..errors import DataError, MeasurementError
 from ..modes import evaluating, without_fast_paths
-from ..network import AdaptiveNetwork, check_adapted
 from ..skip import Skip, parse_skip
 from .observers import BlockObserver, FeatureLeaf, frozen, observed
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ..batches import logits_in
+from ..core.sharing import tensors_in
 from ..errors import DataError, MeasurementError, TrainingError
-from ..sharing import tensors_in
 from ..tasks import Task
 
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from ..batches import arguments, device_of, samples_in, split_batch
+from ..core.network import AdaptiveNetwork
+from ..core.views import build_view, stand_in
 from ..errors import MeasurementError
-from ..network import AdaptiveNetwork
-from ..stages import Stage
+from ..plan import Stage
 from ..training.self_distillation import feature_loss
-from ..views import build_view, stand_in
 from .criterion import Criterion
 from .norms import norm_observers, summarise
 from .observers import BlockObserver, FeatureLeaf, cosines, observed

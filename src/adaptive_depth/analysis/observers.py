@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ..core.views import build_view, twin
 from ..errors import MeasurementError
-from ..views import build_view, twin
 
 
 class Observer(Protocol):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..batches import arguments, device_of, samples_in, split_batch
+from ..core.network import AdaptiveNetwork, check_adapted
 from ..errors import DataError, MeasurementError
 from ..modes import evaluating, without_fast_paths
-from ..network import AdaptiveNetwork, check_adapted
 from ..tasks import Task
 from .advice import advise
 from .criterion import Criterion

@@ -16,7 +16,7 @@ from .train import Device, Root, Workers
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..network import AdaptiveNetwork
+    from ..core.network import AdaptiveNetwork
 
 
 def analyze(

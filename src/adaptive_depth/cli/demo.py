@@ -16,10 +16,10 @@ from .train import describe
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..costs import Profile
+    from ..choose.costs import Profile
+    from ..choose.tradeoffs import TradeOffs
+    from ..core.network import AdaptiveNetwork
     from ..data import DataConfig
-    from ..network import AdaptiveNetwork
-    from ..selection import TradeOffs
     from ..training.history import History
 
 # A small network of timm's own ResNet class, for images of 32 pixels: four stages of three blocks, of which one is
@@ -136,7 +136,7 @@ def _fit(
 
 
 def _image_count(split: str) -> int:
-    from ..image_sets.letters_in_photos import IMAGES
+    from ..data.sets.letters_in_photos import IMAGES
 
     return IMAGES[split]
 
@@ -212,8 +212,8 @@ def _table(
     after: Mapping[str, float],
     alone: Mapping[str, _Trained],
 ) -> "TradeOffs":
+    from ..choose.tradeoffs import tradeoffs
     from ..plotting import plot_tradeoffs
-    from ..selection import tradeoffs
 
     _heading("3", f"All {len(after)} depths")
     images = _image_count("validation")
@@ -239,7 +239,7 @@ def _table(
 
 
 def _profile(network: "AdaptiveNetwork", config: "DataConfig") -> "Profile":
-    from ..profiling import profile
+    from ..measure.profiling import profile
 
     image = next(iter(_test_images(config)))[0][:1]
     with show.progress("measuring latency") as advance:
@@ -281,7 +281,7 @@ def _report(
 def _choose(output: Path, network: "AdaptiveNetwork", config: "DataConfig", table: "TradeOffs") -> None:
     import torch
 
-    from ..checkpoint import load
+    from ..hub.checkpoint import load
 
     times = [row.latency_ms or 0.0 for row in table.rows]
     budget = float(f"{median(times):.3g}")  # half of the sub-networks meet it

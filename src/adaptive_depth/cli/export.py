@@ -12,10 +12,10 @@ from .stages import Json, Model, ModelKwargs
 from .train import Root
 
 if TYPE_CHECKING:
-    from ..artifact import Artifact
+    from ..choose.tradeoffs import TradeOffs
+    from ..core.network import AdaptiveNetwork
     from ..data import DataConfig
-    from ..network import AdaptiveNetwork
-    from ..selection import TradeOffs
+    from ..deploy.artifact import Artifact
 
 
 def export(
@@ -60,7 +60,7 @@ def export(
     """
     name = _format(to, output, int8=int8)
     place = output or _default_place(model, name, int8=int8)
-    from ..export.exporting import FORMATS, export_network, import_format
+    from ..deploy.exporting import FORMATS, export_network, import_format
 
     import_format(name)  # a missing package is told before a network is read
     network = runs.as_network(runs.open_model(model, model_kwargs or ())).eval()
@@ -102,7 +102,7 @@ def written(place: Path) -> list[Path]:
 
 
 def _format(to: str, output: Path | None, *, int8: bool) -> str:
-    from ..export.exporting import FORMATS, format_of
+    from ..deploy.exporting import FORMATS, format_of
 
     if to and to not in FORMATS:
         raise typer.BadParameter(f"--to {to!r}: expected one of {', '.join(FORMATS)}")
@@ -115,7 +115,7 @@ def _format(to: str, output: Path | None, *, int8: bool) -> str:
 
 
 def _default_place(model: str, name: str, *, int8: bool) -> Path:
-    from ..export.exporting import FORMATS
+    from ..deploy.exporting import FORMATS
 
     if not runs.is_run(model):
         raise typer.BadParameter(f"{model} is no run folder: say where to with --output FILE")
@@ -141,7 +141,7 @@ def _example(network: "AdaptiveNetwork", data: "DataConfig | None", size: int | 
 
 def _trade_offs(run: Path, network: "AdaptiveNetwork", example: Any) -> "TradeOffs | None":
     """What was measured of a run; without a profile, accuracy against multiply-adds."""
-    from ..profiling import profile
+    from ..measure.profiling import profile
 
     if not (run / runs.ACCURACY).exists():
         return None
@@ -162,7 +162,7 @@ def _quantized(
     import numpy as np
 
     from ..data import create_loader
-    from ..export.exporting import quantize_network
+    from ..deploy.exporting import quantize_network
 
     if data is None:
         raise DataError(

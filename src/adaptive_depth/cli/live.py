@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..runtime.streaming import Pass, Tally
+from ..deploy.streaming import Pass, Tally
 
 _EVERY_S = 0.1
 _BAR, _MOST_BARS = 24, 8

@@ -51,7 +51,7 @@ def profile(
     import torch
 
     from ..data import input_shape
-    from ..profiling import profile as measure
+    from ..measure.profiling import profile as measure
 
     network = runs.as_network(runs.open_model(model, model_kwargs or ())).eval().to(runs.pick_device(device))
     known = runs.read_data(Path(model)) if is_run and (Path(model) / runs.DATA).exists() else None

@@ -18,8 +18,8 @@ def load_reference(
 
     Example: adaptive-depth load-reference resnet50 resnet50.pth --output runs/resnet50
     """
-    from ..checkpoint import save
-    from ..reference import load_reference as load
+    from ..core.reference import load_reference as load
+    from ..hub.checkpoint import save
 
     runs.claim(output, overwrite=overwrite)
     network = load(model, file)

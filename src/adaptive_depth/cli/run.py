@@ -19,12 +19,12 @@ from . import runs, show
 from .stages import Json
 
 if TYPE_CHECKING:
-    from ..artifact import Artifact, Preprocessing
-    from ..runtime.decisions import Decision
-    from ..runtime.governor import Governor
-    from ..runtime.session import Session
-    from ..runtime.streaming import Pass, Tally
-    from ..selection import TradeOffs
+    from ..choose.tradeoffs import TradeOffs
+    from ..deploy.artifact import Artifact, Preprocessing
+    from ..deploy.session import Session
+    from ..deploy.streaming import Pass, Tally
+    from ..governor.decisions import Decision
+    from ..governor.governor import Governor
 
 _BEGINNING = b'{"number"'  # of a log
 
@@ -79,10 +79,10 @@ def run(
 
     Example: adaptive-depth run runs/demo/export/model.onnx photos/ --target-ms 30
     """
-    from ..runtime.governor import Governor
-    from ..runtime.preprocessing import prepare
-    from ..runtime.sources import find_images, read_images
-    from ..runtime.streaming import Fixed, Tally, stream
+    from ..deploy.preparing import prepare
+    from ..deploy.sources import find_images, read_images
+    from ..deploy.streaming import Fixed, Tally, stream
+    from ..governor.governor import Governor
 
     target = _check(sources, target_ms, images_per_s, skip, repeat, seconds)
     if log is not None:
@@ -166,8 +166,8 @@ def _open(
     artifact: Path, backend: str | None, threads: int | None, *, governed: bool
 ) -> "tuple[Session, Artifact, Preprocessing]":
     """A session, what is known of its network, and a preprocessing that can be done."""
-    from ..runtime.preprocessing import check_preprocessing
-    from ..runtime.session import open_session
+    from ..deploy.preparing import check_preprocessing
+    from ..deploy.session import open_session
 
     if runs.is_run(artifact):
         session = open_session(runs.open_run(artifact), backend=backend, threads=threads)
@@ -203,7 +203,7 @@ def _of_run(artifact: "Artifact", run: Path, *, governed: bool) -> "Artifact":
 
 def _warmed_up(session: "Session", known: "Artifact", x: Any, skip: str | None) -> "TradeOffs | None":
     """The table of a governor, with latencies of this machine; None for one depth, which runs twice meanwhile."""
-    from ..runtime.latency import measure_latencies, with_latencies
+    from ..governor.latency import measure_latencies, with_latencies
 
     if skip is not None or known.trade_offs is None:
         for _ in range(2):

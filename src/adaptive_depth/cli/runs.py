@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ..costs import Profile
+    from ..choose.costs import Profile
+    from ..choose.tradeoffs import TradeOffs
+    from ..core.network import AdaptiveNetwork
     from ..data import DataConfig
-    from ..network import AdaptiveNetwork
-    from ..selection import TradeOffs
     from ..training.history import History
     from ..training.recipe import Recipe
 
@@ -53,7 +53,7 @@ def open_model(target: str, arguments: Iterable[str] = (), **more: Any) -> "nn.M
     Raises:
         ModelError: neither the one nor the other.
     """
-    from ..checkpoint import load
+    from ..hub.checkpoint import load
     from ..models import create_model
 
     looks_like_a_folder = target.startswith((".", "/", "~")) or (Path(target).is_dir() and not is_model_name(target))
@@ -80,8 +80,8 @@ def as_network(
     skip_aware: bool = True,
 ) -> "AdaptiveNetwork":
     """The model, adapted where it is not yet; `mandatory` is written 0.5, or 2,2,3,2 with one number a stage."""
-    from ..adapting import adapt
-    from ..network import AdaptiveNetwork
+    from ..core.adapting import adapt
+    from ..core.network import AdaptiveNetwork
 
     if isinstance(model, AdaptiveNetwork):
         if mandatory is not None or group_size is not None:
@@ -110,7 +110,7 @@ def open_run(run: Path) -> "AdaptiveNetwork":
     Raises:
         CheckpointError: it holds none that can be read.
     """
-    from ..checkpoint import load
+    from ..hub.checkpoint import load
 
     return load(run)
 
@@ -212,8 +212,8 @@ def save_run(
     run: Path, network: "AdaptiveNetwork", config: "DataConfig", history: "History", recipe: "Recipe | None" = None
 ) -> None:
     """Write a trained network with its preprocessing and history; what was measured of an older one is removed."""
-    from ..checkpoint import save
     from ..files import write_atomically
+    from ..hub.checkpoint import save
 
     save(network, run)
     forget_measurements(run)
@@ -290,7 +290,7 @@ def read_profile(run: Path, file: Path | None = None) -> "Profile":
     Raises:
         DataError: missing or damaged.
     """
-    from ..costs import Profile
+    from ..choose.costs import Profile
 
     place = file or run / PROFILE
     mend = show.command("profile", run, *(["--output", file] if file else []))
@@ -323,7 +323,7 @@ def trade_offs(run: Path, profile: "Profile | None" = None, alone: dict[str, flo
         DataError: a file that is missing or damaged.
         MeasurementError: files that do not go together.
     """
-    from ..selection import tradeoffs
+    from ..choose.tradeoffs import tradeoffs
 
     measured = read_accuracy(run)
     profile = profile or read_profile(run)
@@ -375,7 +375,7 @@ def check_writable(folder: Path, mend: str) -> None:
 
 def measure_accuracy(network: "AdaptiveNetwork", loader: Any, *, across_processes: bool = False) -> dict[str, float]:
     """`evaluate` with a progress bar."""
-    from ..evaluation import evaluate
+    from ..measure.evaluation import evaluate
 
     with show.watched(loader, "evaluating") as batches:
         return evaluate(network, batches, across_processes=across_processes)
@@ -401,8 +401,8 @@ def calibrate_on(
     across_processes: bool = False,
 ) -> int:
     """`calibrate` on some training images, always the same in the same random order, with a progress bar."""
-    from ..calibration import calibrate
     from ..data import create_loader
+    from ..measure.calibration import calibrate
     from ..training.loop import seeded
 
     batch_size = max(2, batch_size // share[1])

@@ -82,7 +82,7 @@ def _told_before(folder: Path) -> dict[str, Any]:
 
 def _read_table(run: Path) -> Any:
     """The trade-offs that select wrote; None where it was not called yet."""
-    from ..selection import TradeOffs
+    from ..choose.tradeoffs import TradeOffs
 
     if not (run / runs.TRADEOFFS).exists():
         return None

@@ -8,7 +8,7 @@ import typer
 from . import runs, show
 
 if TYPE_CHECKING:
-    from ..network import AdaptiveNetwork
+    from ..core.network import AdaptiveNetwork
 
 Model = Annotated[
     str,
@@ -67,8 +67,8 @@ def stages(
 
 def _macs(network: "AdaptiveNetwork", model: str) -> list[int]:
     """Multiply-adds of the super-net and of the base-net, for one image of the run's or the model's own size."""
+    from ..measure.profiling import profile
     from ..models import usual_input
-    from ..profiling import profile
 
     example = usual_input(network.model)
     assert example is not None  # of a timm or torchvision name, or of a run that was built by one

@@ -146,12 +146,12 @@ def _train(
 ) -> tuple[dict[str, Any], "History"]:
     import torch
 
+    from ..core.distributed import Processes
     from ..data import check_fit, class_names, configure, create_loader
     from ..models import create_model
     from ..training.images import TrainingBatches
     from ..training.loop import seeded
     from ..training.loop import train as fit
-    from ..training.processes import Processes
     from ..training.tracking import tracking
     from ..weights import load_weights
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from ..costs import macs_unit
+from ..choose.costs import macs_unit
+from ..choose.tradeoffs import Row, TradeOffs
 from ..quality import TOP_1
-from ..selection import Row, TradeOffs
 from .figures import ALONE, FRONT, OTHER, check_path, new_figure, save, tidy
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def plot_tradeoffs(
         MeasurementError: a cost that does not exist or was not measured, or a path that does not end in .png.
 
     Example:
-        >>> from adaptive_depth.selection import Row
+        >>> from adaptive_depth.choose.tradeoffs import Row
         >>> table = TradeOffs((Row("F", 76.0, 400_000_000, 9), Row("T", 75.0, 200_000_000, 5)))
         >>> plot_tradeoffs(table).axes[0].get_xlabel()
         'multiply-adds (GMACs a sample)'

@@ -6,8 +6,8 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from math import floor, log10
 from typing import Any
 
-from ..selection import Row, TradeOffs
-from .quantities import ACCURACY, Quantity, quantities, rounded
+from ..choose.quantities import ACCURACY, Quantity, quantities, rounded
+from ..choose.tradeoffs import Row, TradeOffs
 
 _POSITIONS = 150  # of the slider, at least
 

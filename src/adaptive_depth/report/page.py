@@ -7,15 +7,15 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from ..costs import Profile
+from ..choose.costs import Profile
+from ..choose.quantities import ACCURACY, quantities
+from ..choose.tradeoffs import TradeOffs
 from ..errors import MeasurementError
 from ..quality import TOP_1
-from ..selection import TradeOffs
 from ..training.history import History
 from . import words
 from .charts import inline_svg, places
 from .choosing import facts, limits, verdicts
-from .quantities import ACCURACY, quantities
 
 if TYPE_CHECKING:
     from ..analysis.values import Analysis
@@ -59,7 +59,7 @@ def report_page(
             or a picture that is no PNG file.
 
     Example:
-        >>> from adaptive_depth.selection import Row
+        >>> from adaptive_depth.choose.tradeoffs import Row
         >>> table = TradeOffs((Row("F", 76.0, 400, 9), Row("T", 75.0, 200, 5)))
         >>> page = report_page(table, title="Mine", stages=[{"mandatory": ["a.0"], "skippable": ["a.1"], "name": "a"}])
         >>> page[:15], "<h1>Mine</h1>" in page

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..costs import Profile
-from ..selection import Row, TradeOffs
+from ..choose.costs import Profile
+from ..choose.quantities import ACCURACY, Quantity, quantities
+from ..choose.tradeoffs import Row, TradeOffs
 from ..training.history import History
 from .choosing import facts, reference, role, verdicts
-from .quantities import ACCURACY, Quantity, quantities
 
 if TYPE_CHECKING:
     from ..analysis.values import Analysis

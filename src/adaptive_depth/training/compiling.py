@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from ..network import AdaptiveNetwork
+from ..core.network import AdaptiveNetwork
 
 
 class Compiled:

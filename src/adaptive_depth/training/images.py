@@ -12,10 +12,10 @@ from torch.utils.data import BatchSampler, IterableDataset, default_collate
 from torchvision import transforms
 from torchvision.transforms import v2
 
+from ..core.distributed import Processes
 from ..data import CHARACTERS, Convert, DataConfig, open_data
+from ..data.sets import Loader, Readable, Shards, joined, readable
 from ..errors import DataError
-from ..image_sets import Loader, Readable, Shards, joined, readable
-from .processes import Processes
 from .recipe import Recipe
 
 

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from ..batches import arguments, device_of, on_device
+from ..core.distributed import Processes, synchronised, whole
+from ..core.network import AdaptiveNetwork
 from ..errors import CheckpointError, DataError, TrainingError
-from ..evaluation import evaluate
-from ..network import AdaptiveNetwork
+from ..measure.evaluation import evaluate
 from ..quality import TOP_1
 from ..tasks import Classification, Task, as_task
 from . import state
@@ -32,7 +33,6 @@ from .history import Epoch, History, Progress
 from .meter import Meter, StepResult
 from .objective import checked
 from .passes import OnePass, Passes
-from .processes import Processes, synchronised, whole
 from .recipe import ALGORITHM_1, Recipe
 from .schedule import Due
 from .self_distillation import SelfDistillation

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..batches import first_samples, samples_in
+from ..core.distributed import Processes
 from ..errors import DataError
 from .history import Epoch
-from .processes import Processes
 
 
 @dataclass(frozen=True)

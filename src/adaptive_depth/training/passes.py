@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from ..batches import arguments, device_of
+from ..core.network import AdaptiveNetwork, check_adapted, gathers
+from ..core.views import View
 from ..errors import CheckpointError, DataError, TrainingError
 from ..modes import buffers_restored_on_error
-from ..network import AdaptiveNetwork, check_adapted, gathers
 from ..tasks import Task, as_task
-from ..views import View
 from .compiling import Compiled
 from .objective import learned
 from .replay import Replay

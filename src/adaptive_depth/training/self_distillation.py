@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from ..batches import arguments, first_samples, samples_in
+from ..core.network import AdaptiveNetwork, check_adapted
+from ..core.recompute import is_recomputed
+from ..core.sharing import Branch, SharedForward, tensors_in
 from ..errors import TrainingError
 from ..modes import buffers_restored_on_error
-from ..network import AdaptiveNetwork, check_adapted
-from ..recompute import is_recomputed
-from ..sharing import Branch, SharedForward, tensors_in
 from ..tasks import Classification, Task, as_task, distillation_loss
 from .compiling import Compiled
 from .objective import checked

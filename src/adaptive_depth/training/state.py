@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from ..checkpoint import read_tensors, write_tensors
+from ..core.distributed import like, load_whole, whole
 from ..errors import CheckpointError
 from ..files import write_atomically
-from .processes import like, load_whole, whole
+from ..hub.checkpoint import read_tensors, write_tensors
 
 FORMAT, VERSION = "adaptive-depth training state", 2
 

@@ -8,9 +8,9 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
+from ..core.distributed import Processes
 from ..errors import TrainingError, one_line
 from .history import Epoch, Progress
-from .processes import Processes
 from .recipe import Recipe
 
 _EVERY = 50  # steps between two values within an epoch

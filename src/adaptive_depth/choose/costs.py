@@ -1,0 +1,306 @@
+"""What sub-networks cost: plain values, which need no torch."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from statistics import median
+from typing import Any
+
+from ..errors import MeasurementError
+from ..text import or_dash, table
+
+_UNSTEADY = 0.25  # of the median: on a quiet machine an interval is 1 to 5 % of it wide
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one sub-network costs.
+
+    Attributes:
+        skip: which one, such as `"TTFF"`.
+        macs: multiply-adds of one sample (an image): those of the example, divided by its batch size.
+        parameters: distinct parameters that it uses.
+        latency_ms: median time of one forward pass of the whole example; None where it was not measured.
+        latency_low_ms, latency_high_ms: a confidence interval of that median of at least 95 %, from order
+            statistics; None where fewer than six rounds were run, which is too few for one.
+        memory_mb: the most memory (10^6 bytes) that one pass of the whole example needs at a time: parameters and
+            buffers that this sub-network uses, input, and what torch allocates meanwhile; None where it was not
+            measured. A network that holds all depths keeps all weights: those of the super-net, whatever runs.
+        energy_mj: millijoules that the device draws in one pass of the whole example; None where it was not measured.
+        throughput: samples a second by batch size, from the median time of a pass.
+        times_ms: every timed pass; the k-th of each sub-network belongs to one round.
+    """
+
+    skip: str
+    macs: int
+    parameters: int
+    latency_ms: float | None = None
+    latency_low_ms: float | None = None
+    latency_high_ms: float | None = None
+    memory_mb: float | None = None
+    energy_mj: float | None = None
+    throughput: dict[int, float] = field(default_factory=dict)
+    times_ms: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "times_ms", tuple(self.times_ms))
+        object.__setattr__(self, "throughput", {int(batch): rate for batch, rate in self.throughput.items()})
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What skipping one stage saves, all others left as they are: the median over rounds of the mean over depths.
+
+    Attributes:
+        stage: counted from 1.
+        macs: multiply-adds of one sample.
+        ms: time of one pass; low_ms and high_ms are a confidence interval of at least 95 %.
+    """
+
+    stage: int
+    macs: float
+    ms: float
+    low_ms: float
+    high_ms: float
+
+    @property
+    def is_measurable(self) -> bool:
+        """Does skipping the stage save time that can be told from the noise?"""
+        return self.low_ms > 0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Cost of sub-networks on one device for one example input: a plain value that prints and survives JSON.
+
+    So it can be measured on a device and carried: `json.dumps(profile.to_json())`.
+
+    Attributes:
+        costs: by skip, in the order in which they were asked for.
+        batch_size: of the example.
+        device: `type` and `processor` that ran it, `platform`, `torch` (its version) and CPU `threads`.
+        uncounted: operators that may do multiply-adds and that no formula counts, and how often at most a sub-network
+            calls each. The multiply-adds are complete where it is empty; otherwise give those operators a formula
+            with `torch.utils.flop_counter.register_flop_formula`.
+        backend: what ran the sub-networks: `eager` or `compiled`.
+        network: the network's `fingerprint`; empty where it is not known.
+        conditions: rounds, warm-up, clock and load before and after, and the drift: by how many percent a round took
+            longer in the second half.
+        energy: what measured the energy, or why it was not measured.
+        inputs: the shapes of the example's tensors.
+    """
+
+    costs: dict[str, Cost]
+    batch_size: int
+    device: dict[str, Any]
+    uncounted: dict[str, int]
+    backend: str = "eager"
+    network: str = ""
+    conditions: dict[str, Any] = field(default_factory=dict, compare=False)
+    energy: str = "not measured"
+    inputs: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", tuple(tuple(shape) for shape in self.inputs))
+
+    # -- what the times say -------------------------------------------------------------------------------------
+
+    def ties(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of sub-networks whose latencies cannot be told apart, by the differences in each round.
+
+        A pair is one where the 95 % interval of the median difference holds 0. Empty where fewer than six rounds
+        were run.
+        """
+        pairs = combinations(self.costs.values(), 2)
+        return tuple((a.skip, b.skip) for a, b in pairs if _holds_zero(_differences(a, b)))
+
+    def savings(self) -> tuple[Saving, ...]:
+        """What skipping each stage saves; without the stages that no measured pair of sub-networks differs in alone."""
+        stages = range(len(next(iter(self.costs), "")))
+        return tuple(saving for stage in stages if (saving := self._saving(stage)) is not None)
+
+    def _saving(self, stage: int) -> Saving | None:
+        pairs = [
+            (cost, self.costs[skipped])
+            for skip, cost in self.costs.items()
+            if skip[stage] == "F" and (skipped := f"{skip[:stage]}T{skip[stage + 1 :]}") in self.costs
+        ]
+        rounds = [sum(passes) / len(passes) for passes in zip(*(_differences(*pair) for pair in pairs), strict=True)]
+        low, high = median_interval(rounds)
+        if low is None or high is None:
+            return None
+        return Saving(stage + 1, sum(a.macs - b.macs for a, b in pairs) / len(pairs), median(rounds), low, high)
+
+    def time_per_work(self) -> float | None:
+        """The share of latency that the base-net saves, over the share of multiply-adds that it saves (1 is ideal).
+
+        None where super-net and base-net were not both timed. The paper reports 0.92 for ResNet-50 on a Jetson Orin
+        Nano at batch 1 (35 % of the latency for 38 % of the work).
+        """
+        ends = [self.costs.get(flag * len(next(iter(self.costs), ""))) for flag in "FT"]
+        full, base = ends
+        if full is None or base is None or not full.latency_ms or base.latency_ms is None or full.macs == base.macs:
+            return None
+        return (1 - base.latency_ms / full.latency_ms) / (1 - base.macs / full.macs)
+
+    # -- as text ------------------------------------------------------------------------------------------------
+
+    def __str__(self) -> str:
+        timed = any(cost.latency_ms is not None for cost in self.costs.values())
+        return "\n".join([*self._head(), *self.notes(), *[f"Energy: {self.energy}."] * timed])
+
+    def notes(self) -> tuple[str, ...]:
+        """What the figures do not say themselves, a sentence each: what was not counted, how time was measured, which
+        sub-networks cannot be told apart, which stage's skip buys no time."""
+        return tuple(self._notes())
+
+    def _head(self) -> Iterator[str]:
+        at = self.device.get
+        threads = f"{at('threads')} CPU thread{'s' * (at('threads') != 1)}"
+        backend = "" if self.backend == "eager" else f", {self.backend}"
+        yield f"{at('processor')} ({at('type')}), {threads}, torch {at('torch')}{backend}, batch of {self.batch_size}"
+        yield from table(self._columns())
+
+    def _columns(self) -> Iterator[tuple[str, str, list[str]]]:
+        costs = list(self.costs.values())
+        divisor, unit = macs_unit(max((cost.macs for cost in costs), default=0))
+        yield "skip", "<8", [cost.skip for cost in costs]
+        yield f"{unit} a sample", ">15", [f"{cost.macs / divisor:.3f}" for cost in costs]
+        yield "parameters", ">13", [f"{cost.parameters:,}" for cost in costs]
+        yield "latency ms", ">11", [or_dash(cost.latency_ms) for cost in costs]
+        intervals = [(cost.latency_low_ms, cost.latency_high_ms) for cost in costs]
+        yield "95 % interval", ">16", ["-" if None in both else "{:.2f} to {:.2f}".format(*both) for both in intervals]
+        for title, name in (("memory MB", "memory_mb"), ("energy mJ", "energy_mj")):
+            if any(getattr(cost, name) is not None for cost in costs):
+                yield title, ">9", [or_dash(getattr(cost, name)) for cost in costs]
+        batches = dict.fromkeys(batch for cost in costs for batch in cost.throughput)
+        for batch in batches if len(batches) > 1 else ():  # of one alone the latency says it
+            yield f"a second, batch {batch}", ">9", [or_dash(cost.throughput.get(batch), 1) for cost in costs]
+
+    def _notes(self) -> Iterator[str]:
+        if self.uncounted:
+            calls = ", ".join(f"{name} ({count} calls)" for name, count in self.uncounted.items())
+            yield f"multiply-adds NOT counted, no formula: {calls}"
+        if any(cost.latency_ms is not None for cost in self.costs.values()):
+            if "rounds" in self.conditions:
+                yield _in_words(self.conditions)
+            yield from self._timing_notes()
+
+    def _timing_notes(self) -> Iterator[str]:
+        if (width := self._spread()) > _UNSTEADY:
+            yield (
+                f"The machine was not steady: intervals are {100 * width:.0f} % of the median wide. Measure again when "
+                "it has nothing else to do, with fewer threads, or for longer."
+            )
+        ties = {frozenset(pair) for pair in self.ties()}
+        groups = self._groups(ties)
+        for group in groups:
+            yield f"Cannot be told apart in latency: {', '.join(group)}."
+        if further := len(ties) - sum(len(group) * (len(group) - 1) // 2 for group in groups):
+            yield f"Nor can {further} other pair{'s' * (further > 1)} of sub-networks be told apart (ties() lists all)."
+        for saving in self.savings():
+            if not saving.is_measurable:
+                yield (
+                    f"Skipping stage {saving.stage} buys no time here that can be told from noise: {saving.ms:.2f} ms "
+                    f"({saving.low_ms:.2f} to {saving.high_ms:.2f})."
+                )
+        ends = frozenset(flag * len(next(iter(self.costs), "")) for flag in "FT")
+        if (share := self.time_per_work()) is not None and ends not in ties:
+            yield f"Share of time saved over share of multiply-adds saved, super-net to base-net: {share:.2f}."
+
+    def _spread(self) -> float:
+        """How wide intervals are, as a part of the median, for the sub-network in the middle; 0 without intervals."""
+        low_high = [(cost.latency_low_ms, cost.latency_high_ms, cost.latency_ms) for cost in self.costs.values()]
+        widths = [(high - low) / middle for low, high, middle in low_high if low and high and middle]
+        return median(widths) if widths else 0.0
+
+    def _groups(self, ties: Collection[frozenset[str]]) -> list[list[str]]:
+        """Sub-networks by growing latency; in a group each ties with each."""
+        groups: list[list[str]] = []
+        for cost in sorted(self.costs.values(), key=lambda cost: cost.latency_ms or 0.0):
+            if groups and all(frozenset((other, cost.skip)) in ties for other in groups[-1]):
+                groups[-1].append(cost.skip)
+            else:
+                groups.append([cost.skip])
+        return [group for group in groups if len(group) > 1]
+
+    # -- as JSON ------------------------------------------------------------------------------------------------
+
+    def to_json(self) -> dict[str, Any]:
+        """Dictionaries, lists, strings and numbers only, as `from_json` reads them."""
+        costs = [asdict(cost) for cost in self.costs.values()]
+        for cost in costs:
+            cost["throughput"] = {str(batch): rate for batch, rate in cost["throughput"].items()}
+            cost["times_ms"] = list(cost["times_ms"])
+        return {**asdict(self), "costs": costs, "inputs": [list(shape) for shape in self.inputs]}
+
+    @classmethod
+    def from_json(cls, profile: Mapping[str, Any]) -> "Profile":
+        """The inverse of `to_json`.
+
+        Raises:
+            MeasurementError: a field that no profile has, or one that is missing.
+        """
+        try:
+            costs = [Cost(**cost) for cost in profile["costs"]]
+            return cls(**{**profile, "costs": {cost.skip: cost for cost in costs}})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise MeasurementError(
+                f"profile {_shortened(profile)}: {error!r}; expected an object with "
+                f"{', '.join(cls.__dataclass_fields__)}, "
+                f"and in costs a list of objects with {', '.join(Cost.__dataclass_fields__)}"
+            ) from error
+
+
+def macs_unit(largest: float) -> tuple[float, str]:
+    """The divisor and the name of the unit in which multiply-adds up to `largest` read well.
+
+    Example:
+        >>> macs_unit(4.11e9)
+        (1000000000.0, 'GMACs')
+    """
+    units = ((1e9, "GMACs"), (1e6, "MMACs"))
+    return next((unit for unit in units if largest >= unit[0] / 10), (1e3, "kMACs"))
+
+
+def median_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """The narrowest pair of order statistics around the median that covers it with at least 95 %.
+
+    Of n values, the k-th smallest lies above the true median with the probability that fewer than k of n fair
+    coins show heads; the k-th largest lies below it with the same. (None, None) for fewer than six.
+
+    Example:
+        >>> median_interval([3, 1, 2, 6, 5, 4])
+        (1, 6)
+    """
+    n, k = len(values), 0
+    term = tail = 1  # coins with k heads, with at most k heads, of 2^n
+    while 2 * tail * 20 <= 2**n:
+        k += 1
+        term = term * (n - k + 1) // k
+        tail += term
+    ranked = sorted(values)
+    return (ranked[k - 1], ranked[n - k]) if k else (None, None)
+
+
+def _differences(a: Cost, b: Cost) -> list[float]:
+    """By how much longer a pass of `a` took, in each round."""
+    return [one - other for one, other in zip(a.times_ms, b.times_ms, strict=False)]
+
+
+def _holds_zero(differences: Sequence[float]) -> bool:
+    low, high = median_interval(differences)
+    return low is not None and high is not None and low <= 0 <= high
+
+
+def _in_words(conditions: Mapping[str, Any]) -> str:
+    rounds, warmup, drift = (conditions.get(name) for name in ("rounds", "warmup_rounds", "drift_percent"))
+    said = f"Timed in {rounds} rounds, after {warmup} of warm-up"
+    if drift is None:
+        return f"{said}."
+    return f"{said}; they were {abs(drift):.1f} % {'longer' if drift > 0 else 'shorter'} in the second half."
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -1,0 +1,86 @@
+"""How numbers are written: the name, the unit and the digits of every cost of a table."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+from math import floor, log10
+from typing import Any
+
+from .costs import macs_unit
+from .tradeoffs import TradeOffs
+
+_DIGITS = 4  # of the largest value: more than any measurement of time holds
+_TITLES = {"latency": "Latency", "macs": "Multiply-adds", "parameters": "Parameters"}
+_UNITS = {"ms": "ms", "mj": "mJ", "mb": "MB"}  # as the last word of a cost's name
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A cost, or the accuracy, of every sub-network.
+
+    Attributes:
+        name: of the attribute of a `Row`, such as `"latency_ms"`.
+        title: for people, such as `"Latency"`.
+        unit: in which it is shown, such as `"ms"`.
+        divisor: what a value is divided by to be shown in that unit.
+        decimals: digits behind the point.
+    """
+
+    name: str
+    title: str
+    unit: str
+    divisor: float
+    decimals: int
+
+    def number(self, value: float) -> str:
+        """Such as `"1.131"`."""
+        return f"{value / self.divisor:,.{self.decimals}f}"
+
+    def text(self, value: float) -> str:
+        """Such as `"1.131 ms"`, which no line breaks in two."""
+        return f"{self.number(value)}\N{NO-BREAK SPACE}{self.unit}"
+
+    def enough(self, value: float) -> str:
+        """As `text`, rounded up: a limit of that much is met by the value."""
+        return f"{rounded(value / self.divisor, self.decimals, ROUND_CEILING)}\N{NO-BREAK SPACE}{self.unit}"
+
+
+ACCURACY = Quantity("accuracy", "Accuracy", "%", 1.0, 2)
+
+
+def quantities(table: TradeOffs) -> dict[str, Quantity]:
+    """Every cost that a table knows, by its name, in the table's order.
+
+    Example:
+        >>> from adaptive_depth.choose.tradeoffs import Row
+        >>> known = quantities(TradeOffs((Row("F", 76.0, 4_110_000_000, 25_557_032, 50.0),)))
+        >>> known["latency_ms"].number(50.0), known["macs"].number(4.11e9), known["macs"].unit
+        ('50.00', '4.110', 'GMACs')
+    """
+    return {name: _quantity(name, (getattr(row, name) for row in table.rows)) for name in table.measured}
+
+
+def _quantity(name: str, values: Iterable[Any]) -> Quantity:
+    largest = max(values)
+    stem, _, last = name.rpartition("_")
+    stem = stem if last in _UNITS else name
+    title = _TITLES.get(stem, stem.replace("_", " ").capitalize())
+    if name == "macs":
+        divisor, unit = macs_unit(largest)
+    elif name == "parameters":
+        divisor, unit = (1e6, "million") if largest >= 1e6 else (1e3, "thousand")
+    else:
+        divisor, unit = 1.0, _UNITS.get(last, "")
+    shown = largest / divisor
+    decimals = max(0, _DIGITS - 1 - floor(log10(shown))) if shown > 0 else 0
+    return Quantity(name, title, unit, divisor, min(decimals, 6))
+
+
+def rounded(value: float, decimals: int, rounding: str) -> str:
+    """A number with so many digits behind the point.
+
+    Example:
+        >>> rounded(1.1101, 2, ROUND_CEILING)
+        '1.12'
+    """
+    return f"{Decimal(repr(value)).quantize(Decimal(1).scaleb(-decimals), rounding=rounding):f}"

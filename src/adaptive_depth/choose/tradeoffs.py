@@ -1,0 +1,573 @@
+"""Quality against cost of every sub-network: a table, its Pareto front, and the choice under a budget."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from numbers import Real
+from typing import Any
+
+from ..errors import BudgetError, MeasurementError
+from ..quality import TOP_1, Quality
+from ..text import or_dash, table
+from .costs import Profile, macs_unit
+
+_QUALITIES = {"accuracy", "quality"}  # names of the limit on what `Row.accuracy` holds
+COSTS = ("latency_ms", "macs", "energy_mj", "memory_mb", "parameters")
+_LEAST = {
+    "latency_ms": "the fastest",
+    "macs": "the one of fewest multiply-adds",
+    "energy_mj": "the one of least energy",
+    "memory_mb": "the one of least memory",
+    "parameters": "the smallest",
+}
+_PLAIN = {
+    "latency_ms": "latency",
+    "macs": "multiply-adds",
+    "energy_mj": "energy",
+    "memory_mb": "memory",
+    "parameters": "parameters",
+}
+_HOW_TO_MEASURE = {
+    "latency_ms": "profile without latency=False (--no-latency)",
+    "energy_mj": "profile on a device with energy counters (the profile says why there are none)",
+    "memory_mb": "profile without latency=False (--no-latency), on a CPU or a CUDA device",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sub-network.
+
+    Attributes:
+        skip: which one, such as `"TTFF"`.
+        accuracy: top-1 accuracy in percent, or the table's `quality`.
+        macs: multiply-adds of one sample.
+        parameters: distinct parameters that it uses.
+        latency_ms: median time of one forward pass of a whole batch; None where it was not measured.
+        memory_mb, energy_mj: of one such pass, as in `Cost`; None where they were not measured.
+        alone: the same of a network of this depth trained alone; None where there is none.
+        latency_high_ms: the upper end of the 95 % interval of the median latency; None where there is none.
+    """
+
+    skip: str
+    accuracy: float
+    macs: int
+    parameters: int
+    latency_ms: float | None = None
+    memory_mb: float | None = None
+    energy_mj: float | None = None
+    alone: float | None = None
+    latency_high_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A sub-network within limits, and why it is that one.
+
+    Attributes:
+        row: the sub-network.
+        limits: what was asked.
+        ties: skips of others within the limits that are as good as far as can be told: equal in what decided, or of
+            a latency that cannot be told apart where that decided.
+        why: the same in words, one sentence each.
+    """
+
+    row: Row
+    limits: dict[str, float]
+    ties: tuple[str, ...]
+    why: tuple[str, ...]
+
+    @property
+    def skip(self) -> str:
+        return self.row.skip
+
+    def __str__(self) -> str:
+        return "\n".join([f"Chosen: {self.skip}", *self.why])
+
+
+@dataclass(frozen=True)
+class TradeOffs:
+    """Quality and cost of sub-networks: a plain value that prints and survives JSON; made by `tradeoffs`.
+
+    Row a *dominates* row b if it is at least as good and costs at most as much, and one of the two strictly. The
+    Pareto front holds the rows that no row dominates. Rows equal in both do not dominate each other: either all or
+    none of them are on the front.
+
+    Attributes:
+        rows: one for each sub-network; each cost is measured for all of them or for none.
+        batch_size: of the input that latency was measured with.
+        device: what latency was measured on, as in `Profile`.
+        ties: pairs of sub-networks whose latencies cannot be told apart (`Profile.ties`).
+        images: how many samples the accuracies are of; None where that is not known.
+        quality: what `Row.accuracy` is: its name, unit and direction.
+    """
+
+    rows: tuple[Row, ...]
+    batch_size: int = 1
+    device: dict[str, Any] = field(default_factory=dict)
+    ties: tuple[tuple[str, str], ...] = ()
+    images: int | None = None
+    quality: Quality = TOP_1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", tuple(self.rows))
+        object.__setattr__(self, "ties", tuple((a, b) for a, b in self.ties))
+        if not self.rows:
+            raise MeasurementError("a trade-off table without rows: expected at least one sub-network")
+        for row in self.rows:
+            _check_value(self.quality, f"{self._noun} of {row.skip!r}", row.accuracy)
+            if row.alone is not None:
+                _check_value(self.quality, f"{self._noun} of {row.skip!r} trained alone", row.alone)
+                if self.quality == TOP_1 and 0 < row.alone <= 1:
+                    raise MeasurementError(
+                        f"accuracy of {row.skip!r} trained alone is {row.alone!r}: expected percent, such as "
+                        f"{100 * row.alone:g}"
+                    )
+        if len({row.skip for row in self.rows}) < len(self.rows):
+            raise MeasurementError(f"a sub-network stands twice in {', '.join(row.skip for row in self.rows)}")
+        for cost in COSTS:
+            unmeasured = [row.skip for row in self.rows if getattr(row, cost) is None]
+            if unmeasured and len(unmeasured) < len(self.rows):
+                raise MeasurementError(
+                    f"{cost} is missing for {', '.join(unmeasured)} only: measure it for every sub-network, or for none"
+                )
+
+    @property
+    def _noun(self) -> str:
+        return "accuracy" if self.quality == TOP_1 else self.quality.name
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The costs that are known, latency first where it was measured."""
+        return tuple(cost for cost in COSTS if getattr(self.rows[0], cost) is not None)
+
+    @property
+    def chance(self) -> float | None:
+        """Differences in accuracy up to so many points may be chance (two standard errors), on so many images.
+
+        For samples drawn anew for each sub-network; on the same samples, as `evaluate` measures, somewhat less would
+        do. None where the number of images is not known.
+
+        Example:
+            >>> TradeOffs((Row("F", 90.0, 400, 9), Row("T", 90.0, 200, 5)), images=900).chance
+            2.828...
+        """
+        if not self.images or self.quality != TOP_1:
+            return None
+        wrong = min(max(row.accuracy for row in self.rows) / 100, 1 - 0.5 / self.images)
+        return 200 * math.sqrt(2 * wrong * (1 - wrong) / self.images)
+
+    def cost_name(self, cost: str | None = None) -> str:
+        """The name of the cost to compare by: as given, else `latency_ms` where it was measured, else `macs`.
+
+        Raises:
+            MeasurementError: a cost that does not exist or was not measured.
+        """
+        if cost is None:
+            return self.measured[0]
+        if cost not in COSTS:
+            raise MeasurementError(f"cost={cost!r}: expected one of {', '.join(COSTS)}")
+        if cost not in self.measured:
+            raise MeasurementError(f"{cost} was not measured: {_HOW_TO_MEASURE[cost]}, or ask for cost='macs'")
+        return cost
+
+    def front(self, cost: str | None = None) -> tuple[Row, ...]:
+        """The Pareto front of accuracy against one cost, cheapest (and so least accurate) first.
+
+        Arguments:
+            cost: one of `measured`; by default latency where it was measured, else macs.
+
+        Raises:
+            MeasurementError: a cost that does not exist or was not measured.
+
+        Example:
+            >>> table = TradeOffs((Row("F", 76.0, 400, 9), Row("T", 75.0, 200, 5)))
+            >>> [row.skip for row in table.front()]
+            ['T', 'F']
+        """
+        name = self.cost_name(cost)
+        front = [row for row in self.rows if not any(self._dominates(other, row, name) for other in self.rows)]
+        return tuple(sorted(front, key=lambda row: getattr(row, name)))
+
+    def dominated(self, cost: str | None = None) -> dict[str, str]:
+        """The sub-networks that are not on the front, each with one on the front that dominates it.
+
+        In the paper's Table 6 some shallower sub-networks beat deeper ones: nobody would choose those.
+
+        Arguments:
+            cost: one of `measured`; by default latency where it was measured, else macs.
+
+        Returns:
+            By skip, the most accurate one of the front that costs no more.
+
+        Raises:
+            MeasurementError: a cost that does not exist or was not measured.
+
+        Example:
+            >>> table = TradeOffs((Row("F", 76.0, 400, 9), Row("T", 76.5, 200, 5)))
+            >>> table.dominated()
+            {'F': 'T'}
+        """
+        name = self.cost_name(cost)
+        front = self.front(name)
+        better = {row.skip: [other for other in front if self._dominates(other, row, name)] for row in self.rows}
+        return {skip: max(others, key=self._goodness).skip for skip, others in better.items() if others}
+
+    def _goodness(self, row: Row) -> float:
+        """A number that is higher for the better row."""
+        return self.quality.gain(row.accuracy, 0.0)
+
+    def _dominates(self, a: Row, b: Row, cost: str) -> bool:
+        a_cost, b_cost, gain = getattr(a, cost), getattr(b, cost), self.quality.gain(a.accuracy, b.accuracy)
+        return gain >= 0 and a_cost <= b_cost and (gain > 0 or a_cost < b_cost)
+
+    def choices(self, cost: str | None = None) -> tuple[tuple[float, str], ...]:
+        """What `best` returns for every limit on one cost: (limit, skip), by growing limit.
+
+        With a limit L, `best(cost=L)` is the skip of the last entry whose limit is not above L; below the first one
+        nothing fits.
+
+        Raises:
+            MeasurementError: a cost that does not exist or was not measured.
+
+        Example:
+            >>> TradeOffs((Row("F", 76.0, 400, 9), Row("T", 75.0, 200, 5))).choices("macs")
+            ((200, 'T'), (400, 'F'))
+        """
+        name = self.cost_name(cost)
+        steps: dict[str, float] = {}
+        for limit in sorted({getattr(row, name) for row in self.rows}):
+            steps.setdefault(self.best(**{name: limit}), limit)
+        return tuple((limit, skip) for skip, limit in steps.items())
+
+    def best(
+        self,
+        *,
+        latency_ms: float | None = None,
+        macs: float | None = None,
+        energy_mj: float | None = None,
+        memory_mb: float | None = None,
+        parameters: float | None = None,
+        accuracy: float | None = None,
+        quality: float | None = None,
+        **unknown: float,
+    ) -> str:
+        """The skip of the best sub-network within limits, in any combination; `choose` also says why.
+
+        With a limit on a cost it is the most accurate one that meets all limits; of equally accurate ones the
+        one of lowest latency (where measured), then of fewest multiply-adds, then with the fewest skipped
+        stages. With a limit on accuracy alone it is the cheapest one that meets it (by latency where measured,
+        else by multiply-adds); of equally cheap ones the most accurate, and so on as before.
+
+        Arguments:
+            latency_ms, macs, energy_mj, memory_mb, parameters: upper limits, in the units of `Row`.
+            accuracy: lower limit, in percent.
+            quality: the same of a table of any quality: a lower limit, or an upper one where lower is better.
+
+        Raises:
+            BudgetError: no limit, one that is unknown or not a finite number above 0, or limits that no
+                sub-network meets; then with what comes nearest.
+
+        Example:
+            >>> table = TradeOffs((Row("F", 76.0, 400, 9), Row("T", 75.0, 200, 5)))
+            >>> table.best(macs=300), table.best(accuracy=75.5)
+            ('T', 'F')
+        """
+        given = {"latency_ms": latency_ms, "macs": macs, "energy_mj": energy_mj, "memory_mb": memory_mb}
+        given |= {"parameters": parameters, "accuracy": accuracy, "quality": quality}
+        return self._fitting({name: limit for name, limit in given.items() if limit is not None} | unknown)[0].skip
+
+    def choose(self, **limits: float | None) -> Choice:
+        """What `best` returns for the same limits, with what it ties with and why it was chosen.
+
+        Arguments:
+            **limits: as for `best`; None is no limit.
+
+        Raises:
+            BudgetError: as `best`.
+
+        Example:
+            >>> print(TradeOffs((Row("F", 76.0, 400, 9), Row("T", 76.0, 200, 5))).choose(macs=500))
+            Chosen: T
+            It is the most accurate of the 2 sub-networks within macs <= 500: 76.00 %.
+            As accurate: F; T has the lowest macs of them.
+            Against the super-net: 50.0 % less multiply-adds.
+        """
+        asked = {name: limit for name, limit in limits.items() if limit is not None}
+        fitting = self._fitting(asked)
+        best, ties = fitting[0], self._ties(fitting, asked)
+        return Choice(best, asked, ties, tuple(self._why(fitting, asked, ties)))
+
+    def _fitting(self, given: Mapping[str, Any]) -> list[Row]:
+        """The sub-networks within the limits, best first."""
+        limits = self._checked(given)
+        fitting = [row for row in self.rows if all(self._meets(row, *limit) for limit in limits.items())]
+        if not fitting:
+            raise BudgetError(self._why_none(limits))
+        cheapest_first = limits.keys() <= _QUALITIES
+        return sorted(fitting, key=lambda row: self._order(row, self.measured[0], cheapest_first))
+
+    def _order(self, row: Row, cost: str, cheapest_first: bool) -> tuple[float, ...]:
+        cheap, good = getattr(row, cost), -self._goodness(row)
+        return (*((cheap, good) if cheapest_first else (good, cheap)), row.macs, row.skip.count("T"))
+
+    def _excess(self, row: Row, name: str, limit: float) -> float:
+        """By what part of the limit the row misses it; 0 or less where it meets it."""
+        if name in _QUALITIES:
+            return self.quality.gain(limit, row.accuracy) / (abs(limit) or 1.0)
+        return (getattr(row, name) - limit) / limit
+
+    def _meets(self, row: Row, name: str, limit: float) -> bool:
+        return self.quality.gain(row.accuracy, limit) >= 0 if name in _QUALITIES else getattr(row, name) <= limit
+
+    def _sign(self, name: str) -> str:
+        return ">=" if name in _QUALITIES and self.quality.higher_is_better else "<="
+
+    def _in_words(self, limits: Mapping[str, float]) -> str:
+        return " and ".join(f"{name} {self._sign(name)} {limit:,.10g}" for name, limit in limits.items())
+
+    def _loosened(self, row: Row, name: str) -> str:
+        """The row's value in four digits, rounded so that the row meets it as a limit."""
+        lower = self._sign(name) == ">="
+        value = row.accuracy if name in _QUALITIES else getattr(row, name)
+        rounding = ROUND_FLOOR if lower else ROUND_CEILING
+        return f"{float(Context(prec=4, rounding=rounding).create_decimal(Decimal(repr(value)))):g}"
+
+    def _against(self, row: Row, full: Row, cost: str) -> str:
+        """What a sub-network loses and saves beside the super-net."""
+        lost = self.quality.gain(full.accuracy, row.accuracy)
+        part = 100 * (1 - getattr(row, cost) / getattr(full, cost))
+        if self.quality == TOP_1:
+            said = f"{abs(lost):.2f} points {'less' if lost > 0 else 'more'} accurate"
+        else:
+            said = f"{self.quality.name} {self.quality.text(abs(lost))} {'worse' if lost > 0 else 'better'}"
+        named = [said] if round(lost, 2) else []
+        return ", ".join([*named, f"{abs(part):.1f} % {'less' if part >= 0 else 'more'} {_PLAIN[cost]}"])
+
+    def _ties(self, fitting: Sequence[Row], limits: Mapping[str, float]) -> tuple[str, ...]:
+        """Others that are as good as the best: as accurate, or where the cheapest was asked for, as cheap."""
+        best, cost = fitting[0], self.measured[0]
+        if not limits.keys() <= _QUALITIES:
+            return tuple(row.skip for row in fitting[1:] if row.accuracy == best.accuracy)
+        return tuple(
+            row.skip
+            for row in fitting[1:]
+            if getattr(row, cost) == getattr(best, cost) or (cost == "latency_ms" and self._tied(row, best))
+        )
+
+    def _tied(self, a: Row, b: Row) -> bool:
+        return (a.skip, b.skip) in self.ties or (b.skip, a.skip) in self.ties
+
+    def _why(self, fitting: Sequence[Row], limits: Mapping[str, float], ties: Sequence[str]) -> Iterator[str]:
+        best, cost = fitting[0], self.measured[0]
+        within = f"of the {len(fitting)} sub-networks within {self._in_words(limits)}"
+        if len(fitting) == 1:
+            yield f"It is the only sub-network within {self._in_words(limits)}: {self.quality.text(best.accuracy)}."
+        elif limits.keys() <= _QUALITIES:
+            yield f"It has the lowest {cost} {within}: {getattr(best, cost):,.4g}."
+            if ties:
+                yield f"Cannot be told apart from it: {', '.join(ties)}."
+        else:
+            most = "the most accurate" if self.quality == TOP_1 else f"the best in {self.quality.name}"
+            yield f"It is {most} {within}: {self.quality.text(best.accuracy)}."
+            if ties:
+                equal = "As accurate" if self.quality == TOP_1 else "As good"
+                yield f"{equal}: {', '.join(ties)}; {best.skip} has the lowest {cost} of them."
+        full = next((row for row in self.rows if "T" not in row.skip), None)
+        if full is not None and full is not best:
+            noise = (
+                " (but the two latencies cannot be told apart)" if self._tied(best, full) and cost == COSTS[0] else ""
+            )
+            yield f"Against the super-net: {self._against(best, full, cost)}{noise}."
+        if best.latency_high_ms and best.latency_high_ms > limits.get("latency_ms", math.inf):
+            yield (
+                f"The limit is met by the median; its 95 % interval reaches {best.latency_high_ms:.4g} ms: measure "
+                "again on a quiet machine, or ask for less."
+            )
+
+    def _checked(self, limits: Mapping[str, Any]) -> Mapping[str, float]:
+        known = (*COSTS, "accuracy" if self.quality == TOP_1 else "quality")
+        if not limits:
+            raise BudgetError(f"no limit was given: expected one or more of {', '.join(known)}, such as best(macs=3e9)")
+        for name, limit in limits.items():
+            if name not in (*known, "quality"):
+                raise BudgetError(f"unknown limit {name}={limit!r}: expected one or more of {', '.join(known)}")
+            signed = name == "quality" and self.quality.unit != "%"
+            if not (_is_number(limit) and math.isfinite(limit) and (signed or limit > 0)):
+                raise BudgetError(f"limit {name}={limit!r}: expected a finite number above 0")
+            if name == "accuracy" and limit <= 1:
+                raise BudgetError(f"limit accuracy={limit!r}: expected percent, such as accuracy={100 * limit:g}")
+        for name in limits:
+            if name in COSTS and name not in self.measured:
+                raise BudgetError(f"{name} was not measured: {_HOW_TO_MEASURE[name]}, or limit macs")
+        return limits
+
+    def _why_none(self, limits: Mapping[str, float]) -> str:
+        """What was asked, and how far the nearest sub-network is from it."""
+        asked = self._in_words(limits)
+        reasons = []
+        for name, limit in limits.items():
+            nearest = min(self.rows, key=lambda row: self._excess(row, name, limit))
+            if self._meets(nearest, name, limit):
+                continue
+            reachable = self._loosened(nearest, name)
+            if name in _QUALITIES:
+                most, unit = ("the most accurate", " %") if self.quality == TOP_1 else ("the best", "")
+                loosen = "lower" if self.quality.higher_is_better else "raise"
+                reasons.append(f"{most}, {nearest.skip!r}, reaches {reachable}{unit}; {loosen} the limit to that")
+            else:
+                reasons.append(f"{_LEAST[name]}, {nearest.skip!r}, needs {reachable}; raise the limit to at least that")
+        if reasons:
+            return f"no sub-network meets {asked}: {'; '.join(reasons)}"
+        nearest = min(self.rows, key=lambda row: sum(max(0.0, self._excess(row, *limit)) for limit in limits.items()))
+        misses = [name for name, limit in limits.items() if not self._meets(nearest, name, limit)]
+        short = " and ".join(f"{name} {self._sign(name)} {self._loosened(nearest, name)}" for name in misses)
+        return (
+            f"no sub-network meets {asked} together, though each alone can be met: {nearest.skip!r} comes "
+            f"nearest; ask for {short} to get it"
+        )
+
+    def __str__(self) -> str:
+        cost, dominated = self.measured[0], self.dominated()
+        lines = table(self._columns())
+        marks = [f"  dominated by {dominated[row.skip]}" if row.skip in dominated else "  *" for row in self.rows]
+        lines = [lines[0], *(line + mark for line, mark in zip(lines[1:], marks, strict=True))]
+        lines.append(f"* on the Pareto front of {self._noun} against {cost}")
+        if not self.quality.higher_is_better:
+            lines.append(f"Of {self.quality.name}, lower is better.")
+        if self.chance is not None:
+            lines.append(f"On {self.images} images, differences of less than {self.chance:.1f} points may be chance.")
+        if "latency_ms" in self.measured and self.device:
+            place = (self.device.get(name) for name in ("processor", "backend"))
+            lines.append(
+                f"Latency of a batch of {self.batch_size} on {', '.join(str(each) for each in place if each)}."
+            )
+        return "\n".join(lines)
+
+    def _columns(self) -> Iterator[tuple[str, str, list[str]]]:
+        rows = self.rows
+        divisor, unit = macs_unit(max(row.macs for row in rows))
+        yield "skip", "<8", [row.skip for row in rows]
+        measured_in = f" {self.quality.unit}".rstrip()
+        title = f"{self.quality.name}{measured_in}"
+        yield title, f">{max(8, len(title))}", [f"{row.accuracy:.2f}" for row in rows]
+        if any(row.alone is not None for row in rows):
+            yield f"alone{measured_in}", ">8", [or_dash(row.alone) for row in rows]
+            gains = [None if row.alone is None else self.quality.gain(row.accuracy, row.alone) for row in rows]
+            yield "gain", ">6", ["-" if gain is None else f"{gain:+.2f}" for gain in gains]
+        yield f"{unit} a sample", ">15", [f"{row.macs / divisor:.3f}" for row in rows]
+        yield "parameters", ">13", [f"{row.parameters:,}" for row in rows]
+        yield "latency ms", ">11", [or_dash(row.latency_ms) for row in rows]
+        for title, name in (("memory MB", "memory_mb"), ("energy mJ", "energy_mj")):
+            if name in self.measured:
+                yield title, ">10", [or_dash(getattr(row, name)) for row in rows]
+
+    def to_json(self) -> dict[str, Any]:
+        """Dictionaries, lists, strings and numbers only, as `from_json` reads them."""
+        plain = {**asdict(self), "rows": [asdict(row) for row in self.rows], "ties": [list(pair) for pair in self.ties]}
+        if self.quality == TOP_1:  # as version 0.1 wrote it
+            del plain["quality"]
+        return plain
+
+    @classmethod
+    def from_json(cls, table: Mapping[str, Any]) -> "TradeOffs":
+        """The inverse of `to_json`.
+
+        Raises:
+            MeasurementError: a field that no table has, one that is missing, or values that are out of range.
+        """
+        try:
+            named = {"quality": Quality(**table["quality"])} if "quality" in table else {}
+            return cls(**{**table, "rows": tuple(Row(**row) for row in table["rows"]), **named})
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, MeasurementError):
+                raise
+            raise MeasurementError(
+                f"trade-offs {table!r}: {error!r}; expected an object with {', '.join(cls.__dataclass_fields__)}, "
+                f"and in rows a list of objects with {', '.join(Row.__dataclass_fields__)}"
+            ) from error
+
+
+def tradeoffs(
+    accuracy: Mapping[str, float],
+    cost: Profile,
+    *,
+    alone: Mapping[str, float] | None = None,
+    network: str = "",
+    images: int | None = None,
+    quality: Quality = TOP_1,
+) -> TradeOffs:
+    """Join what sub-networks reach and what they cost; the two may come from different machines.
+
+    Arguments:
+        accuracy: top-1 accuracy in percent by skip, or another quality, as `evaluate` returns it.
+        cost: of the same sub-networks, as `profile` returns it.
+        alone: the same of networks of some of these depths trained alone, to compare with, by skip.
+        network: the `fingerprint` of the network whose accuracy it is; with it a profile of another architecture or
+            cut is refused.
+        images: how many samples the accuracy is of; with it the table says which differences may be chance.
+        quality: what these numbers are, `task.quality`; top-1 in percent by default.
+
+    Raises:
+        MeasurementError: other things than these two, different sub-networks in them, a profile of another network,
+            or an accuracy that is no percentage.
+
+    Example:
+        >>> from adaptive_depth.choose.costs import Cost, Profile
+        >>> costs = {"F": Cost("F", 400, 9), "T": Cost("T", 200, 5)}
+        >>> print(tradeoffs({"F": 76.0, "T": 75.0}, Profile(costs, 1, {}, {})))
+        skip      top-1 %  kMACs a sample    parameters  latency ms
+        F           76.00           0.400             9           -  *
+        T           75.00           0.200             5           -  *
+        * on the Pareto front of accuracy against macs
+    """
+    if not (isinstance(accuracy, Mapping) and isinstance(cost, Profile)):
+        raise MeasurementError(
+            f"tradeoffs received a {type(accuracy).__name__} and a {type(cost).__name__}: expected accuracies by skip, "
+            "as evaluate returns them, and then a Profile"
+        )
+    if network and cost.network and network != cost.network:
+        raise MeasurementError(
+            f"the profile is of another network or another cut of it (fingerprint {cost.network}, the accuracy's is "
+            f"{network}): profile the network whose accuracy this is"
+        )
+    for holder, has, needs in (("accuracy", accuracy, cost.costs), ("cost", cost.costs, accuracy)):
+        missing = [skip for skip in needs if skip not in has]
+        if missing:
+            raise MeasurementError(
+                f"{holder} lacks the sub-networks {', '.join(missing)}: evaluate and profile the same ones"
+            )
+    alone = alone or {}
+    if foreign := [skip for skip in alone if skip not in cost.costs]:
+        raise MeasurementError(
+            f"alone names {', '.join(map(repr, foreign))}: expected skips of this network, {', '.join(cost.costs)}"
+        )
+    rows = (
+        Row(
+            skip,
+            accuracy[skip],
+            found.macs,
+            found.parameters,
+            found.latency_ms,
+            found.memory_mb,
+            found.energy_mj,
+            alone.get(skip),
+            found.latency_high_ms,
+        )
+        for skip, found in cost.costs.items()
+    )
+    device = {**cost.device, "backend": cost.backend}
+    return TradeOffs(tuple(rows), cost.batch_size, device, cost.ties(), images, quality)
+
+
+def _check_value(quality: Quality, what: str, value: object) -> None:
+    if not _is_number(value) or not math.isfinite(value):  # type: ignore[arg-type]
+        expected = "top-1 in percent, from 0 to 100" if quality == TOP_1 else "a finite number"
+        raise MeasurementError(f"{what} is {value!r}: expected {expected}")
+    if quality.unit == "%" and quality.higher_is_better and not 0 <= value <= 100:  # type: ignore[operator]
+        raise MeasurementError(f"{what} is {value!r}: expected {quality.name} in percent, from 0 to 100")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -1,0 +1,190 @@
+"""model → stages → network: the plan, and applying it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from ..batches import arguments
+from ..errors import StagesError
+from ..models import create_model, usual_input
+from ..plan import Mandatory, Run, Stage, Stages, cut_runs, discover, families, known_runs
+from ..plan.checks import complete
+from .network import AdaptiveNetwork
+from .proof import prove_every_depth
+
+# timm's and torchvision's, and the attribute that holds their rate
+_STOCHASTIC_DEPTH = {"DropPath": "drop_prob", "StochasticDepth": "p"}
+
+
+def find_stages(
+    model: nn.Module | str,
+    example: Any = None,
+    *,
+    mandatory: Mandatory = None,
+    group_size: int | None = None,
+    skip_aware: bool = True,
+) -> Stages:
+    """The stages of a residual network: where it can be cut into mandatory and skippable sub-paths.
+
+    The paper's families (ResNet, MobileNetV2, ViT, Swin, of timm and torchvision) get exactly the paper's plan
+    (sections 3.1 and 4.1). In every other model the stages are found by watching it run: two or more blocks in one
+    container that keep the shape of their input and only add to it. With an example, and for every plan that was
+    found in this way, all sub-networks are tried on it before the plan is returned.
+
+    Arguments:
+        model: any residual module, left as it is; or a name for `create_model`.
+        example: an input of the model: a tensor such as `[batch, channels, height, width]`, a tuple of positional or
+            a dict of keyword arguments. Needed for models that are neither of a known family nor of timm or
+            torchvision.
+        mandatory: where to cut, for all stages or in a sequence with one entry a stage: a number of blocks, or a part
+            of them such as 0.5; by default the paper's ``m = min(L - 1, ceil(L / 2))`` of L blocks.
+        group_size: blocks in each stage of a flat transformer; by default four stages of equal size (12 blocks: the
+            paper's 4 groups of 3).
+        skip_aware: double the norms of mandatory blocks. Without is the paper's ablation (Table 3): one set of affine
+            parameters. Running statistics of BatchNorms stay apart, which changes nothing in training: those of
+            super-net and base-net together would fit neither.
+
+    Returns:
+        The plan that `adapt` applies. Nothing in the model is changed.
+
+    Raises:
+        StagesError: no residual stage that can be cut, with the reason; an example that the model does not take; a
+            cut that the stages do not allow.
+
+    Example:
+        >>> import torchvision
+        >>> print(find_stages(torchvision.models.resnet50()))
+        stage            mandatory skippable  skip-aware norms
+        layer1                   2         1                 6
+        layer2                   2         2                 6
+        layer3                   3         3                 9
+        layer4                   2         1                 6
+    """
+    model = create_model(model) if isinstance(model, str) else model
+    if not isinstance(model, nn.Module):
+        raise StagesError(f"find_stages received a {type(model).__name__}: expected an nn.Module or a model's name")
+    inner = "module" if isinstance(model, nn.DataParallel) else "_orig_mod" if hasattr(model, "_orig_mod") else None
+    if inner:
+        raise StagesError(
+            f"the model is wrapped in a {type(model).__name__}: adapt what it holds, model.{inner}, first"
+        )
+    if isinstance(model, AdaptiveNetwork):
+        raise StagesError("find_stages received a network that is adapted already: see its stages, network.stages")
+    runs = known_runs(model)
+    if runs is not None:
+        stages = _cut(model, runs, mandatory, group_size, skip_aware)
+        if example is not None:
+            prove_every_depth(AdaptiveNetwork(model, stages), *arguments(example))
+        return stages
+    example = usual_input(model) if example is None else example
+    if example is None:
+        raise StagesError(
+            f"{type(model).__name__} belongs to no known family ({', '.join(families())}): give an input of it, "
+            "example=tensor, and its stages are found by watching it run; or name them by hand in Python, adapt(model, "
+            "stages=[Stage(mandatory=('layer1.0',), skippable=('layer1.1',)), ...])"
+        )
+    args, kwargs = arguments(example)
+    runs = discover(model, args, kwargs)
+    stages = _cut(model, runs, mandatory, group_size, skip_aware)
+    try:
+        prove_every_depth(AdaptiveNetwork(model, stages), args, kwargs)
+    except StagesError:
+        if mandatory is not None or len(runs) == 1:
+            raise
+        stages = _cut(model, _those_that_work(model, runs, args, kwargs), None, None, skip_aware)
+        prove_every_depth(AdaptiveNetwork(model, stages), args, kwargs)
+    return stages
+
+
+def adapt(
+    model: nn.Module,
+    stages: Stages | Sequence[Stage] | None = None,
+    *,
+    example: Any = None,
+    mandatory: Mandatory = None,
+    group_size: int | None = None,
+    skip_aware: bool = True,
+) -> AdaptiveNetwork:
+    """Turn a residual network into one whose depth is chosen at run time (paper, section 3.1).
+
+    The network takes `model` over, without copying it; the super-net's outputs and gradients stay bit-identical.
+    Stochastic depth in mandatory sub-paths (timm's DropPath, torchvision's StochasticDepth) is switched off, as the
+    method asks. Choose the number of classes and
+    load pretrained weights before, so that the skip-aware norms start as copies of trained ones.
+
+    Arguments:
+        model: any residual `nn.Module`.
+        stages: the plan; by default `find_stages(model, example, mandatory=mandatory, ...)`.
+        example: an input of the model, such as a tensor `[batch, channels, height, width]`, a tuple of positional
+            or a dict of keyword arguments. Stages written by hand are proven on it at once; without it, on the
+            first input that the network receives.
+        mandatory, group_size, skip_aware: as for `find_stages`.
+
+    Raises:
+        StagesError: the stages do not fit the model.
+
+    Example:
+        >>> import timm, torch
+        >>> net = adapt(timm.create_model("resnet18", num_classes=10))
+        >>> net.skips[0], net.skips[-1], len(net.skips)
+        ('FFFF', 'TTTT', 16)
+        >>> net(torch.zeros(1, 3, 64, 64), skip="TTFF").shape
+        torch.Size([1, 10])
+    """
+    if not isinstance(model, nn.Module):
+        raise StagesError(f"adapt received a {type(model).__name__}: expected an nn.Module, or create_model({model!r})")
+    if isinstance(model, AdaptiveNetwork):
+        raise StagesError("adapt received a network that is adapted already: adapt its plain model, network.model")
+    by_hand = stages is not None
+    if stages is None:
+        chosen = find_stages(model, example, mandatory=mandatory, group_size=group_size, skip_aware=skip_aware)
+    elif mandatory is not None or group_size is not None or not skip_aware:
+        raise StagesError(
+            "stages were given, so there is nothing to cut: leave mandatory, group_size and skip_aware out"
+        )
+    else:
+        chosen = complete(model, stages if isinstance(stages, Stages) else Stages(stages))  # type: ignore[arg-type]
+        if example is not None:
+            prove_every_depth(AdaptiveNetwork(model, chosen), *arguments(example))
+    network = AdaptiveNetwork(model, chosen)
+    network.proven = example is not None or not by_hand
+    for stage in chosen:
+        for path in stage.mandatory:
+            _switch_off_stochastic_depth(model.get_submodule(path))
+    return network
+
+
+def _cut(
+    model: nn.Module, runs: Sequence[Run], mandatory: Mandatory, group_size: int | None, skip_aware: bool = True
+) -> Stages:
+    stages = cut_runs(runs, mandatory, group_size)
+    if not skip_aware:
+        stages = Stages(tuple(replace(stage, norms=()) for stage in stages))
+    if not len(stages):
+        raise StagesError(
+            f"{type(model).__name__} has no residual stage of two or more blocks, so there is none to cut"
+        )
+    return complete(model, stages)
+
+
+def _those_that_work(model: nn.Module, runs: Sequence[Run], args: Any, kwargs: Any) -> list[Run]:
+    """The runs whose blocks can be left out, each tried alone; where none can, the error says why the first cannot."""
+    working, errors = [], []
+    for run in runs:
+        try:
+            prove_every_depth(AdaptiveNetwork(model, _cut(model, [run], None, None)), args, kwargs)
+            working.append(run)
+        except StagesError as error:
+            errors.append(error)
+    if not working:
+        raise errors[0]
+    return working
+
+
+def _switch_off_stochastic_depth(block: nn.Module) -> None:
+    for module in block.modules():
+        rate = _STOCHASTIC_DEPTH.get(type(module).__name__)
+        if rate is not None:
+            setattr(module, rate, 0.0)

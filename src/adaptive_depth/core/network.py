@@ -1,0 +1,301 @@
+"""stages → network: skip-aware norms, and every sub-network as an ordinary module that shares the weights."""
+
+import copy
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import AdaptiveDepthError, StagesError
+from ..hub.methods import OnTheHub
+from ..models import Source, remembered_source
+from ..plan import Stages
+from ..plan.checks import has_statistics, homes, prove
+from ..skip import Skip, all_skips, parse_skip
+from .recompute import recompute
+from .views import View, build_view, plain, stand_in, statistics_twin, twin
+
+
+class RunningStatistics(nn.Module):
+    """The running statistics of one BatchNorm in one context, without affine parameters of its own."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        for name, buffer in norm.named_buffers(recurse=False):
+            self.register_buffer(name, buffer.detach().clone())
+
+
+def gathers(module: nn.Module) -> bool:
+    """Does it hold running statistics, its own or those of a context?"""
+    return has_statistics(module) or isinstance(module, RunningStatistics)
+
+
+def check_adapted(network: object, received_by: str, error: type[AdaptiveDepthError]) -> None:
+    """Raise `error` where something else than an adapted network was given."""
+    if not isinstance(network, AdaptiveNetwork):
+        raise error(f"{received_by} received a {type(network).__name__}: expected an adapted network, adapt(model)")
+
+
+class AdaptiveNetwork(OnTheHub, nn.Module):
+    """A network of N stages with 2^N sub-networks of different depth; made by `adapt`.
+
+    Attributes:
+        model: the original model; together with nothing else it is the super-net.
+        stages: the plan.
+        skip_norms: the second set of norms, used by a stage whose skippable sub-path is skipped, in a tree of
+            the same paths. Of a BatchNorm that is not doubled but sees what a skipped stage changed, only the
+            running statistics exist twice.
+        statistics: running statistics per context, gathered by `calibrate`; empty before.
+        skips: all skip configurations, super-net first.
+        proven: did an input prove the stages (`prove`), or are they of a known family?
+        grad_checkpointing: are activations recomputed (`set_grad_checkpointing`)?
+
+    The sub-networks are views: caches that are not in the state dict, not pickled and not copied. Parameters,
+    buffers, hooks and modes may change at any time; where a module or a plain attribute of `model` is replaced later,
+    call `forget_views()`, or sub-networks that are in use keep the old one.
+    """
+
+    def __init__(self, model: nn.Module, stages: Stages) -> None:
+        super().__init__()
+        self.model = model
+        self.stages = stages
+        self.skips = all_skips(len(stages))
+        self.source: Source | None = remembered_source(model)
+        self.homes = homes(model, stages)
+        self.skip_norms = nn.Module()
+        self.statistics = nn.Module()
+        self.proven = True
+        self.grad_checkpointing = False
+        self.forget_views()
+        doubled = {path for stage in stages for path in stage.norms or ()}
+        skippable = tuple(f"{path}." for stage in stages for path in stage.skippable)
+        for path in self.homes:
+            norm = model.get_submodule(path)
+            if path in doubled:
+                _plant(self.skip_norms, path, copy.deepcopy(norm))
+            elif not f"{path}.".startswith(skippable):
+                _plant(self.skip_norms, path, RunningStatistics(norm))
+        self.register_load_state_dict_pre_hook(_grow_statistics)
+        self.training = model.training
+        self.skip_norms.train(model.training)
+
+    # -- choosing a depth ---------------------------------------------------------------------------------------
+
+    def forward(self, *args: Any, skip: Skip | None = None, **kwargs: Any) -> Any:
+        """The output of a sub-network; of the super-net where no `skip` is given.
+
+        Arguments:
+            *args, **kwargs: the input, as the original model takes it.
+            skip: one letter (T skips, F does not) or boolean a stage.
+
+        Raises:
+            SkipError: a skip that does not fit the stages.
+            StagesError: stages written by hand that the first input proves wrong.
+        """
+        if not self.proven:
+            self.prove(*args, **kwargs)
+        return self.subnet(self.skips[0] if skip is None else skip)(*args, **kwargs)
+
+    def subnet(self, skip: Skip) -> nn.Module:
+        """A sub-network: an ordinary module of the original's own class, sharing every parameter and buffer.
+
+        It follows `network.train()` and `.eval()`; in training, also the modes of single modules (a frozen
+        BatchNorm, say) as they are when it is looked up.
+
+        Raises:
+            SkipError: a skip that does not fit the stages.
+            StagesError: stages written by hand that no input has proven yet.
+        """
+        return self.view(skip).module
+
+    def view(self, skip: Skip) -> View:
+        """A sub-network with what the library's own loops need of it; raises what `subnet` raises."""
+        if not self.proven:
+            raise StagesError(
+                "no input has proven the stages that were written by hand: call network.prove(x) with an input of the "
+                "model, or adapt(model, stages, example=x)"
+            )
+        try:
+            view = self._views[skip]  # type: ignore[index]
+        except (KeyError, TypeError):
+            view = self._build(parse_skip(skip, len(self.stages)))
+        if self.training:  # in eval mode `train()` below has seen to it, and choosing a depth stays a lookup
+            view.follow_modes()
+        return view
+
+    def extract(self, skip: Skip) -> nn.Module:
+        """An independent copy of a sub-network: plain modules of the original's classes, no trace of this library.
+
+        Raises:
+            SkipError: a skip that does not fit the stages.
+        """
+        with torch.no_grad():
+            module = plain(copy.deepcopy(self.subnet(skip)), self.model)
+        for part in module.modules() if self.grad_checkpointing else ():
+            recompute(part, False)
+        return module
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile every sub-network; takes the arguments of `torch.compile`.
+
+        Each is compiled when it runs for the first time; switching between compiled ones compiles nothing again.
+        """
+        for skip in self.skips:
+            module = self.subnet(skip)
+            hooked = twin(module)  # calls the hooks of the sub-network around its compiled forward
+            hooked.__dict__["forward"] = torch.compile(module.forward, *args, **kwargs)
+            module._compiled_call_impl = hooked._call_impl
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the activations of every block of the stages in the backward pass: less memory, more time.
+
+        Gradients and running statistics are the same. Works on any model, with timm's name for it; a model's own
+        (`model.set_grad_checkpointing()`) may be used instead, but would gather BatchNorm statistics twice. A block
+        that changes its input in place cannot run again: it raises a StagesError when it runs.
+        """
+        for stage in self.stages:
+            for path in stage.blocks:
+                recompute(self.model.get_submodule(path), enable)
+        self.grad_checkpointing = enable
+        self.forget_views()
+
+    def prove(self, *args: Any, **kwargs: Any) -> None:
+        """Check the stages on an input: blocks run once and in order, and the skippable ones only add to it.
+
+        Raises:
+            StagesError: with the block and the reason.
+        """
+        prove(self.model, self.stages, args, kwargs)
+        self.proven = True
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the architecture and the cut, not of the weights: what is measured of one network fits all that share it.
+
+        Sixteen hexadecimal digits, from the names and shapes of parameters and buffers and from the stages.
+        """
+        shapes = {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()}
+        return hashlib.sha256(json.dumps([shapes, self.stages.to_json()]).encode()).hexdigest()[:16]
+
+    # -- statistics per context ---------------------------------------------------------------------------------
+
+    @property
+    def calibrated(self) -> bool:
+        """Were running statistics per context gathered (`calibrate`)?"""
+        return any(True for _ in self.statistics.children())
+
+    def contexts(self) -> Iterator[tuple[str, str]]:
+        """Every (context, path of a norm with running statistics): what it sees depends on the flags up to its stage.
+
+        A context is the letters of the stages up to and including the norm's own: 2 + 4 + ... + 2^N sets.
+        """
+        for path, home in self.homes.items():
+            if has_statistics(self.model.get_submodule(path)):
+                skippable = any(f"{path}.".startswith(f"{block}.") for block in self.stages[home - 1].skippable)
+                for context in all_skips(home):
+                    if not (skippable and context.endswith("T")):
+                        yield context, path
+
+    def reset_statistics(self, *, per_context: bool) -> None:
+        """Forget the statistics per context; with `per_context`, start new ones as copies of the two sets."""
+        statistics = nn.Module()
+        if per_context:
+            for context, path in self.contexts():
+                _plant(statistics, f"{context}.{path}", RunningStatistics(self._norm(path, context[-1])))
+        self.statistics = statistics.train(self.training)
+        self.forget_views()
+
+    # -- views --------------------------------------------------------------------------------------------------
+
+    def _build(self, skip: str) -> View:
+        with self._lock:
+            if skip not in self._views:
+                view = build_view(self.model, self._changes(skip))
+                view.follow_modes()
+                self._views[skip] = view
+            return self._views[skip]
+
+    def _changes(self, skip: str) -> dict[str, nn.Module]:
+        """What a sub-network has in other places than the super-net."""
+        changes: dict[str, nn.Module] = {}
+        left_out = {
+            path: stand_in(self.model.get_submodule(path), stage.returns)
+            for stage, flag in zip(self.stages, skip, strict=True)
+            if flag == "T"
+            for path in stage.skippable
+        }
+        skipped = tuple(f"{path}." for path in left_out)
+        for path, home in self.homes.items():
+            if f"{path}.".startswith(skipped) and skipped:
+                continue
+            flag = skip[home - 1]
+            norm = self._norm(path, flag)
+            if self.calibrated and has_statistics(self.model.get_submodule(path)):
+                statistics = self.statistics.get_submodule(f"{skip[:home]}.{path}")
+                affine = self.model.get_submodule(path) if isinstance(norm, RunningStatistics) else norm
+                changes[path] = statistics_twin(affine, statistics)
+            elif flag == "T":
+                if isinstance(norm, RunningStatistics):
+                    norm = statistics_twin(self.model.get_submodule(path), norm)
+                changes[path] = norm
+        return changes | left_out
+
+    def _norm(self, path: str, flag: str) -> nn.Module:
+        """The norm at `path` that a stage uses: the model's own, or the one (or its statistics) for a skipped stage."""
+        return self.model.get_submodule(path) if flag == "F" else self.skip_norms.get_submodule(path)
+
+    def forget_views(self) -> None:
+        """Drop all sub-networks; they are made anew when they are asked for."""
+        self._views: dict[str, View] = {}
+        self._lock = threading.Lock()
+
+    def train(self, mode: bool = True) -> "AdaptiveNetwork":
+        super().train(mode)
+        self.follow_modes()
+        return self
+
+    def follow_modes(self) -> None:
+        """Bring every sub-network that is in use into the modes (training, evaluation) of the network's modules."""
+        for view in list(self._views.values()):
+            view.follow_modes()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name not in ("_views", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.forget_views()
+
+    def __repr__(self) -> str:
+        calibrated = ", calibrated" if self.calibrated else ""
+        return (
+            f"AdaptiveNetwork of {type(self.model).__name__}, {len(self.skips)} sub-networks{calibrated}\n{self.stages}"
+        )
+
+
+def _plant(tree: nn.Module, path: str, leaf: nn.Module) -> None:
+    """Put `leaf` at `path` of a tree of empty modules, growing the branches that are missing."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        if parent not in tree._modules:
+            tree.add_module(parent, nn.Module())
+        tree = tree.get_submodule(parent)
+    tree.add_module(name, leaf)
+
+
+def _grow_statistics(network: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Loading a calibrated state into an uncalibrated network, or the other way round, gives what was saved.
+
+    A state of some parts only (a head, say) says nothing of the calibration, which stays.
+    """
+    assert isinstance(network, AdaptiveNetwork)
+    incoming = any(name.startswith(f"{prefix}statistics.") for name in state)
+    own = (name for name in network.state_dict() if not name.startswith("statistics."))
+    if incoming != network.calibrated and (incoming or all(f"{prefix}{name}" in state for name in own)):
+        device = next((tensor.device for tensor in network.state_dict().values()), None)
+        network.reset_statistics(per_context=incoming)
+        network.statistics.to(device)

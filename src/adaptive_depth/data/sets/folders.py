@@ -1,0 +1,95 @@
+"""Folders of images, and the sets of torchvision, both through timm's factory."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from timm.data.dataset_factory import _TORCH_BASIC_DS, create_dataset
+
+from ...errors import DataError, one_line
+from .indexed import SPLITS, Indexed
+
+TORCHVISION = tuple(f"torch/{name}" for name in _TORCH_BASIC_DS)
+DRAWN = ("digits", "letters_in_photos")  # of what dependencies ship: they need no root
+_KNOWN = (
+    f"{', '.join(map(repr, DRAWN))}, a folder with train/ and val/ in it, "
+    f"a set of torchvision's such as {', '.join(TORCHVISION)}, "
+    "'hfds/NAME' from the Hugging Face hub or 'hfds/FOLDER', or 'wds/FOLDER' with tar shards"
+)
+
+
+def open_folder(name: str, split: str, classes: tuple[str, ...] | None) -> Indexed:
+    """A folder that holds `train/` and `val/` (or another name of a split), with one folder a class in each.
+
+    Raises:
+        DataError: no such folder, split or images; classes that are none of `classes`.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise unknown(name)
+    part = next((folder / each for each in SPLITS[split] if (folder / each).is_dir()), None)
+    if part is None:
+        wanted = " or ".join(f"{each}/" for each in SPLITS[split])
+        raise DataError(f"folder {name!r} has no {split} part: expected {wanted} in it, with one folder a class")
+    what = f"folder {str(part)!r}"
+    try:
+        data: Any = create_dataset("", root=str(part), search_split=False)
+    except RuntimeError as error:
+        raise DataError(f"{what} holds no images: expected one folder a class, with images") from error
+    return Indexed(data.reader, tuple(data.reader.class_to_idx), classes, what)
+
+
+def open_torchvision(
+    name: str, root: Path | None, split: str, download: bool, classes: tuple[str, ...] | None
+) -> Indexed:
+    """A set of torchvision's, stored in a root folder.
+
+    Raises:
+        DataError: a set that is unknown, missing, or does not tell its classes; classes that are none of `classes`.
+    """
+    name = f"torch/{name}"
+    if root is None:
+        raise DataError(
+            f"data {name!r} needs a root: the folder in which the set is stored, or is to be (--root){_hint(name)}"
+        )
+    if not root.is_dir() and not download:
+        raise DataError(f"root {str(root)!r} of data {name!r} is no folder: name another, or let it --download")
+    try:
+        data: Any = create_dataset(name, root=str(root), split=split, download=download)
+    except Exception as error:  # whatever the many readers raise, the user needs the same answer
+        if "Unknown torchvision dataset" in str(error):
+            raise unknown(name) from error
+        raise DataError(
+            f"data {name!r} cannot be read from {str(root)!r} (let it --download?): {one_line(error)}"
+        ) from error
+    found = getattr(data, "classes", None) or getattr(data, "class_to_idx", None)
+    if not found:
+        raise DataError(f"data {name!r} does not tell its classes: expected labelled images for classification")
+    return Indexed(_Torchvision(data, name), tuple(str(each) for each in found), classes, f"data {name!r}")
+
+
+class _Torchvision:
+    """A set of torchvision's as a reader."""
+
+    def __init__(self, data: Any, name: str) -> None:
+        self.data, self.name = data, name
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return self.data[index]
+
+    def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:  # noqa: ARG002
+        return f"{index} of {self.name}"
+
+
+def unknown(name: str) -> DataError:
+    """The error of a name that says nothing to anybody."""
+    return DataError(f"data {name!r} is neither a folder nor a known name: expected {_KNOWN}{_hint(name)}")
+
+
+def _hint(name: str) -> str:
+    known = [*DRAWN, *TORCHVISION]
+    near = [] if name in known else get_close_matches(name, known, n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(near)}?" if near else ""

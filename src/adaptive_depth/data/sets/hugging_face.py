@@ -1,0 +1,109 @@
+"""Hugging Face data sets: of the hub, or a folder (parquet, images, or what `save_to_disk` wrote)."""
+
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ...errors import DataError, one_line
+from .indexed import Indexed, is_path, pick_split
+
+
+def open_hugging_face(
+    name: str,
+    root: Path | None,
+    split: str,
+    download: bool,  # noqa: ARG001  `datasets` fetches what is not in its cache, unless HF_HUB_OFFLINE=1 is set
+    classes: tuple[str, ...] | None,
+) -> Indexed:
+    """A split of what `datasets.load_dataset` finds under a name or in a folder; `root` is its cache, if given.
+
+    The image column is the one named "image", or the only one of its kind; the label column likewise.
+
+    Raises:
+        DataError: `datasets` is not installed; a set or split that is missing; no or several image or label columns;
+            classes that are none of `classes`.
+    """
+    what = f"data 'hfds/{name}'"
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f"{what} needs a package that is not installed: pip install datasets") from error
+
+    folder = Path(name).expanduser()
+    if is_path(name) and not folder.is_dir():
+        raise DataError(f"{what}: there is no folder {str(folder)!r}; expected one that datasets.load_dataset reads")
+    try:
+        with _progress_where_watched(datasets):
+            loaded: Any = datasets.load_dataset(
+                str(folder) if folder.is_dir() else name, cache_dir=None if root is None else str(root)
+            )
+    except Exception as error:  # whatever its many builders raise, the user needs the same answer
+        raise DataError(
+            f"{what} cannot be read ({one_line(error)}): expected a name on the Hugging Face hub, or a folder of "
+            "parquet files or images"
+        ) from error
+    rows = loaded[pick_split(loaded, split, what)]
+    image = _column(rows.features, datasets.Image, "image", what)
+    label = _column(rows.features, datasets.ClassLabel, "label", what)
+    found = tuple(rows.features[label].names)
+    rows = rows.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
+    return Indexed(_Rows(rows, image, label, f"hfds/{name}"), found, classes, what)
+
+
+class _Rows:
+    """The rows of a Hugging Face set as a reader."""
+
+    def __init__(self, rows: Any, image: str, label: str, name: str) -> None:
+        self.rows, self.image, self.label, self.name = rows, image, label, name
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        row = self.rows[index]
+        image = row[self.image]
+        if image is None:
+            raise ValueError("there is none in this row")
+        return io.BytesIO(image["bytes"]) if image["bytes"] else Path(image["path"]).open("rb"), row[self.label]
+
+    def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:  # noqa: ARG002
+        path = (self.rows[index][self.image] or {}).get("path")
+        return (
+            str(path) if path and Path(path).is_absolute() else f"{index} of {self.name}{f' ({path})' if path else ''}"
+        )
+
+
+def _column(features: Any, kind: Any, usual: str, what: str) -> str:
+    """The column of a kind: the one with the usual name, or the only one."""
+    found = [name for name, feature in features.items() if isinstance(feature, kind)]
+    if usual in found:
+        return usual
+    if len(found) == 1:
+        return found[0]
+    columns = ", ".join(f"{name} ({_kind(feature)})" for name, feature in features.items())
+    mend = "class_encode_column makes one of numbers or names" if usual == "label" else "cast_column makes one"
+    raise DataError(
+        f"{what} has {len(found) or 'no'} {kind.__name__} columns: expected one, or one named {usual!r}; there are "
+        f"{columns}; " + (f"rename_column names one {usual!r}" if found else mend)
+    )
+
+
+def _kind(feature: Any) -> str:
+    kind = type(feature).__name__
+    return str(feature.dtype) if kind == "Value" else kind
+
+
+@contextmanager
+def _progress_where_watched(datasets: Any) -> Iterator[None]:
+    """Progress bars at a terminal only; afterwards as before."""
+    quiet = not (sys.stderr.isatty() or datasets.utils.are_progress_bars_disabled())
+    if quiet:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if quiet:
+            datasets.enable_progress_bars()

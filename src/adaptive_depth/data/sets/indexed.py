@@ -1,0 +1,123 @@
+"""Images by their number, as every kind of set but tar shards has them; and what all kinds check alike."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+from torch.utils.data import Dataset
+
+from ...errors import DataError, one_line
+
+SPLITS = {"train": ("train", "training"), "validation": ("val", "validation", "valid", "test")}  # their names in sets
+
+
+class Reader(Protocol):
+    """As timm's readers are: an image (or the open file of one) and its label, by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Any, Any]: ...
+
+    def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str: ...
+
+
+class Indexed(Dataset[tuple[Any, int]]):
+    """The images of a reader; one that cannot be read is named, where timm would put its neighbour in its place.
+
+    Arguments:
+        reader: of images, labelled with numbers of `found`.
+        found: its classes.
+        classes: those that the labels become numbers of; by default `found`.
+        what: the set, as errors call it.
+
+    Raises:
+        DataError: classes that are not among `classes`; and, when an item is asked for, an image that cannot be read
+            or that has no label.
+    """
+
+    def __init__(self, reader: Reader, found: Sequence[str], classes: tuple[str, ...] | None, what: str) -> None:
+        self.reader, self.what = reader, what
+        self.classes = tuple(found) if classes is None else classes
+        self.numbers = agree(found, self.classes, what)
+        self.transform: Any = None
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        try:
+            opened, label = self.reader[index]
+            image = decode(opened)
+        except Exception as error:  # whatever a decoder stumbles over
+            raise unreadable(self.reader.filename(index, absolute=True), error) from error
+        if label not in range(len(self.numbers)):
+            name = self.reader.filename(index, absolute=True)
+            raise DataError(
+                f"image {name} has the label {label!r}: expected a number from 0 to {len(self.numbers) - 1}; "
+                "remove it, or label it"
+            )
+        return self.transform(image) if self.transform else image, self.numbers[int(label)]
+
+
+def decode(file: Any) -> Image.Image:
+    """An image in colour, from an open file (which is closed) or as it is."""
+    if isinstance(file, Image.Image):
+        return file
+    with file, Image.open(file) as opened:
+        return opened.convert("RGB")
+
+
+def unreadable(name: str, error: BaseException) -> DataError:
+    """The error of one image that cannot be read."""
+    return DataError(f"image {name} cannot be read ({one_line(error)}): remove it, or put a whole one in its place")
+
+
+def agree(found: Sequence[str], classes: Sequence[str], what: str) -> tuple[int, ...]:
+    """The number that each class found has among `classes`.
+
+    Raises:
+        DataError: a class that is none of them.
+
+    Example:
+        >>> agree(["cat", "dog"], ["bird", "cat", "dog"], "the set")
+        (1, 2)
+    """
+    numbers = {name: number for number, name in enumerate(classes)}
+    strange = sorted(set(found) - set(numbers))
+    if strange:
+        raise DataError(f"{what} has classes that were not trained on: {', '.join(strange[:5])}")
+    return tuple(numbers[name] for name in found)
+
+
+def pick_split(present: Iterable[str], split: str, what: str) -> str:
+    """The name that a set has for a split.
+
+    Raises:
+        DataError: none; tells those that there are.
+    """
+    present = list(present)
+    for name in SPLITS[split]:
+        if name in present:
+            return name
+    raise DataError(
+        f"{what} has no {split} split: expected one named {' or '.join(SPLITS[split])}, "
+        f"there is {', '.join(present) or 'none'}"
+    )
+
+
+def names_in_order(numbers: Mapping[str, int], what: str) -> tuple[str, ...]:
+    """The names of classes in the order of their numbers.
+
+    Raises:
+        DataError: numbers that are not 0, 1, 2, ...
+    """
+    names = sorted(numbers, key=lambda name: numbers[name])
+    if [numbers[name] for name in names] != list(range(len(names))):
+        raise DataError(f"{what} numbers its classes {sorted(numbers.values())}: expected 0, 1, 2, ... once each")
+    return tuple(names)
+
+
+def is_path(text: str) -> bool:
+    """Does this look like a path, and not like a name?"""
+    return text.startswith((".", "/", "~")) or Path(text).is_absolute()

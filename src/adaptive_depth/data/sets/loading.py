@@ -1,0 +1,91 @@
+"""Loaders of both kinds of sets: by number, and streams."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+from ...errors import DataError
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Loader(DataLoader[Any]):
+    """A DataLoader whose errors are one line, also from worker processes, and whose streams come in full batches.
+
+    Each worker has a rest that fills no batch: here they are put together, so that there are as many batches as
+    the length says.
+    """
+
+    def __len__(self) -> int:
+        if isinstance(self.dataset, IterableDataset) and self.batch_size:
+            return -(-len(self.dataset) // self.batch_size)  # type: ignore[arg-type]
+        return super().__len__()
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        batches: Any = super().__iter__()
+        if isinstance(self.dataset, IterableDataset) and self.batch_size:
+            batches = joined(batches, self.batch_size)
+        try:
+            yield from batches
+            return
+        except DataError as error:
+            _, _, said = str(error).rpartition(f"{DataError.__name__}: ")  # a worker's whole traceback stands before it
+            error.__traceback__ = None  # it holds what waits for the workers: so they end here, and not some time later
+        del batches
+        raise DataError(said.strip())
+
+
+class Readable(Dataset[Any]):
+    """The items of a set; in the place of one that cannot be read, its index and the error."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.data[index]
+        except DataError as error:
+            return index, error
+
+
+def readable(items: list[Any]) -> list[Any]:
+    """Those items of a `Readable` set that could be read."""
+    return [item for item in items if not isinstance(item[1], DataError)]
+
+
+def collate_readable(items: list[Any]) -> Batch:
+    """A batch of what could be read; an empty one where nothing could."""
+    whole = readable(items)
+    return default_collate(whole) if whole else (torch.empty(0), torch.empty(0, dtype=torch.int64))
+
+
+def joined(
+    batches: Iterable[Batch], size: int, finish: Callable[[Tensor, Tensor], Batch] = lambda x, y: (x, y)
+) -> Iterator[Batch]:
+    """The same items in full batches: full ones as they come, smaller ones put together and finished.
+
+    The last one may be smaller, and is not finished.
+
+    Example:
+        >>> [len(x) for x, _ in joined([(torch.ones(n), torch.ones(n)) for n in (2, 3, 2, 2)], 3)]
+        [3, 3, 3]
+    """
+    rest: list[Batch] = []
+    for x, y in batches:
+        if len(x) == size:
+            yield x, y
+            continue
+        rest.append((x, y))
+        if sum(len(images) for images, _ in rest) >= size:
+            images, labels = (torch.cat(part) for part in zip(*rest, strict=True))
+            yield finish(images[:size], labels[:size])
+            rest = [(images[size:], labels[size:])] if len(images) > size else []
+    if rest:
+        images, labels = (torch.cat(part) for part in zip(*rest, strict=True))
+        yield images, labels

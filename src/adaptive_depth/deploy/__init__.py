@@ -1,0 +1,1 @@
+"""A network → a file, and what runs it: a folder for each target."""

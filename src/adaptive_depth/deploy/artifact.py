@@ -1,0 +1,131 @@
+"""What an exported file says of itself: everything that a runtime needs beside the numbers, so no model code."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..choose.tradeoffs import TradeOffs
+from ..errors import AdaptiveDepthError, ArtifactError
+from ..skip import parse_skip
+
+FORMAT, VERSION = "adaptive-depth artifact", 1
+FILE = "artifact.json"  # where an artifact that is a folder keeps its description
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the input of a network; the same as in evaluation.
+
+    Attributes:
+        image_size: height and width in pixels.
+        channels: 1 (grey) or 3 (colour).
+        mean, std: subtracted from, and divided out of, pixels between 0 and 1; one number a channel.
+        interpolation: of the resizing, `"bicubic"` or `"bilinear"`.
+        crop_pct: the part of a resized image's side that the central crop keeps.
+    """
+
+    image_size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file with several depths of one network: a plain value that prints and survives JSON.
+
+    Attributes:
+        kind: `"onnx"`, `"openvino"`, `"executorch"` or `"torch"`; `"network"` for one that was not exported.
+        stages: one dictionary a stage, as `Stages.to_json` gives them.
+        skips: the depths in it, super-net first.
+        input_shape: `(None, channels, height, width)`; None where any number does.
+        network: the fingerprint of the network, which its profiles have too.
+        form: `"shared"`, convolutions once and norms chosen beside them, or `"folded"`, norms folded into them.
+        precision: `"float32"` or `"int8"`.
+        labels: class names in the order of the outputs; empty where they are not known.
+        preprocessing: None where it is not known.
+        trade_offs: accuracy and cost of the depths, of the float network; None where they were not measured.
+        accuracy: top-1 accuracy in percent by skip, of this very file, where that was measured (int8).
+    """
+
+    kind: str
+    stages: tuple[dict[str, Any], ...]
+    skips: tuple[str, ...]
+    input_shape: tuple[int | None, ...]
+    network: str = ""
+    form: str = "shared"
+    precision: str = "float32"
+    labels: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
+    trade_offs: TradeOffs | None = None
+    accuracy: dict[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("stages", "skips", "input_shape", "labels"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "stages", tuple(_with_tuples(stage) for stage in self.stages))
+
+    def __str__(self) -> str:
+        size = " x ".join("any" if side is None else str(side) for side in self.input_shape)
+        return f"{self.kind} of {len(self.skips)} depths, {self.precision}, norms {self.form}, input {size}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Dictionaries, lists, strings and numbers only, as `from_json` reads them."""
+        table = None if self.trade_offs is None else self.trade_offs.to_json()
+        return {"format": FORMAT, "version": VERSION, **asdict(self), "trade_offs": table}
+
+    @classmethod
+    def from_json(cls, description: Any, file: object = "the description") -> "Artifact":
+        """The inverse of `to_json`.
+
+        Arguments:
+            description: what `to_json` returned, or the same as JSON text.
+            file: where it was read, for the error.
+
+        Raises:
+            ArtifactError: foreign, damaged or newer than this library.
+        """
+        try:
+            plain = json.loads(description) if isinstance(description, str | bytes) else description
+        except (ValueError, RecursionError) as error:
+            raise ArtifactError(
+                f"{file} describes itself in a way that cannot be read ({error}): it is damaged"
+            ) from error
+        if not isinstance(plain, Mapping) or plain.get("format") != FORMAT:
+            raise ArtifactError(f"{file} is not of this library: expected a file that adaptive-depth export wrote")
+        if not isinstance(plain.get("version"), int) or plain["version"] > VERSION:
+            raise ArtifactError(
+                f"{file} has version {plain.get('version')!r}, this library reads up to {VERSION}: pip install -U "
+                "adaptive-depth"
+            )
+        fields = {name: value for name, value in plain.items() if name not in ("format", "version")}
+        try:
+            prepared, table = fields.get("preprocessing"), fields.get("trade_offs")
+            fields["preprocessing"] = None if prepared is None else Preprocessing(**prepared)
+            fields["trade_offs"] = None if table is None else TradeOffs.from_json(table)
+            artifact = cls(**fields)
+            for skip in artifact.skips:
+                parse_skip(skip, len(artifact.stages))
+            _check_shape(artifact.input_shape)
+        except (TypeError, AttributeError, AdaptiveDepthError) as error:
+            raise ArtifactError(f"{file} describes itself wrongly ({error}): it is damaged") from error
+        if not artifact.skips:
+            raise ArtifactError(f"{file} names no depth: it is damaged")
+        return artifact
+
+
+def _with_tuples(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """So that a description is equal to what was read of it: JSON has lists only."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in stage.items()}
+
+
+def _check_shape(shape: tuple[Any, ...]) -> None:
+    if not shape or not all(side is None or (isinstance(side, int) and side > 0) for side in shape):
+        raise ArtifactError(f"input_shape is {list(shape)}: expected sides of at least 1, or null for any")

@@ -1,0 +1,1 @@
+"""ExecuTorch: a program with a method for each depth."""

@@ -1,0 +1,326 @@
+"""network → artifact: written by one of the formats, and compared with the network at every depth before it counts."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..batches import device_of, logits_in
+from ..choose.tradeoffs import TradeOffs
+from ..core.network import AdaptiveNetwork, check_adapted
+from ..data import DataConfig
+from ..errors import ExportError
+from ..files import move
+from ..modes import evaluating
+from ..skip import Skip, parse_skip
+from .artifact import FILE, Artifact
+from .session import Session, open_session
+
+TOLERANCE = 1e-4  # of the logits' standard deviation
+
+_PARAMETERS = ("network", "path", "example", "artifact", "form")  # of every format's `write`
+
+OnProgress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of artifact.
+
+    Attributes:
+        suffix: of its file; empty for a folder.
+        module: the one of this package whose `write(network, path, example, artifact, form=...)` writes it.
+        extra: of this package, that brings what the format needs; None where torch does.
+        forms: the ways to store norms that differ between depths, the usual one first.
+        free_batch: does one file take batches of any size?
+    """
+
+    suffix: str
+    module: str
+    extra: str | None
+    forms: tuple[str, ...] = ("shared", "folded")
+    free_batch: bool = True
+
+
+# Registering another format takes a line here and its module.
+FORMATS: dict[str, Format] = {
+    "onnx": Format(".onnx", "onnx.write", "onnx"),
+    "openvino": Format(".xml", "openvino.write", "openvino", forms=("shared",)),
+    "executorch": Format(".pte", "executorch.write", "executorch", free_batch=False),
+    "torch": Format("", "torch.programs", None, forms=("folded",)),
+}
+
+
+def export_network(
+    network: AdaptiveNetwork,
+    path: str | Path,
+    example: Tensor,
+    *,
+    to: str | None = None,
+    skips: Iterable[Skip] | None = None,
+    form: str | None = None,
+    data: DataConfig | None = None,
+    trade_offs: TradeOffs | None = None,
+    on_progress: OnProgress | None = None,
+    **options: Any,
+) -> Artifact:
+    """Write every depth of a network to one artifact, from which `open_session` runs any of them.
+
+    The artifact is compared with the network at every depth before it takes its place: what was at `path` before
+    stays as it was until then.
+
+    Arguments:
+        network: an adapted network; it stays as it is.
+        path: the file (`model.onnx`, `model.xml`, `model.pte`) or, for torch, the folder.
+        example: an input `[batch, channels, height, width]` on the CPU. Height and width are those of the artifact; of
+            ExecuTorch, the batch is, too.
+        to: `"onnx"`, `"openvino"`, `"executorch"` or `"torch"`; by default what the ending of `path` says.
+        skips: the depths; all by default.
+        form: how norms that differ between depths are stored: `"shared"` beside the weights that all depths share, or
+            `"folded"` into copies of them, which is a little faster and takes more memory. The usual one by default.
+        data: the images that the network was trained on: their preprocessing and classes go into the artifact.
+        trade_offs: accuracy and cost of the depths, for whoever has to choose one.
+        on_progress: called with (done, in all, what).
+        **options: of the format: `compiled=True` of torch writes AOTInductor packages, too.
+
+    Returns:
+        What the artifact says of itself.
+
+    Raises:
+        ExportError: a network, format, form or option that is none; an operator that the format does not have, with
+            the block it came from; an artifact whose outputs are not the network's; a missing package.
+        SkipError: a skip that does not fit the stages.
+
+    Example:
+        >>> import adaptive_depth as ad, torch
+        >>> net = ad.adapt(ad.create_model("resnet18", num_classes=10, channels=(8, 16, 32, 64)))
+        >>> print(export_network(net, "model.onnx", torch.randn(1, 3, 32, 32)))  # doctest: +SKIP
+        onnx of 16 depths, float32, norms shared, input any x 3 x 32 x 32
+    """
+    check_adapted(network, "export_network", ExportError)
+    path, tell = Path(path), on_progress or _say_nothing
+    name = format_of(path) if to is None else to
+    if name not in FORMATS:
+        raise ExportError(f"to={name!r}: expected one of {', '.join(FORMATS)}")
+    kind = FORMATS[name]
+    chosen = kind.forms[0] if form is None else form
+    if chosen not in kind.forms:
+        raise ExportError(f"form={form!r} of {name}: expected {' or '.join(kind.forms)}")
+    artifact = describe(network, name, example, skips=skips, form=chosen, data=data, trade_offs=trade_offs)
+    writer = import_format(name)
+    _check_options(name, writer, options)
+    with into_place(path, kind) as new:
+        tell(0, len(artifact.skips) + 1, f"writing {name}")
+        with evaluating(network):
+            writer.write(network, new, example, artifact, form=chosen, **options)
+        session = writer.open_written(new) if hasattr(writer, "open_written") else open_session(new)
+        compare(session, network, example, tell)
+    return session.artifact
+
+
+def quantize_network(
+    network: AdaptiveNetwork,
+    path: str | Path,
+    images: Any,
+    *,
+    labelled: Iterable[tuple[Any, Any]] | None = None,
+    skips: Iterable[Skip] | None = None,
+    data: DataConfig | None = None,
+    trade_offs: TradeOffs | None = None,
+) -> Artifact:
+    """Write every depth of a network to one OpenVINO model in int8, by post-training quantisation (NNCF).
+
+    The int8 weights are stored once for all depths; activations have ranges of their own in every context.
+
+    Arguments:
+        network: an adapted network on the CPU, with calibrated statistics if it has BatchNorms.
+        path: the `.xml`; the weights go to the `.bin` beside it.
+        images: `[samples, channels, height, width]` as the network takes them, 300 or more from the training set.
+        labelled: batches of images and labels `[batch]`, on which the int8 accuracy of each depth is measured.
+        skips, data, trade_offs: as for `export_network`.
+
+    Returns:
+        What the file says of itself; `accuracy` are the int8 accuracies, `trade_offs` those of the float network.
+
+    Raises:
+        ExportError: a place that cannot be written, an operator that OpenVINO does not know, a missing package.
+        DataError: calibration images of another shape, none, or numbers that are not finite.
+        SkipError: a skip that does not fit the stages.
+
+    Example:
+        >>> import adaptive_depth as ad, numpy
+        >>> net = ad.adapt(ad.create_model("resnet18", num_classes=10))
+        >>> images = numpy.zeros((300, 3, 32, 32), numpy.float32)
+        >>> quantize_network(net, "int8.xml", images).precision  # doctest: +SKIP
+        'int8'
+    """
+    check_adapted(network, "quantize_network", ExportError)
+    example = torch.as_tensor(images)[:1]
+    artifact = describe(network, "openvino", example, skips=skips, data=data, trade_offs=trade_offs)
+    writer = import_format("openvino", "openvino.quantization")
+    with into_place(Path(path), FORMATS["openvino"]) as new:
+        return writer.quantize(network, new, images, artifact, labelled=labelled)
+
+
+def describe(
+    network: AdaptiveNetwork,
+    kind: str,
+    example: Tensor,
+    *,
+    skips: Iterable[Skip] | None = None,
+    form: str = "shared",
+    data: DataConfig | None = None,
+    trade_offs: TradeOffs | None = None,
+) -> Artifact:
+    """What an artifact of a network will say of itself; arguments and errors as for `export_network`."""
+    if not isinstance(example, Tensor) or example.dim() != 4:
+        what = list(example.shape) if isinstance(example, Tensor) else type(example).__name__
+        raise ExportError(f"export received the example {what}: expected a tensor [batch, channels, height, width]")
+    if not network.proven:
+        with evaluating(network), torch.no_grad():
+            network.prove(example)
+    asked = network.skips if skips is None else [skips] if isinstance(skips, str) else list(skips)
+    depths = {parse_skip(skip, len(network.stages)) for skip in asked}
+    if not depths:
+        raise ExportError(f"skips={skips!r} names no depth: expected some of {', '.join(network.skips)}")
+    return Artifact(
+        kind,
+        tuple(network.stages.to_json()),
+        tuple(skip for skip in network.skips if skip in depths),
+        (None if FORMATS[kind].free_batch else example.shape[0], *example.shape[1:]),
+        network.fingerprint,
+        form,
+        labels=data.classes if data is not None else (),
+        preprocessing=None if data is None else data.preprocessing,
+        trade_offs=None if trade_offs is None else _of_depths(trade_offs, depths),
+    )
+
+
+def compare(session: Session, network: AdaptiveNetwork, example: Tensor, tell: OnProgress) -> None:
+    """Check that a session gives what the network gives at every depth.
+
+    Raises:
+        ExportError: the first depth at which it does not.
+    """
+    inputs = _inputs(session, example)
+    with evaluating(network), torch.no_grad():
+        for done, skip in enumerate(session.skips, 1):
+            for x in inputs:
+                wanted = logits_in(network(x.to(device_of(network)), skip=skip)).double().cpu().numpy()
+                difference = float(np.abs(session(x, skip) - wanted).max()) / _spread(wanted)
+                if not difference <= TOLERANCE:
+                    raise ExportError(
+                        f"the export does not compute what the network does at depth {skip}: its logits are off by "
+                        f"{difference:.1e} of their standard deviation, {TOLERANCE:.0e} is "
+                        "allowed; nothing was written. A layer that draws random numbers or depends on the batch, or "
+                        "weights that are far out of range, can be the reason"
+                    )
+            tell(done, len(session.skips) + 1, "comparing every depth with the network")
+
+
+def _inputs(session: Session, example: Tensor) -> list[Tensor]:
+    """The example, and where batches are free another batch of other numbers."""
+    first = example.detach().cpu().float()
+    if session.artifact.input_shape[0] is not None:
+        return [first]
+    noise = torch.randn(3, *first.shape[1:], generator=torch.Generator().manual_seed(0))
+    return [first, noise]
+
+
+def _spread(logits: NDArray[np.float64]) -> float:
+    """Their standard deviation; where they are all equal, as a single one is, their size."""
+    return float(logits.std()) or float(np.abs(logits).max()) or 1.0
+
+
+def _check_options(name: str, writer: Any, options: Mapping[str, Any]) -> None:
+    known = [option for option in signature(writer.write).parameters if option not in _PARAMETERS]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise ExportError(f"{name} does not take {', '.join(unknown)}: expected {', '.join(known) or 'no options'}")
+
+
+def import_format(name: str, module: str | None = None) -> Any:
+    """The module that writes a format, or another one for it.
+
+    Raises:
+        ExportError: what it needs is not installed.
+    """
+    kind = FORMATS[name]
+    try:
+        return import_module(f".{module or kind.module}", __package__)
+    except ImportError as error:
+        raise ExportError(
+            f'{name} needs a package that is not installed ({error}): pip install "adaptive-depth[{kind.extra}]"'
+        ) from error
+
+
+@contextmanager
+def into_place(path: Path, kind: Format) -> Iterator[Path]:
+    """A path of the same name to write to; what was written there takes its place if nothing fails.
+
+    Raises:
+        ExportError: a place that cannot be written, or that holds something else.
+    """
+    if kind.suffix and path.suffix != kind.suffix:
+        raise ExportError(
+            f"{path} has another ending than its format: expected a name such as {path.stem}{kind.suffix}"
+        )
+    if path.is_dir() and (kind.suffix or (any(path.iterdir()) and not (path / FILE).is_file())):
+        raise ExportError(f"{path} is a folder that holds something else, which would be lost: name another")
+    if not kind.suffix and path.is_file():
+        raise ExportError(f"{path} is a file, which would be lost: expected the name of a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise ExportError(f"{path} cannot be written ({error.strerror}): name another file") from error
+    try:
+        new = Path(folder, path.name)
+        yield new
+        if new.is_dir():
+            _replace_folder(new, path)
+        else:
+            for written in sorted(Path(folder).iterdir(), key=lambda file: file == new):  # the one that is read, last
+                move(written, path.with_name(written.name))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    if path.exists():
+        path.rename(new.with_name("old"))  # goes with the temporary folder
+    new.rename(path)
+
+
+def format_of(path: Path) -> str:
+    """The format that the ending of a name says.
+
+    Raises:
+        ExportError: none, or one of no format.
+    """
+    endings = {kind.suffix: name for name, kind in FORMATS.items() if kind.suffix}
+    if path.suffix not in endings:
+        raise ExportError(
+            f"{path} does not say its format: expected a name that ends in {', '.join(endings)}, or to='torch'"
+        )
+    return endings[path.suffix]
+
+
+def _of_depths(table: TradeOffs, depths: set[str]) -> TradeOffs | None:
+    rows = tuple(row for row in table.rows if row.skip in depths)
+    ties = tuple(pair for pair in table.ties if set(pair) <= depths)
+    return replace(table, rows=rows, ties=ties) if rows else None
+
+
+def _say_nothing(done: int, total: int, what: str) -> None:
+    pass

@@ -1,0 +1,1 @@
+"""ONNX: a file with every depth, and onnxruntime."""

@@ -1,0 +1,62 @@
+"""Sessions over an ONNX model with every depth, run by ONNX Runtime."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from ...errors import ArtifactError, one_line
+from ..artifact import Artifact
+
+DESCRIPTION = "adaptive_depth"  # the name of the description in the model's metadata
+IMAGE, SKIP = "image", "skip"  # the model's inputs
+
+_ERRORS_ONLY = 3
+
+
+def open_backend(source: Any, *, threads: int | None, backend: str) -> "OnnxBackend":
+    """The backend of a session; see `open_session`.
+
+    Arguments:
+        source: the path of an `.onnx` that `adaptive-depth export` wrote.
+        threads: of one call; by default one for each core.
+        backend: `"onnxruntime"`.
+
+    Raises:
+        ArtifactError: no path, or a file that is truncated or foreign.
+    """
+    if not isinstance(source, str | Path):
+        raise ArtifactError(
+            f"{backend} received a {type(source).__name__}: expected the path of an .onnx file; adaptive-depth export "
+            "RUN --to onnx writes one"
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(str(source), options, providers=onnxruntime.get_available_providers())
+    except Exception as error:  # its classes share no other base
+        raise ArtifactError(
+            f"{source} cannot be loaded ({one_line(error)[:300]}): it is truncated, or no ONNX model; export it again"
+        ) from error
+    described = session.get_modelmeta().custom_metadata_map.get(DESCRIPTION)
+    if described is None:
+        raise ArtifactError(f"{source} is not of this library: expected a file that adaptive-depth export wrote")
+    return OnnxBackend(session, Artifact.from_json(described, source))
+
+
+class OnnxBackend:
+    """A model that takes its skip with each call. Threads may share it."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, artifact: Artifact) -> None:
+        self.artifact = artifact
+        self._session = session
+        self._flags = {skip: np.array([flag == "T" for flag in skip]) for skip in artifact.skips}
+
+    def run(self, x: NDArray[np.float32], skip: str) -> NDArray[np.float32]:
+        """The output `[batch, classes]` of one depth for `[batch, channels, height, width]`."""
+        output: Any = self._session.run(None, {IMAGE: x, SKIP: self._flags[skip]})[0]
+        return output

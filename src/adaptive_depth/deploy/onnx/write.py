@@ -1,0 +1,64 @@
+"""One ONNX model with every depth: each stage's choice is an `If` node, and the skip is an input."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx_ir
+import torch
+from torch import Tensor
+
+from ...core.network import AdaptiveNetwork
+from ...errors import ExportError
+from ...files import move, temporary_file
+from ..artifact import Artifact
+from ..switching import Switching
+from ..tracing import cannot_convert, exported, two_samples
+from .branches import add_branches, move_constants
+from .run import DESCRIPTION, IMAGE, SKIP
+
+LARGEST = 2**31 - 1  # bytes of a file in protocol buffers
+
+
+def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artifact, *, form: str) -> None:
+    """Write one ONNX model of all depths; the batch is free.
+
+    Its inputs are `image`, float32 `[batch, channels, height, width]`, and `skip`, booleans `[stages]`, True where a
+    stage is skipped; its output is `logits`, `[batch, classes]`. Weights are stored once.
+
+    Arguments:
+        network: an adapted network.
+        path: the file; replaced in one step.
+        example: an input of the network.
+        artifact: what the file says of itself, in its metadata; with `"folded"`, only its `skips` are right.
+        form: `"shared"`: norms that differ between depths are looked up. `"folded"`: each context has a branch with
+            norms of its own, which a runtime folds into copies of the convolutions when it loads the file.
+
+    Raises:
+        ExportError: an operator that ONNX does not have, with the block it came from; a model above 2 GB.
+    """
+    module = Switching(network, folded=form == "folded", skips=artifact.skips)
+    examples = (two_samples(example), torch.zeros(len(network.stages), dtype=torch.bool))
+    with torch.no_grad():
+        program = exported(module, examples, dynamic_shapes=({0: torch.export.Dim.DYNAMIC}, None))
+        try:
+            converted: Any = torch.onnx.export(
+                program, input_names=[IMAGE, SKIP], output_names=["logits"], dynamo=True, optimize=False, verbose=False
+            )
+        except Exception as error:
+            raise cannot_convert("ONNX", [program], error) from error
+    # Branches come first: an optimiser would take equal first convolutions out of them, away from their norms.
+    graph = converted.model.graph
+    add_branches(graph, next(value for value in graph.inputs if value.name == SKIP))
+    converted.optimize()
+    move_constants(graph)
+    converted.model.metadata_props[DESCRIPTION] = json.dumps(artifact.to_json())
+    _write(converted.model, path)
+
+
+def _write(model: onnx_ir.Model, path: Path) -> None:
+    proto = onnx_ir.to_proto(model)
+    size = proto.ByteSize()
+    if size > LARGEST:
+        raise ExportError(f"the model has {size / 1e9:.1f} GB, and an ONNX file at most 2: export to openvino")
+    move(temporary_file(path, proto.SerializeToString()), path)

@@ -1,0 +1,1 @@
+"""OpenVINO: a file with every depth, in full precision or int8."""

@@ -1,0 +1,208 @@
+"""A network → one OpenVINO model of every depth in int8, by NNCF's post-training quantisation.
+
+Each branch of the model (one stage in one context) is quantised by itself, with what the stages before it give in
+float: activations have ranges of their own in every context, and each image passes each branch once. Weights are
+quantised before any norm is folded into them: the branches get the same int8 weights, and the file holds them once.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import nncf
+import numpy as np
+import openvino
+import torch
+from numpy.typing import NDArray
+from openvino import Model, Type, opset13
+from openvino.op import Result
+
+from ...core.network import AdaptiveNetwork
+from ...errors import DataError, ExportError, one_line
+from ..artifact import Artifact
+from .branches import IMAGE, LAYERS, LOGITS, SKIP, choose, name_ends, new_model
+from .write import converted, save
+
+Images = NDArray[np.float32]
+Batches = Sequence[Sequence[NDArray[Any]]]  # an array for each input or output
+_EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
+BATCH = 10  # images of one calibration pass
+
+
+def quantize(
+    network: AdaptiveNetwork,
+    path: Path,
+    images: Images,
+    artifact: Artifact,
+    *,
+    labelled: Iterable[tuple[Images, NDArray[np.integer[Any]]]] | None = None,
+) -> Artifact:
+    """Write the depths of a network to one OpenVINO model that computes in int8.
+
+    Arguments:
+        network: an adapted network; its BatchNorm statistics should be calibrated before.
+        path: the `.xml`; the weights go to the `.bin` of the same name beside it.
+        images: `[samples, channels, height, width]` as the network takes them, 300 or more from the training set.
+        artifact: what the float file says of itself; `trade_offs` stay those of the float network.
+        labelled: batches of images and labels `[batch]`, on which the accuracy of each depth is measured.
+
+    Returns:
+        What the file says of itself: `artifact` with `precision="int8"`, and with the accuracies.
+
+    Raises:
+        DataError: calibration images of another shape, none, or numbers that are not finite.
+        ExportError: an operator that OpenVINO does not know, with the block it came from; what NNCF refuses.
+
+    Example:
+        >>> import adaptive_depth as ad
+        >>> network = ad.adapt(ad.create_model("resnet18", num_classes=10))
+        >>> artifact = Artifact("openvino", network.stages.to_json(), network.skips, (None, 3, 32, 32))
+        >>> quantize(network, Path("int8.xml"), np.zeros((300, 3, 32, 32), np.float32), artifact)  # doctest: +SKIP
+    """
+    images = _checked(images, artifact)
+    model = converted(network, torch.from_numpy(images[:1]), artifact, keep_norms=False)
+    flags = _flags(artifact.skips[0])  # any: every branch is given all images
+    batches = [[batch, flags] for batch in np.array_split(images, max(1, len(images) // BATCH))]
+    try:
+        quantized = _quantized(model, batches, batches)
+    except Exception as error:
+        raise ExportError(f"NNCF cannot quantise the network: {one_line(error)[:300]}") from error
+    name_ends(quantized)
+    accuracy = None if labelled is None else _accuracies(quantized, labelled, artifact.skips)
+    artifact = replace(artifact, precision="int8", accuracy=accuracy)
+    save(quantized, path, artifact)
+    return artifact
+
+
+def _checked(images: Any, artifact: Artifact) -> Images:
+    array = np.ascontiguousarray(images, dtype=np.float32)
+    wanted = artifact.input_shape
+    fits = array.ndim == len(wanted) and all(
+        side in (None, size) for side, size in zip(wanted[1:], array.shape[1:], strict=True)
+    )
+    if not fits or not len(array):
+        shape = ", ".join("any" if side is None else str(side) for side in wanted[1:])
+        raise DataError(f"quantize received images of shape {list(array.shape)}: expected [samples, {shape}]")
+    if not np.isfinite(array).all():
+        raise DataError("quantize received images with numbers that are not finite: no range holds them")
+    return array
+
+
+def _quantized(model: Model, batches: Batches, met: Batches) -> Model:
+    """A branch in int8, and the branches that it chooses between.
+
+    Arguments:
+        model: at most one `If`, whose output is the model's own.
+        batches: arrays for the parameters of `model`, as float branches before it give them.
+        met: the same as the int8 branches before it give them.
+    """
+    choice = next((operation for operation in model.get_ops() if operation.get_type_name() == "If"), None)
+    if choice is None:
+        return _corrected(_by_nncf(model, batches), met, _values(model, batches))
+    taken = [Result(choice.input_value(place)) for place in range(1, choice.get_input_size())]
+    trunk = new_model(taken, model.get_parameters())
+    values = _values(trunk, batches)
+    if any(operation.get_type_name() not in ("Parameter", "Result") for operation in trunk.get_ops()):
+        trunk = _corrected(_by_nncf(trunk, batches), met, values)
+    values_met = _values(trunk, met)
+    wrapped: Any = Model  # its annotations name another class of the same name
+    branches, takes = [], []
+    for number in range(2):
+        body: Model = wrapped(choice.get_function(number))
+        places = {told.body_parameter_index: told.input_index - 1 for told in choice.get_input_descriptions(number)}
+        order = [places[index] for index in range(len(places))]
+        branches.append(_quantized(body, _ordered(values, order), _ordered(values_met, order)))
+        takes.append({place: branches[-1].get_parameters()[index] for index, place in places.items()})
+    skip = next(parameter for parameter in trunk.get_parameters() if parameter.get_element_type() == Type.boolean)
+    stage = int(choice.input_value(0).get_node().input_value(1).get_node().data)
+    outputs = [result.input_value(0) for result in trunk.get_results()]
+    return new_model([Result(choose(skip.output(0), stage, branches, takes, outputs))], trunk.get_parameters())
+
+
+def _ordered(values: Batches, places: Sequence[int]) -> Batches:
+    return [[batch[place] for place in places] for batch in values]
+
+
+def _values(model: Model, batches: Batches) -> Batches:
+    """The outputs of a model, batch by batch."""
+    compiled = openvino.compile_model(model, "CPU", _EXACT)
+    return [[np.array(value) for value in compiled(list(batch)).values()] for batch in batches]
+
+
+def _corrected(model: Model, met: Batches, wanted: Batches) -> Model:
+    """A branch whose outputs have the means of the float branch, channel by channel, for what it meets in int8.
+
+    NNCF corrects shifts inside of a branch; those of the branches before it would else add up.
+    """
+    got = _values(model, met)
+    for place, result in enumerate(model.get_results()):
+        if result.get_element_type() == Type.f32:
+            shift = np.mean([_means(a[place]) - _means(b[place]) for a, b in zip(wanted, got, strict=True)], axis=0)
+            added = opset13.add(result.input_value(0), opset13.constant(shift.astype(np.float32)))
+            result.input(0).replace_source_output(added.output(0))
+    return model
+
+
+def _means(values: NDArray[Any]) -> NDArray[Any]:
+    """Means of each channel, in a shape that can be added to the values: channels stand second in maps, else last."""
+    channel = 1 if values.ndim == 4 else values.ndim - 1
+    return values.mean(axis=tuple(axis for axis in range(values.ndim) if axis != channel), keepdims=True)
+
+
+def _by_nncf(model: Model, batches: Batches) -> Model:
+    # On Fashion-MNIST, the fast correction of biases agreed with float on 96 % of the images, this one on 98.7 %, with
+    # shifts corrected between branches on 99.0 %, with the first layer in float on 99.4 %.
+    in_float = nncf.IgnoredScope(names=_first_layers(model), types=["Add", "ReduceMean"], validate=False)
+    with _quiet():
+        return nncf.quantize(
+            model,
+            nncf.Dataset([list(batch) for batch in batches]),
+            subset_size=len(batches),
+            preset=nncf.QuantizationPreset.MIXED,
+            ignored_scope=in_float,
+            fast_bias_correction=False,
+        )
+
+
+def _first_layers(model: Model) -> list[str]:
+    """The layers that read the image itself: cheap, and all later ones build on what they keep of it."""
+    images = [parameter for parameter in model.get_parameters() if parameter.get_friendly_name() == IMAGE]
+    readers = [target.get_node() for image in images for target in image.output(0).get_target_inputs()]
+    return [reader.get_friendly_name() for reader in readers if reader.get_type_name() in LAYERS]
+
+
+def _accuracies(
+    model: Model, labelled: Iterable[tuple[Images, NDArray[Any]]], skips: Sequence[str]
+) -> dict[str, float]:
+    """Top-1 accuracy in percent of each depth."""
+    compiled = openvino.compile_model(model, "CPU", _EXACT)
+    right, samples = dict.fromkeys(skips, 0), 0
+    for images, labels in labelled:
+        samples += len(labels)
+        for skip in skips:
+            logits = compiled({IMAGE: np.asarray(images, np.float32), SKIP: _flags(skip)})[LOGITS]
+            right[skip] += int((logits.argmax(1) == np.asarray(labels)).sum())
+    if not samples:
+        raise DataError("quantize received no labelled images: expected batches of images and labels, or None")
+    return {skip: 100 * hits / samples for skip, hits in right.items()}
+
+
+def _flags(skip: str) -> NDArray[np.bool_]:
+    return np.array([letter == "T" for letter in skip])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """NNCF without its progress bars and its notes on every branch."""
+    logger = logging.getLogger("nncf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

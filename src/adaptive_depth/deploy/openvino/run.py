@@ -1,0 +1,113 @@
+"""Sessions over an OpenVINO model of every depth, `model.xml` with `model.bin` beside it."""
+
+import zlib
+from pathlib import Path
+from threading import local
+from typing import Any
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from ...errors import ArtifactError, one_line
+from ..artifact import Artifact
+
+DESCRIPTION, CHECKSUM = "adaptive_depth", "adaptive_depth_weights"  # what the .xml holds under `rt_info`
+_CHUNK = 1 << 20
+_CHANNELS = 16  # in a block of the CPU plugin's int8 kernels
+
+
+def open_backend(source: Any, *, threads: int | None, backend: str) -> "OpenVINOBackend":
+    """The backend of a session; see `open_session`.
+
+    Arguments:
+        source: the path of the `.xml` that `adaptive-depth export` wrote; its `.bin` lies beside it.
+        threads: CPU threads of one call; by default all cores.
+        backend: `"openvino"`.
+
+    Raises:
+        ArtifactError: no path, or a file that is missing, truncated, damaged or foreign.
+        ImportError: OpenVINO is not installed.
+    """
+    if not isinstance(source, str | Path):
+        raise ArtifactError(
+            f"{backend} received a {type(source).__name__}: expected the path of an .xml file; adaptive-depth export "
+            "RUN --to openvino writes one"
+        )
+    return OpenVINOBackend(Path(source), threads)
+
+
+class OpenVINOBackend:
+    """An OpenVINO model with every depth, compiled once for the CPU. Threads may share it.
+
+    Calls of several threads run one after the other, each on all CPU threads of the session. Everything is computed in
+    float32, or in int8 where the file says so, whatever the processor could do faster and less exactly.
+
+    An int8 convolution whose channels are no multiple of 16 (MobileNetV2 has such) is computed by one thread: with
+    several, OpenVINO 2026.4 gives wrong outputs for some images of a batch in some calls, with stock models too.
+
+    Attributes:
+        artifact: what the file says of itself.
+    """
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        core = openvino.Core()
+        model, self.artifact = _read(core, path)
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if self.artifact.precision == "int8" and _has_partial_blocks(model):
+            threads = 1
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        try:
+            self._compiled = core.compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            raise ArtifactError(f"OpenVINO cannot run {path} here: {one_line(error)[:300]}") from error
+        self._own = local()
+
+    def run(self, x: NDArray[np.float32], skip: str) -> NDArray[np.float32]:
+        """The output `[batch, classes]` of one depth for `[batch, channels, height, width]`."""
+        request: openvino.InferRequest | None = getattr(self._own, "request", None)
+        if request is None:  # of this thread: two threads must not put their images into one
+            request = self._own.request = self._compiled.create_infer_request()
+        flags = np.array([letter == "T" for letter in skip])
+        # A copy of the output: the next call of this thread writes to the same place.
+        return request.infer({"image": x, "skip": flags}, share_inputs=True, share_outputs=False)["logits"]
+
+
+def _has_partial_blocks(model: openvino.Model) -> bool:
+    """Whether a convolution, in a branch or outside, has channels that do not fill whole blocks."""
+    for operation in model.get_ops():
+        kind = operation.get_type_name()
+        if kind == "If" and any(_has_partial_blocks(operation.get_function(branch)) for branch in (0, 1)):
+            return True
+        if "Convolution" in kind and operation.get_output_partial_shape(0)[1].get_length() % _CHANNELS:
+            return True
+    return False
+
+
+def _read(core: openvino.Core, path: Path) -> tuple[openvino.Model, Artifact]:
+    """The model and its description, once its weights are known to be those that were written with it."""
+    weights = path.with_suffix(".bin")
+    if not weights.exists():
+        raise ArtifactError(f"{path} needs its weights, {weights.name}, beside it: copy both files")
+    try:
+        model = core.read_model(path)
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"{path} cannot be read ({one_line(error)[:200]}): it or {weights.name} is damaged, or no OpenVINO model"
+        ) from error
+    if not model.has_rt_info([DESCRIPTION]) or not model.has_rt_info([CHECKSUM]):
+        raise ArtifactError(f"{path} is not of this library: expected a file that adaptive-depth export wrote")
+    artifact = Artifact.from_json(model.get_rt_info([DESCRIPTION]).astype(str), path)
+    if checksum(weights) != model.get_rt_info([CHECKSUM]).astype(str):
+        raise ArtifactError(f"{weights} is not what was written with {path.name}: it is damaged, or of another export")
+    return model, artifact
+
+
+def checksum(file: Path) -> str:
+    """CRC-32 of a file, eight hexadecimal digits."""
+    value = 0
+    with file.open("rb") as content:
+        while part := content.read(_CHUNK):
+            value = zlib.crc32(part, value)
+    return f"{value:08x}"

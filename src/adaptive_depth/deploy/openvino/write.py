@@ -1,0 +1,112 @@
+"""One OpenVINO model with every depth: `model.xml`, and `model.bin` beside it, in which each weight stands once.
+
+One model that branches, and not a graph for each depth beside a common file of weights: OpenVINO compiles each graph
+by itself and folds norms into weights, so graphs for each depth take the super-net's memory again for every depth
+that is used, the one model hardly more than the super-net alone. `benchmarks/export_openvino.py` measures both.
+"""
+
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import openvino
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from ...core.network import AdaptiveNetwork
+from ...errors import ExportError
+from ...files import move
+from ...modes import evaluating
+from ..artifact import Artifact
+from ..switching import Switching
+from ..tracing import cannot_convert, exported, two_samples
+from .branches import branched
+from .run import CHECKSUM, DESCRIPTION, checksum
+
+
+def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artifact, *, form: str) -> None:
+    """Write the depths of a network to one OpenVINO model.
+
+    Any OpenVINO runtime reads it. Its inputs are `image`, of any batch size, and `skip`, booleans `[stages]` (True
+    skips); its output is `logits`.
+
+    Arguments:
+        network: an adapted network.
+        path: the `.xml`; the weights go to the `.bin` of the same name beside it.
+        example: an input `[batch, channels, height, width]`.
+        artifact: what the file says of itself: its `skips` are the depths, its `input_shape` the sizes that are free.
+        form: `"shared"`. There is no other: folded norms were no faster and took seven times the memory.
+
+    Raises:
+        ExportError: another form; an operator that OpenVINO does not know, with the block it came from.
+
+    Example:
+        >>> import adaptive_depth as ad, torch
+        >>> network = ad.adapt(ad.create_model("resnet18", num_classes=10))
+        >>> artifact = Artifact("openvino", network.stages.to_json(), network.skips, (None, 3, 64, 64))
+        >>> write(network, Path("model.xml"), torch.zeros(1, 3, 64, 64), artifact, form="shared")  # doctest: +SKIP
+    """
+    if form != "shared":
+        raise ExportError(
+            f"form={form!r}: expected 'shared' for OpenVINO, whose kernels compute norms on the way, so that folding "
+            "them gains nothing"
+        )
+    save(converted(network, example, artifact), path, artifact)
+
+
+def converted(
+    network: AdaptiveNetwork, example: Tensor, artifact: Artifact, *, keep_norms: bool = True
+) -> openvino.Model:
+    """The depths of a network as one OpenVINO model in memory; arguments and errors as for `write`.
+
+    Arguments:
+        keep_norms: leave norms that differ between depths beside their layers, as `openvino_branches.branched` has it.
+    """
+    free = [place for place, side in enumerate(artifact.input_shape) if side is None]
+    with evaluating(network), torch.no_grad(), warnings.catch_warnings(), _root_logger_kept():
+        warnings.simplefilter("ignore")  # deprecations inside of the converters
+        program = _exported(network, example, free)
+        try:
+            flat = openvino.convert_model(program)
+        except Exception as error:
+            raise cannot_convert("OpenVINO", [program], error) from error
+    shape = [-1 if side is None else side for side in artifact.input_shape]
+    flat.reshape({flat.inputs[0]: shape, flat.inputs[1]: [len(network.stages)]})
+    return branched(flat, artifact.skips, keep_norms=keep_norms)
+
+
+def save(model: openvino.Model, path: Path, artifact: Artifact) -> None:
+    """Write a model of every depth with its description; both files are replaced, or neither where writing fails."""
+    model.set_rt_info(json.dumps(artifact.to_json()), [DESCRIPTION])
+    weights = path.with_suffix(".bin")
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        new, new_weights = Path(folder, "model.xml"), Path(folder, "model.bin")
+        openvino.save_model(model, new, compress_to_fp16=False)
+        model.set_rt_info(checksum(new_weights), [CHECKSUM])
+        openvino.save_model(model, new, compress_to_fp16=False)  # the weights are the same, byte by byte
+        move(new_weights, weights)
+        move(new, path)
+
+
+@contextmanager
+def _root_logger_kept() -> Iterator[None]:
+    """Put the root logger back: where OpenVINO's converter fails, it leaves it at its own level."""
+    root = logging.getLogger()
+    level, filters, handlers = root.level, [*root.filters], [*root.handlers]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters[:], root.handlers[:] = filters, handlers
+
+
+def _exported(network: AdaptiveNetwork, example: Tensor, free: Sequence[int]) -> ExportedProgram:
+    skip = torch.zeros(len(network.stages), dtype=torch.bool, device=example.device)
+    return exported(
+        Switching(network), (two_samples(example), skip), dynamic_shapes=(dict.fromkeys(free, Dim.DYNAMIC), None)
+    )

@@ -1,0 +1,158 @@
+"""One small interface over everything that runs a network of many depths."""
+
+import os
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import AdaptiveDepthError, ArtifactError, DataError, SkipError
+from ..skip import Skip, parse_skip
+from .artifact import Artifact
+
+
+class Backend(Protocol):
+    """What runs the numbers. Inputs and skips were checked before; several threads may call it at once."""
+
+    artifact: Artifact
+
+    def run(self, x: NDArray[np.float32], skip: str) -> NDArray[np.float32]:
+        """The output `[batch, classes]` of one depth for `[batch, channels, height, width]`."""
+        ...
+
+
+# By name, the module (beside this one) whose `open_backend(source, threads)` opens it, and the extra that brings
+# its packages. Registering another backend takes a line here and its module.
+BACKENDS: dict[str, tuple[str, str | None]] = {
+    "eager": ("torch.run", None),
+    "compiled": ("torch.run", None),
+    "onnxruntime": ("onnx.run", "onnx"),
+    "openvino": ("openvino.run", "openvino"),
+    "executorch": ("executorch.run", "executorch"),
+}
+_BY_SUFFIX = {".onnx": "onnxruntime", ".pte": "executorch", ".xml": "openvino"}
+
+
+class Session:
+    """A network of many depths, ready to run; made by `open_session`. Threads may share one.
+
+    Attributes:
+        artifact: what the file says of itself: depths, labels, preprocessing, trade-offs.
+        backend: its name.
+    """
+
+    def __init__(self, backend: str, opened: Backend) -> None:
+        self.backend = backend
+        self.artifact = opened.artifact
+        self._opened = opened
+
+    @property
+    def skips(self) -> tuple[str, ...]:
+        """The depths that it can run, super-net first."""
+        return self.artifact.skips
+
+    def __call__(self, x: Any, skip: Skip | None = None) -> NDArray[np.float32]:
+        """The output of one depth.
+
+        Arguments:
+            x: `[batch, channels, height, width]`, an array or a CPU tensor; taken as float32.
+            skip: which depth, such as `"TTFF"`; by default the deepest that the session has.
+
+        Returns:
+            `[batch, classes]`.
+
+        Raises:
+            SkipError: a skip that does not fit the stages, or a depth that was not exported.
+            DataError: an input of another shape.
+            ArtifactError: the backend failed.
+        """
+        depth = self.skips[0] if skip is None else skip
+        if not isinstance(depth, str) or depth not in self.skips:
+            depth = parse_skip(depth, len(self.artifact.stages))
+            if depth not in self.skips:
+                raise SkipError(f"skip {depth!r} is not in this file: expected one of {', '.join(self.skips)}")
+        array = self._checked(x)
+        try:
+            return self._opened.run(array, depth)
+        except AdaptiveDepthError:
+            raise
+        except Exception as error:
+            said = " ".join(str(error).split())[:300] or type(error).__name__
+            raise ArtifactError(
+                f"{self.backend} failed at depth {depth} with input {list(array.shape)}: {said}"
+            ) from error
+
+    def _checked(self, x: Any) -> NDArray[np.float32]:
+        try:
+            array = np.ascontiguousarray(x, dtype=np.float32)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"a session received a {type(x).__name__} that is no array ({error})") from error
+        wanted = self.artifact.input_shape
+        fits = array.ndim == len(wanted) and all(
+            size > 0 and side in (None, size) for side, size in zip(wanted, array.shape, strict=True)
+        )
+        if not fits:
+            shape = ", ".join(
+                "batch" if side is None and not i else "any" if side is None else str(side)
+                for i, side in enumerate(wanted)
+            )
+            raise DataError(f"a session received an input of shape {list(array.shape)}: expected [{shape}]")
+        return array
+
+    def warm_up(self, skips: Iterable[Skip] | None = None, passes: int = 2) -> None:
+        """Run depths on zeros, so that what a backend does once is done: one sample, all depths by default."""
+        zeros = np.zeros([side or 1 for side in self.artifact.input_shape], np.float32)
+        for skip in self.skips if skips is None else [skips] if isinstance(skips, str) else skips:
+            for _ in range(passes):
+                self(zeros, skip)
+
+    def __repr__(self) -> str:
+        return f"Session of {self.backend}: {self.artifact}"
+
+
+def open_session(source: Any, *, backend: str | None = None, threads: int | None = None) -> Session:
+    """A session over an exported file, or over a network.
+
+    Arguments:
+        source: what `export` wrote (`model.onnx`, `model.xml`, `model.pte`), or an adapted network.
+        backend: one of `BACKENDS`; by default what the file's name says, and for a network `eager`.
+        threads: CPU threads of one call; by default what the backend takes.
+
+    Raises:
+        ArtifactError: a file that is missing, truncated or foreign; a backend that is unknown, does not go with the
+            source or is not installed (the message names what to install).
+    """
+    if isinstance(source, str | Path) and not Path(source).exists():
+        raise ArtifactError(f"{source} does not exist: expected a file that adaptive-depth export wrote")
+    name = _backend_of(source) if backend is None else backend
+    if name not in BACKENDS:
+        raise ArtifactError(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
+    if threads is not None and not (isinstance(threads, int) and threads >= 1):
+        raise ArtifactError(f"threads={threads!r}: expected a whole number of at least 1")
+    most = 8 * (os.cpu_count() or 1)  # with far more, a runtime starts them for minutes
+    if threads is not None and threads > most:
+        raise ArtifactError(f"threads={threads}: expected {most} at most, on a machine of {os.cpu_count()} processors")
+    module, extra = BACKENDS[name]
+    try:
+        opener: Callable[..., Backend] = import_module(f".{module}", __package__).open_backend
+        return Session(name, opener(source, threads=threads, backend=name))
+    except ImportError as error:
+        mend = f'pip install "adaptive-depth[{extra}]"' if extra else "pip install torch"
+        raise ArtifactError(f"{name} needs a package that is not installed ({error}): {mend}") from error
+
+
+def _backend_of(source: Any) -> str:
+    if not isinstance(source, str | Path):
+        return "eager"
+    path = Path(source)
+    if path.is_dir():
+        raise ArtifactError(
+            f"{path} is a folder: expected a file that ends in {', '.join(_BY_SUFFIX)}. Programs of torch are for "
+            "torch.export.load, which runs code that it reads; of a run, open the network, open_session(load(...))"
+        )
+    if path.suffix not in _BY_SUFFIX:
+        raise ArtifactError(f"{path} has an unknown ending: expected {', '.join(_BY_SUFFIX)}")
+    return _BY_SUFFIX[path.suffix]

@@ -1,0 +1,211 @@
+"""Images one after the other through a network, each at a depth that something picks; and what came of it."""
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ArtifactError
+from .artifact import Preprocessing
+from .preparing import prepare
+from .sources import Picture
+
+PATIENCE = 10  # passes in a row that may fail
+
+
+class Chooser(Protocol):
+    """What picks the depth: a governor, or `Fixed`."""
+
+    def choose(self) -> str: ...
+
+    def observe(self, skip: str, latency_ms: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Picks one depth for every input."""
+
+    skip: str
+
+    def choose(self) -> str:
+        return self.skip
+
+    def observe(self, skip: str, latency_ms: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One image.
+
+    Attributes:
+        image: what it is called.
+        skip: the depth that ran.
+        prepared_ms: resizing and normalising it; reading the file is not in it.
+        latency_ms: of the network alone; None where it failed.
+        label: the most probable class; its number where names are not known.
+        probability: of that class, between 0 and 1.
+        error: what the backend raised.
+    """
+
+    image: str
+    skip: str
+    prepared_ms: float
+    latency_ms: float | None = None
+    label: str = ""
+    probability: float = 0.0
+    error: ArtifactError | None = None
+
+
+def stream(
+    session: Callable[[Any, str], NDArray[np.float32]],
+    pictures: Iterable[Picture],
+    preprocessing: Preprocessing,
+    chooser: Chooser,
+    *,
+    labels: Sequence[str] = (),
+    clock: Callable[[], float] = perf_counter,
+) -> Iterator[Pass]:
+    """Prepare, choose, run, observe: one image after the other, as fast as it goes.
+
+    A backend that fails is told in the `Pass`, and the next image runs.
+
+    Arguments:
+        session: called as `session(x, skip)` with `[1, channels, size, size]`.
+        pictures: what `read_images` yields.
+        preprocessing: that of the network.
+        chooser: a governor, or `Fixed`.
+        labels: class names in the order of the outputs.
+        clock: seconds.
+
+    Raises:
+        ArtifactError: the backend has failed ten times in a row.
+        DataError, SkipError: an input or a depth that the session does not take.
+    """
+    failed = 0
+    for name, image in pictures:
+        began = clock()
+        x = prepare(image, preprocessing)[None]
+        prepared_ms = 1000 * (clock() - began)
+        skip = chooser.choose()
+        began = clock()
+        try:
+            output = session(x, skip)
+        except ArtifactError as error:
+            failed += 1
+            yield Pass(name, skip, prepared_ms, error=error)
+            if failed >= PATIENCE:
+                raise ArtifactError(f"{PATIENCE} passes in a row failed, the last one so: {error}") from error
+            continue
+        latency_ms = 1000 * (clock() - began)
+        chooser.observe(skip, latency_ms)
+        failed = 0
+        yield Pass(name, skip, prepared_ms, latency_ms, *_most_probable(output[0], labels))
+
+
+def _most_probable(logits: NDArray[np.float32], labels: Sequence[str]) -> tuple[str, float]:
+    shares = np.exp(logits.astype(np.float64) - float(logits.max()))
+    number = int(logits.argmax())
+    name = labels[number] if len(labels) == len(logits) else f"class {number}"
+    return name, float(shares[number] / shares.sum())
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of a stream; survives JSON (`to_json`).
+
+    Attributes:
+        images: passes that did not fail; `failures` are those that did.
+        target_ms, misses: the deadline of a pass, and how many took longer; None where there was none.
+        met_percent: the share that did not.
+        latency_mean_ms, latency_p95_ms: of the network alone; 95 % of the passes took at most the latter.
+        prepared_mean_ms: resizing and normalising an image.
+        depths: passes by skip, most used first.
+        switches: passes at another depth than the one before.
+        accuracy: the mean of the measured accuracies of the depths that ran, in percent; None where they are not known.
+    """
+
+    images: int
+    failures: int
+    target_ms: float | None
+    misses: int | None
+    met_percent: float | None
+    latency_mean_ms: float | None
+    latency_p95_ms: float | None
+    prepared_mean_ms: float | None
+    depths: dict[str, int]
+    switches: int
+    accuracy: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Dictionaries, strings and numbers only."""
+        return asdict(self)
+
+
+class Tally:
+    """Adds passes up.
+
+    Arguments:
+        target_ms: the deadline; None for none.
+        accuracy: in percent by skip; empty where it is not known.
+
+    Example:
+        >>> tally = Tally(30.0, {"F": 80.0, "T": 60.0})
+        >>> tally.add(Pass("a.png", "F", 1.0, 40.0))
+        >>> tally.add(Pass("b.png", "T", 1.0, 20.0))
+        >>> tally.summary().misses, tally.summary().accuracy
+        (1, 70.0)
+    """
+
+    def __init__(self, target_ms: float | None, accuracy: Mapping[str, float]) -> None:
+        self.target_ms, self._accuracy = target_ms, accuracy
+        self.failures = self.failures_in_a_row = self.misses = self.switches = 0
+        self.depths: Counter[str] = Counter()
+        self._latencies, self._prepared = array("d"), 0.0
+        self._last: str | None = None
+
+    @property
+    def images(self) -> int:
+        return len(self._latencies)
+
+    @property
+    def accuracy(self) -> float | None:
+        """The mean accuracy of the depths that ran, in percent; None where one is not known."""
+        if not self.images or any(skip not in self._accuracy for skip in self.depths):
+            return None
+        return sum(self._accuracy[skip] * passes for skip, passes in self.depths.items()) / self.images
+
+    def add(self, passed: Pass) -> None:
+        """Count one pass."""
+        if passed.latency_ms is None:
+            self.failures += 1
+            self.failures_in_a_row += 1
+            return
+        self.failures_in_a_row = 0
+        self.misses += self.target_ms is not None and passed.latency_ms > self.target_ms
+        self.switches += self._last not in (None, passed.skip)
+        self.depths[passed.skip] += 1
+        self._latencies.append(passed.latency_ms)
+        self._prepared += passed.prepared_ms
+        self._last = passed.skip
+
+    def summary(self) -> Summary:
+        """All that was counted."""
+        images, times, aimed = self.images, np.array(self._latencies), self.target_ms is not None
+        return Summary(
+            images,
+            self.failures,
+            self.target_ms,
+            self.misses if aimed else None,
+            100 * (1 - self.misses / images) if aimed and images else None,
+            float(times.mean()) if images else None,
+            float(np.percentile(times, 95)) if images else None,
+            self._prepared / images if images else None,
+            dict(self.depths.most_common()),
+            self.switches,
+            self.accuracy,
+        )

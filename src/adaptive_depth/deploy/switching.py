@@ -1,0 +1,171 @@
+"""One module that computes every depth: the choice is an input, so that an exporter sees all depths at once.
+
+Both sides of each choice are computed and one is kept (`torch.where`): a graph without branches, which any exporter
+and any quantiser takes. What reads the graph may turn each choice into a branch afterwards.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from ..batches import logits_in
+from ..core.network import AdaptiveNetwork
+from ..core.views import build_view, stand_in
+from ..modes import evaluating
+from ..plan import Stage
+from ..plan.checks import has_statistics
+from ..skip import all_skips
+
+
+class Switching(nn.Module):
+    """An adapted network with its skip as an input; the weights are the network's own.
+
+    `forward(x, skip)` takes `[batch, ...]` and booleans `[stages]` (True skips), and returns logits `[batch, classes]`.
+
+    Arguments:
+        network: an adapted network; it has to be in eval mode when this module runs, which it shares its parts with.
+        folded: compute blocks once for each context, each with norms of its own, which can then be folded into
+            convolutions; by default blocks run once, and the parameters of their norms are looked up.
+        skips: with `folded`, the depths that are needed; all by default.
+    """
+
+    def __init__(self, network: AdaptiveNetwork, *, folded: bool = False, skips: Iterable[str] | None = None) -> None:
+        super().__init__()
+        self.flags = flags = _Flags()
+        self.stages = len(network.stages)
+        wanted = tuple(network.skips if skips is None else skips)
+        with evaluating(network):
+            norms = _looked_up(network, flags, outside_blocks=folded)
+            view = build_view(network.model, norms).module
+            blocks: dict[str, nn.Module] = {}
+            for number, stage in enumerate(network.stages):
+                for path in stage.blocks:
+                    block = _variants(network, path, number, wanted, flags) if folded else view.get_submodule(path)
+                    blocks[path] = _Skippable(block, stage, number, flags) if path in stage.skippable else block
+            self.view = build_view(view, blocks).module
+            self.eval()  # its own parts: those of the network get their modes back
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        self.flags.now = [skip[number] for number in range(self.stages)]
+        return logits_in(self.view(x))
+
+
+class _Flags:
+    """The skip of the call that is under way, where the parts of a `Switching` find it."""
+
+    now: list[Tensor]
+
+    def context(self, places: Sequence[int]) -> Tensor:
+        """The flags of some stages as one number `[1]`, the first flag the most significant."""
+        number = self.now[places[0]].to(torch.int64)
+        for place in places[1:]:
+            number = 2 * number + self.now[place].to(torch.int64)
+        return number.reshape(1)
+
+
+class _Skippable(nn.Module):
+    """A block that is left out where its stage is skipped."""
+
+    def __init__(self, block: nn.Module, stage: Stage, number: int, flags: _Flags) -> None:
+        super().__init__()
+        self.skippable_block, self.number, self.flags = block, number, flags
+        self.instead = stand_in(block, stage.returns)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return _where(self.flags.now[self.number], self.instead(*args, **kwargs), self.skippable_block(*args, **kwargs))
+
+
+class _Variants(nn.Module):
+    """A block once for each context, each with the norms of that context."""
+
+    def __init__(self, blocks: Mapping[str, nn.Module], places: Sequence[int], flags: _Flags) -> None:
+        super().__init__()
+        self.by_context, self.places, self.flags = nn.ModuleDict(blocks), tuple(places), flags
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._choose(tuple(self.by_context), lambda context: self.by_context[context](*args, **kwargs))
+
+    def _choose(self, contexts: Sequence[str], compute: Callable[[str], Any]) -> Any:
+        if len(contexts) == 1:
+            return compute(contexts[0])
+        # The stage's own flag, the last, is the outermost choice: that of its skippable blocks can then join it.
+        place = max(i for i in range(len(self.places)) if len({context[i] for context in contexts}) > 1)
+        skipped, kept = ([context for context in contexts if context[place] == flag] for flag in "TF")
+        flag = self.flags.now[self.places[place]]
+        return _where(flag, self._choose(skipped, compute), self._choose(kept, compute))
+
+
+class _LookedUp(nn.Module):
+    """A norm whose parameters and statistics are looked up by the context; those that are all equal are not."""
+
+    def __init__(self, norms: Sequence[nn.Module], places: Sequence[int], flags: _Flags) -> None:
+        super().__init__()
+        self.__dict__["norm"] = norms[0]  # not a child: its tensors are replaced, and must not be exported beside them
+        self.places, self.flags = tuple(places), flags
+        self.tables: list[str] = []
+        for name, first in _floating(norms[0]).items():
+            rows = [_floating(norm)[name] for norm in norms]
+            if not all(torch.equal(row, first) for row in rows):
+                self.tables.append(name)
+                first = torch.stack(rows)
+            self.register_buffer(name, first)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        tensors = dict(self.named_buffers())
+        norm: nn.Module = self.__dict__["norm"]
+        if self.tables:
+            context = self.flags.context(self.places)
+            tensors |= {name: tensors[name].index_select(0, context).squeeze(0) for name in self.tables}
+        return torch.func.functional_call(norm, tensors, args, kwargs)
+
+
+def _looked_up(network: AdaptiveNetwork, flags: _Flags, *, outside_blocks: bool) -> dict[str, nn.Module]:
+    """The norms that differ between contexts; with `outside_blocks`, only those that stand in no block."""
+    inside = tuple(f"{path}." for stage in network.stages for path in stage.blocks)
+    found = {}
+    for path, home in network.homes.items():
+        if not (outside_blocks and f"{path}.".startswith(inside)):
+            per_context = network.calibrated and has_statistics(network.model.get_submodule(path))
+            skippable = _within(path, network.stages[home - 1].skippable)
+            places = range(home) if per_context else range(home - 1, home)
+            norms = [_norm(network, path, context, home, skippable) for context in all_skips(len(places))]
+            if any(norm is not network.model.get_submodule(path) for norm in norms):
+                found[path] = _LookedUp(norms, places, flags)
+    return found
+
+
+def _norm(network: AdaptiveNetwork, path: str, context: str, home: int, skippable: bool) -> nn.Module:
+    """A norm as the sub-networks of one context have it; in a block that is left out, any will do."""
+    flags = context[:-1] + "F" if skippable else context
+    return network.subnet(flags.rjust(home, "F").ljust(len(network.stages), "F")).get_submodule(path)
+
+
+def _variants(network: AdaptiveNetwork, path: str, number: int, skips: Sequence[str], flags: _Flags) -> nn.Module:
+    """A block with the norms of each context that occurs in `skips`; alone where one does for all."""
+    skippable = path in network.stages[number].skippable
+    norms = [norm for norm in network.homes if _within(norm, (path,))]
+    statistics = any(has_statistics(network.model.get_submodule(norm)) for norm in norms)
+    places = range(number + 1) if network.calibrated and statistics else range(number, number + 1)
+    blocks: dict[str, nn.Module] = {}
+    for skip in skips if norms else ():
+        if not (skippable and skip[number] == "T"):  # it is left out there
+            blocks.setdefault("".join(skip[place] for place in places), network.subnet(skip).get_submodule(path))
+    if not blocks:
+        return network.model.get_submodule(path)
+    return _Variants(blocks, places, flags) if len(blocks) > 1 else next(iter(blocks.values()))
+
+
+def _within(path: str, blocks: Iterable[str]) -> bool:
+    return any(f"{path}.".startswith(f"{block}.") for block in blocks)
+
+
+def _floating(norm: nn.Module) -> dict[str, Tensor]:
+    named = dict(norm.named_parameters()) | dict(norm.named_buffers())
+    return {name: tensor.detach() for name, tensor in named.items() if tensor.is_floating_point()}
+
+
+def _where(flag: Tensor, skipped: Any, kept: Any) -> Any:
+    return tree_map(lambda a, b: torch.where(flag, a, b) if isinstance(a, Tensor) else a, skipped, kept)

@@ -1,0 +1,1 @@
+"""torch itself: the network as it is, and programs of torch.export."""

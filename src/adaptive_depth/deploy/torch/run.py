@@ -1,0 +1,67 @@
+"""Sessions over an adapted network in this process: eager, or compiled by `torch.compile`."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...batches import device_of, logits_in
+from ...core.network import AdaptiveNetwork
+from ...data import input_shape
+from ...errors import ArtifactError, StagesError
+from ..artifact import Artifact
+
+
+def open_backend(source: Any, *, threads: int | None, backend: str) -> "NetworkBackend":
+    """The backend of a session; see `open_session`.
+
+    Arguments:
+        source: an adapted network, on any device; put into eval mode.
+        threads: of torch, for the whole process; by default as they are.
+        backend: `"eager"` or `"compiled"`; compiled depths are compiled when they run for the first time.
+
+    Raises:
+        ArtifactError: something else than an adapted network, or one whose stages no input has proven.
+    """
+    if not isinstance(source, AdaptiveNetwork):
+        raise ArtifactError(
+            f"{backend} received a {type(source).__name__}: expected an adapted network, such as load('runs/mine')"
+        )
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        return NetworkBackend(source.eval(), compiled=backend == "compiled")
+    except StagesError as error:
+        raise ArtifactError(f"{backend}: {error}") from error
+
+
+class NetworkBackend:
+    """The sub-networks of a network as they are; what trains its weights is seen by the next call.
+
+    Threads may share it.
+    """
+
+    def __init__(self, network: AdaptiveNetwork, *, compiled: bool) -> None:
+        channels, _ = input_shape(network)
+        self.artifact = Artifact(
+            "network",
+            tuple(network.stages.to_json()),
+            network.skips,
+            (None, channels, None, None),
+            network.fingerprint,
+        )
+        subnets = {skip: network.subnet(skip) for skip in network.skips}
+        self._subnets: dict[str, Any] = (
+            {skip: torch.compile(subnet) for skip, subnet in subnets.items()} if compiled else subnets
+        )
+        self._network = network
+
+    def run(self, x: NDArray[np.float32], skip: str) -> NDArray[np.float32]:
+        """The output `[batch, classes]` of one depth for `[batch, channels, height, width]`."""
+        writable = x if x.flags.writeable else x.copy()  # as torch asks, although nothing is written
+        with torch.inference_mode():
+            given = torch.from_numpy(writable).to(device_of(self._network))
+            output: Tensor = logits_in(self._subnets[skip](given))
+            return output.float().cpu().numpy()

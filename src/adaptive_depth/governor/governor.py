@@ -1,0 +1,326 @@
+"""The governor: picks the depth for the next input from what it observes of the device."""
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from numbers import Real
+from typing import Any
+
+from ..choose.tradeoffs import COSTS, TradeOffs
+from ..errors import BudgetError, MeasurementError, SkipError
+from .decisions import Decision, Seen
+from .policy import Policy
+
+_LOGGER = logging.getLogger(__name__)
+_LONGEST_STEP = 1.0  # seconds: a clock that jumps ahead is taken to have gone on by so much
+
+
+class Governor:
+    """Picks the depth for the next input, so that deadlines and limits are kept and accuracy is high.
+
+    Only depths on the table's Pareto front are used. Threads may share one; every method holds a lock for some
+    microseconds.
+
+    Arguments:
+        table: accuracy and latency of each depth, measured as it will run: same backend, threads and batch size.
+        target_ms: a deadline for each input, from its arrival to its output.
+        images_per_s: instead of `target_ms`: a stream of so many images a second, of which each input must be done
+            before the next one comes.
+        limit: asked once a second; returns what one pass may cost at present, as `TradeOffs.best` takes it:
+            `{"energy_mj": 40}` while the battery is low, `{"macs": 3e9}` while the device is hot, `{}` for no limit.
+        met: the share of inputs that should meet the target.
+        hold_s: a deeper one must have fitted for so long before it is used.
+        skips: the depths that can be run (`session.skips`); by default all in the table.
+        on_decision: called with each `Decision`, such as to write it to a file; `log` keeps the last ones only.
+        keep: how many decisions `log` keeps; None keeps all.
+        clock: seconds; `time.monotonic` by default.
+
+    Raises:
+        BudgetError: targets or limits that are none.
+        MeasurementError: no table, or a target for one without latencies.
+
+    Example:
+        >>> from adaptive_depth import Row
+        >>> table = TradeOffs((Row("F", 80.0, 400, 9, 20.0), Row("T", 60.0, 200, 5, 10.0)))
+        >>> governor = Governor(table, target_ms=30)
+        >>> governor.choose()
+        'F'
+        >>> governor.observe("F", latency_ms=55.0)
+        >>> governor.choose()
+        'T'
+    """
+
+    def __init__(
+        self,
+        table: TradeOffs,
+        *,
+        target_ms: float | None = None,
+        images_per_s: float | None = None,
+        limit: Callable[[], Mapping[str, float]] | None = None,
+        met: float = 0.95,
+        hold_s: float = 0.1,
+        skips: Iterable[str] | None = None,
+        on_decision: Callable[[Decision], None] | None = None,
+        keep: int | None = 1000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not isinstance(table, TradeOffs):
+            raise MeasurementError(
+                f"a governor received a {type(table).__name__} instead of a table: expected tradeoffs(accuracy, cost), "
+                "or the trade_offs of an artifact that was exported with them"
+            )
+        self.target_ms = _target(table, target_ms, images_per_s, limit)
+        if not (_is_positive(met) and met < 1):
+            raise BudgetError(f"met={met!r}: expected a share of inputs between 0 and 1, such as 0.95")
+        if not _is_positive(hold_s):
+            raise BudgetError(f"hold_s={hold_s!r}: expected seconds, a finite number above 0")
+        self._table = table if skips is None else _only(table, set(skips))
+        self._rows = {row.skip: row for row in self._table.rows}
+        self._ladder = self._table.front()
+        self._places = {row.skip: place for place, row in enumerate(self._ladder)}
+        self._policy = Policy(self._ladder, self.target_ms, met, hold_s)
+        self._limit, self._on_decision, self._clock = limit, on_decision, clock
+        self._lock = threading.RLock()
+        self._log: deque[Decision] = deque(maxlen=keep)
+        self._seen: list[Seen] = []
+        self._number, self._at_s, self._tick = 0, 0.0, clock()
+        self._limits: Mapping[str, float] = {}
+        self._allowed = tuple(range(len(self._ladder)))
+        self._asked_s = -math.inf
+        self._unmet = self._over = False
+        self.failures = 0  # passes of `run` that raised
+        self.ignored = 0  # observations that no clock can have measured
+
+    # -- choosing and observing ---------------------------------------------------------------------------------
+
+    def choose(self, waited_ms: float = 0.0) -> str:
+        """The skip for the next input.
+
+        Arguments:
+            waited_ms: how long it has waited already.
+
+        Raises:
+            BudgetError: the callback returned something that is no limit. What it raises itself comes through. The
+                governor is as before.
+        """
+        with self._lock:
+            at_s = self._time()
+            if self._limit is not None and at_s - self._asked_s >= 1:
+                limits = self._limit()
+                allowed = self._within(limits)
+                self._limits, self._allowed, self._asked_s = limits, allowed, at_s
+            decision = self._decide(at_s, waited_ms if 0 <= waited_ms < math.inf else 0.0)
+        if self._on_decision is not None:
+            self._on_decision(decision)
+        return decision.skip
+
+    def observe(self, skip: str, latency_ms: float, waited_ms: float = 0.0) -> None:
+        """Tell what an input took.
+
+        A latency that is not finite or not above 0 comes from a broken clock: it is counted in `ignored`.
+
+        Arguments:
+            skip: the depth that ran.
+            latency_ms: of the pass.
+            waited_ms: how long the input had waited before.
+
+        Raises:
+            SkipError: a depth that is not in the table.
+        """
+        if skip not in self._rows:
+            raise SkipError(f"skip {skip!r} is not in the governor's table: expected one of {', '.join(self._rows)}")
+        with self._lock:
+            at_s = self._time()
+            if 0 < latency_ms < math.inf:
+                self._take(Seen(at_s, skip, latency_ms, waited_ms if 0 <= waited_ms < math.inf else 0.0))
+            else:
+                self.ignored += 1
+
+    def run(self, session: Callable[[Any, str], Any], x: Any, waited_ms: float = 0.0) -> Any:
+        """Choose, run, observe.
+
+        Arguments:
+            session: called as `session(x, skip)`.
+            x: the input.
+            waited_ms: how long it has waited already.
+
+        Returns:
+            What the session returned.
+
+        What the session raises comes through; it is counted in `failures`, and the next input runs as if nothing had
+        happened.
+        """
+        skip = self.choose(waited_ms)
+        start = self._clock()
+        try:
+            output = session(x, skip)
+        except BaseException:
+            self.failures += 1
+            raise
+        self.observe(skip, 1000 * (self._clock() - start), waited_ms)
+        return output
+
+    # -- what it knows ------------------------------------------------------------------------------------------
+
+    @property
+    def log(self) -> tuple[Decision, ...]:
+        """The last decisions, oldest first."""
+        with self._lock:
+            return tuple(self._log)
+
+    @property
+    def slowdown(self) -> float:
+        """How many times its profiled latency the device is expected to take for the next input."""
+        with self._lock:
+            return self._policy.slowdown
+
+    def latency_ms(self, skip: str) -> float:
+        """The profiled latency of a depth; 0 where the table has none."""
+        return self._rows[skip].latency_ms or 0.0
+
+    def accuracy(self, skip: str) -> float:
+        """The accuracy of a depth, in percent."""
+        return self._rows[skip].accuracy
+
+    def __repr__(self) -> str:
+        ladder = ", ".join(row.skip for row in self._ladder)
+        return f"Governor for {self.target_ms:g} ms over {ladder}; decisions: {self._number}"
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _time(self) -> float:
+        tick = self._clock()
+        passed = tick - self._tick
+        self._at_s += min(passed, _LONGEST_STEP) if passed > 0 else 0.0  # backwards, or not a number: none
+        self._tick = tick
+        return self._at_s
+
+    def _take(self, seen: Seen) -> None:
+        self._seen.append(seen)
+        profiled = self._rows[seen.skip].latency_ms
+        slowdown = seen.latency_ms / profiled if profiled else 1.0
+        missed = seen.waited_ms + seen.latency_ms > self.target_ms
+        self._policy.observe(seen.at_s, self._places.get(seen.skip), slowdown, missed, seen.waited_ms)
+
+    def _decide(self, at_s: float, waited_ms: float) -> Decision:
+        policy = self._policy
+        why = policy.decide(at_s, waited_ms, self._allowed)
+        assert policy.at is not None
+        skip = self._ladder[policy.at].skip
+        self._number += 1
+        decision = Decision(self._number, at_s, waited_ms, self._limits, skip, why, policy.slowdown, tuple(self._seen))
+        self._seen.clear()
+        self._log.append(decision)
+        self._say_once(policy.meets(self._allowed[0]), skip)
+        return decision
+
+    def _again(self, decision: Decision) -> Decision:
+        """Make a decision of a log once more."""
+        for seen in decision.seen:
+            self._take(seen)
+        if decision.limits != self._limits:
+            self._limits, self._allowed = decision.limits, self._within(decision.limits)
+        return self._decide(decision.at_s, decision.waited_ms)
+
+    def _say_once(self, meets: bool | None, skip: str) -> None:
+        """Warn where the shallowest depth cannot meet the target; again only after it could for a while."""
+        if self._policy.at != self._allowed[0] and not meets:
+            return
+        if meets is False and not self._unmet:
+            _LOGGER.warning(
+                "no depth meets %.4g ms while the device takes %.2f times its profiled latency: running %s",
+                self.target_ms,
+                self._policy.slowdown,
+                skip,
+            )
+        self._unmet = self._unmet if meets is None else not meets
+
+    def _within(self, limits: Mapping[str, float]) -> tuple[int, ...]:
+        """The places on the ladder that the limits allow; where there are none the nearest one, and a warning."""
+        _check_limits(limits, self._table)
+        places = range(len(self._ladder))
+        over = [
+            max((getattr(self._ladder[place], name) / limits[name] for name in limits), default=0) for place in places
+        ]
+        allowed = tuple(place for place in places if over[place] <= 1)
+        if not allowed and self._over is False:
+            _LOGGER.warning("no depth is within %s: running the one that is nearest", dict(limits))
+        self._over = not allowed
+        return allowed or (over.index(min(over)),)
+
+
+def replay(log: Iterable[Decision], table: TradeOffs, **settings: Any) -> tuple[Decision, ...]:
+    """The decisions that a governor makes from what is written in a log: the same ones, with the same settings.
+
+    Arguments:
+        log: every decision from the first one on (`keep=None`, or written by `on_decision`).
+        table: as it was for the governor, or another one of the same depths.
+        **settings: of `Governor`: as they were, or others, to see what they would have chosen then. Limits are taken
+            from the log.
+
+    Raises:
+        MeasurementError: a log that is empty or has lost its beginning or a decision between.
+        SkipError: a log of depths that are not in the table.
+
+    Example:
+        >>> from adaptive_depth import Row
+        >>> table = TradeOffs((Row("F", 80.0, 400, 9, 20.0), Row("T", 60.0, 200, 5, 10.0)))
+        >>> governor = Governor(table, target_ms=30)
+        >>> for _ in range(3):
+        ...     governor.observe(governor.choose(), latency_ms=25.0)
+        >>> replay(governor.log, table, target_ms=30) == governor.log
+        True
+    """
+    decisions = list(log)
+    if not decisions or [each.number for each in decisions] != list(range(1, len(decisions) + 1)):
+        raise MeasurementError(
+            f"a log of {len(decisions)} decisions does not begin with the first one or has gaps: keep all of them, by "
+            "Governor(keep=None) or by on_decision"
+        )
+    governor = Governor(table, **{"limit": dict, **settings, "keep": None, "on_decision": None})
+    return tuple(governor._again(decision) for decision in decisions)
+
+
+def _target(table: TradeOffs, target_ms: object, images_per_s: object, limit: object) -> float:
+    """The deadline in milliseconds; infinite where only a callback limits."""
+    if target_ms is None and images_per_s is None and limit is None:
+        raise BudgetError("a governor without a target: give target_ms=, images_per_s= or limit=")
+    if target_ms is not None and images_per_s is not None:
+        raise BudgetError(f"target_ms={target_ms!r} and images_per_s={images_per_s!r}: expected one of the two")
+    for name, value in (("target_ms", target_ms), ("images_per_s", images_per_s)):
+        if value is not None and not _is_positive(value):
+            raise BudgetError(f"{name}={value!r}: expected a finite number above 0")
+    if target_ms is None and images_per_s is None:
+        return math.inf
+    table.cost_name("latency_ms")
+    return float(target_ms or 1000 * table.batch_size / images_per_s)  # type: ignore[arg-type, operator]
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
+
+
+def _check_limits(limits: object, table: TradeOffs) -> None:
+    example = 'expected limits such as {"energy_mj": 40.0}, or {} for none'
+    if not isinstance(limits, Mapping):
+        raise BudgetError(f"the governor's limit returned {limits!r}: {example}")
+    for name, value in limits.items():
+        if name not in COSTS or name not in table.measured:
+            raise BudgetError(
+                f"the governor's limit returned {name}={value!r}, the table has {', '.join(table.measured)}: {example}"
+            )
+        if not _is_positive(value):
+            raise BudgetError(f"the governor's limit returned {name}={value!r}: expected a finite number above 0")
+
+
+def _only(table: TradeOffs, skips: set[str]) -> TradeOffs:
+    rows = tuple(row for row in table.rows if row.skip in skips)
+    if skips - {row.skip for row in rows} or not rows:
+        raise SkipError(
+            f"skips={sorted(skips)}: expected some of those in the table, {', '.join(row.skip for row in table.rows)}"
+        )
+    return replace(table, rows=rows)

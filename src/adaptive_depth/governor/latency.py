@@ -1,0 +1,104 @@
+"""The latencies of depths on this machine, for a table whose own were measured elsewhere."""
+
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from ..choose.tradeoffs import TradeOffs
+from ..errors import MeasurementError
+
+_LEAST, _MOST = 3, 30  # rounds
+
+
+def measure_latencies(
+    session: Callable[[Any, str], Any],
+    x: Any,
+    skips: Iterable[str],
+    *,
+    seconds: float = 3.0,
+    on_round: Callable[[int, int], None] | None = None,
+    clock: Callable[[], float] = perf_counter,
+) -> dict[str, float]:
+    """The median time of a pass of each depth; all depths in turn, in an order shuffled anew in each round.
+
+    Each timed pass follows one of the same depth that is not timed: as where a depth is kept for a while.
+
+    Arguments:
+        session: called as `session(x, skip)`.
+        x: the input.
+        skips: the depths.
+        seconds: how long about; at least three rounds, at most thirty.
+        on_round: called with (rounds done, rounds in all, as it looks now).
+        clock: seconds.
+
+    Returns:
+        Milliseconds by skip.
+
+    Example:
+        >>> sorted(measure_latencies(lambda x, skip: x, None, ["F", "T"], seconds=0))
+        ['F', 'T']
+    """
+    times: dict[str, list[float]] = {skip: [] for skip in skips}
+    order, shuffle = list(times), random.Random(0).shuffle
+    start, done, total = clock(), 0, _LEAST
+    while done < total:
+        shuffle(order)
+        for skip in order:
+            session(x, skip)
+            began = clock()
+            session(x, skip)
+            times[skip].append(1000 * (clock() - began))
+        done += 1
+        affordable = int(done * seconds / max(clock() - start, 1e-9))
+        total = max(done, min(_MOST, max(_LEAST, affordable)))
+        if on_round is not None:
+            on_round(done, total)
+    return {skip: median(passes) for skip, passes in times.items()}
+
+
+def with_latencies(
+    table: TradeOffs,
+    latencies: Mapping[str, float],
+    *,
+    device: Mapping[str, Any],
+    accuracy: Mapping[str, float] | None = None,
+) -> TradeOffs:
+    """A table of the depths that were measured: their accuracies, and latencies of single images on another device.
+
+    Arguments:
+        table: has the accuracies; what else was measured on its own device, memory and energy, is left out.
+        latencies: milliseconds by skip.
+        device: what they were measured on, as in `Profile`.
+        accuracy: top-1 in percent by skip, of the very file that runs; that of the table where it is not there.
+
+    Raises:
+        MeasurementError: no depth is in both.
+
+    Example:
+        >>> from adaptive_depth import Row
+        >>> table = TradeOffs((Row("F", 80.0, 400, 9, 20.0), Row("T", 60.0, 200, 5, 10.0)))
+        >>> [row.latency_ms for row in with_latencies(table, {"F": 3.0, "T": 2.0}, device={}).rows]
+        [3.0, 2.0]
+    """
+    own = accuracy or {}
+    rows = tuple(
+        replace(
+            row,
+            accuracy=own.get(row.skip, row.accuracy),
+            latency_ms=latencies[row.skip],
+            latency_high_ms=None,
+            memory_mb=None,
+            energy_mj=None,
+        )
+        for row in table.rows
+        if row.skip in latencies
+    )
+    if not rows:
+        raise MeasurementError(
+            f"the table has {', '.join(row.skip for row in table.rows)}, the latencies are of "
+            f"{', '.join(latencies)}: expected the same depths"
+        )
+    return TradeOffs(rows, batch_size=1, device=dict(device), images=table.images, quality=table.quality)

@@ -1,0 +1,175 @@
+"""The model card of a network: README.md with metadata, as the Hugging Face Hub shows it."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ..choose.costs import macs_unit
+from ..choose.tradeoffs import TradeOffs
+from ..core.network import AdaptiveNetwork
+from ..errors import CheckpointError, one_line
+from ..quality import TOP_1
+
+if TYPE_CHECKING:
+    from .repository import Preprocessing
+
+LIBRARY = "adaptive-depth"
+_PAPER = "https://arxiv.org/abs/2312.16392"
+_NAMED = 20  # so many classes stand in a card
+
+
+def card_metadata(source: Mapping[str, Any] | None, images: bool, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the Hub reads at the head of a card: what is known, then what was given; tags of both.
+
+    Arguments:
+        source: name and arguments of the model; None for one that no name builds.
+        images: is it known for another reason that the network classifies images?
+        given: as huggingface_hub's ModelCardData takes it.
+
+    Raises:
+        CheckpointError: something that is no metadata.
+
+    Example:
+        >>> card_metadata({"name": "torchvision/resnet18", "arguments": {}}, False, {"license": "mit"})["tags"]
+        ['adaptive-depth', 'resnet18']
+    """
+    from huggingface_hub import ModelCardData
+
+    tags = [LIBRARY, *([] if source is None else [source["name"].rpartition("/")[2]])]
+    known = {"library_name": LIBRARY, "pipeline_tag": "image-classification" if images or source is not None else None}
+    try:
+        more = given.get("tags") or ()
+        metadata = {**known, **given, "tags": [*tags, *([more] if isinstance(more, str) else more)]}
+        yaml.safe_load(ModelCardData(**metadata).to_yaml())
+    except Exception as error:  # whatever the constructor and YAML raise
+        raise CheckpointError(
+            f"model_card_kwargs={given!r} is no metadata of a card ({one_line(error)}): expected plain values such as "
+            "{'license': 'mit', 'base_model': 'timm/resnet50.a1_in1k'}"
+        ) from error
+    return metadata
+
+
+def model_card(
+    name: str,
+    network: AdaptiveNetwork,
+    config: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    preprocessing: "Preprocessing | None" = None,
+    tradeoffs: TradeOffs | None = None,
+) -> str:
+    """The text of a card: metadata, what the network is, how to use it, its stages, and what its depths reach and cost.
+
+    Arguments:
+        name: of the repository or folder.
+        network: what it is about.
+        config: of config.json: where the model comes from.
+        metadata: what `card_metadata` returned.
+        preprocessing, tradeoffs: None where they are not known.
+    """
+    from huggingface_hub import ModelCardData
+
+    parts = [
+        f"---\n{ModelCardData(**metadata).to_yaml()}\n---",
+        f"# {name.rpartition('/')[2]}",
+        _introduction(network, config),
+        f"## How to use\n\n```python\n{_usage(name, network, config, preprocessing is not None)}\n```",
+        "A skip is one letter a stage: `T` leaves out its skippable blocks, `F` runs them.",
+        f"## Stages\n\n```text\n{network.stages}\n```",
+        *([] if tradeoffs is None else [f"## Trade-offs\n\n{trade_off_table(tradeoffs)}"]),
+        *([] if preprocessing is None else [f"## Preprocessing\n\n{_told(preprocessing)}"]),
+    ]
+    text = "\n\n".join(parts) + "\n\n"
+    return f"{text}{_signature(text)}\n"
+
+
+def changed_by_hand(card: Path) -> bool:
+    """Is there a card that this library did not write, or not as it is now?"""
+    if not card.exists():
+        return False
+    text, mark, signature = card.read_text(encoding="utf-8", errors="replace").rstrip("\n").rpartition("<!--")
+    return mark + signature != _signature(text)
+
+
+def _signature(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return f"<!-- Written by {LIBRARY} ({digest}). It writes a card anew, unless the card was changed by hand. -->"
+
+
+# -- the parts --------------------------------------------------------------------------------------------------
+
+
+def _introduction(network: AdaptiveNetwork, config: Mapping[str, Any]) -> str:
+    library, _, name = (config["source"] or {"name": "/"})["name"].rpartition("/")
+    what = f"{name} of {library or 'timm'}" if name else config["model"]
+    calibrated = " BatchNorm statistics are calibrated for every depth." if network.calibrated else ""
+    return (
+        f"{what} as a network whose depth is chosen at run time: one set of weights serves {len(network.skips)} "
+        f"sub-networks, from the super-net `{network.skips[0]}` down to the base-net `{network.skips[-1]}`."
+        f"{calibrated} Made with {LIBRARY}, which implements "
+        f"[Adaptive Depth Networks with Skippable Sub-Paths]({_PAPER})."
+    )
+
+
+def _usage(name: str, network: AdaptiveNetwork, config: Mapping[str, Any], prepared: bool) -> str:
+    base = network.skips[-1]
+    model = "" if config["source"] is not None else f", model={config['model']}(...)"
+    opened = ['x = net.preprocessing.transform()(Image.open("image.png"))[None]'] * prepared
+    lines = [
+        "import adaptive_depth as ad",
+        *["from PIL import Image"] * prepared,
+        "",
+        f'net = ad.AdaptiveNetwork.from_pretrained("{name}"{model})',
+        *opened,
+        f'net(x), net(x, skip="{base}")  # the super-net, and the base-net, on a batch x',
+        f'small = net.subnet("{base}")  # an ordinary module that shares the weights',
+    ]
+    return "\n".join(lines)
+
+
+def trade_off_table(table: TradeOffs) -> str:
+    """Accuracy and costs of all sub-networks in Markdown, and what they were measured on.
+
+    Example:
+        >>> from adaptive_depth.choose.tradeoffs import Row
+        >>> print(trade_off_table(TradeOffs((Row("F", 76.0, 4_000_000, 9000), Row("T", 75.0, 2_000_000, 5000)))))
+        | skip | top-1 | MMACs | parameters | Pareto front |
+        |---|---|---|---|---|
+        | F | 76.00 % | 4.000 | 9,000 | * |
+        | T | 75.00 % | 2.000 | 5,000 | * |
+        <BLANKLINE>
+        Multiply-adds are of one sample. The Pareto front is that of accuracy against macs.
+    """
+    cost, front = table.cost_name(), table.front()
+    timed = cost == "latency_ms"
+    divisor, unit = macs_unit(max(row.macs for row in table.rows))
+    columns = ["skip", table.quality.name, unit, "parameters", *(["latency"] if timed else []), "Pareto front"]
+    lines = [_line(columns), f"|{'---|' * len(columns)}"]
+    for row in table.rows:
+        latency = [f"{row.latency_ms:.2f} ms"] if timed else []
+        costs = [f"{row.macs / divisor:.3f}", f"{row.parameters:,}", *latency]
+        lines.append(_line([row.skip, table.quality.text(row.accuracy), *costs, "*" if row in front else ""]))
+    at = table.device.get
+    threads = f"{at('threads')} CPU thread{'s' * (at('threads') != 1)}"
+    where = f" on {at('processor')} ({at('type')}, {threads}, torch {at('torch')})" * bool(at("type"))
+    measured = f" Latency is the median of one forward pass of a batch of {table.batch_size}{where}." if timed else ""
+    what = "accuracy" if table.quality == TOP_1 else str(table.quality)
+    notes = f"Multiply-adds are of one sample.{measured} The Pareto front is that of {what} against {cost}."
+    return "\n".join([*lines, "", notes])
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _told(preprocessing: "Preprocessing") -> str:
+    size, names = preprocessing.image_size, preprocessing.classes
+    text = (
+        f"Images in {'grey' if preprocessing.channels == 1 else 'colour'}, {size} x {size} pixels "
+        f"({preprocessing.interpolation}; the central {preprocessing.crop_pct:.1%} of a side), mean "
+        f"{list(preprocessing.mean)}, std {list(preprocessing.std)}."
+    )
+    more = f", ... ({len(names)} in all, in config.json)" if len(names) > _NAMED else ""
+    return text + (f" Classes: {', '.join(names[:_NAMED])}{more}." if names else "")

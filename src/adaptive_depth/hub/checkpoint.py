@@ -1,0 +1,309 @@
+"""Save and load a network: JSON for the plan, safetensors for the numbers. Nothing that is loaded can run code.
+
+A folder holds `network.json` and the weights file that it names. A new weights file is complete before
+`network.json` is replaced, in one step, to name it; so at any moment the folder holds the old or the new network.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..core.adapting import adapt
+from ..core.network import AdaptiveNetwork, check_adapted
+from ..errors import AdaptiveDepthError, CheckpointError
+from ..files import move, write_atomically
+from ..models import WEIGHT_ARGUMENTS, Source, create_model, source_of
+from ..plan import Stages
+
+FORMAT = "adaptive-depth network"
+VERSION = 1
+_NAME = "network.json"
+_WEIGHTS = f"weights-{'[0-9a-f]' * 16}.safetensors"  # what `save` writes, and may delete: no file of the user's
+
+
+def save(network: AdaptiveNetwork, folder: str | os.PathLike[str]) -> Path:
+    """Write a network into a folder; what the folder held before is replaced in one step.
+
+    Stages, skip-aware norms, statistics per context and all weights are kept, each tensor once. A model that
+    `create_model`, timm or torchvision built by name is built again by `load`; any other must be given to it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: the folder is a file, or cannot be written.
+
+    Example:
+        >>> import tempfile, timm, adaptive_depth as ad
+        >>> net = ad.adapt(timm.create_model("resnet18", num_classes=10))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     same = load(save(net, folder))
+        >>> len(same.skips)
+        16
+    """
+    check_adapted(network, "save", CheckpointError)
+    folder = Path(folder)
+    description, tensors = describe(network)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        before = set(folder.glob(_WEIGHTS))
+        weights = write_tensors(tensors, folder)
+        try:
+            write_atomically(folder / _NAME, json.dumps(description | {"weights": weights}, indent=2).encode())
+        except BaseException:
+            if folder / weights not in before:
+                (folder / weights).unlink(missing_ok=True)
+            raise
+        for old in before - {folder / weights}:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be written ({error}): expected a folder with free space; what it held is still there"
+        ) from error
+    return folder
+
+
+def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> AdaptiveNetwork:
+    """Read a network that `save` wrote, in eval mode on the CPU.
+
+    Arguments:
+        folder: what was given to `save`.
+        model: a model of the same architecture, for networks whose model no name builds; its weights are replaced.
+
+    Raises:
+        CheckpointError: no network there, a file that is truncated, foreign or of a newer version, or weights that
+            do not fit the model.
+    """
+    folder = Path(folder)
+    description = read_description(folder / _NAME)
+    tensors = read_tensors(folder / str(description["weights"]))
+    return restore(description, tensors, folder / _NAME, model)
+
+
+# -- a network, and the two parts that a folder keeps of it -----------------------------------------------------
+
+
+def describe(network: AdaptiveNetwork, reader: str = "load") -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A network as a JSON description and its tensors, each once.
+
+    Arguments:
+        network: stays as it is; the tensors are its own where they are on the CPU.
+        reader: what will read them, for the error.
+
+    Raises:
+        CheckpointError: arguments of the model that JSON does not hold.
+    """
+    tensors, ties = _unique(network.state_dict())
+    source = source_of(network.model, network.source)
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "source": None if source is None else {"name": source.name, "arguments": dict(source.arguments)},
+        "model": type(network.model).__name__,
+        "stages": network.stages.to_json(),
+        "proven": network.proven,
+        "ties": ties,
+    }
+    try:
+        json.dumps(description)
+    except TypeError as error:
+        raise CheckpointError(
+            f"the model's arguments {source} cannot be written as JSON ({error}): build the model with arguments of "
+            f"plain kinds, or without create_model, and give it to {reader}(folder, model=...)"
+        ) from error
+    return description, tensors
+
+
+def restore(
+    description: Mapping[str, Any],
+    tensors: dict[str, Tensor],
+    file: Path,
+    model: nn.Module | None = None,
+    *,
+    reader: str = "load",
+    given: str | None = None,
+) -> AdaptiveNetwork:
+    """The network of what `read_description` and `read_tensors` read, in eval mode on the CPU.
+
+    Arguments:
+        description, tensors: of one network.
+        file: where the description was read, for the errors.
+        model: as for `load`.
+        reader, given: the function that the user called, and with what, for the errors; by default `load(folder)`.
+
+    Raises:
+        CheckpointError: they do not fit each other or the model.
+    """
+    call = f"{reader}({given or str(file.parent)!r}, model=MyModel())"
+    try:
+        built = _build(description, file, call) if model is None else model
+        network = adapt(built, Stages.from_json(description["stages"]))
+    except CheckpointError:
+        raise
+    except AdaptiveDepthError as error:
+        raise CheckpointError(f"{file} does not fit the model: {error}") from error
+    for name, first in description["ties"].items():
+        if not isinstance(first, str) or first not in tensors:
+            raise CheckpointError(f"{file} ties {name!r} to {first!r}, which the weights do not have")
+        tensors[name] = tensors[first]
+    _fill(network, tensors, file.parent, reader)
+    network.proven = description.get("proven", True) is True
+    if description["source"] is not None:
+        network.source = Source(**description["source"])
+    return network.eval()
+
+
+# -- files ------------------------------------------------------------------------------------------------------
+
+
+def _unique(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Each tensor once, and for tied names the name under which their tensor is kept."""
+    tensors: dict[str, Tensor] = {}
+    ties: dict[str, str] = {}
+    first: dict[Any, str] = {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
+        if key in first:
+            ties[name] = first[key]
+        else:
+            first[key] = name
+            kept = tensor.detach().cpu().contiguous()
+            tensors[name] = kept if kept.untyped_storage().nbytes() == kept.nbytes else kept.clone()
+    return tensors, ties
+
+
+def write_tensors(tensors: dict[str, Tensor], folder: Path) -> str:
+    """Put tensors into a new file of a folder in one step; its name tells its content."""
+    temporary, digest = temporary_tensors(tensors, folder)
+    name = f"weights-{digest[:16]}.safetensors"
+    move(temporary, folder / name)
+    return name
+
+
+def temporary_tensors(tensors: dict[str, Tensor], folder: Path) -> tuple[Path, str]:
+    """A new file of a folder with these tensors, complete on the disk, and the SHA-256 of its content."""
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".weights.")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+        with Path(temporary).open("rb+") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+    except safetensors.SafetensorError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise OSError(str(error)) from error
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return Path(temporary), digest
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """The description in a JSON file of this library: of its format, of a version that is known, with all its parts.
+
+    Raises:
+        CheckpointError: missing, damaged, foreign or newer.
+    """
+    try:
+        description = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        folder = path.parent
+        there = "it does not exist" if not folder.exists() else f"it holds no {path.name}"
+        raise CheckpointError(f"{folder} is no saved network: {there}; expected a folder that save() wrote") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}): it is damaged, or no network of this library"
+        ) from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not of this library: expected a file with format {FORMAT!r}")
+    version = description.get("version")
+    if not isinstance(version, int):
+        raise CheckpointError(f"{path} is damaged: its version is {version!r}, where a number is expected")
+    if version > VERSION:
+        raise CheckpointError(
+            f"{path} has version {version!r}, this library reads up to {VERSION}: pip install -U adaptive-depth"
+        )
+    missing = {"source", "stages", "weights", "ties"} - set(description)
+    if missing or not isinstance(description["ties"], dict) or not isinstance(description["stages"], list):
+        raise CheckpointError(f"{path} is damaged: {', '.join(sorted(missing)) or 'ties or stages'} cannot be read")
+    if Path(str(description["weights"])).name != description["weights"]:
+        raise CheckpointError(f"{path} names weights outside its folder ({description['weights']!r})")
+    return description
+
+
+def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Arguments:
+        path: the file.
+        sha256: of its content; by default its name tells it, as `write_tensors` gave it.
+
+    Raises:
+        CheckpointError: missing, truncated or changed.
+    """
+    try:
+        tensors = load_file(path)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): the weights are missing or truncated") from error
+    if sha256 is not None and digest != sha256:
+        raise CheckpointError(
+            f"{path} is not the file that was described (its SHA-256 is {digest[:16]}..., not {sha256[:16]}...): it is "
+            "damaged, or the files of two networks were mixed, as by a save that was killed; save or fetch all anew"
+        )
+    if sha256 is None and digest[:16] not in path.name:
+        raise CheckpointError(f"{path} holds other content than its name says: the weights are damaged")
+    return tensors
+
+
+def _build(description: Mapping[str, Any], file: Path, call: str) -> nn.Module:
+    source = description["source"]
+    if source is None:
+        raise CheckpointError(
+            f"{file.parent} holds a {description.get('model', 'model')} that no timm or torchvision name builds: give "
+            f"an instance of it, {call}"
+        )
+    try:
+        name, arguments = source["name"], source["arguments"]
+        wrong = set(arguments) & WEIGHT_ARGUMENTS
+        if wrong:
+            raise CheckpointError(
+                f"{file} asks for {', '.join(sorted(wrong))}: a saved network brings its own weights; it is "
+                "damaged or was tampered with, so take it from where it was saved"
+            )
+        return create_model(name, **arguments)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file} is damaged: source {source!r}") from error
+
+
+def _fill(network: AdaptiveNetwork, tensors: Mapping[str, Tensor], folder: Path, reader: str) -> None:
+    """Load the weights, in the precision in which they were saved; not one where not all of them fit."""
+    network.reset_statistics(per_context=any(name.startswith("statistics.") for name in tensors))
+    expected = network.state_dict()
+    missing = [name for name in expected if name not in tensors]
+    unexpected = [name for name in tensors if name not in expected]
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{folder}: the weights do not fit the model: {len(missing)} missing ({', '.join(missing[:3])}), "
+            f"{len(unexpected)} unexpected ({', '.join(unexpected[:3])}); give {reader}(..., model=) the architecture "
+            "that was saved"
+        )
+    for name, tensor in expected.items():
+        if tensor.shape != tensors[name].shape:
+            raise CheckpointError(
+                f"{folder}: the weights do not fit the model: {name} is {list(tensors[name].shape)} there and "
+                f"{list(tensor.shape)} in the model; give {reader}(..., model=) the architecture that was saved"
+            )
+    kinds = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    if len(kinds) == 1:
+        network.to(kinds.pop())
+    network.load_state_dict(dict(tensors))

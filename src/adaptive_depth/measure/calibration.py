@@ -1,0 +1,128 @@
+"""Running statistics per context: the BatchNorms of every sub-network measured after training.
+
+Training gathers running statistics in two contexts only, nothing skipped and everything skipped. A sub-network in
+between meets a third. What a stage sees depends only on the flags of the stages up to its own, so 2 + 4 + ... + 2^N
+sets of statistics cover all 2^N sub-networks; they are gathered with shared prefixes in one pass over some batches.
+All weights stay shared and switching stays instant.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+
+from ..batches import arguments, device_of, first_samples, samples_in, split_batch
+from ..core.distributed import Processes
+from ..core.network import AdaptiveNetwork, check_adapted
+from ..core.sharing import SharedForward
+from ..errors import DataError
+from ..modes import evaluating
+from ..plan.checks import has_statistics
+
+
+def calibrate(
+    network: AdaptiveNetwork, batches: Iterable[Any], *, limit: int | None = None, across_processes: bool = False
+) -> int:
+    """Measure BatchNorm statistics for every context; afterwards each sub-network normalises with its own.
+
+    Each statistic is the plain mean over the batches of the batch's mean and variance. Weights, and the two sets of
+    statistics from training, are left as they are; `network.reset_statistics(per_context=False)` goes back to them.
+    A network without BatchNorm (a transformer, say) has nothing to calibrate.
+
+    Arguments:
+        network: a trained network.
+        batches: training batches (the labels are not used), such as a DataLoader; each of two or more samples,
+            or else it is passed over. Several thousand images are plenty.
+        limit: at most so many batches; all by default.
+        across_processes: all processes of a training call this, each with its share of the samples, and each gets the
+            mean over all batches.
+
+    Returns:
+        The number of batches measured, by all processes together; 0 for a network without BatchNorm.
+
+    Raises:
+        DataError: no batch to measure, or inputs that are not finite. The network is unchanged then.
+        StagesError: stages written by hand that the first input proves wrong.
+
+    Example:
+        >>> import timm, torch, adaptive_depth as ad
+        >>> net = ad.adapt(timm.create_model("resnet18", num_classes=10))
+        >>> calibrate(net, [torch.randn(4, 3, 64, 64)])
+        1
+    """
+    check_adapted(network, "calibrate", DataError)
+    if not any(True for _ in network.contexts()):
+        return 0
+    before = network.statistics
+    with evaluating(network):
+        try:
+            measured = _measure(network, islice(batches, limit), Processes() if across_processes else None)
+        except BaseException:
+            network.statistics = before
+            network.forget_views()
+            raise
+    return measured
+
+
+def _measure(network: AdaptiveNetwork, batches: Iterable[Any], processes: Processes | None) -> int:
+    device, measured = device_of(network), 0
+    network.reset_statistics(per_context=True)
+    with _averaging(network), torch.inference_mode(False), torch.no_grad():
+        shared = SharedForward(network)
+        for batch in batches:
+            x, _ = split_batch(batch, device)
+            if samples_in(x) < 2:  # a BatchNorm cannot measure the variance of one sample
+                continue
+            args, kwargs = arguments(x)
+            if not network.proven:
+                network.prove(*args, **kwargs)
+            if not measured:  # to break off a measurement would count some contexts twice
+                few, named = arguments(first_samples(x, 2))
+                shared.probe(network.skips, *few, **named)
+            for _ in shared.outputs(network.skips, *args, **kwargs):
+                pass
+            measured += 1
+    if processes is not None:
+        measured = _reduce(network, measured, processes)
+    if not measured:
+        raise DataError("calibrate received no batch of two or more samples: expected training batches")
+    if not all(torch.isfinite(buffer).all() for buffer in network.statistics.buffers()):
+        raise DataError(
+            "calibrate measured statistics that are not finite: look for inputs that are not, or for weights "
+            "that diverged in training (a lower learning rate)"
+        )
+    return measured
+
+
+def _reduce(network: AdaptiveNetwork, measured: int, processes: Processes) -> int:
+    """The mean over the batches of all processes, each of which has the mean over its own."""
+    device = device_of(network)
+    total = int(processes.sum(torch.tensor(measured, device=device)))
+    for buffer in network.statistics.buffers():
+        if buffer.is_floating_point():
+            buffer.copy_(processes.sum(buffer * measured) / max(1, total))
+        else:
+            buffer.fill_(total)
+    return total
+
+
+@contextmanager
+def _averaging(network: AdaptiveNetwork) -> Iterator[None]:
+    """BatchNorms behind the first flag gather plain means; the sub-networks made inside are forgotten after."""
+    norms: list[Any] = [network.model.get_submodule(path) for path in network.homes]
+    norms += network.skip_norms.modules()
+    norms = [norm for norm in norms if has_statistics(norm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.training = None, True
+    for buffer in network.statistics.buffers():
+        buffer.zero_()
+    network.forget_views()
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum, norm.training = momentum, False
+        network.forget_views()

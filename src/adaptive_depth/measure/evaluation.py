@@ -1,0 +1,140 @@
+"""The quality of every sub-network, what they have in common computed once."""
+
+from collections.abc import Iterable, Sized
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..batches import arguments, device_of, on_device, samples_in
+from ..core.distributed import Processes
+from ..core.network import AdaptiveNetwork, check_adapted
+from ..core.sharing import SharedForward, tensors_in
+from ..errors import DataError, TrainingError
+from ..modes import evaluating
+from ..skip import Skip, parse_skip
+from ..tasks import Classification, Task, as_task
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+
+def evaluate(
+    network: AdaptiveNetwork,
+    batches: Iterable[Any],
+    skips: Iterable[Skip] | None = None,
+    *,
+    task: Any = None,
+    across_processes: bool = False,
+) -> dict[str, float]:
+    """The quality of sub-networks: top-1 accuracy in percent, or what a task is judged by.
+
+    The network runs in eval mode without gradients and is left as it was. Outputs are bit-identical to those of the
+    sub-networks run one after the other; a network of four stages takes less than half the time.
+
+    Arguments:
+        network: a network that returns what the task takes; without a task logits `[batch, classes]`, or an object
+            that holds them as `logits`.
+        batches: pairs of input `[batch, ...]` and labels `[batch]`, or dicts with `"labels"`, such as a DataLoader.
+        skips: the sub-networks; all by default.
+        task: what the network is for: a task of `adaptive_depth.tasks`, or what `train` takes; one class a sample
+            where None.
+        across_processes: all processes of a training call this, each with its share of the samples, and each gets the
+            quality on all of them.
+
+    Returns:
+        For each skip, super-net first, the number that `task.quality` names; by default the share of samples whose
+        largest logit is the label's.
+
+    Raises:
+        DataError: no batch, no labels, labels that name no class of the network, a data set (the loader's `dataset`)
+            of fewer classes than the network has, or outputs that are not finite.
+        SkipError: a skip that does not fit the network.
+        StagesError: stages written by hand that the first input proves wrong.
+
+    Example:
+        >>> import timm, torch, adaptive_depth as ad
+        >>> net = ad.adapt(timm.create_model("resnet18", num_classes=2))
+        >>> batches = [(torch.randn(2, 3, 64, 64), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))]
+        >>> list(evaluate(net, batches, ["FFFF", "TTTT"], task=ad.tasks.Regression(unit="m")))
+        ['FFFF', 'TTTT']
+    """
+    check_adapted(network, "evaluate", DataError)
+    chosen = [parse_skip(skip, len(network.stages)) for skip in (network.skips if skips is None else skips)]
+    chosen = sorted(set(chosen))
+    if not chosen:
+        raise DataError("evaluate received no sub-network: expected skips such as ['FFFF'], or None for all")
+    judged = as_task(task)
+    metrics: dict[str, Metric] = {}
+    device, shared = device_of(network), SharedForward(network)
+    with evaluating(network), torch.inference_mode(False), torch.no_grad():
+        for batch in batches:
+            x, y = on_device(judged.inputs(batch), device)
+            if not samples_in(x):
+                continue
+            args, kwargs = arguments(x)
+            if not network.proven:
+                network.prove(*args, **kwargs)
+            for skip, output, _ in shared.outputs(chosen, *args, **kwargs):
+                found = _checked(judged, output, y, getattr(batches, "dataset", None), strict=task is None)
+                if skip not in metrics:
+                    metrics[skip] = judged.metric(found).to(device)
+                    metrics[skip].sync_on_compute = False  # processes may evaluate something of their own
+                judged.measure(metrics[skip], found, y)
+    if across_processes:
+        _join(metrics, device)
+    if not metrics:
+        raise DataError("evaluate received an empty loader: expected at least one batch of (input, labels)")
+    return {skip: judged.value(metric) for skip, metric in metrics.items()}
+
+
+def _checked(task: Task, output: Any, y: Any, data: Any, *, strict: bool) -> Any:
+    """What a sub-network returned, as the task takes it, where it is finite and fits the labels."""
+    try:
+        found = task.output(output)
+        if strict:
+            _check_one_class(found, y)
+        task.check(found, y)
+    except TrainingError as error:
+        raise DataError(str(error)) from error
+    if not all(torch.isfinite(tensor).all() for tensor in tensors_in(found)):
+        raise DataError(
+            "the network returned numbers that are not finite: look for inputs that are not, or for weights that "
+            "diverged in training (a lower learning rate)"
+        )
+    if isinstance(task, Classification) and found.ndim == 2:
+        _check_classes(data, found.shape[1])
+    return found
+
+
+def _check_one_class(output: Any, y: Any) -> None:
+    """Without a task nothing else is certain than one class a sample."""
+    if not isinstance(output, Tensor) or output.ndim != 2 or y.shape != output.shape[:1]:
+        received = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise DataError(
+            f"the network returned {received} for labels {list(y.shape)}: expected [batch, classes] and [batch]; for "
+            "anything else name the task, evaluate(network, batches, task=ad.tasks.Segmentation())"
+        )
+
+
+def _join(metrics: dict[str, "Metric"], device: torch.device) -> None:
+    """Put the state of all processes into the metrics of each."""
+    processes = Processes()
+    if processes.count == 1:
+        return
+    ready = int(processes.sum(torch.tensor(int(bool(metrics)), device=device)))
+    if ready < processes.count:
+        raise DataError(f"{processes.count - ready} of {processes.count} processes had no batch: give each its share")
+    for metric in metrics.values():
+        metric.sync()
+
+
+def _check_classes(data: Any, outputs: int) -> None:
+    """A data set that names its classes, and numbers labels by them, has one for each output."""
+    classes = getattr(data, "classes", None)
+    if isinstance(classes, Sized) and len(classes) < outputs and getattr(data, "target_transform", None) is None:
+        raise DataError(
+            f"the data has {len(classes)} classes, the network {outputs}: an output that no label names can only be "
+            f"wrong; build the model with num_classes={len(classes)}, or number the labels as the network's outputs "
+            "(target_transform= of the data set)"
+        )

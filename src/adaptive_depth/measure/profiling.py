@@ -1,0 +1,265 @@
+"""Cost of every sub-network: multiply-adds, parameters, and on the device of an example time, memory and energy."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from ..choose.costs import Cost, Profile, median_interval
+from ..core.network import AdaptiveNetwork, check_adapted
+from ..errors import MeasurementError, one_line
+from ..modes import evaluating
+from ..skip import Skip, parse_skip
+from .instruments.conditions import describe, moment
+from .instruments.energy import energy_of_all, find_meter
+from .instruments.macs import count_macs
+from .instruments.memory import input_bytes, peak_bytes, weight_bytes
+from .instruments.timing import drift, planned, time_all, waiter, warm_up
+
+OnProgress = Callable[[int, int, str], None]
+
+# What makes a callable of a sub-network, for each backend. Registering another one takes a line here.
+BACKENDS: dict[str, Callable[[nn.Module], Callable[..., Any]]] = {
+    "eager": lambda subnet: subnet,
+    "compiled": lambda subnet: torch.compile(subnet),
+}
+
+
+def profile(
+    network: AdaptiveNetwork,
+    *example: Any,
+    skips: Iterable[Skip] | None = None,
+    latency: bool = True,
+    backend: str = "eager",
+    batch_sizes: Sequence[int] = (),
+    energy: bool = True,
+    rounds: int | None = None,
+    seconds: float = 40.0,
+    warmup: int | None = None,
+    on_progress: OnProgress | None = None,
+    **kwargs: Any,
+) -> Profile:
+    """Measure what sub-networks cost on this device for one example input.
+
+    Everything runs in eval mode without gradients; modes are put back. Time is measured in rounds: in each, every
+    sub-network runs once, in an order shuffled anew (by a fixed seed), so that what slows the device down for a while
+    slows all of them. An accelerator is waited for before and after each pass.
+
+    Multiply-adds are what the paper calls FLOPs: those of matrix products, convolutions and attention; biases, norms,
+    activations and pooling are left out. What a model does once a batch, whatever its size, is divided by it too.
+
+    Arguments:
+        network: an adapted network; of a compiled one, the compiled code is timed.
+        *example, **kwargs: the input, as the original model takes it, such as `[batch, channels, height, width]`,
+            on the device of the network. Its first tensor gives the device and, as first dimension, the batch size.
+        skips: which sub-networks, one or several; all by default.
+        latency: also measure time, memory and energy. Without, an example and a network on the meta device do.
+        backend: what runs the sub-networks: `eager`, or `compiled` (`torch.compile`, which leaves the network itself
+            as it is and takes its time for each sub-network).
+        batch_sizes: further batch sizes to measure the throughput at, with the example's samples repeated.
+        energy: also measure energy, where the device has counters and zeus is installed to read them; it takes half
+            a second for each sub-network, three times. The result says what was read, or why nothing was.
+        rounds: how often each sub-network is timed. By default as often as `seconds` allow, 6 to 100 times.
+        seconds: about how long the timing takes where `rounds` is not given, for each batch size; warm-up comes on top.
+        warmup: rounds that are run before and not timed; by default as many as it takes until two in a row take the
+            same time (to 5 %), at most ten, and none after as many seconds as are given.
+        on_progress: called with (done, in all, what) after each step; of the timing, the second is an estimate where
+            `rounds` is not given.
+
+    Raises:
+        SkipError: a skip that does not fit the stages.
+        MeasurementError: arguments out of range, an example without a tensor, or a device that failed meanwhile (lost,
+            or out of memory).
+
+    Example:
+        >>> import adaptive_depth as ad, timm, torch
+        >>> net = ad.adapt(timm.create_model("resnet18", num_classes=10))
+        >>> result = profile(net, torch.zeros(1, 3, 32, 32), skips=["FFFF", "TTTT"], latency=False)
+        >>> result.costs["FFFF"].macs, result.costs["TTTT"].macs
+        (37016576, 18142208)
+    """
+    _check_measurement(network, rounds, seconds, warmup, batch_sizes, backend)
+    asked = network.skips if skips is None else [skips] if isinstance(skips, str) else skips
+    chosen = [parse_skip(skip, len(network.stages)) for skip in asked]
+    if not chosen:
+        raise MeasurementError(f"skips={skips!r} names no sub-network: expected some of {', '.join(network.skips)}")
+    if len(example) == 1 and isinstance(example[0], Mapping):  # a batch of Hugging Face's
+        example, kwargs = (), {**example[0], **kwargs}
+    device, batch_size = _device_and_batch(example, kwargs)
+    if latency and device.type == "meta":
+        raise MeasurementError("the example is on the meta device, which computes nothing: pass latency=False")
+    plan = partial(planned, rounds, seconds)
+    with evaluating(network), torch.no_grad(), _device_failures(device):
+        network(*example, **kwargs)  # proves stages written by hand
+        subnets = {skip: network.subnet(skip) for skip in chosen}
+        counts, uncounted = count_macs({skip: partial(subnet, *example, **kwargs) for skip, subnet in subnets.items()})
+        costs = {
+            skip: Cost(skip, round(counts[skip] / batch_size), sum(p.numel() for p in subnet.parameters()))
+            for skip, subnet in subnets.items()
+        }
+        shapes = tuple(tuple(leaf.shape) for leaf in tree_leaves((example, kwargs)) if isinstance(leaf, Tensor))
+        found = Profile(costs, batch_size, describe(device), uncounted, backend, network.fingerprint, inputs=shapes)
+        if not latency:
+            return found
+        bench = _Bench(subnets, example, kwargs, device, BACKENDS[backend], on_progress or _say_nothing)
+        return bench.measure(found, plan, warmup, seconds, batch_sizes, energy)
+
+
+class _Bench:
+    """Sub-networks on a device, ready to run."""
+
+    def __init__(
+        self,
+        subnets: Mapping[str, nn.Module],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        device: torch.device,
+        prepare: Callable[[nn.Module], Callable[..., Any]],
+        tell: OnProgress,
+    ) -> None:
+        self.subnets, self.args, self.kwargs, self.device, self.tell = subnets, args, kwargs, device, tell
+        self.callables = {skip: prepare(subnet) for skip, subnet in subnets.items()}
+        self.wait = waiter(device)
+
+    def runs(self, samples: int | None = None) -> dict[str, Callable[[], Any]]:
+        """A pass of each sub-network: of the example, or of so many samples taken from it in turn."""
+        args, kwargs = self.args, self.kwargs
+        if samples is not None:
+            args, kwargs = _resized((args, kwargs), _device_and_batch(args, kwargs)[1], samples)
+        return {skip: partial(run, *args, **kwargs) for skip, run in self.callables.items()}
+
+    def measure(
+        self,
+        found: Profile,
+        plan: Callable[[int, float], int],
+        warmup: int | None,
+        seconds: float,
+        batch_sizes: Sequence[int],
+        energy: bool,
+    ) -> Profile:
+        runs, compiled = self.runs(), {}
+        for done, (skip, run) in enumerate(runs.items(), 1):
+            compiled[skip] = run()  # a compiled one is compiled now, where somebody watches
+            self.tell(done, len(runs), "warming up")
+        conditions: dict[str, Any] = {"before": moment(self.device)}
+        conditions["warmup_rounds"] = warm_up(runs, self.wait, warmup, seconds)
+        times = time_all(runs, self.wait, plan, partial(self._round, "latency"))
+        conditions |= {"rounds": len(next(iter(times.values()))), "after": moment(self.device)}
+        conditions["drift_percent"] = drift(times)
+        latency = {skip: median(passes) for skip, passes in times.items()}
+        peaks = peak_bytes(runs, self.device)
+        drawn, how = self._energy(runs, latency) if energy else (None, "not measured")
+        rates = self._throughput(batch_sizes, plan, seconds, {found.batch_size: latency})
+        resident = input_bytes(tree_leaves((self.args, self.kwargs)))
+        costs = {}
+        for skip, cost in found.costs.items():
+            low, high = median_interval(times[skip])
+            needs = None if peaks is None else (weight_bytes(self.subnets[skip]) + resident + peaks[skip]) / 1e6
+            costs[skip] = Cost(
+                skip,
+                cost.macs,
+                cost.parameters,
+                latency[skip],
+                low,
+                high,
+                needs,
+                drawn[skip] if drawn else None,
+                rates[skip],
+                tuple(round(passed, 4) for passed in times[skip]),
+            )
+        return replace(found, costs=costs, conditions=conditions, energy=how)
+
+    def _round(self, what: str, done: int, total: int) -> None:
+        self.tell(done, total, what)
+
+    def _energy(self, runs: Mapping[str, Callable[[], Any]], latency: Mapping[str, float]) -> tuple[Any, str]:
+        meter, how = find_meter(self.device)
+        if meter is None:
+            return None, how
+        drawn = energy_of_all(runs, self.wait, latency, meter, partial(self._round, "energy"))
+        return drawn, how if drawn else f"not measurable here: {how} stood still while the network ran"
+
+    def _throughput(
+        self,
+        batch_sizes: Sequence[int],
+        plan: Callable[[int, float], int],
+        seconds: float,
+        known: Mapping[int, Mapping[str, float]],
+    ) -> dict[str, dict[int, float]]:
+        """Samples a second by skip and batch size; for the `known` ones from the latency."""
+        medians = {batch: dict(latency) for batch, latency in known.items()}
+        for batch in sorted({*batch_sizes} - {*medians}):
+            runs = self.runs(batch)
+            warm_up(runs, self.wait, None, seconds)
+            times = time_all(runs, self.wait, plan, partial(self._round, f"throughput at batch {batch}"))
+            medians[batch] = {skip: median(passes) for skip, passes in times.items()}
+        return {
+            skip: {batch: 1000 * batch / medians[batch][skip] for batch in sorted(medians)} for skip in self.subnets
+        }
+
+
+def _resized(inputs: Any, batch: int, samples: int) -> Any:
+    """The same inputs with another number of samples: those of the batch, in turn."""
+
+    def resize(leaf: Tensor) -> Tensor:
+        if not leaf.dim() or leaf.shape[0] != batch:
+            return leaf
+        return leaf[torch.arange(samples, device=leaf.device) % batch].contiguous()
+
+    return tree_map_only(Tensor, resize, inputs)
+
+
+@contextmanager
+def _device_failures(device: torch.device) -> Iterator[None]:
+    """Say in the library's words that a device went away or had too little memory."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
+        raise MeasurementError(
+            f"{device} failed while it was measured ({one_line(error)[:200]}): nothing of this profile is kept; see "
+            "that the device answers and has room (a smaller batch or fewer batch_sizes), then measure again"
+        ) from error
+
+
+def _say_nothing(done: int, total: int, what: str) -> None:
+    pass
+
+
+# -- checks ------------------------------------------------------------------------------------------------------------
+
+
+def _check_measurement(
+    network: object, rounds: object, seconds: object, warmup: object, batch_sizes: object, backend: object
+) -> None:
+    check_adapted(network, "profile", MeasurementError)
+    if rounds is not None and not (isinstance(rounds, int) and rounds >= 1):
+        raise MeasurementError(
+            f"rounds={rounds!r}: expected a whole number of at least 1, or None to choose by seconds"
+        )
+    if not (isinstance(seconds, int | float) and seconds > 0):
+        raise MeasurementError(f"seconds={seconds!r}: expected a number above 0")
+    if warmup is not None and not (isinstance(warmup, int) and warmup >= 0):
+        raise MeasurementError(
+            f"warmup={warmup!r}: expected a whole number of rounds, 0 or more, or None to warm up until steady"
+        )
+    sizes = batch_sizes if isinstance(batch_sizes, Sequence) and not isinstance(batch_sizes, str) else [batch_sizes]
+    if not all(isinstance(size, int) and size >= 1 for size in sizes):
+        raise MeasurementError(f"batch_sizes={batch_sizes!r}: expected whole numbers of at least 1, such as (8, 32)")
+    if backend not in BACKENDS:
+        raise MeasurementError(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
+
+
+def _device_and_batch(example: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[torch.device, int]:
+    for leaf in tree_leaves((example, kwargs)):
+        if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0]:
+            return leaf.device, leaf.shape[0]
+    raise MeasurementError(
+        "the example holds no tensor with a batch dimension: expected an input of the model, such as "
+        "profile(network, images) with images [batch, 3, height, width]"
+    )

@@ -1,0 +1,502 @@
+import json
+import math
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import adaptive_depth as ad
+from adaptive_depth import BudgetError
+from adaptive_depth.choose.costs import Cost, Profile
+from adaptive_depth.choose.tradeoffs import Row, TradeOffs, tradeoffs
+from adaptive_depth.errors import MeasurementError
+
+#                 accuracy  macs  parameters  latency
+SUPER = Row("FF", 77.6, 4_110, 900, 50.0)
+FIRST = Row("TF", 77.1, 3_900, 800, 47.0)
+LAST = Row("FT", 76.0, 3_000, 600, 48.0)  # dominated by TF in latency, not in macs
+BASE = Row("TT", 76.1, 2_580, 500, 31.1234)
+TABLE = TradeOffs((SUPER, FIRST, LAST, BASE), 2, {"type": "cpu", "processor": "an EPYC", "backend": "compiled"})
+UNTIMED = TradeOffs(tuple(Row(row.skip, row.accuracy, row.macs, row.parameters) for row in TABLE.rows))
+
+
+def skips(rows):
+    return [row.skip for row in rows]
+
+
+# -- joining ------------------------------------------------------------------------------------------------------
+
+
+def measured(*names):
+    return Profile({name: Cost(name, 10, 5, 2.0, 1.9, 2.1) for name in names}, 4, {"type": "cuda"}, {})
+
+
+def test_accuracy_and_cost_are_joined_by_skip():
+    table = tradeoffs({"TT": 70, "FF": np.float32(71.5)}, measured("FF", "TT"))
+    joined = (Row("FF", 71.5, 10, 5, 2.0, latency_high_ms=2.1), Row("TT", 70, 10, 5, 2.0, latency_high_ms=2.1))
+    assert table.rows == joined
+    assert table.batch_size == 4
+    assert table.device == {"type": "cuda", "backend": "eager"}
+
+
+@pytest.mark.parametrize(
+    ("accurate", "profiled", "message"),
+    [
+        (["F"], ["F", "TT", "TF"], "accuracy lacks the sub-networks TT, TF: evaluate and profile the same ones"),
+        (["F", "T"], ["F"], "cost lacks the sub-networks T: evaluate and profile the same ones"),
+    ],
+)
+def test_different_sub_networks_are_refused(accurate, profiled, message):
+    with pytest.raises(MeasurementError, match=message):
+        tradeoffs(dict.fromkeys(accurate, 70.0), measured(*profiled))
+
+
+@pytest.mark.parametrize("accuracy", [-0.1, 100.1, math.nan, "70", None, True])
+def test_an_accuracy_that_is_no_percentage_is_refused(accuracy):
+    with pytest.raises(MeasurementError, match=f"accuracy of 'F' is {accuracy!r}: expected top-1 in percent"):
+        tradeoffs({"F": accuracy}, measured("F"))
+
+
+@pytest.mark.parametrize("accuracy", [0, 100])
+def test_the_ends_of_the_range_are_percentages(accuracy):
+    assert tradeoffs({"F": accuracy}, measured("F")).rows[0].accuracy == accuracy
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ((), "without rows: expected at least one sub-network"),
+        ((SUPER, SUPER), "a sub-network stands twice in FF, FF"),
+        ((SUPER, UNTIMED.rows[1]), "latency_ms is missing for TF only"),
+    ],
+)
+def test_rows_that_make_no_table_are_refused(rows, message):
+    with pytest.raises(MeasurementError, match=message):
+        TradeOffs(rows)
+
+
+# -- the front ----------------------------------------------------------------------------------------------------
+
+
+def test_the_front_leaves_out_what_is_dominated_and_starts_with_the_cheapest():
+    assert skips(TABLE.front()) == ["TT", "TF", "FF"]
+    assert TABLE.front() == TABLE.front("latency_ms")
+    assert TABLE.front()[0] is BASE
+
+
+def test_the_front_depends_on_the_cost():
+    cheap = Row("FT", 76.2, 2_600, 400, 60.0)
+    table = TradeOffs((SUPER, FIRST, cheap, BASE))
+    assert skips(table.front("latency_ms")) == ["TT", "TF", "FF"]
+    assert skips(table.front("macs")) == ["TT", "FT", "TF", "FF"]
+    assert skips(table.front("parameters")) == ["FT", "TF", "FF"]
+
+
+def test_without_latency_the_front_is_that_of_multiply_adds():
+    faster = TradeOffs((Row("F", 77, 10, 20), Row("T", 76, 12, 5)))
+    assert skips(faster.front()) == ["F"]
+    assert skips(faster.front("parameters")) == ["T", "F"]
+
+
+@pytest.mark.parametrize(
+    ("other", "front"),
+    [
+        (Row("T", 77, 9, 1), ["T"]),  # as accurate, cheaper
+        (Row("T", 78, 10, 1), ["T"]),  # more accurate, as cheap
+        (Row("T", 77, 10, 1), ["F", "T"]),  # equal: neither dominates
+        (Row("T", 76, 10, 1), ["F"]),
+        (Row("T", 77, 11, 1), ["F"]),
+    ],
+)
+def test_dominance_needs_one_strict_advantage(other, front):
+    assert skips(TradeOffs((Row("F", 77, 10, 1), other)).front("macs")) == front
+
+
+@pytest.mark.parametrize(
+    ("table", "cost", "message"),
+    [
+        (TABLE, "energy", "cost='energy': expected one of latency_ms, macs, energy_mj"),
+        (UNTIMED, "latency_ms", "latency_ms was not measured: profile without latency=False"),
+    ],
+)
+def test_a_front_of_an_unknown_cost_is_refused(table, cost, message):
+    with pytest.raises(MeasurementError, match=message):
+        table.front(cost)
+
+
+# -- the choice ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "skip"),
+    [
+        ({"latency_ms": 50}, "FF"),  # a limit may be met exactly
+        ({"latency_ms": 49.9}, "TF"),
+        ({"latency_ms": 46}, "TT"),
+        ({"macs": 3_900}, "TF"),
+        ({"parameters": 799}, "TT"),
+        ({"latency_ms": 60, "macs": 3_500}, "TT"),
+        ({"latency_ms": 60, "parameters": 800}, "TF"),
+        ({"accuracy": 76.1}, "TT"),  # the cheapest, not the most accurate
+        ({"accuracy": 76.11}, "TF"),
+        ({"accuracy": 76.0, "latency_ms": 48}, "TF"),  # with a cost limit: the most accurate
+        ({"macs": np.int64(4_110)}, "FF"),
+    ],
+)
+def test_the_best_within_limits(limits, skip):
+    assert TABLE.best(**limits) == skip
+
+
+def test_accuracy_alone_asks_for_the_fastest_else_for_the_fewest_multiply_adds():
+    rows = (Row("F", 77, 20, 9, 5.0), Row("T", 77, 10, 9, 6.0))
+    assert TradeOffs(rows).best(accuracy=70) == "F"
+    assert TradeOffs(tuple(Row(r.skip, r.accuracy, r.macs, r.parameters) for r in rows)).best(accuracy=70) == "T"
+
+
+@pytest.mark.parametrize(
+    ("rows", "limits", "skip"),
+    [
+        ((Row("FF", 77, 9, 9, 5.0), Row("FT", 77, 9, 9, 4.0)), {"macs": 9}, "FT"),  # latency
+        ((Row("FF", 77, 9, 9, 5.0), Row("FT", 77, 8, 9, 5.0)), {"macs": 9}, "FT"),  # then multiply-adds
+        ((Row("TT", 77, 9, 9, 5.0), Row("FT", 77, 9, 9, 5.0)), {"macs": 9}, "FT"),  # then fewest skips
+        ((Row("FF", 77, 9, 9, 5.0), Row("FT", 78, 9, 9, 5.0)), {"accuracy": 70}, "FT"),  # cheap: accuracy
+        ((Row("FF", 77, 9, 9), Row("FT", 77, 8, 9)), {"parameters": 9}, "FT"),  # no latency
+    ],
+)
+def test_ties(rows, limits, skip):
+    assert TradeOffs(rows).best(**limits) == skip
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (
+            {},
+            "no limit was given: expected one or more of latency_ms, macs, energy_mj, memory_mb, parameters, accuracy",
+        ),
+        (
+            {"latency": 3},
+            "unknown limit latency=3: expected one or more of latency_ms, macs, energy_mj, memory_mb, parameters",
+        ),
+        ({"macs": math.nan}, "limit macs=nan: expected a finite number above 0"),
+        ({"macs": math.inf}, "limit macs=inf: expected a finite number above 0"),
+        ({"accuracy": 0.99}, "limit accuracy=0.99: expected percent, such as accuracy=99"),
+        ({"accuracy": -1}, "limit accuracy=-1: expected a finite number above 0"),
+        ({"latency_ms": 0}, "limit latency_ms=0: expected a finite number above 0"),
+        ({"latency_ms": "20"}, "limit latency_ms='20': expected a finite number above 0"),
+        ({"parameters": True}, "limit parameters=True: expected a finite number above 0"),
+    ],
+)
+def test_limits_that_are_none_are_refused(limits, message):
+    with pytest.raises(BudgetError, match=re.escape(message)):
+        TABLE.best(**limits)
+
+
+def test_a_latency_limit_needs_measured_latency():
+    with pytest.raises(BudgetError, match="latency_ms was not measured: profile without latency=False"):
+        UNTIMED.best(latency_ms=20)
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (
+            {"latency_ms": 3},
+            "no sub-network meets latency_ms <= 3: the fastest, 'TT', needs 31.13; raise the limit to at least that",
+        ),
+        ({"macs": 100}, "the one of fewest multiply-adds, 'TT', needs 2580; raise the limit to at least that"),
+        (
+            {"accuracy": 80, "latency_ms": 50},
+            "no sub-network meets latency_ms <= 50 and accuracy >= 80: the most accurate, 'FF', reaches 77.6 %; "
+            "lower the limit to that",
+        ),
+        (
+            {"accuracy": 80, "parameters": 5},
+            "no sub-network meets parameters <= 5 and accuracy >= 80: the smallest, 'TT', needs 500; raise the "
+            "limit to at least that; the most accurate, 'FF', reaches 77.6 %; lower the limit to that",
+        ),
+        (
+            {"accuracy": 77.5, "latency_ms": 48},
+            "no sub-network meets latency_ms <= 48 and accuracy >= 77.5 together, though each alone can be met: "
+            "'TF' comes nearest; ask for accuracy >= 77.1 to get it",
+        ),
+        (
+            {"accuracy": 77.5, "latency_ms": 49.9},
+            "'FF' comes nearest; ask for latency_ms <= 50 to get it",
+        ),
+    ],
+)
+def test_a_budget_that_none_meets_names_the_nearest(limits, message):
+    with pytest.raises(BudgetError, match=re.escape(message)):
+        TABLE.best(**limits)
+
+
+def test_the_limit_that_an_error_asks_for_is_met():
+    table = TradeOffs((Row("F", 77.123456, 1_234_567, 9, 2 / 3),))
+    for name, word in (("latency_ms", "needs"), ("macs", "needs"), ("accuracy", "reaches")):
+        with pytest.raises(BudgetError) as caught:
+            table.best(**{name: 99 if name == "accuracy" else 0.1})
+        asked = re.search(rf"{word} ([\d.e+]+)", str(caught.value))
+        assert asked
+        assert table.best(**{name: float(asked[1])}) == "F"
+
+
+@pytest.mark.parametrize("cost", ["energy_mj", "memory_mb"])
+def test_energy_and_memory_are_limits_as_the_others(cost):
+    def row(skip, accuracy, value):
+        return Row(skip, accuracy, 10, 10, 5.0, **{cost: value})
+
+    table = TradeOffs((row("F", 77, 20.0), row("T", 76, 10.0)))
+    assert table.measured == ("latency_ms", "macs", cost, "parameters")
+    assert table.best(**{cost: 20}) == "F"
+    assert table.best(**{cost: 19.9, "latency_ms": 5}) == "T"
+    assert skips(table.front(cost)) == ["T", "F"]
+    with pytest.raises(
+        BudgetError, match=rf"the one of least {cost.partition('_')[0]}, 'T', needs 10; raise the limit"
+    ):
+        table.best(**{cost: 9})
+    with pytest.raises(BudgetError, match=f"{cost} was not measured: profile .*, or limit macs"):
+        TABLE.best(**{cost: 9})
+    with pytest.raises(MeasurementError, match=f"{cost} is missing for T only"):
+        TradeOffs((row("F", 77, 20.0), row("T", 76, None)))
+
+
+@pytest.mark.parametrize("cost", ["latency_ms", "macs", "parameters"])
+def test_choices_are_what_best_returns_at_every_limit(cost):
+    steps = TABLE.choices(cost)
+    assert [limit for limit, _ in steps] == sorted({limit for limit, _ in steps})
+    values = sorted(getattr(row, cost) for row in TABLE.rows)
+    for limit in (*values, *(value + 0.01 for value in values), values[-1] * 2):
+        assert [skip for least, skip in steps if least <= limit][-1] == TABLE.best(**{cost: limit})
+    with pytest.raises(BudgetError, match="no sub-network meets"):
+        TABLE.best(**{cost: steps[0][0] * 0.999})
+
+
+def test_choices_by_hand():
+    assert TABLE.choices("latency_ms") == ((31.1234, "TT"), (47.0, "TF"), (50.0, "FF"))
+    assert TABLE.choices("macs") == ((2_580, "TT"), (3_900, "TF"), (4_110, "FF"))  # FT is less accurate than TT
+
+
+def test_a_dominated_sub_network_is_told_with_the_best_that_dominates_it():
+    assert TABLE.dominated() == {"FT": "TF"}  # 48 ms, 76.0 %, against 47 ms, 77.1 %
+    assert TABLE.dominated("macs") == {"FT": "TT"}  # TF costs more
+    equal = TradeOffs((Row("F", 77, 10, 1), Row("T", 77, 10, 1)))
+    assert equal.dominated() == {}
+
+
+# -- why --------------------------------------------------------------------------------------------------------
+
+
+def test_a_choice_tells_what_it_loses_and_saves():
+    choice = TABLE.choose(latency_ms=48, macs=None)
+    assert (choice.skip, choice.row, choice.limits, choice.ties) == ("TF", FIRST, {"latency_ms": 48}, ())
+    assert str(choice).splitlines() == [
+        "Chosen: TF",
+        "It is the most accurate of the 3 sub-networks within latency_ms <= 48: 77.10 %.",
+        "Against the super-net: 0.50 points less accurate, 6.0 % less latency.",
+    ]
+    assert TABLE.choose(macs=9_999).why == (
+        "It is the most accurate of the 4 sub-networks within macs <= 9,999: 77.60 %.",
+    )
+
+
+def test_ties_in_accuracy_are_told():
+    rows = (Row("FF", 77, 9, 9, 5.0), Row("FT", 78, 9, 9, 4.0), Row("TF", 78, 9, 9, 3.0), Row("TT", 70, 9, 9, 2.0))
+    choice = TradeOffs(rows).choose(macs=9)
+    assert (choice.skip, choice.ties) == ("TF", ("FT",))
+    assert "As accurate: FT; TF has the lowest latency_ms of them." in choice.why
+    assert choice.why[-1] == "Against the super-net: 1.00 points more accurate, 40.0 % less latency."
+
+
+@pytest.mark.parametrize("pair", [("FT", "TF"), ("TF", "FT")])
+def test_latencies_that_cannot_be_told_apart_are_told_where_the_fastest_is_asked_for(pair):
+    rows = (Row("FF", 78, 9, 9, 5.0), Row("FT", 77, 9, 9, 3.1), Row("TF", 77, 9, 9, 3.0), Row("TT", 70, 9, 9, 2.0))
+    table = TradeOffs(rows, ties=(pair, ("FF", "TT")))
+    choice = table.choose(accuracy=75)
+    assert (choice.skip, choice.ties) == ("TF", ("FT",))
+    assert choice.why[:2] == (
+        "It has the lowest latency_ms of the 3 sub-networks within accuracy >= 75: 3.",
+        "Cannot be told apart from it: FT.",
+    )
+    assert TradeOffs.from_json(json.loads(json.dumps(table.to_json()))) == table
+    work = TradeOffs((Row("FF", 78, 9, 9), Row("FT", 77, 8, 9), Row("TF", 77, 7, 9)), ties=(pair,))
+    assert (work.choose(accuracy=75).skip, work.choose(accuracy=75).ties) == ("TF", ())  # ties are of latencies
+    by_work = TradeOffs(tuple(Row(row.skip, row.accuracy, row.macs, 9) for row in rows), ties=table.ties)
+    assert by_work.choose(accuracy=75).ties == ("FT", "TF")  # of equally many multiply-adds; FF is more accurate
+
+
+def test_the_only_one_that_fits_is_told_as_that():
+    (only, _) = TABLE.choose(latency_ms=40).why
+    assert only == "It is the only sub-network within latency_ms <= 40: 76.10 %."
+
+
+def test_a_limit_that_only_the_median_meets_is_told():
+    rows = (Row("F", 77, 9, 9, 5.0, latency_high_ms=5.5), Row("T", 76, 9, 9, 3.0, latency_high_ms=3.1))
+    said = "The limit is met by the median; its 95 % interval reaches 5.5 ms: measure again on a quiet machine"
+    assert TradeOffs(rows).choose(latency_ms=5.4).why[-1].startswith(said)
+    assert not any(said in why for why in TradeOffs(rows).choose(latency_ms=5.5).why)
+    assert not any(said in why for why in TradeOffs(rows).choose(macs=10).why)
+
+
+def test_a_saving_within_the_noise_is_told():
+    rows = (Row("F", 77, 9, 9, 5.0), Row("T", 76, 5, 9, 4.0))
+    tied = TradeOffs(rows, ties=(("F", "T"),)).choose(latency_ms=4).why[-1]
+    assert tied.endswith("less accurate, 20.0 % less latency (but the two latencies cannot be told apart).")
+    assert "told apart" not in TradeOffs(rows).choose(latency_ms=4).why[-1]
+
+
+def test_what_may_be_chance_is_told_with_the_number_of_images():
+    rows = (Row("F", 90.0, 9, 9), Row("T", 89.0, 5, 9))
+    table = TradeOffs(rows, images=1800)
+    assert table.chance == pytest.approx(2.0)  # 2 * sqrt(2 * 0.9 * 0.1 / 1800) = 2 %
+    assert "On 1800 images, differences of less than 2.0 points may be chance." in str(table)
+    assert TradeOffs(rows).chance is None
+    assert TradeOffs((Row("F", 100.0, 9, 9),), images=50).chance == pytest.approx(200 * math.sqrt(2 * 0.99 * 0.01 / 50))
+    assert tradeoffs({"F": 70.0}, measured("F"), images=9).images == 9
+
+
+def test_a_choice_that_nothing_meets_says_why_as_best_does():
+    with pytest.raises(BudgetError, match=r"the fastest, 'TT', needs 31\.13"):
+        TABLE.choose(latency_ms=3)
+
+
+# -- networks trained alone, and what goes together ---------------------------------------------------------------
+
+
+def test_networks_trained_alone_stand_beside():
+    table = tradeoffs({"FF": 71.5, "TT": 70.0}, measured("FF", "TT"), alone={"TT": 70.5})
+    assert [row.alone for row in table.rows] == [None, 70.5]
+    titles, deep, shallow, *_ = str(table).splitlines()
+    assert titles.split()[3:6] == ["alone", "%", "gain"]
+    assert deep.split()[2:4] == ["-", "-"]
+    assert shallow.split()[2:4] == ["70.50", "-0.50"]
+    assert TradeOffs.from_json(json.loads(json.dumps(table.to_json()))) == table
+
+
+@pytest.mark.parametrize(
+    ("alone", "message"),
+    [
+        ({"TF": 70.0}, "alone names 'TF': expected skips of this network, FF, TT"),
+        ({"FF": 0.7e3}, "accuracy of 'FF' trained alone is 700.0: expected top-1 in percent"),
+        ({"FF": math.nan}, "accuracy of 'FF' trained alone is nan"),
+        ({"FF": 0.7}, "accuracy of 'FF' trained alone is 0.7: expected percent, such as 70"),
+    ],
+)
+def test_what_was_trained_alone_must_fit(alone, message):
+    with pytest.raises(MeasurementError, match=message):
+        tradeoffs({"FF": 71.5, "TT": 70.0}, measured("FF", "TT"), alone=alone)
+
+
+def test_a_profile_of_another_network_or_cut_is_refused():
+    cost = replace(measured("F", "T"), network="aaaa")
+    accuracy = {"F": 70.0, "T": 69.0}
+    assert tradeoffs(accuracy, cost, network="aaaa") == tradeoffs(accuracy, cost)
+    assert tradeoffs(accuracy, replace(cost, network=""), network="bbbb")
+    with pytest.raises(MeasurementError, match=r"another network or another cut of it \(fingerprint aaaa, .* bbbb\)"):
+        tradeoffs(accuracy, cost, network="bbbb")
+
+
+def test_memory_energy_and_ties_come_from_the_profile():
+    times = (1.0, 2.0, 1.0, 2.0, 1.0, 2.0)
+    costs = {
+        "F": Cost("F", 10, 5, 2.0, 1.9, 2.1, 7.0, 3.0, {}, times),
+        "T": Cost("T", 9, 4, 2.0, 1.9, 2.1, 6.0, 2.0, {}, times[::-1]),
+    }
+    table = tradeoffs({"F": 70.0, "T": 69.0}, Profile(costs, 4, {}, {}))
+    assert [(row.memory_mb, row.energy_mj) for row in table.rows] == [(7.0, 3.0), (6.0, 2.0)]
+    assert table.ties == (("F", "T"),)
+    assert str(table).splitlines()[1].split()[-3:] == ["7.00", "3.00", "*"]
+
+
+# -- the value ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", [TABLE, UNTIMED])
+def test_a_table_survives_json(table):
+    assert TradeOffs.from_json(json.loads(json.dumps(table.to_json()))) == table
+
+
+@pytest.mark.parametrize("broken", [{}, {"rows": [{"skip": "F"}]}, {"rows": [], "extra": 1}, {"rows": 3}])
+def test_a_broken_table_is_refused(broken):
+    with pytest.raises(MeasurementError, match="expected an object with rows, batch_size, device"):
+        TradeOffs.from_json(broken)
+
+
+def test_a_table_prints_every_row_and_marks_the_front():
+    titles, *rows, foot, where = str(TABLE).splitlines()
+    assert where == "Latency of a batch of 2 on an EPYC, compiled."
+    assert titles.split()[:3] == ["skip", "top-1", "%"]
+    assert [row.split()[0] for row in rows] == ["FF", "TF", "FT", "TT"]
+    assert [row.endswith("*") for row in rows] == [True, True, False, True]
+    assert rows[2].endswith("  dominated by TF")
+    assert rows[0].split() == ["FF", "77.60", "4.110", "900", "50.00", "*"]
+    assert foot == "* on the Pareto front of accuracy against latency_ms"
+    assert str(UNTIMED).splitlines()[1].split()[4] == "-"
+
+
+def test_swapped_arguments_are_told():
+    with pytest.raises(MeasurementError, match="received a Profile and a dict: expected accuracies by skip"):
+        tradeoffs(Profile({}, 1, {}, {}), {"F": 50.0})  # type: ignore[arg-type]
+
+
+# -- another quality than top-1 ------------------------------------------------------------------------------------
+
+RMSE = ad.tasks.Quality("RMSE", "m", higher_is_better=False)
+
+
+def errors_in_metres() -> ad.TradeOffs:
+    """Deeper is better: 1 m, 2 m, 4 m; the third is no cheaper than the second."""
+    rows = (ad.Row("FF", 1.0, 400, 9, alone=1.5), ad.Row("FT", 4.0, 300, 8), ad.Row("TT", 2.0, 300, 7))
+    return ad.TradeOffs(rows, quality=RMSE)
+
+
+def test_where_lower_is_better_the_front_and_the_choice_turn_round():
+    table = errors_in_metres()
+    assert [row.skip for row in table.front()] == ["TT", "FF"]
+    assert table.dominated() == {"FT": "TT"}
+    assert table.best(macs=500) == "FF"
+    assert table.best(macs=300) == "TT"
+    assert table.best(quality=2.5) == "TT"  # the cheapest of those with at most 2.5 m
+    assert table.best(quality=1.5) == "FF"
+    assert table.choices("macs") == ((300, "TT"), (400, "FF"))
+
+
+def test_words_name_the_quality_and_its_direction():
+    table = errors_in_metres()
+    assert str(table.choose(macs=300)) == (
+        "Chosen: TT\nIt is the best in RMSE of the 2 sub-networks within macs <= 300: 2.00 m.\n"
+        "Against the super-net: RMSE 1.00 m worse, 25.0 % less multiply-adds."
+    )
+    said = str(table)
+    assert "RMSE m" in said.splitlines()[0]
+    assert "+0.50" in said  # 1.0 beside 1.5 alone is better by 0.5
+    assert "Pareto front of RMSE against macs" in said
+    assert "Of RMSE, lower is better." in said
+    assert table.chance is None
+    with pytest.raises(ad.BudgetError, match="the best, 'FF', reaches 1; raise the limit to that"):
+        table.best(quality=0.5)
+    with pytest.raises(ad.BudgetError, match=r"unknown limit accuracy=1\.0: expected one or more of .*, quality"):
+        table.best(accuracy=1.0)
+
+
+def test_a_quality_survives_json_and_top_1_is_written_as_before():
+    table = errors_in_metres()
+    assert ad.TradeOffs.from_json(json.loads(json.dumps(table.to_json()))) == table
+    assert "quality" not in ad.TradeOffs((ad.Row("F", 76.0, 400, 9),)).to_json()
+    with pytest.raises(ad.MeasurementError, match="trade-offs"):
+        ad.TradeOffs.from_json({**table.to_json(), "quality": {"name": "RMSE", "unknown": 1}})
+
+
+def test_values_are_checked_by_the_quality():
+    with pytest.raises(ad.MeasurementError, match="RMSE of 'F' is nan: expected a finite number"):
+        ad.TradeOffs((ad.Row("F", float("nan"), 4, 9),), quality=RMSE)
+    with pytest.raises(ad.MeasurementError, match="mIoU of 'F' is 120: expected mIoU in percent, from 0 to 100"):
+        ad.TradeOffs((ad.Row("F", 120, 4, 9),), quality=ad.tasks.Quality("mIoU", "%"))
+
+
+def test_the_page_refuses_what_it_would_show_as_top_1():
+    with pytest.raises(
+        ad.MeasurementError, match=r"the page shows top-1 accuracy in percent, .* are of RMSE \(m, lower"
+    ):
+        ad.report_page(errors_in_metres(), title="x", stages=[])

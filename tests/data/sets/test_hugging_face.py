@@ -1,0 +1,293 @@
+"""data/sets/hugging_face.py: real data sets on the disk, opened, trained on, damaged."""
+
+import io
+import json
+import subprocess
+import sys
+from itertools import chain
+
+import datasets
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import nn
+
+import adaptive_depth as ad
+from adaptive_depth.cli import main
+from adaptive_depth.data import class_names, configure, create_loader, open_data
+from adaptive_depth.data.sets import locate
+from adaptive_depth.training.images import TrainingBatches
+
+CLASSES = ["cat", "dog", "owl"]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+
+
+def png(number, label):
+    """A picture whose red tells its number, and whose green its label."""
+    file = io.BytesIO()
+    Image.new("RGB", (12, 10), (10 * number, 100 * label, 0)).save(file, "PNG")
+    return {"bytes": file.getvalue(), "path": None}
+
+
+def rows(count, image="image", label="label", classes=CLASSES, **more):
+    kinds = {image: datasets.Image(), label: datasets.ClassLabel(names=list(classes))}
+    kinds |= {name: datasets.Value("int64") for name in more}
+    content = {
+        image: [png(number, number % len(classes)) for number in range(count)],
+        label: [number % len(classes) for number in range(count)],
+        **more,
+    }
+    return datasets.Dataset.from_dict(content, datasets.Features(kinds))
+
+
+def write(folder, **splits):
+    folder.mkdir(exist_ok=True)
+    for name, split in splits.items():
+        half = len(split) // 2
+        for number, part in enumerate((range(half), range(half, len(split)))):
+            split.select(part).to_parquet(folder / f"{name}-{number:05}-of-00002.parquet")
+    return f"hfds/{folder}"
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    return write(tmp_path / "set", train=rows(24), validation=rows(7))
+
+
+def tiny(classes=3):
+    return timm.create_model("resnet18", channels=(4, 4, 4, 4), num_classes=classes)
+
+
+def numbers(data):
+    """What `png` put into the pixels, and the label: an identity of each image."""
+    red = [round(float(x[0].mean() * 255) / 10) for x, _ in data]
+    green = [round(float(x[1].mean() * 255) / 100) for x, _ in data]
+    labels = [int(y) for _, y in data]
+    assert green == labels
+    return red
+
+
+def plain(name, **more):
+    """Pixels as they are, so that `numbers` can read them."""
+    config = configure(name, nn.Conv2d(3, 1, 1), image_size=10, **more)
+    return type(config)(**{**vars(config), "mean": (0.0,) * 3, "std": (1.0,) * 3})
+
+
+# -- what can be opened -----------------------------------------------------------------------------------------
+
+
+def test_parquet_files(parquet):
+    assert class_names(parquet) == tuple(CLASSES)
+    config = plain(parquet)
+    assert numbers(open_data(config, "train")) == [*range(24)]
+    assert numbers(open_data(config, "validation")) == [*range(7)]
+    loader = create_loader(config, "validation", batch_size=4, workers=2)
+    assert [len(x) for x, _ in loader] == [4, 3]
+
+
+def test_other_names_of_columns_and_splits(tmp_path):
+    name = write(tmp_path / "set", train=rows(4, "img", "fine", id=[*range(4)]), test=rows(2, "img", "fine", id=[5, 6]))
+    assert numbers(open_data(plain(name), "validation")) == [0, 1]
+
+
+def test_the_usual_names_win_over_others(tmp_path):
+    both = rows(4).add_column("coarse", [0] * 4).cast_column("coarse", datasets.ClassLabel(names=["a", "b"]))
+    assert class_names(write(tmp_path / "set", train=both)) == tuple(CLASSES)
+
+
+def test_what_save_to_disk_wrote_and_folders_of_images(tmp_path):
+    datasets.DatasetDict(train=rows(5), test=rows(3)).save_to_disk(tmp_path / "saved")
+    assert numbers(open_data(plain(f"hfds/{tmp_path / 'saved'}"), "validation")) == [0, 1, 2]
+    for part, label, name in (("train", 0, "cat"), ("train", 1, "dog"), ("val", 0, "cat"), ("val", 1, "dog")):
+        (tmp_path / "images" / part / name).mkdir(parents=True)
+        (tmp_path / "images" / part / name / "0.png").write_bytes(png(0, label)["bytes"])
+    config = plain(f"hfds/{tmp_path / 'images'}")
+    assert config.classes == ("cat", "dog")
+    assert numbers(open_data(config, "validation")) == [0, 0]
+
+
+def test_a_path_is_remembered_whole_and_a_name_as_it_is(parquet, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert configure("hfds/set", tiny(), image_size=8).name == parquet
+    assert locate("hfds/somebody/something", "here") == ("hfds/somebody/something", str(tmp_path / "here"))
+
+
+def test_a_name_of_the_hub_is_loaded_into_the_root(monkeypatch, tmp_path):
+    asked = []
+
+    def load(name, cache_dir):
+        asked.append((name, cache_dir))
+        return datasets.DatasetDict(train=rows(4))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert class_names("hfds/somebody/something") == tuple(CLASSES)
+    assert class_names("HFDS/mnist", root=tmp_path) == tuple(CLASSES)
+    assert asked == [("somebody/something", None), ("mnist", str(tmp_path))]
+
+
+def test_labels_are_numbers_of_the_classes_trained_on(parquet, tmp_path):
+    other = write(tmp_path / "other", validation=rows(4, classes=["dog", "cat"]))
+    config = plain(parquet)
+    moved = open_data(type(config)(**{**vars(config), "name": other}), "validation")
+    assert [label for _, label in moved] == [1, 0, 1, 0]
+    strange = write(tmp_path / "strange", validation=rows(4, classes=["dog", "zebra"]))
+    with pytest.raises(ad.DataError, match="not trained on: zebra"):
+        open_data(type(config)(**{**vars(config), "name": strange}), "validation")
+
+
+def test_shares_hold_each_image_once(parquet):
+    parts = [create_loader(plain(parquet), "train", batch_size=5, share=(index, 5)) for index in range(5)]
+    found = [
+        numbers([(x, y) for images, labels in part for x, y in zip(images, labels, strict=True)]) for part in parts
+    ]
+    assert found == [[*range(index, 24, 5)] for index in range(5)]
+    assert [len(part.dataset) for part in parts] == [5, 5, 5, 5, 4]
+
+
+def test_progress_bars_are_put_back_and_not_shown_to_a_file(parquet, capfd):
+    datasets.enable_progress_bars()
+    class_names(parquet)
+    assert not datasets.utils.are_progress_bars_disabled()
+    assert capfd.readouterr().err == ""
+
+
+# -- training ---------------------------------------------------------------------------------------------------
+
+
+def test_training_and_its_order(parquet):
+    recipe = ad.Recipe(batch_size=8, image_size=16, augment="none", epochs=2, calibrate=0)
+
+    def order(seed, epoch):
+        made = TrainingBatches(configure(parquet, tiny(), image_size=16), recipe.changed({"seed": seed}))
+        made.set_epoch(epoch)
+        list(made)
+        return [*chain(*(made.indices(number) for number in range(len(made))))]
+
+    assert sorted(order(0, 1)) == [*range(24)]
+    assert order(0, 1) == order(0, 1) != order(0, 2)
+    network = ad.adapt(tiny()).train()
+    history = ad.train(network, TrainingBatches(configure(parquet, tiny(), image_size=16), recipe), recipe)
+    assert [epoch.epoch for epoch in history.epochs] == [1, 2]
+
+
+def test_the_command(parquet, tmp_path, capsys):
+    arguments = ["--model-kwargs=channels=[4,4,4,4]", "--epochs=1", "--image-size=16", "--batch-size=8", "--lr=0.01"]
+    run = tmp_path / "run"
+    assert (
+        main(["train", "resnet18", f"--data={parquet}", *arguments, f"--output={run}", "--device=cpu", "--json"]) == 0
+    )
+    assert json.loads(capsys.readouterr().out)["images"] == 7
+    assert json.loads((run / "data.json").read_text())["classes"] == CLASSES
+    assert main(["evaluate", str(run), "--device=cpu", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 7
+
+
+def spoilt(count, *places):
+    """Rows whose images at some places are no images: no bytes of one, half of one, none at all."""
+    images = [png(number, number % 3) for number in range(count)]
+    kinds = [{"bytes": b"no image", "path": "ugly.png"}, {**images[1], "bytes": images[1]["bytes"][:50]}, None]
+    for place, kind in zip(places, kinds, strict=False):
+        images[place] = kind
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
+    return datasets.Dataset.from_dict({"image": images, "label": [n % 3 for n in range(count)]}, features)
+
+
+def test_damaged_images_are_left_out_counted_and_told(tmp_path):
+    name = write(tmp_path / "set", train=spoilt(24, 3, 7, 11), validation=spoilt(4, 2))
+    recipe = ad.Recipe(batch_size=8, skip_damaged=0.2, seed=0)
+    made = TrainingBatches(configure(name, tiny(), image_size=16), recipe)
+    assert sum(len(x) for x, _ in made) == 21
+    assert sorted(made.damaged) == ["image 11", "image 3", "image 7"]
+    assert "image 3 of hfds/" in made.damaged["image 3"]
+    assert "ugly.png) cannot be read (cannot identify" in made.damaged["image 3"]
+    assert "there is none in this row" in made.damaged["image 11"]
+    with pytest.raises(ad.DataError, match=r"3 of 24 training images cannot be read, .*skip_damaged=0.1"):
+        list(TrainingBatches(configure(name, tiny(), image_size=16), recipe.changed({"skip_damaged": 0.1})))
+    for workers in (0, 1):
+        loader = create_loader(configure(name, tiny(), image_size=16), "validation", workers=workers)
+        with pytest.raises(ad.DataError, match=r"^image 2 of hfds/.*ugly.png. cannot be read [^\n]*in its place$"):
+            list(loader)
+
+
+def test_an_image_without_a_label(tmp_path):
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=CLASSES)})
+    test = datasets.Dataset.from_dict({"image": [png(0, 0)], "label": [-1]}, kinds)
+    config = configure(write(tmp_path / "set", train=rows(4), test=test), tiny(), image_size=8)
+    with pytest.raises(ad.DataError, match=r"image 0 of hfds/.* has the label -1: expected a number from 0 to 2"):
+        open_data(config, "validation")[0]
+
+
+# -- what the user may get wrong --------------------------------------------------------------------------------
+
+
+WRONG = {
+    "no image": r"has no Image columns: .*named 'image'; there are label \(ClassLabel\); cast_column makes one",
+    "no label": r"has no ClassLabel columns: .*there are image \(Image\), id \(int64\); class_encode_column makes one",
+    "two labels": r"has 2 ClassLabel columns: .*a \(ClassLabel\), b \(ClassLabel\); rename_column names one 'label'",
+    "one class": "has one class only, 'cat': expected two or more",
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_sets_that_cannot_be_trained_on(kind, tmp_path):
+    made = {
+        "no image": lambda: rows(4).remove_columns("image"),
+        "no label": lambda: rows(4, id=[1, 2, 3, 4]).remove_columns("label"),
+        "two labels": lambda: rows(4, label="a").add_column("b", [0] * 4).cast_column("b", datasets.ClassLabel(2)),
+        "one class": lambda: rows(4, classes=["cat"]),
+    }[kind]()
+    with pytest.raises(ad.DataError, match=WRONG[kind]):
+        class_names(write(tmp_path / "set", train=made))
+
+
+def test_a_split_that_is_not_there(tmp_path):
+    config = configure(write(tmp_path / "set", train=rows(4)), tiny(), image_size=8)
+    with pytest.raises(
+        ad.DataError, match=r"no validation split: expected one named val or .* or test, there is train$"
+    ):
+        create_loader(config, "validation")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("hfds/{}/nowhere", "there is no folder '.*nowhere'; expected one that datasets.load_dataset reads"),
+        ("hfds/nobody/nothing", "cannot be read .*: expected a name on the Hugging Face hub, or a folder of parquet"),
+        ("hfds/{}", "cannot be read .*: expected a name on the Hugging Face hub, or a folder of parquet"),
+        ("hfds/", "neither a folder nor a known name: .*'hfds/NAME'"),
+    ],
+)
+def test_sets_that_cannot_be_found(name, said, tmp_path):
+    with pytest.raises(ad.DataError, match=said):
+        class_names(name.format(tmp_path))
+
+
+def test_without_the_package(monkeypatch, parquet):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ad.DataError, match="needs a package that is not installed: pip install datasets"):
+        class_names(parquet)
+
+
+@pytest.mark.slow
+def test_nothing_is_imported_before_it_is_needed():
+    code = "import sys, adaptive_depth.data, adaptive_depth.training.images\n"
+    code += "assert not {'datasets', 'webdataset'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_seed_shuffles_a_loader(parquet):
+    torch.manual_seed(0)
+    seen = np.concatenate([y.numpy() for _, y in create_loader(plain(parquet), "train", batch_size=8, shuffle=True)])
+    assert sorted(seen) == sorted([number % 3 for number in range(24)])
+    assert seen.tolist() != [number % 3 for number in range(24)]

@@ -1,0 +1,102 @@
+"""`artifact.py`: what a file says of itself survives JSON, and what is damaged is refused."""
+
+import json
+from typing import Any
+
+import pytest
+
+import adaptive_depth as ad
+from adaptive_depth.deploy.artifact import Artifact, Preprocessing
+from adaptive_depth.errors import ArtifactError
+
+STAGES = tuple(ad.Stages([ad.Stage((f"{i}.0",), (f"{i}.1",), norms=(), name=f"s{i}") for i in (1, 2)]).to_json())
+FULL = Artifact(
+    kind="onnx",
+    stages=STAGES,
+    skips=("FF", "TT"),
+    input_shape=(None, 3, 32, 32),
+    network="0123456789abcdef",
+    form="folded",
+    precision="int8",
+    labels=("cat", "dög"),
+    preprocessing=Preprocessing(32, 3, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), "bilinear", 0.9),
+    trade_offs=ad.TradeOffs(
+        (ad.Row("FF", 90, 4, 9, latency_ms=2.0), ad.Row("TT", 88, 2, 5, latency_ms=1.0)),
+        device={"processor": "a"},
+        ties=(("FF", "TT"),),
+    ),
+    accuracy={"FF": 89.5, "TT": 87.25},
+)
+BARE = Artifact("network", STAGES, ("FF",), (None, 3, None, None))
+
+
+@pytest.mark.parametrize("artifact", [FULL, BARE])
+def test_it_survives_json(artifact: Artifact) -> None:
+    text = json.dumps(artifact.to_json())
+    for description in (artifact.to_json(), json.loads(text), text, text.encode()):
+        assert Artifact.from_json(description) == artifact
+    assert ad.Stages.from_json(json.loads(text)["stages"]).to_json() == ad.Stages.from_json(list(STAGES)).to_json()
+
+
+def test_lists_become_tuples() -> None:
+    artifact = Artifact("onnx", list(STAGES), ["FF"], [None, 3, 8, 8], labels=["a"])  # type: ignore[arg-type]
+    assert (artifact.skips, artifact.input_shape, artifact.labels) == (("FF",), (None, 3, 8, 8), ("a",))
+    assert Preprocessing(8, 1, [0.5], [0.2]).mean == (0.5,)  # type: ignore[arg-type]
+
+
+def test_it_prints_what_it_is() -> None:
+    assert str(FULL) == "onnx of 2 depths, int8, norms folded, input any x 3 x 32 x 32"
+
+
+def test_a_newer_library_may_add_nothing_unseen() -> None:
+    newer = {**BARE.to_json(), "version": 2}
+    with pytest.raises(
+        ArtifactError, match=r"model\.onnx has version 2, this library reads up to 1: pip install -U adapt"
+    ):
+        Artifact.from_json(newer, "model.onnx")
+    assert Artifact.from_json({**BARE.to_json(), "version": 1}) == BARE
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ('{"format": "adaptive-depth', "model.onnx describes itself in a way that cannot be read .*: it is damaged"),
+        (b"\xff\xfe\x00", "describes itself in a way that cannot be read"),
+        ("[" * 100_000, "describes itself in a way that cannot be read"),
+        ("[]", "model.onnx is not of this library: expected a file that adaptive-depth export wrote"),
+        ("null", "is not of this library"),
+        ({"format": "another"}, "is not of this library"),
+    ],
+)
+def test_a_foreign_or_truncated_description(description: Any, message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        Artifact.from_json(description, "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": "1"}, r"has version '1', this library reads up to 1"),
+        ({"skips": []}, "names no depth: it is damaged"),
+        ({"skips": ["FFF"]}, r"describes itself wrongly \(skip 'FFF' names 3 stages, the network has 2"),
+        ({"skips": [3]}, r"describes itself wrongly \(skip 3 is a int"),
+        ({"skips": None}, "describes itself wrongly .*: it is damaged"),
+        ({"stages": [1, 2]}, "describes itself wrongly"),
+        ({"colour": "red"}, "describes itself wrongly .*colour"),
+        ({"preprocessing": {"image_size": 3}}, "describes itself wrongly .*channels"),
+        ({"trade_offs": {"rows": []}}, "describes itself wrongly .*expected at least one sub-network"),
+        ({"trade_offs": 3}, "describes itself wrongly"),
+        ({"input_shape": [None, "3", 32, 32]}, r"describes itself wrongly \(input_shape"),
+        ({"input_shape": []}, r"describes itself wrongly \(input_shape"),
+    ],
+)
+def test_a_damaged_description(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        Artifact.from_json({**FULL.to_json(), **change})
+
+
+def test_a_description_without_a_field() -> None:
+    plain = FULL.to_json()
+    del plain["stages"]
+    with pytest.raises(ArtifactError, match=r"the description describes itself wrongly .*stages"):
+        Artifact.from_json(plain)

@@ -1,0 +1,223 @@
+"""`deploy/exporting.py`: what is checked before, compared after, and never lost in between."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from adaptive_depth.export import exporting
+from torch import Tensor, nn
+
+import adaptive_depth as ad
+from adaptive_depth.data import DataConfig
+from adaptive_depth.deploy.artifact import Artifact, Preprocessing
+from adaptive_depth.deploy.exporting import FORMATS, Format, compare, describe, export_network, into_place
+from adaptive_depth.deploy.session import Session, open_session
+from adaptive_depth.errors import ExportError, SkipError
+
+X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+DATA = DataConfig("digits", None, 8, 3, (0.5, 0.4, 0.3), (0.2, 0.2, 0.1), "bilinear", 0.875, ("a", "b", "c", "d"))
+TABLE = ad.TradeOffs(
+    tuple(ad.Row(skip, accuracy, macs, 9) for skip, accuracy, macs in (("FF", 90, 4), ("FT", 89, 3), ("TT", 88, 2))),
+    ties=(("FF", "FT"), ("FT", "TT")),
+)
+
+
+class Programs:
+    """What a session runs: the network itself, or something that is not quite it."""
+
+    def __init__(self, network: ad.AdaptiveNetwork, artifact: Artifact, off: float = 0.0, at: str = "FT") -> None:
+        self.network, self.artifact, self.off, self.at = network, artifact, off, at
+
+    def run(self, x: Any, skip: str) -> Any:
+        with torch.no_grad():
+            logits = self.network(torch.from_numpy(x), skip=skip).numpy()
+        return logits + self.off * logits.std() * (skip == self.at)
+
+
+def test_a_description_is_complete(two_stages) -> None:
+    network = two_stages()
+    artifact = describe(network, "onnx", X, skips=["TT", [False, False]], form="folded", data=DATA, trade_offs=TABLE)
+    assert artifact == Artifact(
+        kind="onnx",
+        stages=tuple(network.stages.to_json()),
+        skips=("FF", "TT"),  # super-net first
+        input_shape=(None, 3, 8, 8),
+        network=network.fingerprint,
+        form="folded",
+        precision="float32",
+        labels=("a", "b", "c", "d"),
+        preprocessing=Preprocessing(8, 3, (0.5, 0.4, 0.3), (0.2, 0.2, 0.1), "bilinear", 0.875),
+        trade_offs=ad.TradeOffs((TABLE.rows[0], TABLE.rows[2])),  # and no tie with a depth that is not there
+    )
+    assert describe(network, "executorch", X).input_shape == (1, 3, 8, 8)
+    bare = describe(network, "onnx", X, skips="TF", trade_offs=TABLE)
+    assert (bare.skips, bare.trade_offs, bare.labels, bare.preprocessing) == (("TF",), None, (), None)
+
+
+def test_onnx_by_the_name_of_the_file(two_stages, unchanged, tmp_path: Path) -> None:
+    network, told = two_stages(calibrated=True).train(), []
+    path = tmp_path / "new" / "folder" / "model.onnx"
+    with unchanged(network):
+        artifact = export_network(
+            network, path, X, skips=["FF", "TT"], data=DATA, on_progress=lambda *what: told.append(what)
+        )
+    session = open_session(path)
+    assert artifact == session.artifact == describe(network, "onnx", X, skips=["FF", "TT"], data=DATA)
+    network.eval()
+    for skip in session.skips:
+        with torch.no_grad():
+            np.testing.assert_allclose(session(X, skip), network(X, skip=skip).numpy(), atol=1e-5)
+    what = "comparing every depth with the network"
+    assert told == [(0, 3, "writing onnx"), (1, 3, what), (2, 3, what)]
+    assert list(path.parent.iterdir()) == [path]
+
+
+class Noise(nn.Module):
+    """Its output is another each time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand_like(x)
+
+
+class Frozen(nn.Module):
+    """Tracing takes the number that it draws for a constant."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + float(np.random.default_rng().random())
+
+
+@pytest.mark.parametrize("block", [Noise, Frozen])
+def test_what_does_not_compute_the_same_leaves_the_old_file(block, two_stages, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"old")
+    with pytest.raises(
+        ExportError, match=r"does not compute what the network does at depth FF: .* nothing was written"
+    ):
+        export_network(two_stages(block), path, X)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_comparing(two_stages) -> None:
+    network = two_stages()
+    artifact = describe(network, "onnx", X)
+    told: list[Any] = []
+    tell = lambda *what: told.append(what[:2])  # noqa: E731
+    compare(Session("test", Programs(network, artifact, off=0.9e-4)), network, X, tell)
+    assert told == [(1, 5), (2, 5), (3, 5), (4, 5)]
+    for off, depth in ((1.2e-4, "FT"), (float("nan"), "FF")):
+        with pytest.raises(
+            ExportError, match=f"at depth {depth}: its logits are off by {off:.1e} of their standard dev"
+        ):
+            compare(Session("test", Programs(network, artifact, off)), network, X, tell)
+
+
+def test_comparing_a_single_logit(two_stages) -> None:
+    network = two_stages(classes=1)  # whose standard deviation in a batch of one is zero
+    artifact = describe(network, "onnx", X)
+    compare(Session("test", Programs(network, artifact)), network, X, exporting._say_nothing)
+
+    class Off(Programs):
+        def run(self, x: Any, skip: str) -> Any:
+            return 1.01 * super().run(x, skip)
+
+    with pytest.raises(ExportError, match=r"at depth FF: its logits are off by 1\.0e-02"):
+        compare(Session("test", Off(network, artifact)), network, X, exporting._say_nothing)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"to": "tflite"}, "to='tflite': expected one of onnx, openvino, executorch, torch"),
+        (
+            {"path": "model.bin"},
+            "model.bin does not say its format: expected a name that ends in .onnx, .xml, .pte, or",
+        ),
+        ({"path": "model"}, "model does not say its format"),
+        ({"path": "model.pte", "to": "onnx"}, "has another ending than its format: expected a name such as model.onnx"),
+        ({"form": "loose"}, "form='loose' of onnx: expected shared or folded"),
+        ({"to": "torch", "form": "shared"}, "form='shared' of torch: expected folded"),
+        ({"example": "x"}, "export received the example str: expected a tensor [batch, channels, height, width]"),
+        ({"example": torch.zeros(3, 8, 8)}, "received the example [3, 8, 8]: expected a tensor [batch,"),
+        ({"skips": []}, "skips=[] names no depth: expected some of FF, FT, TF, TT"),
+        ({"compiled": True}, "onnx does not take compiled: expected no options"),
+        ({"to": "torch", "path": "model", "depth": 3}, "torch does not take depth: expected compiled"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], message: str, two_stages, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"path": "model.onnx", "example": X, **arguments}
+    path = tmp_path / given.pop("path")
+    with pytest.raises(ExportError, match=re.escape(message)):
+        export_network(two_stages(), path, given.pop("example"), **given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_skip_and_a_network_that_are_none(two_stages, tmp_path: Path) -> None:
+    with pytest.raises(SkipError, match="skip 'TTT' names 3 stages, the network has 2"):
+        export_network(two_stages(), tmp_path / "model.onnx", X, skips=["TTT"])
+    with pytest.raises(
+        ExportError, match=r"export_network received a Linear: expected an adapted network, adapt\(model\)"
+    ):
+        export_network(nn.Linear(2, 2), tmp_path / "model.onnx", X)  # type: ignore[arg-type]
+
+
+def test_a_missing_package_is_named_with_its_extra(two_stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx_ir", None)
+    monkeypatch.delitem(sys.modules, "adaptive_depth.deploy.onnx.write", raising=False)
+    monkeypatch.delitem(sys.modules, "adaptive_depth.deploy.onnx.branches", raising=False)
+    with pytest.raises(
+        ExportError, match=r'onnx needs a package that is not .*onnx_ir.* pip install "adaptive-depth\[onnx'
+    ):
+        export_network(two_stages(), tmp_path / "model.onnx", X)
+
+
+ONNX, FOLDER = FORMATS["onnx"], FORMATS["torch"]
+
+
+def test_a_place_that_holds_something_else(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("years")
+    (tmp_path / "file").write_text("old")
+    places: list[tuple[str, Format, str]] = [
+        ("model.onnx", ONNX, "is a folder that holds something else, which would be lost: name another"),
+        ("full", FOLDER, "is a folder that holds something else, which would be lost: name another"),
+        ("file", FOLDER, "is a file, which would be lost: expected the name of a folder"),
+        ("file/model.onnx", ONNX, "cannot be written"),
+    ]
+    for name, kind, message in places:
+        with pytest.raises(ExportError, match=message), into_place(tmp_path / name, kind):
+            pytest.fail("nothing may be written")
+    assert (tmp_path / "full" / "thesis.txt").read_text() == "years"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_folder_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
+    place = tmp_path / "programs"
+    for number in (1, 2):
+        with into_place(place, FOLDER) as new:
+            new.mkdir()
+            (new / "artifact.json").write_text(json.dumps(number))
+            (new / f"{number}.pt2").touch()
+    assert sorted(file.name for file in place.iterdir()) == ["2.pt2", "artifact.json"]
+    with pytest.raises(FileNotFoundError), into_place(place, FOLDER) as new:
+        (new / "nowhere" / "file").touch()  # something fails in the middle
+    assert sorted(file.name for file in place.iterdir()) == ["2.pt2", "artifact.json"]
+    assert list(tmp_path.iterdir()) == [place]
+
+
+def test_files_that_belong_together_are_all_replaced(tmp_path: Path) -> None:
+    (tmp_path / "model.xml").write_text("old")
+    (tmp_path / "model.bin").write_text("old weights")
+    with into_place(tmp_path / "model.xml", FORMATS["openvino"]) as new:
+        new.write_text("new")
+        new.with_suffix(".bin").write_text("new weights")
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
+        "model.xml": "new",
+        "model.bin": "new weights",
+    }
