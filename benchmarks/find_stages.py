@@ -12,6 +12,7 @@ import adaptive_depth as ad
 from adaptive_depth.core.adapting import cut_runs
 from adaptive_depth.core.proof import prove_every_depth
 from adaptive_depth.plan import discover
+from adaptive_depth.plan.checks import complete
 
 
 def main(rounds: int = 7) -> None:
@@ -27,7 +28,7 @@ def main(rounds: int = 7) -> None:
         ad.find_stages(model, x)
 
     def find_by_watching() -> None:
-        stages = ad.stages.checks.complete(model, cut_runs(discover(model, (x,), {})))
+        stages = complete(model, cut_runs(discover(model, (x,), {})))
         prove_every_depth(ad.AdaptiveNetwork(model, stages), (x,), {})
 
     runs = {"forward": forward, "family": find, "discovery": find_by_watching}

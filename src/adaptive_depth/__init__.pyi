@@ -38,7 +38,8 @@ from .plotting import plot_maps, plot_tradeoffs, plot_training, plot_transformat
 from .report import report_page
 
 # on the device
-from .deploy.artifact import Artifact, Preprocessing
+from .preprocessing import Preprocessing
+from .deploy.artifact import Artifact
 from .deploy.exporting import export_network, quantize_network
 from .deploy.torch.programs import plain_state_dict
 from .deploy.session import Session, open_session
@@ -47,7 +48,7 @@ from .governor.decisions import Decision
 from .governor.governor import Governor, replay
 
 # keeping it
-from .hub.checkpoint import load, save
+from .core.saving import load, save
 from .core.reference import load_reference
 
 # what can go wrong

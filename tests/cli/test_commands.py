@@ -378,7 +378,7 @@ def test_a_profile_of_images_of_another_size_is_refused(call, run, tmp_path):
 @pytest.mark.parametrize("command", ["evaluate", "profile", "select", "analyze", "report"])
 def test_a_run_that_cannot_be_written_is_told_before_anything_is_measured(call, run, command, monkeypatch):
     monkeypatch.setattr("os.access", lambda _, mode: mode != os.W_OK)  # root may write everywhere
-    monkeypatch.setattr("adaptive_depth.hub.checkpoint.load", None)  # nothing is opened
+    monkeypatch.setattr("adaptive_depth.core.saving.load", None)  # nothing is opened
     status, out, err = call(command, run)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert f"{run} cannot be written: " in err

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import adaptive_depth as ad
+from adaptive_depth.core import distributed as module
 from adaptive_depth.core.distributed import Processes, synchronised
-from adaptive_depth.training import processes as module
 
 SCRIPT = """
 import json, os, sys, timm, torch, adaptive_depth as ad

@@ -8,7 +8,7 @@ import torch
 
 import adaptive_depth as ad
 
-PAGE = runpy.run_path(str(Path(__file__).parent.parent / "docs" / "models.py"))
+PAGE = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "models.py"))
 CUTS = {
     "ResNet": [(1, 1), (2, 1), (2, 1), (1, 1)],
     "ViT": [(2, 1)] * 4,

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 import adaptive_depth as ad
-from adaptive_depth.deploy.artifact import Artifact, Preprocessing
+from adaptive_depth.deploy.artifact import Artifact
 from adaptive_depth.errors import ArtifactError
+from adaptive_depth.preprocessing import Preprocessing
 
 STAGES = tuple(ad.Stages([ad.Stage((f"{i}.0",), (f"{i}.1",), norms=(), name=f"s{i}") for i in (1, 2)]).to_json())
 FULL = Artifact(

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 import adaptive_depth as ad
 from adaptive_depth.data import DataConfig
-from adaptive_depth.deploy.artifact import Artifact, Preprocessing
+from adaptive_depth.deploy.artifact import Artifact
 from adaptive_depth.deploy.exporting import FORMATS, Format, compare, describe, export_network, into_place
 from adaptive_depth.deploy.session import Session, open_session
 from adaptive_depth.errors import ExportError, SkipError
+from adaptive_depth.preprocessing import Preprocessing
 
 X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(2))
 DATA = DataConfig("digits", None, 8, 3, (0.5, 0.4, 0.3), (0.2, 0.2, 0.1), "bilinear", 0.875, ("a", "b", "c", "d"))

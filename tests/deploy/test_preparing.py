@@ -7,11 +7,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from adaptive_depth.data import DataConfig, _transform
 from adaptive_depth.data.sets.indexed import decode
-from adaptive_depth.deploy.artifact import Preprocessing
-from adaptive_depth.deploy.preparing import check_preprocessing, prepare, read_image
-from adaptive_depth.errors import ArtifactError, DataError
+from adaptive_depth.deploy.preparing import prepare, read_image
+from adaptive_depth.errors import DataError
+from adaptive_depth.preprocessing import Preprocessing
 
 COLOUR = Preprocessing(48, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 0.875)
 GREY = Preprocessing(48, 1, (0.449,), (0.226,), "bilinear", 1.0)
@@ -23,18 +22,7 @@ def photograph():
 
 
 def wanted(image, preprocessing):
-    config = DataConfig(
-        "digits",
-        None,
-        preprocessing.image_size,
-        preprocessing.channels,
-        preprocessing.mean,
-        preprocessing.std,
-        preprocessing.interpolation,
-        preprocessing.crop_pct,
-        ("a", "b"),
-    )
-    return _transform(config)(image).numpy()
+    return preprocessing.transform()(image).numpy()
 
 
 def check(image, preprocessing):
@@ -96,33 +84,9 @@ def test_normalised_by_hand():
     np.testing.assert_allclose(x[:, 0, 0], [-1.2, 0.0, 2.0], atol=1e-6)
 
 
-def test_smaller_than_the_crop_stands_on_black():
-    """2 / 0.5 asks for 4 pixels, 4 / 2.0 gives 2, of which 4 are cut: a frame of black."""
-    x = prepare(Image.new("L", (10, 10), 255), Preprocessing(4, 1, (0.0,), (1.0,), crop_pct=2.0))
-    np.testing.assert_array_equal(x[0], np.pad(np.ones((2, 2)), 1))
-
-
 def test_a_damaged_image_is_named(tmp_path):
     damaged = tmp_path / "cut.jpg"
     Image.new("RGB", (64, 64), "red").save(damaged)
     damaged.write_bytes(damaged.read_bytes()[:300])
     with pytest.raises(DataError, match=r"cut\.jpg cannot be read \(.+\): remove it, or put a whole one in its place"):
         read_image(damaged)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"interpolation": "cubic"}, "interpolation 'cubic': expected one of nearest, .*bilinear, .*bicubic"),
-        ({"channels": 4}, "images of 4 channels with 3 means and 3 deviations: expected 1"),
-        ({"std": (0.5,)}, "images of 3 channels with 3 means and 1 deviations"),
-        ({"mean": (0.5,)}, "images of 3 channels with 1 means and 3 deviations"),
-        ({"image_size": 0}, "asks for 0 pixels"),
-        ({"crop_pct": 0.0}, "0 of the image's side: expected both above 0"),
-    ],
-)
-def test_a_preprocessing_that_cannot_be_done(change, message):
-    with pytest.raises(ArtifactError, match=message):
-        check_preprocessing(replace(COLOUR, **change))
-    with pytest.raises(ArtifactError, match=message):
-        prepare(Image.new("RGB", (9, 9)), replace(COLOUR, **change))

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from adaptive_depth import Row, TradeOffs
-from adaptive_depth.deploy.artifact import Preprocessing
 from adaptive_depth.deploy.sources import Picture
 from adaptive_depth.deploy.streaming import Fixed, Pass, Tally, stream
 from adaptive_depth.errors import ArtifactError, DataError
 from adaptive_depth.governor.governor import Governor
+from adaptive_depth.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(2, 1, (0.0,), (1.0,))
 TABLE = TradeOffs((Row("F", 80.0, 400, 9, 20.0), Row("T", 60.0, 200, 5, 10.0)))

@@ -24,10 +24,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import adaptive_depth as ad
-from adaptive_depth import checkpoint
 from adaptive_depth.choose.tradeoffs import Row, TradeOffs
-from adaptive_depth.data import DataConfig, configure, open_data
-from adaptive_depth.hub.repository import Preprocessing
+from adaptive_depth.data import configure, open_data
+from adaptive_depth.hub import folder as folders
+from adaptive_depth.preprocessing import Preprocessing
 
 X = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
 SMALL = X[:, :, :8, :8]
@@ -423,7 +423,7 @@ def test_a_failure_in_the_middle_leaves_what_was_there(
     if where.startswith("replace"):
         monkeypatch.setattr(Path, "replace", replace_the_nth(int(where[-1]), fail))
     else:
-        monkeypatch.setattr(os if where == "fsync" else checkpoint, where, fail)
+        monkeypatch.setattr(os if where == "fsync" else folders, where, fail)
     error, said = (
         (KeyboardInterrupt, "^$") if fail is interrupted else (ad.CheckpointError, "No space .*; what it held")
     )
@@ -738,8 +738,3 @@ def test_errors_of_the_hub_are_one_line(network, monkeypatch: pytest.MonkeyPatch
     ) as caught:
         network.push_to_hub("me/insects", token="hf_x")
     assert "\n" not in str(caught.value)
-
-
-def test_a_preprocessing_needs_no_images() -> None:
-    config = DataConfig("/home/me/x", None, 32, 1, (0.5,), (0.5,), "bicubic", 1.0, ("a", "b"))
-    assert Preprocessing.of(config) == Preprocessing(32, 1, (0.5,), (0.5,), "bicubic", 1.0, ("a", "b"))

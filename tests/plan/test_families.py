@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import adaptive_depth as ad
+from adaptive_depth.plan import known_runs
 from adaptive_depth.plan.checks import is_norm
 
 MOBILENETS = {"torchvision/mobilenet_v2": "features.{}.conv", "mobilenetv2_100": None, "mobilenetv2_050": None}
@@ -47,7 +48,7 @@ def test_mobilenet_v2_by_name() -> None:
 
 def test_efficientnet_is_no_mobilenet() -> None:
     with torch.device("meta"):
-        assert ad.stages.known_runs(ad.create_model("efficientnet_b0")) is None
+        assert known_runs(ad.create_model("efficientnet_b0")) is None
 
 
 @pytest.mark.parametrize(

@@ -281,7 +281,7 @@ def _report(
 def _choose(output: Path, network: "AdaptiveNetwork", config: "DataConfig", table: "TradeOffs") -> None:
     import torch
 
-    from ..hub.checkpoint import load
+    from ..core.saving import load
 
     times = [row.latency_ms or 0.0 for row in table.rows]
     budget = float(f"{median(times):.3g}")  # half of the sub-networks meet it

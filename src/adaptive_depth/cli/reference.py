@@ -19,7 +19,7 @@ def load_reference(
     Example: adaptive-depth load-reference resnet50 resnet50.pth --output runs/resnet50
     """
     from ..core.reference import load_reference as load
-    from ..hub.checkpoint import save
+    from ..core.saving import save
 
     runs.claim(output, overwrite=overwrite)
     network = load(model, file)

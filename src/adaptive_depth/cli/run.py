@@ -166,7 +166,6 @@ def _open(
     artifact: Path, backend: str | None, threads: int | None, *, governed: bool
 ) -> "tuple[Session, Artifact, Preprocessing]":
     """A session, what is known of its network, and a preprocessing that can be done."""
-    from ..deploy.preparing import check_preprocessing
     from ..deploy.session import open_session
 
     if runs.is_run(artifact):
@@ -187,7 +186,6 @@ def _open(
         raise ArtifactError(
             f"{artifact} does not say how images are prepared: export a run that train or demo wrote, with its images"
         )
-    check_preprocessing(known.preprocessing)
     size = width or known.preprocessing.image_size
     return session, known, replace(known.preprocessing, image_size=size)
 

@@ -53,7 +53,7 @@ def open_model(target: str, arguments: Iterable[str] = (), **more: Any) -> "nn.M
     Raises:
         ModelError: neither the one nor the other.
     """
-    from ..hub.checkpoint import load
+    from ..core.saving import load
     from ..models import create_model
 
     looks_like_a_folder = target.startswith((".", "/", "~")) or (Path(target).is_dir() and not is_model_name(target))
@@ -110,7 +110,7 @@ def open_run(run: Path) -> "AdaptiveNetwork":
     Raises:
         CheckpointError: it holds none that can be read.
     """
-    from ..hub.checkpoint import load
+    from ..core.saving import load
 
     return load(run)
 
@@ -212,8 +212,8 @@ def save_run(
     run: Path, network: "AdaptiveNetwork", config: "DataConfig", history: "History", recipe: "Recipe | None" = None
 ) -> None:
     """Write a trained network with its preprocessing and history; what was measured of an older one is removed."""
+    from ..core.saving import save
     from ..files import write_atomically
-    from ..hub.checkpoint import save
 
     save(network, run)
     forget_measurements(run)

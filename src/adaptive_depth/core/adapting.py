@@ -14,9 +14,6 @@ from ..plan.checks import complete
 from .network import AdaptiveNetwork
 from .proof import prove_every_depth
 
-# timm's and torchvision's, and the attribute that holds their rate
-_STOCHASTIC_DEPTH = {"DropPath": "drop_prob", "StochasticDepth": "p"}
-
 
 def find_stages(
     model: nn.Module | str,
@@ -148,11 +145,8 @@ def adapt(
         chosen = complete(model, stages if isinstance(stages, Stages) else Stages(stages))  # type: ignore[arg-type]
         if example is not None:
             prove_every_depth(AdaptiveNetwork(model, chosen), *arguments(example))
-    network = AdaptiveNetwork(model, chosen)
+    network = AdaptiveNetwork.adapted(model, chosen)
     network.proven = example is not None or not by_hand
-    for stage in chosen:
-        for path in stage.mandatory:
-            _switch_off_stochastic_depth(model.get_submodule(path))
     return network
 
 
@@ -181,10 +175,3 @@ def _those_that_work(model: nn.Module, runs: Sequence[Run], args: Any, kwargs: A
     if not working:
         raise errors[0]
     return working
-
-
-def _switch_off_stochastic_depth(block: nn.Module) -> None:
-    for module in block.modules():
-        rate = _STOCHASTIC_DEPTH.get(type(module).__name__)
-        if rate is not None:
-            setattr(module, rate, 0.0)

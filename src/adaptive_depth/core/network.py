@@ -5,7 +5,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -14,10 +14,13 @@ from ..errors import AdaptiveDepthError, StagesError
 from ..hub.methods import OnTheHub
 from ..models import Source, remembered_source
 from ..plan import Stages
-from ..plan.checks import has_statistics, homes, prove
+from ..plan.checks import complete, has_statistics, homes, prove
 from ..skip import Skip, all_skips, parse_skip
 from .recompute import recompute
 from .views import View, build_view, plain, stand_in, statistics_twin, twin
+
+# timm's and torchvision's, and the attribute that holds their rate
+_STOCHASTIC_DEPTH = {"DropPath": "drop_prob", "StochasticDepth": "p"}
 
 
 class RunningStatistics(nn.Module):
@@ -40,7 +43,7 @@ def check_adapted(network: object, received_by: str, error: type[AdaptiveDepthEr
         raise error(f"{received_by} received a {type(network).__name__}: expected an adapted network, adapt(model)")
 
 
-class AdaptiveNetwork(OnTheHub, nn.Module):
+class AdaptiveNetwork(OnTheHub):
     """A network of N stages with 2^N sub-networks of different depth; made by `adapt`.
 
     Attributes:
@@ -82,6 +85,20 @@ class AdaptiveNetwork(OnTheHub, nn.Module):
         self.register_load_state_dict_pre_hook(_grow_statistics)
         self.training = model.training
         self.skip_norms.train(model.training)
+
+    @classmethod
+    def adapted(cls, model: nn.Module, stages: Stages) -> Self:
+        """The network of a model and a plan that fit: what `adapt` does once both are known.
+
+        Stochastic depth in mandatory sub-paths is switched off, as the method asks.
+        """
+        network = cls(model, complete(model, stages))
+        for path in (path for stage in network.stages for path in stage.mandatory):
+            for module in model.get_submodule(path).modules():
+                rate = _STOCHASTIC_DEPTH.get(type(module).__name__)
+                if rate is not None:
+                    setattr(module, rate, 0.0)
+        return network
 
     # -- choosing a depth ---------------------------------------------------------------------------------------
 

@@ -1,27 +1,24 @@
 """Images and labels by timm's dataset names, and how they are prepared: a value that a run folder remembers."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from timm.data.config import resolve_data_config, resolve_model_data_config
-from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
-from torchvision import transforms
 
 from ..core.network import AdaptiveNetwork
-from ..deploy.artifact import Preprocessing
 from ..errors import DataError
 from ..modes import evaluating
+from ..preprocessing import MODES, Preprocessing
 from .sets import DRAWN, ImageSet, Loader, Readable, Shards, collate_readable, locate, open_set
 from .sets import Digits as Digits
 
 # Mirrored, they are others or none.
 CHARACTERS = (*DRAWN, "torch/mnist", "torch/kmnist", "torch/qmnist")
-_MODES = {1: "L", 3: "RGB"}
 
 
 @dataclass(frozen=True)
@@ -52,8 +49,8 @@ class DataConfig:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What an exported file says of it."""
-        return Preprocessing(self.image_size, self.channels, self.mean, self.std, self.interpolation, self.crop_pct)
+        """All but where its images are."""
+        return Preprocessing(**{each.name: getattr(self, each.name) for each in fields(Preprocessing)})
 
     def to_json(self) -> dict[str, Any]:
         """Lists, strings and numbers only, as `from_json` reads them."""
@@ -131,7 +128,7 @@ def configure(
     """
     classes = class_names(name, root=root, download=download)
     channels, wanted = _channels(model), _wanted(model)
-    if channels not in _MODES:
+    if channels not in MODES:
         raise DataError(f"the model takes {channels} channels: expected 1 (grey) or 3 (colour)")
     if name in DRAWN:
         wanted |= {"input_size": (channels, 32, 32), "crop_pct": 1.0, "interpolation": "bilinear"}
@@ -189,7 +186,7 @@ def _open(
     config: DataConfig, split: str, transform: Callable[[Any], Tensor] | None = None, download: bool = False
 ) -> ImageSet:
     data = open_set(config.name, config.root, split, download, config.classes)
-    data.transform = transform or _transform(config)
+    data.transform = transform or config.preprocessing.transform()
     return data
 
 
@@ -264,30 +261,6 @@ def check_fit(network: nn.Module, config: DataConfig) -> None:
             f"the network has {output.shape[-1]} outputs, the data {config.name!r} has {len(config.classes)} classes: "
             f"build the model with num_classes={len(config.classes)}"
         )
-
-
-# -- preparing --------------------------------------------------------------------------------------------------
-
-
-class Convert:
-    """Grey or colour, as the network wants it (a class, so that it reaches worker processes)."""
-
-    def __init__(self, channels: int) -> None:
-        self.mode = _MODES[channels]
-
-    def __call__(self, image: Any) -> Any:
-        return image.convert(self.mode)
-
-
-def _transform(config: DataConfig) -> Any:
-    prepare: Any = create_transform(
-        (config.channels, config.image_size, config.image_size),
-        interpolation=config.interpolation,
-        crop_pct=config.crop_pct,
-        mean=config.mean,
-        std=config.std,
-    )
-    return transforms.Compose([Convert(config.channels), prepare])
 
 
 def _channels(model: nn.Module) -> int:

@@ -7,34 +7,11 @@ from typing import Any
 
 from ..choose.tradeoffs import TradeOffs
 from ..errors import AdaptiveDepthError, ArtifactError
+from ..preprocessing import Preprocessing
 from ..skip import parse_skip
 
 FORMAT, VERSION = "adaptive-depth artifact", 1
 FILE = "artifact.json"  # where an artifact that is a folder keeps its description
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How an image becomes the input of a network; the same as in evaluation.
-
-    Attributes:
-        image_size: height and width in pixels.
-        channels: 1 (grey) or 3 (colour).
-        mean, std: subtracted from, and divided out of, pixels between 0 and 1; one number a channel.
-        interpolation: of the resizing, `"bicubic"` or `"bilinear"`.
-        crop_pct: the part of a resized image's side that the central crop keeps.
-    """
-
-    image_size: int
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str = "bicubic"
-    crop_pct: float = 1.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "mean", tuple(self.mean))
-        object.__setattr__(self, "std", tuple(self.std))
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,16 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from ..choose.costs import macs_unit
 from ..choose.tradeoffs import TradeOffs
-from ..core.network import AdaptiveNetwork
 from ..errors import CheckpointError, one_line
+from ..preprocessing import Preprocessing
 from ..quality import TOP_1
-
-if TYPE_CHECKING:
-    from .repository import Preprocessing
+from .folder import Kept
 
 LIBRARY = "adaptive-depth"
 _PAPER = "https://arxiv.org/abs/2312.16392"
@@ -54,10 +52,10 @@ def card_metadata(source: Mapping[str, Any] | None, images: bool, given: Mapping
 
 def model_card(
     name: str,
-    network: AdaptiveNetwork,
+    network: Kept,
     config: Mapping[str, Any],
     metadata: Mapping[str, Any],
-    preprocessing: "Preprocessing | None" = None,
+    preprocessing: Preprocessing | None = None,
     tradeoffs: TradeOffs | None = None,
 ) -> str:
     """The text of a card: metadata, what the network is, how to use it, its stages, and what its depths reach and cost.
@@ -101,7 +99,7 @@ def _signature(text: str) -> str:
 # -- the parts --------------------------------------------------------------------------------------------------
 
 
-def _introduction(network: AdaptiveNetwork, config: Mapping[str, Any]) -> str:
+def _introduction(network: Kept, config: Mapping[str, Any]) -> str:
     library, _, name = (config["source"] or {"name": "/"})["name"].rpartition("/")
     what = f"{name} of {library or 'timm'}" if name else config["model"]
     calibrated = " BatchNorm statistics are calibrated for every depth." if network.calibrated else ""
@@ -113,7 +111,7 @@ def _introduction(network: AdaptiveNetwork, config: Mapping[str, Any]) -> str:
     )
 
 
-def _usage(name: str, network: AdaptiveNetwork, config: Mapping[str, Any], prepared: bool) -> str:
+def _usage(name: str, network: Kept, config: Mapping[str, Any], prepared: bool) -> str:
     base = network.skips[-1]
     model = "" if config["source"] is not None else f", model={config['model']}(...)"
     opened = ['x = net.preprocessing.transform()(Image.open("image.png"))[None]'] * prepared
@@ -164,7 +162,7 @@ def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _told(preprocessing: "Preprocessing") -> str:
+def _told(preprocessing: Preprocessing) -> str:
     size, names = preprocessing.image_size, preprocessing.classes
     text = (
         f"Images in {'grey' if preprocessing.channels == 1 else 'colour'}, {size} x {size} pixels "

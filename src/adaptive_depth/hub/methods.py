@@ -1,39 +1,34 @@
 """`save_pretrained`, `from_pretrained` and `push_to_hub`, as people who use the Hugging Face Hub expect them.
 
-The class of a network needs these methods, and they need all that comes after it in the pipeline. So they are
-declared here, and what they do is in `hub.py`, which is imported when one of them is called.
+They need nothing of a network but what `Kept` names, so the class of a network stands above them. What they do is in
+`repository.py`, which is imported when one of them is called: most programs never ask for the Hub.
 """
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Self
 
 from torch import nn
 
-if TYPE_CHECKING:
-    from ..choose.tradeoffs import TradeOffs
-    from ..core.network import AdaptiveNetwork
-    from ..data import DataConfig
-    from .repository import Preprocessing
+from ..choose.tradeoffs import TradeOffs
+from .folder import Kept
 
 
-class OnTheHub:
+class OnTheHub(Kept):
     """The methods of a network that share it; their names and arguments are those of huggingface_hub's ModelHubMixin.
 
     Attributes:
-        preprocessing: how images become its input, where `from_pretrained` found that; else None.
+        preprocessing: how images become its input, where a folder said so; else None.
     """
-
-    preprocessing: "Preprocessing | None" = None
 
     def save_pretrained(
         self,
         save_directory: str | os.PathLike[str],
         *,
         config: Any = None,
-        tradeoffs: "TradeOffs | None" = None,
-        preprocessing: "Preprocessing | DataConfig | Mapping[str, Any] | None" = None,
+        tradeoffs: TradeOffs | None = None,
+        preprocessing: Any = None,
         repo_id: str | None = None,
         push_to_hub: bool = False,
         model_card_kwargs: Mapping[str, Any] | None = None,
@@ -48,9 +43,9 @@ class OnTheHub:
             save_directory: the folder; not one that `save` wrote.
             config: further entries of config.json: a mapping or a dataclass, of plain kinds.
             tradeoffs: accuracy and costs of the sub-networks, for a table in the card.
-            preprocessing: how images become the input: a mapping with `image_size`, `channels`, `mean`, `std`,
-                `interpolation`, `crop_pct` and `classes` (the last three may be left out); by default what
-                `from_pretrained` found.
+            preprocessing: how images become the input: a `Preprocessing`, a `DataConfig`, or a mapping with
+                `image_size`, `channels`, `mean`, `std`, `interpolation`, `crop_pct` and `classes` (the last three may
+                be left out); by default what the network has.
             repo_id: the repository `USER/NAME` that the card names; by default the folder's name.
             push_to_hub: also push, to this repository.
             model_card_kwargs: metadata of the card, as huggingface_hub's ModelCardData takes it, such as
@@ -77,7 +72,7 @@ class OnTheHub:
 
         folder = Path(save_directory)
         content: dict[str, Any] = {"config": config, "tradeoffs": tradeoffs, "preprocessing": preprocessing}
-        share = prepare(cast("AdaptiveNetwork", self), **content, metadata=model_card_kwargs)
+        share = prepare(self, **content, metadata=model_card_kwargs)
         name = repo_id or folder.resolve().name
         share.write(folder, name)
         if not push_to_hub:
@@ -95,7 +90,7 @@ class OnTheHub:
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
         revision: str | None = None,
-    ) -> "AdaptiveNetwork":
+    ) -> Self:
         """The network of a folder, or of a repository of the Hugging Face Hub, in eval mode on the CPU.
 
         Nothing that is read can run code; the weights are compared with the SHA-256 in config.json.
@@ -126,6 +121,7 @@ class OnTheHub:
         from .repository import read
 
         return read(
+            cls,
             pretrained_model_name_or_path,
             model,
             force_download=force_download,
@@ -140,8 +136,8 @@ class OnTheHub:
         repo_id: str,
         *,
         config: Any = None,
-        tradeoffs: "TradeOffs | None" = None,
-        preprocessing: "Preprocessing | DataConfig | Mapping[str, Any] | None" = None,
+        tradeoffs: TradeOffs | None = None,
+        preprocessing: Any = None,
         commit_message: str = "Push model using huggingface_hub.",
         private: bool | None = None,
         token: str | bool | None = None,
@@ -179,7 +175,7 @@ class OnTheHub:
 
         content: dict[str, Any] = {"config": config, "tradeoffs": tradeoffs, "preprocessing": preprocessing}
         return upload(
-            prepare(cast("AdaptiveNetwork", self), **content, metadata=model_card_kwargs),
+            prepare(self, **content, metadata=model_card_kwargs),
             repo_id,
             private=private,
             token=token,

@@ -1,6 +1,6 @@
 """Networks in the conventions of the Hugging Face Hub: what the methods of `OnTheHub` do.
 
-A folder holds `config.json` (what `save` calls network.json, the SHA-256 of the weights, and the preprocessing),
+A folder holds `config.json` (what `save` calls network.json, and the SHA-256 of the weights),
 `model.safetensors` and `README.md`, the model card. As with `load`, nothing that is read can run code.
 
 The Hub wants these names, so the weights cannot be named after their content. All files are complete before the
@@ -14,115 +14,25 @@ deletes config.json before it writes a new one.
 
 import json
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
 
 from ..choose.tradeoffs import TradeOffs
-from ..core.network import AdaptiveNetwork
-from ..data import DataConfig, _transform
-from ..errors import AdaptiveDepthError, CheckpointError, DataError, one_line
+from ..errors import AdaptiveDepthError, CheckpointError, one_line
 from ..files import move, temporary_file
+from ..preprocessing import Preprocessing
 from .card import card_metadata, changed_by_hand, model_card
-from .checkpoint import describe, load, read_description, read_tensors, restore, temporary_tensors
+from .folder import CONFIG, RUN, Kept, KeptNetwork, describe, read_folder, temporary_tensors
 
-CONFIG, WEIGHTS, CARD, RUN = "config.json", "model.safetensors", "README.md", "network.json"
+WEIGHTS, CARD = "model.safetensors", "README.md"
 _FETCHED = [CONFIG, WEIGHTS, RUN, "weights-*.safetensors"]
 _READER = "AdaptiveNetwork.from_pretrained"
-_INTERPOLATIONS = tuple(mode.value for mode in InterpolationMode)
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How images become the input of a network, and what its outputs mean: a plain value that survives JSON.
-
-    Attributes:
-        image_size: height and width in pixels after resizing.
-        channels: 1 (grey) or 3 (colour); images are converted.
-        mean, std: subtracted from, and divided out of, pixels between 0 and 1; one number a channel.
-        interpolation: of the resizing, such as `"bicubic"` or `"bilinear"`.
-        crop_pct: the part of a resized image's side that the central crop keeps.
-        classes: the class names, in the order of the outputs; empty where they are not known.
-
-    Raises:
-        DataError: a value that is out of range.
-    """
-
-    image_size: int
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str = "bicubic"
-    crop_pct: float = 1.0
-    classes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        size, per_channel = self.image_size, f"{self.channels} numbers, one a channel"
-        for field, fits, expected in (
-            ("image_size", type(size) is int and size > 0, "a number of pixels above 0, such as 224"),
-            ("channels", type(self.channels) is int and self.channels in (1, 3), "1 (grey) or 3 (colour)"),
-            ("mean", _are_numbers(self.mean, self.channels), per_channel),
-            ("std", _are_numbers(self.std, self.channels) and all(self.std), f"{per_channel}, none of them 0"),
-            ("interpolation", self.interpolation in _INTERPOLATIONS, f"one of {', '.join(_INTERPOLATIONS)}"),
-            ("crop_pct", _is_number(self.crop_pct) and 0 < self.crop_pct <= 1, "a part, above 0 and at most 1"),
-            ("classes", _is_list(self.classes) and all(isinstance(each, str) for each in self.classes), "names"),
-        ):
-            if not fits:
-                raise DataError(f"preprocessing has {field}={getattr(self, field)!r}: expected {expected}")
-        for field in ("mean", "std", "classes"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
-
-    @classmethod
-    def of(cls, given: "Preprocessing | DataConfig | Mapping[str, Any]") -> "Preprocessing":
-        """From a mapping with these fields; of a `DataConfig`, all but where its images are.
-
-        Raises:
-            DataError: something else, a field that is unknown, missing or out of range.
-        """
-        if isinstance(given, Preprocessing):
-            return given
-        if isinstance(given, DataConfig):
-            given = {field.name: getattr(given, field.name) for field in fields(cls)}
-        try:
-            return cls(**given)
-        except TypeError as error:
-            raise DataError(
-                f"preprocessing {given!r}: {error}; expected a mapping with {', '.join(cls.__dataclass_fields__)}"
-            ) from error
-
-    def to_json(self) -> dict[str, Any]:
-        """Lists, strings and numbers only, as `of` reads them."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-    def transform(self) -> Callable[[Any], Tensor]:
-        """What turns a `PIL.Image` into an input `[channels, image_size, image_size]`.
-
-        Example:
-            >>> from PIL import Image
-            >>> prepare = Preprocessing(image_size=32, channels=3, mean=(0.5,) * 3, std=(0.5,) * 3).transform()
-            >>> prepare(Image.new("L", (60, 40))).shape
-            torch.Size([3, 32, 32])
-        """
-        return _transform(DataConfig(name="", root=None, **asdict(self)))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
-
-
-def _is_list(values: object) -> bool:
-    return isinstance(values, list | tuple)
-
-
-def _are_numbers(values: Any, length: int) -> bool:
-    return _is_list(values) and len(values) == length and all(map(_is_number, values))
 
 
 # -- writing ----------------------------------------------------------------------------------------------------
@@ -140,7 +50,7 @@ class Share:
         preprocessing, tradeoffs: for the card; None where they are not known.
     """
 
-    network: AdaptiveNetwork
+    network: Kept
     config: Mapping[str, Any]
     tensors: dict[str, Tensor]
     metadata: Mapping[str, Any]
@@ -183,11 +93,11 @@ class Share:
 
 
 def prepare(
-    network: AdaptiveNetwork,
+    network: Kept,
     *,
     config: Any = None,
     tradeoffs: TradeOffs | None = None,
-    preprocessing: Preprocessing | DataConfig | Mapping[str, Any] | None = None,
+    preprocessing: Any = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Share:
     """Check what is to be written, before anything is written; the arguments are those of `save_pretrained`.
@@ -255,10 +165,13 @@ def _replace_together(finished: Mapping[Path, Path]) -> None:
 # -- reading ----------------------------------------------------------------------------------------------------
 
 
-def read(given: str | os.PathLike[str], model: nn.Module | None = None, **options: Any) -> AdaptiveNetwork:
+def read(
+    kind: type[KeptNetwork], given: str | os.PathLike[str], model: nn.Module | None = None, **options: Any
+) -> KeptNetwork:
     """The network in a folder or repository, as `from_pretrained` returns it.
 
     Arguments:
+        kind: the class of the network.
         given: a folder, or the id of a repository.
         model: as for `load`.
         **options: of huggingface_hub's `snapshot_download`.
@@ -267,31 +180,18 @@ def read(given: str | os.PathLike[str], model: nn.Module | None = None, **option
         CheckpointError: no network there, or one that is damaged.
     """
     folder = _find(given, options)
-    has_config, has_run = (folder / CONFIG).is_file(), (folder / RUN).is_file()
-    if has_config and has_run:
+    there = [name for name in (CONFIG, RUN) if (folder / name).is_file()]
+    if len(there) == 2:
         raise CheckpointError(
             f"{folder} holds both {CONFIG} and {RUN}, of which one only can be its network: remove the older one, or "
             f"read {RUN} with load({str(folder)!r})"
         )
-    if has_run:
-        return load(folder, model)
-    if not has_config:
+    if not there:
         raise CheckpointError(
             f"{os.fspath(given)!r} holds no network, neither {CONFIG} nor {RUN}: expected what save_pretrained, "
             "push_to_hub or save wrote"
         )
-    config = read_description(folder / CONFIG)
-    sha256, preprocessing = config.get("sha256"), config.get("preprocessing")
-    if not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
-        raise CheckpointError(f"{folder / CONFIG} is damaged: its sha256 is {sha256!r}, where 64 digits are expected")
-    try:
-        prepared = None if preprocessing is None else Preprocessing.of(preprocessing)
-    except DataError as error:
-        raise CheckpointError(f"{folder / CONFIG} is damaged: {error}") from error
-    tensors = read_tensors(folder / config["weights"], sha256)
-    network = restore(config, tensors, folder / CONFIG, model, reader=_READER, given=os.fspath(given))
-    network.preprocessing = prepared
-    return network
+    return read_folder(kind, folder, model, reader=_READER, given=os.fspath(given))
 
 
 def _find(given: object, options: Mapping[str, Any]) -> Path:

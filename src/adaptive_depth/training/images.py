@@ -13,9 +13,10 @@ from torchvision import transforms
 from torchvision.transforms import v2
 
 from ..core.distributed import Processes
-from ..data import CHARACTERS, Convert, DataConfig, open_data
+from ..data import CHARACTERS, DataConfig, open_data
 from ..data.sets import Loader, Readable, Shards, joined, readable
 from ..errors import DataError
+from ..preprocessing import Convert
 from .recipe import Recipe
 
 

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from ..core.distributed import like, load_whole, whole
 from ..errors import CheckpointError
 from ..files import write_atomically
-from ..hub.checkpoint import read_tensors, write_tensors
+from ..hub.folder import read_tensors, write_tensors
 
 FORMAT, VERSION = "adaptive-depth training state", 2
 

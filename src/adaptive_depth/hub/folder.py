@@ -1,4 +1,4 @@
-"""Save and load a network: JSON for the plan, safetensors for the numbers. Nothing that is loaded can run code.
+"""The one format of a network in a folder: JSON for the plan, safetensors for the numbers. Nothing there can run code.
 
 A folder holds `network.json` and the weights file that it names. A new weights file is complete before
 `network.json` is replaced, in one step, to name it; so at any moment the folder holds the old or the new network.
@@ -7,91 +7,58 @@ A folder holds `network.json` and the weights file that it names. A new weights 
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import safetensors
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..core.adapting import adapt
-from ..core.network import AdaptiveNetwork, check_adapted
-from ..errors import AdaptiveDepthError, CheckpointError
-from ..files import move, write_atomically
+from ..errors import AdaptiveDepthError, CheckpointError, DataError
+from ..files import move
 from ..models import WEIGHT_ARGUMENTS, Source, create_model, source_of
 from ..plan import Stages
+from ..preprocessing import Preprocessing
 
 FORMAT = "adaptive-depth network"
 VERSION = 1
-_NAME = "network.json"
-_WEIGHTS = f"weights-{'[0-9a-f]' * 16}.safetensors"  # what `save` writes, and may delete: no file of the user's
+RUN, CONFIG = "network.json", "config.json"  # the description, as `save` and as the Hub name it
+WEIGHTS = f"weights-{'[0-9a-f]' * 16}.safetensors"  # what `save` writes, and may delete: no file of the user's
 
 
-def save(network: AdaptiveNetwork, folder: str | os.PathLike[str]) -> Path:
-    """Write a network into a folder; what the folder held before is replaced in one step.
+class Kept(nn.Module):
+    """A network that a folder can keep: what is asked of it, and how it is made of a model and a plan again."""
 
-    Stages, skip-aware norms, statistics per context and all weights are kept, each tensor once. A model that
-    `create_model`, timm or torchvision built by name is built again by `load`; any other must be given to it.
+    model: nn.Module
+    stages: Stages
+    skips: tuple[str, ...]
+    source: Source | None
+    proven: bool
+    preprocessing: Preprocessing | None = None
 
-    Returns:
-        The folder.
+    @classmethod
+    def adapted(cls, model: nn.Module, stages: Stages) -> Self:
+        """A network of a model and its plan."""
+        raise NotImplementedError
 
-    Raises:
-        CheckpointError: the folder is a file, or cannot be written.
+    @property
+    def calibrated(self) -> bool:
+        raise NotImplementedError
 
-    Example:
-        >>> import tempfile, timm, adaptive_depth as ad
-        >>> net = ad.adapt(timm.create_model("resnet18", num_classes=10))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     same = load(save(net, folder))
-        >>> len(same.skips)
-        16
-    """
-    check_adapted(network, "save", CheckpointError)
-    folder = Path(folder)
-    description, tensors = describe(network)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        before = set(folder.glob(_WEIGHTS))
-        weights = write_tensors(tensors, folder)
-        try:
-            write_atomically(folder / _NAME, json.dumps(description | {"weights": weights}, indent=2).encode())
-        except BaseException:
-            if folder / weights not in before:
-                (folder / weights).unlink(missing_ok=True)
-            raise
-        for old in before - {folder / weights}:
-            old.unlink(missing_ok=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder} cannot be written ({error}): expected a folder with free space; what it held is still there"
-        ) from error
-    return folder
+    def reset_statistics(self, *, per_context: bool) -> None:
+        raise NotImplementedError
 
 
-def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> AdaptiveNetwork:
-    """Read a network that `save` wrote, in eval mode on the CPU.
-
-    Arguments:
-        folder: what was given to `save`.
-        model: a model of the same architecture, for networks whose model no name builds; its weights are replaced.
-
-    Raises:
-        CheckpointError: no network there, a file that is truncated, foreign or of a newer version, or weights that
-            do not fit the model.
-    """
-    folder = Path(folder)
-    description = read_description(folder / _NAME)
-    tensors = read_tensors(folder / str(description["weights"]))
-    return restore(description, tensors, folder / _NAME, model)
+KeptNetwork = TypeVar("KeptNetwork", bound=Kept)
 
 
 # -- a network, and the two parts that a folder keeps of it -----------------------------------------------------
 
 
-def describe(network: AdaptiveNetwork, reader: str = "load") -> tuple[dict[str, Any], dict[str, Tensor]]:
+def describe(network: Kept, reader: str = "load") -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A network as a JSON description and its tensors, each once.
 
     Arguments:
@@ -111,6 +78,7 @@ def describe(network: AdaptiveNetwork, reader: str = "load") -> tuple[dict[str, 
         "stages": network.stages.to_json(),
         "proven": network.proven,
         "ties": ties,
+        "preprocessing": None if network.preprocessing is None else network.preprocessing.to_json(),
     }
     try:
         json.dumps(description)
@@ -122,30 +90,42 @@ def describe(network: AdaptiveNetwork, reader: str = "load") -> tuple[dict[str, 
     return description, tensors
 
 
-def restore(
-    description: Mapping[str, Any],
-    tensors: dict[str, Tensor],
-    file: Path,
+def read_folder(
+    kind: type[KeptNetwork],
+    folder: Path,
     model: nn.Module | None = None,
     *,
     reader: str = "load",
     given: str | None = None,
-) -> AdaptiveNetwork:
-    """The network of what `read_description` and `read_tensors` read, in eval mode on the CPU.
+) -> KeptNetwork:
+    """The network in a folder that `save` or `save_pretrained` wrote, in eval mode on the CPU.
 
     Arguments:
-        description, tensors: of one network.
-        file: where the description was read, for the errors.
+        kind: the class of the network.
+        folder: of its files.
         model: as for `load`.
         reader, given: the function that the user called, and with what, for the errors; by default `load(folder)`.
 
     Raises:
-        CheckpointError: they do not fit each other or the model.
+        CheckpointError: no network there, or one that is damaged, foreign, newer, or does not fit the model.
     """
-    call = f"{reader}({given or str(file.parent)!r}, model=MyModel())"
+    given = given or str(folder)
+    of_hub = (folder / CONFIG).is_file() and not (folder / RUN).is_file()
+    file = folder / (CONFIG if of_hub else RUN)
+    description = read_description(file)
+    sha256 = description.get("sha256")
+    if of_hub and not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
+        raise CheckpointError(f"{file} is damaged: its sha256 is {sha256!r}, where 64 digits are expected")
+    prepared = description.get("preprocessing")
     try:
+        preprocessing = None if prepared is None else Preprocessing.of(prepared)
+    except DataError as error:
+        raise CheckpointError(f"{file} is damaged: {error}") from error
+    tensors = read_tensors(folder / str(description["weights"]), sha256 if of_hub else None)
+    try:
+        call = f"{reader}({given!r}, model=MyModel())"
         built = _build(description, file, call) if model is None else model
-        network = adapt(built, Stages.from_json(description["stages"]))
+        network = kind.adapted(built, Stages.from_json(description["stages"]))
     except CheckpointError:
         raise
     except AdaptiveDepthError as error:
@@ -154,10 +134,11 @@ def restore(
         if not isinstance(first, str) or first not in tensors:
             raise CheckpointError(f"{file} ties {name!r} to {first!r}, which the weights do not have")
         tensors[name] = tensors[first]
-    _fill(network, tensors, file.parent, reader)
+    _fill(network, tensors, folder, reader)
     network.proven = description.get("proven", True) is True
     if description["source"] is not None:
         network.source = Source(**description["source"])
+    network.preprocessing = preprocessing
     return network.eval()
 
 
@@ -285,7 +266,7 @@ def _build(description: Mapping[str, Any], file: Path, call: str) -> nn.Module:
         raise CheckpointError(f"{file} is damaged: source {source!r}") from error
 
 
-def _fill(network: AdaptiveNetwork, tensors: Mapping[str, Tensor], folder: Path, reader: str) -> None:
+def _fill(network: Kept, tensors: Mapping[str, Tensor], folder: Path, reader: str) -> None:
     """Load the weights, in the precision in which they were saved; not one where not all of them fit."""
     network.reset_statistics(per_context=any(name.startswith("statistics.") for name in tensors))
     expected = network.state_dict()

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 import adaptive_depth as ad
-from adaptive_depth import checkpoint
+from adaptive_depth.core import saving
+from adaptive_depth.hub import folder as folders
 from adaptive_depth.models import Source
 
 X = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
@@ -245,7 +246,7 @@ def test_a_failure_in_the_middle_leaves_the_old_network(
     elif where == "fsync":
         monkeypatch.setattr(os, "fsync", fail)
     else:
-        monkeypatch.setattr(checkpoint, where, fail)
+        monkeypatch.setattr(saving if where == "write_atomically" else folders, where, fail)
     said = (
         f"{re.escape(str(tmp_path))} cannot be written .*No space left.*: expected a folder with free space; what it h"
     )
@@ -261,7 +262,7 @@ def test_a_failure_in_the_middle_leaves_the_old_network(
 
 def test_a_failure_while_saving_the_same_again(network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ad.save(network, tmp_path)
-    monkeypatch.setattr(checkpoint, "write_atomically", full)
+    monkeypatch.setattr(saving, "write_atomically", full)
     with pytest.raises(ad.CheckpointError, match="No space left"):
         ad.save(network, tmp_path)
     assert same(outputs(ad.load(tmp_path)), outputs(network))

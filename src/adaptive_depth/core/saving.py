@@ -1,0 +1,68 @@
+"""Save and load a network."""
+
+import json
+import os
+from pathlib import Path
+
+from torch import nn
+
+from ..errors import CheckpointError
+from ..files import write_atomically
+from ..hub.folder import RUN, WEIGHTS, describe, read_folder, write_tensors
+from .network import AdaptiveNetwork, check_adapted
+
+
+def save(network: AdaptiveNetwork, folder: str | os.PathLike[str]) -> Path:
+    """Write a network into a folder; what the folder held before is replaced in one step.
+
+    Stages, skip-aware norms, statistics per context and all weights are kept, each tensor once. A model that
+    `create_model`, timm or torchvision built by name is built again by `load`; any other must be given to it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: the folder is a file, or cannot be written.
+
+    Example:
+        >>> import tempfile, timm, adaptive_depth as ad
+        >>> net = ad.adapt(timm.create_model("resnet18", num_classes=10))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     same = load(save(net, folder))
+        >>> len(same.skips)
+        16
+    """
+    check_adapted(network, "save", CheckpointError)
+    folder = Path(folder)
+    description, tensors = describe(network)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        before = set(folder.glob(WEIGHTS))
+        weights = write_tensors(tensors, folder)
+        try:
+            write_atomically(folder / RUN, json.dumps(description | {"weights": weights}, indent=2).encode())
+        except BaseException:
+            if folder / weights not in before:
+                (folder / weights).unlink(missing_ok=True)
+            raise
+        for old in before - {folder / weights}:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be written ({error}): expected a folder with free space; what it held is still there"
+        ) from error
+    return folder
+
+
+def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> AdaptiveNetwork:
+    """Read a network that `save` or `save_pretrained` wrote, in eval mode on the CPU.
+
+    Arguments:
+        folder: what was given to it.
+        model: a model of the same architecture, for networks whose model no name builds; its weights are replaced.
+
+    Raises:
+        CheckpointError: no network there, a file that is truncated, foreign or of a newer version, or weights that
+            do not fit the model.
+    """
+    return read_folder(AdaptiveNetwork, Path(folder), model)

@@ -1,0 +1,118 @@
+"""How images become the input of a network: one value, in a run, on the Hub and in an exported file. Without torch."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from .errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MODES = {1: "L", 3: "RGB"}  # Pillow's names, by channels
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+
+
+class Convert:
+    """Grey or colour, as the network wants it (a class, so that it reaches worker processes)."""
+
+    def __init__(self, channels: int) -> None:
+        self.mode = MODES[channels]
+
+    def __call__(self, image: Any) -> Any:
+        return image.convert(self.mode)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images become the input of a network, and what its outputs mean: a plain value that survives JSON.
+
+    Attributes:
+        image_size: height and width in pixels after resizing.
+        channels: 1 (grey) or 3 (colour); images are converted.
+        mean, std: subtracted from, and divided out of, pixels between 0 and 1; one number a channel.
+        interpolation: of the resizing, such as `"bicubic"` or `"bilinear"`.
+        crop_pct: the part of a resized image's side that the central crop keeps.
+        classes: the class names, in the order of the outputs; empty where they are not known.
+
+    Raises:
+        DataError: a value that is out of range.
+    """
+
+    image_size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        size, per_channel = self.image_size, f"{self.channels} numbers, one a channel"
+        for field, fits, expected in (
+            ("image_size", type(size) is int and size > 0, "a number of pixels above 0, such as 224"),
+            ("channels", type(self.channels) is int and self.channels in MODES, "1 (grey) or 3 (colour)"),
+            ("mean", _are_numbers(self.mean, self.channels), per_channel),
+            ("std", _are_numbers(self.std, self.channels) and all(self.std), f"{per_channel}, none of them 0"),
+            ("interpolation", self.interpolation in _INTERPOLATIONS, f"one of {', '.join(_INTERPOLATIONS)}"),
+            ("crop_pct", _is_number(self.crop_pct) and 0 < self.crop_pct <= 1, "a part, above 0 and at most 1"),
+            ("classes", _is_list(self.classes) and all(isinstance(each, str) for each in self.classes), "names"),
+        ):
+            if not fits:
+                raise DataError(f"preprocessing has {field}={getattr(self, field)!r}: expected {expected}")
+        for field in ("mean", "std", "classes"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+
+    @classmethod
+    def of(cls, given: Any) -> "Preprocessing":
+        """From a mapping with these fields, or from what has a `preprocessing`, such as a `DataConfig`.
+
+        Raises:
+            DataError: something else, a field that is unknown, missing or out of range.
+        """
+        given = getattr(given, "preprocessing", given)
+        if isinstance(given, Preprocessing):
+            return given
+        try:
+            return cls(**given)
+        except TypeError as error:
+            raise DataError(
+                f"preprocessing {given!r}: {error}; expected a mapping with {', '.join(cls.__dataclass_fields__)}"
+            ) from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Lists, strings and numbers only, as `of` reads them."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    def transform(self) -> "Callable[[Any], Tensor]":
+        """What turns a `PIL.Image` into an input `[channels, image_size, image_size]`, by timm; needs torch.
+
+        Example:
+            >>> from PIL import Image
+            >>> prepare = Preprocessing(image_size=32, channels=3, mean=(0.5,) * 3, std=(0.5,) * 3).transform()
+            >>> prepare(Image.new("L", (60, 40))).shape
+            torch.Size([3, 32, 32])
+        """
+        from timm.data.transforms_factory import create_transform
+        from torchvision.transforms import Compose
+
+        prepare: Any = create_transform(
+            (self.channels, self.image_size, self.image_size),
+            interpolation=self.interpolation,
+            crop_pct=self.crop_pct,
+            mean=self.mean,
+            std=self.std,
+        )
+        return Compose([Convert(self.channels), prepare])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
+
+
+def _is_list(values: object) -> bool:
+    return isinstance(values, list | tuple)
+
+
+def _are_numbers(values: Any, length: int) -> bool:
+    return _is_list(values) and len(values) == length and all(map(_is_number, values))
