@@ -23,10 +23,11 @@ test: lint browser ## Check style and types, then run every test
 # pytest ends with status 5 when it finds no test to run, which is no failure here.
 	$(OFFLINE) $(BIN)/pytest -m alone || [ $$? -eq 5 ]
 
-lint: $(INSTALLED_DEV) ## Check style (ruff) and types (pyright)
+lint: $(INSTALLED_DEV) ## Check style (ruff), types (pyright) and imports between rooms (import-linter)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
 
 # The tests of the HTML report drive a real Chromium. Where there is none, root installs Debian's or Ubuntu's.
 browser:

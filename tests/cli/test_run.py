@@ -215,7 +215,7 @@ def test_the_accuracy_of_the_file_itself_counts(call, described, photos):
 
 
 def test_images_become_as_large_as_the_file_takes_them(call, described, photos):
-    larger = described(preprocessing=replace(PREPROCESSING, image_size=24))
+    larger = described(preprocessing=replace(PREPROCESSING, image_size=24).to_json())
     assert called(call, larger, photos, "--skip", "FF")[0]["images"] == 6
 
 

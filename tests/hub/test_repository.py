@@ -108,10 +108,22 @@ def test_a_folder_holds_what_the_hub_expects(network, shared: Path) -> None:
 
 def test_config_json_holds_what_network_json_holds(network, shared: Path, tmp_path: Path) -> None:
     run = json.loads((ad.save(network, tmp_path / "run") / "network.json").read_text())
-    assert {name: value for name, value in config_of(shared).items() if name in run} == run | {
-        "weights": "model.safetensors"
-    }
-    assert set(config_of(shared)) - set(run) == {"sha256", "preprocessing"}
+    config = config_of(shared)
+    own = {"weights": "model.safetensors", "preprocessing": Preprocessing.of(PREPROCESSING).to_json()}
+    assert {name: value for name, value in config.items() if name in run} == run | own
+    assert set(config) - set(run) == {"sha256"}
+
+
+@pytest.mark.parametrize("saved_by", ["save", "save_pretrained"])
+def test_each_reader_takes_what_either_writes(network, tmp_path: Path, saved_by: str) -> None:
+    network.preprocessing = Preprocessing.of(PREPROCESSING)
+    try:
+        ad.save(network, tmp_path) if saved_by == "save" else network.save_pretrained(tmp_path)
+    finally:
+        del network.preprocessing
+    for again in (ad.load(tmp_path), from_pretrained(tmp_path)):
+        assert same(outputs(again), outputs(network))
+        assert again.preprocessing == Preprocessing.of(PREPROCESSING)
 
 
 def test_tied_weights_are_kept_once(nets, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`export/branches.py`: choices of an ONNX graph become branches. Graphs and results are written by hand."""
+"""`deploy/onnx/branches.py`: choices of an ONNX graph become branches. Graphs and results are written by hand."""
 
 import random
 from collections.abc import Sequence
