@@ -4,11 +4,16 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from command import command
-from plans import compared, comparison, passes
-from run import Place, Run
+import images
+from ablation import ONE_SET, one_set_of_statistics
+from command import command, read
+from plans import compared, comparison, passes, said
+from run import Place, Run, trained, weights_of_all_seeds
 from setting import SETTINGS
 
+import adaptive_depth as ad
+
+SINGLE_NORMS = "one set of norms"
 Tries = dict[str, Run]
 
 
@@ -46,7 +51,7 @@ TRIED: dict[str, Tries] = {
         "0.5 from the start": _try(teacher_share=0.5, teacher_start=0.0),
         "1 in the last quarter": _try(teacher_share=1.0, teacher_start=0.75),
     },
-    "norms": {"skip-aware, the default": _try(), "one set of norms": _try(skip_aware_norms=False)},
+    "norms": {"skip-aware, the default": _try(), SINGLE_NORMS: _try(skip_aware_norms=False)},
     "intermediate sub-networks": {
         "all, the default": _try(),
         "the nested ones, TFF and TTF": _try(intermediate=("TFF", "TTF")),
@@ -75,12 +80,31 @@ def plan(place: Place) -> list[Run]:  # noqa: ARG001 - as every experiment's
 
 
 def summary(place: Place) -> dict[str, Any]:
+    """What was tried; with one set of norms also what one set of running statistics makes of it (see ablation.py)."""
     first = replace(place, setting=replace(place.setting, seeds=place.setting.seeds[:1]))
-    return {"tried": {what: compared(tries, first) for what, tries in TRIED.items()}}
+    former = read("what_matters", place).get(ONE_SET, {}) if (place.results / "what_matters.json").exists() else {}
+    single = TRIED["norms"][SINGLE_NORMS]
+    here = weights_of_all_seeds(single, first)
+    return {
+        "tried": {what: compared(tries, first) for what, tries in TRIED.items()},
+        ONE_SET: _with_one_set(single, first) if here else former,
+    }
+
+
+def _with_one_set(run: Run, place: Place) -> dict[str, float]:
+    network = trained(run, place)
+    assert isinstance(network, ad.AdaptiveNetwork)
+    one_set_of_statistics(network)
+    test = images.in_order(place.part(run.measured_on))
+    return ad.evaluate(network, test, (network.skips[0], network.skips[-1]))
 
 
 def table(found: dict[str, Any]) -> str:
-    return "\n\n".join(comparison(rows, what) for what, rows in found["tried"].items() if rows)
+    tables = [comparison(rows, what) for what, rows in found["tried"].items() if rows]
+    if found.get(ONE_SET):
+        deep, shallow = (said([value]) for value in found[ONE_SET].values())
+        tables.append(f"With {ONE_SET}: super-net {deep}, base-net {shallow}.")
+    return "\n\n".join(tables)
 
 
 if __name__ == "__main__":
