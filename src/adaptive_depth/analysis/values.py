@@ -2,17 +2,18 @@
 
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import MeasurementError
+from ..schema import Plain
 from ..text import table
 
 _WIDTH = 100  # columns
 
 
 @dataclass(frozen=True)
-class BlockAnalysis:
+class BlockAnalysis(Plain):
     """One residual block h + F(h) in the super-net; F(h) is what it returns less what it takes.
 
     Of a block that ends in a ReLU or a norm, F is the change behind it.
@@ -40,7 +41,7 @@ class BlockAnalysis:
 
 
 @dataclass(frozen=True)
-class StageAnalysis:
+class StageAnalysis(Plain):
     """One stage and its skippable sub-path; losses are means over samples.
 
     Attributes:
@@ -69,7 +70,7 @@ class StageAnalysis:
 
 
 @dataclass(frozen=True)
-class NormAnalysis:
+class NormAnalysis(Plain):
     """The norms with running statistics of one stage in one sub-network, against what they see in these batches.
 
     Attributes:
@@ -96,7 +97,7 @@ class NormAnalysis:
 
 
 @dataclass(frozen=True)
-class Analysis:
+class Analysis(Plain):
     """The method's claims measured on one network (paper, section 3.3): prints well and survives JSON.
 
     Attributes:
@@ -112,6 +113,8 @@ class Analysis:
         advice: what follows from all this, in words.
         network: the network's `fingerprint`; empty where it is not known.
     """
+
+    reading_error = MeasurementError
 
     blocks: tuple[BlockAnalysis, ...]
     stages: tuple[StageAnalysis, ...]
@@ -143,32 +146,6 @@ class Analysis:
         parts += [_norm_lines(self.norms)] * bool(self.norms)
         parts += [[line for said in self.advice for line in _wrapped(said, "- ")]] * bool(self.advice)
         return "\n\n".join("\n".join(lines) for lines in parts)
-
-    def to_json(self) -> dict[str, Any]:
-        """Dictionaries, lists, strings and numbers only, as `from_json` reads them."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, analysis: Mapping[str, Any]) -> "Analysis":
-        """The inverse of `to_json`.
-
-        Raises:
-            MeasurementError: a field that no analysis has, or one that is missing.
-        """
-        try:
-            rows = {name: tuple(kind(**row) for row in analysis[name]) for name, kind in _ROWS.items()}
-            return cls(**{**analysis, **rows, "losses": dict(analysis["losses"])})
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, MeasurementError):
-                raise
-            expected = "; ".join(f"{name}: {', '.join(each.name for each in fields(_ROWS[name]))}" for name in _ROWS)
-            raise MeasurementError(
-                f"analysis {textwrap.shorten(repr(analysis), 200)}: {error!r}; expected an object with "
-                f"{', '.join(cls.__dataclass_fields__)}, and lists of objects ({expected})"
-            ) from error
-
-
-_ROWS: dict[str, Any] = {"blocks": BlockAnalysis, "stages": StageAnalysis, "norms": NormAnalysis}
 
 
 # -- tables -----------------------------------------------------------------------------------------------------

@@ -1,19 +1,20 @@
 """What sub-networks cost: plain values, which need no torch."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import combinations
 from statistics import median
 from typing import Any
 
 from ..errors import MeasurementError
+from ..schema import Plain, from_plain, to_plain
 from ..text import or_dash, table
 
 _UNSTEADY = 0.25  # of the median: on a quiet machine an interval is 1 to 5 % of it wide
 
 
 @dataclass(frozen=True)
-class Cost:
+class Cost(Plain):
     """What one sub-network costs.
 
     Attributes:
@@ -70,7 +71,7 @@ class Saving:
 
 
 @dataclass(frozen=True)
-class Profile:
+class Profile(Plain):
     """Cost of sub-networks on one device for one example input: a plain value that prints and survives JSON.
 
     So it can be measured on a device and carried: `json.dumps(profile.to_json())`.
@@ -89,6 +90,8 @@ class Profile:
         energy: what measured the energy, or why it was not measured.
         inputs: the shapes of the example's tensors.
     """
+
+    reading_error = MeasurementError
 
     costs: dict[str, Cost]
     batch_size: int
@@ -228,28 +231,20 @@ class Profile:
 
     def to_json(self) -> dict[str, Any]:
         """Dictionaries, lists, strings and numbers only, as `from_json` reads them."""
-        costs = [asdict(cost) for cost in self.costs.values()]
-        for cost in costs:
-            cost["throughput"] = {str(batch): rate for batch, rate in cost["throughput"].items()}
-            cost["times_ms"] = list(cost["times_ms"])
-        return {**asdict(self), "costs": costs, "inputs": [list(shape) for shape in self.inputs]}
+        return to_plain(self) | {"costs": to_plain(list(self.costs.values()))}
 
     @classmethod
-    def from_json(cls, profile: Mapping[str, Any]) -> "Profile":
+    def from_json(cls, profile: Any) -> "Profile":
         """The inverse of `to_json`.
 
         Raises:
-            MeasurementError: a field that no profile has, or one that is missing.
+            MeasurementError: a field that no profile has, one that is missing or of another type.
         """
-        try:
-            costs = [Cost(**cost) for cost in profile["costs"]]
-            return cls(**{**profile, "costs": {cost.skip: cost for cost in costs}})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise MeasurementError(
-                f"profile {_shortened(profile)}: {error!r}; expected an object with "
-                f"{', '.join(cls.__dataclass_fields__)}, "
-                f"and in costs a list of objects with {', '.join(Cost.__dataclass_fields__)}"
-            ) from error
+        listed = profile.get("costs") if isinstance(profile, Mapping) else None
+        if isinstance(listed, list):  # in a file they stand in a list, each with its skip
+            costs = from_plain(tuple[Cost, ...], listed, MeasurementError, "profile's costs")
+            profile = {**profile, "costs": {cost.skip: cost for cost in costs}}
+        return super().from_json(profile)
 
 
 def macs_unit(largest: float) -> tuple[float, str]:
@@ -299,8 +294,3 @@ def _in_words(conditions: Mapping[str, Any]) -> str:
     if drift is None:
         return f"{said}."
     return f"{said}; they were {abs(drift):.1f} % {'longer' if drift > 0 else 'shorter'} in the second half."
-
-
-def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."

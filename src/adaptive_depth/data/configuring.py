@@ -1,7 +1,7 @@
 """Images and labels by timm's dataset names, and how they are prepared: a value that a run folder remembers."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..core.network import AdaptiveNetwork
 from ..errors import DataError
 from ..modes import evaluating
 from ..preprocessing import MODES, Preprocessing
+from ..schema import Plain
 from .sets import DRAWN, ImageSet, Loader, Readable, Shards, collate_readable, locate, open_set
 from .sets import Digits as Digits
 
@@ -22,7 +23,7 @@ CHARACTERS = (*DRAWN, "torch/mnist", "torch/kmnist", "torch/qmnist")
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Plain):
     """Which images, and how they become the input of a network: a plain value that survives JSON.
 
     Attributes:
@@ -36,6 +37,8 @@ class DataConfig:
         crop_pct: the part of a resized image's side that the central crop keeps in evaluation.
         classes: the class names, in the order of the labels.
     """
+
+    reading_error = DataError
 
     name: str
     root: str | None
@@ -51,27 +54,6 @@ class DataConfig:
     def preprocessing(self) -> Preprocessing:
         """All but where its images are."""
         return Preprocessing(**{each.name: getattr(self, each.name) for each in fields(Preprocessing)})
-
-    def to_json(self) -> dict[str, Any]:
-        """Lists, strings and numbers only, as `from_json` reads them."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, config: Mapping[str, Any]) -> "DataConfig":
-        """The inverse of `to_json`.
-
-        Raises:
-            DataError: a field that no configuration has, or one that is missing.
-        """
-        try:
-            plain: dict[str, Any] = {
-                key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
-            }
-            return cls(**plain)
-        except (TypeError, AttributeError) as error:
-            raise DataError(
-                f"data configuration {config!r}: {error}; expected {', '.join(cls.__dataclass_fields__)}"
-            ) from error
 
 
 # -- which images -----------------------------------------------------------------------------------------------

@@ -1,14 +1,14 @@
 """What a governor writes down: plain values, enough to make every decision once more."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from ..errors import MeasurementError
+from ..schema import Plain
 
 
 @dataclass(frozen=True)
-class Seen:
+class Seen(Plain):
     """What one input took: `waited_ms` before it began, then `latency_ms`; `at_s` as in `Decision`."""
 
     at_s: float
@@ -18,7 +18,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Decision:
+class Decision(Plain):
     """One decision of a governor, and all that it was made from; survives JSON.
 
     Attributes:
@@ -32,6 +32,8 @@ class Decision:
         seen: what was observed since the decision before.
     """
 
+    reading_error = MeasurementError
+
     number: int
     at_s: float
     waited_ms: float
@@ -40,21 +42,3 @@ class Decision:
     why: str
     slowdown: float
     seen: tuple[Seen, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Dictionaries, lists, strings and numbers only, as `from_json` reads them."""
-        return {**asdict(self), "limits": dict(self.limits), "seen": [asdict(seen) for seen in self.seen]}
-
-    @classmethod
-    def from_json(cls, decision: Mapping[str, Any]) -> "Decision":
-        """The inverse of `to_json`.
-
-        Raises:
-            MeasurementError: fields that no decision has, or missing ones.
-        """
-        try:
-            return cls(**{**decision, "seen": tuple(Seen(**seen) for seen in decision["seen"])})
-        except (KeyError, TypeError) as error:
-            raise MeasurementError(
-                f"decision {decision!r}: {error!r}; expected an object with {', '.join(cls.__dataclass_fields__)}"
-            ) from error

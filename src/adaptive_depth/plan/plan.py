@@ -1,17 +1,18 @@
 """The plan: where a model is cut into mandatory and skippable sub-paths (paper, section 3.1)."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil, isfinite
 from numbers import Real
 from typing import Any
 
 from ..errors import StagesError
+from ..schema import Plain, from_plain, to_plain
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(Plain):
     """One residual stage, cut in two consecutive sub-paths.
 
     Attributes:
@@ -107,21 +108,16 @@ class Stages(Sequence[Stage]):
 
     def to_json(self) -> list[dict[str, Any]]:
         """Lists and strings only, as `from_json` reads them."""
-        return [asdict(stage) for stage in self.stages]
+        return to_plain(self.stages)
 
     @classmethod
-    def from_json(cls, stages: Iterable[Mapping[str, Any]]) -> "Stages":
+    def from_json(cls, stages: Any) -> "Stages":
         """The inverse of `to_json`.
 
         Raises:
-            StagesError: a field that no stage has, or one that is missing.
+            StagesError: a field that no stage has, one that is missing or of another type.
         """
-        try:
-            return cls(tuple(Stage(**stage) for stage in stages))
-        except TypeError as error:
-            raise StagesError(
-                f"stages {stages!r}: {error}; expected objects with {', '.join(Stage.__dataclass_fields__)}"
-            ) from error
+        return cls(from_plain(tuple[Stage, ...], stages, StagesError, "stages"))
 
 
 @dataclass(frozen=True)

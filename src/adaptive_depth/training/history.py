@@ -2,15 +2,16 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..errors import TrainingError
+from ..schema import Plain, from_plain, to_plain
 
 
 @dataclass(frozen=True)
-class Epoch:
+class Epoch(Plain):
     """One line of a history. Losses and accuracies (percent) are means over the epoch's training images.
 
     Attributes:
@@ -101,18 +102,13 @@ class History:
 
     def to_json(self) -> list[dict[str, Any]]:
         """Numbers and None only, as `from_json` reads them."""
-        return [asdict(epoch) for epoch in self.epochs]
+        return to_plain(self.epochs)
 
     @classmethod
-    def from_json(cls, epochs: list[Mapping[str, Any]]) -> "History":
+    def from_json(cls, epochs: Any) -> "History":
         """The inverse of `to_json`.
 
         Raises:
-            TrainingError: a field that no epoch has, or one that is missing.
+            TrainingError: a field that no epoch has, one that is missing or of another type.
         """
-        try:
-            return cls(tuple(Epoch(**epoch) for epoch in epochs))
-        except TypeError as error:
-            raise TrainingError(
-                f"history {epochs!r}: {error}; expected objects with {', '.join(Epoch.__dataclass_fields__)}"
-            ) from error
+        return cls(from_plain(tuple[Epoch, ...], epochs, TrainingError, "history"))
