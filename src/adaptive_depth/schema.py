@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, ClassVar, Self, get_args, get_type_hints
 
-from .errors import AdaptiveDepthError, one_line
+from .errors import AdaptiveDepthError
 
 
 class Plain:
@@ -67,7 +67,7 @@ def from_plain(kind: Any, content: Any, error: type[AdaptiveDepthError], name: s
         place = ".".join(str(part) for part in first["loc"])
         called = name or re.sub("(?<=[a-z])(?=[A-Z])", " ", getattr(kind, "__name__", "content")).lower()
         raise error(
-            f"{called} {textwrap.shorten(repr(content), 200)}: {f'{place}: ' * bool(place)}{one_line(first['msg'])}"
+            f"{called} {textwrap.shorten(repr(content), 200)}: {f'{place}: ' * bool(place)}{first['msg']}"
             f"{_expected(kind)}"
         ) from found
     except RecursionError as found:

@@ -89,7 +89,7 @@ def test_configuration_survives_json():
 
 @pytest.mark.parametrize("wrong", [{"name": "digits"}, {"colour": 1}, ["digits"]])
 def test_wrong_configuration_names_the_fields(wrong):
-    with pytest.raises(ad.DataError, match="^data config .*expected an object with name, root, image_size"):
+    with pytest.raises(ad.DataError, match=r"^data config .*expected an object with name, root, image_size"):
         DataConfig.from_json(wrong)
 
 

@@ -234,17 +234,17 @@ class Profile(Plain):
         return to_plain(self) | {"costs": to_plain(list(self.costs.values()))}
 
     @classmethod
-    def from_json(cls, profile: Any) -> "Profile":
+    def from_json(cls, content: Any) -> "Profile":
         """The inverse of `to_json`.
 
         Raises:
             MeasurementError: a field that no profile has, one that is missing or of another type.
         """
-        listed = profile.get("costs") if isinstance(profile, Mapping) else None
+        listed = content.get("costs") if isinstance(content, Mapping) else None
         if isinstance(listed, list):  # in a file they stand in a list, each with its skip
             costs = from_plain(tuple[Cost, ...], listed, MeasurementError, "profile's costs")
-            profile = {**profile, "costs": {cost.skip: cost for cost in costs}}
-        return super().from_json(profile)
+            content = {**content, "costs": {cost.skip: cost for cost in costs}}
+        return super().from_json(content)
 
 
 def macs_unit(largest: float) -> tuple[float, str]:
