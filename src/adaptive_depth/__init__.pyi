@@ -19,7 +19,8 @@ from .training.self_distillation import Losses, SelfDistillation, feature_loss
 from .training.recipe import Recipe, load_recipe, recipe_names
 from .training.history import Epoch, History, Progress
 from .training.meter import StepResult
-from .training.loop import distil, supervise, train
+from .training.steps import distil, supervise
+from .training.loop import train
 from .measure.calibration import calibrate
 
 # measuring and choosing

@@ -17,7 +17,7 @@ from adaptive_depth.core.distributed import Processes, synchronised
 SCRIPT = """
 import json, os, sys, timm, torch, adaptive_depth as ad
 from pathlib import Path
-from adaptive_depth.training.loop import seeded
+from adaptive_depth.training.interrupting import seeded
 torch.set_num_threads(1)
 rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 

@@ -16,8 +16,10 @@ import adaptive_depth as ad
 from adaptive_depth.training import loop
 from adaptive_depth.training import meter as told
 from adaptive_depth.training.history import Epoch, History
-from adaptive_depth.training.loop import distil, seeded, supervise, train
+from adaptive_depth.training.interrupting import seeded
+from adaptive_depth.training.loop import train
 from adaptive_depth.training.meter import StepResult
+from adaptive_depth.training.steps import distil, supervise
 
 SMALL = {"channels": [4, 4, 8, 8], "in_chans": 1, "num_classes": 3, "stem_type": "deep", "stem_width": 2}
 

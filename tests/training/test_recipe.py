@@ -8,7 +8,7 @@ import yaml
 from torch import nn
 
 import adaptive_depth as ad
-from adaptive_depth.training.loop import _optimiser, _schedule
+from adaptive_depth.training.preparing import learning_rates, optimiser
 from adaptive_depth.training.recipe import Recipe
 
 # Written down from the paper's table; what is not in it is left out. Epochs: (epoch, learning rate after it).
@@ -57,7 +57,7 @@ def test_the_papers_table(name: str) -> None:
     assert {field: getattr(recipe, field) for field in expected} == expected
     steps = 7  # in an epoch
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], recipe.lr)
-    schedule = _schedule(optimizer, recipe, lambda epochs: round(epochs * steps))
+    schedule = learning_rates(optimizer, recipe, lambda epochs: round(epochs * steps))
     for epoch, rate in rates.items():
         schedule.step_update(epoch * steps)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(rate, rel=1e-6), epoch
@@ -99,7 +99,7 @@ def test_norms_biases_and_position_tables_do_not_decay(name: str) -> None:
     recipe = ad.load_recipe(name)
     with torch.device("meta"):
         network = ad.adapt(ad.create_model(recipe.model, num_classes=3))
-    groups = _optimiser(network, recipe).param_groups
+    groups = optimiser(network, recipe).param_groups
     of = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     for path, parameter in network.named_parameters():
         exempt = parameter.ndim == 1 or "relative_position_bias_table" in path

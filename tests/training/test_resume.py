@@ -17,7 +17,8 @@ from torch import nn
 
 import adaptive_depth as ad
 from adaptive_depth.training import state
-from adaptive_depth.training.loop import seeded, train
+from adaptive_depth.training.interrupting import seeded
+from adaptive_depth.training.loop import train
 
 FAST = {"epochs": 3, "lr": 0.05, "checkpoint_every": 1, "passes": "algorithm 1"}
 
@@ -252,7 +253,7 @@ def test_a_loss_that_is_not_finite_names_step_and_checkpoint(nets, tmp_path):
 SCRIPT = """
 import sys, time, torch, timm, adaptive_depth as ad
 from pathlib import Path
-from adaptive_depth.training.loop import seeded
+from adaptive_depth.training.interrupting import seeded
 torch.set_num_threads(1)
 folder, out = sys.argv[1:]
 with seeded(0):

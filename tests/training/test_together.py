@@ -10,7 +10,7 @@ import timm
 import torch
 
 import adaptive_depth as ad
-from adaptive_depth.training.loop import seeded
+from adaptive_depth.training.interrupting import seeded
 
 # In exact arithmetic none of these changes a training of float64 numbers: clipping lies above every gradient, and the
 # averaged weights are a second network. Parts of a batch do, where a BatchNorm looks at them.

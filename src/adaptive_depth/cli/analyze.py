@@ -48,7 +48,7 @@ def analyze(
     from ..analysis.rationale import analyze as measure
     from ..data import check_fit, create_loader
     from ..plotting.analysis import plot_transformations
-    from ..training.loop import seeded
+    from ..training.interrupting import seeded
 
     if data is None and runs.is_run(run):
         runs.check_writable(run, "make it writable, or copy it elsewhere")

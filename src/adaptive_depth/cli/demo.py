@@ -84,7 +84,7 @@ def demo(
 
 def _build(seed: int) -> "nn.Module":
     from ..models import create_model
-    from ..training.loop import seeded
+    from ..training.interrupting import seeded
 
     with seeded(seed):
         return create_model(MODEL, **ARGUMENTS)

@@ -403,7 +403,7 @@ def calibrate_on(
     """`calibrate` on some training images, always the same in the same random order, with a progress bar."""
     from ..data import create_loader
     from ..measure.calibration import calibrate
-    from ..training.loop import seeded
+    from ..training.interrupting import seeded
 
     batch_size = max(2, batch_size // share[1])
     chosen: Any = {"shuffle": True, "workers": workers, "share": share, "leave_out_damaged": True}

@@ -150,7 +150,7 @@ def _train(
     from ..data import check_fit, class_names, configure, create_loader
     from ..models import create_model
     from ..training.images import TrainingBatches
-    from ..training.loop import seeded
+    from ..training.interrupting import seeded
     from ..training.loop import train as fit
     from ..training.tracking import tracking
     from ..weights import load_weights

@@ -1,88 +1,36 @@
 """A training loop for an adaptive network, and for a plain one to compare it with."""
 
 import copy
-import random
-import signal
 import threading
-from collections.abc import Callable, Iterator, Sized
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay  # pyright: ignore[reportPrivateImportUsage]
-from timm.scheduler.cosine_lr import CosineLRScheduler
-from timm.scheduler.multistep_lr import MultiStepLRScheduler
-from timm.scheduler.scheduler import Scheduler
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from ..batches import arguments, device_of, on_device
-from ..core.distributed import Processes, synchronised, whole
+from ..batches import device_of, on_device
+from ..core.distributed import Processes, whole
 from ..core.network import AdaptiveNetwork
-from ..errors import CheckpointError, DataError, TrainingError
+from ..errors import CheckpointError, TrainingError
 from ..measure.evaluation import evaluate
 from ..quality import TOP_1
 from ..tasks import Classification, Task, as_task
 from . import state
 from .history import Epoch, History, Progress
-from .meter import Meter, StepResult
-from .objective import checked
+from .interrupting import seeded, stopping
+from .meter import Meter
 from .passes import OnePass, Passes
+from .preparing import check, learning_rates, optimiser, prepared
 from .recipe import ALGORITHM_1, Recipe
 from .schedule import Due
 from .self_distillation import SelfDistillation
-
-Backward = Callable[[Tensor], None]
-# Forward and backward on one batch (input, labels): `backward(loss)` differentiates, in whatever precision and part.
-Step = Callable[[Any, Any, Backward], StepResult]
-
-
-class Loader(Sized, Protocol):
-    """Batches (input, labels) that can be gone through once an epoch, such as a DataLoader."""
-
-    def __iter__(self) -> Iterator[Any]: ...
-
-
-# -- steps ------------------------------------------------------------------------------------------------------
-
-
-def distil(objective: nn.Module, *, low_memory: bool = False) -> Step:
-    """The step of Algorithm 1: the super-net learns from the labels, the base-net from the super-net.
-
-    Arguments:
-        objective: a `SelfDistillation`, the network and its losses; or one wrapped for several processes.
-        low_memory: in the memory of the super-net's pass alone, with two backward passes.
-    """
-
-    def step(x: Any, y: Tensor, backward: Backward) -> StepResult:
-        if low_memory:
-            losses = objective.backward(x, y, backward)  # type: ignore[operator]
-        else:
-            losses = objective(x, y)
-            backward(losses.total)
-        return StepResult(losses.super_net.detach(), losses.super_output, losses.base_net.detach(), losses.base_output)
-
-    return step
-
-
-def supervise(network: Callable[..., Any], task: Any = None) -> Step:
-    """The usual step of a plain network: the loss of a task, or of a criterion (cross-entropy where None)."""
-    task = as_task(task)
-
-    def step(x: Any, y: Any, backward: Backward) -> StepResult:
-        args, kwargs = arguments(x)
-        output = task.output(network(*args, **kwargs))
-        loss = checked("the loss", task.loss(output, y))
-        backward(loss)
-        return StepResult(loss.detach(), tree_map_only(Tensor, torch.Tensor.detach, output))
-
-    return step
-
+from .steps import Loader, Step, distil, supervise
 
 # -- the loop ---------------------------------------------------------------------------------------------------
 
@@ -139,11 +87,11 @@ def train(
         if name in changes:
             raise TrainingError(f"train takes no {name}=: pass task=, a criterion or a task of adaptive_depth.tasks")
     recipe = (recipe or Recipe()).changed(changes)
-    _check(network, batches, recipe)
+    check(network, batches, recipe)
     if resume and folder is None:
         raise TrainingError("resume=True without a folder: name the one that holds the checkpoints")
     seed = None if recipe.seed is None else recipe.seed + Processes().index  # each process augments in its own way
-    with seeded(seed), _stopping(folder is not None) as stop, _prepared(network, recipe):
+    with seeded(seed), stopping(folder is not None) as stop, prepared(network, recipe):
         run = _Run(network, batches, recipe, _task(task, recipe), step, folder)
         if resume:
             run.go_on()
@@ -190,8 +138,8 @@ class _Run:
         self.passes: Passes | None = None  # of a schedule; else one step for each batch
         self.ema: ModelEmaV3 | None = None
         self.wrapped, self.step = self._prepare(step)
-        self.optimizer = _optimiser(self.network, recipe)
-        self.schedule = _schedule(self.optimizer, recipe, self._steps_after)
+        self.optimizer = optimiser(self.network, recipe)
+        self.schedule = learning_rates(self.optimizer, recipe, self._steps_after)
         self.scaler = torch.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
         self.epoch, self.done, self.batch = 1, 0, 0  # the epoch under way, steps in all, batches of this epoch
         self.history: list[Epoch] = []
@@ -536,138 +484,5 @@ class _Run:
 _FREE_TO_CHANGE = ("validate_every", "validate", "checkpoint_every", "keep", "calibrate", "skip_damaged")
 
 
-@contextmanager
-def _stopping(also_interrupt: bool) -> Iterator[threading.Event]:
-    """SIGTERM is remembered until the step is done; where that can be (in the main thread).
-
-    So is Ctrl-C where a checkpoint can be written; a second one interrupts at once.
-    """
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def ask(*_: Any) -> None:
-        asked.set()
-        signal.signal(signal.SIGINT, before[signal.SIGINT])
-
-    signal.signal(signal.SIGTERM, ask)
-    if also_interrupt:
-        signal.signal(signal.SIGINT, ask)
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
-    """Random numbers (torch, NumPy, Python) that start from `seed`; their state before is put back afterwards."""
-    if seed is None:
-        yield
-        return
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the state that transforms draw from
-    with torch.random.fork_rng():
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
-
-
 def _channels_last(x: Tensor) -> Tensor:
     return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
-
-
-def _check(network: nn.Module, batches: Loader, recipe: Recipe) -> None:
-    if not isinstance(network, nn.Module):
-        raise TrainingError(f"train received a {type(network).__name__}: expected a network, adapt(model) or plain")
-    if not isinstance(batches, Sized):
-        raise DataError(
-            f"train received batches without a length ({type(batches).__name__}): pass a list or DataLoader"
-        )
-    if not len(batches):
-        raise DataError("train received an empty loader: expected at least one batch of (input, labels)")
-    if len(batches) < recipe.accumulate:
-        raise DataError(f"{len(batches)} batches are fewer than the accumulate={recipe.accumulate} parts of one step")
-    if recipe.optimizer.lower() not in list_optimizers():
-        raise TrainingError(f"optimizer {recipe.optimizer!r} is not one of timm's: expected sgd, adamw, lamb, ...")
-    if Processes().count > 1:
-        _check_together(recipe, device_of(network))
-
-
-@contextmanager
-def _prepared(network: nn.Module, recipe: Recipe) -> Iterator[None]:
-    """Inside, the network is laid out, frozen, recomputed and normalised as the recipe asks."""
-    processes = Processes()
-    if recipe.channels_last:
-        network.to(memory_format=torch.channels_last)
-    _freeze(network, recipe.freeze)
-    with ExitStack() as stack:
-        if recipe.grad_checkpointing:
-            recompute: Any = getattr(network, "set_grad_checkpointing", None)
-            if recompute is None:
-                raise TrainingError(f"grad_checkpointing: a {type(network).__name__} has no set_grad_checkpointing()")
-            recompute(True)
-            stack.callback(recompute, False)
-        if recipe.sync_batchnorm and processes.count > 1:
-            stack.enter_context(synchronised(network))
-        yield
-
-
-def _check_together(recipe: Recipe, device: torch.device) -> None:
-    """What cannot be had at once, in several processes."""
-    if "random" in (recipe.teacher, recipe.student):
-        raise TrainingError("a random teacher or student leaves norms without gradients: train it in one process")
-    if recipe.sync_batchnorm and device.type == "cpu":
-        raise TrainingError("sync_batchnorm needs accelerators: leave it out on CPUs, or take larger shares of a batch")
-    if recipe.fsdp:
-        for name in ("low_memory", "compile", "sync_batchnorm"):
-            if getattr(recipe, name):
-                raise TrainingError(f"fsdp and {name} do not go together yet: leave one of them out")
-        if recipe.precision == "fp16":
-            raise TrainingError("fsdp with fp16: a gradient scaler would look at each process's part alone; take bf16")
-
-
-def _freeze(network: nn.Module, parts: tuple[str, ...]) -> None:
-    for part in parts:
-        found = [parameter for name, parameter in network.named_parameters() if part in name]
-        if not found:
-            some = [name for name, _ in network.named_parameters()][:3]
-            raise TrainingError(f"freeze names {part!r}, which is in no parameter's name ({', '.join(some)}, ...)")
-        for parameter in found:
-            parameter.requires_grad_(False)
-
-
-def _optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """No weight decay on norms, biases (all that has one dimension) and what the recipe or a module itself names."""
-    exempt = [
-        f"{path}.{own}".lstrip(".")
-        for path, module in network.named_modules()
-        for own in getattr(module, "no_weight_decay", set)()
-    ]
-    exempt += [name for name, _ in network.named_parameters() if any(part in name for part in recipe.no_decay)]
-    groups = param_groups_weight_decay(network, recipe.weight_decay, no_weight_decay_list=exempt)
-    momentum: dict[str, Any] = {"momentum": recipe.momentum} if recipe.optimizer.lower() in ("sgd", "momentum") else {}
-    return create_optimizer_v2(groups, recipe.optimizer, lr=recipe.lr, **momentum)
-
-
-def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_after: Callable[[float], int]) -> Scheduler:
-    """The learning rate of every step; a recipe counts in epochs, `steps_after` says how many steps those are."""
-    asked = min(5, recipe.epochs / 10) if recipe.warmup_epochs is None else min(recipe.warmup_epochs, recipe.epochs)
-    warmup = steps_after(asked)
-    first = recipe.warmup_lr or recipe.lr / max(1, warmup)
-    if recipe.schedule == "multistep":  # timm's milestones take effect one early
-        at = [steps_after(number) + 1 for number in recipe.milestones]
-        return MultiStepLRScheduler(
-            optimizer, at, recipe.decay_rate, warmup, first, warmup_prefix=False, t_in_epochs=False
-        )
-    steps = max(2, steps_after(recipe.epochs))  # timm complains of a single one
-    return CosineLRScheduler(
-        optimizer, steps, lr_min=recipe.min_lr, warmup_t=warmup, warmup_lr_init=first, t_in_epochs=False
-    )
