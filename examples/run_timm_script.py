@@ -7,7 +7,8 @@
 The first argument is your copy of train.py; `--passes`, `--delay` and `--folder` are read here, everything else by
 train.py. Its classification task becomes a schedule of passes (`--passes "algorithm 1"`: the paper's objective), and
 its training loader hands out one batch for each pass. Its validation is of the super-net. At the end all depths are
-calibrated, with averaged weights where there are any (`--model-ema`), and saved in `--folder`.
+calibrated, with averaged weights where there are any (`--model-ema`), and saved in `--folder`: `ad.load(folder)`, with
+an instance of the model where `--model-kwargs` or the like shaped it.
 
 Several processes are started by `torchrun --nproc-per-node 2 examples/run_timm_script.py ...`. Leave
 `--grad-accum-steps` at 1, and `--sched-on-updates` out: it would take all epochs for as long as the first. `--resume`
@@ -64,17 +65,25 @@ class Adapted:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train all depths of a network with timm's train.py.", add_help=False)
-    parser.add_argument("script", type=Path, help="your copy of timm's train.py")
+    parser = argparse.ArgumentParser(
+        description="Train all depths of a network with timm's train.py.",
+        usage="%(prog)s TRAIN.PY [--passes P] [--delay N] [--folder F] [options of train.py]",
+        allow_abbrev=False,
+        add_help=False,
+    )
     parser.add_argument("--passes", default="SBSBR", help="one round of the schedule, or 'algorithm 1'")
     parser.add_argument("--delay", type=int, help="of the schedule, in batches")
     parser.add_argument("--folder", type=Path, help="for the network")
-    options, others = parser.parse_known_args()
+    # Not an argument of the parser, which would take the value of some option of train.py for it.
+    script = sys.argv[1] if len(sys.argv) > 1 else ""
+    if not Path(script).is_file():
+        parser.error(f"the first argument is {script!r}: expected a file, your copy of timm's train.py")
+    options, others = parser.parse_known_args(sys.argv[2:])
 
     adapted = Adapted(None if options.passes == "algorithm 1" else ad.Schedule(options.passes, options.delay))
     timm.data.create_loader, timm.task.ClassificationTask = adapted.create_loader, adapted.create_task  # type: ignore[misc]
-    sys.argv = [str(options.script), *others]
-    runpy.run_path(str(options.script), run_name="__main__")
+    sys.argv = [script, *others]
+    runpy.run_path(script, run_name="__main__")
 
     if adapted.task is not None and adapted.loader is not None and os.environ.get("RANK", "0") == "0":
         network = adapted.task.get_eval_model(ema=adapted.task.has_ema())
