@@ -108,6 +108,8 @@ def test_a_fresh_schedule_needs_no_loader_of_steps(nets: Any) -> None:
     results = list(epoch(task, batches(), optimizer_of(task.trainable_module)))
     assert same(network, plain)
     assert ["super_net_loss" in result for result in results] == [True, False] * 3
+    assert task.passes is not None
+    assert (task.passes.steps_done, task.passes.waiting) == (6, [])
 
     again = TimmTask(ad.Passes(nets.chain().train(), schedule=fresh), verbose=False)
     assert len(list(epoch(again, again.over(batches()), optimizer_of(again.trainable_module)))) == 6
@@ -321,6 +323,7 @@ def test_compiled_passes_and_averages_compute_the_same(nets: Any) -> None:
         task.setup_ema(decay=0.5)
         if compiled:
             assert task.compile(backend="aot_eager") is task.get_eval_model()
+            assert task.passes.module._compiled.asked  # type: ignore[union-attr]
             assert task.compile_ema(backend="aot_eager") is task.get_eval_model(ema=True)
         found = [result["loss"] for result in epoch(task, task.over(batches(2)), optimizer_of(task.trainable_module))]
         losses.append([*found, task.get_eval_model(ema=True)(batches(1)[0][0]).sum()])
