@@ -325,6 +325,7 @@ def test_compiled_passes_and_averages_compute_the_same(nets: Any) -> None:
             assert task.compile(backend="aot_eager") is task.get_eval_model()
             assert task.passes.module._compiled.asked  # type: ignore[union-attr]
             assert task.compile_ema(backend="aot_eager") is task.get_eval_model(ema=True)
+            assert task.get_eval_model(ema=True).subnet("FF")._compiled_call_impl is not None
         found = [result["loss"] for result in epoch(task, task.over(batches(2)), optimizer_of(task.trainable_module))]
         losses.append([*found, task.get_eval_model(ema=True)(batches(1)[0][0]).sum()])
     torch.testing.assert_close(losses[0], losses[1])

@@ -347,7 +347,6 @@ class StepLoader:
         if task.passes is None:
             yield from steps
             return
-        task.due = None  # of an epoch that was broken off
         for item in steps:
             task.due = item
             # What is kept stays as it is, whatever the loop does to its batch: timm's Mixup works in place.
