@@ -22,6 +22,7 @@ from adaptive_depth.data import configure, create_loader, open_data
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 LIGHTNING, TRANSFORMERS = EXAMPLES / "train_with_lightning.py", EXAMPLES / "train_with_transformers.py"
+TIMM, TIMM_SCRIPT = EXAMPLES / "train_with_timm.py", EXAMPLES / "run_timm_script.py"
 ONE_IMAGE = 0.21  # of 500, in percent: numbers of threads may decide a tie
 
 # What other libraries do when they are imported is theirs.
@@ -261,7 +262,153 @@ def test_transformers_trains_in_two_processes(tmp_path: Path) -> None:
     assert all(not torch.equal(one[name], other[name]) for name in one)  # each has images of its own
 
 
-# -- what both rely on ------------------------------------------------------------------------------------------
+# -- timm -------------------------------------------------------------------------------------------------------
+
+
+def epochs_of(printed: str) -> list[dict[str, float]]:
+    """The lines `epoch 1, step 42: loss 0.9724, ..., FFFF 38.4 %, TTTT 15.0 %`."""
+    lines = re.findall(r"^epoch (\d+), step (\d+): (.*)$", printed, flags=re.MULTILINE)
+    return [
+        {"epoch": int(epoch), "step": int(step)}
+        | {name: float(value) for name, value in re.findall(r"(\w+) (\d+\.\d+)", said)}
+        for epoch, step, said in lines
+    ]
+
+
+# Epochs of 20 batches, delay 4: 20 + 16 + 6 passes and 20 + 20 + 10, as above.
+@pytest.mark.slow
+def test_timm_trains_every_depth_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    printed = run(TIMM, folder, epochs=2)
+    measured = accuracies(printed)
+    assert min(measured.values()) > 85  # chance: 10
+    first, last = epochs_of(printed)
+    assert (first["step"], last["step"]) == (42, 92)
+    for epoch, (deep, shallow, between) in ((first, (20, 16, 6)), (last, (20, 20, 10))):
+        total = deep * epoch["super_net_loss"] + shallow * epoch["base_net_loss"] + between * epoch["intermediate_loss"]
+        assert epoch["loss"] == pytest.approx(total / (deep + shallow + between), abs=2e-4)
+    assert last["super_net_loss"] < first["super_net_loss"] / 2
+    assert last["base_net_loss"] < first["base_net_loss"] / 2
+
+    example = runpy.run_path(str(TIMM))
+    images = list(example["loader_of"](folder / "digits", "validation", torch.device("cpu")))
+    assert sum(len(labels) for _, labels in images) == 500
+    network = ad.load(folder / "network")
+    assert network.calibrated
+    assert ad.evaluate(network, images) == pytest.approx(measured, abs=ONE_IMAGE)
+
+    kept = torch.load(folder / "last.pth.tar", weights_only=True)
+    network.load_state_dict(kept["state_dict_ema"])  # of the training, and not calibrated
+    validated = {skip: last[skip] for skip in ("FFFF", "TTTT")}
+    assert ad.evaluate(network, images, validated) == pytest.approx(validated, abs=ONE_IMAGE)
+    assert kept["task_state"]["passes"]["facts"]["steps"] == 92
+    steps = {int(state["step"]) for state in kept["optimizer"]["state"].values()}
+    assert max(steps) == 92  # what all sub-networks have, the stem for one
+    assert min(steps) < 60  # what a pass leaves out is not updated
+    for group in kept["optimizer"]["param_groups"]:
+        assert 0 < group["lr"] < 1e-4  # a cosine over all steps
+
+    again = tmp_path / "again"
+    run_until_killed(TIMM, again, epochs=2)  # in the second epoch
+    assert torch.load(again / "last.pth.tar", weights_only=True)["epoch"] == 0
+    resumed = run(TIMM, again, epochs=2)
+    assert accuracies(resumed) == measured
+    assert epochs_of(resumed) == [last]  # or else it started from scratch
+    assert contents(*again.glob("network/weights-*")) == contents(*folder.glob("network/weights-*"))
+
+
+@pytest.mark.slow
+def test_timm_trains_with_algorithm_1_in_mixed_precision(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    printed = run(TIMM, folder, 2, "--passes", "algorithm 1", "--amp")
+    assert min(accuracies(printed).values()) > 80
+    first, last = epochs_of(printed)
+    assert (first["step"], last["step"]) == (20, 40)
+    assert last["loss"] < first["loss"] / 2
+    assert last["loss"] == pytest.approx(last["super_net_loss"] + last["base_net_loss"], abs=2e-4)
+    assert "task_state" not in torch.load(folder / "last.pth.tar", weights_only=True)
+
+
+# What timm's script does, in its order: it is not part of the package. TIMM_TRAIN_SCRIPT names a copy of it.
+STAND_IN = """
+import argparse
+from timm.data import create_dataset, create_loader
+from timm.models import create_model
+from timm.optim import create_optimizer_v2
+from timm.task import ClassificationTask
+from timm.utils import ParseKwargs, random_seed
+
+parser = argparse.ArgumentParser()
+for name in ("--data-dir", "--model", "--num-classes", "--epochs", "--batch-size", "--lr"):
+    parser.add_argument(name)
+parser.add_argument("--model-kwargs", nargs="*", action=ParseKwargs)
+options = parser.parse_known_args()[0]
+random_seed(0)
+model = create_model(options.model, num_classes=int(options.num_classes), **options.model_kwargs)
+loader, test = (
+    create_loader(
+        create_dataset("", root=options.data_dir, split=split), (3, 32, 32), int(options.batch_size), no_aug=True,
+        is_training=split == "train", num_workers=0, persistent_workers=False, use_prefetcher=False,
+    )
+    for split in ("train", "validation")
+)
+task = ClassificationTask(model=model, criterion_kwargs={"smoothing": 0.1}, verbose=False)
+optimizer = create_optimizer_v2(task.get_trainable_module(), "adamw", lr=float(options.lr))
+task.setup_ema(decay=0.9)
+for epoch in range(int(options.epochs)):
+    task.get_trainable_module().train()
+    print("Train:", epoch, len(loader))
+    for images, labels in loader:
+        task(images, labels)["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        task.update_ema()
+    evaluator = task.create_evaluator()
+    for images, labels in test:
+        evaluator.update(task.get_eval_model().eval()(images), labels)
+    print("Test:", evaluator.compute()["top1"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("passes", ["SBSBR", "algorithm 1"])
+@pytest.mark.parametrize("which", ["a stand-in", "timm's"])
+def test_the_script_of_timm_trains_every_depth(which: str, passes: str, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(STAND_IN)
+    if which == "timm's":
+        if "TIMM_TRAIN_SCRIPT" not in os.environ:
+            pytest.skip("TIMM_TRAIN_SCRIPT names no copy of timm's train.py")
+        script = Path(os.environ["TIMM_TRAIN_SCRIPT"])
+    example = runpy.run_path(str(TIMM))
+    digits = example["write_digits"](tmp_path / "digits")
+    folder = tmp_path / "network"
+    shape = "--model resnet18 --num-classes 10 --model-kwargs channels=(8,16,32,64)"
+    settings = f"{shape} --data-dir {digits} --no-aug -j 0"
+    settings += f" --input-size 3 32 32 --batch-size 64 --opt adamw --lr 0.01 --warmup-epochs 0 --output {tmp_path}"
+    settings += " --model-ema --model-ema-decay 0.9 --device cpu --experiment run --log-interval 1000 --epochs 2"
+    settings += f" --delay 4 --folder {folder}"
+    ended = start([sys.executable, str(TIMM_SCRIPT), str(script), "--passes", passes, *settings.split()], folder)
+    assert ended.returncode == 0, ended.stderr
+    network = ad.load(folder, ad.create_model("resnet18", num_classes=10, channels=(8, 16, 32, 64)))
+    assert network.calibrated
+    images = list(example["loader_of"](digits, "validation", torch.device("cpu")))
+    assert min(ad.evaluate(network, images).values()) > 80
+    if which == "a stand-in":
+        steps = (42, 50) if passes == "SBSBR" else (20, 20)
+        assert [int(number) for number in re.findall(r"^Train: \d (\d+)$", ended.stdout, re.MULTILINE)] == list(steps)
+    else:
+        kept = torch.load(tmp_path / "run" / "last.pth.tar", weights_only=False)
+        assert ("task_state" in kept) == (passes == "SBSBR")
+
+
+def test_the_script_of_timm_comes_first(tmp_path: Path) -> None:
+    ended = start([sys.executable, str(TIMM_SCRIPT), "--epochs", "2", "train.py"], tmp_path)
+    assert ended.returncode == 2
+    assert "the first argument is '--epochs': expected a file, your copy of timm's train.py" in ended.stderr
+
+
+# -- what all rely on ------------------------------------------------------------------------------------------
 
 
 def test_a_loader_of_passes_tells_the_length_of_each_epoch(nets: Any) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor
 import adaptive_depth as ad
 from adaptive_depth.choose.tradeoffs import Row, TradeOffs
 from adaptive_depth.data import configure, open_data
-from adaptive_depth.hub import folder as folders
+from adaptive_depth.hub.repository import folder as folders
 from adaptive_depth.preprocessing import Preprocessing
 
 X = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
