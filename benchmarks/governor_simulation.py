@@ -226,7 +226,7 @@ def backlog(depths: TradeOffs) -> dict[str, Any]:
             "missed": run.misses,
             "longest wait ms": round(max(run.waited_ms), 1),
             "inputs until nothing waits": max((i for i, wait in enumerate(run.waited_ms) if wait > 0), default=0) - 60,
-            "accuracy": round(run.accuracy, 2),
+            "accuracy": round(run.expected, 2),
         }
     return results
 

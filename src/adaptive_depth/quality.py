@@ -1,7 +1,8 @@
 """How good a sub-network is: a number with a name, a unit and a direction. A plain value, which needs no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import floor, log10
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,33 @@ class Quality:
         said += [] if self.higher_is_better else ["lower is better"]
         return f"{self.name} ({', '.join(said)})" if said else self.name
 
+    @property
+    def noun(self) -> str:
+        """What it is called within a sentence.
+
+        Example:
+            >>> TOP_1.noun, Quality("RMSE", "m", higher_is_better=False).noun
+            ('accuracy', 'RMSE')
+        """
+        return "accuracy" if self == TOP_1 else self.name
+
+    @property
+    def title(self) -> str:
+        """What it is called in a heading."""
+        return "Accuracy" if self == TOP_1 else self.name
+
+    def digits(self, values: Iterable[float]) -> int:
+        """Digits behind the point that tell values apart: 2 of percent; else three of the largest, and 2 at least.
+
+        Example:
+            >>> Quality("RMSE", "m").digits([0.0312, 0.0298]), Quality("perplexity").digits([23.4]), TOP_1.digits([0.5])
+            (4, 2, 2)
+        """
+        largest = max((abs(value) for value in values), default=0.0)
+        if self.unit == "%" or not largest:
+            return 2
+        return min(6, max(2, 2 - floor(log10(largest))))
+
     def text(self, value: float, digits: int = 2) -> str:
         """A value with its unit.
 
@@ -35,6 +63,15 @@ class Quality:
             ('76.50 %', '4.00')
         """
         return f"{value:.{digits}f} {self.unit}".rstrip()
+
+    def apart(self, value: float, other: float, digits: int = 2) -> str:
+        """How far two values are apart, whichever is the better: percent differ by points.
+
+        Example:
+            >>> TOP_1.apart(76.0, 75.5), Quality("RMSE", "m").apart(0.25, 0.5)
+            ('0.50 points', '0.25 m')
+        """
+        return f"{abs(value - other):.{digits}f} {'points' if self.unit == '%' else self.unit}".rstrip()
 
     def gain(self, value: float, over: float) -> float:
         """By how much a value is better than another; negative where it is worse."""

@@ -1,7 +1,9 @@
 import json
 import math
+import random
 import re
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -474,7 +476,7 @@ def test_words_name_the_quality_and_its_direction():
     assert "Pareto front of RMSE against macs" in said
     assert "Of RMSE, lower is better." in said
     assert table.chance is None
-    with pytest.raises(ad.BudgetError, match="the best, 'FF', reaches 1; raise the limit to that"):
+    with pytest.raises(ad.BudgetError, match=r"meets RMSE <= 0\.5 m: the best, 'FF', reaches 1 m; raise the"):
         table.best(quality=0.5)
     with pytest.raises(ad.BudgetError, match=r"unknown limit accuracy=1\.0: expected one or more of .*, quality"):
         table.best(accuracy=1.0)
@@ -495,8 +497,71 @@ def test_values_are_checked_by_the_quality():
         ad.TradeOffs((ad.Row("F", 120, 4, 9),), quality=ad.tasks.Quality("mIoU", "%"))
 
 
-def test_the_page_refuses_what_it_would_show_as_top_1():
-    with pytest.raises(
-        ad.MeasurementError, match=r"the page shows top-1 accuracy in percent, .* are of RMSE \(m, lower"
-    ):
-        ad.report_page(errors_in_metres(), title="x", stages=[])
+def test_a_limit_on_quality_is_named_with_its_unit():
+    table = errors_in_metres()
+    assert str(table.choose(quality=2.5)) == (
+        "Chosen: TT\nIt has the lowest macs of the 2 sub-networks within RMSE <= 2.5 m: 300.\n"
+        "Against the super-net: RMSE 1.00 m worse, 25.0 % less multiply-adds."
+    )
+    with pytest.raises(ad.BudgetError, match=r"meets macs <= 300 and RMSE <= 1\.9 m together, .* ask for RMSE <= 2 m"):
+        table.best(quality=1.9, macs=300)
+    with pytest.raises(ad.BudgetError, match=r"limit quality=nan: expected a finite number$"):
+        table.best(quality=float("nan"))
+
+
+def test_percent_of_any_name_differ_by_points():
+    rows = (ad.Row("F", 61.5, 400, 9), ad.Row("T", 60.25, 300, 8))
+    said = str(ad.TradeOffs(rows, quality=ad.tasks.Quality("mIoU", "%")).choose(macs=300))
+    assert said.endswith("Against the super-net: mIoU 1.25 points worse, 25.0 % less multiply-adds.")
+
+
+def test_small_numbers_keep_their_digits():
+    rows = (ad.Row("F", 0.0312, 400, 9, alone=0.0331), ad.Row("T", 0.0318, 300, 8))
+    table = ad.TradeOffs(rows, quality=RMSE)
+    assert (table.digits, table.text(rows[0])) == (4, "0.0312 m")
+    assert "Against the super-net: RMSE 0.0006 m worse" in str(table.choose(macs=300))
+    said = str(table).splitlines()
+    assert said[1].split()[:4] == ["F", "0.0312", "0.0331", "+0.0019"]
+    assert said[2].split()[:2] == ["T", "0.0318"]
+
+
+# -- the other way round, everything is the same --------------------------------------------------------------------
+
+
+def drawn(seed: int) -> ad.TradeOffs:
+    """Four stages, with many ties, and values on both sides of 0."""
+    draw = random.Random(seed)
+    skips = ["".join(letters) for letters in product("FT", repeat=4)]
+    rows = [
+        ad.Row(skip, draw.choice([-1.5, -0.25, 0.0, 0.5, 2.0]), draw.randint(1, 9) * 1000, 9, draw.randint(1, 9) / 4)
+        for skip in skips
+    ]
+    return ad.TradeOffs(tuple(rows), quality=ad.tasks.Quality("gain"))
+
+
+def mirrored(table: ad.TradeOffs) -> ad.TradeOffs:
+    """The same table of a quality that is the negative: what was higher and better is lower and better."""
+    rows = tuple(replace(row, accuracy=-row.accuracy) for row in table.rows)
+    return replace(
+        table, rows=rows, quality=replace(table.quality, higher_is_better=not table.quality.higher_is_better)
+    )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_table_and_its_mirror_image_choose_the_same(seed):
+    table, other = drawn(seed), mirrored(drawn(seed))
+    for cost in ("latency_ms", "macs", "parameters"):
+        assert [row.skip for row in table.front(cost)] == [row.skip for row in other.front(cost)]
+        assert table.dominated(cost) == other.dominated(cost)
+        assert table.choices(cost) == other.choices(cost)
+    for limit in (-1.6, -1.5, -0.3, -0.25, 0.0, 0.1, 0.5, 1.9, 2.0, 2.1):
+        for costs in ({}, {"macs": 5000}, {"latency_ms": 1.0}):
+            assert chosen(table, quality=limit, **costs) == chosen(other, quality=-limit, **costs), (limit, costs)
+
+
+def chosen(table: ad.TradeOffs, **limits: float) -> object:
+    try:
+        choice = table.choose(**limits)
+    except ad.BudgetError:
+        return None
+    return choice.skip, choice.ties

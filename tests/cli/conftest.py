@@ -1,5 +1,6 @@
 """A tiny data set and a run on it, made once; tests that change a run work on a copy."""
 
+import json
 import shutil
 import warnings
 
@@ -58,6 +59,14 @@ def _trained(tmp_path_factory, train_arguments):
 def run(_trained, tmp_path):
     """A copy of a trained, evaluated and profiled run."""
     return shutil.copytree(_trained, tmp_path / "run")
+
+
+def judge_by_an_error(run):
+    """As a program of one's own may: what was measured are metres, 0.25 of the super-net and 0.01 more a stage less."""
+    measured = json.loads((run / "accuracy.json").read_text())
+    errors = {skip: round(0.25 + 0.01 * skip.count("T"), 2) for skip in measured["accuracy"]}
+    told = {"accuracy": errors, "quality": {"name": "RMSE", "unit": "m", "higher_is_better": False}}
+    (run / "accuracy.json").write_text(json.dumps({**measured, **told}))
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from adaptive_depth.cli import show
 from adaptive_depth.data import DataConfig, create_loader
 from adaptive_depth.measure.profiling import profile
 
+from .conftest import judge_by_an_error
+
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # timm leaves closing to Python
 COMMANDS = ("demo", "stages", "train", "evaluate", "profile", "select", "analyze", "report", "share")
 
@@ -325,12 +327,48 @@ def test_select_explains_the_choice_and_keeps_what_was_trained_alone(call, run):
     assert json.loads(out)["rows"][0]["alone"] == 50.5
 
 
+def test_select_follows_what_a_run_is_judged_by(call, run):
+    judge_by_an_error(run)
+    status, out, _ = call("select", run, "--macs=1e12", "--alone=FFFF=0.3")
+    assert status == 0
+    assert "Chosen: FFFF" in out
+    assert "It is the best in RMSE of the 16 sub-networks within macs <= 1e+12: 0.250 m." in out
+    assert "Of RMSE, lower is better." in out
+    status, out, _ = call("select", run, "--quality=0.26", "--json")
+    assert json.loads(out)["chosen"].count("T") <= 1
+    assert TradeOffs.from_json(json.loads((run / "tradeoffs.json").read_text())).quality.name == "RMSE"
+    assert "choose with --latency-ms, --macs, --quality ..." in call("select", run)[1]
+    status, _, err = call("select", run, "--accuracy=90")
+    assert (status, "unknown limit accuracy=90.0: expected one or more of" in err, "quality" in err) == (2, True, True)
+    status, _, err = call("select", run, "--quality=0.2")
+    assert (status, "no sub-network meets RMSE <= 0.2 m: the best, 'FFFF', reaches 0.25 m; raise the" in err) == (
+        2,
+        True,
+    )
+
+
+def test_a_quality_of_top_1_may_be_limited_by_either_name(call, run):
+    one, two = (json.loads(call("select", run, f"--{name}=20", "--json")[1]) for name in ("accuracy", "quality"))
+    assert one["chosen"] == two["chosen"]
+
+
+@pytest.mark.parametrize(
+    "told", ["RMSE", {"unit": "m"}, {"name": 3}, {"name": "RMSE", "lower": True}, [], {"name": ""}]
+)
+def test_a_quality_that_is_none_is_refused(call, run, told):
+    measured = json.loads((run / "accuracy.json").read_text())
+    (run / "accuracy.json").write_text(json.dumps({**measured, "quality": told}))
+    status, out, err = call("select", run)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert 'expected an object such as {"name": "RMSE", "unit": "m", "higher_is_better": false}' in err
+
+
 def test_a_profile_is_carried_from_the_device_and_joined_with_the_accuracy(call, run, tmp_path):
     carried = tmp_path / "device.json"
     arguments = ["--seconds=0.1", "--batch-sizes=1,3", "--device=cpu", f"--output={carried}", "--no-energy"]
     status, out, _ = call("profile", run, *arguments)
     assert status == 0
-    assert f"Written to {carried}. With the accuracy: " in out
+    assert f"Written to {carried}. With what evaluate measured: " in out
     cost = json.loads(carried.read_text())["costs"][0]
     assert list(cost["throughput"]) == ["1", "3"]
     assert (cost["latency_ms"] > 0, cost["memory_mb"] > 0, cost["energy_mj"]) == (True, True, None)
@@ -431,7 +469,7 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
         ),
         ("profile resnet18 --backend onnx", "backend='onnx': expected one of eager, compiled"),
         ("profile resnet18 --threads 9999", "--threads 9999: expected 1 to "),
-        ("select {run} --alone FFFF", "--alone 'FFFF': expected SKIP=PERCENT, such as FFFF=76.7"),
+        ("select {run} --alone FFFF", "--alone 'FFFF': expected SKIP=VALUE, such as FFFF=76.7"),
         ("select {run} --alone FFF=70", "alone names 'FFF': expected skips of this network"),
         ("select {run} --profile {run}/data.json", "data.json is damaged or no profile: measure it anew with"),
         ("stages resnet1818", "timm has no model 'resnet1818': near ones are resnet18"),

@@ -63,7 +63,7 @@ def test_a_model_by_name_needs_a_place(call, tmp_path):
     status, _, err = call("export", "resnet18", "--to=onnx", *small)
     assert (status, "resnet18 is no run folder: say where to with --output FILE" in err) == (2, True)
     status, out, _ = call("export", "resnet18", f"--output={tmp_path / 'm.onnx'}", "--skips=FFFF", *small)
-    assert (status, "It knows no accuracies, so a governor cannot choose by them" in out) == (0, True)
+    assert (status, "It does not know how good its depths are, so a governor cannot choose" in out) == (0, True)
 
 
 @pytest.mark.parametrize(

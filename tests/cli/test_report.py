@@ -115,6 +115,18 @@ def test_what_else_the_run_holds_is_shown(call, folder):
     assert "/home/somebody" not in page
 
 
+def test_a_run_that_is_judged_by_an_error_becomes_a_page_of_it(call, folder):
+    errors = {skip: round(1 - value / 100, 3) for skip, value in ACCURACY.items()}
+    told = {"name": "RMSE", "unit": "m", "higher_is_better": False}
+    write(folder, "accuracy.json", {"accuracy": errors, "images": 500, "quality": told})
+    assert call("report", folder)[0] == 0
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert '<span class="plain">RMSE (m, lower is better)</span>' in page
+    assert "<h3>RMSE</h3>" in page
+    assert "<dd><strong>FF</strong>" in page  # the best: 0.24 m
+    assert "accura" not in page.partition("<body>")[2].partition("<script")[0].lower()
+
+
 def test_a_profile_of_another_device_may_be_given(call, folder, tmp_path):
     other = tmp_path / "jetson.json"
     write(tmp_path, "jetson.json", a_profile("Another processor"))

@@ -27,6 +27,7 @@ from adaptive_depth.errors import ArtifactError
 from adaptive_depth.governor.decisions import Decision
 from adaptive_depth.governor.governor import replay
 from adaptive_depth.preprocessing import Preprocessing
+from adaptive_depth.quality import Quality
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -126,7 +127,7 @@ def test_one_depth_names_what_the_network_sees(call, exported, photos, shown):
         assert passed.label == LABELS[int(shares.argmax())]
         assert passed.probability == pytest.approx(float(shares.max()), abs=1e-4)
     assert len(shown) == 6
-    assert (said["images"], said["depths"], said["accuracy"], said["switches"]) == (6, {"TF": 6}, 70.0, 0)
+    assert (said["images"], said["depths"], said["expected"], said["switches"]) == (6, {"TF": 6}, 70.0, 0)
     assert (said["target_ms"], said["misses"], said["met_percent"], said["table"]) == (None, None, None, None)
     assert said["latency_p95_ms"] >= said["latency_mean_ms"] / 2 > 0
     assert said["prepared_mean_ms"] > 0
@@ -136,7 +137,7 @@ def test_one_depth_names_what_the_network_sees(call, exported, photos, shown):
 def test_a_deadline_with_room_runs_the_super_net_and_its_log_replays(call, model, photos, tmp_path):
     log = tmp_path / "decisions.jsonl"
     said, _ = called(call, model, photos, "--target-ms", "1000", "--log", log, "--repeat", "2", "--met", "0.9")
-    assert (said["images"], said["depths"], said["accuracy"]) == (12, {"FF": 12}, 80.0)
+    assert (said["images"], said["depths"], said["expected"]) == (12, {"FF": 12}, 80.0)
     assert (said["target_ms"], said["misses"], said["met_percent"]) == (1000, 0, 100)
     decisions = tuple(Decision.from_json(json.loads(line)) for line in log.read_text().splitlines())
     assert len(decisions) == 12
@@ -189,11 +190,11 @@ def test_other_backends_run_a_run_folder(call, run, pictures):
     said, _ = called(call, run, folder, "--target-ms", "1000", "--backend", "eager", "--threads", "1")
     accuracy = json.loads((run / "accuracy.json").read_text())["accuracy"]
     assert (said["images"], said["backend"]) == (12, "eager")
-    assert said["accuracy"] == pytest.approx(max(accuracy.values()))
+    assert said["expected"] == pytest.approx(max(accuracy.values()))
     assert len(said["table"]["rows"]) == 16
     (run / "profile.json").unlink()
     one, _ = called(call, run, folder / "left", "--skip", "TTTT")
-    assert (one["images"], one["accuracy"], one["depths"]) == (4, None, {"TTTT": 4})
+    assert (one["images"], one["expected"], one["depths"]) == (4, None, {"TTTT": 4})
 
 
 def test_a_run_folder_prepares_as_its_training_says(call, run, pictures, shown):
@@ -210,8 +211,36 @@ def test_a_run_folder_prepares_as_its_training_says(call, run, pictures, shown):
 def test_the_accuracy_of_the_file_itself_counts(call, described, photos):
     own = dict(zip(ACCURACY, (78.0, 70.0, 66.0, 50.0), strict=True))
     said, _ = called(call, described(accuracy=own), photos, "--target-ms", "1000")
-    assert said["accuracy"] == 78.0
+    assert said["expected"] == 78.0
     assert [row["accuracy"] for row in said["table"]["rows"]] == list(own.values())
+
+
+ERRORS = replace(
+    TABLE,
+    rows=tuple(replace(row, accuracy=round(1 - row.accuracy / 100, 2)) for row in TABLE.rows),
+    quality=Quality("RMSE", "m", higher_is_better=False),
+)
+
+
+def test_a_network_that_is_judged_by_an_error_runs_the_lowest_that_fits(call, described, photos, shown):
+    regression = described(trade_offs=ERRORS)
+    said, _ = called(call, regression, photos, "--target-ms", "1000")
+    assert said["depths"] == {"FF": 6}  # 0.2 m, where TT has 0.4 m
+    assert said["expected"] == pytest.approx(0.2)
+    assert said["quality"] == {"name": "RMSE", "unit": "m", "higher_is_better": False}
+    assert ad.TradeOffs.from_json(said["table"]).quality == ERRORS.quality
+    assert {(passed.label, passed.probability) for passed in shown} == {("", 0.0)}  # no classes
+    status, out, _ = call("run", regression, photos, "--target-ms", "1000")
+    assert (status, out.splitlines()[-1]) == (0, "RMSE: 0.200 m expected of these depths")
+
+
+def test_a_top_1_of_the_file_beside_errors_is_refused(call, described, photos):
+    both = described(trade_offs=ERRORS, accuracy=ACCURACY)
+    status, out, err = call("run", both, photos, "--target-ms", "1000")
+    assert (status, out) == (2, "")
+    assert "knows its top-1 accuracy, and its trade-offs are of RMSE (m, lower is better): expected one quality" in err
+    said, _ = called(call, both, photos, "--skip", "TT")
+    assert said["expected"] == pytest.approx(0.4)
 
 
 def test_images_become_as_large_as_the_file_takes_them(call, described, photos):
@@ -259,7 +288,11 @@ def test_a_wrong_command_line(call, model, photos, tmp_path, arguments, message)
 @pytest.mark.parametrize(
     ("fields", "option", "message"),
     [
-        ({"trade_offs": None}, "--target-ms=30", "knows no accuracies.*adaptive-depth evaluate.*--skip FF$"),
+        (
+            {"trade_offs": None},
+            "--target-ms=30",
+            "does not know how good its depths are.*adaptive-depth evaluate.*--skip FF$",
+        ),
         ({"preprocessing": None}, "--target-ms=30", "does not say how images are prepared: export a run"),
         ({"input_shape": (4, 3, 16, 16)}, "--skip=FF", "takes 4 images at a time, run gives one"),
         (
@@ -277,7 +310,7 @@ def test_a_file_that_says_too_little(call, described, photos, fields, option, me
 
 def test_a_file_without_accuracies_runs_one_depth(call, described, photos):
     said, _ = called(call, described(trade_offs=None), photos, "--skip", "TT")
-    assert (said["depths"], said["accuracy"]) == ({"TT": 6}, None)
+    assert (said["depths"], said["expected"]) == ({"TT": 6}, None)
 
 
 def test_a_run_folder_that_was_not_evaluated_says_how(call, run, pictures):
@@ -440,6 +473,15 @@ def test_the_view_says_what_was_counted():
         "FF        ██████████████████        75.0 %",
         "TT        ██████                    25.0 %",
     ]
+
+
+def test_the_view_names_another_quality_and_no_classes():
+    tally = Tally(None, {"FF": 0.25, "TT": 0.5}, Quality("[b]error", "m", higher_is_better=False))
+    for skip in ("FF", "TT"):
+        tally.add(Pass("a.png", skip, 1.0, 8.0))
+    said = printed(Pass("a.png", "TT", 1.0, 8.0), tally, None)
+    assert [line.split()[0] for line in said] == ["image", "depth", "latency", "images", "[b]error", "FF", "TT"]
+    assert said[4] == "[b]error  0.375 m expected"
 
 
 def test_the_view_of_a_failed_pass_without_deadline():

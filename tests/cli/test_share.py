@@ -10,6 +10,8 @@ from huggingface_hub import ModelCard
 
 import adaptive_depth as ad
 
+from .conftest import judge_by_an_error
+
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # timm leaves closing to Python
 
 
@@ -53,6 +55,17 @@ def test_a_run_becomes_a_folder(call, run, tmp_path, forbidden):
     rows = json.loads((run / "tradeoffs.json").read_text())["rows"]
     assert all(f"| {row['skip']} | {row['accuracy']:.2f} % |" in card.text for row in rows)
     assert "Classes: left, middle, right." in card.text
+
+
+def test_the_card_of_a_run_that_is_judged_by_an_error(call, run, tmp_path, forbidden):
+    judge_by_an_error(run)
+    assert call("select", run)[0] == 0
+    assert call("share", run, tmp_path / "a")[0] == 0
+    card = ModelCard.load(tmp_path / "a" / "README.md")
+    assert card.data.metrics == ["rmse"]
+    assert "| skip | RMSE (lower is better) |" in card.text
+    assert "| FFFF | 0.250 m |" in card.text
+    assert "accuracy" not in card.text
 
 
 def test_a_run_of_which_little_is_known(call, run, tmp_path, forbidden):

@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 import adaptive_depth as ad
 from adaptive_depth.core import saving
-from adaptive_depth.hub.repository import folder as folders
+from adaptive_depth.hub import folder as folders
 from adaptive_depth.models import Source
 
 X = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)

@@ -12,6 +12,7 @@ from adaptive_depth.deploy.streaming import Fixed, Pass, Tally, stream
 from adaptive_depth.errors import ArtifactError, DataError
 from adaptive_depth.governor.governor import Governor
 from adaptive_depth.preprocessing import Preprocessing
+from adaptive_depth.quality import Quality
 
 PREPROCESSING = Preprocessing(2, 1, (0.0,), (1.0,))
 TABLE = TradeOffs((Row("F", 80.0, 400, 9, 20.0), Row("T", 60.0, 200, 5, 10.0)))
@@ -109,9 +110,25 @@ def test_counted_by_hand():
         "prepared_mean_ms": 2.0,
         "depths": {"F": 3, "T": 1},
         "switches": 2,
-        "accuracy": 75.0,
+        "quality": {"name": "top-1", "unit": "%", "higher_is_better": True},
+        "expected": 75.0,
     }
     assert json.loads(json.dumps(summary.to_json()))["depths"] == {"F": 3, "T": 1}
+
+
+def test_another_quality_is_summed_up_in_its_own_unit():
+    tally = Tally(None, {"F": 0.25, "T": 0.5}, Quality("RMSE", "m", higher_is_better=False))
+    assert tally.expected_text is None
+    for skip in ("F", "T"):
+        tally.add(Pass("a.png", skip, 2.0, 5.0))
+    assert tally.expected_text == "0.375 m"
+    assert tally.summary().to_json()["quality"] == {"name": "RMSE", "unit": "m", "higher_is_better": False}
+
+
+def test_outputs_that_are_no_classes_are_not_named():
+    device = Device(5.0)
+    (passed,) = stream(device, pictures(255), PREPROCESSING, Fixed("F"), labels=None, clock=device.clock)
+    assert (passed.latency_ms, passed.label, passed.probability) == (pytest.approx(5.0), "", 0.0)
 
 
 def test_failures_in_a_row_begin_anew_after_a_pass():
@@ -125,7 +142,7 @@ def test_failures_in_a_row_begin_anew_after_a_pass():
 
 def test_nothing_counted_and_nothing_known():
     empty = Tally(10.0, {"F": 80.0}).summary()
-    assert (empty.images, empty.misses, empty.met_percent, empty.latency_p95_ms, empty.accuracy) == (
+    assert (empty.images, empty.misses, empty.met_percent, empty.latency_p95_ms, empty.expected) == (
         0,
         0,
         None,
@@ -137,4 +154,4 @@ def test_nothing_counted_and_nothing_known():
         tally.add(Pass("a.png", skip, 2.0, 5.0))
     summary = tally.summary()
     assert (summary.target_ms, summary.misses, summary.met_percent) == (None, None, None)
-    assert summary.accuracy is None  # of T nothing is known
+    assert summary.expected is None  # of T nothing is known

@@ -1,9 +1,11 @@
 import json
 import logging
 import math
+import random
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -13,6 +15,7 @@ from adaptive_depth.errors import BudgetError, MeasurementError, SkipError
 from adaptive_depth.governor.decisions import Decision
 from adaptive_depth.governor.governor import Governor, replay
 from adaptive_depth.governor.simulation import SimulatedClock
+from adaptive_depth.quality import Quality
 
 #                accuracy macs parameters latency        energy
 TABLE = TradeOffs(
@@ -435,6 +438,54 @@ def test_the_log_is_bounded_and_all_decisions_can_be_written_elsewhere():
 def test_what_is_no_decision_is_refused():
     with pytest.raises(MeasurementError, match="expected an object with number, at_s, waited_ms, limits, skip, why"):
         Decision.from_json({"skip": "FF", "seen": []})
+
+
+# -- other qualities than top-1 -----------------------------------------------------------------------------------
+
+
+def mirrored(table):
+    """The same table of a quality that is the negative: what was higher and better is lower and better."""
+    rows = tuple(replace(row, accuracy=-row.accuracy) for row in table.rows)
+    return replace(table, rows=rows, quality=Quality("loss", "m", higher_is_better=False))
+
+
+def test_where_lower_is_better_the_lowest_that_fits_is_chosen():
+    rows = tuple(replace(row, accuracy=1 - row.accuracy / 100) for row in TABLE.rows)  # 0.2 m to 0.4 m
+    table = TradeOffs(rows, quality=Quality("RMSE", "m", higher_is_better=False))
+    assert [Governor(table, target_ms=target).choose() for target in (21.0, 19.9, 12.0)] == ["FF", "TF", "TT"]
+    governor = Governor(table, target_ms=30)
+    assert repr(governor) == "Governor for 30 ms over TT, TF, FF; decisions: 0"  # FT is dominated
+    assert governor.quality == table.quality
+    assert governor.expected("TF") == pytest.approx(0.25)
+
+
+def test_a_table_and_its_mirror_image_are_governed_alike():
+    one = eventful().log
+    assert eventful(table=mirrored(TABLE)).log == one
+    assert {decision.skip for decision in one} == {"FF", "TF", "TT"}
+    assert replay(one, mirrored(TABLE), target_ms=30.0) == one
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_table_and_its_mirror_image_are_governed_alike(seed):
+    draw = random.Random(seed)
+    rows = [
+        Row(skip, draw.choice([-2.0, 0.0, 1.5, 3.0]), draw.randint(1, 9), 9, draw.randint(2, 9) * 3.0)
+        for skip in ("FFF", "FFT", "FTF", "FTT", "TFF", "TFT", "TTF", "TTT")
+    ]
+    table = TradeOffs(tuple(rows), quality=Quality("gain", "m"))
+    slowdowns = [draw.choice([0.8, 1.0, 1.0, 1.3, 2.0]) for _ in range(300)]
+    assert governed_by(table, slowdowns) == governed_by(mirrored(table), slowdowns)
+
+
+def governed_by(table, slowdowns):
+    clock = SimulatedClock()
+    governor = Governor(table, target_ms=30.0, keep=None, clock=clock)
+    for slowdown in slowdowns:
+        skip = governor.choose()
+        clock.now += 0.033
+        governor.observe(skip, governor.latency_ms(skip) * slowdown)
+    return governor.log
 
 
 # -- the rest -----------------------------------------------------------------------------------------------------

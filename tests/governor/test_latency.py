@@ -1,10 +1,13 @@
 """Latencies of depths, on a clock that is set by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from adaptive_depth import Row, TradeOffs
 from adaptive_depth.errors import MeasurementError
 from adaptive_depth.governor.latency import measure_latencies, with_latencies
+from adaptive_depth.quality import Quality
 
 TABLE = TradeOffs(
     (
@@ -85,6 +88,13 @@ def test_a_table_with_latencies_of_here():
 def test_the_accuracy_of_the_file_itself_counts_more():
     table = with_latencies(TABLE, {"TT": 3.0, "FF": 6.0}, device={}, accuracy={"FF": 78.5})
     assert [row.accuracy for row in table.rows] == [78.5, 60.0]
+
+
+def test_the_quality_stays_and_no_top_1_is_put_in_its_place():
+    table = replace(TABLE, quality=Quality("RMSE", "m", higher_is_better=False))
+    assert with_latencies(table, {"TT": 3.0, "FF": 6.0}, device={}).quality == table.quality
+    with pytest.raises(MeasurementError, match=r"knows its top-1 accuracy, and its trade-offs are of RMSE \(m, lower"):
+        with_latencies(table, {"TT": 3.0, "FF": 6.0}, device={}, accuracy={"FF": 78.5})
 
 
 def test_latencies_of_other_depths():

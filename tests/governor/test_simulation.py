@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -6,16 +7,24 @@ from adaptive_depth.choose.tradeoffs import Row, TradeOffs
 from adaptive_depth.errors import BudgetError
 from adaptive_depth.governor.governor import Governor
 from adaptive_depth.governor.simulation import SimulatedClock, oracle, simulate
+from adaptive_depth.quality import Quality
 
 TABLE = TradeOffs(
     (Row("FF", 80.0, 400, 9, 20.0), Row("TF", 75.0, 300, 8, 15.0), Row("TT", 60.0, 200, 5, 10.0)),
 )
 
 
-def governed(slowdowns, target_ms=30.0, interval_ms=33.0, **settings):
+# The same of a quality where lower is better.
+ERRORS = TradeOffs(
+    tuple(replace(row, accuracy=100 - row.accuracy) for row in TABLE.rows),
+    quality=Quality("error", "%", higher_is_better=False),
+)
+
+
+def governed(slowdowns, target_ms=30.0, interval_ms=33.0, table=TABLE, **settings):
     clock = SimulatedClock()
     return simulate(
-        Governor(TABLE, target_ms=target_ms, clock=clock), clock, slowdowns, interval_ms=interval_ms, **settings
+        Governor(table, target_ms=target_ms, clock=clock), clock, slowdowns, interval_ms=interval_ms, **settings
     )
 
 
@@ -29,7 +38,7 @@ def test_a_trace_by_hand():
     assert run.starts_s == pytest.approx((0.0, 0.033, 0.066))
     assert run.missed == (True, False, False)
     assert (run.misses, run.switches) == (1, 1)
-    assert run.accuracy == pytest.approx((80 + 75 + 75) / 3)
+    assert run.expected == pytest.approx((80 + 75 + 75) / 3)
 
 
 def test_inputs_that_come_while_another_runs_are_not_taken():
@@ -87,6 +96,23 @@ def test_the_oracle_is_the_best_of_all_ways(misses, inputs_a_switch):
     assert found == pytest.approx(by_trying_all(slowdowns, misses, inputs_a_switch))
 
 
+@pytest.mark.parametrize("misses", [0, 1, 2, 5])
+@pytest.mark.parametrize("inputs_a_switch", [1, 2, 3])
+def test_where_lower_is_better_the_oracle_finds_the_lowest(misses, inputs_a_switch):
+    slowdowns = [1.0, 1.9, 2.5, 1.2, 4.0, 1.8, 1.0]
+    found = oracle(ERRORS, slowdowns, target_ms=30.0, misses=misses, inputs_a_switch=inputs_a_switch)
+    assert found == pytest.approx(100 - by_trying_all(slowdowns, misses, inputs_a_switch))
+    assert oracle(ERRORS, [9.0], target_ms=30.0, misses=3) == 40.0
+
+
+def test_an_error_is_governed_as_an_accuracy():
+    slowdowns = ([1.0] * 90 + [1.8] * 90) * 3
+    one, other = governed(slowdowns), governed(slowdowns, table=ERRORS)
+    assert one.skips == other.skips
+    assert set(one.skips) == {"FF", "TF"}
+    assert other.expected == pytest.approx(100 - one.expected)
+
+
 def test_where_nothing_can_be_met_there_is_nothing_to_choose():
     assert oracle(TABLE, [9.0], target_ms=30.0, misses=3) == 60.0
 
@@ -95,4 +121,4 @@ def test_slow_phases_cost_a_governor_little():
     slowdowns = ([1.0] * 90 + [1.8] * 90) * 3
     run = governed(slowdowns)
     assert run.misses <= 0.05 * len(slowdowns)
-    assert run.accuracy >= 0.98 * oracle(TABLE, slowdowns, target_ms=30.0, misses=run.misses)
+    assert run.expected >= 0.98 * oracle(TABLE, slowdowns, target_ms=30.0, misses=run.misses)

@@ -26,8 +26,9 @@ from torch import Tensor
 import adaptive_depth as ad
 from adaptive_depth.choose.tradeoffs import Row, TradeOffs
 from adaptive_depth.data import configure, open_data
-from adaptive_depth.hub.repository import folder as folders
+from adaptive_depth.hub import folder as folders
 from adaptive_depth.preprocessing import Preprocessing
+from adaptive_depth.quality import Quality
 
 X = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
 SMALL = X[:, :, :8, :8]
@@ -341,6 +342,7 @@ def test_card_of_a_network_of_which_much_is_known(network, tmp_path: Path) -> No
         "library_name": "adaptive-depth",
         "pipeline_tag": "image-classification",
         "tags": ["adaptive-depth", "resnet18", "insects"],
+        "metrics": ["accuracy"],
     }
     assert "\n# insects\n" in card.text
     assert "BatchNorm statistics are calibrated for every depth." in card.text
@@ -356,6 +358,34 @@ def test_card_of_a_network_of_which_much_is_known(network, tmp_path: Path) -> No
         "Images in colour, 32 x 32 pixels (bilinear; the central 87.5% of a side), mean [0.5, 0.25, 0.0], std "
         "[0.5, 1.0, 2.0]. Classes: ant, bee, cat." in card.text
     )
+
+
+@pytest.mark.parametrize(
+    ("quality", "metric"),
+    [
+        (Quality("RMSE", "m", higher_is_better=False), "rmse"),
+        (Quality("mIoU", "%"), "mean_iou"),
+        (Quality("mAP", "%"), "mean_average_precision"),
+        (Quality("perplexity", higher_is_better=False), "perplexity"),
+    ],
+)
+def test_card_of_a_network_that_is_judged_by_something_else(network, tmp_path: Path, quality, metric: str) -> None:
+    table = replace(table_of(network), quality=quality)
+    network.save_pretrained(tmp_path, tradeoffs=table, preprocessing=PREPROCESSING)
+    data = card_of(tmp_path).data.to_dict()
+    assert data["metrics"] == [metric]
+    assert "pipeline_tag" not in data  # no class follows from that
+    lower = "" if quality.higher_is_better else " (lower is better)"
+    text = card_of(tmp_path).text
+    assert f"| skip | {quality.name}{lower} | MMACs |" in text
+    assert f"| TTTT | {f'86.00 {quality.unit}'.rstrip()} |" in text
+    assert f"The Pareto front is that of {quality.name} against latency_ms." in text
+    assert text.count("| * |") == (
+        4 if quality.higher_is_better else 1
+    )  # all cost the same: 89.00 four times, 50.00 once
+    mine = {"pipeline_tag": "depth-estimation", "metrics": ["mae"]}
+    network.save_pretrained(tmp_path, tradeoffs=table, model_card_kwargs=mine)
+    assert mine.items() <= card_of(tmp_path).data.to_dict().items()
 
 
 def test_card_of_a_hand_written_network(nets, tmp_path: Path) -> None:

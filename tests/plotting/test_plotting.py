@@ -11,6 +11,7 @@ from matplotlib.text import Annotation
 from adaptive_depth.choose.tradeoffs import Row, TradeOffs
 from adaptive_depth.errors import MeasurementError
 from adaptive_depth.plotting import plot_tradeoffs, plot_training
+from adaptive_depth.quality import Quality
 from adaptive_depth.training.history import Epoch, History
 
 
@@ -68,6 +69,20 @@ def test_axes_tell_quantity_and_unit(cost, label, first):
     assert "16 sub-networks" in axes.get_title()
     if first:
         assert offsets(figure, "Pareto front")[0][0] == pytest.approx(first)
+
+
+def test_another_quality_is_named_and_its_front_is_of_the_lowest():
+    rows = (Row("FF", 0.25, 400, 9), Row("FT", 0.75, 300, 9), Row("TT", 0.5, 200, 9, alone=0.625))
+    table = TradeOffs(rows, quality=Quality("RMSE", "m", higher_is_better=False))
+    figure = plot_tradeoffs(table)
+    axes = figure.axes[0]
+    assert axes.get_ylabel() == "RMSE (m, lower is better)"
+    assert axes.get_title() == "RMSE against multiply-adds of 3 sub-networks"
+    assert offsets(figure, "Pareto front") == [(0.2, 0.5), (0.4, 0.25)]
+    assert offsets(figure, "dominated") == [(0.3, 0.75)]
+    (line,) = axes.lines
+    assert list(zip(*line.get_data(), strict=True)) == [(0.2, 0.5), (0.4, 0.25)]
+    plot_tradeoffs(replace(table, quality=Quality(r"$\nonsense$"))).canvas.draw()
 
 
 def test_labels_do_not_overlap_each_other_or_points():
@@ -212,6 +227,19 @@ def test_without_validation_the_training_accuracies_are_drawn(tmp_path):
 def test_a_plain_network_has_no_base_net():
     history = History((Epoch(1, 0.1, 2.0, 60.0, None, None, 9.0),))
     assert [list(lines(axes)) for axes in plot_training(history).axes] == [["accuracy"], ["loss"]]
+
+
+def test_validation_is_named_by_the_quality_of_the_task():
+    quality = Quality("RMSE", r"$\nonsense$", higher_is_better=False)  # no formula
+    figure = plot_training(epochs(), quality=quality)
+    figure.canvas.draw()
+    assert figure.axes[0].get_ylabel() == r"validation RMSE ($\nonsense$, lower is better)"
+
+
+def test_where_neither_validation_nor_accuracy_is_known_losses_alone_are_drawn():
+    history = History((Epoch(1, 0.1, 2.0, None, 0.5, None, 9.0),))
+    (axes,) = plot_training(history).axes
+    assert lines(axes) == {"loss": [(1, 2)], "base_loss": [(1, 0.5)]}
 
 
 def test_a_training_that_did_not_begin_cannot_be_drawn():

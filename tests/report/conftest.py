@@ -2,12 +2,14 @@
 
 import shutil
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from playwright.sync_api import sync_playwright
 
 from adaptive_depth.choose.costs import Cost, Profile
 from adaptive_depth.choose.tradeoffs import Row, TradeOffs, tradeoffs
+from adaptive_depth.quality import Quality
 from adaptive_depth.report import report_page
 from adaptive_depth.training.history import Epoch, History
 
@@ -61,6 +63,24 @@ def untimed():
     return TradeOffs(tuple(Row(skip, *figures[:3]) for skip, figures in FIGURES.items()))
 
 
+RMSE = Quality("RMSE", "m", higher_is_better=False)
+
+
+def make_errors():
+    """The same order of sub-networks, judged by what 100 % lack: from 0.095 m (FTF) to 0.2 m (TTT)."""
+    table = make_table()
+    rows = tuple(replace(row, accuracy=round(1 - row.accuracy / 100, 6)) for row in table.rows)
+    return replace(table, rows=rows, quality=RMSE)
+
+
+def mirrored(table):
+    """The same table of a quality that is the negative: what was higher and better is lower and better."""
+    rows = tuple(replace(row, accuracy=-row.accuracy) for row in table.rows)
+    return replace(
+        table, rows=rows, quality=replace(table.quality, higher_is_better=not table.quality.higher_is_better)
+    )
+
+
 def make_page(table=None, **changes):
     return report_page(table or untimed(), **{"title": "A small network", "stages": STAGES, **changes})
 
@@ -79,6 +99,18 @@ def page_text():
 def page_file(page_text, tmp_path_factory):
     file = tmp_path_factory.mktemp("report") / "report.html"
     file.write_text(page_text, encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def errors():
+    return make_errors()
+
+
+@pytest.fixture(scope="session")
+def errors_file(tmp_path_factory):
+    file = tmp_path_factory.mktemp("report") / "errors.html"
+    file.write_text(make_page(make_errors(), profile=make_profile()), encoding="utf-8")
     return file
 
 

@@ -1,12 +1,13 @@
 """The page in a real browser: what it chooses is what `best` returns, and it can be used by anybody."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from adaptive_depth.errors import BudgetError
 
-from .conftest import FIGURES, STAGES, make_page
+from .conftest import FIGURES, STAGES, make_errors, make_page, mirrored
 
 PHONE, WIDE = (360, 740), (1280, 900)
 LIMITS = {
@@ -292,6 +293,80 @@ def test_a_row_can_be_looked_at(opened, page_file):
         assert middle(page, ".halo") == pytest.approx(middle(page, '[id="chart-latency_ms-point-TFF"]'), abs=0.7)
         page.get_by_role("slider").press("ArrowRight")
         assert result(page)[0] == "Use"
+
+
+# -- other qualities than top-1 ---------------------------------------------------------------------------------
+
+REGRESSION = {**{title: limit for title, limit in LIMITS.items() if title != "Accuracy"}, "RMSE": ("quality", 1.0)}
+
+
+@pytest.mark.parametrize("mirror", [False, True], ids=["RMSE", "its negative"])
+def test_any_quality_is_chosen_by_as_best_does(opened, errors, tmp_path, mirror):
+    table = mirrored(errors) if mirror else errors
+    file = tmp_path / "report.html"
+    file.write_text(make_page(table), encoding="utf-8")
+    with opened(file) as page:
+        for title, (name, unit) in REGRESSION.items():
+            choose_limit(page, title)
+            slider = page.get_by_role("slider")
+            low, high = (float(slider.get_attribute(end)) for end in ("min", "max"))
+            read = page.evaluate(SWEEP, ["slider", [str(low + (high - low) * part / 60) for part in range(61)]])
+            assert [skip for *_, skip in read] == [best(table, name, float(value) * unit) for value, *_ in read], title
+            assert {skip for *_, skip in read} == {"TTT", "TTF", "FTT", "FTF", "None fits"}
+            exact = [(row.accuracy if name == "quality" else getattr(row, name)) / unit for row in table.rows]
+            asked = [repr(value + step) for value in exact for step in (-1e-6, 0, 1e-6)] + ["-1", "0", "1e6"]
+            read = page.evaluate(SWEEP, ["number", asked])
+            assert [skip for *_, skip in read] == [best(table, name, float(value) * unit) for value in asked], title
+
+
+def test_a_regression_is_said_in_its_own_words(opened, errors_file):
+    with opened(errors_file) as page:
+        type_limit(page, 6.4)
+        assert result(page)[:5] == ["Use", "TTF", "RMSE", "0.147 m", "0.047 m above the super-net (worse)"]
+        choose_limit(page, "RMSE")
+        assert page.get_by_role("spinbutton", name="RMSE: at most", exact=True).count() == 1
+        type_limit(page, 0.13)
+        assert chosen(page) == "FTT"
+        slider = page.get_by_role("slider", name="RMSE, at most", exact=True)
+        assert slider.get_attribute("aria-valuetext") == f"at most {slider.input_value()} m"
+        group = page.get_by_role("list", name="Every choice by RMSE", exact=True)
+        assert group.get_by_role("button").all_inner_texts() == [
+            "FTF from 0.095 m", "FTT from 0.120 m", "TTF from 0.148 m", "TTT from 0.200 m",
+        ]  # fmt: skip
+        group.get_by_role("button", name="TTF").click()
+        assert chosen(page) == "TTF"
+        type_limit(page, 0.09)
+        assert result(page) == ["None fits", "The best, FTF, reaches 0.095 m."]
+        type_limit(page, "")
+        assert result(page) == ["None fits", "Type a number."]
+        assert page.get_by_role("button", name="Pareto front, latency").is_visible()
+
+
+def test_what_is_beyond_a_limit_on_an_error_is_above_it(opened, errors_file):
+    with opened(errors_file) as page:
+        choose_limit(page, "RMSE")
+        for skip in ("FTT", "TTT"):
+            point = f'[id="chart-latency_ms-point-{skip}"]'
+            type_limit(page, next(row.accuracy for row in make_errors().rows if row.skip == skip))
+            assert middle(page, ".limit-line")[1] == pytest.approx(middle(page, point)[1], abs=0.7)
+            veil, line = page.locator(".veil").bounding_box(), middle(page, ".limit-line")[1]
+            assert veil["y"] + veil["height"] == pytest.approx(line, abs=0.7)
+        type_limit(page, 0.12)
+        veil = page.locator(".veil").bounding_box()
+        worse, better = (middle(page, f'[id="chart-latency_ms-point-{skip}"]')[1] for skip in ("TTT", "FTF"))
+        assert veil["y"] < worse < veil["y"] + veil["height"] < better
+
+
+def test_an_unknown_figure_is_last_whichever_way_it_is_sorted(opened, tmp_path):
+    table = make_errors()
+    alone = [replace(row, alone=row.accuracy + 0.01 if row.skip in ("FFF", "TTT") else None) for row in table.rows]
+    file = tmp_path / "report.html"
+    file.write_text(make_page(replace(table, rows=tuple(alone))), encoding="utf-8")
+    with opened(file) as page:
+        for first in (["FFF", "TTT"], ["TTT", "FFF"]):
+            page.get_by_role("button", name="Trained alone (m)", exact=True).click()
+            found = page.locator("#table tbody tr").evaluate_all("rows => rows.map((row) => row.dataset.skip)")
+            assert found[:2] == first
 
 
 # -- by keyboard and screen reader ------------------------------------------------------------------------------

@@ -16,11 +16,12 @@ from adaptive_depth.analysis.values import Analysis, BlockAnalysis, StageAnalysi
 from adaptive_depth.choose.tradeoffs import Row, TradeOffs
 from adaptive_depth.errors import MeasurementError
 from adaptive_depth.plotting import plot_tradeoffs
+from adaptive_depth.quality import Quality
 from adaptive_depth.report import report_page
 from adaptive_depth.report.charts import inline_svg, places
 from adaptive_depth.training.history import Epoch, History
 
-from .conftest import FIGURES, STAGES, make_history, make_page, make_profile, make_table, untimed
+from .conftest import FIGURES, STAGES, make_errors, make_history, make_page, make_profile, make_table, untimed
 
 PNG = b"\x89PNG\r\n\x1a\n the rest"
 
@@ -297,6 +298,53 @@ def test_the_analysis_gives_advice_first():
     ]  # fmt: skip
 
 
+# -- other qualities than top-1 ---------------------------------------------------------------------------------
+
+
+def test_a_page_of_a_regression_names_it_everywhere_and_accuracy_nowhere(errors):
+    page = make_page(errors, profile=make_profile())
+    said = page.partition("<body>")[2].partition('<script type="application/json"')[0]
+    assert "accura" not in said.lower()
+    assert "top-1" not in said
+    assert "<title>A small network – depths, costs and RMSE</title>" in page
+    assert "RMSE (lower is better) and cost of 8 sub-networks." in said
+    assert '<title id="chart-macs-title">RMSE against multiply-adds of 8 sub-networks</title>' in said
+    assert "RMSE (m, lower is better)" in re.findall(r"<text[^>]*>([^<]+)</text>", said)  # the axis
+    assert '<input type="radio" name="limit" value="quality"><span>RMSE</span>' in said
+    assert data_of(page)["limits"][-1]["name"] == "quality"
+
+
+def test_a_file_of_version_0_1_is_a_page_of_top_1():
+    plain = make_table().to_json()
+    assert "quality" not in plain
+    assert make_page(TradeOffs.from_json(plain)) == make_page(make_table())
+
+
+def test_the_name_and_unit_of_a_quality_are_text():
+    table = replace(make_errors(), quality=Quality(HOSTILE, f"{HOSTILE} $x$", higher_is_better=False))
+    read = Reader(make_page(table))
+    assert sum(tag == "script" for tag, _ in read.elements) == 2
+    assert not any(name.startswith("on") for _, attributes in read.elements for name in attributes)
+    assert data_of(make_page(table))["limits"][-1]["title"] == HOSTILE
+
+
+def test_a_training_of_a_regression_has_its_chart_and_figures(errors):
+    epochs = (Epoch(1, 0.1, 1.5, None, 0.25, None, 900.0, validation={"FFF": 0.125}),)
+    page = make_page(errors, history=History(epochs))
+    section = page.partition('<section id="training"')[2].partition("</section>")[0]
+    assert "validation RMSE (m, lower is better)" in section
+    assert "accuracy" not in section
+    bare = make_page(errors, history=History((replace(epochs[0], validation=None),)))
+    assert "loss" in re.findall(r"<text[^>]*>([^<]+)</text>", bare.partition('<section id="training"')[2])
+
+
+def test_unknown_figures_are_sorted_as_unknown():
+    rows = (Row("F", 0.5, 400, 9, alone=0.75), Row("T", 0.625, 300, 8))
+    page = make_page(TradeOffs(rows, quality=Quality("RMSE", "m", higher_is_better=False)), stages=STAGES[:1])
+    assert '<td data-value="0.75">0.750</td>' in page
+    assert '<td data-value="">–</td>' in page
+
+
 # -- charts -----------------------------------------------------------------------------------------------------
 
 
@@ -340,6 +388,15 @@ def test_places_are_those_of_the_drawing(table, cost, divisor):
         assert left < x < right
         assert top < y < bottom
     assert len(found["points"]) == 8
+
+
+def test_levels_of_small_numbers_stand_where_they_are_drawn(errors):
+    figure = plot_tradeoffs(errors, cost="latency_ms", size=(4.8, 3.5))
+    inline_svg(figure, "one", "", "")
+    found = places(figure, {row.skip: row.latency_ms for row in errors.rows})
+    start, slope = found["level"]
+    for row in errors.rows:
+        assert start + slope * row.accuracy == pytest.approx(found["points"][row.skip][1], abs=0.05)
 
 
 def test_equal_costs_have_no_line():

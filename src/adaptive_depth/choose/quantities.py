@@ -1,4 +1,4 @@
-"""How numbers are written: the name, the unit and the digits of every cost of a table."""
+"""How numbers are written: the name, the unit and the digits of every cost of a table, and of its quality."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from decimal import ROUND_CEILING, Decimal
 from math import floor, log10
 from typing import Any
 
+from ..quality import TOP_1
 from .costs import macs_unit
 from .tradeoffs import TradeOffs
 
@@ -16,36 +17,53 @@ _UNITS = {"ms": "ms", "mj": "mJ", "mb": "MB"}  # as the last word of a cost's na
 
 @dataclass(frozen=True)
 class Quantity:
-    """A cost, or the accuracy, of every sub-network.
+    """A cost, or the quality, of every sub-network.
 
     Attributes:
-        name: of the attribute of a `Row`, such as `"latency_ms"`.
+        name: of the limit that `TradeOffs.best` takes, such as `"latency_ms"`.
         title: for people, such as `"Latency"`.
-        unit: in which it is shown, such as `"ms"`.
+        word: the same within a sentence, such as `"latency"`.
+        unit: in which it is shown, such as `"ms"`; empty where there is none.
         divisor: what a value is divided by to be shown in that unit.
         decimals: digits behind the point.
     """
 
     name: str
     title: str
+    word: str
     unit: str
     divisor: float
     decimals: int
 
     def number(self, value: float) -> str:
-        """Such as `"1.131"`."""
-        return f"{value / self.divisor:,.{self.decimals}f}"
+        """Such as `"1.131"`, or `"−0.250"`."""
+        return f"{value / self.divisor:,.{self.decimals}f}".replace("-", "−")
 
     def text(self, value: float) -> str:
         """Such as `"1.131 ms"`, which no line breaks in two."""
-        return f"{self.number(value)}\N{NO-BREAK SPACE}{self.unit}"
+        return self._with_unit(self.number(value))
 
-    def enough(self, value: float) -> str:
-        """As `text`, rounded up: a limit of that much is met by the value."""
-        return f"{rounded(value / self.divisor, self.decimals, ROUND_CEILING)}\N{NO-BREAK SPACE}{self.unit}"
+    def enough(self, value: float, rounding: str = ROUND_CEILING) -> str:
+        """As `text`, rounded up (or as is said): a limit of that much is met by the value."""
+        return self._with_unit(rounded(value / self.divisor, self.decimals, rounding).replace("-", "−"))
+
+    def _with_unit(self, number: str) -> str:
+        return f"{number}\N{NO-BREAK SPACE}{self.unit}" if self.unit else number
 
 
-ACCURACY = Quantity("accuracy", "Accuracy", "%", 1.0, 2)
+def quality_of(table: TradeOffs) -> Quantity:
+    """The quality that a table's sub-networks are judged by.
+
+    Example:
+        >>> from adaptive_depth.quality import Quality
+        >>> from adaptive_depth.choose.tradeoffs import Row
+        >>> known = quality_of(TradeOffs((Row("F", 0.03, 9, 9),), quality=Quality("RMSE", "m", higher_is_better=False)))
+        >>> known.title, known.number(0.03), known.unit
+        ('RMSE', '0.0300', 'm')
+    """
+    quality = table.quality
+    name = "accuracy" if quality == TOP_1 else "quality"
+    return Quantity(name, quality.title, quality.noun, quality.unit, 1.0, table.digits)
 
 
 def quantities(table: TradeOffs) -> dict[str, Quantity]:
@@ -73,7 +91,7 @@ def _quantity(name: str, values: Iterable[Any]) -> Quantity:
         divisor, unit = 1.0, _UNITS.get(last, "")
     shown = largest / divisor
     decimals = max(0, _DIGITS - 1 - floor(log10(shown))) if shown > 0 else 0
-    return Quantity(name, title, unit, divisor, min(decimals, 6))
+    return Quantity(name, title, title.lower(), unit, divisor, min(decimals, 6))
 
 
 def rounded(value: float, decimals: int, rounding: str) -> str:

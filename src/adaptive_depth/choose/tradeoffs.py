@@ -116,9 +116,9 @@ class TradeOffs:
         if not self.rows:
             raise MeasurementError("a trade-off table without rows: expected at least one sub-network")
         for row in self.rows:
-            _check_value(self.quality, f"{self._noun} of {row.skip!r}", row.accuracy)
+            _check_value(self.quality, f"{self.quality.noun} of {row.skip!r}", row.accuracy)
             if row.alone is not None:
-                _check_value(self.quality, f"{self._noun} of {row.skip!r} trained alone", row.alone)
+                _check_value(self.quality, f"{self.quality.noun} of {row.skip!r} trained alone", row.alone)
                 if self.quality == TOP_1 and 0 < row.alone <= 1:
                     raise MeasurementError(
                         f"accuracy of {row.skip!r} trained alone is {row.alone!r}: expected percent, such as "
@@ -134,8 +134,19 @@ class TradeOffs:
                 )
 
     @property
-    def _noun(self) -> str:
-        return "accuracy" if self.quality == TOP_1 else self.quality.name
+    def digits(self) -> int:
+        """So many digits behind the point tell the sub-networks' quality apart."""
+        return self.quality.digits(row.accuracy for row in self.rows)
+
+    def text(self, row: Row) -> str:
+        """The quality of a sub-network, with its unit.
+
+        Example:
+            >>> table = TradeOffs((Row("F", 0.031, 400, 9),), quality=Quality("RMSE", "m", higher_is_better=False))
+            >>> table.text(table.rows[0])
+            '0.0310 m'
+        """
+        return self.quality.text(row.accuracy, self.digits)
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -173,7 +184,7 @@ class TradeOffs:
         return cost
 
     def front(self, cost: str | None = None) -> tuple[Row, ...]:
-        """The Pareto front of accuracy against one cost, cheapest (and so least accurate) first.
+        """The Pareto front of quality against one cost, cheapest (and so worst) first.
 
         Arguments:
             cost: one of `measured`; by default latency where it was measured, else macs.
@@ -199,7 +210,7 @@ class TradeOffs:
             cost: one of `measured`; by default latency where it was measured, else macs.
 
         Returns:
-            By skip, the most accurate one of the front that costs no more.
+            By skip, the best one of the front that costs no more.
 
         Raises:
             MeasurementError: a cost that does not exist or was not measured.
@@ -255,15 +266,15 @@ class TradeOffs:
     ) -> str:
         """The skip of the best sub-network within limits, in any combination; `choose` also says why.
 
-        With a limit on a cost it is the most accurate one that meets all limits; of equally accurate ones the
+        With a limit on a cost it is the one of best quality that meets all limits; of equally good ones the
         one of lowest latency (where measured), then of fewest multiply-adds, then with the fewest skipped
-        stages. With a limit on accuracy alone it is the cheapest one that meets it (by latency where measured,
-        else by multiply-adds); of equally cheap ones the most accurate, and so on as before.
+        stages. With a limit on the quality alone it is the cheapest one that meets it (by latency where measured,
+        else by multiply-adds); of equally cheap ones the best, and so on as before.
 
         Arguments:
             latency_ms, macs, energy_mj, memory_mb, parameters: upper limits, in the units of `Row`.
-            accuracy: lower limit, in percent.
-            quality: the same of a table of any quality: a lower limit, or an upper one where lower is better.
+            accuracy: lower limit on top-1, in percent.
+            quality: a limit on whatever the table's quality is: a lower one, or an upper one where lower is better.
 
         Raises:
             BudgetError: no limit, one that is unknown or not a finite number above 0, or limits that no
@@ -325,7 +336,13 @@ class TradeOffs:
         return ">=" if name in _QUALITIES and self.quality.higher_is_better else "<="
 
     def _in_words(self, limits: Mapping[str, float]) -> str:
-        return " and ".join(f"{name} {self._sign(name)} {limit:,.10g}" for name, limit in limits.items())
+        return " and ".join(self._limit_in_words(name, f"{limit:,.10g}") for name, limit in limits.items())
+
+    def _limit_in_words(self, name: str, limit: str) -> str:
+        """Such as `"latency_ms <= 5"`; a limit on quality by the quality's own name and unit."""
+        if name == "quality":
+            return f"{self.quality.name} {self._sign(name)} {limit} {self.quality.unit}".rstrip()
+        return f"{name} {self._sign(name)} {limit}"
 
     def _loosened(self, row: Row, name: str) -> str:
         """The row's value in four digits, rounded so that the row meets it as a limit."""
@@ -338,11 +355,12 @@ class TradeOffs:
         """What a sub-network loses and saves beside the super-net."""
         lost = self.quality.gain(full.accuracy, row.accuracy)
         part = 100 * (1 - getattr(row, cost) / getattr(full, cost))
+        apart = self.quality.apart(full.accuracy, row.accuracy, self.digits)
         if self.quality == TOP_1:
-            said = f"{abs(lost):.2f} points {'less' if lost > 0 else 'more'} accurate"
+            said = f"{apart} {'less' if lost > 0 else 'more'} accurate"
         else:
-            said = f"{self.quality.name} {self.quality.text(abs(lost))} {'worse' if lost > 0 else 'better'}"
-        named = [said] if round(lost, 2) else []
+            said = f"{self.quality.name} {apart} {'worse' if lost > 0 else 'better'}"
+        named = [said] if round(lost, self.digits) else []
         return ", ".join([*named, f"{abs(part):.1f} % {'less' if part >= 0 else 'more'} {_PLAIN[cost]}"])
 
     def _ties(self, fitting: Sequence[Row], limits: Mapping[str, float]) -> tuple[str, ...]:
@@ -363,14 +381,14 @@ class TradeOffs:
         best, cost = fitting[0], self.measured[0]
         within = f"of the {len(fitting)} sub-networks within {self._in_words(limits)}"
         if len(fitting) == 1:
-            yield f"It is the only sub-network within {self._in_words(limits)}: {self.quality.text(best.accuracy)}."
+            yield f"It is the only sub-network within {self._in_words(limits)}: {self.text(best)}."
         elif limits.keys() <= _QUALITIES:
             yield f"It has the lowest {cost} {within}: {getattr(best, cost):,.4g}."
             if ties:
                 yield f"Cannot be told apart from it: {', '.join(ties)}."
         else:
             most = "the most accurate" if self.quality == TOP_1 else f"the best in {self.quality.name}"
-            yield f"It is {most} {within}: {self.quality.text(best.accuracy)}."
+            yield f"It is {most} {within}: {self.text(best)}."
             if ties:
                 equal = "As accurate" if self.quality == TOP_1 else "As good"
                 yield f"{equal}: {', '.join(ties)}; {best.skip} has the lowest {cost} of them."
@@ -395,7 +413,7 @@ class TradeOffs:
                 raise BudgetError(f"unknown limit {name}={limit!r}: expected one or more of {', '.join(known)}")
             signed = name == "quality" and self.quality.unit != "%"
             if not (_is_number(limit) and math.isfinite(limit) and (signed or limit > 0)):
-                raise BudgetError(f"limit {name}={limit!r}: expected a finite number above 0")
+                raise BudgetError(f"limit {name}={limit!r}: expected a finite number{'' if signed else ' above 0'}")
             if name == "accuracy" and limit <= 1:
                 raise BudgetError(f"limit accuracy={limit!r}: expected percent, such as accuracy={100 * limit:g}")
         for name in limits:
@@ -413,16 +431,17 @@ class TradeOffs:
                 continue
             reachable = self._loosened(nearest, name)
             if name in _QUALITIES:
-                most, unit = ("the most accurate", " %") if self.quality == TOP_1 else ("the best", "")
+                most = "the most accurate" if self.quality == TOP_1 else "the best"
                 loosen = "lower" if self.quality.higher_is_better else "raise"
-                reasons.append(f"{most}, {nearest.skip!r}, reaches {reachable}{unit}; {loosen} the limit to that")
+                reached = f"{reachable} {self.quality.unit}".rstrip()
+                reasons.append(f"{most}, {nearest.skip!r}, reaches {reached}; {loosen} the limit to that")
             else:
                 reasons.append(f"{_LEAST[name]}, {nearest.skip!r}, needs {reachable}; raise the limit to at least that")
         if reasons:
             return f"no sub-network meets {asked}: {'; '.join(reasons)}"
         nearest = min(self.rows, key=lambda row: sum(max(0.0, self._excess(row, *limit)) for limit in limits.items()))
         misses = [name for name, limit in limits.items() if not self._meets(nearest, name, limit)]
-        short = " and ".join(f"{name} {self._sign(name)} {self._loosened(nearest, name)}" for name in misses)
+        short = " and ".join(self._limit_in_words(name, self._loosened(nearest, name)) for name in misses)
         return (
             f"no sub-network meets {asked} together, though each alone can be met: {nearest.skip!r} comes "
             f"nearest; ask for {short} to get it"
@@ -433,7 +452,7 @@ class TradeOffs:
         lines = table(self._columns())
         marks = [f"  dominated by {dominated[row.skip]}" if row.skip in dominated else "  *" for row in self.rows]
         lines = [lines[0], *(line + mark for line, mark in zip(lines[1:], marks, strict=True))]
-        lines.append(f"* on the Pareto front of {self._noun} against {cost}")
+        lines.append(f"* on the Pareto front of {self.quality.noun} against {cost}")
         if not self.quality.higher_is_better:
             lines.append(f"Of {self.quality.name}, lower is better.")
         if self.chance is not None:
@@ -446,16 +465,16 @@ class TradeOffs:
         return "\n".join(lines)
 
     def _columns(self) -> Iterator[tuple[str, str, list[str]]]:
-        rows = self.rows
+        rows, digits = self.rows, self.digits
         divisor, unit = macs_unit(max(row.macs for row in rows))
         yield "skip", "<8", [row.skip for row in rows]
         measured_in = f" {self.quality.unit}".rstrip()
         title = f"{self.quality.name}{measured_in}"
-        yield title, f">{max(8, len(title))}", [f"{row.accuracy:.2f}" for row in rows]
+        yield title, f">{max(8, len(title))}", [f"{row.accuracy:.{digits}f}" for row in rows]
         if any(row.alone is not None for row in rows):
-            yield f"alone{measured_in}", ">8", [or_dash(row.alone) for row in rows]
+            yield f"alone{measured_in}", ">8", [or_dash(row.alone, digits) for row in rows]
             gains = [None if row.alone is None else self.quality.gain(row.accuracy, row.alone) for row in rows]
-            yield "gain", ">6", ["-" if gain is None else f"{gain:+.2f}" for gain in gains]
+            yield "gain", ">6", ["-" if gain is None else f"{gain:+.{digits}f}" for gain in gains]
         yield f"{unit} a sample", ">15", [f"{row.macs / divisor:.3f}" for row in rows]
         yield "parameters", ">13", [f"{row.parameters:,}" for row in rows]
         yield "latency ms", ">11", [or_dash(row.latency_ms) for row in rows]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import DataError
+from ..quality import TOP_1
 from ..text import or_dash, table
 from . import runs, show
 from .stages import Json, Model, ModelKwargs
@@ -140,7 +141,7 @@ def _example(network: "AdaptiveNetwork", data: "DataConfig | None", size: int | 
 
 
 def _trade_offs(run: Path, network: "AdaptiveNetwork", example: Any) -> "TradeOffs | None":
-    """What was measured of a run; without a profile, accuracy against multiply-adds."""
+    """What was measured of a run; without a profile, quality against multiply-adds."""
     from ..measure.profiling import profile
 
     if not (run / runs.ACCURACY).exists():
@@ -173,18 +174,22 @@ def _quantized(
     calibrating = next(iter(loader))[0].numpy()
     advance(1, 2, "quantising, and measuring every depth")
     labelled = ((np.asarray(x), np.asarray(y)) for x, y in create_loader(data, "validation", batch_size=100))
+    if known is not None and known.quality != TOP_1:
+        labelled = None  # top-1 is all that is measured in int8, and says nothing of outputs that are no classes
     return quantize_network(network, place, calibrating, labelled=labelled, skips=skips, data=data, trade_offs=known)
 
 
 def _tell(place: Path, size: int, artifact: "Artifact", *, is_run: bool) -> None:
     typer.echo(f"Written to {place}, {size / 1e6:.1f} MB: {artifact}.")
-    if artifact.accuracy is None:
+    if artifact.accuracy is None and artifact.precision == "float32":
         typer.echo("At every depth its logits are the network's, to 1e-4 of their standard deviation.")
-    else:
+    elif artifact.accuracy is not None:
         typer.echo(_accuracies(artifact))
+    else:
+        typer.echo("How good its depths are in int8 was not measured.")
     if artifact.trade_offs is None:
         hint = f" (measure with {show.command('evaluate', 'RUN')} and profile, then export again)" if is_run else ""
-        typer.echo(f"It knows no accuracies{hint}, so a governor cannot choose by them.")
+        typer.echo(f"It does not know how good its depths are{hint}, so a governor cannot choose.")
     if place.is_dir():
         typer.echo("Read a program with torch.export.load, weights with safetensors.torch.load_file.")
     else:

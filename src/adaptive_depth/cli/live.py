@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..deploy.streaming import Pass, Tally
+from ..quality import TOP_1
 
 _EVERY_S = 0.1
 _BAR, _MOST_BARS = 24, 8
@@ -46,12 +47,14 @@ def draw(passed: Pass, tally: Tally, slowdown: float | None) -> Table:
     """The view, as something that rich prints."""
     view = Table.grid(padding=(0, 2))
     view.add_row("image", Text(passed.image, no_wrap=True, overflow="ellipsis"))
-    view.add_row("class", Text(f"{passed.label}  {100 * passed.probability:.1f} %" if passed.error is None else "-"))
+    if tally.quality == TOP_1:  # other outputs are not classes
+        named = f"{passed.label}  {100 * passed.probability:.1f} %" if passed.error is None else "-"
+        view.add_row("class", Text(named))
     view.add_row("depth", Text(passed.skip, style="bold"))
     view.add_row("latency", _latency(passed, tally.target_ms))
     view.add_row("images", _counts(tally))
-    if tally.accuracy is not None:
-        view.add_row("accuracy", f"{tally.accuracy:.2f} % expected")
+    if tally.expected_text is not None:
+        view.add_row(Text(tally.quality.noun), Text(f"{tally.expected_text} expected"))
     if slowdown is not None:
         view.add_row("slowdown", f"{slowdown:.2f} times its quiet latency")
     for skip, passes in tally.depths.most_common(_MOST_BARS):

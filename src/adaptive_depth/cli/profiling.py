@@ -39,7 +39,7 @@ def profile(
     """Measure multiply-adds, parameters, latency, memory and energy of every sub-network on this machine.
 
     Of a run, writes RUN/profile.json, or with --output FILE that file alone: on a device that has the network but not
-    the data, to be joined with the accuracy elsewhere by select RUN --profile FILE.
+    the data, to be joined elsewhere with what evaluate measured, by select RUN --profile FILE.
 
     Example: adaptive-depth profile resnet50 --batch-sizes 1,8,32
     """
@@ -68,7 +68,7 @@ def profile(
             seconds=seconds,
             on_progress=advance,
         )
-    # Of other images it would not go with the run's accuracy; and what is carried elsewhere is of another question.
+    # Costs of other images do not go with what evaluate measured; and a profile to carry elsewhere is not the run's.
     keeps = is_run and image_size in (None, size) and output is None
     if keeps:
         show.write_json(Path(model) / runs.PROFILE, result.to_json())
@@ -79,7 +79,9 @@ def profile(
         return
     typer.echo(result)
     if output is not None:
-        typer.echo(f"Written to {output}. With the accuracy: {show.command('select', 'RUN', '--profile', output)}")
+        typer.echo(
+            f"Written to {output}. With what evaluate measured: {show.command('select', 'RUN', '--profile', output)}"
+        )
     if is_run and not keeps and output is None:
         typer.echo(f"Not written to {model}: its images have {size} pixels, not {image_size}.")
     if keeps:

@@ -57,7 +57,7 @@ def report(
         history=_history(run),
         analysis=_analysis(run),
         pictures=_pictures(run),
-        about={"Accuracy": {name: accuracy.get(name) for name in _TOLD}, **_how_trained(run)},
+        about={accuracy["quality"].title: {name: accuracy.get(name) for name in _TOLD}, **_how_trained(run)},
     )
     _write(place, page)
     if json:

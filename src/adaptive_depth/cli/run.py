@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ArtifactError, DataError
+from ..quality import TOP_1, Quality
 from . import runs, show
 from .stages import Json
 
@@ -71,7 +72,7 @@ def run(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Run images through a network, each at the most accurate depth that holds the deadline now.
+    """Run images through a network, each at the best depth that holds the deadline now.
 
     First the latency of every depth is measured on this machine. Then a governor picks the depth of each image from
     what the last ones took. The latency is that of the network alone; preparing an image (resizing, normalising) is
@@ -98,13 +99,16 @@ def run(
     with _writing(log) as write:
         governor = None if table is None else Governor(table, target_ms=target, met=met, on_decision=write)
         chooser = governor or Fixed(skip or known.skips[0])
-        passes = stream(session, chain([first], pictures), preprocessing, chooser, labels=known.labels)
-        said = _follow(passes, Tally(target, _accuracies(known)), governor, seconds)
+        quality = _quality(known)
+        labels = known.labels if quality == TOP_1 else None
+        passes = stream(session, chain([first], pictures), preprocessing, chooser, labels=labels)
+        tally = Tally(target, _measured(known), quality)
+        said = _follow(passes, tally, governor, seconds)
     said |= {"left_out": len(left_out.told), "backend": session.backend}
     if json:
         show.as_json({**said, "table": None if table is None else table.to_json()})
     else:
-        typer.echo(_in_words(said))
+        typer.echo(_in_words(said, tally))
     if said["error"] is not None:
         raise ArtifactError(said["error"])
 
@@ -176,8 +180,9 @@ def _open(
         known = session.artifact
     if governed and known.trade_offs is None:
         raise DataError(
-            f"{artifact} knows no accuracies, by which a governor chooses: measure them with adaptive-depth evaluate "
-            f"RUN and profile RUN, then export again; or run one depth, with --skip {known.skips[0]}"
+            f"{artifact} does not know how good its depths are, by which a governor chooses: measure it with "
+            f"adaptive-depth evaluate RUN and profile RUN, then export again; or run one depth, with --skip "
+            f"{known.skips[0]}"
         )
     batch, _, _, width = known.input_shape
     if batch not in (None, 1):
@@ -239,9 +244,15 @@ def _follow(
     return {**tally.summary().to_json(), "seconds": perf_counter() - start, **ended}
 
 
-def _accuracies(known: "Artifact") -> dict[str, float]:
+def _quality(known: "Artifact") -> Quality:
+    return TOP_1 if known.trade_offs is None else known.trade_offs.quality
+
+
+def _measured(known: "Artifact") -> dict[str, float]:
+    """What each depth reaches; the file's own top-1 accuracy, of int8, before that of the float network."""
     rows = () if known.trade_offs is None else known.trade_offs.rows
-    return {row.skip: row.accuracy for row in rows} | (known.accuracy or {})
+    own = (known.accuracy or {}) if _quality(known) == TOP_1 else {}
+    return {row.skip: row.accuracy for row in rows} | own
 
 
 @contextmanager
@@ -261,7 +272,7 @@ def _writing(log: Path | None) -> "Iterator[Callable[[Decision], None] | None]":
 # -- afterwards -------------------------------------------------------------------------------------------------
 
 
-def _in_words(said: dict[str, Any]) -> str:
+def _in_words(said: dict[str, Any], tally: "Tally") -> str:
     lines = [_images(said)]
     if not said["images"]:
         return lines[0]
@@ -273,8 +284,8 @@ def _in_words(said: dict[str, Any]) -> str:
     )
     shares = (f"{skip} {100 * passes / said['images']:.1f} %" for skip, passes in said["depths"].items())
     lines.append(f"Depths: {', '.join(shares)}; switches: {said['switches']}")
-    if said["accuracy"] is not None:
-        lines.append(f"Accuracy: {said['accuracy']:.2f} % expected of these depths")
+    if tally.expected_text is not None:
+        lines.append(f"{tally.quality.title}: {tally.expected_text} expected of these depths")
     return "\n".join(lines)
 
 

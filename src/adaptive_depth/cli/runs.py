@@ -7,6 +7,7 @@ transformations.png and maps.png, and report.html.
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import CheckpointError, DataError, MeasurementError
+from ..quality import TOP_1, Quality
 from . import show
 
 if TYPE_CHECKING:
@@ -271,6 +273,11 @@ def check_run(run: Path) -> None:
 def read_accuracy(run: Path) -> dict[str, Any]:
     """What `evaluate` wrote of a run: at least accuracies by skip.
 
+    A program of one's own may write what another task is judged by, with its `quality`: name, unit, higher_is_better.
+
+    Returns:
+        What the file says; `quality` is a `Quality` in any case.
+
     Raises:
         DataError: missing or damaged.
     """
@@ -278,10 +285,30 @@ def read_accuracy(run: Path) -> dict[str, Any]:
     measured = read_json(run / ACCURACY, f"measure it with {mend}")
     if not isinstance(measured, dict) or not isinstance(measured.get("accuracy"), dict):
         raise DataError(f"{run / ACCURACY} holds no accuracies: measure them with {mend}")
-    for skip, accuracy in measured["accuracy"].items():
-        if not isinstance(accuracy, int | float) or not 0 <= accuracy <= 100:
-            raise DataError(f"{run / ACCURACY} says {accuracy} % of {skip}: measure it anew with {mend}")
-    return measured
+    quality = _read_quality(run / ACCURACY, measured.get("quality"), mend)
+    for skip, value in measured["accuracy"].items():
+        percent = quality == TOP_1
+        if not isinstance(value, int | float) or not math.isfinite(value) or (percent and not 0 <= value <= 100):
+            said = f"{value} {quality.unit}".rstrip()
+            raise DataError(f"{run / ACCURACY} says {said} of {skip}: measure it anew with {mend}")
+    return {**measured, "quality": quality}
+
+
+def _read_quality(file: Path, told: Any, mend: str) -> Quality:
+    if told is None:
+        return TOP_1
+    try:
+        quality = Quality(**told)
+        fits = isinstance(quality.name, str) and isinstance(quality.unit, str)
+        if fits and quality.name and isinstance(quality.higher_is_better, bool):
+            return quality
+    except TypeError:
+        pass
+    example = {"name": "RMSE", "unit": "m", "higher_is_better": False}
+    raise DataError(
+        f"{file} has quality={told!r}: expected an object such as {json.dumps(example)}, or none for top-1; mend it, "
+        f"or measure top-1 anew with {mend}"
+    )
 
 
 def read_profile(run: Path, file: Path | None = None) -> "Profile":
@@ -302,7 +329,7 @@ def read_profile(run: Path, file: Path | None = None) -> "Profile":
 
 
 def read_alone(run: Path) -> dict[str, float]:
-    """Accuracies of networks of the same depths trained alone, by skip, as far as they are known.
+    """What networks of the same depths trained alone reach, by skip, as far as that is known.
 
     Raises:
         DataError: damaged.
@@ -312,12 +339,12 @@ def read_alone(run: Path) -> dict[str, float]:
     mend = f"delete it, and give it anew with {show.command('select', run, '--alone', 'FFFF=76.7')}"
     known = read_json(run / ALONE, mend)
     if not isinstance(known, dict) or not all(isinstance(value, int | float) for value in known.values()):
-        raise DataError(f"{run / ALONE} holds no accuracies by skip: {mend}")
+        raise DataError(f"{run / ALONE} holds no numbers by skip: {mend}")
     return known
 
 
 def trade_offs(run: Path, profile: "Profile | None" = None, alone: dict[str, float] | None = None) -> "TradeOffs":
-    """The accuracy and the cost of a run, and of networks trained alone where that is known, joined.
+    """The quality and the cost of a run, and of networks trained alone where that is known, joined.
 
     Raises:
         DataError: a file that is missing or damaged.
@@ -330,7 +357,14 @@ def trade_offs(run: Path, profile: "Profile | None" = None, alone: dict[str, flo
     alone = read_alone(run) if alone is None else alone
     images = measured.get("images")
     images = images if isinstance(images, int) and images > 0 else None
-    table = tradeoffs(measured["accuracy"], profile, alone=alone, network=measured.get("network", ""), images=images)
+    table = tradeoffs(
+        measured["accuracy"],
+        profile,
+        alone=alone,
+        network=measured.get("network", ""),
+        images=images,
+        quality=measured["quality"],
+    )
     _check_size(run, profile)
     return table
 

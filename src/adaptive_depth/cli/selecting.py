@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..errors import BudgetError
+from ..quality import TOP_1
 from . import runs, show
 from .evaluate import Run
 from .stages import Json
@@ -18,18 +19,24 @@ def select(
     energy_mj: Annotated[float | None, typer.Option(help="At most so many millijoules.")] = None,
     memory_mb: Annotated[float | None, typer.Option(help="At most so many megabytes.")] = None,
     parameters: Annotated[float | None, typer.Option(help="At most so many parameters.")] = None,
-    accuracy: Annotated[float | None, typer.Option(help="At least so many percent, such as 90.")] = None,
+    accuracy: Annotated[float | None, typer.Option(help="At least so many percent of top-1, such as 90.")] = None,
+    quality: Annotated[
+        float | None,
+        typer.Option(help="At least so much of what the run is judged by; at most where lower is better."),
+    ] = None,
     profile: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="A profile from another device; RUN/profile.json if not given."),
     ] = None,
     alone: Annotated[
         list[str] | None,
-        typer.Option(metavar="SKIP=PERCENT", help="Top-1 of a network of this depth trained alone; repeatable."),
+        typer.Option(
+            metavar="SKIP=VALUE", help="What a network of this depth trained alone reaches, such as top-1; repeatable."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Choose the best sub-network of a run within limits; with --accuracy alone, the cheapest one.
+    """Choose the best sub-network of a run within limits; with --accuracy or --quality alone, the cheapest one.
 
     Joins what evaluate and profile measured; writes RUN/tradeoffs.json and RUN/tradeoffs.png. What is said with
     --alone is kept, in RUN/alone.json.
@@ -42,10 +49,10 @@ def select(
     if profile is None or alone:
         runs.check_writable(run, "make it writable, or copy it elsewhere")
     known = runs.read_alone(run)
-    given_alone = known | _percentages(alone or [])
+    given_alone = known | _by_skip(alone or [])
     table = runs.trade_offs(run, runs.read_profile(run, profile), given_alone)
     given = {"latency_ms": latency_ms, "macs": macs, "energy_mj": energy_mj, "memory_mb": memory_mb}
-    given |= {"parameters": parameters, "accuracy": accuracy}
+    given |= {"parameters": parameters, "accuracy": accuracy, "quality": quality}
     limits = {name: limit for name, limit in given.items() if limit is not None}
     chosen = table.choose(**limits) if limits else None
     if given_alone != known:
@@ -58,18 +65,19 @@ def select(
         show.as_json({**said, "limits": limits, "front": [row.skip for row in table.front()], **table.to_json()})
         return
     typer.echo(table)
-    typer.echo(chosen or "No limit was given: choose with --latency-ms, --macs, --accuracy ...")
+    judged_by = "--accuracy" if table.quality == TOP_1 else "--quality"
+    typer.echo(chosen or f"No limit was given: choose with --latency-ms, --macs, {judged_by} ...")
     if profile is None:
         typer.echo(f"Written to {run / runs.TRADEOFFS} and {run / runs.PLOT}")
 
 
-def _percentages(texts: list[str]) -> dict[str, float]:
-    """`["FFFF=76.7"]` as accuracies by skip."""
+def _by_skip(texts: list[str]) -> dict[str, float]:
+    """`["FFFF=76.7"]` as numbers by skip."""
     parsed = {}
     for text in texts:
         skip, _, value = text.partition("=")
         try:
             parsed[skip.strip()] = float(value)
         except ValueError as error:
-            raise BudgetError(f"--alone {text!r}: expected SKIP=PERCENT, such as FFFF=76.7") from error
+            raise BudgetError(f"--alone {text!r}: expected SKIP=VALUE, such as FFFF=76.7") from error
     return parsed

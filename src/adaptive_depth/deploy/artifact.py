@@ -28,7 +28,7 @@ class Artifact:
         precision: `"float32"` or `"int8"`.
         labels: class names in the order of the outputs; empty where they are not known.
         preprocessing: None where it is not known.
-        trade_offs: accuracy and cost of the depths, of the float network; None where they were not measured.
+        trade_offs: quality and cost of the depths, of the float network; None where they were not measured.
         accuracy: top-1 accuracy in percent by skip, of this very file, where that was measured (int8).
     """
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArtifactError
+from ..quality import TOP_1, Quality
 from .artifact import Preprocessing
 from .preparing import prepare
 from .sources import Picture
@@ -47,7 +48,7 @@ class Pass:
         skip: the depth that ran.
         prepared_ms: resizing and normalising it; reading the file is not in it.
         latency_ms: of the network alone; None where it failed.
-        label: the most probable class; its number where names are not known.
+        label: the most probable class; its number where names are not known; empty where outputs are not classes.
         probability: of that class, between 0 and 1.
         error: what the backend raised.
     """
@@ -67,7 +68,7 @@ def stream(
     preprocessing: Preprocessing,
     chooser: Chooser,
     *,
-    labels: Sequence[str] = (),
+    labels: Sequence[str] | None = (),
     clock: Callable[[], float] = perf_counter,
 ) -> Iterator[Pass]:
     """Prepare, choose, run, observe: one image after the other, as fast as it goes.
@@ -79,7 +80,7 @@ def stream(
         pictures: what `read_images` yields.
         preprocessing: that of the network.
         chooser: a governor, or `Fixed`.
-        labels: class names in the order of the outputs.
+        labels: class names in the order of the outputs; None where these are not classes.
         clock: seconds.
 
     Raises:
@@ -107,7 +108,9 @@ def stream(
         yield Pass(name, skip, prepared_ms, latency_ms, *_most_probable(output[0], labels))
 
 
-def _most_probable(logits: NDArray[np.float32], labels: Sequence[str]) -> tuple[str, float]:
+def _most_probable(logits: NDArray[np.float32], labels: Sequence[str] | None) -> tuple[str, float]:
+    if labels is None:
+        return "", 0.0
     shares = np.exp(logits.astype(np.float64) - float(logits.max()))
     number = int(logits.argmax())
     name = labels[number] if len(labels) == len(logits) else f"class {number}"
@@ -126,7 +129,8 @@ class Summary:
         prepared_mean_ms: resizing and normalising an image.
         depths: passes by skip, most used first.
         switches: passes at another depth than the one before.
-        accuracy: the mean of the measured accuracies of the depths that ran, in percent; None where they are not known.
+        quality: what depths are judged by.
+        expected: the mean of what was measured of the depths that ran, in its unit; None where that is not known.
     """
 
     images: int
@@ -139,7 +143,8 @@ class Summary:
     prepared_mean_ms: float | None
     depths: dict[str, int]
     switches: int
-    accuracy: float | None
+    quality: Quality
+    expected: float | None
 
     def to_json(self) -> dict[str, Any]:
         """Dictionaries, strings and numbers only."""
@@ -151,18 +156,19 @@ class Tally:
 
     Arguments:
         target_ms: the deadline; None for none.
-        accuracy: in percent by skip; empty where it is not known.
+        known: what depths reach, by skip; empty where it is not known.
+        quality: what that is; top-1 in percent by default.
 
     Example:
         >>> tally = Tally(30.0, {"F": 80.0, "T": 60.0})
         >>> tally.add(Pass("a.png", "F", 1.0, 40.0))
         >>> tally.add(Pass("b.png", "T", 1.0, 20.0))
-        >>> tally.summary().misses, tally.summary().accuracy
+        >>> tally.summary().misses, tally.summary().expected
         (1, 70.0)
     """
 
-    def __init__(self, target_ms: float | None, accuracy: Mapping[str, float]) -> None:
-        self.target_ms, self._accuracy = target_ms, accuracy
+    def __init__(self, target_ms: float | None, known: Mapping[str, float], quality: Quality = TOP_1) -> None:
+        self.target_ms, self.quality, self._known = target_ms, quality, known
         self.failures = self.failures_in_a_row = self.misses = self.switches = 0
         self.depths: Counter[str] = Counter()
         self._latencies, self._prepared = array("d"), 0.0
@@ -173,11 +179,17 @@ class Tally:
         return len(self._latencies)
 
     @property
-    def accuracy(self) -> float | None:
-        """The mean accuracy of the depths that ran, in percent; None where one is not known."""
-        if not self.images or any(skip not in self._accuracy for skip in self.depths):
+    def expected(self) -> float | None:
+        """The mean of what the depths that ran reach; None where that of one is not known."""
+        if not self.images or any(skip not in self._known for skip in self.depths):
             return None
-        return sum(self._accuracy[skip] * passes for skip, passes in self.depths.items()) / self.images
+        return sum(self._known[skip] * passes for skip, passes in self.depths.items()) / self.images
+
+    @property
+    def expected_text(self) -> str | None:
+        """The same with its unit, in as many digits as tell the depths apart."""
+        mean = self.expected
+        return None if mean is None else self.quality.text(mean, self.quality.digits(self._known.values()))
 
     def add(self, passed: Pass) -> None:
         """Count one pass."""
@@ -207,5 +219,6 @@ class Tally:
             self._prepared / images if images else None,
             dict(self.depths.most_common()),
             self.switches,
-            self.accuracy,
+            self.quality,
+            self.expected,
         )

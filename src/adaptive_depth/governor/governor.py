@@ -12,6 +12,7 @@ from typing import Any
 
 from ..choose.tradeoffs import COSTS, TradeOffs
 from ..errors import BudgetError, MeasurementError, SkipError
+from ..quality import Quality
 from .decisions import Decision, Seen
 from .policy import Policy
 
@@ -20,13 +21,13 @@ _LONGEST_STEP = 1.0  # seconds: a clock that jumps ahead is taken to have gone o
 
 
 class Governor:
-    """Picks the depth for the next input, so that deadlines and limits are kept and accuracy is high.
+    """Picks the depth for the next input, so that deadlines and limits are kept and the table's quality is at its best.
 
-    Only depths on the table's Pareto front are used. Threads may share one; every method holds a lock for some
-    microseconds.
+    Only depths on the table's Pareto front are used: of a quality where lower is better, those of the lowest values.
+    Threads may share one; every method holds a lock for some microseconds.
 
     Arguments:
-        table: accuracy and latency of each depth, measured as it will run: same backend, threads and batch size.
+        table: quality and latency of each depth, measured as it will run: same backend, threads and batch size.
         target_ms: a deadline for each input, from its arrival to its output.
         images_per_s: instead of `target_ms`: a stream of so many images a second, of which each input must be done
             before the next one comes.
@@ -182,8 +183,13 @@ class Governor:
         """The profiled latency of a depth; 0 where the table has none."""
         return self._rows[skip].latency_ms or 0.0
 
-    def accuracy(self, skip: str) -> float:
-        """The accuracy of a depth, in percent."""
+    @property
+    def quality(self) -> Quality:
+        """What depths are judged by: that of the table."""
+        return self._table.quality
+
+    def expected(self, skip: str) -> float:
+        """What the table says that a depth reaches, in the unit of `quality`."""
         return self._rows[skip].accuracy
 
     def __repr__(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..choose.tradeoffs import TradeOffs
 from ..errors import MeasurementError
+from ..quality import TOP_1
 
 _LEAST, _MOST = 3, 30  # rounds
 
@@ -66,16 +67,16 @@ def with_latencies(
     device: Mapping[str, Any],
     accuracy: Mapping[str, float] | None = None,
 ) -> TradeOffs:
-    """A table of the depths that were measured: their accuracies, and latencies of single images on another device.
+    """A table of the depths that were measured: their quality, and latencies of single images on another device.
 
     Arguments:
-        table: has the accuracies; what else was measured on its own device, memory and energy, is left out.
+        table: has the quality; what else was measured on its own device, memory and energy, is left out.
         latencies: milliseconds by skip.
         device: what they were measured on, as in `Profile`.
         accuracy: top-1 in percent by skip, of the very file that runs; that of the table where it is not there.
 
     Raises:
-        MeasurementError: no depth is in both.
+        MeasurementError: no depth is in both, or an accuracy for a table of another quality.
 
     Example:
         >>> from adaptive_depth import Row
@@ -84,6 +85,11 @@ def with_latencies(
         [3.0, 2.0]
     """
     own = accuracy or {}
+    if own and table.quality != TOP_1:
+        raise MeasurementError(
+            f"the file that runs knows its top-1 accuracy, and its trade-offs are of {table.quality}: expected one "
+            "quality; export it without labelled images, or with trade-offs of top-1"
+        )
     rows = tuple(
         replace(
             row,

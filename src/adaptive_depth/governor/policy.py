@@ -25,7 +25,7 @@ class Policy:
     does, all depths but the shallowest miss at most `(1 - met) * inputs + 1 + depths` deadlines together.
 
     Arguments:
-        ladder: the depths with their profiled latency, fastest and least accurate first.
+        ladder: the depths with their profiled latency, fastest and worst first.
         target_ms: from an input's arrival to its output; infinite where there is no deadline.
         met: the share of inputs that should meet it.
         hold_s: a deeper one must have fitted for so long; doubled after each failed climb to it.

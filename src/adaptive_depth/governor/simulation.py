@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ..choose.tradeoffs import Row, TradeOffs
 from ..errors import BudgetError
+from ..quality import Quality
 from .governor import Governor
 
 
@@ -17,7 +18,7 @@ class Simulated:
         starts_s: when each began.
         waited_ms, latency_ms: how long each input waited, and then took.
         missed: which ended after the target.
-        accuracy: the mean of the table's accuracies of the depths that ran, in percent.
+        expected: the mean of what the table says that the depths that ran reach, in the unit of its quality.
     """
 
     skips: tuple[str, ...]
@@ -25,7 +26,7 @@ class Simulated:
     waited_ms: tuple[float, ...]
     latency_ms: tuple[float, ...]
     missed: tuple[bool, ...]
-    accuracy: float
+    expected: float
 
     @property
     def misses(self) -> int:
@@ -94,14 +95,14 @@ def simulate(
         arrival = (arrival if queue else start) + interval / 1000
     target = governor.target_ms
     missed = tuple(wait + latency > target for wait, latency in zip(waits, latencies, strict=True))
-    accuracy = sum(governor.accuracy(skip) for skip in skips) / len(skips)
-    return Simulated(tuple(skips), tuple(starts), tuple(waits), tuple(latencies), missed, accuracy)
+    expected = sum(governor.expected(skip) for skip in skips) / len(skips)
+    return Simulated(tuple(skips), tuple(starts), tuple(waits), tuple(latencies), missed, expected)
 
 
 def oracle(
     table: TradeOffs, slowdowns: Sequence[float], *, target_ms: float, misses: int, inputs_a_switch: int = 1
 ) -> float:
-    """The best mean accuracy in percent of one that knows every slowdown beforehand, exactly.
+    """The best mean quality, in its unit, of one that knows every slowdown beforehand, exactly.
 
     It may miss as many deadlines as is given, and spends them where they gain most. Nothing waits.
 
@@ -124,20 +125,25 @@ def oracle(
     _check(slowdowns)
     front = table.front("latency_ms")
     meetable = sum((front[0].latency_ms or 0.0) * slowdown <= target_ms for slowdown in slowdowns)
-    best = [0.0] * (misses + 1)  # the most points with at most so many misses
+    best = [0.0] * (misses + 1)  # the most points with at most so many misses; points are negative if lower is better
     for start in range(0, len(slowdowns), inputs_a_switch):
-        options = _options(front, slowdowns[start : start + inputs_a_switch], target_ms)
+        options = _options(front, slowdowns[start : start + inputs_a_switch], target_ms, table.quality)
         best = [
             max(best[left - cost] + points for cost, points in options if cost <= left) for left in range(misses + 1)
         ]
-    return best[-1] / meetable if meetable else front[0].accuracy
+    return table.quality.gain(best[-1] / meetable, 0.0) if meetable else front[0].accuracy
 
 
-def _options(front: Sequence[Row], block: Sequence[float], target_ms: float) -> list[tuple[int, float]]:
+def _options(
+    front: Sequence[Row], block: Sequence[float], target_ms: float, quality: Quality
+) -> list[tuple[int, float]]:
     """Each depth for a block of inputs: misses and points, without the inputs that not even the fastest one meets."""
     meetable = [slowdown for slowdown in block if (front[0].latency_ms or 0.0) * slowdown <= target_ms]
     return [
-        (sum((row.latency_ms or 0.0) * slowdown > target_ms for slowdown in meetable), row.accuracy * len(meetable))
+        (
+            sum((row.latency_ms or 0.0) * slowdown > target_ms for slowdown in meetable),
+            quality.gain(row.accuracy, 0.0) * len(meetable),
+        )
         for row in front
     ]
 

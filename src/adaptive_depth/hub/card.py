@@ -1,6 +1,7 @@
 """The model card of a network: README.md with metadata, as the Hugging Face Hub shows it."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,26 @@ from ..choose.costs import macs_unit
 from ..choose.tradeoffs import TradeOffs
 from ..errors import CheckpointError, one_line
 from ..preprocessing import Preprocessing
-from ..quality import TOP_1
+from ..quality import TOP_1, Quality
 from .folder import Kept
 
 LIBRARY = "adaptive-depth"
 _PAPER = "https://arxiv.org/abs/2312.16392"
 _NAMED = 20  # so many classes stand in a card
+_METRICS = {"top-1": "accuracy", "mIoU": "mean_iou", "mAP": "mean_average_precision"}  # as the Hub calls them
 
 
-def card_metadata(source: Mapping[str, Any] | None, images: bool, given: Mapping[str, Any]) -> dict[str, Any]:
+def card_metadata(
+    source: Mapping[str, Any] | None, images: bool, given: Mapping[str, Any], quality: Quality | None = None
+) -> dict[str, Any]:
     """What the Hub reads at the head of a card: what is known, then what was given; tags of both.
 
     Arguments:
         source: name and arguments of the model; None for one that no name builds.
         images: is it known for another reason that the network classifies images?
         given: as huggingface_hub's ModelCardData takes it.
+        quality: what the depths are judged by; None where that is not known. Of another one than top-1 no task follows:
+            give `pipeline_tag`.
 
     Raises:
         CheckpointError: something that is no metadata.
@@ -37,7 +43,12 @@ def card_metadata(source: Mapping[str, Any] | None, images: bool, given: Mapping
     from huggingface_hub import ModelCardData
 
     tags = [LIBRARY, *([] if source is None else [source["name"].rpartition("/")[2]])]
-    known = {"library_name": LIBRARY, "pipeline_tag": "image-classification" if images or source is not None else None}
+    classifies = (images or source is not None) and quality in (None, TOP_1)
+    known: dict[str, Any] = {
+        "library_name": LIBRARY,
+        "pipeline_tag": "image-classification" if classifies else None,
+        "metrics": None if quality is None else [metric_type(quality)],
+    }
     try:
         more = given.get("tags") or ()
         metadata = {**known, **given, "tags": [*tags, *([more] if isinstance(more, str) else more)]}
@@ -48,6 +59,16 @@ def card_metadata(source: Mapping[str, Any] | None, images: bool, given: Mapping
             "{'license': 'mit', 'base_model': 'timm/resnet50.a1_in1k'}"
         ) from error
     return metadata
+
+
+def metric_type(quality: Quality) -> str:
+    """What the Hub calls a quality in the metadata of a card.
+
+    Example:
+        >>> metric_type(TOP_1), metric_type(Quality("RMSE", "m", higher_is_better=False)), metric_type(Quality("AP 50"))
+        ('accuracy', 'rmse', 'ap_50')
+    """
+    return _METRICS.get(quality.name) or "_".join(re.findall("[a-z0-9]+", quality.name.lower()))
 
 
 def model_card(
@@ -128,7 +149,7 @@ def _usage(name: str, network: Kept, config: Mapping[str, Any], prepared: bool) 
 
 
 def trade_off_table(table: TradeOffs) -> str:
-    """Accuracy and costs of all sub-networks in Markdown, and what they were measured on.
+    """Quality and costs of all sub-networks in Markdown, and what they were measured on.
 
     Example:
         >>> from adaptive_depth.choose.tradeoffs import Row
@@ -143,23 +164,26 @@ def trade_off_table(table: TradeOffs) -> str:
     cost, front = table.cost_name(), table.front()
     timed = cost == "latency_ms"
     divisor, unit = macs_unit(max(row.macs for row in table.rows))
-    columns = ["skip", table.quality.name, unit, "parameters", *(["latency"] if timed else []), "Pareto front"]
+    judged_by = table.quality.name + ("" if table.quality.higher_is_better else " (lower is better)")
+    columns = ["skip", judged_by, unit, "parameters", *(["latency"] if timed else []), "Pareto front"]
     lines = [_line(columns), f"|{'---|' * len(columns)}"]
     for row in table.rows:
         latency = [f"{row.latency_ms:.2f} ms"] if timed else []
         costs = [f"{row.macs / divisor:.3f}", f"{row.parameters:,}", *latency]
-        lines.append(_line([row.skip, table.quality.text(row.accuracy), *costs, "*" if row in front else ""]))
+        lines.append(_line([row.skip, table.text(row), *costs, "*" if row in front else ""]))
     at = table.device.get
     threads = f"{at('threads')} CPU thread{'s' * (at('threads') != 1)}"
     where = f" on {at('processor')} ({at('type')}, {threads}, torch {at('torch')})" * bool(at("type"))
     measured = f" Latency is the median of one forward pass of a batch of {table.batch_size}{where}." if timed else ""
-    what = "accuracy" if table.quality == TOP_1 else str(table.quality)
-    notes = f"Multiply-adds are of one sample.{measured} The Pareto front is that of {what} against {cost}."
+    notes = (
+        f"Multiply-adds are of one sample.{measured} The Pareto front is that of {table.quality.noun} against {cost}."
+    )
     return "\n".join([*lines, "", notes])
 
 
 def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    escaped = [cell.replace("|", r"\|") for cell in cells]  # names are those of the user
+    return f"| {' | '.join(escaped)} |"
 
 
 def _told(preprocessing: Preprocessing) -> str:

@@ -42,7 +42,7 @@ class OnTheHub(Kept):
         Arguments:
             save_directory: the folder; not one that `save` wrote.
             config: further entries of config.json: a mapping or a dataclass, of plain kinds.
-            tradeoffs: accuracy and costs of the sub-networks, for a table in the card.
+            tradeoffs: quality and costs of the sub-networks, for a table in the card, which names its metric.
             preprocessing: how images become the input: a `Preprocessing`, a `DataConfig`, or a mapping with
                 `image_size`, `channels`, `mean`, `std`, `interpolation`, `crop_pct` and `classes` (the last three may
                 be left out); by default what the network has.

@@ -121,7 +121,8 @@ def prepare(
             f"{network.skips[-1]}; evaluate and profile this one"
         )
     images = prepared is not None or tradeoffs is not None
-    card = card_metadata(description["source"], images, {} if metadata is None else metadata)
+    quality = None if tradeoffs is None else tradeoffs.quality
+    card = card_metadata(description["source"], images, {} if metadata is None else metadata, quality)
     return Share(network, more | entries, tensors, card, prepared, tradeoffs)
 
 

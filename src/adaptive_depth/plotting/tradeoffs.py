@@ -1,4 +1,4 @@
-"""Accuracy against cost."""
+"""Quality against cost."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -42,7 +42,7 @@ def plot_tradeoffs(
     cost: str | None = None,
     size: tuple[float, float] = (7.2, 4.8),
 ) -> "Figure":
-    """Draw accuracy against cost: every sub-network a point, the Pareto front a line of steps.
+    """Draw quality against cost: every sub-network a point, the Pareto front a line of steps.
 
     Super-net, base-net and the sub-networks on the front carry their skip, as long as there is room. Networks of the
     same depths trained alone (`Row.alone`) stand at the same cost. The points' artists have ids, `point-TTFF` and
@@ -51,7 +51,7 @@ def plot_tradeoffs(
     Arguments:
         table: what to draw.
         path: a PNG file to write; a file of that name is replaced at once, so that nobody reads half a file.
-        compare: other networks, by name: (cost, accuracy in percent), the cost in the unit of `Row`.
+        compare: other networks, by name: (cost, quality), in the units of `Row` and of the table.
         cost: one of `table.measured`; by default latency where it was measured, else macs.
         size: width and height in inches; letters keep their size.
 
@@ -78,9 +78,10 @@ def plot_tradeoffs(
     _draw_alone(axes, table, name, divisor)
     _draw_others(axes, compare, divisor)
     axes.set_xlabel(label)
-    axes.set_ylabel("top-1 accuracy (%)" if table.quality == TOP_1 else str(table.quality))
-    what = "Accuracy" if table.quality == TOP_1 else table.quality.name
-    axes.set_title(f"{what} against {_NAMES[name]} of {len(table.rows)} sub-networks", fontsize=11)
+    judged_by = "top-1 accuracy (%)" if table.quality == TOP_1 else str(table.quality)
+    title = f"{table.quality.title} against {_NAMES[name]} of {len(table.rows)} sub-networks"
+    axes.set_ylabel(judged_by, parse_math=False)  # a name is no formula
+    axes.set_title(title, fontsize=11, parse_math=False)
     axes.margins(0.08, 0.1)
     tidy(axes)
     axes.legend(loc="best", fontsize=8, frameon=False)
@@ -140,10 +141,10 @@ def _draw_alone(axes: "Axes", table: TradeOffs, cost: str, divisor: float) -> No
 
 
 def _draw_others(axes: "Axes", compare: Mapping[str, tuple[float, float]], divisor: float) -> None:
-    for (name, (cost, accuracy)), marker in zip(compare.items(), cycle("s^vPX"), strict=False):
+    for (name, (cost, quality)), marker in zip(compare.items(), cycle("s^vPX"), strict=False):
         axes.scatter(
             [cost / divisor],
-            [accuracy],
+            [quality],
             s=42,
             marker=marker,
             facecolors="none",

@@ -1,9 +1,10 @@
-"""Accuracy and losses over training."""
+"""Quality and losses over training."""
 
 import os
 from typing import TYPE_CHECKING
 
 from ..errors import MeasurementError
+from ..quality import TOP_1, Quality
 from ..training.history import Epoch, History
 from .figures import ALONE, FRONT, OTHER, check_path, new_figure, save, tidy
 
@@ -13,16 +14,22 @@ if TYPE_CHECKING:
 
 
 def plot_training(
-    history: History, path: str | os.PathLike[str] | None = None, *, size: tuple[float, float] = (7.2, 6.0)
+    history: History,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    quality: Quality = TOP_1,
+    size: tuple[float, float] = (7.2, 6.0),
 ) -> "Figure":
-    """Draw the accuracy of sub-networks and the losses over the epochs of a training (paper, Figure 5).
+    """Draw the quality of sub-networks and the losses over the epochs of a training (paper, Figure 5).
 
-    Accuracies are those on validation images where they were measured while training (the recipe's `validate` and
-    `validate_every`), each sub-network a line; else those on training images of super-net and base-net.
+    The quality is that on validation images where it was measured while training (the recipe's `validate` and
+    `validate_every`), each sub-network a line; else the accuracy on training images of super-net and base-net. Where
+    neither is known, losses alone are drawn.
 
     Arguments:
         history: as `train` returns it, or `History.from_csv`.
         path: a PNG file to write; a file of that name is replaced at once, so that nobody reads half a file.
+        quality: what was measured on validation images, `task.quality`; top-1 in percent by default.
         size: width and height in inches; letters keep their size.
 
     Returns:
@@ -40,22 +47,31 @@ def plot_training(
     if not history.epochs:
         raise MeasurementError("a history without epochs: expected what train returned after one epoch or more")
     figure = new_figure(*size)
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     validated = [epoch for epoch in history.epochs if epoch.validation]
-    if validated:
-        _draw_validation(above, validated)
-    else:
-        _draw(above, history, {"accuracy": "super-net", "base_accuracy": "base-net"})
-    above.set_ylabel("validation top-1 (%)" if validated else "top-1 on training images (%)")
+    judged = bool(validated) or any(epoch.accuracy is not None for epoch in history.epochs)
+    heights = (3, 2) if judged else (1,)
+    *above, below = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
+    for axes in above:
+        _draw_quality(axes, history, validated, quality)
     _draw(below, history, {"loss": "super-net", "base_loss": "base-net"})
     below.set_ylabel("loss")
     below.set_xlabel("epoch")
     below.xaxis.get_major_locator().set_params(integer=True)
-    for axes in (above, below):
+    for axes in figure.axes:
         tidy(axes)
         axes.legend(fontsize=8, frameon=False)
     save(figure, path)
     return figure
+
+
+def _draw_quality(axes: "Axes", history: History, validated: list[Epoch], quality: Quality) -> None:
+    """What was measured on validation images; else the accuracy on those of the training."""
+    if validated:
+        _draw_validation(axes, validated)
+    else:
+        _draw(axes, history, {"accuracy": "super-net", "base_accuracy": "base-net"})
+    label = f"validation {quality}" if validated else "top-1 on training images (%)"
+    axes.set_ylabel(label, parse_math=False)  # a name is no formula
 
 
 def _draw_validation(axes: "Axes", epochs: list[Epoch]) -> None:

@@ -79,7 +79,7 @@ def places(figure: "Figure", costs: Mapping[str, float]) -> dict[str, Any]:
 
     Returns:
         `points`, [x, y] by skip; `area`, [left, top, right, bottom] of the axes; `line`, [a, b] so that a limit
-        stands at x = a + b * limit (b is 0 where all costs are equal); `level`, the same for accuracy and y.
+        stands at x = a + b * limit (b is 0 where all costs are equal); `level`, the same for quality and y.
     """
     axes = figure.axes[0]
     height = figure.get_figheight() * _DPI
@@ -92,10 +92,12 @@ def places(figure: "Figure", costs: Mapping[str, float]) -> dict[str, Any]:
     first, last = (ends[0], ends[-1]) if ends else ("", "")
     across = costs[last] - costs[first] if ends else 0.0
     slope = (points[last][0] - points[first][0]) / across if across else 0.0
-    (_, zero), (_, hundred) = axes.transData.transform([(0, 0), (0, 100)])
+    low, high = axes.get_ylim()  # no fixed values: a quality may span thousandths, or thousands
+    (_, bottom), (_, top) = axes.transData.transform([(0, low), (0, high)])
+    rise = float(bottom - top) / (high - low)
     return {
         "points": points,
         "area": [round(float(value), 2) for value in (box.x0, height - box.y1, box.x1, height - box.y0)],
         "line": [points[first][0] - slope * costs[first], slope] if slope else [0.0, 0.0],
-        "level": [height - float(zero), float(zero - hundred) / 100],
+        "level": [height - float(bottom) - rise * low, rise],
     }

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from math import floor, log10
+from math import floor, inf, isfinite, log10, nextafter
 from typing import Any
 
-from ..choose.quantities import ACCURACY, Quantity, quantities, rounded
+from ..choose.quantities import Quantity, quality_of, quantities, rounded
 from ..choose.tradeoffs import Row, TradeOffs
+from ..quality import TOP_1
 
 _POSITIONS = 150  # of the slider, at least
 
@@ -18,22 +19,24 @@ class Limit:
 
     Attributes:
         quantity: what is limited.
-        at_least: a lower limit, on accuracy; an upper one on a cost else.
+        at_least: a lower limit, on a quality of which more is better; else an upper one.
         steps: (limit, skip) by growing limit. An upper limit gives the skip of the last step that does not exceed it,
             a lower limit that of the first step that is not below it; there may be none.
         none: what is said where no sub-network meets the limit.
-        above: limits have to be above this, else `best` refuses them.
+        above: limits have to be above this, else `best` refuses them; None where any number will do.
+        on_quality: is it the quality that is limited, and not a cost?
     """
 
     quantity: Quantity
     at_least: bool
     steps: tuple[tuple[float, str], ...]
     none: str
-    above: float = 0.0
+    above: float | None = 0.0
+    on_quality: bool = False
 
     def choice(self, limit: float) -> str | None:
         """What the page chooses; None where nothing meets the limit."""
-        if not limit > self.above:
+        if not isfinite(limit) or (self.above is not None and limit <= self.above):
             return None
         if self.at_least:
             return next((skip for step, skip in self.steps if step >= limit), None)
@@ -52,8 +55,10 @@ class Limit:
         return {
             "name": self.quantity.name,
             "title": self.quantity.title,
+            "word": self.quantity.word,
             "unit": self.quantity.unit,
             "atLeast": self.at_least,
+            "onQuality": self.on_quality,
             "steps": [(*step, self._written(*step)) for step in self.steps],
             "none": self.none,
             "above": self.above,
@@ -66,7 +71,7 @@ class Limit:
 
 
 def limits(table: TradeOffs) -> dict[str, Limit]:
-    """By name: the costs that a limit makes sense for at run time, and the accuracy.
+    """By name: the costs that a limit makes sense for at run time, and the quality.
 
     The parameters are left out: all sub-networks share them, so choosing another saves none.
 
@@ -84,20 +89,42 @@ def limits(table: TradeOffs) -> dict[str, Limit]:
         least = min(table.rows, key=lambda row, name=name: getattr(row, name))
         needs = quantity.enough(getattr(least, name))
         found[name] = Limit(quantity, False, steps, f"The least that any needs is {needs}, by {least.skip}.")
-    best = max(table.rows, key=lambda row: row.accuracy)
-    reached = f"The most accurate, {best.skip}, reaches {rounded(best.accuracy, ACCURACY.decimals, ROUND_FLOOR)} %."
-    found["accuracy"] = Limit(ACCURACY, True, _accuracy_steps(table), reached, above=1.0)
+    found[quality_of(table).name] = _quality_limit(table)
     return found
 
 
-def _accuracy_steps(table: TradeOffs) -> tuple[tuple[float, str], ...]:
-    """As for a cost, from above: `best(accuracy=limit)` is the skip of the first step whose limit is not below."""
+def _quality_limit(table: TradeOffs) -> Limit:
+    quality, quantity = table.quality, quality_of(table)
+    at_least = quality.higher_is_better
+    if quality == TOP_1:
+        above, most = 1.0, "most accurate"  # a limit of 1 or less is taken for a part of 1, which `best` refuses
+    else:
+        above, most = (0.0 if quality.unit == "%" else None), "best"
+    best = best_of(table)
+    reached = quantity.enough(best.accuracy, ROUND_FLOOR if at_least else ROUND_CEILING)
+    none = f"The {most}, {best.skip}, reaches {reached}."
+    return Limit(quantity, at_least, _quality_steps(table, quantity.name, above), none, above, on_quality=True)
+
+
+def _quality_steps(table: TradeOffs, name: str, above: float | None) -> tuple[tuple[float, str], ...]:
+    """What `best` returns for every limit on quality alone, from the strictest one that can be met."""
+    at_least = table.quality.higher_is_better
+    least = -inf if above is None else nextafter(above, inf)  # the least limit that `best` takes
+    values = {row.accuracy for row in table.rows}
+    # What lies below the least lower limit is never asked for; what lies below the least upper limit always fits.
+    asked = {value for value in values if value >= least} if at_least else {max(value, least) for value in values}
     steps: list[tuple[float, str]] = []
-    for value in sorted({row.accuracy for row in table.rows if row.accuracy > 1}, reverse=True):
-        skip = table.best(accuracy=value)
+    for value in sorted(asked, reverse=at_least):
+        skip = table.best(**{name: value})
         if not steps or steps[-1][1] != skip:
             steps.append((value, skip))
-    return tuple(reversed(steps))
+    return tuple(sorted(steps, key=lambda step: step[0]))
+
+
+def best_of(table: TradeOffs) -> Row:
+    """The row of the best quality; of equally good ones the cheapest."""
+    cost = table.cost_name()
+    return max(table.rows, key=lambda row: (table.quality.gain(row.accuracy, 0.0), -getattr(row, cost)))
 
 
 def reference(table: TradeOffs) -> Row:
@@ -113,11 +140,10 @@ def role(skip: str) -> str:
 
 def facts(table: TradeOffs) -> dict[str, dict[str, Any]]:
     """By skip: its role, and name, value and comparison with the super-net of all that was measured, in words."""
-    top = reference(table)
-    against = f"the {role(top.skip)}" if role(top.skip) else top.skip
+    top, quality = reference(table), quality_of(table)
     found = {}
     for row in table.rows:
-        lines = [("Accuracy", ACCURACY.text(row.accuracy), _lost(row, top, against))]
+        lines = [(quality.title, quality.text(row.accuracy), lost(table, row, named(top)))]
         for name, quantity in quantities(table).items():
             value = getattr(row, name)
             lines.append((quantity.title, quantity.text(value), _saved(value, getattr(top, name), row is top)))
@@ -125,13 +151,23 @@ def facts(table: TradeOffs) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _lost(row: Row, top: Row, against: str) -> str:
+def named(row: Row) -> str:
+    """Within a sentence: `"the super-net"`, or the skip of another one."""
+    return f"the {role(row.skip)}" if role(row.skip) else row.skip
+
+
+def lost(table: TradeOffs, row: Row, against: str) -> str:
+    """How far a row is from the reference, which is called `against`; of the reference itself nothing."""
+    quality, top = table.quality, reference(table)
     if row is top:
         return ""
-    points = row.accuracy - top.accuracy
-    if abs(points) < 0.005:
-        return f"as accurate as {against}"
-    return f"{abs(points):.2f} points {'below' if points < 0 else 'above'} {against}"
+    more = row.accuracy - top.accuracy
+    if abs(more) < 0.5 * 10**-table.digits:
+        return f"{'as accurate as' if quality == TOP_1 else 'the same as'} {against}"
+    apart = quality.apart(row.accuracy, top.accuracy, table.digits)
+    # Where more is better, above and below say which is better; the other way round it has to be said.
+    verdict = "" if quality.higher_is_better else f" ({'worse' if more > 0 else 'better'})"
+    return f"{apart} {'above' if more > 0 else 'below'} {against}{verdict}"
 
 
 def _saved(value: float, most: float, same: bool) -> str:
@@ -156,7 +192,7 @@ def verdicts(table: TradeOffs) -> dict[str, dict[str, str]]:
     return found
 
 
-def _span(smallest: float, largest: float, above: float) -> tuple[Decimal, Decimal, Decimal]:
+def _span(smallest: float, largest: float, above: float | None) -> tuple[Decimal, Decimal, Decimal]:
     """First and last value of a slider and its step: round numbers, a little below and above what they span."""
     across = largest - smallest or abs(largest) / 10 or 1.0
     raw = across / _POSITIONS
@@ -165,5 +201,6 @@ def _span(smallest: float, largest: float, above: float) -> tuple[Decimal, Decim
     margin = Decimal(across) * Decimal("0.06")
     low = ((Decimal(smallest) - margin) / step).to_integral_value(ROUND_FLOOR) * step
     high = ((Decimal(largest) + margin) / step).to_integral_value(ROUND_CEILING) * step
-    first = (Decimal(above) / step).to_integral_value(ROUND_FLOOR) * step + step
-    return max(low, first), high, step
+    if above is not None:
+        low = max(low, (Decimal(above) / step).to_integral_value(ROUND_FLOOR) * step + step)
+    return low, high, step

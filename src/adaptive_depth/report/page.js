@@ -17,8 +17,11 @@
 
   // -- the choice ---------------------------------------------------------------------------------------------
 
+  const allowed = (limit, value) => Number.isFinite(value) && (limit.above === null || value > limit.above);
+  const withUnit = (limit, number) => (limit.unit ? `${number} ${limit.unit}` : `${number}`);
+
   function choice(limit, value) {
-    if (!(value > limit.above)) return null;
+    if (!allowed(limit, value)) return null;
     const meets = limit.steps.filter(([step]) => (limit.atLeast ? step >= value : step <= value));
     const step = limit.atLeast ? meets[0] : meets[meets.length - 1];
     return step ? step[1] : null;
@@ -35,12 +38,12 @@
 
   function showJumps(limit) {
     const words = limit.atLeast ? "up to" : "from";
-    at("jumps-title").textContent = `Every choice by ${limit.title.toLowerCase()}`;
+    at("jumps-title").textContent = `Every choice by ${limit.word}`;
     at("jumps-list").replaceChildren(...limit.steps.map(([, skip, enough]) => {
       const button = make("button");
       button.type = "button";
       button.dataset.skip = skip;
-      button.append(make("span", skip, "skip"), ` ${words} ${enough} ${limit.unit}`);
+      button.append(make("span", skip, "skip"), ` ${words} ${withUnit(limit, enough)}`);
       button.addEventListener("click", () => type(enough));
       const item = make("li");
       item.append(button);
@@ -53,7 +56,7 @@
     if (Number.isFinite(value)) slider.value = value;
     const part = (slider.value - slider.min) / (slider.max - slider.min);
     slider.style.setProperty("--filled", `calc(0.8rem + ${part} * (100% - 1.6rem))`);
-    slider.setAttribute("aria-valuetext", `${limit.atLeast ? "at least" : "at most"} ${slider.value} ${limit.unit}`);
+    slider.setAttribute("aria-valuetext", `${limit.atLeast ? "at least" : "at most"} ${withUnit(limit, slider.value)}`);
   }
 
   function setUp(name) {
@@ -68,8 +71,8 @@
     at("number").value = limit.value;
     at("slider-label").textContent = `${limit.title}, ${words.toLowerCase()}`;
     at("unit").textContent = limit.unit;
-    at("low").textContent = `${limit.min} ${limit.unit}`;
-    at("high").textContent = `${limit.max} ${limit.unit}`;
+    at("low").textContent = withUnit(limit, limit.min);
+    at("high").textContent = withUnit(limit, limit.max);
     at("stops").replaceChildren(...limit.steps.map(([step]) => {
       const stop = make("span");
       stop.style.left = `${(100 * (step - limit.min)) / (limit.max - limit.min)}%`;
@@ -117,7 +120,8 @@
   }
 
   function showNone(limit, value) {
-    const asked = value > limit.above ? limit.none : `Type a number above ${limit.above}.`;
+    const wanted = limit.above === null ? "Type a number." : `Type a number above ${limit.above}.`;
+    const asked = allowed(limit, value) ? limit.none : wanted;
     say(true, "", "None fits", "", asked, []);
     at("running").textContent = "No sub-network is chosen.";
     showStages("");
@@ -153,7 +157,7 @@
 
   // -- the chart ----------------------------------------------------------------------------------------------
 
-  const chartOf = (limit) => (limit.atLeast ? data.limits[0].name : limit.name);
+  const chartOf = (limit) => (limit.onQuality ? data.limits[0].name : limit.name);
 
   function draw(parent, tag, attributes) {
     const element = document.createElementNS(SVG, tag);
@@ -179,15 +183,16 @@
 
   function markLimit(layer, { area, line, level }, limit, value) {
     const [left, top, right, bottom] = area;
-    const [start, slope] = limit.atLeast ? level : line;
+    const [start, slope] = limit.onQuality ? level : line; // a quality is limited across the chart, a cost upwards
     if (!slope) return;
     const raw = start + slope * value;
-    const [low, high] = limit.atLeast ? [top, bottom] : [left, right];
+    const [low, high] = limit.onQuality ? [top, bottom] : [left, right];
     const place = Math.min(high, Math.max(low, raw));
-    const veil = limit.atLeast
-      ? { x: left, y: place, width: right - left, height: bottom - place }
+    const [from, to] = limit.atLeast ? [place, bottom] : [top, place];
+    const veil = limit.onQuality
+      ? { x: left, y: from, width: right - left, height: to - from }
       : { x: place, y: top, width: right - place, height: bottom - top };
-    const ends = limit.atLeast
+    const ends = limit.onQuality
       ? { x1: left, x2: right, y1: place, y2: place }
       : { x1: place, x2: place, y1: top, y2: bottom };
     draw(layer, "rect", { class: "veil", ...veil });
@@ -221,7 +226,8 @@
     const body = head.closest("table").tBodies[0];
     const key = (row) => row.cells[column].dataset.value;
     const rows = [...body.rows].sort((a, b) => (descending ? -1 : 1) * compare(key(a), key(b)));
-    body.append(...rows);
+    const unknown = rows.filter((row) => key(row) === ""); // neither the least nor the most
+    body.append(...rows.filter((row) => key(row) !== ""), ...unknown);
     at("sorted").textContent = `Sorted by ${head.textContent.trim()}, ${descending ? "descending" : "ascending"}.`;
   }
 
@@ -246,8 +252,7 @@
   }
 
   function showVerdicts(cost) {
-    const title = limits.get(cost).title.toLowerCase();
-    at("verdict-head").querySelector("button").textContent = `Pareto front, ${title}`;
+    at("verdict-head").querySelector("button").textContent = `Pareto front, ${limits.get(cost).word}`;
     for (const row of all("#table tbody tr")) {
       const words = data.verdicts[cost][row.dataset.skip];
       const cell = row.querySelector(".verdict");

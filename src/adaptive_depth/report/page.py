@@ -8,10 +8,10 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from ..choose.costs import Profile
-from ..choose.quantities import ACCURACY, quantities
+from ..choose.quantities import quality_of, quantities
 from ..choose.tradeoffs import TradeOffs
 from ..errors import MeasurementError
-from ..quality import TOP_1
+from ..quality import TOP_1, Quality
 from ..training.history import History
 from . import words
 from .charts import inline_svg, places
@@ -42,7 +42,7 @@ def report_page(
     JavaScript all but the slider is there.
 
     Arguments:
-        table: accuracy and cost of the sub-networks.
+        table: quality and cost of the sub-networks.
         title: of the page.
         stages: as `Stages.to_json` gives them: `name`, and module paths in `mandatory` and `skippable`.
         profile: what the costs in `table` come from; tells how they were measured.
@@ -55,8 +55,7 @@ def report_page(
         HTML. The same input gives the same characters.
 
     Raises:
-        MeasurementError: sub-networks that do not fit the stages, a table of another quality than top-1 in percent,
-            or a picture that is no PNG file.
+        MeasurementError: sub-networks that do not fit the stages, or a picture that is no PNG file.
 
     Example:
         >>> from adaptive_depth.choose.tradeoffs import Row
@@ -65,11 +64,6 @@ def report_page(
         >>> page[:15], "<h1>Mine</h1>" in page
         ('<!doctype html>', True)
     """
-    if table.quality != TOP_1:
-        raise MeasurementError(
-            f"the page shows top-1 accuracy in percent, and these trade-offs are of {table.quality}: print the table, "
-            "or draw it with plot_tradeoffs"
-        )
     _check(table, stages)
     charts, geometry = _trade_offs(table)
     script = _file("page.js")
@@ -77,6 +71,7 @@ def report_page(
     analysed = _analysed(analysis)
     values = {
         "title": title,
+        "judged_by": "accuracies" if table.quality == TOP_1 else table.quality.name,
         "script_hash": b64encode(sha256(script.encode()).digest()).decode(),
         "summary": words.summary(table),
         "tiles": words.tiles(table),
@@ -88,7 +83,7 @@ def report_page(
         "columns": words.columns(table, profile),
         "rows": words.rows(table, profile),
         "notes": [*words.notes(profile), *words.chance(table)],
-        "training": _training(history),
+        "training": _training(history, table.quality),
         "analysis": analysed,
         "pictures": [_picture(caption, content) for caption, content in (pictures or {}).items()],
         "measured": words.measured(table, profile, about or {}),
@@ -129,31 +124,32 @@ def _check(table: TradeOffs, stages: Sequence[Mapping[str, Any]]) -> None:
 
 def _caption(table: TradeOffs) -> str:
     batch = f" Latency is that of a batch of {table.batch_size}." if "latency_ms" in table.measured else ""
-    return f"Accuracy and cost of {len(table.rows)} sub-networks.{batch} A button in a head sorts by that column."
+    judged_by = table.quality.title if table.quality.higher_is_better else f"{table.quality.title} (lower is better)"
+    return f"{judged_by} and cost of {len(table.rows)} sub-networks.{batch} A button in a head sorts by that column."
 
 
 # -- charts -----------------------------------------------------------------------------------------------------
 
 
 def _trade_offs(table: TradeOffs) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Charts of accuracy against each cost, and where things stand in them."""
+    """Charts of quality against each cost, and where things stand in them."""
     from ..plotting import plot_tradeoffs
 
     charts, geometry = [], {}
-    known = quantities(table)
+    known, quality = quantities(table), quality_of(table)
     for name in limits(table):
         if name not in known:
             continue
         quantity = known[name]
         figure = plot_tradeoffs(table, cost=name, size=_SIZE)
         points = "; ".join(
-            f"{row.skip} {ACCURACY.text(row.accuracy)} at {quantity.text(getattr(row, name))}"
+            f"{row.skip} {quality.text(row.accuracy)} at {quantity.text(getattr(row, name))}"
             for row in table.front(name)
         )
         svg = inline_svg(
             figure,
             f"chart-{name}",
-            f"Accuracy against {quantity.title.lower()} of {len(table.rows)} sub-networks",
+            f"{quality.title} against {quantity.word} of {len(table.rows)} sub-networks",
             f"On the Pareto front, cheapest first: {points}. The table holds the figures of all.",
         )
         charts.append({"cost": name, "svg": svg})
@@ -161,14 +157,15 @@ def _trade_offs(table: TradeOffs) -> tuple[list[dict[str, Any]], dict[str, Any]]
     return charts, geometry
 
 
-def _training(history: History | None) -> dict[str, Any] | None:
+def _training(history: History | None, quality: Quality) -> dict[str, Any] | None:
     """What the section on training holds; None where there is none."""
     if history is None or not history.epochs:
         return None
     from ..plotting import plot_training
 
-    found = words.training(history)
-    svg = inline_svg(plot_training(history, size=_TALL), "chart-training", "Training, epoch by epoch", found["seen"])
+    found = words.training(history, quality)
+    figure = plot_training(history, quality=quality, size=_TALL)
+    svg = inline_svg(figure, "chart-training", "Training, epoch by epoch", found["seen"])
     return {**found, "svg": svg}
 
 
@@ -216,7 +213,7 @@ def _data(table: TradeOffs, stages: Sequence[Mapping[str, Any]], geometry: Mappi
     """What the script reads."""
     known = quantities(table)
     shown = {name: [getattr(row, name) / quantity.divisor for row in table.rows] for name, quantity in known.items()}
-    shown["accuracy"] = [row.accuracy for row in table.rows]
+    shown[quality_of(table).name] = [row.accuracy for row in table.rows]
     return {
         "limits": [limit.to_json(shown[name]) for name, limit in limits(table).items()],
         "facts": facts(table),

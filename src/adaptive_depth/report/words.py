@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..choose.costs import Profile
-from ..choose.quantities import ACCURACY, Quantity, quantities
+from ..choose.quantities import Quantity, quality_of, quantities
 from ..choose.tradeoffs import Row, TradeOffs
-from ..training.history import History
-from .choosing import facts, reference, role, verdicts
+from ..quality import TOP_1, Quality
+from ..training.history import Epoch, History
+from .choosing import best_of, facts, lost, named, reference, role, verdicts
 
 if TYPE_CHECKING:
     from ..analysis.values import Analysis
@@ -27,72 +28,96 @@ def summary(table: TradeOffs) -> list[str]:
     name, cost = _leading(table)
     ranked = sorted(table.rows, key=lambda row: getattr(row, name))
     first, last = ranked[0], ranked[-1]
-    known = facts(table)
-    _, _, lost = known[first.skip]["lines"][0]
-    saved = next(compared for title, _, compared in known[first.skip]["lines"] if title == cost.title)
+    saved = next(compared for title, _, compared in facts(table)[first.skip]["lines"] if title == cost.title)
     front = len(table.front(name))
     sentences = [
-        f"One network, {len(table.rows)} depths: from {_reached(first, cost)} to {_reached(last, cost)}.",
-        f"{front} of {len(table.rows)} are on the Pareto front of accuracy against {cost.title.lower()}; each of the "
-        "others is beaten by one of those.",
+        f"One network, {len(table.rows)} depths: from {_reached(table, first, cost)} to {_reached(table, last, cost)}.",
+        f"{front} of {len(table.rows)} are on the Pareto front of {table.quality.noun} against {cost.word}; each of "
+        "the others is beaten by one of those.",
     ]
-    if saved and lost:
-        sentences.insert(1, f"The cheapest, {first.skip}, takes {saved} {cost.title.lower()}, and is {lost}.")
+    if saved:
+        sentences.insert(1, f"The cheapest, {first.skip}, takes {saved} {cost.word}{_losing(table, first)}.")
+    if not table.quality.higher_is_better:
+        sentences.append(f"Of {table.quality.noun}, lower is better.")
     return sentences
+
+
+def _losing(table: TradeOffs, row: Row) -> str:
+    """The end of the sentence on the cheapest: what it loses."""
+    top = named(reference(table))
+    if table.quality == TOP_1:
+        return f", and is {lost(table, row, top)}"
+    return f"; its {table.quality.name} is {lost(table, row, f'that of {top}')}"
 
 
 def tiles(table: TradeOffs) -> list[dict[str, str]]:
     """The ends of the range and the best, in figures."""
     name, cost = _leading(table)
+    quality = quality_of(table)
     known = [quantity for quantity in quantities(table).values() if quantity.name in (name, "macs")]
     found = []
     for row in dict.fromkeys((reference(table), min(table.rows, key=lambda row: row.macs))):
         costs = ", ".join(quantity.text(getattr(row, quantity.name)) for quantity in known)
         called = " ".join(filter(None, (role(row.skip).capitalize(), row.skip)))
-        found.append({"name": called, "value": ACCURACY.text(row.accuracy), "more": costs})
-    best = max(table.rows, key=lambda row: (row.accuracy, -getattr(row, name)))
-    reached = f"{ACCURACY.text(best.accuracy)}, {cost.text(getattr(best, name))}"
-    return [*found, {"name": "Most accurate", "value": best.skip, "more": reached}]
+        found.append({"name": called, "value": quality.text(row.accuracy), "more": costs})
+    best = best_of(table)
+    reached = f"{quality.text(best.accuracy)}, {cost.text(getattr(best, name))}"
+    most = "Most accurate" if table.quality == TOP_1 else f"Best {quality.title}"
+    return [*found, {"name": most, "value": best.skip, "more": reached}]
 
 
 def columns(table: TradeOffs, profile: Profile | None) -> list[dict[str, str]]:
     """The heads of the table of all sub-networks."""
-    top = reference(table)
-    found = [("skip", "Sub-network"), ("accuracy", "Accuracy (%)"), ("lost", f"Points against {top.skip}")]
+    top, quality, said = reference(table), quality_of(table), table.quality
+    better = [] if said.higher_is_better else ["lower is better"]
+    found = [("skip", "Sub-network"), (quality.name, _head(quality.title, quality.unit, *better))]
+    found += [("lost", f"Points against {top.skip}" if said.unit == "%" else _head(f"Against {top.skip}", said.unit))]
     found += [("verdict", "Pareto front")]
-    found += [(name, f"{q.title} ({q.unit})") for name, q in quantities(table).items()]
-    found += [("alone", "Trained alone (%)")] * _compared(table)
+    found += [(name, _head(q.title, q.unit)) for name, q in quantities(table).items()]
+    found += [("alone", _head("Trained alone", quality.unit))] * _compared(table)
     found += [(f"throughput-{batch}", f"Samples/s (batch of {batch})") for batch in _batches(profile)]
     return [{"name": name, "title": title} for name, title in found]
+
+
+def _head(title: str, *notes: str) -> str:
+    """Such as `"Latency (ms)"`."""
+    known = ", ".join(filter(None, notes))
+    return f"{title} ({known})" if known else title
 
 
 def rows(table: TradeOffs, profile: Profile | None) -> list[dict[str, Any]]:
     """The lines of the table of all sub-networks; each cell with the value that it is sorted by."""
     top, known, found = reference(table), quantities(table), []
-    name, _ = _leading(table)
+    quality, (name, _) = quality_of(table), _leading(table)
     said = verdicts(table)[name]
     for row in table.rows:
         points = row.accuracy - top.accuracy
         cells = [
-            _cell("accuracy", row.accuracy, ACCURACY.number(row.accuracy)),
-            _cell("lost", points, "–" if row is top else f"{points + 0.0:+.2f}"),
+            _cell(quality.name, row.accuracy, quality.number(row.accuracy)),
+            _cell("lost", points, "–" if row is top else f"{points + 0.0:+.{table.digits}f}"),
             _cell("verdict", said[row.skip], said[row.skip]),
         ]
         for cost, quantity in known.items():
             value = getattr(row, cost)
             cells.append(_cell(cost, value, quantity.number(value), _interval(profile, row.skip, cost, quantity)))
         if _compared(table):
-            cells.append(_cell("alone", row.alone or 0, "–" if row.alone is None else ACCURACY.number(row.alone)))
+            cells.append(_cell("alone", row.alone, "–" if row.alone is None else quality.number(row.alone)))
         for batch in _batches(profile):
             cost = profile.costs.get(row.skip) if profile is not None else None
             rate = cost.throughput.get(batch) if cost is not None else None
-            cells.append(_cell("throughput", rate or 0, "–" if rate is None else f"{rate:,.1f}"))
+            cells.append(_cell("throughput", rate, "–" if rate is None else f"{rate:,.1f}"))
         found.append({"skip": row.skip, "role": role(row.skip), "cells": cells})
     return found
 
 
 def _cell(name: str, value: Any, text: str, more: str = "") -> dict[str, Any]:
-    return {"name": name, "value": value, "text": text.replace("-", "−") if name == "lost" else text, "more": more}
+    """A cell, and what it is sorted by: nothing where nothing is known."""
+    return {
+        "name": name,
+        "value": "" if value is None else value,
+        "text": text.replace("-", "−") if name == "lost" else text,
+        "more": more,
+    }
 
 
 def _interval(profile: Profile | None, skip: str, cost: str, quantity: Quantity) -> str:
@@ -116,35 +141,52 @@ def _leading(table: TradeOffs) -> tuple[str, Quantity]:
     return name, quantities(table)[name]
 
 
-def _reached(row: Row, cost: Quantity) -> str:
+def _reached(table: TradeOffs, row: Row, cost: Quantity) -> str:
     what = ", the ".join(filter(None, (row.skip, role(row.skip))))
     by = "in" if cost.name == "latency_ms" else "with"
-    return f"{ACCURACY.text(row.accuracy)} {by} {cost.text(getattr(row, cost.name))} ({what})"
+    name = "" if table.quality == TOP_1 else f"{table.quality.name} "
+    return f"{name}{quality_of(table).text(row.accuracy)} {by} {cost.text(getattr(row, cost.name))} ({what})"
 
 
 # -- training ---------------------------------------------------------------------------------------------------
 
 
-def training(history: History) -> dict[str, Any]:
-    """A sentence, what the chart shows, and the figures of every epoch as a table."""
+def training(history: History, quality: Quality = TOP_1) -> dict[str, Any]:
+    """A sentence, what the chart shows, and the figures of every epoch as a table.
+
+    Arguments:
+        history: of the training. Its validation is of the quality; on training images it knows accuracies alone, and
+            those only where outputs are classes.
+        quality: that of the table.
+    """
     heads, *lines = (line.split(",") for line in history.to_csv().splitlines())
+    kept = [index for index in range(len(heads)) if any(line[index] for line in lines)]
     last = history.epochs[-1]
-    base = "" if last.base_accuracy is None else f", of the base-net {last.base_accuracy:.1f} %"
-    said = (
-        f"{len(history.epochs)} epoch{'s' * (len(history.epochs) != 1)}. In the last one the accuracy on the training "
-        f"images was {last.accuracy:.1f} %{base}."
-    )
-    validated = f" Last validation accuracies: {_listed(last.validation)}." if last.validation else ""
+    said = f"{len(history.epochs)} epoch{'s' * (len(history.epochs) != 1)}. {_at_last(last)}"
+    which = "accuracies" if quality == TOP_1 else quality.name
+    validated = f" Last validation {which}: {_listed(last.validation, quality)}." if last.validation else ""
+    shown = ["Losses", *(["accuracies"] if last.accuracy is not None else [])]
+    shown += [which] if last.validation and which not in shown else []
     return {
         "said": said,
-        "seen": f"Losses and accuracies over the epochs. {said}{validated} The table below holds the figures.",
-        "columns": [head.replace("_", " ") for head in heads],
-        "lines": [[_short(cell) for cell in line] for line in lines],
+        "seen": f"{' and '.join(shown)} over the epochs. {said}{validated} The table below holds the figures.",
+        "columns": [heads[index].replace("_", " ") for index in kept],
+        "lines": [[_short(line[index]) for index in kept] for line in lines],
     }
 
 
-def _listed(accuracies: Mapping[str, float]) -> str:
-    return ", ".join(f"{skip} {accuracy:.1f} %" for skip, accuracy in accuracies.items())
+def _at_last(epoch: Epoch) -> str:
+    """What the last epoch reached on the images that it trained on."""
+    if epoch.accuracy is None:
+        base = "" if epoch.base_loss is None else f", of the base-net {epoch.base_loss:.4g}"
+        return f"In the last one the loss was {epoch.loss:.4g}{base}."
+    base = "" if epoch.base_accuracy is None else f", of the base-net {epoch.base_accuracy:.1f} %"
+    return f"In the last one the accuracy on the training images was {epoch.accuracy:.1f} %{base}."
+
+
+def _listed(values: Mapping[str, float], quality: Quality) -> str:
+    digits = 1 if quality.unit == "%" else quality.digits(values.values())
+    return ", ".join(f"{skip} {quality.text(value, digits)}" for skip, value in values.items())
 
 
 def _short(cell: str) -> str:
