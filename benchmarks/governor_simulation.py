@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from measure import RESULTS, machine, report
+from simulation import Simulated, SimulatedClock, oracle, simulate
 
 from adaptive_depth.choose.tradeoffs import Row, TradeOffs
 from adaptive_depth.governor.governor import Governor
-from adaptive_depth.governor.simulation import Simulated, SimulatedClock, oracle, simulate
 
 RECORDED = RESULTS / "governor_traces.json"
 RATE = 30  # inputs a second; the target is their interval

@@ -31,6 +31,7 @@ def blocks(language: str, page: Path = README) -> list[str]:
 )
 def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: Path, least: int) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(README.parent / "benchmarks")
     namespace: dict[str, Any] = {"__name__": "readme"}
     found = blocks("python", page)
     assert len(found) >= least

@@ -14,7 +14,6 @@ from adaptive_depth.choose.tradeoffs import Row, TradeOffs
 from adaptive_depth.errors import BudgetError, MeasurementError, SkipError
 from adaptive_depth.governor.decisions import Decision
 from adaptive_depth.governor.governor import Governor, replay
-from adaptive_depth.governor.simulation import SimulatedClock
 from adaptive_depth.quality import Quality
 
 #                accuracy macs parameters latency        energy
@@ -28,6 +27,16 @@ TABLE = TradeOffs(
 )
 TWO = TradeOffs((TABLE.rows[0], TABLE.rows[3]))
 LATENCY = {row.skip: row.latency_ms for row in TABLE.rows}
+
+
+class SimulatedClock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class Device:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..choose.tradeoffs import Row, TradeOffs
-from ..errors import BudgetError
-from ..quality import Quality
-from .governor import Governor
+from adaptive_depth.choose.tradeoffs import Row, TradeOffs
+from adaptive_depth.errors import BudgetError
+from adaptive_depth.governor.governor import Governor
+from adaptive_depth.quality import Quality
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,19 @@
+"""benchmarks/simulation.py: a governor on a trace, and the best that anyone could have done on it."""
+
+import runpy
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
 
 from adaptive_depth.choose.tradeoffs import Row, TradeOffs
 from adaptive_depth.errors import BudgetError
 from adaptive_depth.governor.governor import Governor
-from adaptive_depth.governor.simulation import SimulatedClock, oracle, simulate
 from adaptive_depth.quality import Quality
+
+_MODULE = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "simulation.py"))
+SimulatedClock, oracle, simulate = (_MODULE[name] for name in ("SimulatedClock", "oracle", "simulate"))
 
 TABLE = TradeOffs(
     (Row("FF", 80.0, 400, 9, 20.0), Row("TF", 75.0, 300, 8, 15.0), Row("TT", 60.0, 200, 5, 10.0)),
