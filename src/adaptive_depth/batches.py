@@ -97,6 +97,19 @@ def logits_in(output: Any) -> Any:
     return found if isinstance(found, Tensor) else output
 
 
+def described(output: Any) -> str:
+    """What a network returned, in words for an error.
+
+    Example:
+        >>> described({"out": torch.zeros(1), "aux": torch.zeros(1)})
+        "a dict with 'out', 'aux'"
+    """
+    if isinstance(output, Mapping):
+        return f"a {type(output).__name__} with {', '.join(map(repr, output))}"
+    of = f" of {len(output)}" if isinstance(output, tuple | list) else ""
+    return f"a {type(output).__name__}{of}"
+
+
 def device_of(module: nn.Module) -> torch.device:
     """The device of a module's first parameter or buffer; the CPU where it has none."""
     first = next(chain(module.parameters(), module.buffers()), None)

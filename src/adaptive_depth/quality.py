@@ -1,12 +1,16 @@
 """How good a sub-network is: a number with a name, a unit and a direction. A plain value, which needs no torch."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import floor, log10
 
+from .errors import TrainingError
+from .schema import Plain
+
 
 @dataclass(frozen=True)
-class Quality:
+class Quality(Plain):
     """What sub-networks are judged by: the name of a number, its unit, and which way is better.
 
     Attributes:
@@ -55,6 +59,35 @@ class Quality:
             return 2
         return min(6, max(2, 2 - floor(log10(largest))))
 
+    @classmethod
+    def from_text(cls, text: str, *, higher_is_better: bool | None = None) -> "Quality":
+        """What `str` gives, read: `NAME`, `NAME (UNIT)`, `NAME (lower is better)` or `NAME (UNIT, lower is better)`.
+
+        Arguments:
+            text: a name, and in brackets a unit and a direction.
+            higher_is_better: the direction where the text has none.
+
+        Raises:
+            TrainingError: no name, or no direction.
+
+        Example:
+            >>> Quality.from_text("RMSE (km/h, lower is better)")
+            Quality(name='RMSE', unit='km/h', higher_is_better=False)
+        """
+        found = re.fullmatch(r"\s*([^()]*?)\s*(?:\(([^()]*)\)\s*)?", text)
+        said = [part.strip() for part in (found[2] or "").split(",")] if found else []
+        directions = [_DIRECTIONS[part] for part in said if part in _DIRECTIONS]
+        units = [part for part in said if part and part not in _DIRECTIONS]
+        direction = directions[0] if directions else higher_is_better
+        if not found or not found[1] or len(units) > 1 or len(directions) > 1:
+            raise TrainingError(f"{text!r}: expected NAME, NAME (UNIT) or NAME (UNIT, lower is better)")
+        if direction is None:
+            raise TrainingError(
+                f"{text!r} does not say whether higher or lower is better: expected NAME (UNIT, higher is better) or "
+                "NAME (UNIT, lower is better)"
+            )
+        return cls(found[1], "".join(units), direction)
+
     def text(self, value: float, digits: int = 2) -> str:
         """A value with its unit.
 
@@ -81,5 +114,7 @@ class Quality:
         """The name of the best of some values."""
         return (max if self.higher_is_better else min)(values, key=lambda name: values[name])
 
+
+_DIRECTIONS = {"higher is better": True, "lower is better": False}
 
 TOP_1 = Quality("top-1", "%")

@@ -15,7 +15,7 @@ def test_a_run_becomes_one_file_that_carries_all_a_runtime_needs(call, run):
     file = run / "export" / "model.onnx"
     assert (status, err) == (0, "")
     assert f"Written to {file}, {file.stat().st_size / 1e6:.1f} MB: onnx of 16 depths, float32, norms shared" in out
-    assert "At every depth its logits are the network's, to 1e-4" in out
+    assert "At every depth its outputs are the network's, to 1e-4" in out
     assert f"run {file} IMAGES --target-ms 30" in out
     session, network, data = ad.open_session(file), ad.load(run), runs.read_data(run)
     assert session.skips == network.skips

@@ -1,6 +1,7 @@
 """`artifact.py`: what a file says of itself survives JSON, and what is damaged is refused."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import adaptive_depth as ad
 from adaptive_depth.deploy.artifact import Artifact
 from adaptive_depth.errors import ArtifactError
 from adaptive_depth.preprocessing import Preprocessing
+from adaptive_depth.quality import Quality
 
 STAGES = tuple(ad.Stages([ad.Stage((f"{i}.0",), (f"{i}.1",), norms=(), name=f"s{i}") for i in (1, 2)]).to_json())
 FULL = Artifact(
@@ -50,12 +52,28 @@ def test_it_prints_what_it_is() -> None:
 
 
 def test_a_newer_library_may_add_nothing_unseen() -> None:
-    newer = {**BARE.to_json(), "version": 2}
+    newer = {**BARE.to_json(), "version": 3}
     with pytest.raises(
-        ArtifactError, match=r"model\.onnx has version 2, this library reads up to 1: pip install -U adapt"
+        ArtifactError, match=r"model\.onnx has version 3, this library reads up to 2: pip install -U adapt"
     ):
         Artifact.from_json(newer, "model.onnx")
     assert Artifact.from_json({**BARE.to_json(), "version": 1}) == BARE
+
+
+def test_another_quality_is_named_and_needs_this_version() -> None:
+    """What version 1 could say is written as it was: readers of then read it still."""
+    error = Quality("RMSE", "m", higher_is_better=False)
+    for artifact in (
+        replace(BARE, accuracy={"FF": 1.5}, quality=error),
+        replace(BARE, accuracy={"FF": 90.0}, float_accuracy={"FF": 91.0}),
+        replace(FULL, trade_offs=ad.TradeOffs((ad.Row("FF", 1.5, 400, 9),), quality=error)),
+    ):
+        plain = json.loads(json.dumps(artifact.to_json()))
+        assert plain["version"] == 2
+        assert Artifact.from_json(plain) == artifact
+    for artifact in (BARE, FULL):
+        plain = artifact.to_json()
+        assert (plain["version"], "quality" in plain, "float_accuracy" in plain) == (1, False, False)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +95,7 @@ def test_a_foreign_or_truncated_description(description: Any, message: str) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": "1"}, r"has version '1', this library reads up to 1"),
+        ({"version": "1"}, r"has version '1', this library reads up to 2"),
         ({"skips": []}, "names no depth: it is damaged"),
         ({"skips": ["FFF"]}, r"describes itself wrongly \(skip 'FFF' names 3 stages, the network has 2"),
         ({"skips": [3]}, r"describes itself wrongly \(skip 3 is a int"),
@@ -89,6 +107,8 @@ def test_a_foreign_or_truncated_description(description: Any, message: str) -> N
         ({"trade_offs": 3}, "describes itself wrongly"),
         ({"input_shape": [None, "3", 32, 32]}, r"describes itself wrongly \(input_shape"),
         ({"input_shape": []}, r"describes itself wrongly \(input_shape"),
+        ({"quality": "RMSE"}, "describes itself wrongly"),
+        ({"quality": {"kind": "RMSE"}}, "describes itself wrongly .*kind"),
     ],
 )
 def test_a_damaged_description(change: dict[str, Any], message: str) -> None:

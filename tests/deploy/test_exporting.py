@@ -113,7 +113,7 @@ def test_comparing(two_stages) -> None:
     assert told == [(1, 5), (2, 5), (3, 5), (4, 5)]
     for off, depth in ((1.2e-4, "FT"), (float("nan"), "FF")):
         with pytest.raises(
-            ExportError, match=f"at depth {depth}: its logits are off by {off:.1e} of their standard dev"
+            ExportError, match=f"at depth {depth}: its outputs are off by {off:.1e} of their standard dev"
         ):
             compare(Session("test", Programs(network, artifact, off)), network, X, tell)
 
@@ -127,7 +127,7 @@ def test_comparing_a_single_logit(two_stages) -> None:
         def run(self, x: Any, skip: str) -> Any:
             return 1.01 * super().run(x, skip)
 
-    with pytest.raises(ExportError, match=r"at depth FF: its logits are off by 1\.0e-02"):
+    with pytest.raises(ExportError, match=r"at depth FF: its outputs are off by 1\.0e-02"):
         compare(Session("test", Off(network, artifact)), network, X, exporting._say_nothing)
 
 

@@ -155,3 +155,13 @@ def test_nothing_counted_and_nothing_known():
     summary = tally.summary()
     assert (summary.target_ms, summary.misses, summary.met_percent) == (None, None, None)
     assert summary.expected is None  # of T nothing is known
+
+
+@pytest.mark.parametrize(
+    ("output", "labels"),
+    [([[0.0, 1.0]], None), ([0.5], ()), ([[0.5]], ()), (np.zeros((1, 3, 4, 4)), ("a", "b", "c"))],
+    ids=["several labels", "a number", "a number in a list", "a map"],
+)
+def test_outputs_that_stand_for_no_classes_have_no_label(output, labels):
+    (passed,) = stream(lambda *_: np.array(output), pictures(0), PREPROCESSING, Fixed("F"), labels=labels)
+    assert (passed.label, passed.probability, passed.error) == ("", 0.0, None)

@@ -183,7 +183,7 @@ def test_a_network_is_copied_and_pickled_as_before(network, tmp_path: Path) -> N
 
 
 def test_what_the_methods_need_is_imported_when_they_are_called() -> None:
-    code = "import adaptive_depth, sys; print('adaptive_depth.hub.repository' in sys.modules)"
+    code = "import adaptive_depth, sys; print('adaptive_depth.hub' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..batches import arguments, device_of, samples_in, split_batch
+from ..batches import arguments, device_of, on_device, samples_in, split_batch
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..errors import DataError, MeasurementError
 from ..modes import evaluating, without_fast_paths
@@ -88,7 +88,8 @@ def analyze(
         without_fast_paths(),
     ):
         for batch in islice(batches, limit):
-            x, y = split_batch(batch, device_of(network))
+            taken = judge.task.inputs(batch) if judge.task else split_batch(batch, None)
+            x, y = on_device(taken, device_of(network))
             if not samples_in(x):
                 continue
             args, kwargs = arguments(x)

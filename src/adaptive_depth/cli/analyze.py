@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import MeasurementError
-from . import runs, show
+from . import runs, show, tasks
 from .evaluate import Run
 from .stages import Json
 from .train import Device, Root, Workers
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..core.network import AdaptiveNetwork
+    from ..tasks import Task
 
 
 def analyze(
@@ -35,6 +36,7 @@ def analyze(
         str | None, typer.Option(metavar="NAME|DIR", help="Other images of the same classes.", show_default=False)
     ] = None,
     root: Root = None,
+    task: tasks.TaskName = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 32,
     workers: Workers = None,
     device: Device = None,
@@ -46,27 +48,28 @@ def analyze(
     other images are named. Example: adaptive-depth analyze runs/demo
     """
     from ..analysis.rationale import analyze as measure
-    from ..data import check_fit, create_loader
+    from ..data import create_loader
     from ..plotting.analysis import plot_transformations
     from ..training.interrupting import seeded
 
     if data is None and runs.is_run(run):
         runs.check_writable(run, "make it writable, or copy it elsewhere")
+    judged = tasks.task_of(tasks.remembered(run, tasks.Chosen(task), judged=False))
     place = runs.pick_device(device)
     network = runs.open_run(run).to(place)
     other = None if compare is None else _open_other(compare, network).to(place)
     config = runs.images_of(run, network, data, root)
-    check_fit(network, config)
+    tasks.check_images(network, config, judged)
     size = min(batch_size, images)
     chosen: Any = {"batch_size": size, "shuffle": True, "workers": runs.pick_workers(workers, place)}
     loader = create_loader(config, "validation", **chosen)  # in random order: folders come class by class
     with seeded(0), show.progress("analyzing") as advance:
-        found = measure(network, loader, compare=other, limit=-(-images // size), on_progress=advance)
+        found = measure(network, loader, criterion=judged, compare=other, limit=-(-images // size), on_progress=advance)
     if data is None:
         show.write_json(run / runs.ANALYSIS, found.to_json())
         plot_transformations(found, run / runs.TRANSFORMATIONS)
         with seeded(0):
-            _draw_maps(run / runs.MAPS, network, loader, maps)
+            _draw_maps(run / runs.MAPS, network, loader, maps, judged)
     if json:
         show.as_json(found.to_json())
         return
@@ -87,7 +90,7 @@ def _open_other(place: Path, network: "AdaptiveNetwork") -> "nn.Module":
     return model
 
 
-def _draw_maps(path: Path, network: "AdaptiveNetwork", loader: Any, number: int) -> None:
+def _draw_maps(path: Path, network: "AdaptiveNetwork", loader: Any, number: int, task: "Task | None") -> None:
     """Draw class-activation maps of the first images, or say in a line why that cannot be."""
     import torch
 
@@ -96,6 +99,11 @@ def _draw_maps(path: Path, network: "AdaptiveNetwork", loader: Any, number: int)
 
     path.unlink(missing_ok=True)  # it would be of another analysis
     if not number:
+        return
+    if not tasks.is_of_classes(task):
+        typer.echo(
+            f"Without {path.name}: class-activation maps are of classes, and {type(task).__name__} has none", err=True
+        )
         return
     first = torch.cat([x for x, _ in islice(loader, -(-number // loader.batch_size))])[:number]
     try:

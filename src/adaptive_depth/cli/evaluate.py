@@ -1,11 +1,12 @@
-"""adaptive-depth evaluate: the accuracy of every depth of a trained network."""
+"""adaptive-depth evaluate: the accuracy, or another quality, of every depth of a trained network."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from . import runs, show
+from . import runs, show, tasks
 from .stages import Json
 from .train import Device, Root, Workers, images_in
 
@@ -18,26 +19,35 @@ def evaluate(
         str | None, typer.Option(metavar="NAME|DIR", help="Other images of the same classes.", show_default=False)
     ] = None,
     root: Root = None,
+    task: tasks.TaskName = None,
+    metric: tasks.MetricName = None,
+    metric_name: tasks.QualityName = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 128,
     workers: Workers = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Measure the top-1 accuracy of every sub-network of a run on the validation images.
+    """Measure the top-1 accuracy of every sub-network of a run on the validation images, or what --metric says.
+
+    A run that was trained with --task or --metric is judged by them again; code of your own is named anew.
 
     Writes RUN/accuracy.json, unless other images are named. Example: adaptive-depth evaluate runs/demo
     """
-    from ..data import check_fit, create_loader
+    from ..data import create_loader
+    from ..quality import TOP_1
 
     if data is None and runs.is_run(run):
         runs.check_writable(run, "make it writable, or copy it elsewhere")
+    judged = tasks.task_of(tasks.remembered(run, tasks.Chosen(task, metric, metric_name)))
+    quality = TOP_1 if judged is None else judged.quality
     place = runs.pick_device(device)
     network = runs.open_run(run).to(place)
     config = runs.images_of(run, network, data, root)
-    check_fit(network, config)
+    tasks.check_images(network, config, judged)
     workers = runs.pick_workers(workers, place)
     loader = create_loader(config, "validation", batch_size=batch_size, workers=workers)
-    result = {"run": str(run), "data": config.name, "accuracy": runs.measure_accuracy(network, loader)}
+    result = {"run": str(run), "data": config.name, "accuracy": runs.measure_accuracy(network, loader, task=judged)}
+    result |= {} if quality == TOP_1 else {"quality": asdict(quality)}
     result |= {"images": images_in(loader), "statistics": runs.statistics_of(network), "network": network.fingerprint}
     if data is None:
         show.write_json(run / runs.ACCURACY, result)
@@ -45,9 +55,9 @@ def evaluate(
         show.as_json(result)
         return
     typer.echo(
-        f"Top-1 accuracy on {result['images']} images of {config.name}; norm statistics: {result['statistics']}:"
+        f"{show.title(quality)} on {result['images']} images of {config.name}; norm statistics: {result['statistics']}:"
     )
     for skip, accuracy in result["accuracy"].items():
-        typer.echo(f"{skip:<8} {accuracy:>7.2f} %")
+        typer.echo(f"{skip:<8} {accuracy:>7.{show.digits(quality)}f} {quality.unit}".rstrip())
     if data is None:
         typer.echo(f"Written to {run / runs.ACCURACY}. Next: {show.command('profile', run)}")

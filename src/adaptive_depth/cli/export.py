@@ -1,14 +1,14 @@
 """adaptive-depth export: one file with every depth, for another runtime."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import DataError
-from ..quality import TOP_1
 from ..text import or_dash, table
-from . import runs, show
+from . import runs, show, tasks
 from .stages import Json, Model, ModelKwargs
 from .train import Root
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..core.network import AdaptiveNetwork
     from ..data import DataConfig
     from ..deploy.artifact import Artifact
+    from ..tasks import Task
 
 
 def export(
@@ -44,6 +45,9 @@ def export(
     ] = False,
     images: Annotated[int, typer.Option(min=1, help="Training images that --int8 takes the ranges from.")] = 300,
     compiled: Annotated[bool, typer.Option("--compiled", help="torch: also write AOTInductor packages.")] = False,
+    task: tasks.TaskName = None,
+    metric: tasks.MetricName = None,
+    metric_name: tasks.QualityName = None,
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Pixels; the run's or the model's own by default.", show_default=False)
     ] = None,
@@ -55,11 +59,14 @@ def export(
     """Write every depth of a network into one file, in which each weight stands once.
 
     The file is compared with the network at every depth before it counts, and carries the stages, the trade-off table,
-    the preprocessing and the labels of a run.
+    the preprocessing and the labels of a run. --int8 measures every depth by the run's task and metric; those of your
+    own are named anew.
 
     Example: adaptive-depth export runs/demo --to onnx
     """
-    name = _format(to, output, int8=int8)
+    name, asked = _format(to, output, int8=int8), tasks.Chosen(task, metric, metric_name)
+    if asked and not int8:
+        raise typer.BadParameter("--task and --metric say how --int8 is measured: leave them out, or add --int8")
     place = output or _default_place(model, name, int8=int8)
     from ..deploy.exporting import FORMATS, export_network, import_format
 
@@ -67,13 +74,17 @@ def export(
     network = runs.as_network(runs.open_model(model, model_kwargs or ())).eval()
     run = Path(model) if runs.is_run(model) else None
     data = _data(run, network, root)
+    judged = tasks.task_of(asked if run is None else tasks.remembered(run, asked)) if int8 else None
+    told = data
+    if data is not None and run is not None and not tasks.names_classes(run):
+        told = replace(data, classes=())  # they name no output
     example = _example(network, data, image_size, 1 if FORMATS[name].free_batch else batch_size)
     chosen = [skip.strip() for skip in skips.split(",")] if skips else None
     same_size = data is None or image_size in (None, data.image_size)  # what was measured is of images of that size
     known = _trade_offs(run, network, example) if run is not None and same_size else None
     with show.progress(f"exporting to {name}") as advance:
         if int8:
-            artifact = _quantized(network, place, chosen, data, known, images, advance)
+            artifact = _quantized(network, place, chosen, data, told, known, images, advance, judged)
         else:
             artifact = export_network(
                 network,
@@ -82,7 +93,7 @@ def export(
                 to=name,
                 skips=chosen,
                 form=form,
-                data=data,
+                data=told,
                 trade_offs=known,
                 on_progress=advance,
                 **({"compiled": True} if compiled else {}),
@@ -156,12 +167,12 @@ def _quantized(
     place: Path,
     skips: list[str] | None,
     data: "DataConfig | None",
+    told: "DataConfig | None",
     known: "TradeOffs | None",
     images: int,
     advance: Any,
+    task: "Task | None",
 ) -> "Artifact":
-    import numpy as np
-
     from ..data import create_loader
     from ..deploy.exporting import quantize_network
 
@@ -173,16 +184,16 @@ def _quantized(
     loader = create_loader(data, "train", batch_size=images, shuffle=True, leave_out_damaged=True)
     calibrating = next(iter(loader))[0].numpy()
     advance(1, 2, "quantising, and measuring every depth")
-    labelled = ((np.asarray(x), np.asarray(y)) for x, y in create_loader(data, "validation", batch_size=100))
-    if known is not None and known.quality != TOP_1:
-        labelled = None  # top-1 is all that is measured in int8, and says nothing of outputs that are no classes
-    return quantize_network(network, place, calibrating, labelled=labelled, skips=skips, data=data, trade_offs=known)
+    labelled = create_loader(data, "validation", batch_size=100)
+    return quantize_network(
+        network, place, calibrating, labelled=labelled, task=task, skips=skips, data=told, trade_offs=known
+    )
 
 
 def _tell(place: Path, size: int, artifact: "Artifact", *, is_run: bool) -> None:
     typer.echo(f"Written to {place}, {size / 1e6:.1f} MB: {artifact}.")
     if artifact.accuracy is None and artifact.precision == "float32":
-        typer.echo("At every depth its logits are the network's, to 1e-4 of their standard deviation.")
+        typer.echo("At every depth its outputs are the network's, to 1e-4 of their standard deviation.")
     elif artifact.accuracy is not None:
         typer.echo(_accuracies(artifact))
     else:
@@ -198,12 +209,16 @@ def _tell(place: Path, size: int, artifact: "Artifact", *, is_run: bool) -> None
 
 def _accuracies(artifact: "Artifact") -> str:
     measured = artifact.accuracy or {}
-    known = {row.skip: row.accuracy for row in artifact.trade_offs.rows} if artifact.trade_offs else {}
+    table_of = artifact.trade_offs
+    same = table_of is not None and table_of.quality == artifact.quality
+    known = artifact.float_accuracy or ({row.skip: row.accuracy for row in table_of.rows} if table_of and same else {})
+    digits, quality = show.digits(artifact.quality), artifact.quality
+    floats = [or_dash(known.get(skip), digits) for skip in measured]
     lines = table(
         [
             ("skip", "<8", [*measured]),
-            ("top-1 % in float", ">8", [or_dash(known.get(skip)) for skip in measured]),
-            ("in int8", ">8", [or_dash(accuracy) for accuracy in measured.values()]),
+            (" ".join(filter(None, (quality.name, quality.unit, "in float"))), ">8", floats),
+            ("in int8", ">8", [or_dash(accuracy, digits) for accuracy in measured.values()]),
         ]
     )
     return "\n".join(lines)

@@ -47,8 +47,8 @@ def draw(passed: Pass, tally: Tally, slowdown: float | None) -> Table:
     """The view, as something that rich prints."""
     view = Table.grid(padding=(0, 2))
     view.add_row("image", Text(passed.image, no_wrap=True, overflow="ellipsis"))
-    if tally.quality == TOP_1:  # other outputs are not classes
-        named = f"{passed.label}  {100 * passed.probability:.1f} %" if passed.error is None else "-"
+    if tally.quality == TOP_1 or passed.label:  # other outputs are not classes
+        named = f"{passed.label}  {100 * passed.probability:.1f} %" if passed.label else "-"
         view.add_row("class", Text(named))
     view.add_row("depth", Text(passed.skip, style="bold"))
     view.add_row("latency", _latency(passed, tally.target_ms))

@@ -16,7 +16,7 @@ import typer
 
 from ..errors import ArtifactError, DataError
 from ..quality import TOP_1, Quality
-from . import runs, show
+from . import runs, show, tasks
 from .stages import Json
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..deploy.streaming import Pass, Tally
     from ..governor.decisions import Decision
     from ..governor.governor import Governor
+    from ..quality import Quality
 
 _BEGINNING = b'{"number"'  # of a log
 
@@ -100,7 +101,7 @@ def run(
         governor = None if table is None else Governor(table, target_ms=target, met=met, on_decision=write)
         chooser = governor or Fixed(skip or known.skips[0])
         quality = _quality(known)
-        labels = known.labels if quality == TOP_1 else None
+        labels = known.labels if known.labels or quality == TOP_1 else None
         passes = stream(session, chain([first], pictures), preprocessing, chooser, labels=labels)
         tally = Tally(target, _measured(known), quality)
         said = _follow(passes, tally, governor, seconds)
@@ -201,7 +202,8 @@ def _of_run(artifact: "Artifact", run: Path, *, governed: bool) -> "Artifact":
     if not (run / runs.DATA).exists():  # saved by a program
         return known
     data = runs.read_data(run)
-    return replace(known, preprocessing=data.preprocessing, labels=data.classes)
+    names = data.classes if tasks.names_classes(run) else ()
+    return replace(known, preprocessing=data.preprocessing, labels=names)
 
 
 def _warmed_up(session: "Session", known: "Artifact", x: Any, skip: str | None) -> "TradeOffs | None":
@@ -215,7 +217,8 @@ def _warmed_up(session: "Session", known: "Artifact", x: Any, skip: str | None) 
     skips = [row.skip for row in known.trade_offs.rows if row.skip in session.skips]
     with show.progress(f"measuring {len(skips)} depths on this machine") as advance:
         latencies = measure_latencies(session, x, skips, on_round=advance)
-    return with_latencies(known.trade_offs, latencies, device={"backend": session.backend}, accuracy=known.accuracy)
+    own = known.accuracy if known.quality == known.trade_offs.quality else None
+    return with_latencies(known.trade_offs, latencies, device={"backend": session.backend}, accuracy=own)
 
 
 # -- meanwhile --------------------------------------------------------------------------------------------------
@@ -245,14 +248,14 @@ def _follow(
 
 
 def _quality(known: "Artifact") -> Quality:
-    return TOP_1 if known.trade_offs is None else known.trade_offs.quality
+    return known.quality if known.trade_offs is None else known.trade_offs.quality
 
 
 def _measured(known: "Artifact") -> dict[str, float]:
     """What each depth reaches; the file's own top-1 accuracy, of int8, before that of the float network."""
     rows = () if known.trade_offs is None else known.trade_offs.rows
-    own = (known.accuracy or {}) if _quality(known) == TOP_1 else {}
-    return {row.skip: row.accuracy for row in rows} | own
+    own = known.accuracy if known.quality == _quality(known) else None
+    return {row.skip: row.accuracy for row in rows} | (own or {})
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """What commands share: models and devices by name, and run folders.
 
 A run folder holds a network (`save`), data.json (the preprocessing), history.csv, recipe.yaml, the checkpoints of a
-training that is under way (checkpoints/), what was exported (export/), and what was measured later: accuracy.json,
+training that is under way (checkpoints/), what was exported (export/), task.json where it was trained for another task
+than classification, and what was measured later: accuracy.json (or another quality, which it names then),
 profile.json, alone.json (networks of the same depths trained alone), tradeoffs.json and .png, analysis.json with
 transformations.png and maps.png, and report.html.
 """
@@ -19,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import CheckpointError, DataError, MeasurementError
-from ..quality import TOP_1, Quality
-from . import show
+from . import show, tasks
+from .reading import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from ..choose.tradeoffs import TradeOffs
     from ..core.network import AdaptiveNetwork
     from ..data import DataConfig
+    from ..tasks import Task
     from ..training.history import History
     from ..training.recipe import Recipe
 
@@ -211,7 +213,12 @@ def claim(run: Path, *, overwrite: bool, resume: bool = False) -> None:
 
 
 def save_run(
-    run: Path, network: "AdaptiveNetwork", config: "DataConfig", history: "History", recipe: "Recipe | None" = None
+    run: Path,
+    network: "AdaptiveNetwork",
+    config: "DataConfig",
+    history: "History",
+    recipe: "Recipe | None" = None,
+    chosen: tasks.Chosen = tasks.Chosen(),  # noqa: B008 - a plain value
 ) -> None:
     """Write a trained network with its preprocessing and history; what was measured of an older one is removed."""
     from ..core.saving import save
@@ -221,6 +228,7 @@ def save_run(
     forget_measurements(run)
     show.write_json(run / DATA, config.to_json())
     write_atomically(run / HISTORY, history.to_csv().encode())
+    tasks.remember(run, chosen)
     if recipe is not None:
         write_atomically(run / RECIPE, recipe.to_yaml().encode())
 
@@ -250,20 +258,6 @@ def images_of(run: Path, network: "AdaptiveNetwork", data: str | None, root: Pat
     return config if root is None else replace(config, root=str(root.resolve()))
 
 
-def read_json(path: Path, mend: str) -> Any:
-    """A file of a run folder.
-
-    Raises:
-        DataError: missing or damaged; says how to get it.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: {mend}") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}): {mend}") from error
-
-
 def check_run(run: Path) -> None:
     """Raise the error that says what is wrong with a folder that holds no network."""
     if not is_run(run):
@@ -285,30 +279,13 @@ def read_accuracy(run: Path) -> dict[str, Any]:
     measured = read_json(run / ACCURACY, f"measure it with {mend}")
     if not isinstance(measured, dict) or not isinstance(measured.get("accuracy"), dict):
         raise DataError(f"{run / ACCURACY} holds no accuracies: measure them with {mend}")
-    quality = _read_quality(run / ACCURACY, measured.get("quality"), mend)
+    quality = tasks.quality_of(measured.get("quality"), run / ACCURACY)
+    share = quality.unit == "%" and quality.higher_is_better
     for skip, value in measured["accuracy"].items():
-        percent = quality == TOP_1
-        if not isinstance(value, int | float) or not math.isfinite(value) or (percent and not 0 <= value <= 100):
+        if not isinstance(value, int | float) or not math.isfinite(value) or (share and not 0 <= value <= 100):
             said = f"{value} {quality.unit}".rstrip()
             raise DataError(f"{run / ACCURACY} says {said} of {skip}: measure it anew with {mend}")
     return {**measured, "quality": quality}
-
-
-def _read_quality(file: Path, told: Any, mend: str) -> Quality:
-    if told is None:
-        return TOP_1
-    try:
-        quality = Quality(**told)
-        fits = isinstance(quality.name, str) and isinstance(quality.unit, str)
-        if fits and quality.name and isinstance(quality.higher_is_better, bool):
-            return quality
-    except TypeError:
-        pass
-    example = {"name": "RMSE", "unit": "m", "higher_is_better": False}
-    raise DataError(
-        f"{file} has quality={told!r}: expected an object such as {json.dumps(example)}, or none for top-1; mend it, "
-        f"or measure top-1 anew with {mend}"
-    )
 
 
 def read_profile(run: Path, file: Path | None = None) -> "Profile":
@@ -407,12 +384,14 @@ def check_writable(folder: Path, mend: str) -> None:
         raise DataError(f"{folder} cannot be written: {mend}")
 
 
-def measure_accuracy(network: "AdaptiveNetwork", loader: Any, *, across_processes: bool = False) -> dict[str, float]:
+def measure_accuracy(
+    network: "AdaptiveNetwork", loader: Any, *, task: "Task | None" = None, across_processes: bool = False
+) -> dict[str, float]:
     """`evaluate` with a progress bar."""
     from ..measure.evaluation import evaluate
 
     with show.watched(loader, "evaluating") as batches:
-        return evaluate(network, batches, across_processes=across_processes)
+        return evaluate(network, batches, task=task, across_processes=across_processes)
 
 
 def statistics_of(network: "AdaptiveNetwork") -> str:
@@ -432,6 +411,7 @@ def calibrate_on(
     workers: int = 0,
     images: int = 5000,
     share: tuple[int, int] = (0, 1),
+    task: "Task | None" = None,
     across_processes: bool = False,
 ) -> int:
     """`calibrate` on some training images, always the same in the same random order, with a progress bar."""
@@ -444,4 +424,6 @@ def calibrate_on(
     loader = create_loader(config, "train", batch_size=batch_size, **chosen)
     limit = -(-images // (batch_size * share[1]))
     with seeded(0), show.watched(loader, "calibrating") as batches:
+        if task is not None:
+            batches = map(task.inputs, batches)
         return calibrate(network, batches, limit=limit, across_processes=across_processes)

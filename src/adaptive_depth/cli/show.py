@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from ..quality import Quality
 
 
 class _Bar(Progress):
@@ -98,10 +101,24 @@ def command(*words: object) -> str:
     return shlex.join([str(started) if elsewhere else "adaptive-depth", *map(str, words)])
 
 
-def accuracy_table(before: Mapping[str, float], after: Mapping[str, float], columns: int = 2) -> str:
+def title(quality: "Quality") -> str:
+    """What stands before values of a quality that have their unit beside them."""
+    from ..quality import TOP_1
+
+    if quality == TOP_1:
+        return "Top-1 accuracy"
+    return quality.name if quality.higher_is_better else f"{quality.name} (lower is better)"
+
+
+def digits(quality: "Quality") -> int:
+    """Of a percentage two are plenty; what another number means nobody knows here."""
+    return 2 if quality.unit == "%" else 4
+
+
+def accuracy_table(before: Mapping[str, float], after: Mapping[str, float], columns: int = 2, digits: int = 2) -> str:
     """Accuracies of all sub-networks before and after calibration, two sub-networks a line."""
     header = f"{'skip':<8} {'before':>8} {'after':>8}"
-    cells = [f"{skip:<8} {before[skip]:>8.2f} {after[skip]:>8.2f}" for skip in after]
+    cells = [f"{skip:<8} {before[skip]:>8.{digits}f} {after[skip]:>8.{digits}f}" for skip in after]
     rows = -(-len(cells) // columns)
     lines = ["    ".join(cells[row::rows]) for row in range(rows)]
     return "\n".join(["    ".join([header] * min(columns, len(cells))), *lines])

@@ -1,12 +1,13 @@
 """adaptive-depth train: one training for every depth."""
 
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import runs, show
+from . import runs, show, tasks
 from .stages import GroupSize, Json, Mandatory, ModelKwargs
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ def train(
         typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the recipe, such as ema=0.999; repeatable."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted training in RUN.")] = False,
+    task: tasks.TaskName = None,
+    metric: tasks.MetricName = None,
+    metric_name: tasks.QualityName = None,
     root: Root = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch a named data set into --root.")] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
@@ -94,7 +98,8 @@ def train(
 ) -> None:
     """Train a model once so that every depth of it works; calibrate, evaluate and save it.
 
-    A recipe decides what no option says; without --recipe it is 30 epochs of SGD with a learning rate of 0.1.
+    A recipe decides what no option says; without --recipe it is 30 epochs of SGD with a learning rate of 0.1. A task
+    of your own may need another number of outputs than there are classes: --model-kwargs num_classes=1.
 
     Example: adaptive-depth train resnet18 --data digits --epochs 10 --output runs/digits
     """
@@ -124,6 +129,7 @@ def train(
     result, history = _train(
         chosen, output, place, runs.pick_workers(workers, place), root=root, download=download, pretrained=pretrained,
         weights=weights, mandatory=mandatory, group_size=group_size, resume=resume, track=track or (),
+        asked=tasks.Chosen(task, metric, metric_name),
     )  # fmt: skip
     if result:
         _report(result, history, json)
@@ -143,12 +149,14 @@ def _train(
     group_size: int | None,
     resume: bool,
     track: "Sequence[str]",
+    asked: tasks.Chosen,
 ) -> tuple[dict[str, Any], "History"]:
     import torch
 
     from ..core.distributed import Processes
-    from ..data import check_fit, class_names, configure, create_loader
+    from ..data import class_names, configure, create_loader
     from ..models import create_model
+    from ..quality import TOP_1
     from ..training.images import TrainingBatches
     from ..training.interrupting import seeded
     from ..training.loop import train as fit
@@ -157,6 +165,9 @@ def _train(
 
     assert recipe.model is not None
     assert recipe.data is not None
+    task = tasks.task_of(asked, recipe)
+    asked = replace(asked, classes=tasks.is_of_classes(task))
+    quality = TOP_1 if task is None else task.quality
     with seeded(recipe.seed):
         arguments = {"num_classes": len(class_names(recipe.data, root=root, download=download)), **recipe.model_kwargs}
         plain = create_model(recipe.model, pretrained=pretrained, **arguments)
@@ -171,7 +182,7 @@ def _train(
             resize=recipe.eval_resize,
             interpolation=recipe.interpolation,
         )
-        check_fit(plain, config)
+        tasks.check_images(plain, config, task)
         example = torch.randn(2, config.channels, config.image_size, config.image_size)
         cut = {"skip_aware": recipe.skip_aware_norms}
         network = runs.as_network(plain, mandatory, group_size, example, **cut).to(place)
@@ -193,6 +204,7 @@ def _train(
                 network,
                 batches,
                 recipe,
+                task=task,
                 validation=validation,
                 folder=output / runs.CHECKPOINTS,
                 resume=resume,
@@ -204,20 +216,22 @@ def _train(
             number = f"{len(batches.damaged)} training image{'s' * (len(batches.damaged) > 1)}"
             typer.echo(f"{number} could not be read and left out: {told}", err=True)
         if processes.is_first:
-            runs.save_run(output, network, config, history, recipe)  # before anything else can fail
-        before = runs.measure_accuracy(network, validation, across_processes=True)
+            runs.save_run(output, network, config, history, recipe, asked)  # before anything else can fail
+        judged = {"task": task, "across_processes": True}
+        before = runs.measure_accuracy(network, validation, **judged)
         calibrated = 0
         if recipe.calibrate:
             calibrated = runs.calibrate_on(
-                network, config, batch_size=recipe.batch_size, images=recipe.calibrate, across_processes=True, **shown
+                network, config, batch_size=recipe.batch_size, images=recipe.calibrate, **judged, **shown
             )
-        after = runs.measure_accuracy(network, validation, across_processes=True) if calibrated else before
+        after = runs.measure_accuracy(network, validation, **judged) if calibrated else before
         images = sum(processes.gather(images_in(validation)))
     if not processes.is_first:  # one process is enough for the rest
         return {}, history
-    runs.save_run(output, network, config, history, recipe)
+    runs.save_run(output, network, config, history, recipe, asked)
     result = {"run": str(output), "before_calibration": before, "accuracy": after, "images": images}
     result |= {"statistics": runs.statistics_of(network), "network": network.fingerprint}
+    result |= {} if quality == TOP_1 else {"quality": asdict(quality)}
     show.write_json(output / runs.ACCURACY, result)
     return result, history
 
@@ -236,6 +250,9 @@ def _telling_how_to_go_on() -> "Iterator[None]":
 def describe(epoch: "Epoch", epochs: int) -> str:
     """An epoch, finished or under way, in a line."""
     said = f"epoch {epoch.epoch} of {epochs}, {epoch.images_per_s:,.0f} images/s"
+    if epoch.accuracy is None:  # of no classes
+        base = "" if epoch.base_loss is None else f"; base-net: {epoch.base_loss:.3g}"
+        return f"{said}, loss {epoch.loss:.3g}{base}"
     if epoch.base_accuracy is None:
         return f"{said}, loss {epoch.loss:.3f}, training accuracy {epoch.accuracy:.1f} %"
     return (
@@ -253,7 +270,10 @@ def _report(result: dict[str, Any], history: "History", json: bool) -> None:
     if json:
         show.as_json(result | {"history": history.to_json()})
         return
-    typer.echo(f"Top-1 accuracy (%) on {result['images']} validation images, before and after calibration:")
-    typer.echo(show.accuracy_table(result["before_calibration"], result["accuracy"]))
+    quality = tasks.quality_of(result.get("quality"), "the training")
+    what = f"{show.title(quality)}{f' ({quality.unit})' if quality.unit else ''}"
+    typer.echo(f"{what} on {result['images']} validation images, before and after calibration:")
+    table = show.accuracy_table(result["before_calibration"], result["accuracy"], digits=show.digits(quality))
+    typer.echo(table)
     typer.echo(f"Written to {result['run']}. Next, measure what each depth costs here:")
     typer.echo(f"  {show.command('profile', result['run'])}")

@@ -230,19 +230,31 @@ def check_fit(network: nn.Module, config: DataConfig) -> None:
     Raises:
         DataError: with both numbers, or with what the network said of the image size.
     """
-    device = next((parameter.device for parameter in network.parameters()), None)
-    shape = (1, config.channels, config.image_size, config.image_size)
-    with evaluating(network), torch.no_grad():
-        try:
-            output = network(torch.zeros(shape, device=device))
-        except (RuntimeError, AssertionError) as error:
-            said = str(error).strip().splitlines()[0]
-            raise DataError(f"the network does not take images of shape {list(shape[1:])}: {said}") from error
+    output = check_input(network, config)
     if output.shape[-1] != len(config.classes):
         raise DataError(
             f"the network has {output.shape[-1]} outputs, the data {config.name!r} has {len(config.classes)} classes: "
             f"build the model with num_classes={len(config.classes)}"
         )
+
+
+def check_input(network: nn.Module, config: DataConfig) -> Any:
+    """Check that a network takes these images.
+
+    Returns:
+        What it gives for one that is black.
+
+    Raises:
+        DataError: with what the network said of the image size.
+    """
+    device = next((parameter.device for parameter in network.parameters()), None)
+    shape = (1, config.channels, config.image_size, config.image_size)
+    with evaluating(network), torch.no_grad():
+        try:
+            return network(torch.zeros(shape, device=device))
+        except (RuntimeError, AssertionError) as error:
+            said = str(error).strip().splitlines()[0]
+            raise DataError(f"the network does not take images of shape {list(shape[1:])}: {said}") from error
 
 
 def _channels(model: nn.Module) -> int:

@@ -8,9 +8,10 @@ from typing import Any
 from ..choose.tradeoffs import TradeOffs
 from ..errors import AdaptiveDepthError, ArtifactError
 from ..preprocessing import Preprocessing
+from ..quality import TOP_1, Quality
 from ..skip import parse_skip
 
-FORMAT, VERSION = "adaptive-depth artifact", 1
+FORMAT, VERSION = "adaptive-depth artifact", 2  # 2 names a quality; files of top-1 are as version 1 has them
 FILE = "artifact.json"  # where an artifact that is a folder keeps its description
 
 
@@ -29,7 +30,10 @@ class Artifact:
         labels: class names in the order of the outputs; empty where they are not known.
         preprocessing: None where it is not known.
         trade_offs: quality and cost of the depths, of the float network; None where they were not measured.
-        accuracy: top-1 accuracy in percent by skip, of this very file, where that was measured (int8).
+        accuracy: top-1 accuracy in percent by skip, or another `quality`, of this very file, where that was measured
+            (int8).
+        quality: what `accuracy` is: its name, unit and direction.
+        float_accuracy: the same of the float network on the same samples, where that was measured.
     """
 
     kind: str
@@ -43,6 +47,8 @@ class Artifact:
     preprocessing: Preprocessing | None = None
     trade_offs: TradeOffs | None = None
     accuracy: dict[str, float] | None = None
+    quality: Quality = TOP_1
+    float_accuracy: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
         for name in ("stages", "skips", "input_shape", "labels"):
@@ -56,7 +62,13 @@ class Artifact:
     def to_json(self) -> dict[str, Any]:
         """Dictionaries, lists, strings and numbers only, as `from_json` reads them."""
         table = None if self.trade_offs is None else self.trade_offs.to_json()
-        return {"format": FORMAT, "version": VERSION, **asdict(self), "trade_offs": table}
+        plain = {**asdict(self), "trade_offs": table}
+        if self.quality == TOP_1:
+            del plain["quality"]
+        if self.float_accuracy is None:
+            del plain["float_accuracy"]
+        newer = "quality" in plain or "float_accuracy" in plain or "quality" in (table or {})
+        return {"format": FORMAT, "version": VERSION if newer else 1, **plain}
 
     @classmethod
     def from_json(cls, description: Any, file: object = "the description") -> "Artifact":
@@ -87,6 +99,8 @@ class Artifact:
             prepared, table = fields.get("preprocessing"), fields.get("trade_offs")
             fields["preprocessing"] = None if prepared is None else Preprocessing(**prepared)
             fields["trade_offs"] = None if table is None else TradeOffs.from_json(table)
+            if "quality" in fields:
+                fields["quality"] = Quality(**fields["quality"])
             artifact = cls(**fields)
             for skip in artifact.skips:
                 parse_skip(skip, len(artifact.stages))

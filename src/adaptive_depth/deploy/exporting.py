@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..batches import device_of, logits_in
+from ..batches import described, device_of, logits_in
 from ..choose.tradeoffs import TradeOffs
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..data import DataConfig
@@ -133,7 +133,8 @@ def quantize_network(
     path: str | Path,
     images: Any,
     *,
-    labelled: Iterable[tuple[Any, Any]] | None = None,
+    labelled: Iterable[Any] | None = None,
+    task: Any = None,
     skips: Iterable[Skip] | None = None,
     data: DataConfig | None = None,
     trade_offs: TradeOffs | None = None,
@@ -146,15 +147,19 @@ def quantize_network(
         network: an adapted network on the CPU, with calibrated statistics if it has BatchNorms.
         path: the `.xml`; the weights go to the `.bin` beside it.
         images: `[samples, channels, height, width]` as the network takes them, 300 or more from the training set.
-        labelled: batches of images and labels `[batch]`, on which the int8 accuracy of each depth is measured.
+        labelled: batches of images and labels `[batch]`, on which the int8 accuracy of each depth is measured; or of
+            what the task takes.
+        task: what the network is for, as `evaluate` takes it: its quality is measured in int8 and, on the same batches,
+            in float. One class a sample where None.
         skips, data, trade_offs: as for `export_network`.
 
     Returns:
-        What the file says of itself; `accuracy` are the int8 accuracies, `trade_offs` those of the float network.
+        What the file says of itself; `accuracy` are the int8 accuracies, or what `quality` names, `trade_offs` those
+        of the float network.
 
     Raises:
         ExportError: a place that cannot be written, an operator that OpenVINO does not know, a missing package.
-        DataError: calibration images of another shape, none, or numbers that are not finite.
+        DataError: calibration images of another shape, none, or numbers that are not finite; labels that do not fit.
         SkipError: a skip that does not fit the stages.
 
     Example:
@@ -169,7 +174,7 @@ def quantize_network(
     artifact = describe(network, "openvino", example, skips=skips, data=data, trade_offs=trade_offs)
     writer = import_format("openvino", "openvino.quantization")
     with into_place(Path(path), FORMATS["openvino"]) as new:
-        return writer.quantize(network, new, images, artifact, labelled=labelled)
+        return writer.quantize(network, new, images, artifact, labelled=labelled, task=task)
 
 
 def describe(
@@ -189,6 +194,7 @@ def describe(
     if not network.proven:
         with evaluating(network), torch.no_grad():
             network.prove(example)
+    _check_output(network, example)
     asked = network.skips if skips is None else [skips] if isinstance(skips, str) else list(skips)
     depths = {parse_skip(skip, len(network.stages)) for skip in asked}
     if not depths:
@@ -206,6 +212,18 @@ def describe(
     )
 
 
+def _check_output(network: AdaptiveNetwork, example: Tensor) -> None:
+    """Formats hold one tensor: of several a file would have the first one only, or none."""
+    with evaluating(network), torch.no_grad():
+        output = logits_in(network(example.float().to(device_of(network))))
+    if isinstance(output, Tensor):
+        return
+    raise ExportError(
+        f"the network returned {described(output)}: expected one tensor of any shape, or an object with logits; "
+        "adapt a model whose forward returns the one that is needed"
+    )
+
+
 def compare(session: Session, network: AdaptiveNetwork, example: Tensor, tell: OnProgress) -> None:
     """Check that a session gives what the network gives at every depth.
 
@@ -220,7 +238,7 @@ def compare(session: Session, network: AdaptiveNetwork, example: Tensor, tell: O
                 difference = float(np.abs(session(x, skip) - wanted).max()) / _spread(wanted)
                 if not difference <= TOLERANCE:
                     raise ExportError(
-                        f"the export does not compute what the network does at depth {skip}: its logits are off by "
+                        f"the export does not compute what the network does at depth {skip}: its outputs are off by "
                         f"{difference:.1e} of their standard deviation, {TOLERANCE:.0e} is "
                         "allowed; nothing was written. A layer that draws random numbers or depends on the batch, or "
                         "weights that are far out of range, can be the reason"

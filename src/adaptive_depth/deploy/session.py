@@ -20,7 +20,7 @@ class Backend(Protocol):
     artifact: Artifact
 
     def run(self, x: NDArray[np.float32], skip: str) -> NDArray[np.float32]:
-        """The output `[batch, classes]` of one depth for `[batch, channels, height, width]`."""
+        """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
         ...
 
 
@@ -62,7 +62,7 @@ class Session:
             skip: which depth, such as `"TTFF"`; by default the deepest that the session has.
 
         Returns:
-            `[batch, classes]`.
+            The output, `[batch, classes]` of a classifier.
 
         Raises:
             SkipError: a skip that does not fit the stages, or a depth that was not exported.

@@ -109,7 +109,7 @@ def stream(
 
 
 def _most_probable(logits: NDArray[np.float32], labels: Sequence[str] | None) -> tuple[str, float]:
-    if labels is None:
+    if labels is None or logits.ndim != 1 or len(logits) < 2:  # numbers, a map, several yes or no
         return "", 0.0
     shares = np.exp(logits.astype(np.float64) - float(logits.max()))
     number = int(logits.argmax())

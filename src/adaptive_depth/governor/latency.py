@@ -73,7 +73,7 @@ def with_latencies(
         table: has the quality; what else was measured on its own device, memory and energy, is left out.
         latencies: milliseconds by skip.
         device: what they were measured on, as in `Profile`.
-        accuracy: top-1 in percent by skip, of the very file that runs; that of the table where it is not there.
+        accuracy: the quality of the table by skip, of the very file that runs; that of the table where it is not there.
 
     Raises:
         MeasurementError: no depth is in both, or an accuracy for a table of another quality.

@@ -49,6 +49,7 @@ def evaluate(
     Raises:
         DataError: no batch, no labels, labels that name no class of the network, a data set (the loader's `dataset`)
             of fewer classes than the network has, or outputs that are not finite.
+        MeasurementError: a metric of one's own that refuses what the task compares.
         SkipError: a skip that does not fit the network.
         StagesError: stages written by hand that the first input proves wrong.
 

@@ -63,9 +63,14 @@ class Classification(Task):
         classes = self._logits(output).shape[1]
         return MulticlassAccuracy(classes, average="micro", ignore_index=self.ignore_index, validate_args=False)
 
+    def compared(self, output: Any, target: Any) -> tuple[Tensor, Tensor]:
+        """Class probabilities and class indices."""
+        logits = self._logits(output)
+        return logits.float().softmax(dim=1), _indices(logits, target)
+
     def measure(self, metric: "Metric", output: Any, target: Any) -> None:
         logits = self._logits(output)
-        metric.update(logits.argmax(dim=1), target.argmax(dim=1) if target.shape == logits.shape else target)
+        metric.update(logits.argmax(dim=1), _indices(logits, target))
 
     def value(self, metric: "Metric") -> float:
         if self.quality != TOP_1:
@@ -169,6 +174,9 @@ class Segmentation(Classification):
     def measure(self, metric: "Metric", output: Any, target: Any) -> None:
         super().measure(metric, self._sized(output, target), target)
 
+    def compared(self, output: Any, target: Any) -> tuple[Tensor, Tensor]:
+        return super().compared(self._sized(output, target), target)
+
     def check(self, logits: Tensor, target: Any, /) -> None:
         size = self._size(logits, target)
         super().check(logits[..., :1, :1].expand(*logits.shape[:2], *size), target)  # the shape alone is looked at
@@ -188,6 +196,11 @@ class Segmentation(Classification):
                 "width]"
             )
         return target.shape[1:] if isinstance(target, Tensor) and target.ndim == 3 else logits.shape[2:]
+
+
+def _indices(logits: Tensor, target: Tensor) -> Tensor:
+    """The classes that targets name, of distributions the most probable ones."""
+    return target.argmax(dim=1) if target.shape == logits.shape else target
 
 
 def _shape(logits: Tensor) -> list[int]:

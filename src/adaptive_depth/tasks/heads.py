@@ -73,6 +73,11 @@ class Heads(Task):
     def metric(self, output: Any) -> "Metric":
         return self.tasks[self.judged_by].metric(self._split("output", output)[self.judged_by])
 
+    def compared(self, output: Any, target: Any) -> tuple[Any, Any]:
+        """What the head that counts compares."""
+        outputs, targets = self._split("output", output), self._split("target", target)
+        return self.tasks[self.judged_by].compared(outputs[self.judged_by], targets[self.judged_by])
+
     def measure(self, metric: "Metric", output: Any, target: Any) -> None:
         outputs, targets = self._split("output", output), self._split("target", target)
         self.tasks[self.judged_by].measure(metric, outputs[self.judged_by], targets[self.judged_by])

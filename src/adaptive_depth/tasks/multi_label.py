@@ -58,9 +58,9 @@ class MultiLabel(Task):
             return BinaryAveragePrecision(validate_args=False)
         return MultilabelAveragePrecision(labels, average="macro", validate_args=False)
 
-    def measure(self, metric: "Metric", output: Any, target: Any) -> None:
-        logits = self._logits(output)
-        metric.update(logits.float().sigmoid(), (target > self.threshold).long())
+    def compared(self, output: Any, target: Any) -> tuple[Tensor, Tensor]:
+        """The probability of each label, and 0 or 1."""
+        return self._logits(output).float().sigmoid(), (target > self.threshold).long()
 
     def check(self, output: Any, target: Any, /) -> None:
         y = tensor_of("the target", target, f"yes or no for each label, {list(output.shape)}")

@@ -45,9 +45,14 @@ class Regression(Task):
 
         return MeanSquaredError(squared=False)
 
-    def measure(self, metric: "Metric", output: Any, target: Any) -> None:
+    def compared(self, output: Any, target: Any) -> tuple[Tensor, Tensor]:
+        """Numbers of one shape."""
         numbers, y = self._both(output, target)
-        metric.update(numbers.float().reshape(-1), y.float().reshape(-1))
+        return numbers.float(), y.float()
+
+    def measure(self, metric: "Metric", output: Any, target: Any) -> None:
+        numbers, y = self.compared(output, target)
+        metric.update(numbers.reshape(-1), y.reshape(-1))
 
     def value(self, metric: "Metric") -> float:
         return float(metric.compute())  # in the unit of the numbers, whichever that is

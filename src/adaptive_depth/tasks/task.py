@@ -1,7 +1,9 @@
 """What a network is for: the one object that training and evaluation ask about inputs, losses and quality."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from copy import copy
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
@@ -91,11 +93,42 @@ class Task(ABC):
             output: one of the network, whose shape tells the number of classes.
         """
 
+    def compared(self, output: Any, target: Any) -> tuple[Any, Any]:
+        """What a metric compares: predictions and targets; by default output and target as they are."""
+        return output, target
+
     def measure(self, metric: "Metric", output: Any, target: Any) -> None:
         """Add a batch to a metric."""
-        metric.update(output, target)
+        metric.update(*self.compared(output, target))
 
     def value(self, metric: "Metric") -> float:
         """The metric's number in the unit of `quality`: torchmetrics counts in shares, so percent is 100 times that."""
         share = float(metric.compute())
         return 100 * share if self.quality.unit == "%" else share
+
+    def with_metric(self, metric: "Metric | Callable[[Any, Any], Any]", quality: Quality | None = None) -> Self:
+        """The same task, judged by another metric.
+
+        Arguments:
+            metric: a metric of torchmetrics, or a function that returns one number for all predictions and targets of
+                an evaluation. Both receive what `compared` gives: class probabilities `[batch, classes, ...]` and
+                indices, probabilities of labels and 0 or 1, or numbers. Ignored classes are among them: give a metric
+                of torchmetrics the same `ignore_index`.
+            quality: name, unit and direction of its number, which is multiplied by 100 where the unit is `"%"`; by
+                default the name of the metric and the direction that torchmetrics gives it.
+
+        Raises:
+            TrainingError: something that is no metric, or a metric whose direction nobody says.
+
+        Example:
+            >>> from torchmetrics.classification import MulticlassF1Score
+            >>> from adaptive_depth.tasks import Classification
+            >>> Classification().with_metric(MulticlassF1Score(num_classes=3), Quality("F1", "%")).quality.name
+            'F1'
+        """
+        from .own_metric import OwnMetric
+
+        own, judged = OwnMetric(self, metric, quality), copy(self)
+        # It stays a task of its class, with all that is learned; these four alone are of the metric.
+        vars(judged).update(quality=own.quality, metric=own.metric, measure=own.measure, value=own.value)
+        return judged

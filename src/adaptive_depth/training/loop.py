@@ -104,15 +104,21 @@ def train(
     return run.finish()
 
 
+def default_task(recipe: Recipe) -> Classification:
+    """Classification as a recipe has it."""
+    criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    return Classification(criterion, temperature=recipe.temperature)
+
+
 def _task(given: Any, recipe: Recipe) -> Task:
-    """What was given, or classification as the recipe has it."""
+    """What was given, or the default."""
     if given is None:
-        criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-        return Classification(criterion, temperature=recipe.temperature)
-    if recipe.label_smoothing:
+        return default_task(recipe)
+    smoothed = getattr(getattr(given, "criterion", given), "label_smoothing", 0.0)
+    if recipe.label_smoothing != smoothed and recipe.label_smoothing:
         raise TrainingError(
             f"label_smoothing={recipe.label_smoothing:g} is of the default task, and another one was given: give it to "
-            "that task's criterion, nn.CrossEntropyLoss(label_smoothing=...), and leave it out of the recipe"
+            "that task's criterion, too, nn.CrossEntropyLoss(label_smoothing=...), or leave it out of the recipe"
         )
     return as_task(given)
 
@@ -148,7 +154,7 @@ class _Run:
         self.at_start: dict[str, Any] | None = None  # random numbers as they were before this epoch's first batch
 
     def _new_meter(self) -> Meter:
-        return Meter(classes=self.task.quality == TOP_1)
+        return Meter(classes=isinstance(self.task, Classification) or self.task.quality == TOP_1)
 
     def _steps_after(self, epochs: float) -> int:
         """Optimiser steps after so many epochs."""

@@ -91,6 +91,65 @@ def test_accuracies_are_those_of_the_file(quantized: tuple[ad.AdaptiveNetwork, P
     assert session.artifact.accuracy == artifact.accuracy == pytest.approx(expected)
 
 
+def test_another_task_measures_int8_and_float_on_the_same_batches(tmp_path: Path) -> None:
+    network, given = small(), images(30)
+    numbers = np.random.default_rng(1).standard_normal((30, 4)).astype(np.float32)
+    batches = [(given[:20], numbers[:20]), (torch.from_numpy(given[20:]), torch.from_numpy(numbers[20:]))]
+    task = ad.tasks.Regression(unit="m")
+    artifact = ad.quantize_network(network, tmp_path / "m.xml", given, labelled=batches, task=task)
+    session = open_session(tmp_path / "m.xml")
+    assert session.artifact == artifact
+    assert str(artifact.quality) == "RMSE (m, lower is better)"
+    for skip in network.skips:
+        with torch.no_grad():
+            outputs = {"int8": session(given, skip), "float": network(torch.from_numpy(given), skip=skip).numpy()}
+        error = {name: float(np.sqrt(np.mean((output - numbers) ** 2))) for name, output in outputs.items()}
+        assert artifact.accuracy is not None
+        assert artifact.accuracy[skip] == pytest.approx(error["int8"], rel=1e-4)
+        assert artifact.float_accuracy is not None
+        assert artifact.float_accuracy[skip] == pytest.approx(error["float"], rel=1e-4)
+        assert artifact.accuracy[skip] != artifact.float_accuracy[skip]
+
+
+def test_a_metric_of_ones_own_and_several_labels(tmp_path: Path) -> None:
+    network, given, truth = small(), images(20), np.arange(80).reshape(20, 4) % 3 == 0
+
+    def missed(predictions: torch.Tensor, targets: torch.Tensor) -> float:
+        return float((predictions - targets).abs().max())
+
+    task = ad.tasks.MultiLabel().with_metric(missed, ad.tasks.Quality("missed", higher_is_better=False))
+    labelled = [(given, truth.astype(np.float32))]
+    artifact = ad.quantize_network(network, tmp_path / "m.xml", given, labelled=labelled, skips=["TT"], task=task)
+    logits = open_session(tmp_path / "m.xml")(given, "TT")
+    expected = np.abs(1 / (1 + np.exp(-logits)) - truth).max()
+    assert artifact.accuracy == pytest.approx({"TT": expected}, rel=1e-4)
+    assert artifact.quality.name == "missed"
+
+
+def test_classification_named_gives_the_figures_that_it_gives_unnamed(
+    quantized: tuple[ad.AdaptiveNetwork, Path, Artifact], tmp_path: Path
+) -> None:
+    network, _, artifact = quantized
+    labelled = [(images(20), np.arange(20, dtype=np.uint8) % 4)]
+    task = ad.tasks.Classification()
+    named = quantize(network, tmp_path / "m.xml", images(40), described(network), labelled=labelled, task=task)
+    assert named.accuracy == artifact.accuracy
+    assert artifact.float_accuracy is None
+    x, y = torch.from_numpy(images(20)), torch.arange(20) % 4
+    assert named.float_accuracy == pytest.approx(ad.evaluate(network, [(x, y)]))
+
+
+def test_labels_that_do_not_fit_the_task(tmp_path: Path) -> None:
+    network, message = (
+        small(),
+        r"labels that do not fit: regression: the network returned \[10, 4\] for a target \[10\]",
+    )
+    labelled, task = [(images(10), np.zeros(10, np.float32))], ad.tasks.Regression()
+    with pytest.raises(DataError, match=message):
+        quantize(network, tmp_path / "m.xml", images(10), described(network), labelled=labelled, task=task)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("width", "threads"), [(24, 1), (32, 2)])
 def test_partial_blocks_of_channels_are_computed_by_one_thread(tmp_path: Path, width: int, threads: int) -> None:
     """With several, OpenVINO computes some images of a batch wrong now and then (seen with ResNet-18s)."""

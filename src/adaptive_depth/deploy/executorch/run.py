@@ -76,7 +76,7 @@ class ExecuTorchBackend:
         _OPENED.add(self)
 
     def run(self, x: NDArray[np.float32], skip: str) -> NDArray[np.float32]:
-        """The output `[batch, classes]` of one depth for `[batch, channels, height, width]`."""
+        """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
         import torch
 
         writable = x if x.flags.writeable else x.copy()  # as torch asks, although nothing is written

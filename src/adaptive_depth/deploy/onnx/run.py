@@ -57,6 +57,6 @@ class OnnxBackend:
         self._flags = {skip: np.array([flag == "T" for flag in skip]) for skip in artifact.skips}
 
     def run(self, x: NDArray[np.float32], skip: str) -> NDArray[np.float32]:
-        """The output `[batch, classes]` of one depth for `[batch, channels, height, width]`."""
+        """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
         output: Any = self._session.run(None, {IMAGE: x, SKIP: self._flags[skip]})[0]
         return output

@@ -6,7 +6,7 @@ quantised before any norm is folded into them: the branches get the same int8 we
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from io import StringIO
@@ -20,9 +20,14 @@ import torch
 from numpy.typing import NDArray
 from openvino import Model, Type, opset13
 from openvino.op import Result
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
+from ...batches import device_of, logits_in
 from ...core.network import AdaptiveNetwork
-from ...errors import DataError, ExportError, one_line
+from ...errors import DataError, ExportError, TrainingError, one_line
+from ...modes import evaluating
+from ...tasks import Task, as_task
 from ..artifact import Artifact
 from .branches import IMAGE, LAYERS, LOGITS, SKIP, choose, name_ends, new_model
 from .write import converted, save
@@ -39,7 +44,8 @@ def quantize(
     images: Images,
     artifact: Artifact,
     *,
-    labelled: Iterable[tuple[Images, NDArray[np.integer[Any]]]] | None = None,
+    labelled: Iterable[Any] | None = None,
+    task: Any = None,
 ) -> Artifact:
     """Write the depths of a network to one OpenVINO model that computes in int8.
 
@@ -48,13 +54,16 @@ def quantize(
         path: the `.xml`; the weights go to the `.bin` of the same name beside it.
         images: `[samples, channels, height, width]` as the network takes them, 300 or more from the training set.
         artifact: what the float file says of itself; `trade_offs` stay those of the float network.
-        labelled: batches of images and labels `[batch]`, on which the accuracy of each depth is measured.
+        labelled: batches of images and labels `[batch]`, or of what the task takes, on which the accuracy of each
+            depth is measured.
+        task: what the network is for, as `evaluate` takes it; with one, the float network is measured on the same
+            batches, too. One class a sample where None.
 
     Returns:
         What the file says of itself: `artifact` with `precision="int8"`, and with the accuracies.
 
     Raises:
-        DataError: calibration images of another shape, none, or numbers that are not finite.
+        DataError: calibration images of another shape, none, or numbers that are not finite; labels that do not fit.
         ExportError: an operator that OpenVINO does not know, with the block it came from; what NNCF refuses.
 
     Example:
@@ -63,7 +72,7 @@ def quantize(
         >>> artifact = Artifact("openvino", network.stages.to_json(), network.skips, (None, 3, 32, 32))
         >>> quantize(network, Path("int8.xml"), np.zeros((300, 3, 32, 32), np.float32), artifact)  # doctest: +SKIP
     """
-    images = _checked(images, artifact)
+    images, judged = _checked(images, artifact), as_task(task)
     model = converted(network, torch.from_numpy(images[:1]), artifact, keep_norms=False)
     flags = _flags(artifact.skips[0])  # any: every branch is given all images
     batches = [[batch, flags] for batch in np.array_split(images, max(1, len(images) // BATCH))]
@@ -72,8 +81,14 @@ def quantize(
     except Exception as error:
         raise ExportError(f"NNCF cannot quantise the network: {one_line(error)[:300]}") from error
     name_ends(quantized)
-    accuracy = None if labelled is None else _accuracies(quantized, labelled, artifact.skips)
-    artifact = replace(artifact, precision="int8", accuracy=accuracy)
+    artifact = replace(artifact, precision="int8")
+    if labelled is not None:
+        compared = [_int8(quantized), *([] if task is None else [_float(network)])]
+        with evaluating(network), torch.no_grad():
+            accuracy, *in_float = _qualities(compared, labelled, artifact.skips, judged)
+        artifact = replace(
+            artifact, accuracy=accuracy, quality=judged.quality, float_accuracy=in_float[0] if in_float else None
+        )
     save(quantized, path, artifact)
     return artifact
 
@@ -148,8 +163,11 @@ def _corrected(model: Model, met: Batches, wanted: Batches) -> Model:
 
 
 def _means(values: NDArray[Any]) -> NDArray[Any]:
-    """Means of each channel, in a shape that can be added to the values: channels stand second in maps, else last."""
-    channel = 1 if values.ndim == 4 else values.ndim - 1
+    """Means of each channel, in a shape that can be added to the values: channels stand second in maps, else last.
+
+    An output `[batch]` has one number a sample, and so no channel.
+    """
+    channel = 1 if values.ndim == 4 else max(1, values.ndim - 1)
     return values.mean(axis=tuple(axis for axis in range(values.ndim) if axis != channel), keepdims=True)
 
 
@@ -175,20 +193,42 @@ def _first_layers(model: Model) -> list[str]:
     return [reader.get_friendly_name() for reader in readers if reader.get_type_name() in LAYERS]
 
 
-def _accuracies(
-    model: Model, labelled: Iterable[tuple[Images, NDArray[Any]]], skips: Sequence[str]
-) -> dict[str, float]:
-    """Top-1 accuracy in percent of each depth."""
-    compiled = openvino.compile_model(model, "CPU", _EXACT)
-    right, samples = dict.fromkeys(skips, 0), 0
-    for images, labels in labelled:
-        samples += len(labels)
-        for skip in skips:
-            logits = compiled({IMAGE: np.asarray(images, np.float32), SKIP: _flags(skip)})[LOGITS]
-            right[skip] += int((logits.argmax(1) == np.asarray(labels)).sum())
-    if not samples:
+def _qualities(
+    models: Sequence[Callable[[Tensor, str], Tensor]], labelled: Iterable[Any], skips: Sequence[str], task: Task
+) -> list[dict[str, float]]:
+    """What a task says of each depth of some models; the batches are gone through once."""
+    metrics: list[dict[str, Any]] = [{} for _ in models]
+    for batch in labelled:
+        x, y = task.inputs(
+            tree_map(lambda part: torch.as_tensor(part) if isinstance(part, np.ndarray) else part, batch)
+        )
+        for model, found in zip(models, metrics, strict=True):
+            for skip in skips if len(x) else ():
+                try:
+                    output = task.output(model(x, skip))
+                    task.check(output, y)
+                except TrainingError as error:
+                    raise DataError(f"quantize measures with labels that do not fit: {error}") from error
+                if skip not in found:
+                    found[skip] = task.metric(output)
+                task.measure(found[skip], output, y)
+    if not metrics[0]:
         raise DataError("quantize received no labelled images: expected batches of images and labels, or None")
-    return {skip: 100 * hits / samples for skip, hits in right.items()}
+    return [{skip: task.value(metric) for skip, metric in found.items()} for found in metrics]
+
+
+def _int8(model: Model) -> Callable[[Tensor, str], Tensor]:
+    compiled = openvino.compile_model(model, "CPU", _EXACT)
+
+    def run(x: Tensor, skip: str) -> Tensor:
+        return torch.from_numpy(np.array(compiled({IMAGE: x.float().numpy(), SKIP: _flags(skip)})[LOGITS]))
+
+    return run
+
+
+def _float(network: AdaptiveNetwork) -> Callable[[Tensor, str], Tensor]:
+    device = device_of(network)
+    return lambda x, skip: logits_in(network(x.float().to(device), skip=skip)).cpu()
 
 
 def _flags(skip: str) -> NDArray[np.bool_]:

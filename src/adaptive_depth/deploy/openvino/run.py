@@ -65,7 +65,7 @@ class OpenVINOBackend:
         self._own = local()
 
     def run(self, x: NDArray[np.float32], skip: str) -> NDArray[np.float32]:
-        """The output `[batch, classes]` of one depth for `[batch, channels, height, width]`."""
+        """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
         request: openvino.InferRequest | None = getattr(self._own, "request", None)
         if request is None:  # of this thread: two threads must not put their images into one
             request = self._own.request = self._compiled.create_infer_request()

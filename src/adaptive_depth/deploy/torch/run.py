@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...batches import device_of, logits_in
+from ...batches import described, device_of, logits_in
 from ...core.network import AdaptiveNetwork
 from ...data import input_shape
 from ...errors import ArtifactError, StagesError
@@ -59,9 +59,14 @@ class NetworkBackend:
         self._network = network
 
     def run(self, x: NDArray[np.float32], skip: str) -> NDArray[np.float32]:
-        """The output `[batch, classes]` of one depth for `[batch, channels, height, width]`."""
+        """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
         writable = x if x.flags.writeable else x.copy()  # as torch asks, although nothing is written
         with torch.inference_mode():
             given = torch.from_numpy(writable).to(device_of(self._network))
-            output: Tensor = logits_in(self._subnets[skip](given))
+            output = logits_in(self._subnets[skip](given))
+            if not isinstance(output, Tensor):
+                raise ArtifactError(
+                    f"the network returned {described(output)}: expected one tensor, or an object with logits; "
+                    "call the network itself, network(x, skip=...)"
+                )
             return output.float().cpu().numpy()

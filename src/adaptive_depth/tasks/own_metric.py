@@ -1,0 +1,127 @@
+"""A metric of one's own for a task: of torchmetrics, or a function of all predictions and targets."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
+
+from ..errors import MeasurementError, TrainingError, one_line
+from ..quality import Quality
+
+_SAY_IT = (
+    'Quality("NAME", "UNIT", higher_is_better=False) as the second argument of with_metric, --metric-name "NAME (UNIT, '
+    'lower is better)" on the command line, or a task of your own with a quality'
+)
+
+
+class Comparing(Protocol):
+    """What is asked of a task."""
+
+    def compared(self, output: Any, target: Any) -> tuple[Any, Any]:
+        """Predictions and targets, as a metric takes them."""
+        ...
+
+
+class OwnMetric:
+    """How a task is judged by another metric: what `Task.with_metric` puts in the place of the task's own.
+
+    Arguments:
+        task: says what the metric compares (`compared`).
+        metric: a metric of torchmetrics, or a function `(predictions, targets)` that returns a number.
+        quality: what its number is; by default the name and the direction that the metric has.
+
+    Attributes:
+        quality: name, unit and direction of the number.
+
+    Raises:
+        TrainingError: something that is no metric, no direction, or two that contradict each other.
+    """
+
+    def __init__(
+        self, task: Comparing, metric: Metric | Callable[[Any, Any], Any], quality: Quality | None = None
+    ) -> None:
+        self.task = task
+        self.name = getattr(metric, "__name__", type(metric).__name__)
+        self.given = metric if isinstance(metric, Metric) else _Gathered(_function(metric))
+        self.quality = _quality(self.name, self.given, quality)
+
+    def metric(self, output: Any) -> Metric:  # noqa: ARG002 - the given one knows its number of classes
+        return self.given.clone()
+
+    def measure(self, metric: Metric, output: Any, target: Any) -> None:
+        predictions, targets = self.task.compared(output, target)
+        try:
+            metric.update(predictions, targets)
+        except (ValueError, RuntimeError, TypeError, IndexError) as error:
+            raise MeasurementError(
+                f"the metric {self.name} refused predictions {_shape(predictions)} and targets {_shape(targets)} "
+                f"({one_line(error)[:300]}): expected a metric of such; look at its arguments, such as num_classes"
+            ) from error
+
+    def value(self, metric: Metric) -> float:
+        try:
+            found = metric.compute()
+        except (ValueError, RuntimeError, TypeError, IndexError) as error:
+            raise MeasurementError(f"the metric {self.name} failed ({one_line(error)[:300]})") from error
+        if not (isinstance(found, int | float) or (isinstance(found, Tensor) and found.numel() == 1)):
+            received = f"numbers {list(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+            raise MeasurementError(
+                f"the metric {self.name} gives {received}: expected one number; let it average, as average='macro' does"
+            )
+        return 100 * float(found) if self.quality.unit == "%" else float(found)
+
+
+class _Gathered(Metric):
+    """A function of all predictions and targets: a mean over batches would be another number."""
+
+    full_state_update = False
+    outputs: list[Tensor]
+    targets: list[Tensor]
+
+    def __init__(self, function: Callable[[Any, Any], Any]) -> None:
+        super().__init__()
+        self.function = function
+        for name in ("outputs", "targets"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, output: Tensor, target: Tensor) -> None:
+        self.outputs.append(output)
+        self.targets.append(target)
+
+    def compute(self) -> Any:
+        return self.function(dim_zero_cat(self.outputs), dim_zero_cat(self.targets))
+
+
+def _function(metric: Any) -> Callable[[Any, Any], Any]:
+    if isinstance(metric, type) or not callable(metric) or hasattr(metric, "add_metrics"):
+        raise TrainingError(
+            f"metric={metric!r}: expected a metric of torchmetrics, an instance such as "
+            "torchmetrics.classification.MulticlassF1Score(num_classes=3), or a function of predictions and targets "
+            "that returns one number"
+        )
+    return metric
+
+
+def _quality(name: str, metric: Metric, given: Quality | None) -> Quality:
+    known = metric.higher_is_better
+    if given is None:
+        if known is None:
+            raise TrainingError(
+                f"the metric {name} does not say whether higher or lower is better: say so by {_SAY_IT}"
+            )
+        return Quality(name, higher_is_better=known)
+    if not isinstance(given, Quality):
+        raise TrainingError(f"quality={given!r}: expected Quality(name, unit, higher_is_better=...)")
+    if known is not None and known != given.higher_is_better:
+        is_better = "higher" if known else "lower"
+        raise TrainingError(
+            f"of the metric {name}, {is_better} is better, and {given.name!r} says the opposite: give the quality "
+            f"higher_is_better={known}; on the command line --metric-name '{given.name} ({is_better} is better)'"
+        )
+    return given
+
+
+def _shape(value: Any) -> str:
+    return str(list(value.shape)) if isinstance(value, Tensor) else f"of a {type(value).__name__}"
