@@ -29,7 +29,7 @@ _MEMORY = """
 import sys
 import numpy as np, onnxruntime
 from adaptive_depth.deploy.session import open_session
-from adaptive_depth.runtime import onnx
+from adaptive_depth.deploy.onnx import run as onnx
 def resident():
     return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmRSS"))
 x, path = np.zeros((1, 3, 224, 224), np.float32), sys.argv[1]

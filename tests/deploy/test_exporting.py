@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from adaptive_depth.export import exporting
 from torch import Tensor, nn
 
 import adaptive_depth as ad
 from adaptive_depth.data import DataConfig
+from adaptive_depth.deploy import exporting
 from adaptive_depth.deploy.artifact import Artifact
 from adaptive_depth.deploy.exporting import FORMATS, Format, compare, describe, export_network, into_place
 from adaptive_depth.deploy.session import Session, open_session

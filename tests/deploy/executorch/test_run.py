@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from adaptive_depth.runtime import executorch as backend
 from torch import nn
 
 import adaptive_depth as ad
 from adaptive_depth.deploy.artifact import Artifact
+from adaptive_depth.deploy.executorch import run as backend
 from adaptive_depth.deploy.executorch.write import write
 from adaptive_depth.deploy.session import open_session
 from adaptive_depth.errors import ArtifactError, DataError, SkipError

@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from adaptive_depth.runtime import onnx as runtime
 from onnx import helper, parser
 
+from adaptive_depth.deploy.onnx import run as runtime
 from adaptive_depth.deploy.session import open_session
 from adaptive_depth.errors import ArtifactError
 

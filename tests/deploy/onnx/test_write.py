@@ -10,11 +10,11 @@ import onnxruntime
 import pytest
 import timm
 import torch
-from adaptive_depth.export import onnx as exporter
 from torch import Tensor, nn
 
 import adaptive_depth as ad
 from adaptive_depth.deploy.artifact import Artifact
+from adaptive_depth.deploy.onnx import write as exporter
 from adaptive_depth.errors import ExportError
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from adaptive_depth.export import programs
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer as TimmVit
 from torch import nn
@@ -18,6 +17,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 import adaptive_depth as ad
 from adaptive_depth.deploy.artifact import Artifact
 from adaptive_depth.deploy.exporting import export_network
+from adaptive_depth.deploy.torch import programs
 from adaptive_depth.deploy.torch.programs import plain_state_dict
 from adaptive_depth.errors import ExportError, SkipError
 
