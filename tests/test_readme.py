@@ -3,6 +3,8 @@
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +61,10 @@ def test_the_table_of_figures_is_what_the_benchmarks_wrote() -> None:
     table = runpy.run_path(str(README.parent / "benchmarks" / "table.py"))["table"]()
     assert table.count("\n") >= 10
     assert table in README.read_text()
+
+
+def test_the_table_of_tasks_on_real_data_is_what_the_benchmark_wrote() -> None:
+    script = README.parent / "benchmarks" / "tasks.py"
+    table = subprocess.run([sys.executable, script, "--table"], check=True, capture_output=True, text=True).stdout
+    assert table.count("\n") >= 10
+    assert table in TASKS.read_text()
