@@ -1,5 +1,6 @@
 """Plain values as JSON and back: what is read is checked against the fields of its class, by pydantic, before use."""
 
+import json
 import re
 import textwrap
 from collections.abc import Mapping
@@ -58,7 +59,8 @@ def from_plain(kind: Any, content: Any, error: type[AdaptiveDepthError], name: s
     from pydantic import ValidationError
 
     try:
-        return _adapter(kind).validate_python(content)
+        # As JSON and strictly: "3" is no number there, and a list may become a tuple.
+        return _adapter(kind).validate_json(json.dumps(content), strict=True)
     except ValidationError as found:
         first = found.errors()[0]
         raised = first.get("ctx", {}).get("error")
@@ -70,8 +72,8 @@ def from_plain(kind: Any, content: Any, error: type[AdaptiveDepthError], name: s
             f"{called} {textwrap.shorten(repr(content), 200)}: {f'{place}: ' * bool(place)}{first['msg']}"
             f"{_expected(kind)}"
         ) from found
-    except RecursionError as found:
-        raise error(f"{name or 'the content'} is nested too deeply to be read: it is damaged") from found
+    except (RecursionError, TypeError, ValueError) as found:
+        raise error(f"{name or 'the content'} is no JSON ({found}): expected what to_json gave") from found
 
 
 @cache

@@ -486,7 +486,7 @@ def test_a_quality_survives_json_and_top_1_is_written_as_before():
     table = errors_in_metres()
     assert ad.TradeOffs.from_json(json.loads(json.dumps(table.to_json()))) == table
     assert "quality" not in ad.TradeOffs((ad.Row("F", 76.0, 400, 9),)).to_json()
-    with pytest.raises(ad.MeasurementError, match="trade-offs"):
+    with pytest.raises(ad.MeasurementError, match="trade offs"):
         ad.TradeOffs.from_json({**table.to_json(), "quality": {"name": "RMSE", "unknown": 1}})
 
 

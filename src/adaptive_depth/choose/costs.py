@@ -243,7 +243,7 @@ class Profile(Plain):
         listed = content.get("costs") if isinstance(content, Mapping) else None
         if isinstance(listed, list):  # in a file they stand in a list, each with its skip
             costs = from_plain(tuple[Cost, ...], listed, MeasurementError, "profile's costs")
-            content = {**content, "costs": {cost.skip: cost for cost in costs}}
+            content = {**content, "costs": {cost.skip: plain for cost, plain in zip(costs, listed, strict=True)}}
         return super().from_json(content)
 
 

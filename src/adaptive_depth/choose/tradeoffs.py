@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from numbers import Real
 from typing import Any
 
 from ..errors import BudgetError, MeasurementError
 from ..quality import TOP_1, Quality
+from ..schema import Plain, to_plain
 from ..text import or_dash, table
 from .costs import Profile, macs_unit
 
@@ -36,7 +37,7 @@ _HOW_TO_MEASURE = {
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Plain):
     """One sub-network.
 
     Attributes:
@@ -87,7 +88,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class TradeOffs:
+class TradeOffs(Plain):
     """Quality and cost of sub-networks: a plain value that prints and survives JSON; made by `tradeoffs`.
 
     Row a *dominates* row b if it is at least as good and costs at most as much, and one of the two strictly. The
@@ -102,6 +103,8 @@ class TradeOffs:
         images: how many samples the accuracies are of; None where that is not known.
         quality: what `Row.accuracy` is: its name, unit and direction.
     """
+
+    reading_error = MeasurementError
 
     rows: tuple[Row, ...]
     batch_size: int = 1
@@ -484,28 +487,10 @@ class TradeOffs:
 
     def to_json(self) -> dict[str, Any]:
         """Dictionaries, lists, strings and numbers only, as `from_json` reads them."""
-        plain = {**asdict(self), "rows": [asdict(row) for row in self.rows], "ties": [list(pair) for pair in self.ties]}
+        plain = to_plain(self)
         if self.quality == TOP_1:  # as version 0.1 wrote it
             del plain["quality"]
         return plain
-
-    @classmethod
-    def from_json(cls, table: Mapping[str, Any]) -> "TradeOffs":
-        """The inverse of `to_json`.
-
-        Raises:
-            MeasurementError: a field that no table has, one that is missing, or values that are out of range.
-        """
-        try:
-            named = {"quality": Quality(**table["quality"])} if "quality" in table else {}
-            return cls(**{**table, "rows": tuple(Row(**row) for row in table["rows"]), **named})
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, MeasurementError):
-                raise
-            raise MeasurementError(
-                f"trade-offs {table!r}: {error!r}; expected an object with {', '.join(cls.__dataclass_fields__)}, "
-                f"and in rows a list of objects with {', '.join(Row.__dataclass_fields__)}"
-            ) from error
 
 
 def tradeoffs(

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..choose.tradeoffs import TradeOffs
 from ..errors import AdaptiveDepthError, ArtifactError
 from ..preprocessing import Preprocessing
 from ..quality import TOP_1, Quality
+from ..schema import Plain, from_plain, to_plain
 from ..skip import parse_skip
 
 FORMAT, VERSION = "adaptive-depth artifact", 2  # 2 names a quality; files of top-1 are as version 1 has them
@@ -16,7 +17,7 @@ FILE = "artifact.json"  # where an artifact that is a folder keeps its descripti
 
 
 @dataclass(frozen=True)
-class Artifact:
+class Artifact(Plain):
     """A file with several depths of one network: a plain value that prints and survives JSON.
 
     Attributes:
@@ -54,6 +55,10 @@ class Artifact:
         for name in ("stages", "skips", "input_shape", "labels"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "stages", tuple(_with_tuples(stage) for stage in self.stages))
+        if self.preprocessing is not None:  # what outputs mean is said once in a file, by its labels
+            named = self.labels or self.preprocessing.classes
+            object.__setattr__(self, "labels", named)
+            object.__setattr__(self, "preprocessing", replace(self.preprocessing, classes=named))
 
     def __str__(self) -> str:
         size = " x ".join("any" if side is None else str(side) for side in self.input_shape)
@@ -61,8 +66,10 @@ class Artifact:
 
     def to_json(self) -> dict[str, Any]:
         """Dictionaries, lists, strings and numbers only, as `from_json` reads them."""
-        table = None if self.trade_offs is None else self.trade_offs.to_json()
-        plain = {**asdict(self), "trade_offs": table}
+        plain, table = to_plain(self), None if self.trade_offs is None else self.trade_offs.to_json()
+        plain["trade_offs"] = table
+        if self.preprocessing is not None:
+            del plain["preprocessing"]["classes"]
         if self.quality == TOP_1:
             del plain["quality"]
         if self.float_accuracy is None:
@@ -71,18 +78,18 @@ class Artifact:
         return {"format": FORMAT, "version": VERSION if newer else 1, **plain}
 
     @classmethod
-    def from_json(cls, description: Any, file: object = "the description") -> "Artifact":
+    def from_json(cls, content: Any, file: object = "the description") -> "Artifact":
         """The inverse of `to_json`.
 
         Arguments:
-            description: what `to_json` returned, or the same as JSON text.
+            content: what `to_json` returned, or the same as JSON text.
             file: where it was read, for the error.
 
         Raises:
             ArtifactError: foreign, damaged or newer than this library.
         """
         try:
-            plain = json.loads(description) if isinstance(description, str | bytes) else description
+            plain = json.loads(content) if isinstance(content, str | bytes) else content
         except (ValueError, RecursionError) as error:
             raise ArtifactError(
                 f"{file} describes itself in a way that cannot be read ({error}): it is damaged"
@@ -96,16 +103,11 @@ class Artifact:
             )
         fields = {name: value for name, value in plain.items() if name not in ("format", "version")}
         try:
-            prepared, table = fields.get("preprocessing"), fields.get("trade_offs")
-            fields["preprocessing"] = None if prepared is None else Preprocessing(**prepared)
-            fields["trade_offs"] = None if table is None else TradeOffs.from_json(table)
-            if "quality" in fields:
-                fields["quality"] = Quality(**fields["quality"])
-            artifact = cls(**fields)
+            artifact = from_plain(cls, fields, ArtifactError)
             for skip in artifact.skips:
                 parse_skip(skip, len(artifact.stages))
             _check_shape(artifact.input_shape)
-        except (TypeError, AttributeError, AdaptiveDepthError) as error:
+        except AdaptiveDepthError as error:
             raise ArtifactError(f"{file} describes itself wrongly ({error}): it is damaged") from error
         if not artifact.skips:
             raise ArtifactError(f"{file} names no depth: it is damaged")
