@@ -169,8 +169,12 @@ def test_damaged_images_cost_neither_the_calibration_nor_the_last_epoch(call, tr
     shutil.copy(folder / "val" / "right" / "1.png", folder / "val" / "right" / "2.png")
     status, _, err = call(*arguments, "--resume")
     assert status == 0, err
+    assert re.search(r"Resuming from .*/checkpoints/step-00000018.json: epoch 2, after step 18\n", err), err
     assert err.count("epoch 2 of 2") == 1
     assert ad.load(tmp_path / "run").calibrated  # on the images that can be read
+    status, _, err = call(*arguments[:-1], f"--output={tmp_path / 'other'}", "--resume")
+    assert status == 0, err
+    assert re.search(r"No checkpoint in .*other/checkpoints: the training starts from the beginning\n", err), err
     status, _, err = call(*arguments, "--overwrite")
     assert (status, "1 training image could not be read and left out: " in err) == (0, True)
 

@@ -128,6 +128,18 @@ def test_sigmoids_learn_what_a_softmax_would_not_see(nets) -> None:
     assert losses.base_net.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_a_validation_without_a_metric_is_refused_before_the_first_step(nets) -> None:
+    def own(output, target):
+        return (output - target).square().mean()
+
+    network, batches = nets.chain(), [(torch.randn(2, 3, 8, 8), torch.randn(2, 5))]
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with pytest.raises(ad.TrainingError, match=r"validation= needs a metric, and <function .*own.*name the task"):
+        ad.train(network, batches, epochs=1, task=own, validation=batches)
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    ad.train(network, batches, epochs=1, task=own)  # which needs none
+
+
 def test_label_smoothing_of_a_recipe_is_not_dropped_without_a_word(nets) -> None:
     network, task, target = cases(nets, "multi-label")
     with pytest.raises(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import runs, show, tasks
+from .reading import read_json
 from .stages import GroupSize, Json, Mandatory, ModelKwargs
 
 if TYPE_CHECKING:
@@ -190,6 +191,8 @@ def _train(
         shown = {"workers": workers, "share": (processes.index, processes.count)}
         batches = TrainingBatches(config, recipe, workers=workers)
         validation = create_loader(config, "validation", batch_size=2 * recipe.batch_size, **shown)
+        if resume and processes.is_first:
+            typer.echo(_where_it_resumes(output / runs.CHECKPOINTS), err=True)
         with show.progress("training") as advance, tracking(track, output, recipe) as watch, _telling_how_to_go_on():
 
             def on_step(now: "Progress") -> None:
@@ -234,6 +237,17 @@ def _train(
     result |= {} if quality == TOP_1 else {"quality": asdict(quality)}
     show.write_json(output / runs.ACCURACY, result)
     return result, history
+
+
+def _where_it_resumes(folder: Path) -> str:
+    from ..training.state import newest
+
+    path = newest(folder)
+    if path is None:
+        return f"No checkpoint in {folder}: the training starts from the beginning"
+    told = read_json(path, "remove it to resume from an earlier one")
+    epoch, step = (told.get(name, "?") if isinstance(told, dict) else "?" for name in ("epoch", "step"))
+    return f"Resuming from {path}: epoch {epoch}, after step {step}"
 
 
 @contextmanager

@@ -45,6 +45,7 @@ class OwnCriterion(Task):
     """
 
     quality = Quality("loss", higher_is_better=False)
+    can_judge = False
 
     def __init__(
         self, criterion: Callable[[Any, Any], Tensor], distil: Callable[[Any, Any], Tensor] | None = None

@@ -21,6 +21,7 @@ class Task(ABC):
     Attributes:
         quality: what `metric` measures.
         can_distil: is there a loss between two outputs?
+        can_judge: is there a metric?
 
     Example:
         >>> import torch, torchmetrics
@@ -41,6 +42,7 @@ class Task(ABC):
 
     quality: Quality
     can_distil: bool = True
+    can_judge: bool = True
 
     def inputs(self, batch: Any) -> tuple[Any, Any]:
         """A batch of the loader as what the network takes and what its output is compared with.

@@ -90,9 +90,15 @@ def train(
     check(network, batches, recipe)
     if resume and folder is None:
         raise TrainingError("resume=True without a folder: name the one that holds the checkpoints")
+    learned = _task(task, recipe)
+    if validation is not None and isinstance(network, AdaptiveNetwork) and not learned.can_judge:
+        raise TrainingError(
+            f"validation= needs a metric, and {task!r} says nothing of one: name the task, such as "
+            "adaptive_depth.tasks.Classification(criterion), or leave validation out"
+        )
     seed = None if recipe.seed is None else recipe.seed + Processes().index  # each process augments in its own way
     with seeded(seed), stopping(folder is not None) as stop, prepared(network, recipe):
-        run = _Run(network, batches, recipe, _task(task, recipe), step, folder)
+        run = _Run(network, batches, recipe, learned, step, folder)
         if resume:
             run.go_on()
         while run.epoch <= recipe.epochs:
