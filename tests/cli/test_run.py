@@ -28,6 +28,7 @@ from adaptive_depth.governor.decisions import Decision
 from adaptive_depth.governor.governor import replay
 from adaptive_depth.preprocessing import Preprocessing
 from adaptive_depth.quality import Quality
+from adaptive_depth.schema import to_plain
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -90,7 +91,7 @@ def described(model, tmp_path):
     def changed(**fields):
         whole = onnx.load(model)
         artifact = Artifact.from_json(whole.metadata_props[0].value).to_json()
-        whole.metadata_props[0].value = json.dumps(artifact | fields)
+        whole.metadata_props[0].value = json.dumps(artifact | to_plain(fields))
         onnx.save(whole, tmp_path / "described.onnx")
         return tmp_path / "described.onnx"
 
@@ -223,7 +224,7 @@ ERRORS = replace(
 
 
 def test_a_network_that_is_judged_by_an_error_runs_the_lowest_that_fits(call, described, photos, shown):
-    regression = described(trade_offs=ERRORS)
+    regression = described(trade_offs=ERRORS, labels=())
     said, _ = called(call, regression, photos, "--target-ms", "1000")
     assert said["depths"] == {"FF": 6}  # 0.2 m, where TT has 0.4 m
     assert said["expected"] == pytest.approx(0.2)
@@ -238,7 +239,7 @@ def test_a_top_1_of_the_file_beside_errors_is_refused(call, described, photos):
     both = described(trade_offs=ERRORS, accuracy=ACCURACY)
     status, out, err = call("run", both, photos, "--target-ms", "1000")
     assert (status, out) == (2, "")
-    assert "knows its top-1 accuracy, and its trade-offs are of RMSE (m, lower is better): expected one quality" in err
+    assert "knows its top-1 (%), and its trade-offs are of RMSE (m, lower is better): expected one quality" in err
     said, _ = called(call, both, photos, "--skip", "TT")
     assert said["expected"] == pytest.approx(0.4)
 

@@ -364,7 +364,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: edit(f, stages=[{"mandatory": ["layer1.0"], "skippable": ["layer1.7"]}]),
         "network.json does not fit the model: stage 'layer1' names 'layer1.7', which ResNet does not have",
     ),
-    "stages of numbers": (lambda f: edit(f, stages=[{"mandatory": [1], "skippable": [2]}]), "expected module paths"),
+    "stages of numbers": (
+        lambda f: edit(f, stages=[{"mandatory": [1], "skippable": [2]}]),
+        "0.mandatory.0: Input should be a valid string",
+    ),
     "unknown model": (
         lambda f: edit(f, source={"name": "resnet1800", "arguments": {}}), "timm has no model 'resnet1800': near ones",
     ),

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 import adaptive_depth as ad
-from adaptive_depth.training import loop
 from adaptive_depth.training import meter as told
+from adaptive_depth.training import preparing
 from adaptive_depth.training.history import Epoch, History
 from adaptive_depth.training.interrupting import seeded
 from adaptive_depth.training.loop import train
@@ -129,8 +129,8 @@ def test_supervise_takes_a_criterion():
 
 def test_learning_rate_rises_falls_as_a_cosine_and_weights_alone_decay(monkeypatch):
     made, rates = [], []
-    create = loop.create_optimizer_v2
-    monkeypatch.setattr(loop, "create_optimizer_v2", lambda *a, **k: made.append(create(*a, **k)) or made[0])
+    create = preparing.create_optimizer_v2
+    monkeypatch.setattr(preparing, "create_optimizer_v2", lambda *a, **k: made.append(create(*a, **k)) or made[0])
     train(
         build(), images(), epochs=10, lr=0.5, weight_decay=0.01, warmup_epochs=2, seed=0,
         on_step=lambda now: rates.append((now.step, now.steps, made[0].param_groups[0]["lr"])),
@@ -159,8 +159,8 @@ def test_what_a_model_exempts_does_not_decay(monkeypatch):
             return self.head(x + self.position)
 
     made = []
-    create = loop.create_optimizer_v2
-    monkeypatch.setattr(loop, "create_optimizer_v2", lambda *a, **k: made.append(create(*a, **k)) or made[0])
+    create = preparing.create_optimizer_v2
+    monkeypatch.setattr(preparing, "create_optimizer_v2", lambda *a, **k: made.append(create(*a, **k)) or made[0])
     model = nn.Sequential(Model())
     train(model, [(torch.rand(2, 3), torch.tensor([0, 1]))], epochs=1)
     free = next(group["params"] for group in made[0].param_groups if not group["weight_decay"])

@@ -214,11 +214,15 @@ def _warmed_up(session: "Session", known: "Artifact", x: Any, skip: str | None) 
         for _ in range(2):
             session(x, skip)
         return None
+    if known.accuracy and known.quality != known.trade_offs.quality:
+        raise ArtifactError(
+            f"the file that runs knows its {known.quality}, and its trade-offs are of {known.trade_offs.quality}: "
+            "expected one quality; export it with trade-offs of what it was measured by, or without labelled images"
+        )
     skips = [row.skip for row in known.trade_offs.rows if row.skip in session.skips]
     with show.progress(f"measuring {len(skips)} depths on this machine") as advance:
         latencies = measure_latencies(session, x, skips, on_round=advance)
-    own = known.accuracy if known.quality == known.trade_offs.quality else None
-    return with_latencies(known.trade_offs, latencies, device={"backend": session.backend}, accuracy=own)
+    return with_latencies(known.trade_offs, latencies, device={"backend": session.backend}, accuracy=known.accuracy)
 
 
 # -- meanwhile --------------------------------------------------------------------------------------------------

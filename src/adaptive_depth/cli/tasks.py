@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import AdaptiveDepthError, DataError, TrainingError, one_line
+from ..schema import Plain, from_plain
 from . import show
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ _COUNTING = re.compile(r"torchmetrics\.((functional\.)?(classification|regressio
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Chosen(Plain):
     """What the three options say; a plain value, which a run folder keeps.
 
     Attributes:
@@ -138,15 +139,10 @@ def _read(path: Path) -> Chosen:
     from .reading import read_json
 
     mend = "name the task with --task"
-    told = read_json(path, mend)
     try:
-        kept = Chosen(**told)
-    except TypeError as error:
+        return from_plain(Chosen, read_json(path, mend), DataError)
+    except DataError as error:
         raise DataError(f"{path} says no task ({error}): {mend}") from error
-    texts = (kept.task, kept.metric, kept.metric_name)
-    if not (all(text is None or isinstance(text, str) for text in texts) and isinstance(kept.classes, bool)):
-        raise DataError(f"{path} says no task ({told}): {mend}")
-    return kept
 
 
 def names_classes(run: Path) -> bool:
@@ -203,12 +199,14 @@ def quality_of(told: Any, where: object) -> "Quality":
         DataError: damaged.
     """
     from ..quality import TOP_1, Quality
-    from ..schema import from_plain
 
     if told is None:
         return TOP_1
     try:
-        return from_plain(Quality, told, DataError)
+        quality = from_plain(Quality, told, DataError)
+        if not quality.name:
+            raise DataError("it has no name")  # noqa: TRY301 - the message below is the one for all
+        return quality
     except DataError as error:
         example = {"name": "RMSE", "unit": "m", "higher_is_better": False}
         raise DataError(

@@ -55,10 +55,9 @@ class Artifact(Plain):
         for name in ("stages", "skips", "input_shape", "labels"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "stages", tuple(_with_tuples(stage) for stage in self.stages))
-        if self.preprocessing is not None:  # what outputs mean is said once in a file, by its labels
-            named = self.labels or self.preprocessing.classes
-            object.__setattr__(self, "labels", named)
-            object.__setattr__(self, "preprocessing", replace(self.preprocessing, classes=named))
+        if self.preprocessing is not None and self.preprocessing.classes:  # said once in a file, by its labels
+            object.__setattr__(self, "labels", self.labels or self.preprocessing.classes)
+            object.__setattr__(self, "preprocessing", replace(self.preprocessing, classes=()))
 
     def __str__(self) -> str:
         size = " x ".join("any" if side is None else str(side) for side in self.input_shape)

@@ -9,7 +9,6 @@ from typing import Any
 
 from ..choose.tradeoffs import TradeOffs
 from ..errors import MeasurementError
-from ..quality import TOP_1
 
 _LEAST, _MOST = 3, 30  # rounds
 
@@ -76,7 +75,7 @@ def with_latencies(
         accuracy: the quality of the table by skip, of the very file that runs; that of the table where it is not there.
 
     Raises:
-        MeasurementError: no depth is in both, or an accuracy for a table of another quality.
+        MeasurementError: no depth is in both.
 
     Example:
         >>> from adaptive_depth import Row
@@ -85,11 +84,6 @@ def with_latencies(
         [3.0, 2.0]
     """
     own = accuracy or {}
-    if own and table.quality != TOP_1:
-        raise MeasurementError(
-            f"the file that runs knows its top-1 accuracy, and its trade-offs are of {table.quality}: expected one "
-            "quality; export it without labelled images, or with trade-offs of top-1"
-        )
     rows = tuple(
         replace(
             row,
