@@ -124,7 +124,8 @@ def measured(folder: Path, title: str, rounds: int) -> tuple[dict[str, object], 
 
     session, dedicated = open_session(one), {skip: open_session(path) for skip, path in alone.items()}
     difference = worst_difference(net, session)
-    runs = {f"one {skip}": lambda s=skip: session(X, s) for skip in DEPTHS}
+    opened = {skip: open_session(one) for skip in DEPTHS}  # more depths than stay loaded in one session
+    runs = {f"one {skip}": lambda s=skip: opened[s](X, s) for skip in DEPTHS}
     runs |= {f"alone {skip}": lambda s=skip: dedicated[s](X) for skip in DEPTHS}
     seconds = interleaved(runs, rounds, warmup=3)
     latency = {skip: ratio(seconds, [f"one {skip}"], [f"alone {skip}"]) for skip in DEPTHS}

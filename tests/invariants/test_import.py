@@ -4,6 +4,10 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+import adaptive_depth as ad
+
 OPTIONAL = {"accelerate", "datasets", "executorch", "fvcore", "matplotlib", "onnx", "onnxruntime", "openvino", "pytest"}
 OPTIONAL |= {"pytorch_grad_cam", "pytorch_lightning", "rich", "sklearn", "tensorboard", "transformers", "typer"}
 OPTIONAL |= {"wandb", "webdataset", "zeus"}
@@ -30,3 +34,12 @@ def test_every_public_name_can_be_used_and_loads_nothing_optional() -> None:
     loaded = loaded_by("sys", code)
     assert "torch" in loaded
     assert not OPTIONAL & loaded - loaded_by("timm")  # timm itself loads wandb where that is installed
+
+
+def test_the_names_of_version_0_1_that_are_not_listed_any_more_can_still_be_used() -> None:
+    assert len(ad.__all__) <= 45
+    for name in ("Row", "Cost", "Decision", "StepResult", "Losses", "TrainingError", "all_skips", "BlockAnalysis"):
+        assert name not in dir(ad)
+        assert callable(getattr(ad, name))
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        _ = ad.nothing_of_the_kind

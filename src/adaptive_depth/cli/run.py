@@ -106,6 +106,7 @@ def run(
         tally = Tally(target, _measured(known), quality)
         said = _follow(passes, tally, governor, seconds)
     said |= {"left_out": len(left_out.told), "backend": session.backend}
+    said |= {"accuracy": said["expected"]} if quality == TOP_1 else {}  # its name in version 0.1
     if json:
         show.as_json({**said, "table": None if table is None else table.to_json()})
     else:

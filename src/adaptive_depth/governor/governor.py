@@ -192,6 +192,8 @@ class Governor:
         """What the table says that a depth reaches, in the unit of `quality`."""
         return self._rows[skip].accuracy
 
+    accuracy = expected  # its name in version 0.1
+
     def __repr__(self) -> str:
         ladder = ", ".join(row.skip for row in self._ladder)
         return f"Governor for {self.target_ms:g} ms over {ladder}; decisions: {self._number}"

@@ -94,37 +94,13 @@ def test_several_threads_at_several_depths(made):
     assert all(close(answer, expected[skip]) for answer, skip in zip(answers, asked, strict=True))
 
 
-def test_the_depths_last_used_stay_loaded(made, monkeypatch):
+def test_the_two_depths_last_used_stay_loaded(made):
     path, expected = made
-    monkeypatch.setattr(backend, "LOADED", 2)
     opened = backend.open_backend(path, threads=None, backend="executorch")
     for skip in ("FF", "TF", "FF", "TT"):
         assert close(opened.run(X.numpy(), skip), expected[skip])
     assert list(opened._methods) == ["FF", "TT"]
     assert close(opened.run(X.numpy(), "TF"), expected["TF"])  # loaded again
-
-
-def test_packed_weights_are_shared(made):
-    opened = backend.open_backend(made[0], threads=None, backend="executorch")
-    assert opened.shares_weights
-    assert backend._asked(_option_getter(), kind=backend._TEXT) == 1
-
-
-def _option_getter():
-    import ctypes
-    from importlib.util import find_spec
-    from pathlib import Path
-
-    (folder,) = find_spec("executorch").submodule_search_locations
-    return getattr(ctypes.CDLL(str(Path(folder, "lib", "libexecutorch.so"))), backend._SYMBOL.format("get"))
-
-
-def test_a_build_without_the_option_works_too(made, monkeypatch):
-    path, expected = made
-    monkeypatch.setattr(backend, "_SYMBOL", "no_such_{}_symbol")
-    opened = backend.open_backend(path, threads=None, backend="executorch")
-    assert not opened.shares_weights
-    assert close(opened.run(X.numpy(), "TT"), expected["TT"])
 
 
 def test_threads_of_the_process(made):

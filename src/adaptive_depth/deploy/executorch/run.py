@@ -1,12 +1,10 @@
-"""Sessions over a `.pte` file, run by ExecuTorch; depths share the weights that XNNPACK has packed for its kernels."""
+"""Sessions over a `.pte` file, run by ExecuTorch."""
 
-import ctypes
 import warnings
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -19,7 +17,9 @@ from ...errors import ArtifactError, one_line
 from ..artifact import Artifact
 
 DESCRIPTION = "artifact"  # the method of the file that returns its description, as JSON
-LOADED = 5  # depths that stay loaded: beside the shared weights each holds tables of its own (7 MB for ResNet-50)
+# Depths that stay loaded. Each holds weights of its own, which XNNPACK packs for its kernels when it is loaded: with
+# one alone every change of depth would pack them again, with many the weights would lie in memory as often.
+LOADED = 2
 _MARK = b"adaptive-depth:"
 _CHUNK = 1 << 22
 _LOCK = Lock()  # ExecuTorch has one pool of threads and XNNPACK one workspace: one call at a time in a process
@@ -50,19 +50,15 @@ def open_backend(source: Any, *, threads: int | None, backend: str) -> "ExecuTor
 class ExecuTorchBackend:
     """A `.pte` with a method for each depth. Threads may share it; calls run one after the other.
 
-    A depth is loaded when it is first used, and the `LOADED` last used stay loaded: the depths of one file mostly
-    share their weights, so that loading another takes a small part of a call.
+    A depth is loaded when it is first used, and the `LOADED` last used stay loaded.
 
     Attributes:
         artifact: what the file says of itself.
-        shares_weights: do loaded depths share packed weights? Where this build of ExecuTorch does not let us ask
-            for it, every loaded depth has its own.
     """
 
     def __init__(self, path: Path, threads: int | None) -> None:
         runtime = _runtime()
         with _LOCK, _saying(f"{path} cannot be loaded"):
-            self.shares_weights = share_weights()
             self._program = runtime._load_program(
                 str(path), program_verification=runtime.Verification.InternalConsistency
             )
@@ -142,51 +138,3 @@ def _runtime() -> Any:
         from executorch.extension.pybindings import portable_lib
 
     return portable_lib
-
-
-class _Option(ctypes.Structure):
-    """`executorch::runtime::BackendOption`: a name, and a variant of a boolean, an integer and a text."""
-
-    _fields_ = [("key", ctypes.c_char * 64), ("value", ctypes.c_ubyte * 256), ("kind", ctypes.c_uint32)]
-
-
-class _Room(ctypes.Structure):
-    """An option, with room behind it for a build in which it is larger."""
-
-    _fields_ = [("option", _Option), ("room", ctypes.c_ubyte * 4096)]
-
-
-class _Span(ctypes.Structure):
-    _fields_ = [("data", ctypes.POINTER(_Room)), ("length", ctypes.c_size_t)]
-
-
-_BOOLEAN, _TEXT = 0, 2
-_SYMBOL = "_ZN10executorch7runtime10{}_optionEPKcNS0_4SpanINS0_13BackendOptionEEE"
-
-
-def share_weights() -> bool:
-    """Ask XNNPACK to keep one packed copy of equal weights for all methods that are loaded from now on.
-
-    It is off by default, and ExecuTorch's Python interface does not reach the option, its C++ library does. False
-    where the library is built in another way: then nothing was changed.
-    """
-    spec = find_spec("executorch")
-    folders = [] if spec is None else spec.submodule_search_locations or []
-    for library in (file for folder in folders for file in Path(folder, "lib").glob("libexecutorch.*")):
-        try:
-            loaded = ctypes.CDLL(str(library))
-            get, set_ = (getattr(loaded, _SYMBOL.format(name)) for name in ("get", "set"))
-        except (OSError, AttributeError):
-            continue
-        if _asked(get, kind=_TEXT) is not None:  # the option exists, and is laid out as we expect
-            return _asked(set_, kind=_BOOLEAN, value=1) is not None and _asked(get, kind=_TEXT) == 1
-    return False
-
-
-def _asked(call: Any, *, kind: int, value: int = 0) -> int | None:
-    """The boolean after a call; None where it failed or the option is no boolean."""
-    asked = _Room()
-    asked.option.key, asked.option.kind, asked.option.value[0] = b"weight_cache_enabled", kind, value
-    call.argtypes, call.restype = [ctypes.c_char_p, _Span], ctypes.c_uint32
-    failed = call(b"XnnpackBackend", _Span(ctypes.pointer(asked), 1))
-    return None if failed or asked.option.kind != _BOOLEAN else asked.option.value[0]
