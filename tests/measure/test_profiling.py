@@ -10,10 +10,10 @@ import torchvision
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
-from adaptive_depth import AdaptiveDepthError, SkipError, Stage, Stages, adapt
+from adaptive_depth import AdaptiveDepthError, SkipError, Stage, Stages, adapt, stopwatch
 from adaptive_depth.choose.costs import Profile, macs_unit
 from adaptive_depth.errors import MeasurementError
-from adaptive_depth.measure.instruments import energy, timing
+from adaptive_depth.measure.instruments import energy
 from adaptive_depth.measure.profiling import profile
 
 STAGE = Stages((Stage(("blocks.0",), ("blocks.1",), ()),))
@@ -226,8 +226,8 @@ def test_a_compiled_backend_is_timed_and_the_network_stays_as_it_is():
 def clock(monkeypatch):
     """A clock that only moves when a test moves it."""
     time = SimpleNamespace(ns=0)
-    monkeypatch.setattr(timing, "perf_counter_ns", lambda: time.ns)
-    monkeypatch.setattr(timing, "perf_counter", lambda: time.ns / 1e9)
+    monkeypatch.setattr(stopwatch, "perf_counter_ns", lambda: time.ns)
+    monkeypatch.setattr(stopwatch, "perf_counter", lambda: time.ns / 1e9)
     return time
 
 
@@ -352,11 +352,6 @@ def test_throughput_is_that_of_each_batch_size_with_the_samples_in_turn(clock):
     assert torch.allclose(seen[1], seen[3][:1])
     assert "a second, batch 7" in str(result)
     assert Profile.from_json(json.loads(json.dumps(result.to_json()))) == result
-
-
-def test_drift_compares_rounds_of_the_second_half_with_those_of_the_first():
-    assert timing.drift({"F": [1, 1, 9, 2, 4], "T": [1, 1, 1, 1, 1]}) == 100.0  # 4 against 2, without the middle
-    assert timing.drift({"F": [1]}) is None
 
 
 # -- memory and energy ----------------------------------------------------------------------------------------------

@@ -7,13 +7,12 @@ network's own modules, so there is nothing to remove.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ..core.views import build_view, twin
+from ..core.views import build_view, intercepted
 from ..errors import MeasurementError
 
 
@@ -25,10 +24,7 @@ class Observer(Protocol):
 
 def observed(root: nn.Module, observers: Mapping[str, Observer]) -> nn.Module:
     """A view of `root` in which the modules at some paths, none inside another, are called by observers."""
-    changes = {}
-    for path, observer in observers.items():
-        changes[path] = copy = twin(root.get_submodule(path))
-        copy.__dict__["forward"] = partial(observer, copy.forward)
+    changes = {path: intercepted(root.get_submodule(path), observer) for path, observer in observers.items()}
     return build_view(root, changes).module
 
 

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..modes import evaluating
 from .network import AdaptiveNetwork
-from .views import View, twin
+from .views import View, intercepted, twin
 
 
 class _BranchReached(BaseException):
@@ -300,14 +300,12 @@ def _instrument(view: nn.Module, tape: _Tape) -> View:
     top = View(twin(view))
 
     def wrap(path: str, original: nn.Module) -> nn.Module:
-        copy = top.module if not path else twin(original)
+        copy = intercepted(original, partial(tape.call, path, original)) if path else top.module
         top.add(copy, original)
         if path in entered:
             for name, child in original._modules.items():
                 if child is not None:
                     copy._modules[name] = wrap(f"{path}.{name}" if path else name, child)
-        if path:
-            copy.__dict__["forward"] = partial(tape.call, path, original, copy.forward)
         return copy
 
     wrap("", view)

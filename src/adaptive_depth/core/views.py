@@ -7,9 +7,9 @@ twins and everything else is the original object. So whatever reaches a paramete
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from inspect import signature
 from itertools import repeat
 from operator import getitem, setitem
@@ -28,6 +28,13 @@ def twin(module: nn.Module) -> nn.Module:
     forward = copy.__dict__.get("forward")
     if isinstance(forward, MethodType) and forward.__self__ is module:
         copy.__dict__["forward"] = MethodType(forward.__func__, copy)
+    return copy
+
+
+def intercepted(module: nn.Module, around: Callable[..., Any]) -> nn.Module:
+    """A twin whose forward is called by `around(forward, *args, **kwargs)`; nothing is registered on the module."""
+    copy = twin(module)
+    copy.__dict__["forward"] = partial(around, copy.forward)
     return copy
 
 

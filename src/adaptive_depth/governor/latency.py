@@ -1,14 +1,15 @@
 """The latencies of depths on this machine, for a table whose own were measured elsewhere."""
 
-import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 from ..choose.tradeoffs import TradeOffs
 from ..errors import MeasurementError
+from ..stopwatch import planned, time_all
 
 _LEAST, _MOST = 3, 30  # rounds
 
@@ -41,21 +42,9 @@ def measure_latencies(
         >>> sorted(measure_latencies(lambda x, skip: x, None, ["F", "T"], seconds=0))
         ['F', 'T']
     """
-    times: dict[str, list[float]] = {skip: [] for skip in skips}
-    order, shuffle = list(times), random.Random(0).shuffle
-    start, done, total = clock(), 0, _LEAST
-    while done < total:
-        shuffle(order)
-        for skip in order:
-            session(x, skip)
-            began = clock()
-            session(x, skip)
-            times[skip].append(1000 * (clock() - began))
-        done += 1
-        affordable = int(done * seconds / max(clock() - start, 1e-9))
-        total = max(done, min(_MOST, max(_LEAST, affordable)))
-        if on_round is not None:
-            on_round(done, total)
+    runs = {skip: partial(session, x, skip) for skip in skips}
+    plan = partial(planned, None, seconds, least=_LEAST, most=_MOST)
+    times = time_all(runs, plan, on_round, twice=True, clock=clock)
     return {skip: median(passes) for skip, passes in times.items()}
 
 

@@ -16,11 +16,12 @@ from ..core.network import AdaptiveNetwork, check_adapted
 from ..errors import MeasurementError, one_line
 from ..modes import evaluating
 from ..skip import Skip, parse_skip
+from ..stopwatch import drift, planned, time_all
 from .instruments.conditions import describe, moment
 from .instruments.energy import energy_of_all, find_meter
 from .instruments.macs import count_macs
 from .instruments.memory import input_bytes, peak_bytes, weight_bytes
-from .instruments.timing import drift, planned, time_all, waiter, warm_up
+from .instruments.timing import waiter, warm_up
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -149,7 +150,7 @@ class _Bench:
             self.tell(done, len(runs), "warming up")
         conditions: dict[str, Any] = {"before": moment(self.device)}
         conditions["warmup_rounds"] = warm_up(runs, self.wait, warmup, seconds)
-        times = time_all(runs, self.wait, plan, partial(self._round, "latency"))
+        times = time_all(runs, plan, partial(self._round, "latency"), wait=self.wait)
         conditions |= {"rounds": len(next(iter(times.values()))), "after": moment(self.device)}
         conditions["drift_percent"] = drift(times)
         latency = {skip: median(passes) for skip, passes in times.items()}
@@ -197,7 +198,7 @@ class _Bench:
         for batch in sorted({*batch_sizes} - {*medians}):
             runs = self.runs(batch)
             warm_up(runs, self.wait, None, seconds)
-            times = time_all(runs, self.wait, plan, partial(self._round, f"throughput at batch {batch}"))
+            times = time_all(runs, plan, partial(self._round, f"throughput at batch {batch}"), wait=self.wait)
             medians[batch] = {skip: median(passes) for skip, passes in times.items()}
         return {
             skip: {batch: 1000 * batch / medians[batch][skip] for batch in sorted(medians)} for skip in self.subnets

@@ -1,27 +1,14 @@
-"""Time: all sub-networks in turn, in an order shuffled anew in each round, so that a machine's drift hits all alike."""
+"""Time on a torch device: what waits for it, and a warm-up; the clock itself is `stopwatch.py`."""
 
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from statistics import median
-from time import perf_counter, perf_counter_ns
-from typing import Any
 
 import torch
 
-_LEAST, _MOST = 6, 100  # rounds chosen by itself; an interval of 95 % needs six
+from ...stopwatch import Runs, milliseconds
+
 _STEADY = 1.05  # a round of warm-up that takes at most so much longer or shorter than the one before ends it
 _MOST_WARMUP = 10  # rounds; a machine that is not steady by then will not be
-
-Runs = Mapping[str, Callable[[], Any]]
-
-
-def planned(rounds: int | None, seconds: float, done: int, elapsed: float) -> int:
-    """How many rounds there shall be, as it looks after some of them: as given, else what the seconds allow."""
-    if rounds is not None:
-        return rounds
-    affordable = done * seconds / max(elapsed, 1e-9)
-    return max(done, int(min(_MOST, max(_LEAST, affordable))))
 
 
 def warm_up(runs: Runs, wait: Callable[[], None], rounds: int | None, seconds: float) -> int:
@@ -38,35 +25,6 @@ def warm_up(runs: Runs, wait: Callable[[], None], rounds: int | None, seconds: f
     return len(times)
 
 
-def time_all(
-    runs: Runs,
-    wait: Callable[[], None],
-    plan: Callable[[int, float], int],
-    on_round: Callable[[int, int], None],
-) -> dict[str, list[float]]:
-    """Milliseconds of every timed pass, by skip: the k-th of each belongs to round k."""
-    times: dict[str, list[float]] = {skip: [] for skip in runs}
-    order = list(runs)
-    shuffle = random.Random(0).shuffle
-    start, done, total = perf_counter(), 0, plan(0, 0.0)
-    while done < total:
-        shuffle(order)
-        for skip in order:
-            times[skip].append(milliseconds(runs[skip], wait))
-        done += 1
-        total = plan(done, perf_counter() - start)
-        on_round(done, total)
-    return times
-
-
-def milliseconds(run: Callable[[], Any], wait: Callable[[], None]) -> float:
-    wait()
-    start = perf_counter_ns()
-    run()
-    wait()
-    return (perf_counter_ns() - start) / 1e6
-
-
 def waiter(device: torch.device) -> Callable[[], None]:
     """What waits until the device has done everything it was given."""
     if device.type == "cpu":
@@ -74,10 +32,3 @@ def waiter(device: torch.device) -> Callable[[], None]:
     if device.type == "mps":
         return torch.mps.synchronize
     return partial(torch.accelerator.synchronize, device)
-
-
-def drift(times: Mapping[str, list[float]]) -> float | None:
-    """By how many percent a round took longer in the second half than in the first; None for fewer than two."""
-    rounds = [sum(passes) for passes in zip(*times.values(), strict=True)]
-    half = len(rounds) // 2
-    return 100 * (median(rounds[-half:]) / median(rounds[:half]) - 1) if half else None
