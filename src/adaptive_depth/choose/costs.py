@@ -14,6 +14,42 @@ _UNSTEADY = 0.25  # of the median: on a quiet machine an interval is 1 to 5 % of
 
 
 @dataclass(frozen=True)
+class CostKind:
+    """What is said of one kind of cost, wherever it is shown or limited.
+
+    Attributes:
+        word: within a sentence.
+        unit: in which it is measured; empty where it is a count.
+        least: what a sub-network is called that has least of it.
+        how: to measure it, where a table may lack it.
+    """
+
+    word: str
+    unit: str
+    least: str
+    how: str = ""
+
+
+COSTS = {
+    "latency_ms": CostKind("latency", "ms", "the fastest", "profile without latency=False (--no-latency)"),
+    "macs": CostKind("multiply-adds", "", "the one of fewest multiply-adds"),
+    "energy_mj": CostKind(
+        "energy",
+        "mJ",
+        "the one of least energy",
+        "profile on a device with energy counters (the profile says why there are none)",
+    ),
+    "memory_mb": CostKind(
+        "memory",
+        "MB",
+        "the one of least memory",
+        "profile without latency=False (--no-latency), on a CPU or a CUDA device",
+    ),
+    "parameters": CostKind("parameters", "", "the smallest"),
+}
+
+
+@dataclass(frozen=True)
 class Cost(Plain):
     """What one sub-network costs.
 

@@ -7,12 +7,10 @@ from math import floor, log10
 from typing import Any
 
 from ..quality import TOP_1
-from .costs import macs_unit
+from .costs import COSTS, macs_unit
 from .tradeoffs import TradeOffs
 
 _DIGITS = 4  # of the largest value: more than any measurement of time holds
-_TITLES = {"latency": "Latency", "macs": "Multiply-adds", "parameters": "Parameters"}
-_UNITS = {"ms": "ms", "mj": "mJ", "mb": "MB"}  # as the last word of a cost's name
 
 
 @dataclass(frozen=True)
@@ -80,18 +78,16 @@ def quantities(table: TradeOffs) -> dict[str, Quantity]:
 
 def _quantity(name: str, values: Iterable[Any]) -> Quantity:
     largest = max(values)
-    stem, _, last = name.rpartition("_")
-    stem = stem if last in _UNITS else name
-    title = _TITLES.get(stem, stem.replace("_", " ").capitalize())
+    word = COSTS[name].word
     if name == "macs":
         divisor, unit = macs_unit(largest)
     elif name == "parameters":
         divisor, unit = (1e6, "million") if largest >= 1e6 else (1e3, "thousand")
     else:
-        divisor, unit = 1.0, _UNITS.get(last, "")
+        divisor, unit = 1.0, COSTS[name].unit
     shown = largest / divisor
     decimals = max(0, _DIGITS - 1 - floor(log10(shown))) if shown > 0 else 0
-    return Quantity(name, title, title.lower(), unit, divisor, min(decimals, 6))
+    return Quantity(name, word.capitalize(), word, unit, divisor, min(decimals, 6))
 
 
 def rounded(value: float, decimals: int, rounding: str) -> str:

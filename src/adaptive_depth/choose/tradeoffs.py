@@ -11,29 +11,9 @@ from ..errors import BudgetError, MeasurementError
 from ..quality import TOP_1, Quality
 from ..schema import Plain, to_plain
 from ..text import or_dash, table
-from .costs import Profile, macs_unit
+from .costs import COSTS, Profile, macs_unit
 
 _QUALITIES = {"accuracy", "quality"}  # names of the limit on what `Row.accuracy` holds
-COSTS = ("latency_ms", "macs", "energy_mj", "memory_mb", "parameters")
-_LEAST = {
-    "latency_ms": "the fastest",
-    "macs": "the one of fewest multiply-adds",
-    "energy_mj": "the one of least energy",
-    "memory_mb": "the one of least memory",
-    "parameters": "the smallest",
-}
-_PLAIN = {
-    "latency_ms": "latency",
-    "macs": "multiply-adds",
-    "energy_mj": "energy",
-    "memory_mb": "memory",
-    "parameters": "parameters",
-}
-_HOW_TO_MEASURE = {
-    "latency_ms": "profile without latency=False (--no-latency)",
-    "energy_mj": "profile on a device with energy counters (the profile says why there are none)",
-    "memory_mb": "profile without latency=False (--no-latency), on a CPU or a CUDA device",
-}
 
 
 @dataclass(frozen=True)
@@ -183,7 +163,7 @@ class TradeOffs(Plain):
         if cost not in COSTS:
             raise MeasurementError(f"cost={cost!r}: expected one of {', '.join(COSTS)}")
         if cost not in self.measured:
-            raise MeasurementError(f"{cost} was not measured: {_HOW_TO_MEASURE[cost]}, or ask for cost='macs'")
+            raise MeasurementError(f"{cost} was not measured: {COSTS[cost].how}, or ask for cost='macs'")
         return cost
 
     def front(self, cost: str | None = None) -> tuple[Row, ...]:
@@ -364,7 +344,7 @@ class TradeOffs(Plain):
         else:
             said = f"{self.quality.name} {apart} {'worse' if lost > 0 else 'better'}"
         named = [said] if round(lost, self.digits) else []
-        return ", ".join([*named, f"{abs(part):.1f} % {'less' if part >= 0 else 'more'} {_PLAIN[cost]}"])
+        return ", ".join([*named, f"{abs(part):.1f} % {'less' if part >= 0 else 'more'} {COSTS[cost].word}"])
 
     def _ties(self, fitting: Sequence[Row], limits: Mapping[str, float]) -> tuple[str, ...]:
         """Others that are as good as the best: as accurate, or where the cheapest was asked for, as cheap."""
@@ -398,7 +378,9 @@ class TradeOffs(Plain):
         full = next((row for row in self.rows if "T" not in row.skip), None)
         if full is not None and full is not best:
             noise = (
-                " (but the two latencies cannot be told apart)" if self._tied(best, full) and cost == COSTS[0] else ""
+                " (but the two latencies cannot be told apart)"
+                if self._tied(best, full) and cost == "latency_ms"
+                else ""
             )
             yield f"Against the super-net: {self._against(best, full, cost)}{noise}."
         if best.latency_high_ms and best.latency_high_ms > limits.get("latency_ms", math.inf):
@@ -421,7 +403,7 @@ class TradeOffs(Plain):
                 raise BudgetError(f"limit accuracy={limit!r}: expected percent, such as accuracy={100 * limit:g}")
         for name in limits:
             if name in COSTS and name not in self.measured:
-                raise BudgetError(f"{name} was not measured: {_HOW_TO_MEASURE[name]}, or limit macs")
+                raise BudgetError(f"{name} was not measured: {COSTS[name].how}, or limit macs")
         return limits
 
     def _why_none(self, limits: Mapping[str, float]) -> str:
@@ -439,7 +421,9 @@ class TradeOffs(Plain):
                 reached = f"{reachable} {self.quality.unit}".rstrip()
                 reasons.append(f"{most}, {nearest.skip!r}, reaches {reached}; {loosen} the limit to that")
             else:
-                reasons.append(f"{_LEAST[name]}, {nearest.skip!r}, needs {reachable}; raise the limit to at least that")
+                reasons.append(
+                    f"{COSTS[name].least}, {nearest.skip!r}, needs {reachable}; raise the limit to at least that"
+                )
         if reasons:
             return f"no sub-network meets {asked}: {'; '.join(reasons)}"
         nearest = min(self.rows, key=lambda row: sum(max(0.0, self._excess(row, *limit)) for limit in limits.items()))

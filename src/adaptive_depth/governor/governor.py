@@ -10,7 +10,8 @@ from dataclasses import replace
 from numbers import Real
 from typing import Any
 
-from ..choose.tradeoffs import COSTS, TradeOffs
+from ..choose.costs import COSTS
+from ..choose.tradeoffs import TradeOffs
 from ..errors import BudgetError, MeasurementError, SkipError
 from ..quality import Quality
 from .decisions import Decision, Seen

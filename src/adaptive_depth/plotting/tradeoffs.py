@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from ..choose.costs import macs_unit
+from ..choose.costs import COSTS, macs_unit
 from ..choose.tradeoffs import Row, TradeOffs
 from ..quality import TOP_1
 from .figures import ALONE, FRONT, OTHER, check_path, new_figure, save, tidy
@@ -14,13 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_NAMES = {
-    "latency_ms": "latency",
-    "macs": "multiply-adds",
-    "energy_mj": "energy",
-    "memory_mb": "memory",
-    "parameters": "parameters",
-}
 # Where a label may stand, in points from its point, and how it is aligned: the first free place is taken.
 _PLACES = (
     (-5, 4, "right", "bottom"),
@@ -79,7 +72,7 @@ def plot_tradeoffs(
     _draw_others(axes, compare, divisor)
     axes.set_xlabel(label)
     judged_by = "top-1 accuracy (%)" if table.quality == TOP_1 else str(table.quality)
-    title = f"{table.quality.title} against {_NAMES[name]} of {len(table.rows)} sub-networks"
+    title = f"{table.quality.title} against {COSTS[name].word} of {len(table.rows)} sub-networks"
     axes.set_ylabel(judged_by, parse_math=False)  # a name is no formula
     axes.set_title(title, fontsize=11, parse_math=False)
     axes.margins(0.08, 0.1)
