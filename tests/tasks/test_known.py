@@ -8,7 +8,16 @@ import torch.nn.functional as F
 from torch import nn
 
 import adaptive_depth as ad
-from adaptive_depth.tasks import Classification, Heads, MultiLabel, OwnCriterion, Regression, Task, as_task
+from adaptive_depth.tasks import (
+    Classification,
+    Heads,
+    MultiLabel,
+    OwnCriterion,
+    Regression,
+    Segmentation,
+    Task,
+    as_task,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +41,36 @@ def test_what_a_criterion_says_for_certain(given, expected: type[Task]) -> None:
     assert as_task(task) is task
     if expected not in (OwnCriterion, Heads) and given is not None:
         assert task.criterion is given  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (
+            lambda: MultiLabel(nn.CrossEntropyLoss()),
+            "MultiLabel received CrossEntropyLoss, which is a criterion of Clas",
+        ),
+        (
+            lambda: Regression(nn.CrossEntropyLoss()),
+            r"criterion of Classification: expected one such as nn.MSELoss\(\)",
+        ),
+        (
+            lambda: Classification(nn.BCEWithLogitsLoss()),
+            "received BCEWithLogitsLoss, which is a criterion of MultiLabel",
+        ),
+        (lambda: Classification(F.mse_loss), "Classification received mse_loss, which is a criterion of Regression"),
+        (lambda: Segmentation(nn.L1Loss()), "received L1Loss, which is a criterion of Regression"),
+        (
+            lambda: MultiLabel(nn.BCELoss()),
+            "MultiLabel received BCELoss, which takes probabilities: expected a criterion",
+        ),
+        (lambda: Regression(nn.MSELoss), "Regression received criterion=<class .*MSELoss'>: expected a criterion such"),
+        (lambda: MultiLabel(3), "MultiLabel received criterion=3: expected a criterion such as nn.BCEWithLogitsLoss"),
+    ],
+)
+def test_a_criterion_and_a_task_that_contradict_each_other(make, said: str) -> None:
+    with pytest.raises(ad.TrainingError, match=said):
+        make()
 
 
 def test_a_criterion_of_ones_own_learns_from_labels_and_says_what_it_cannot() -> None:

@@ -4,9 +4,58 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ..errors import TrainingError
+
+# What a criterion of torch says for certain of the output and the target that it is given: the task's name.
+MEANT: dict[Any, str] = {
+    nn.CrossEntropyLoss: "Classification",
+    nn.NLLLoss: "Classification",  # of logarithms of probabilities, which a softmax leaves as they are
+    nn.BCEWithLogitsLoss: "MultiLabel",
+    nn.MultiLabelSoftMarginLoss: "MultiLabel",
+    nn.MSELoss: "Regression",
+    nn.L1Loss: "Regression",
+    nn.SmoothL1Loss: "Regression",
+    nn.HuberLoss: "Regression",
+    F.cross_entropy: "Classification",
+    F.nll_loss: "Classification",
+    F.binary_cross_entropy_with_logits: "MultiLabel",
+    F.mse_loss: "Regression",
+    F.l1_loss: "Regression",
+    F.smooth_l1_loss: "Regression",
+    F.huber_loss: "Regression",
+}
+_OF_PROBABILITIES = (nn.BCELoss, F.binary_cross_entropy)
+
+
+def kind_of(criterion: Any) -> Any:
+    """The class of a criterion that is a module; a function as it is."""
+    return type(criterion) if isinstance(criterion, nn.Module) else criterion
+
+
+def check_meant(task: str, criterion: Any, such_as: str) -> Any:
+    """The criterion as it is, where it does not contradict the task.
+
+    Raises:
+        TrainingError: one of another task, of probabilities, or something that is no criterion.
+    """
+    if isinstance(criterion, type) or not callable(criterion):
+        raise TrainingError(f"{task} received criterion={criterion!r}: expected a criterion such as {such_as}")
+    kind = kind_of(criterion)
+    name, meant = getattr(kind, "__name__", repr(kind)), MEANT.get(kind)
+    if meant is not None and meant != task:
+        raise TrainingError(
+            f"{task} received {name}, which is a criterion of {meant}: expected one such as {such_as}, or the task "
+            f"adaptive_depth.tasks.{meant}"
+        )
+    if kind in _OF_PROBABILITIES:
+        raise TrainingError(
+            f"{task} received {name}, which takes probabilities: expected a criterion of logits, such as "
+            "nn.BCEWithLogitsLoss(), with the task adaptive_depth.tasks.MultiLabel and a network without a sigmoid"
+        )
+    return criterion
 
 
 def tensor_of(what: str, value: Any, hint: str) -> Tensor:

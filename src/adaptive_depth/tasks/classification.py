@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..quality import TOP_1, Quality
-from .checks import called, same_device, tensor_of, value_range
+from .checks import called, check_meant, same_device, tensor_of, value_range
 from .task import Task
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ class Classification(Task):
     def __init__(self, criterion: Callable[[Any, Any], Tensor] | None = None, *, temperature: float = 1.0) -> None:
         if not temperature > 0:
             raise TrainingError(f"temperature={temperature!r}: expected a number above 0")
-        self.criterion: Any = nn.CrossEntropyLoss() if criterion is None else criterion
+        criterion = nn.CrossEntropyLoss() if criterion is None else criterion
+        self.criterion: Any = check_meant("Classification", criterion, "nn.CrossEntropyLoss()")
         self.temperature = temperature
         self.ignore_index = getattr(self.criterion, "ignore_index", -100)
 

@@ -3,37 +3,19 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import TrainingError
 from ..quality import Quality
-from .checks import called, single_number
+from .checks import MEANT, called, kind_of, single_number
 from .classification import Classification, Segmentation
 from .heads import Heads
 from .multi_label import MultiLabel
 from .regression import Regression
 from .task import Task
 
-# What a criterion of torch says for certain of the output and the target that it is given.
-_CERTAIN: dict[Any, type[Any]] = {
-    nn.CrossEntropyLoss: Classification,
-    nn.NLLLoss: Classification,  # of logarithms of probabilities, which a softmax leaves as they are
-    nn.BCEWithLogitsLoss: MultiLabel,
-    nn.MultiLabelSoftMarginLoss: MultiLabel,
-    nn.MSELoss: Regression,
-    nn.L1Loss: Regression,
-    nn.SmoothL1Loss: Regression,
-    nn.HuberLoss: Regression,
-    F.cross_entropy: Classification,
-    F.nll_loss: Classification,
-    F.binary_cross_entropy_with_logits: MultiLabel,
-    F.mse_loss: Regression,
-    F.l1_loss: Regression,
-    F.smooth_l1_loss: Regression,
-    F.huber_loss: Regression,
-}
 TASKS = (Classification, MultiLabel, Regression, Segmentation, Heads)
+_BY_NAME = {task.__name__: task for task in TASKS}
 
 
 class OwnCriterion(Task):
@@ -95,8 +77,8 @@ def as_task(given: Any) -> Task:
             "adaptive_depth.tasks"
         )
     criterion: Any = given
-    task = _CERTAIN.get(type(criterion) if isinstance(criterion, nn.Module) else criterion)
-    return OwnCriterion(criterion) if task is None else task(criterion)
+    meant = MEANT.get(kind_of(criterion))
+    return OwnCriterion(criterion) if meant is None else _BY_NAME[meant](criterion)
 
 
 def _described(criterion: Any) -> str:

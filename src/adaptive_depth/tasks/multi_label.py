@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..quality import Quality
-from .checks import called, same_device, same_shape, tensor_of
+from .checks import called, check_meant, same_device, same_shape, tensor_of
 from .task import Task
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class MultiLabel(Task):
     quality = Quality("mAP", "%")
 
     def __init__(self, criterion: Any = None, *, threshold: float = 0.5) -> None:
-        self.criterion: Any = nn.BCEWithLogitsLoss() if criterion is None else criterion
+        criterion = nn.BCEWithLogitsLoss() if criterion is None else criterion
+        self.criterion: Any = check_meant("MultiLabel", criterion, "nn.BCEWithLogitsLoss()")
         self.threshold = threshold
 
     def loss(self, output: Any, target: Any) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..quality import Quality
-from .checks import called, same_device, same_shape, tensor_of
+from .checks import called, check_meant, same_device, same_shape, tensor_of
 from .task import Task
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class Regression(Task):
     """
 
     def __init__(self, criterion: Any = None, *, unit: str = "") -> None:
-        self.criterion: Any = nn.MSELoss() if criterion is None else criterion
+        criterion = nn.MSELoss() if criterion is None else criterion
+        self.criterion: Any = check_meant("Regression", criterion, "nn.MSELoss()")
         self.quality = Quality("RMSE", unit, higher_is_better=False)
 
     def loss(self, output: Any, target: Any) -> Tensor:
