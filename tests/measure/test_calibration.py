@@ -236,3 +236,19 @@ def test_it_repairs_the_sub_networks_in_between(nets) -> None:
     assert error("FTFT") > 0.1
     ad.calibrate(network, [x])
     assert max(error(skip) for skip in network.skips) < 1e-4
+
+
+def test_a_task_says_how_a_batch_becomes_an_input(nets) -> None:
+    class Halves(ad.tasks.Regression):
+        def inputs(self, batch):
+            return batch["image"] / 2, batch["target"]
+
+    images = [torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(n)) for n in range(2)]
+    network, same = nets.chain(), nets.chain()
+    same.load_state_dict(network.state_dict())
+    assert ad.calibrate(network, [{"image": x, "target": torch.zeros(4, 5)} for x in images], task=Halves()) == 2
+    ad.calibrate(same, [x / 2 for x in images])
+    statistics = dict(same.statistics.named_buffers())
+    assert statistics
+    for name, buffer in network.statistics.named_buffers():
+        assert torch.equal(buffer, statistics[name])

@@ -424,6 +424,4 @@ def calibrate_on(
     loader = create_loader(config, "train", batch_size=batch_size, **chosen)
     limit = -(-images // (batch_size * share[1]))
     with seeded(0), show.watched(loader, "calibrating") as batches:
-        if task is not None:
-            batches = map(task.inputs, batches)
-        return calibrate(network, batches, limit=limit, across_processes=across_processes)
+        return calibrate(network, batches, limit=limit, task=task, across_processes=across_processes)

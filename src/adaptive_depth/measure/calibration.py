@@ -6,24 +6,31 @@ sets of statistics cover all 2^N sub-networks; they are gathered with shared pre
 All weights stay shared and switching stays instant.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
 
-from ..batches import arguments, device_of, first_samples, samples_in, split_batch
+from ..batches import arguments, device_of, first_samples, on_device, samples_in, split_batch
 from ..core.distributed import Processes
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..core.sharing import SharedForward
 from ..errors import DataError
 from ..modes import evaluating
 from ..plan.checks import has_statistics
+from ..tasks import as_task
 
 
 def calibrate(
-    network: AdaptiveNetwork, batches: Iterable[Any], *, limit: int | None = None, across_processes: bool = False
+    network: AdaptiveNetwork,
+    batches: Iterable[Any],
+    *,
+    limit: int | None = None,
+    task: Any = None,
+    across_processes: bool = False,
 ) -> int:
     """Measure BatchNorm statistics for every context; afterwards each sub-network normalises with its own.
 
@@ -36,6 +43,7 @@ def calibrate(
         batches: training batches (the labels are not used), such as a DataLoader; each of two or more samples,
             or else it is passed over. Several thousand images are plenty.
         limit: at most so many batches; all by default.
+        task: what the network is for, where that says how a batch becomes an input (`Task.inputs`).
         across_processes: all processes of a training call this, each with its share of the samples, and each gets the
             mean over all batches.
 
@@ -58,7 +66,9 @@ def calibrate(
     before = network.statistics
     with evaluating(network):
         try:
-            measured = _measure(network, islice(batches, limit), Processes() if across_processes else None)
+            inputs = partial(split_batch, device=None) if task is None else as_task(task).inputs
+            processes = Processes() if across_processes else None
+            measured = _measure(network, islice(batches, limit), inputs, processes)
         except BaseException:
             network.statistics = before
             network.forget_views()
@@ -66,13 +76,18 @@ def calibrate(
     return measured
 
 
-def _measure(network: AdaptiveNetwork, batches: Iterable[Any], processes: Processes | None) -> int:
+def _measure(
+    network: AdaptiveNetwork,
+    batches: Iterable[Any],
+    inputs: Callable[[Any], tuple[Any, Any]],
+    processes: Processes | None,
+) -> int:
     device, measured = device_of(network), 0
     network.reset_statistics(per_context=True)
     with _averaging(network), torch.inference_mode(False), torch.no_grad():
         shared = SharedForward(network)
         for batch in batches:
-            x, _ = split_batch(batch, device)
+            x = on_device(inputs(batch)[0], device)
             if samples_in(x) < 2:  # a BatchNorm cannot measure the variance of one sample
                 continue
             args, kwargs = arguments(x)
