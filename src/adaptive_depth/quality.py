@@ -117,4 +117,15 @@ class Quality(Plain):
 
 _DIRECTIONS = {"higher is better": True, "lower is better": False}
 
+
 TOP_1 = Quality("top-1", "%")
+
+
+class Measured(dict[str, float]):
+    """The quality of sub-networks, by skip, and what it is: what `evaluate` returns."""
+
+    def __init__(
+        self, values: Mapping[str, float] | Iterable[tuple[str, float]] = (), quality: Quality = TOP_1
+    ) -> None:
+        super().__init__(values)
+        self.quality = quality

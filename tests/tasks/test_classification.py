@@ -115,3 +115,17 @@ def test_arguments() -> None:
     with pytest.raises(ad.TrainingError, match="the criterion ignores 3 and the task 255: give both the same"):
         Segmentation(nn.CrossEntropyLoss(ignore_index=3))
     assert np.isclose(Segmentation(nn.CrossEntropyLoss(ignore_index=3), ignore_index=3).ignore_index, 3)
+
+
+def test_whole_numbers_of_any_kind_name_classes() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    expected = Classification().loss(logits, torch.tensor([0, 1]))
+    for kind in (torch.int32, torch.uint8):
+        assert Classification().loss(logits, torch.tensor([0, 1], dtype=kind)) == expected
+
+
+def test_labels_of_a_coarser_grid_than_the_logits_are_refused() -> None:
+    with pytest.raises(
+        ad.TrainingError, match=r"labels of \[2, 4\] pixels for logits of \[4, 4\]: expected as many, or"
+    ):
+        Segmentation().loss(torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4).long())

@@ -64,5 +64,13 @@ def test_arguments() -> None:
         Heads(TASKS, judged_by="sise")
     with pytest.raises(ad.TrainingError, match="head 'colour' is unknown"):
         Heads(TASKS, weights={"colour": 1.0})
-    with pytest.raises(ad.TrainingError, match="expected a task for each head"):
+    with pytest.raises(
+        ad.TrainingError,
+        match="^head 'kind' is a CrossEntropyLoss: expected a task, such as Classification.criterion.; a bare dict",
+    ):
         Heads({"kind": torch.nn.CrossEntropyLoss()})  # type: ignore[dict-item]
+
+
+def test_a_weight_below_nothing_is_refused() -> None:
+    with pytest.raises(ad.TrainingError, match="weight -1 of head 'kind': expected a number of 0 or more"):
+        Heads({"kind": Classification()}, weights={"kind": -1})

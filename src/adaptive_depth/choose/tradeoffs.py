@@ -484,7 +484,7 @@ def tradeoffs(
     alone: Mapping[str, float] | None = None,
     network: str = "",
     images: int | None = None,
-    quality: Quality = TOP_1,
+    quality: Quality | None = None,
 ) -> TradeOffs:
     """Join what sub-networks reach and what they cost; the two may come from different machines.
 
@@ -495,11 +495,11 @@ def tradeoffs(
         network: the `fingerprint` of the network whose accuracy it is; with it a profile of another architecture or
             cut is refused.
         images: how many samples the accuracy is of; with it the table says which differences may be chance.
-        quality: what these numbers are, `task.quality`; top-1 in percent by default.
+        quality: what these numbers are; by default what `evaluate` said of them, and of a plain dict top-1 in percent.
 
     Raises:
         MeasurementError: other things than these two, different sub-networks in them, a profile of another network,
-            or an accuracy that is no percentage.
+            an accuracy that is no percentage, or numbers of another quality.
 
     Example:
         >>> from adaptive_depth.choose.costs import Cost, Profile
@@ -515,6 +515,9 @@ def tradeoffs(
             f"tradeoffs received a {type(accuracy).__name__} and a {type(cost).__name__}: expected accuracies by skip, "
             "as evaluate returns them, and then a Profile"
         )
+    told = getattr(accuracy, "quality", None)
+    if quality is not None and told is not None and quality != told:
+        raise MeasurementError(f"these numbers are of {told}, and quality={quality}: leave quality out")
     if network and cost.network and network != cost.network:
         raise MeasurementError(
             f"the profile is of another network or another cut of it (fingerprint {cost.network}, the accuracy's is "
@@ -546,7 +549,7 @@ def tradeoffs(
         for skip, found in cost.costs.items()
     )
     device = {**cost.device, "backend": cost.backend}
-    return TradeOffs(tuple(rows), cost.batch_size, device, cost.ties(), images, quality)
+    return TradeOffs(tuple(rows), cost.batch_size, device, cost.ties(), images, quality or told or TOP_1)
 
 
 def _check_value(quality: Quality, what: str, value: object) -> None:

@@ -12,6 +12,7 @@ from ..core.network import AdaptiveNetwork, check_adapted
 from ..core.sharing import SharedForward, tensors_in
 from ..errors import DataError, TrainingError
 from ..modes import evaluating
+from ..quality import Measured
 from ..skip import Skip, parse_skip
 from ..tasks import Classification, Task, as_task
 
@@ -26,7 +27,7 @@ def evaluate(
     *,
     task: Any = None,
     across_processes: bool = False,
-) -> dict[str, float]:
+) -> Measured:
     """The quality of sub-networks: top-1 accuracy in percent, or what a task is judged by.
 
     The network runs in eval mode without gradients and is left as it was. Outputs are bit-identical to those of the
@@ -43,8 +44,8 @@ def evaluate(
             quality on all of them.
 
     Returns:
-        For each skip, super-net first, the number that `task.quality` names; by default the share of samples whose
-        largest logit is the label's.
+        A dict with, for each skip, super-net first, the number that `task.quality` names; by default the share of
+        samples whose largest logit is the label's. Its attribute `quality` says what that is.
 
     Raises:
         DataError: no batch, no labels, labels that name no class of the network, a data set (the loader's `dataset`)
@@ -86,7 +87,7 @@ def evaluate(
         _join(metrics, device)
     if not metrics:
         raise DataError("evaluate received an empty loader: expected at least one batch of (input, labels)")
-    return {skip: judged.value(metric) for skip, metric in metrics.items()}
+    return Measured({skip: judged.value(metric) for skip, metric in metrics.items()}, judged.quality)
 
 
 def _checked(task: Task, output: Any, y: Any, data: Any, *, strict: bool) -> Any:
@@ -110,11 +111,14 @@ def _checked(task: Task, output: Any, y: Any, data: Any, *, strict: bool) -> Any
 
 def _check_one_class(output: Any, y: Any) -> None:
     """Without a task nothing else is certain than one class a sample."""
-    if not isinstance(output, Tensor) or output.ndim != 2 or y.shape != output.shape[:1]:
+    fits = isinstance(output, Tensor) and isinstance(y, Tensor) and output.ndim == 2 and y.shape == output.shape[:1]
+    if not fits:
+        labels = list(y.shape) if isinstance(y, Tensor) else f"in a {type(y).__name__}"
         received = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise DataError(
-            f"the network returned {received} for labels {list(y.shape)}: expected [batch, classes] and [batch]; for "
-            "anything else name the task, evaluate(network, batches, task=ad.tasks.Segmentation())"
+            f"the network returned {received} for labels {labels}: expected [batch, classes] and [batch]; for anything "
+            "else name the task, evaluate(network, batches, task=...): MultiLabel, Regression, Segmentation, a dict of "
+            "tasks for several heads, or one of your own"
         )
 
 

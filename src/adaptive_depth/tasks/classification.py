@@ -49,7 +49,8 @@ class Classification(Task):
     def loss(self, output: Any, target: Any) -> Tensor:
         logits = self._logits(output)
         self.check(logits, target)
-        return called(self.criterion, logits, target)
+        # torch's criteria take one kind of whole numbers for class indices, and all kinds of them are right.
+        return called(self.criterion, logits, target if target.is_floating_point() else target.long())
 
     def distil(self, student: Any, teacher: Any, target: Any = None) -> Tensor:
         student, teacher = self._logits(student).movedim(1, -1), self._logits(teacher).movedim(1, -1)
@@ -106,9 +107,12 @@ class Classification(Task):
                 "such batches out"
             )
         if low < 0 or high >= logits.shape[1]:
+            mend = f"build the model with num_classes={high + 1} or map the labels"
+            if low < 0:
+                mend = f"map the labels, or name one that is to be left out, criterion ignore_index={low}"
             raise TrainingError(
                 f"labels from {low} to {high}, but the network has {logits.shape[1]} classes: expected labels from 0 "
-                f"to {logits.shape[1] - 1}; build the model with num_classes={high + 1} or map the labels"
+                f"to {logits.shape[1] - 1}; {mend}"
             )
 
     def _logits(self, output: Any) -> Tensor:
@@ -196,7 +200,13 @@ class Segmentation(Classification):
                 f"the network returned {list(logits.shape)}: segmentation expects logits [batch, classes, height, "
                 "width]"
             )
-        return target.shape[1:] if isinstance(target, Tensor) and target.ndim == 3 else logits.shape[2:]
+        size = target.shape[1:] if isinstance(target, Tensor) and target.ndim == 3 else logits.shape[2:]
+        if size[0] < logits.shape[2] or size[1] < logits.shape[3]:
+            raise TrainingError(
+                f"labels of {list(size)} pixels for logits of {list(logits.shape[2:])}: expected as many, or more (the "
+                "logits are enlarged then); resize the labels, with nearest neighbours"
+            )
+        return size
 
 
 def _indices(logits: Tensor, target: Tensor) -> Tensor:

@@ -40,11 +40,18 @@ class Heads(Task):
         self, tasks: Mapping[str, Task], *, judged_by: str | None = None, weights: Mapping[str, float] | None = None
     ) -> None:
         self.tasks = dict(tasks)
-        if not self.tasks or not all(isinstance(task, Task) for task in self.tasks.values()):
-            raise TrainingError(
-                f"heads {self.tasks!r}: expected a task for each head, such as {{'kind': Classification()}}"
-            )
+        if not self.tasks:
+            raise TrainingError("no heads: expected a task for each, such as {'kind': Classification()}")
+        for name, task in self.tasks.items():
+            if not isinstance(task, Task):
+                raise TrainingError(
+                    f"head {name!r} is a {type(task).__name__}: expected a task, such as Classification(criterion); a "
+                    "bare dict, task={...}, takes criteria of torch, too"
+                )
         self.weights = dict.fromkeys(self.tasks, 1.0) | dict(weights or {})
+        for name, weight in self.weights.items():
+            if not weight >= 0:
+                raise TrainingError(f"weight {weight!r} of head {name!r}: expected a number of 0 or more")
         self.judged_by = next(iter(self.tasks)) if judged_by is None else judged_by
         for name in (*self.weights, self.judged_by):
             if name not in self.tasks:

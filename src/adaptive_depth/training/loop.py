@@ -43,7 +43,7 @@ def train(
     task: Any = None,
     step: Step | None = None,
     validation: Any = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     resume: bool = False,
     on_step: Callable[[Progress], None] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
@@ -90,6 +90,7 @@ def train(
     check(network, batches, recipe)
     if resume and folder is None:
         raise TrainingError("resume=True without a folder: name the one that holds the checkpoints")
+    folder = None if folder is None else Path(folder)
     learned = _task(task, recipe)
     if validation is not None and isinstance(network, AdaptiveNetwork) and not learned.can_judge:
         raise TrainingError(
