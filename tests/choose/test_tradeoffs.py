@@ -13,6 +13,7 @@ from adaptive_depth import BudgetError
 from adaptive_depth.choose.costs import Cost, Profile
 from adaptive_depth.choose.tradeoffs import Row, TradeOffs, tradeoffs
 from adaptive_depth.errors import MeasurementError
+from adaptive_depth.quality import Measured
 
 #                 accuracy  macs  parameters  latency
 SUPER = Row("FF", 77.6, 4_110, 900, 50.0)

@@ -64,10 +64,7 @@ def test_arguments() -> None:
         Heads(TASKS, judged_by="sise")
     with pytest.raises(ad.TrainingError, match="head 'colour' is unknown"):
         Heads(TASKS, weights={"colour": 1.0})
-    with pytest.raises(
-        ad.TrainingError,
-        match="^head 'kind' is a CrossEntropyLoss: expected a task, such as Classification.criterion.; a bare dict",
-    ):
+    with pytest.raises(ad.TrainingError, match=r"head 'kind' is a CrossEntropyLoss: expected a task, such as Class"):
         Heads({"kind": torch.nn.CrossEntropyLoss()})  # type: ignore[dict-item]
 
 
