@@ -17,9 +17,27 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
-        for follow in (getattr(part, "follow_modes", None) for part in module.modules()):
-            if callable(follow):
-                follow()
+        _follow(module)
+
+
+def _follow(module: nn.Module) -> None:
+    """What keeps modules of its own in the modes of others is told that these changed."""
+    for follow in (getattr(part, "follow_modes", None) for part in module.modules()):
+        if callable(follow):
+            follow()
+
+
+@contextmanager
+def modes_restored_on_error(module: nn.Module) -> Iterator[None]:
+    """If the body raises, every sub-module is in the mode (training, evaluation) that it was in before."""
+    before = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    except BaseException:
+        for part, training in before:
+            part.training = training
+        _follow(module)
+        raise
 
 
 @contextmanager

@@ -573,7 +573,7 @@ def test_what_evaluate_returns_says_what_it_is():
     costs = Profile({"F": Cost("F", 400, 9), "T": Cost("T", 200, 5)}, 1, {}, {})
     table = tradeoffs(Measured({"F": 0.1, "T": 0.5}, RMSE), costs)
     assert table.quality == RMSE
-    assert table.best(macs=1000).skip == "F"
+    assert table.best(macs=1000) == "F"
     assert tradeoffs({"F": 76.0, "T": 75.0}, costs).quality == ad.tasks.Quality("top-1", "%")
     with pytest.raises(MeasurementError, match=r"these numbers are of RMSE \(m, lower is better\), and quality=F1"):
         tradeoffs(Measured({"F": 0.1, "T": 0.5}, RMSE), costs, quality=ad.tasks.Quality("F1"))

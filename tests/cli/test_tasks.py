@@ -128,7 +128,7 @@ def test_ordinal_regression_by_a_task_of_ones_own(call, train_arguments, tmp_pat
     options = ["--task=own.py:place", "--model-kwargs=num_classes=1", "--lr=0.01"]
     status, out, err = call(*train_arguments, *options, f"--output={run}")
     assert status == 0, err
-    assert out.startswith("RMSE (lower is better) (stripes) on 12 validation images")
+    assert out.startswith("RMSE (stripes, lower is better) on 12 validation images")
     assert re.search(r"epoch 2 of 2, [\d,]+ images/s, loss [\d.]+; base-net: [\d.]+\n", err)
     told = judged(run)
     assert told["quality"] == {"name": "RMSE", "unit": "stripes", "higher_is_better": False}

@@ -6,8 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchmetrics.classification import MulticlassF1Score
 
 import adaptive_depth as ad
+from adaptive_depth.quality import Quality
 from adaptive_depth.tasks import (
     Classification,
     Heads,
@@ -177,6 +179,31 @@ def test_a_validation_without_a_metric_is_refused_before_the_first_step(nets) ->
         ad.train(network, batches, epochs=1, task=own, validation=batches)
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     ad.train(network, batches, epochs=1, task=own)  # which needs none
+
+
+def test_a_metric_that_cannot_work_is_refused_before_the_first_step(nets) -> None:
+    """At the end of the training, where validation is by default, it would cost all of it."""
+    network, batches = nets.chain(), [(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]))] * 2
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    several = Classification().with_metric(MulticlassF1Score(num_classes=5, average=None), Quality("F1"))
+    with pytest.raises(ad.AdaptiveDepthError, match=r"gives numbers \[5\]: expected one number"):
+        ad.train(network, batches, epochs=1, task=several, validation=batches)
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    good = Classification().with_metric(MulticlassF1Score(num_classes=5))
+    own = ad.train(network, batches, epochs=1, task=good, validation=batches, seed=1)
+    without = nets.chain()
+    without.load_state_dict(before)
+    ad.train(without, batches, epochs=1, task=good, seed=1)
+    assert own.epochs[-1].validation is not None
+    assert all(torch.equal(tensor, without.state_dict()[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_training_that_fails_leaves_the_modes_as_they_were(nets) -> None:
+    network = nets.chain().eval()
+    with pytest.raises(ad.TrainingError, match="labels of float32"):
+        ad.train(network, [(torch.randn(4, 3, 8, 8), torch.zeros(4))], epochs=1)
+    assert not any(part.training for part in network.modules())
+    assert not any(part.training for part in network.subnet(network.skips[-1]).modules())
 
 
 def test_label_smoothing_of_a_recipe_is_not_dropped_without_a_word(nets) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import DataError, MeasurementError
-from . import runs, show
+from . import runs, show, tasks
 from .evaluate import Run
 from .stages import Json
 
@@ -87,19 +87,24 @@ def _read_table(run: Path) -> Any:
     if not (run / runs.TRADEOFFS).exists():
         return None
     mend = f"measure it anew with {show.command('select', run)}"
-    table = runs.read_json(run / runs.TRADEOFFS, mend)
+    read = runs.read_json(run / runs.TRADEOFFS, mend)
     try:
-        return TradeOffs.from_json(table)
+        table = TradeOffs.from_json(read)
     except MeasurementError as error:
         raise DataError(f"{run / runs.TRADEOFFS} is damaged ({error}): {mend}") from error
+    if (run / runs.ACCURACY).exists() and (now := runs.read_accuracy(run)["quality"]) != table.quality:
+        raise DataError(
+            f"{run / runs.TRADEOFFS} is of {table.quality}, and the run was measured by {now} since: {mend}"
+        )
+    return table
 
 
 def _read_preprocessing(run: Path, network: Any) -> Any:
     """What the run was trained with; None for a run that a program saved."""
-    from ..data import check_fit
+    from ..data import check_fit, check_input
 
     if not (run / runs.DATA).exists():
         return None
     config = runs.read_data(run)
-    check_fit(network, config)
+    (check_fit if tasks.names_classes(run) else check_input)(network, config)
     return config

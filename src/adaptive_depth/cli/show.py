@@ -103,11 +103,11 @@ def command(*words: object) -> str:
 
 def title(quality: "Quality") -> str:
     """What stands before values of a quality that have their unit beside them."""
-    from ..quality import TOP_1
+    from ..quality import TOP_1, Quality
 
     if quality == TOP_1:
         return "Top-1 accuracy"
-    return quality.name if quality.higher_is_better else f"{quality.name} (lower is better)"
+    return str(Quality(quality.name, "", quality.higher_is_better))
 
 
 def digits(quality: "Quality") -> int:

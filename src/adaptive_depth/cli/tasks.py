@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from functools import partial, update_wrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -297,8 +298,10 @@ def _found(option: str, name: str, expected: str) -> Any:
     try:
         return getattr(module, attribute)
     except AttributeError as error:
-        there = ", ".join(each for each in vars(module) if not each.startswith("_") and callable(vars(module)[each]))
-        raise TrainingError(f"{option} {name!r}: {place} has no {attribute!r}; it has {there[:300]}") from error
+        there = [each for each in vars(module) if not each.startswith("_") and callable(vars(module)[each])]
+        near = get_close_matches(attribute, there, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(there)[:300]}"
+        raise TrainingError(f"{option} {name!r}: {place} has no {attribute!r}; {hint}") from error
 
 
 def _module(option: str, place: str, expected: str) -> Any:

@@ -54,7 +54,12 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the recipe, such as ema=0.999; repeatable."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted training in RUN.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the interrupted training in RUN: the same command once more, with --resume."
+        ),
+    ] = False,
     task: tasks.TaskName = None,
     metric: tasks.MetricName = None,
     metric_name: tasks.QualityName = None,
@@ -285,7 +290,7 @@ def _report(result: dict[str, Any], history: "History", json: bool) -> None:
         show.as_json(result | {"history": history.to_json()})
         return
     quality = tasks.quality_of(result.get("quality"), "the training")
-    what = f"{show.title(quality)}{f' ({quality.unit})' if quality.unit else ''}"
+    what = str(quality) if "quality" in result else f"{show.title(quality)} (%)"
     typer.echo(f"{what} on {result['images']} validation images, before and after calibration:")
     table = show.accuracy_table(result["before_calibration"], result["accuracy"], digits=show.digits(quality))
     typer.echo(table)

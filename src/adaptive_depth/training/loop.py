@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
@@ -17,8 +18,9 @@ from torch.utils._pytree import tree_map_only
 from ..batches import device_of, on_device
 from ..core.distributed import Processes, whole
 from ..core.network import AdaptiveNetwork
-from ..errors import CheckpointError, TrainingError
+from ..errors import CheckpointError, DataError, TrainingError
 from ..measure.evaluation import evaluate
+from ..modes import modes_restored_on_error
 from ..quality import TOP_1
 from ..tasks import Classification, Task, as_task
 from . import state
@@ -97,8 +99,15 @@ def train(
             f"validation= needs a metric, and {task!r} says nothing of one: name the task, such as "
             "adaptive_depth.tasks.Classification(criterion), or leave validation out"
         )
+    if validation is not None and isinstance(network, AdaptiveNetwork):
+        _try_metric(network, validation, learned)
     seed = None if recipe.seed is None else recipe.seed + Processes().index  # each process augments in its own way
-    with seeded(seed), stopping(folder is not None) as stop, prepared(network, recipe):
+    with (
+        seeded(seed),
+        stopping(folder is not None) as stop,
+        prepared(network, recipe),
+        modes_restored_on_error(network),
+    ):
         run = _Run(network, batches, recipe, learned, step, folder)
         if resume:
             run.go_on()
@@ -109,6 +118,18 @@ def train(
                 on_epoch(run.history[-1])
             run.save()
     return run.finish()
+
+
+def _try_metric(network: AdaptiveNetwork, validation: Any, task: Task) -> None:
+    """A metric of the user's own judges one batch before the training: at its end the error would cost all of it."""
+    if "metric" not in vars(task) and type(task).__module__.startswith("adaptive_depth.tasks"):
+        return
+    with seeded(0), warnings.catch_warnings():  # the training draws the numbers that it would draw without this
+        warnings.simplefilter("ignore")  # of one batch a metric may say that classes are missing
+        try:
+            evaluate(network, islice(validation, 1), [network.skips[0]], task=task)
+        except DataError:  # an image that cannot be read, say, is told where it is needed
+            return
 
 
 def default_task(recipe: Recipe) -> Classification:
@@ -128,6 +149,9 @@ def _task(given: Any, recipe: Recipe) -> Task:
             "that task's criterion, too, nn.CrossEntropyLoss(label_smoothing=...), or leave it out of the recipe"
         )
     return as_task(given)
+
+
+_NAMED = 16  # samples, in an error
 
 
 class _Run:
@@ -344,7 +368,9 @@ class _Run:
         said = f" (epoch {self.epoch}, step {self.done + 1}, {which}batch {batch + 1} of {len(self.batches)}"
         known = getattr(self.batches, "indices", None)
         if callable(known):
-            said += f", samples {known(batch)}"
+            numbers: list[int] = list(known(batch))  # type: ignore[arg-type]
+            more = f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else ""
+            said += f", samples {numbers[:_NAMED]}{more}"
         return f"{said}{last}"
 
     def _update(self, stop: threading.Event, on_step: Callable[[Progress], None] | None) -> None:
