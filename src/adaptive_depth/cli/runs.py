@@ -116,6 +116,10 @@ def open_run(run: Path) -> "AdaptiveNetwork":
     """
     from ..core.saving import load
 
+    if not is_run(run) and (run / CHECKPOINTS).exists():
+        raise CheckpointError(
+            f"{run} holds an unfinished training: finish it, with the command that began it and --resume"
+        )
     return load(run)
 
 

@@ -251,7 +251,7 @@ def _build(description: Mapping[str, Any], file: Path, call: str) -> nn.Module:
     if source is None:
         raise CheckpointError(
             f"{file.parent} holds a {description.get('model', 'model')} that no timm or torchvision name builds: give "
-            f"an instance of it, {call}"
+            f"an instance of it, {call} (a model that ad.create_model made is built again by itself)"
         )
     try:
         name, arguments = source["name"], source["arguments"]

@@ -10,7 +10,7 @@ from ..batches import arguments, device_of, on_device, samples_in
 from ..core.distributed import Processes
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..core.sharing import SharedForward, tensors_in
-from ..errors import DataError, TrainingError
+from ..errors import DataError, MeasurementError, TrainingError
 from ..modes import evaluating
 from ..quality import Measured
 from ..skip import Skip, parse_skip
@@ -80,7 +80,7 @@ def evaluate(
             for skip, output, _ in shared.outputs(chosen, *args, **kwargs):
                 found = _checked(judged, output, y, getattr(batches, "dataset", None), strict=task is None)
                 if skip not in metrics:
-                    metrics[skip] = judged.metric(found).to(device)
+                    metrics[skip] = _new_metric(judged, found).to(device)
                     metrics[skip].sync_on_compute = False  # processes may evaluate something of their own
                 judged.measure(metrics[skip], found, y)
     if across_processes:
@@ -88,6 +88,17 @@ def evaluate(
     if not metrics:
         raise DataError("evaluate received an empty loader: expected at least one batch of (input, labels)")
     return Measured({skip: judged.value(metric) for skip, metric in metrics.items()}, judged.quality)
+
+
+def _new_metric(task: Task, output: Any) -> "Metric":
+    from torchmetrics import Metric
+
+    metric = task.metric(output)
+    if not isinstance(metric, Metric):
+        raise MeasurementError(
+            f"the task's metric() returned a {type(metric).__name__}: expected a new torchmetrics.Metric"
+        )
+    return metric
 
 
 def _checked(task: Task, output: Any, y: Any, data: Any, *, strict: bool) -> Any:
