@@ -13,7 +13,7 @@ from adaptive_depth.plan import registry
 
 @pytest.fixture(autouse=True)
 def _put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_FAMILIES", dict(registry._FAMILIES))
+    monkeypatch.setattr(registry.FAMILIES, "_things", dict(registry.FAMILIES))
 
 
 def test_a_family_of_the_users_own_is_asked_too(nets) -> None:

@@ -22,6 +22,7 @@ from ..data import DataConfig
 from ..errors import ExportError
 from ..files import move
 from ..modes import evaluating
+from ..registry import Registry
 from ..skip import Skip, parse_skip
 from .artifact import FILE, Artifact
 from .session import Session, open_session
@@ -52,13 +53,11 @@ class Format:
     free_batch: bool = True
 
 
-# Registering another format takes a line here and its module.
-FORMATS: dict[str, Format] = {
-    "onnx": Format(".onnx", "onnx.write", "onnx"),
-    "openvino": Format(".xml", "openvino.write", "openvino", forms=("shared",)),
-    "executorch": Format(".pte", "executorch.write", "executorch", free_batch=False),
-    "torch": Format("", "torch.programs", None, forms=("folded",)),
-}
+FORMATS: Registry[Format] = Registry("to", ExportError)
+FORMATS.register("onnx")(Format(".onnx", "onnx.write", "onnx"))
+FORMATS.register("openvino")(Format(".xml", "openvino.write", "openvino", forms=("shared",)))
+FORMATS.register("executorch")(Format(".pte", "executorch.write", "executorch", free_batch=False))
+FORMATS.register("torch")(Format("", "torch.programs", None, forms=("folded",)))
 
 
 def export_network(
@@ -110,9 +109,7 @@ def export_network(
     check_adapted(network, "export_network", ExportError)
     path, tell = Path(path), on_progress or _say_nothing
     name = format_of(path) if to is None else to
-    if name not in FORMATS:
-        raise ExportError(f"to={name!r}: expected one of {', '.join(FORMATS)}")
-    kind = FORMATS[name]
+    kind = FORMATS.take(name)
     chosen = kind.forms[0] if form is None else form
     if chosen not in kind.forms:
         raise ExportError(f"form={form!r} of {name}: expected {' or '.join(kind.forms)}")

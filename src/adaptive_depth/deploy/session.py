@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import AdaptiveDepthError, ArtifactError, DataError, SkipError
+from ..registry import Registry
 from ..skip import Skip, parse_skip
 from .artifact import Artifact
 
@@ -24,16 +26,28 @@ class Backend(Protocol):
         ...
 
 
-# By name, the module (beside this one) whose `open_backend(source, threads)` opens it, and the extra that brings
-# its packages. Registering another backend takes a line here and its module.
-BACKENDS: dict[str, tuple[str, str | None]] = {
-    "eager": ("torch.run", None),
-    "compiled": ("torch.run", None),
-    "onnxruntime": ("onnx.run", "onnx"),
-    "openvino": ("openvino.run", "openvino"),
-    "executorch": ("executorch.run", "executorch"),
-}
-_BY_SUFFIX = {".onnx": "onnxruntime", ".pte": "executorch", ".xml": "openvino"}
+@dataclass(frozen=True)
+class Runtime:
+    """What opens a network of many depths.
+
+    Attributes:
+        module: the one of this package whose `open_backend(source, threads=..., backend=...)` opens it; imported when
+            it is asked for.
+        extra: of this package, that brings what the module needs; None where torch does.
+        suffix: of the files that it opens; empty where it opens a network.
+    """
+
+    module: str
+    extra: str | None = None
+    suffix: str = ""
+
+
+BACKENDS: Registry[Runtime] = Registry("backend", ArtifactError)
+BACKENDS.register("eager")(Runtime("torch.run"))
+BACKENDS.register("compiled")(Runtime("torch.run"))
+BACKENDS.register("onnxruntime")(Runtime("onnx.run", "onnx", ".onnx"))
+BACKENDS.register("openvino")(Runtime("openvino.run", "openvino", ".xml"))
+BACKENDS.register("executorch")(Runtime("executorch.run", "executorch", ".pte"))
 
 
 class Session:
@@ -128,19 +142,17 @@ def open_session(source: Any, *, backend: str | None = None, threads: int | None
     if isinstance(source, str | Path) and not Path(source).exists():
         raise ArtifactError(f"{source} does not exist: expected a file that adaptive-depth export wrote")
     name = _backend_of(source) if backend is None else backend
-    if name not in BACKENDS:
-        raise ArtifactError(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
+    runtime = BACKENDS.take(name)
     if threads is not None and not (isinstance(threads, int) and threads >= 1):
         raise ArtifactError(f"threads={threads!r}: expected a whole number of at least 1")
     most = 8 * (os.cpu_count() or 1)  # with far more, a runtime starts them for minutes
     if threads is not None and threads > most:
         raise ArtifactError(f"threads={threads}: expected {most} at most, on a machine of {os.cpu_count()} processors")
-    module, extra = BACKENDS[name]
     try:
-        opener: Callable[..., Backend] = import_module(f".{module}", __package__).open_backend
+        opener: Callable[..., Backend] = import_module(f".{runtime.module}", __package__).open_backend
         return Session(name, opener(source, threads=threads, backend=name))
     except ImportError as error:
-        mend = f'pip install "adaptive-depth[{extra}]"' if extra else "pip install torch"
+        mend = f'pip install "adaptive-depth[{runtime.extra}]"' if runtime.extra else "pip install torch"
         raise ArtifactError(f"{name} needs a package that is not installed ({error}): {mend}") from error
 
 
@@ -148,11 +160,13 @@ def _backend_of(source: Any) -> str:
     if not isinstance(source, str | Path):
         return "eager"
     path = Path(source)
+    by_suffix = {runtime.suffix: name for name, runtime in BACKENDS.items() if runtime.suffix}
+    endings = ", ".join(sorted(by_suffix))
     if path.is_dir():
         raise ArtifactError(
-            f"{path} is a folder: expected a file that ends in {', '.join(_BY_SUFFIX)}. Programs of torch are for "
+            f"{path} is a folder: expected a file that ends in {endings}. Programs of torch are for "
             "torch.export.load, which runs code that it reads; of a run, open the network, open_session(load(...))"
         )
-    if path.suffix not in _BY_SUFFIX:
-        raise ArtifactError(f"{path} has an unknown ending: expected {', '.join(_BY_SUFFIX)}")
-    return _BY_SUFFIX[path.suffix]
+    if path.suffix not in by_suffix:
+        raise ArtifactError(f"{path} has an unknown ending: expected {endings}")
+    return by_suffix[path.suffix]

@@ -15,6 +15,7 @@ from ..choose.costs import Cost, Profile, median_interval
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..errors import MeasurementError, one_line
 from ..modes import evaluating
+from ..registry import Registry
 from ..skip import Skip, parse_skip
 from ..stopwatch import drift, planned, time_all
 from .instruments.conditions import describe, moment
@@ -25,11 +26,10 @@ from .instruments.timing import waiter, warm_up
 
 OnProgress = Callable[[int, int, str], None]
 
-# What makes a callable of a sub-network, for each backend. Registering another one takes a line here.
-BACKENDS: dict[str, Callable[[nn.Module], Callable[..., Any]]] = {
-    "eager": lambda subnet: subnet,
-    "compiled": lambda subnet: torch.compile(subnet),
-}
+# What makes a callable of a sub-network, for each backend.
+BACKENDS: Registry[Callable[[nn.Module], Callable[..., Any]]] = Registry("backend", MeasurementError)
+BACKENDS.register("eager")(lambda subnet: subnet)
+BACKENDS.register("compiled")(lambda subnet: torch.compile(subnet))
 
 
 def profile(
@@ -252,8 +252,7 @@ def _check_measurement(
     sizes = batch_sizes if isinstance(batch_sizes, Sequence) and not isinstance(batch_sizes, str) else [batch_sizes]
     if not all(isinstance(size, int) and size >= 1 for size in sizes):
         raise MeasurementError(f"batch_sizes={batch_sizes!r}: expected whole numbers of at least 1, such as (8, 32)")
-    if backend not in BACKENDS:
-        raise MeasurementError(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
+    BACKENDS.take(backend)
 
 
 def _device_and_batch(example: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[torch.device, int]:

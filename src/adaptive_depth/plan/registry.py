@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from ..errors import StagesError
+from ..registry import Registry
 from .plan import Run
 
 Planner = Callable[[nn.Module], Sequence[Run] | None]
-_FAMILIES: dict[str, Planner] = {}
+FAMILIES: Registry[Planner] = Registry("family", StagesError)
 
 
 def family(name: str) -> Callable[[Planner], Planner]:
@@ -17,24 +18,17 @@ def family(name: str) -> Callable[[Planner], Planner]:
     Raises:
         StagesError: a name that is taken.
     """
-
-    def register(planner: Planner) -> Planner:
-        if name in _FAMILIES:
-            raise StagesError(f"family {name!r} is registered twice; known: {', '.join(_FAMILIES)}")
-        _FAMILIES[name] = planner
-        return planner
-
-    return register
+    return FAMILIES.register(name)
 
 
 def families() -> tuple[str, ...]:
     """The names of all registered families."""
-    return tuple(_FAMILIES)
+    return tuple(FAMILIES)
 
 
 def known_runs(model: nn.Module) -> Sequence[Run] | None:
     """The runs of a model that a family knows; None for all others."""
-    for planner in _FAMILIES.values():
+    for planner in FAMILIES.values():
         runs = planner(model)
         if runs is not None:
             return runs

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import DataError
+from ...registry import Registry
 from .digits import Digits
 from .folders import DRAWN, TORCHVISION, open_folder, open_torchvision, unknown
 from .hugging_face import open_hugging_face
@@ -31,13 +32,13 @@ __all__ = [
 ]
 
 ImageSet = Digits | LettersInPhotos | Indexed | Shards
-_NAMED: dict[str, Callable[[str], ImageSet]] = dict(zip(DRAWN, (Digits, LettersInPhotos), strict=True))
 # (what follows the prefix, root, split, download, the classes trained on) → a set
-_KINDS: dict[str, Callable[[str, Path | None, str, bool, tuple[str, ...] | None], ImageSet]] = {
-    "torch": open_torchvision,
-    "hfds": open_hugging_face,
-    "wds": open_shards,
-}
+Opener = Callable[[str, Path | None, str, bool, tuple[str, ...] | None], ImageSet]
+_NAMED: dict[str, Callable[[str], ImageSet]] = dict(zip(DRAWN, (Digits, LettersInPhotos), strict=True))
+KINDS: Registry[Opener] = Registry("data", DataError)
+KINDS.register("torch")(open_torchvision)
+KINDS.register("hfds")(open_hugging_face)
+KINDS.register("wds")(open_shards)
 
 
 def open_set(
@@ -55,7 +56,7 @@ def open_set(
     kind, rest = _kind(name)
     if kind is None:
         return open_folder(name, split, classes)
-    return _KINDS[kind](rest, None if root is None else Path(root).expanduser(), split, download, classes)
+    return KINDS[kind](rest, None if root is None else Path(root).expanduser(), split, download, classes)
 
 
 def locate(name: str, root: str | Path | None) -> tuple[str, str | None]:
@@ -80,7 +81,7 @@ def locate(name: str, root: str | Path | None) -> tuple[str, str | None]:
 def _kind(name: str) -> tuple[str | None, str]:
     prefix, slash, rest = name.partition("/")
     kind = prefix.lower()
-    if slash and kind in _KINDS:
+    if slash and kind in KINDS:
         if not rest and kind != "wds":  # whose folder may be the root
             raise unknown(name)
         return kind, rest
