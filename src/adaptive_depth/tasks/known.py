@@ -62,6 +62,7 @@ def as_task(given: Any) -> Task:
         TrainingError: something that cannot be called, a class in place of an instance.
 
     Example:
+        >>> from torch import nn
         >>> type(as_task(nn.BCEWithLogitsLoss())).__name__, type(as_task(None)).__name__
         ('MultiLabel', 'Classification')
     """

@@ -69,7 +69,6 @@ class Schedule:
         if unknown:
             known = ", ".join(f"{letter} ({what})" for letter, what in _LETTERS.items())
             meant = f"; did you mean {self.pattern.upper()!r}?" if not set(self.pattern.upper()) - set(_LETTERS) else ""
-            meant = "; did you mean 'algorithm 1'?" if self.pattern.lower().startswith("algo") else meant
             raise TrainingError(
                 f"{said} has the unknown letter {unknown[0]!r}: expected {known}, such as 'SBSBR', or in a recipe "
                 f"'algorithm 1'{meant}"
