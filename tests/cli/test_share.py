@@ -9,6 +9,8 @@ import torch
 from huggingface_hub import ModelCard
 
 import adaptive_depth as ad
+from adaptive_depth.cli.run import _of_run
+from adaptive_depth.deploy.artifact import Artifact
 
 from .conftest import judge_by_an_error
 
@@ -149,3 +151,16 @@ def test_what_an_earlier_call_was_told_stays_in_the_card(call, run, tmp_path, fo
     for options, expected in ((["--license=mit"], "mit"), ([], "mit"), (["--license=apache-2.0"], "apache-2.0")):
         assert call("share", run, folder, *options)[0] == 0
         assert ModelCard.load(folder / "README.md").data.license == expected
+
+
+def test_classes_of_images_are_no_names_of_outputs_that_are_none(call, run, tmp_path, forbidden):
+    (run / "task.json").write_text(json.dumps({"task": "regression", "classes": False}))
+    (run / "tradeoffs.json").unlink(missing_ok=True)
+    assert call("share", run, tmp_path / "a")[0] == 0
+    prepared = ad.AdaptiveNetwork.from_pretrained(tmp_path / "a").preprocessing
+    assert (prepared.image_size, prepared.classes) == (24, ())
+    artifact = _of_run(Artifact("network", (), ("FFFF",), (None, 1, 24, 24)), run, governed=False)
+    assert (artifact.preprocessing.image_size, artifact.labels) == (24, ())
+    (run / "task.json").unlink()
+    artifact = _of_run(Artifact("network", (), ("FFFF",), (None, 1, 24, 24)), run, governed=False)
+    assert artifact.labels == ("left", "middle", "right")

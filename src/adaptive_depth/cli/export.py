@@ -1,6 +1,5 @@
 """adaptive-depth export: one file with every depth, for another runtime."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,9 +74,7 @@ def export(
     run = Path(model) if runs.is_run(model) else None
     data = _data(run, network, root)
     judged = tasks.task_of(asked if run is None else tasks.remembered(run, asked)) if int8 else None
-    told = data
-    if data is not None and run is not None and not tasks.names_classes(run):
-        told = replace(data, classes=())  # they name no output
+    told = data if data is None or run is None else runs.with_outputs_named(run, data)
     example = _example(network, data, image_size, 1 if FORMATS[name].free_batch else batch_size)
     chosen = [skip.strip() for skip in skips.split(",")] if skips else None
     same_size = data is None or image_size in (None, data.image_size)  # what was measured is of images of that size

@@ -16,7 +16,7 @@ import typer
 
 from ..errors import ArtifactError, DataError
 from ..quality import TOP_1, Quality
-from . import runs, show, tasks
+from . import runs, show
 from .stages import Json
 
 if TYPE_CHECKING:
@@ -202,9 +202,8 @@ def _of_run(artifact: "Artifact", run: Path, *, governed: bool) -> "Artifact":
     known = replace(artifact, trade_offs=runs.trade_offs(run) if governed or measured else None)
     if not (run / runs.DATA).exists():  # saved by a program
         return known
-    data = runs.read_data(run)
-    names = data.classes if tasks.names_classes(run) else ()
-    return replace(known, preprocessing=data.preprocessing, labels=names)
+    data = runs.with_outputs_named(run, runs.read_data(run))
+    return replace(known, preprocessing=data.preprocessing, labels=data.classes)
 
 
 def _warmed_up(session: "Session", known: "Artifact", x: Any, skip: str | None) -> "TradeOffs | None":

@@ -251,6 +251,11 @@ def read_data(run: Path) -> "DataConfig":
     return DataConfig.from_json(read_json(run / DATA, "name the images with --data"))
 
 
+def with_outputs_named(run: Path, data: "DataConfig") -> "DataConfig":
+    """The images of a run, for what goes with its network: classes only where its outputs are classes."""
+    return data if tasks.names_classes(run) else replace(data, classes=())
+
+
 def images_of(run: Path, network: "AdaptiveNetwork", data: str | None, root: Path | None) -> "DataConfig":
     """The images that a run was trained with, or others of the same classes, in another place."""
     from ..data import configure

@@ -107,4 +107,4 @@ def _read_preprocessing(run: Path, network: Any) -> Any:
         return None
     config = runs.read_data(run)
     (check_fit if tasks.names_classes(run) else check_input)(network, config)
-    return config
+    return runs.with_outputs_named(run, config)
