@@ -1,7 +1,12 @@
 """Changes of a module's state that are put back, whatever happens in between."""
 
+import random
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
+from operator import is_
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,6 +30,67 @@ def _follow(module: nn.Module) -> None:
     for follow in (getattr(part, "follow_modes", None) for part in module.modules()):
         if callable(follow):
             follow()
+
+
+@contextmanager
+def looking_at(model: nn.Module) -> Iterator[None]:
+    """Whatever runs inside, the model is afterwards what it was: its modules and their classes, attributes, hooks and
+    modes, the numbers of its buffers, and the state of torch's and Python's random generators.
+
+    The numbers of parameters are exchanged at most, which is taken back; a forward that changes its own weights in
+    place changes them, as it does when anyone else runs it.
+    """
+    before = [_Kept(part) for part in model.modules()]
+    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda" and p.device.index})
+    state = random.getstate()
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            for part in before:
+                part.put_back()
+
+
+class _Kept:
+    """One module as it was."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.kind = module, type(module)
+        self.attributes = dict(module.__dict__)
+        self.contents = {name: copy(value) for name, value in self.attributes.items() if type(value) in _CONTAINERS}
+        buffers = [buffer for buffer in module._buffers.values() if buffer is not None and not buffer.is_meta]
+        self.buffers = [(buffer, buffer.data, buffer.detach().clone()) for buffer in buffers]
+        self.parameters = [(p, p.data) for p in module._parameters.values() if p is not None]
+
+    def put_back(self) -> None:
+        if type(self.module) is not self.kind:
+            self.module.__class__ = self.kind
+        self.module.__dict__.clear()
+        self.module.__dict__.update(self.attributes)
+        for name, content in self.contents.items():
+            _put_back(self.attributes[name], content)
+        with torch.no_grad():
+            for buffer, data, numbers in self.buffers:
+                buffer.data = data
+                if not torch.equal(buffer, numbers):
+                    buffer.copy_(numbers)
+        for parameter, data in self.parameters:
+            if parameter.data_ptr() != data.data_ptr():
+                parameter.data = data
+
+
+_CONTAINERS = (dict, OrderedDict, list, set, deque)
+
+
+def _put_back(container: Any, content: Any) -> None:
+    if len(container) == len(content) and (
+        all(map(is_, container, content))
+        and (not isinstance(container, dict) or all(map(is_, container.values(), content.values())))
+    ):
+        return
+    container.clear()
+    container.extend(content) if isinstance(container, list | deque) else container.update(content)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from torchvision.models.vgg import make_layers
 from torchvision.ops import FrozenBatchNorm2d
 
 import adaptive_depth as ad
-from adaptive_depth.plan.checks import complete, has_statistics, is_norm, norms_inside
+from adaptive_depth.plan.checks import complete
+from adaptive_depth.plan.norms import has_statistics, is_norm, norms_inside
 
 X = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
 stage = ad.Stage

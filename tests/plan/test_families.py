@@ -5,7 +5,7 @@ import torch
 
 import adaptive_depth as ad
 from adaptive_depth.plan import known_runs
-from adaptive_depth.plan.checks import is_norm
+from adaptive_depth.plan.norms import is_norm
 
 MOBILENETS = {"torchvision/mobilenet_v2": "features.{}.conv", "mobilenetv2_100": None, "mobilenetv2_050": None}
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ..batches import arguments, device_of, samples_in, split_batch
 from ..core.network import AdaptiveNetwork
-from ..core.views import build_view, stand_in
+from ..core.stand_in import stand_in
+from ..core.views import build_view
 from ..errors import MeasurementError
 from ..plan import Stage
 from ..training.self_distillation import feature_loss

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import MeasurementError
-from ..plan.checks import has_statistics
+from ..plan.norms import has_statistics
 from .values import NormAnalysis
 
 

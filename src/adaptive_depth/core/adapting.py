@@ -9,6 +9,7 @@ from torch import nn
 from ..batches import arguments
 from ..errors import StagesError
 from ..models import create_model, usual_input
+from ..modes import looking_at
 from ..plan import Mandatory, Run, Stage, Stages, cut_runs, discover, families, known_runs
 from ..plan.checks import complete
 from .network import AdaptiveNetwork
@@ -69,30 +70,31 @@ def find_stages(
         )
     if isinstance(model, AdaptiveNetwork):
         raise StagesError("find_stages received a network that is adapted already: see its stages, network.stages")
-    runs = known_runs(model)
-    if runs is not None:
+    with looking_at(model):
+        runs = known_runs(model)
+        if runs is not None:
+            stages = _cut(model, runs, mandatory, group_size, skip_aware)
+            if example is not None:
+                prove_every_depth(AdaptiveNetwork(model, stages), *arguments(example))
+            return stages
+        example = usual_input(model) if example is None else example
+        if example is None:
+            raise StagesError(
+                f"{type(model).__name__} belongs to no known family ({', '.join(families())}): give an input of it, "
+                "example=tensor, and its stages are found by watching it run; or name them by hand in Python, "
+                "adapt(model, stages=[Stage(mandatory=('layer1.0',), skippable=('layer1.1',)), ...])"
+            )
+        args, kwargs = arguments(example)
+        runs = discover(model, args, kwargs)
         stages = _cut(model, runs, mandatory, group_size, skip_aware)
-        if example is not None:
-            prove_every_depth(AdaptiveNetwork(model, stages), *arguments(example))
+        try:
+            prove_every_depth(AdaptiveNetwork(model, stages), args, kwargs)
+        except StagesError:
+            if mandatory is not None or len(runs) == 1:
+                raise
+            stages = _cut(model, _those_that_work(model, runs, args, kwargs), None, None, skip_aware)
+            prove_every_depth(AdaptiveNetwork(model, stages), args, kwargs)
         return stages
-    example = usual_input(model) if example is None else example
-    if example is None:
-        raise StagesError(
-            f"{type(model).__name__} belongs to no known family ({', '.join(families())}): give an input of it, "
-            "example=tensor, and its stages are found by watching it run; or name them by hand in Python, adapt(model, "
-            "stages=[Stage(mandatory=('layer1.0',), skippable=('layer1.1',)), ...])"
-        )
-    args, kwargs = arguments(example)
-    runs = discover(model, args, kwargs)
-    stages = _cut(model, runs, mandatory, group_size, skip_aware)
-    try:
-        prove_every_depth(AdaptiveNetwork(model, stages), args, kwargs)
-    except StagesError:
-        if mandatory is not None or len(runs) == 1:
-            raise
-        stages = _cut(model, _those_that_work(model, runs, args, kwargs), None, None, skip_aware)
-        prove_every_depth(AdaptiveNetwork(model, stages), args, kwargs)
-    return stages
 
 
 def adapt(
@@ -142,12 +144,23 @@ def adapt(
             "stages were given, so there is nothing to cut: leave mandatory, group_size and skip_aware out"
         )
     else:
-        chosen = complete(model, stages if isinstance(stages, Stages) else Stages(stages))  # type: ignore[arg-type]
+        given = stages if isinstance(stages, Stages) else Stages(stages)  # type: ignore[arg-type]
+        chosen = complete(model, given)
+        named = [p for s, whole in zip(given, chosen, strict=True) if s.norms is not None for p in whole.norms or ()]
         if example is not None:
-            prove_every_depth(AdaptiveNetwork(model, chosen), *arguments(example))
+            with looking_at(model):
+                prove_every_depth(AdaptiveNetwork(model, chosen), *arguments(example), named)
     network = AdaptiveNetwork.adapted(model, chosen)
-    network.proven = example is not None or not by_hand
+    network.proven = example is not None or not (by_hand or _overridden(model))
     return network
+
+
+def _overridden(model: nn.Module) -> bool:
+    """Has a model of a known family code of the user's own: a subclass, or methods that were put on the object?"""
+    origins = [kind.__module__.startswith(("timm.", "torchvision.")) for kind in type(model).__mro__]
+    if any(origins) and not origins[0]:
+        return True
+    return any(name in vars(part) and name != "forward" for part in model.modules() for name in vars(type(part)))
 
 
 def _cut(

@@ -1,8 +1,8 @@
 """stages → network: skip-aware norms, and every sub-network as an ordinary module that shares the weights."""
 
-import copy
 import hashlib
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any, Self
@@ -14,27 +14,44 @@ from ..errors import AdaptiveDepthError, StagesError
 from ..hub.methods import OnTheHub
 from ..models import Source, remembered_source
 from ..plan import Stages
-from ..plan.checks import complete, has_statistics, homes, prove
+from ..plan.checks import complete, homes, prove
+from ..plan.norms import gathers_inside, has_statistics
 from ..skip import Skip, all_skips, parse_skip
 from .recompute import recompute
-from .views import View, build_view, plain, stand_in, statistics_twin, twin
-
-# timm's and torchvision's, and the attribute that holds their rate
-_STOCHASTIC_DEPTH = {"DropPath": "drop_prob", "StochasticDepth": "p"}
+from .stand_in import hooks_of, stand_in
+from .stochastic_depth import switch_off_stochastic_depth
+from .trying import try_depths
+from .views import View, build_view, independent_copy, plain, statistics_twin, twin
 
 
 class RunningStatistics(nn.Module):
-    """The running statistics of one BatchNorm in one context, without affine parameters of its own."""
+    """The running statistics of one norm in one context, without affine parameters; those of norms inside it too."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
         for name, buffer in norm.named_buffers(recurse=False):
             self.register_buffer(name, buffer.detach().clone())
+        for name, child in norm.named_children():
+            if gathers_inside(child):
+                self.add_module(name, RunningStatistics(child))
 
 
 def gathers(module: nn.Module) -> bool:
     """Does it hold running statistics, its own or those of a context?"""
     return has_statistics(module) or isinstance(module, RunningStatistics)
+
+
+def set_up_hugging_face(model: nn.Module) -> None:
+    """The hooks by which models of transformers collect hidden states, on every block, before any is left out.
+
+    They set these themselves in their first forward. In a sub-network's, the blocks that it skips would have none.
+    """
+    capturing = sys.modules.get("transformers.utils.output_capturing")
+    modeling = sys.modules.get("transformers.modeling_utils")
+    if capturing is not None and modeling is not None:
+        for part in model.modules():
+            if isinstance(part, modeling.PreTrainedModel):
+                capturing.maybe_install_capturing_hooks(part)
 
 
 def check_adapted(network: object, received_by: str, error: type[AdaptiveDepthError]) -> None:
@@ -58,7 +75,8 @@ class AdaptiveNetwork(OnTheHub):
         grad_checkpointing: are activations recomputed (`set_grad_checkpointing`)?
 
     The sub-networks are views: caches that are not in the state dict, not pickled and not copied. Parameters,
-    buffers, hooks and modes may change at any time; where a module or a plain attribute of `model` is replaced later,
+    buffers, hooks, modes and plain attributes (a temperature that is annealed) may change at any time: the network
+    follows when it runs, and `subnet` when it is called in training. Where a module of `model` is replaced later,
     call `forget_views()`, or sub-networks that are in use keep the old one.
     """
 
@@ -73,14 +91,16 @@ class AdaptiveNetwork(OnTheHub):
         self.statistics = nn.Module()
         self.proven = True
         self.grad_checkpointing = False
+        set_up_hugging_face(model)
+        # Hooks that the model came with are a part of it; those that are set later belong to an onlooker.
+        self._hooks = {p: hooks_of(model.get_submodule(p)) for stage in stages for p in stage.skippable}
         self.forget_views()
         doubled = {path for stage in stages for path in stage.norms or ()}
-        skippable = tuple(f"{path}." for stage in stages for path in stage.skippable)
         for path in self.homes:
             norm = model.get_submodule(path)
             if path in doubled:
-                _plant(self.skip_norms, path, copy.deepcopy(norm))
-            elif not f"{path}.".startswith(skippable):
+                _plant(self.skip_norms, path, independent_copy(norm))
+            elif not self._skippable(path):
                 _plant(self.skip_norms, path, RunningStatistics(norm))
         self.register_load_state_dict_pre_hook(_grow_statistics)
         self.training = model.training
@@ -95,9 +115,7 @@ class AdaptiveNetwork(OnTheHub):
         network = cls(model, complete(model, stages))
         for path in (path for stage in network.stages for path in stage.mandatory):
             for module in model.get_submodule(path).modules():
-                rate = _STOCHASTIC_DEPTH.get(type(module).__name__)
-                if rate is not None:
-                    setattr(module, rate, 0.0)
+                switch_off_stochastic_depth(module)
         return network
 
     # -- choosing a depth ---------------------------------------------------------------------------------------
@@ -115,7 +133,7 @@ class AdaptiveNetwork(OnTheHub):
         """
         if not self.proven:
             self.prove(*args, **kwargs)
-        return self.subnet(self.skips[0] if skip is None else skip)(*args, **kwargs)
+        return self.view(self.skips[0] if skip is None else skip)(*args, **kwargs)
 
     def subnet(self, skip: Skip) -> nn.Module:
         """A sub-network: an ordinary module of the original's own class, sharing every parameter and buffer.
@@ -142,6 +160,7 @@ class AdaptiveNetwork(OnTheHub):
             view = self._build(parse_skip(skip, len(self.stages)))
         if self.training:  # in eval mode `train()` below has seen to it, and choosing a depth stays a lookup
             view.follow_modes()
+            view.follow_attributes()
         return view
 
     def extract(self, skip: Skip) -> nn.Module:
@@ -151,7 +170,9 @@ class AdaptiveNetwork(OnTheHub):
             SkipError: a skip that does not fit the stages.
         """
         with torch.no_grad():
-            module = plain(copy.deepcopy(self.subnet(skip)), self.model)
+            view = self.view(skip)
+            view.follow_attributes()
+            module = plain(independent_copy(view.module), self.model)
         for part in module.modules() if self.grad_checkpointing else ():
             recompute(part, False)
         return module
@@ -181,13 +202,18 @@ class AdaptiveNetwork(OnTheHub):
         self.forget_views()
 
     def prove(self, *args: Any, **kwargs: Any) -> None:
-        """Check the stages on an input: blocks run once and in order, and the skippable ones only add to it.
+        """Check the stages on an input: blocks run once and in order, the skippable ones only add to it, every depth runs.
 
         Raises:
             StagesError: with the block and the reason.
         """
         prove(self.model, self.stages, args, kwargs)
         self.proven = True
+        try:
+            try_depths(self, args, kwargs)
+        except BaseException:
+            self.proven = False
+            raise
 
     @property
     def fingerprint(self) -> str:
@@ -211,11 +237,14 @@ class AdaptiveNetwork(OnTheHub):
         A context is the letters of the stages up to and including the norm's own: 2 + 4 + ... + 2^N sets.
         """
         for path, home in self.homes.items():
-            if has_statistics(self.model.get_submodule(path)):
-                skippable = any(f"{path}.".startswith(f"{block}.") for block in self.stages[home - 1].skippable)
+            if gathers_inside(self.model.get_submodule(path)):
                 for context in all_skips(home):
-                    if not (skippable and context.endswith("T")):
+                    if not (self._skippable(path) and context.endswith("T")):
                         yield context, path
+
+    def _skippable(self, path: str) -> bool:
+        """Does a norm lie in a skippable block of the stage that it follows?"""
+        return any(f"{path}.".startswith(f"{block}.") for block in self.stages[self.homes[path] - 1].skippable)
 
     def reset_statistics(self, *, per_context: bool) -> None:
         """Forget the statistics per context; with `per_context`, start new ones as copies of the two sets."""
@@ -240,18 +269,17 @@ class AdaptiveNetwork(OnTheHub):
         """What a sub-network has in other places than the super-net."""
         changes: dict[str, nn.Module] = {}
         left_out = {
-            path: stand_in(self.model.get_submodule(path), stage.returns)
+            path: stand_in(self.model.get_submodule(path), stage.returns, self._hooks[path])
             for stage, flag in zip(self.stages, skip, strict=True)
             if flag == "T"
             for path in stage.skippable
         }
-        skipped = tuple(f"{path}." for path in left_out)
         for path, home in self.homes.items():
-            if f"{path}.".startswith(skipped) and skipped:
-                continue
             flag = skip[home - 1]
+            if flag == "T" and self._skippable(path):
+                continue
             norm = self._norm(path, flag)
-            if self.calibrated and has_statistics(self.model.get_submodule(path)):
+            if self.calibrated and gathers_inside(self.model.get_submodule(path)):
                 statistics = self.statistics.get_submodule(f"{skip[:home]}.{path}")
                 affine = self.model.get_submodule(path) if isinstance(norm, RunningStatistics) else norm
                 changes[path] = statistics_twin(affine, statistics)

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import StagesError
-from ..plan.checks import has_statistics
+from ..plan.norms import has_statistics
 
 
 def recompute(block: nn.Module, enable: bool) -> None:

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..modes import evaluating
 from .network import AdaptiveNetwork
-from .views import View, intercepted, twin
+from .views import View, intercepted, pointing_to, twin
 
 
 class _BranchReached(BaseException):
@@ -258,13 +258,16 @@ class SharedForward:
     def _tree(
         self, skip: str, source: _Fork | None, target: _Fork | None, watched: tuple[str, ...]
     ) -> tuple[nn.Module, _Tape]:
-        subnet = self.network.subnet(skip)
+        followed = self.network.view(skip)
+        followed.follow_attributes()
+        subnet = followed.module
         key = (skip, source, target, watched)
         if key not in self._trees:
             tape = _Tape(source, target, watched)
             self._trees[key] = (_instrument(subnet, tape), tape)
         view, tape = self._trees[key]
         view.follow_modes()
+        view.follow_attributes()
         return view.module, tape
 
 
@@ -297,16 +300,21 @@ def _instrument(view: nn.Module, tape: _Tape) -> View:
     entered = _ancestors(tape.watched)
     for fork in (tape.source, tape.target):
         entered |= fork.entered if fork else set()
-    top = View(twin(view))
+    pairs: list[tuple[nn.Module, nn.Module]] = []
 
     def wrap(path: str, original: nn.Module) -> nn.Module:
-        copy = intercepted(original, partial(tape.call, path, original)) if path else top.module
-        top.add(copy, original)
+        copy = intercepted(original, partial(tape.call, path, original)) if path else twin(original)
+        pairs.append((copy, original))
         if path in entered:
             for name, child in original._modules.items():
                 if child is not None:
                     copy._modules[name] = wrap(f"{path}.{name}" if path else name, child)
         return copy
 
-    wrap("", view)
+    top = View(wrap("", view))
+    top.copies.update((id(original), copy) for copy, original in pairs)
+    for copy, original in pairs:
+        own = pointing_to(top.copies, original) | {"forward": copy.__dict__.get("forward", copy.forward)}
+        copy.__dict__.update(own)
+        top.add_twin(copy, original, own)
     return top

@@ -1,22 +1,34 @@
 """Module trees that share every parameter and buffer with the tree they are made from.
 
 A *twin* of a module is a new object of the same class with the *same* parameters, buffers and hooks (the very
-dictionaries) and children of its own. A *view* is a tree in which the modules on the way to a changed place are
+dictionaries) and children of its own. A *view* is a tree in which the modules around a changed place are
 twins and everything else is the original object. So whatever reaches a parameter of the network, `.to()`,
 `load_state_dict`, an optimiser, reaches every view.
+
+What counts is the object, not its path: a module that is registered at two places is replaced at both, and so it is
+in the plain lists and bound methods that a model keeps beside its children (`self.order = list(self.blocks)`,
+`self.run = self._fast`).
 """
 
+import copy
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from inspect import signature
 from itertools import repeat
-from operator import getitem, setitem
+from operator import getitem, or_, setitem
 from types import FunctionType, MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from .stand_in import PassThrough, hooks_of
+
+_OWN = frozenset(nn.Module().__dict__)  # what nn.Module itself keeps in an instance; all else is the model's
+_COMPILED = "_compiled_call_impl"
+_Replaced = Mapping[int, nn.Module]  # by the id of the original
 
 
 def twin(module: nn.Module) -> nn.Module:
@@ -24,10 +36,10 @@ def twin(module: nn.Module) -> nn.Module:
     copy = object.__new__(type(module))  # classes may have a __new__ of their own (FSDP's, hub mixins)
     copy.__dict__.update(module.__dict__)
     copy.__dict__["_modules"] = dict(module._modules)
-    copy.__dict__.pop("_compiled_call_impl", None)  # compiled code calls the original's children
-    forward = copy.__dict__.get("forward")
-    if isinstance(forward, MethodType) and forward.__self__ is module:
-        copy.__dict__["forward"] = MethodType(forward.__func__, copy)
+    copy.__dict__.pop(_COMPILED, None)  # compiled code calls the original's children
+    for name, value in module.__dict__.items():
+        if isinstance(value, MethodType) and value.__self__ is module:
+            copy.__dict__[name] = MethodType(value.__func__, copy)
     return copy
 
 
@@ -39,23 +51,51 @@ def intercepted(module: nn.Module, around: Callable[..., Any]) -> nn.Module:
 
 
 def statistics_twin(norm: nn.Module, statistics: nn.Module) -> nn.Module:
-    """A twin of a BatchNorm that shares its affine parameters and reads the running statistics of another module."""
+    """A twin of a norm that shares its affine parameters and reads the running statistics of another module.
+
+    Arguments:
+        norm: a BatchNorm, or a norm with others inside.
+        statistics: a tree of the same paths with all of their buffers.
+    """
     copy = twin(norm)
     copy.__dict__["_buffers"] = statistics._buffers
+    for name, child in statistics.named_children():
+        copy._modules[name] = statistics_twin(norm.get_submodule(name), child)
     return copy
 
 
 @dataclass
 class View:
-    """A sub-network and what keeps its twins in the mode (training, evaluation) of their originals."""
+    """A sub-network and what keeps its twins in step with their originals: their modes, and the model's attributes.
+
+    Attributes:
+        module: the sub-network.
+        copies: what stands for an original in it, by the original's id: twins, and what was put in other places.
+    """
 
     module: nn.Module
-    twins: list[dict[str, Any]] = field(default_factory=list)
-    originals: list[dict[str, Any]] = field(default_factory=list)
+    copies: dict[int, nn.Module] = field(default_factory=dict)
+    _twins: list[dict[str, Any]] = field(default_factory=list)
+    _originals: list[dict[str, Any]] = field(default_factory=list)
+    _followed: tuple[list[dict[str, Any]], ...] = field(default_factory=lambda: ([], [], []))
 
     def add(self, copy: nn.Module, original: nn.Module) -> None:
-        self.twins.append(copy.__dict__)
-        self.originals.append(original.__dict__)
+        """Let a module follow the mode of another."""
+        self._twins.append(copy.__dict__)
+        self._originals.append(original.__dict__)
+
+    def add_twin(self, copy: nn.Module, original: nn.Module, own: Mapping[str, Any]) -> None:
+        """Let a twin follow the mode and the plain attributes of its original, all but those of its `own`."""
+        self.add(copy, original)
+        children = {"_modules": copy._modules, _COMPILED: None}
+        for kept, value in zip(self._followed, (original.__dict__, copy.__dict__, children | dict(own)), strict=True):
+            kept.append(value)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the sub-network with the plain attributes that the model has now."""
+        if not torch.compiler.is_compiling():
+            self.follow_attributes()
+        return self.module(*args, **kwargs)
 
     @cached_property
     def parts(self) -> list[nn.Module]:
@@ -65,69 +105,140 @@ class View:
     def follow_modes(self) -> None:
         # On the way to every depth that is chosen in training: kept free of Python loops.
         mode = repeat("training")
-        deque(map(setitem, self.twins, mode, map(getitem, self.originals, mode)), maxlen=0)
+        deque(map(setitem, self._twins, mode, map(getitem, self._originals, mode)), maxlen=0)
 
-
-class PassThrough(nn.Module):
-    """Stands where a block was left out that may take further inputs, or returns a tuple: hands its first input on.
-
-    Arguments:
-        returns: as for `Stage`: None to return the input, else what to hand on in the places of a tuple.
-    """
-
-    def __init__(self, returns: Sequence[int | None] | None) -> None:
-        super().__init__()
-        self.returns = returns
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        first = args[0] if args else next(value for value in kwargs.values() if isinstance(value, Tensor))
-        if self.returns is None:
-            return first
-        return (first, *(None if place is None else args[place] for place in self.returns[1:]))
-
-
-def stand_in(block: nn.Module, returns: Sequence[int | None] | None) -> nn.Module:
-    """What takes the place of a block that is left out: an `nn.Identity`, or where that does not do a `PassThrough`.
-
-    The place stays, for code may address the blocks by name or index.
-    """
-    takes = len(signature(block.forward).parameters)
-    return nn.Identity() if takes == 1 and returns is None else PassThrough(returns)
+    def follow_attributes(self) -> None:
+        """Take over the plain attributes of the originals, which may have changed since (a temperature, a gate)."""
+        originals, twins, own = self._followed
+        compiled = self.module.__dict__.get(_COMPILED)
+        deque(map(dict.update, twins, map(or_, originals, own)), maxlen=0)
+        deque(map(dict.pop, twins, repeat(_COMPILED), repeat(None)), maxlen=0)
+        if compiled is not None:
+            self.module.__dict__[_COMPILED] = compiled
 
 
 def build_view(root: nn.Module, changes: Mapping[str, nn.Module]) -> View:
-    """A view of `root` in which the modules at the paths of `changes` are replaced."""
-    top = twin(root)
-    view = View(top)
-    view.add(top, root)
-    twins = {"": top}
+    """A view of `root` in which the modules at the paths of `changes` are replaced, wherever else they stand too."""
+    originals = {path: root.get_submodule(path) for path in changes}
+    copies = {id(originals[path]): change for path, change in changes.items()}
+    around = _around(root, copies)
+    copies |= {id(module): twin(module) for module in around}
+    view = View(copies[id(root)], copies)
+    for module in around:
+        copy = copies[id(module)]
+        for name, child in module._modules.items():
+            if child is not None:
+                copy._modules[name] = copies.get(id(child), child)
+        own = _own_code(module, copy) if module is root else {}
+        own |= pointing_to(copies, module)
+        copy.__dict__.update(own)
+        view.add_twin(copy, module, own)
     for path, change in changes.items():
-        parent, _, name = path.rpartition(".")
-        _twin_at(root, parent, twins, view)._modules[name] = change
-        view.add(change, root.get_submodule(path))
-    _own_code(top)
+        for name, child in change._modules.items():  # of a twin that has children of the original's
+            inner = copies.get(id(child), change)
+            if inner is not change:
+                change._modules[name] = inner
+        for name, part in change.named_modules():  # of a norm with others inside, all of them
+            original = _at(originals[path], name)
+            if original is not None:
+                view.add(part, original)
     return view
 
 
-def _twin_at(root: nn.Module, path: str, twins: dict[str, nn.Module], view: View) -> nn.Module:
-    if path not in twins:
-        parent, _, name = path.rpartition(".")
-        original = root.get_submodule(path)
-        twins[path] = twin(original)
-        _twin_at(root, parent, twins, view)._modules[name] = twins[path]
-        view.add(twins[path], original)
-    return twins[path]
+def _at(module: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None
 
 
-def _own_code(module: nn.Module) -> None:
-    """Give the forward of a view's root a code object of its own.
+def _around(root: nn.Module, replaced: _Replaced) -> list[nn.Module]:
+    """The root, and all modules that hold or refer to one that is replaced, or to one that does so itself."""
+    modules = [module for module in root.modules() if id(module) not in replaced]
+    targets = {id(module): _referred(module) for module in modules}
+    changed = set(replaced) | {id(root)}
+    while True:
+        more = [name for name, referred in targets.items() if name not in changed and not changed.isdisjoint(referred)]
+        if not more:
+            return [module for module in modules if id(module) in changed]
+        changed.update(more)
+
+
+def _referred(module: nn.Module) -> set[int]:
+    """The ids of the modules that a module holds, as children or in plain attributes."""
+    found = {id(child) for child in module._modules.values()}
+    for name, value in module.__dict__.items():
+        if name not in _OWN and not isinstance(value, _NEVER):
+            found.update(map(id, _modules_in(value)))
+    found.discard(id(module))
+    return found
+
+
+_LONG = 4096  # a list of so many is no list of blocks
+_NEVER = (bool, int, float, str, type(None), Tensor, torch.dtype, torch.device, FunctionType)
+
+
+def _modules_in(value: Any, depth: int = 0) -> Iterator[nn.Module]:
+    if isinstance(value, nn.Module):
+        yield value
+    elif isinstance(value, MethodType):
+        if isinstance(value.__self__, nn.Module):
+            yield value.__self__
+    elif depth < 4:
+        for inner in _inside(value):
+            yield from _modules_in(inner, depth + 1)
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    if isinstance(value, partial):
+        yield from (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, list | tuple | set | frozenset | deque) and len(value) < _LONG:
+        yield from value
+
+
+def pointing_to(copies: _Replaced, module: nn.Module) -> dict[str, Any]:
+    """The plain attributes of a module that refer to replaced modules, referring to what stands for them instead."""
+    found = {}
+    for name, value in module.__dict__.items():
+        if name not in _OWN and not isinstance(value, _NEVER):
+            other = _translated(copies, value)
+            if other is not value:
+                found[name] = other
+    return found
+
+
+def _translated(copies: _Replaced, value: Any, depth: int = 0) -> Any:
+    if isinstance(value, nn.Module):
+        return copies.get(id(value), value)
+    if isinstance(value, MethodType):
+        owner = copies.get(id(value.__self__))
+        return value if owner is None else MethodType(value.__func__, owner)
+    if depth == 4 or not any(True for _ in _inside(value)):
+        return value
+    if not any(id(part) in copies for part in _modules_in(value, depth)):
+        return value
+    if isinstance(value, partial):
+        function, *args = (_translated(copies, inner, depth + 1) for inner in (value.func, *value.args))
+        return partial(function, *args, **_translated(copies, value.keywords, depth + 1))
+    if isinstance(value, dict):
+        other = copy.copy(value)
+        other.update((key, _translated(copies, inner, depth + 1)) for key, inner in value.items())
+        return other
+    inner = (_translated(copies, part, depth + 1) for part in value)
+    return type(value)(*inner) if hasattr(value, "_fields") else type(value)(inner)
+
+
+def _own_code(module: nn.Module, copy: nn.Module) -> dict[str, Any]:
+    """A forward for a view's root with a code object of its own.
 
     torch.compile keeps its results by code object, eight for each. All views of a model share one forward, so the
     ninth compiled view would be refused ("recompile limit"); with a code object each, every view has its own.
     """
     forward = module.forward
     if not isinstance(forward, MethodType) or not isinstance(forward.__func__, FunctionType):
-        return
+        return {}
     function = forward.__func__
     own = FunctionType(
         function.__code__.replace(),
@@ -138,17 +249,30 @@ def _own_code(module: nn.Module) -> None:
     )
     own.__kwdefaults__ = function.__kwdefaults__
     own.__dict__.update(function.__dict__)
-    module.__dict__["forward"] = MethodType(own, module)
+    return {"forward": MethodType(own, copy)}
+
+
+def independent_copy(module: nn.Module) -> nn.Module:
+    """A deep copy, also of a module that keeps tensors with a history (the weight of a pruned or normalised layer)."""
+    memo: dict[int, Any] = {}
+    for part in module.modules():
+        values = [value for name, value in part.__dict__.items() if name not in _OWN]
+        for leaf in tree_leaves(values):
+            if isinstance(leaf, Tensor) and not leaf.is_leaf:
+                memo[id(leaf)] = leaf.detach().clone()
+    return copy.deepcopy(module, memo)
 
 
 def plain(module: nn.Module, original: nn.Module) -> nn.Module:
     """Take back what `build_view` added: the forward of the root is that of `original`, and in an `nn.Sequential`,
-    which gives one input, an `nn.Identity` does for a block that was left out."""
+    which gives one input, an `nn.Identity` does for a block that takes no more."""
     for container in module.modules():
-        if isinstance(container, nn.Sequential):
+        if type(container) is nn.Sequential:
             for name, child in container.named_children():
-                if isinstance(child, PassThrough) and child.returns is None:
-                    container._modules[name] = nn.Identity()
+                if isinstance(child, PassThrough) and child.returns is None and len(child.names) == 1:
+                    identity = nn.Identity().train(child.training)
+                    identity.__dict__.update(hooks_of(child))
+                    container._modules[name] = identity
     module.__dict__.pop("forward", None)
     forward = original.__dict__.get("forward")
     if isinstance(forward, MethodType):  # a method that the user gave to this one object

@@ -13,10 +13,11 @@ from torch.utils._pytree import tree_map
 
 from ..batches import logits_in
 from ..core.network import AdaptiveNetwork
-from ..core.views import build_view, stand_in
+from ..core.stand_in import stand_in
+from ..core.views import build_view
 from ..modes import evaluating
 from ..plan import Stage
-from ..plan.checks import has_statistics
+from ..plan.norms import has_statistics
 from ..skip import all_skips
 
 

@@ -16,11 +16,11 @@ import torch
 
 from ..batches import arguments, device_of, first_samples, on_device, samples_in, split_batch
 from ..core.distributed import Processes
-from ..core.network import AdaptiveNetwork, check_adapted
+from ..core.network import AdaptiveNetwork, RunningStatistics, check_adapted
 from ..core.sharing import SharedForward
 from ..errors import DataError
 from ..modes import evaluating
-from ..plan.checks import has_statistics
+from ..plan.norms import has_statistics
 from ..tasks import as_task
 
 
@@ -128,7 +128,7 @@ def _averaging(network: AdaptiveNetwork) -> Iterator[None]:
     """BatchNorms behind the first flag gather plain means; the sub-networks made inside are forgotten after."""
     norms: list[Any] = [network.model.get_submodule(path) for path in network.homes]
     norms += network.skip_norms.modules()
-    norms = [norm for norm in norms if has_statistics(norm)]
+    norms = [norm for norm in norms if has_statistics(norm) and not isinstance(norm, RunningStatistics)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum, norm.training = None, True

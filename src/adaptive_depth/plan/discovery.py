@@ -15,9 +15,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import StagesError, one_line
-from ..modes import evaluating, without_fast_paths
-from .checks import Call, has_weights, hidden_of, is_residual, norms_inside, record, same_output
+from ..modes import evaluating, looking_at, without_fast_paths
+from .calls import Call, fresh, hidden_of, record, same_output, without_use
+from .norms import norms_inside
 from .plan import Run
+from .residual import has_weights, is_residual
 
 MOST_STAGES = 6  # so at most 64 sub-networks; of more runs, those that do most of the work become stages
 
@@ -34,10 +36,11 @@ def discover(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
             from call to call, or whose weights are quantised.
     """
     _reject_quantised(model)
-    with evaluating(model), torch.no_grad(), without_fast_paths():
+    with looking_at(model), evaluating(model), torch.no_grad(), without_fast_paths():
         try:
             calls, output = record(model, args, kwargs)
-            again = model(*args, **kwargs)
+            again_args, again_kwargs = fresh(args, kwargs)
+            again = model(*again_args, **again_kwargs)
         except Exception as error:
             raise StagesError(
                 f"{type(model).__name__} does not run on the example input ({type(error).__name__}: "
@@ -49,7 +52,7 @@ def discover(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
                 f"{type(model).__name__} returns something else when it runs again on the same input in eval mode (or "
                 "no finite numbers): what is random in it must be off in eval mode before depths can be compared"
             )
-        search = _Search(model, calls)
+        search = _Search(model, without_use(model, args, kwargs, calls, output))
         runs = sorted(search.runs(""), key=lambda run: search.calls[run.blocks[0]][0].number)
         if not runs:
             raise StagesError(f"{type(model).__name__} has no residual stage that can be cut: {search.why_none()}")
@@ -155,7 +158,9 @@ class _Search:
         return Run(tuple(blocks), self._norms_that_ran, name, channels, returns=call.returns)
 
     def _norms_that_ran(self, mandatory: Sequence[str]) -> list[str]:
-        return [norm for norm in norms_inside(self.model, mandatory) if norm in self.calls]
+        ran = {id(self._at(path)): len(calls) for path, calls in self.calls.items()}
+        # One that runs more often belongs to several blocks, and so to no stage.
+        return [norm for norm in norms_inside(self.model, mandatory) if ran.get(id(self._at(norm))) == 1]
 
     def _at(self, path: str) -> nn.Module:
         return self.model.get_submodule(path)
@@ -226,6 +231,7 @@ def _channel_dim(block: nn.Module, shape: Sequence[int]) -> int:
 
 def _hardest_working(model: nn.Module, runs: Sequence[Run], args: Any, kwargs: Any) -> list[Run]:
     """The runs whose blocks do most of the multiply-adds, in order."""
+    args, kwargs = fresh(args, kwargs)
     with FlopCounterMode(display=False) as counter:
         model(*args, **kwargs)
     counts = counter.get_flop_counts()

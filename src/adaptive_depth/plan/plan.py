@@ -24,7 +24,10 @@ class Stage(Plain):
         channel_dim: where the channels of the stage's output are, for the optional feature term of the
             distillation: 1 for `[batch, channels, height, width]`, -1 for `[batch, tokens, channels]`.
         returns: None where the skippable blocks return a tensor. Where they return a tuple, the tensor first, one
-            entry a place: the number of the positional input that is handed on there, or None for None; so 0 first.
+            entry a place: the number of the input (in the order of the block's signature) that is handed on there, or
+            None for None; so 0 first.
+        residual: do the skippable blocks add to their input? That is asked of each. False: it is not, for you know
+            that they may be left out although they do not.
 
     Example:
         >>> Stage(mandatory=("layer1.0", "layer1.1"), skippable=("layer1.2",)).name
@@ -37,6 +40,7 @@ class Stage(Plain):
     name: str = ""
     channel_dim: int = 1
     returns: tuple[int | None, ...] | None = None
+    residual: bool = True
 
     def __post_init__(self) -> None:
         if self.returns is not None:
@@ -107,8 +111,9 @@ class Stages(Sequence[Stage]):
         return "\n".join(lines)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Lists and strings only, as `from_json` reads them."""
-        return to_plain(self.stages)
+        """Lists and strings only, as `from_json` reads them; `residual` where it is not the default."""
+        stages = to_plain(self.stages)
+        return [{name: value for name, value in stage.items() if name != "residual" or not value} for stage in stages]
 
     @classmethod
     def from_json(cls, stages: Any) -> "Stages":

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ...core.network import AdaptiveNetwork
 from ...core.views import build_view
-from ...plan.checks import has_statistics
+from ...plan.norms import has_statistics
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 

@@ -7,7 +7,7 @@ import torchvision.models.mobilenetv2
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
 from torch import nn
 
-from ..checks import norms_inside
+from ..norms import norms_inside
 from ..plan import Run
 from ..registry import family
 

@@ -7,7 +7,7 @@ import timm.models.resnet
 import torchvision.models.resnet
 from torch import nn
 
-from ..checks import norms_inside
+from ..norms import norms_inside
 from ..plan import Run
 from ..registry import family
 

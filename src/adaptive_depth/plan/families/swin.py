@@ -6,7 +6,7 @@ import timm.models.swin_transformer
 import torchvision.models.swin_transformer
 from torch import nn
 
-from ..checks import norms_inside
+from ..norms import norms_inside
 from ..plan import Run
 from ..registry import family
 

@@ -1,0 +1,127 @@
+"""What takes the place of a block that is left out.
+
+The place stays, for code may address the blocks by name or index, read an attribute of a block before it calls it
+(`masks[layer.attention_type]`), call it by keyword, or have put a hook on it. A stand-in answers all of these as the
+block does, holds no weights, and hands its input on: what a residual block would return if it added nothing.
+"""
+
+import linecache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from inspect import Parameter, signature
+from itertools import count
+from types import MethodType, SimpleNamespace
+from typing import Any, get_type_hints
+
+from torch import Tensor, nn
+
+from ..plan.calls import in_order, input_names
+
+_OWN = frozenset(nn.Module().__dict__)  # what nn.Module itself keeps in an instance
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
+_numbers = count()
+
+
+class PassThrough(nn.Module):
+    """Stands where a block was left out: hands its first input on.
+
+    Arguments:
+        returns: as for `Stage`: None to return the input, else what to hand on in the places of a tuple.
+        names: of the block's inputs, in the order of its signature; empty where it takes any.
+    """
+
+    def __init__(self, returns: Sequence[int | None] | None = None, names: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.returns = None if returns is None else tuple(returns)
+        self.names = tuple(names)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        given = in_order(self.names, args, kwargs)
+        if self.returns is None:
+            return given[0]
+        return (given[0], *(None if place is None else given[place] for place in self.returns[1:]))
+
+
+def stand_in(
+    block: nn.Module, returns: Sequence[int | None] | None, hooks: Mapping[str, dict[int, Any]] | None = None
+) -> nn.Module:
+    """A `PassThrough` with the block's signature and plain attributes.
+
+    Arguments:
+        block: what is left out.
+        returns: as for `Stage`.
+        hooks: forward hooks that see what is handed on (`hooks_of`).
+    """
+    copy = PassThrough(returns, input_names(block))
+    copy.__dict__.update(hooks or {})
+    for name, value in _readable(block).items():
+        copy.__dict__.setdefault(name, value)
+    function = getattr(block.forward, "__func__", None)
+    if function is not None and copy.names:
+        written = _written(function, copy.returns)
+        if written is not None:
+            copy.__dict__["forward"] = MethodType(written, copy)
+    return copy
+
+
+def hooks_of(block: nn.Module) -> dict[str, dict[int, Any]]:
+    """The forward hooks that a block has now, none of a sharded block's: those free parameters that it gathered."""
+    return {name: {} if hasattr(block, "unshard") else dict(block.__dict__[name]) for name in _HOOKS}
+
+
+def _readable(module: nn.Module) -> dict[str, Any]:
+    """What code may read of a module that has no weights: plain attributes, its children's likewise."""
+    found: dict[str, Any] = {}
+    for kind in type(module).__mro__[:-1]:
+        if kind is not nn.Module and kind.__module__ != "torch.nn.modules.module":
+            found = {name: value for name, value in vars(kind).items() if _is_plain(name, value)} | found
+    found |= {
+        name: value
+        for name, value in module.__dict__.items()
+        if name not in _OWN and not callable(value) and not isinstance(value, Tensor)
+    }
+    children = {name: child for name, child in module._modules.items() if child is not None}
+    return found | {name: SimpleNamespace(**_readable(child)) for name, child in children.items()}
+
+
+def _is_plain(name: str, value: Any) -> bool:
+    return not name.startswith("__") and isinstance(value, _PLAIN) and not hasattr(nn.Module, name)
+
+
+@lru_cache(maxsize=1024)
+def _written(function: Callable[..., Any], returns: tuple[int | None, ...] | None) -> Callable[..., Any] | None:
+    """A function of the same signature that hands its first input on, in source code that TorchScript can read."""
+    try:
+        parameters = list(signature(function).parameters.values())
+        hints = get_type_hints(function)
+    except Exception:  # noqa: BLE001 - an annotation that cannot be resolved: then there are none
+        parameters, hints = list(signature(function).parameters.values()), {}
+    scope: dict[str, Any] = {}
+    shown, kind = [], None
+    for number, parameter in enumerate(parameters):
+        text = parameter.name
+        if parameter.kind is Parameter.VAR_KEYWORD:
+            text = f"**{text}"
+        elif number and parameter.name in hints:
+            scope[f"type_{number}"] = hints[parameter.name]
+            text += f": type_{number}"
+        if parameter.default is not Parameter.empty:
+            scope[f"default_{number}"] = parameter.default
+            text += f" = default_{number}"
+        if parameter.kind is Parameter.KEYWORD_ONLY and kind is not Parameter.KEYWORD_ONLY:
+            shown.append("*")
+        if kind is Parameter.POSITIONAL_ONLY and parameter.kind is not kind:
+            shown.append("/")
+        kind = parameter.kind
+        shown.append(text)
+    names = [parameter.name for parameter in parameters[1:]]
+    if not names:
+        return None
+    places = [names[0], *("None" if place is None else names[place] for place in (returns or ())[1:])]
+    result = places[0] if returns is None else f"({', '.join(places)},)"
+    source = f"def forward({', '.join(shown)}):\n    return {result}\n"
+    file = f"<adaptive_depth stand-in {next(_numbers)}>"
+    exec(compile(source, file, "exec"), scope)
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    return scope["forward"]

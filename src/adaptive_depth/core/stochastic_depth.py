@@ -1,0 +1,46 @@
+"""Stochastic depth (Huang et al. 2016) by whatever name: off in mandatory sub-paths, which always run."""
+
+from torch import nn
+
+from ..errors import StagesError
+
+_NAMES = ("droppath", "stochasticdepth", "dropconnect", "layerdrop")
+_RATES = (
+    "drop_prob",
+    "drop_path_prob",
+    "drop_path_rate",
+    "drop_path",
+    "drop_rate",
+    "drop_p",
+    "drop",
+    "rate",
+    "prob",
+    "p",
+)
+_KEPT = ("keep_prob", "survival_prob", "keep_rate", "survival_rate", "keep")
+
+
+def switch_off_stochastic_depth(module: nn.Module) -> None:
+    """Let a layer of stochastic depth drop nothing: timm's, torchvision's, transformers', or one of the user's own.
+
+    Raises:
+        StagesError: a layer that is named as one and has no rate that is known.
+    """
+    name = type(module).__name__.lower().replace("_", "")
+    if not any(known in name for known in _NAMES) or any(True for _ in module.children()):
+        return
+    found = False
+    for attributes, never in ((_RATES, 0.0), (_KEPT, 1.0)):
+        for attribute in attributes:
+            value = getattr(module, attribute, None)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                setattr(module, attribute, never)
+                found = True
+            elif value is None and attribute in vars(module):
+                found = True  # no rate was given, so nothing is dropped
+    if not found and not any(isinstance(value, nn.Identity) for value in module.children()):
+        raise StagesError(
+            f"{type(module).__name__} looks like stochastic depth, which has to be off in mandatory sub-paths, but has "
+            f"no rate by a known name ({', '.join(_RATES[:3])}, {', '.join(_KEPT[:2])}, ...): set it to drop nothing "
+            "and give it such an attribute, or rename the class"
+        )

@@ -1,0 +1,55 @@
+"""What a norm is, and what gathers running statistics."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase)
+_STATISTICS = ("running_", "moving_", "num_batches_tracked")  # how buffers that are gathered in training are called
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Is it a normalisation layer?
+
+    One of torch's classes; one with running statistics, or "norm" in its name, whose parameters are one number a
+    channel (`FrozenBatchNorm2d`, `LayerNorm2d`, `InPlaceABN`); or one named so that holds nothing but such. A linear
+    layer or a convolution that normalises its weight is none, whatever its name.
+    """
+    if isinstance(module, _NORMS):
+        return True
+    named = "norm" in type(module).__name__.lower() or has_statistics(module)
+    if not named or isinstance(module, _LAYERS) or not all(map(_one_a_channel, module.parameters())):
+        return False
+    parts = [part for part in module.modules() if part is not module]
+    if not all(is_norm(part) for part in parts if part._parameters):
+        return False
+    return not parts or bool(module._parameters) or any(map(is_norm, parts))
+
+
+def _one_a_channel(parameter: torch.Tensor) -> bool:
+    return sum(size > 1 for size in parameter.shape) <= 1
+
+
+def has_statistics(module: nn.Module) -> bool:
+    """Does it gather running statistics itself, as BatchNorm does?"""
+    if "frozen" in type(module).__name__.lower():
+        return False
+    return any(name.startswith(_STATISTICS) and buffer is not None for name, buffer in module._buffers.items())
+
+
+def gathers_inside(module: nn.Module) -> bool:
+    """Does any part of it gather running statistics?"""
+    return any(map(has_statistics, module.modules()))
+
+
+def norms_inside(model: nn.Module, paths: Sequence[str]) -> tuple[str, ...]:
+    """Paths of the normalisation layers inside the modules `paths`; of one inside another, the outer."""
+    found: list[str] = []
+    for path in paths:
+        for name, module in model.get_submodule(path).named_modules():
+            whole = f"{path}.{name}".rstrip(".")
+            if is_norm(module) and not (found and whole.startswith(f"{found[-1]}.")):
+                found.append(whole)
+    return tuple(found)

@@ -1,0 +1,240 @@
+"""Does a block return its input plus something? Asked of the block itself, on numbers like those that it took.
+
+Three questions are asked with the block's weights at nought, for what is left then is the shortcut; a fourth looks
+for the addition itself, and so needs no weights (a Fourier transform between norms has none). While a block is asked
+its parameters keep their identity, only the numbers behind them are exchanged.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .calls import Call, as_now, hidden_of
+from .norms import is_norm
+
+
+def is_residual(block: nn.Module, call: Call) -> bool:
+    """Does a block return its input plus something?"""
+    hidden = hidden_of(call)
+    assert hidden is not None
+    given, change = _like(hidden, seed=0), 0.1 * _signed_noise(hidden, seed=1)
+    return (
+        _returns_input(block, call, given)
+        or _passes_change_on(block, call, given, change)
+        or _norm_of_input(block, call, given, change)
+        or _adds_to_input(block, call, given)
+    )
+
+
+def has_weights(module: nn.Module) -> bool:
+    """Has it parameters of two or more dimensions: those of convolutions, linear layers, tables?"""
+    return any(parameter.ndim > 1 for parameter in module.parameters())
+
+
+def _returns_input(block: nn.Module, call: Call, given: Tensor) -> bool:
+    """h + F(h) with every parameter of F zero is h. (So is relu(h + F(h)), where h has come through a relu itself.)"""
+    with _at_nought(block, dict(block.named_parameters())):
+        return _close(_output_on(block, call, given), given)
+
+
+def _passes_change_on(block: nn.Module, call: Call, given: Tensor, change: Tensor) -> bool:
+    """With weights and norms zero a change of h comes out as it is, where a scale of 1 stands on the shortcut."""
+    inside = _norms_in(block)
+    zero = {
+        name: parameter for name, parameter in block.named_parameters() if parameter.ndim > 1 or name.startswith(inside)
+    }
+    with _at_nought(block, zero):
+        answer = _output_on(block, call, given + change) - _output_on(block, call, given)
+    return _close(answer, change)
+
+
+def _norm_of_input(block: nn.Module, call: Call, given: Tensor, change: Tensor) -> bool:
+    """norm(h + F(h)): with zero weights, what the last norm returns still follows h."""
+    inside = _norms_in(block)
+    zero = {
+        name: parameter
+        for name, parameter in block.named_parameters()
+        if parameter.ndim > 1 and not name.startswith(inside)
+    }
+    returned: list[Any] = []
+    norms = [module for module in block.modules() if is_norm(module)]
+    handles = [norm.register_forward_hook(lambda _, __, output: returned.append(output)) for norm in norms]
+    with _at_nought(block, zero):
+        try:
+            before = _output_on(block, call, given)
+        finally:
+            for handle in handles:
+                handle.remove()
+        place = before.untyped_storage().data_ptr()  # the same numbers, perhaps in another shape
+        if not any(isinstance(output, Tensor) and output.untyped_storage().data_ptr() == place for output in returned):
+            return False
+        answer = _output_on(block, call, given + change) - before
+    return bool(nn.functional.cosine_similarity(answer.flatten().float(), change.flatten().float(), dim=0) > 0.8)
+
+
+def _adds_to_input(block: nn.Module, call: Call, given: Tensor) -> bool:
+    """Is what it returns the sum of its input and something, normalised at most?"""
+    given = given.clone()
+    trunk = _Trunk(given)
+    handles = [part.register_forward_hook(trunk.after_norm) for part in block.modules() if is_norm(part)]
+    try:
+        with trunk:
+            output = _output_on(block, call, given, copied=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return trunk.state(output) == "sum"
+
+
+class _Trunk(TorchDispatchMode):
+    """Follows a block's input through the operations: which tensors are the input itself, which a sum with it."""
+
+    def __init__(self, given: Tensor) -> None:
+        super().__init__()
+        self.states: dict[int, tuple[Tensor, str]] = {id(given): (given, "input")}  # kept alive, so ids stay theirs
+
+    def state(self, value: Any) -> str | None:
+        return self.states.get(id(value), (None, None))[1] if isinstance(value, Tensor) else None
+
+    def after_norm(self, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        """norm(h + F(h)) is still a sum; norm(h) is none."""
+        if inputs and self.state(inputs[0]) == "sum" and isinstance(output, Tensor):
+            self.states[id(output)] = (output, "sum")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__.rstrip("_")
+        first = output[0] if isinstance(output, tuple) and output else output
+        state = self._after(name, args, first)
+        if isinstance(first, Tensor):
+            if state is None:
+                self.states.pop(id(first), None)  # changed in place into something else
+            else:
+                self.states[id(first)] = (first, state)
+        return output
+
+    def _after(self, name: str, args: Any, output: Any) -> str | None:
+        states = [self.state(value) for value in args]
+        if not any(states):
+            return None
+        if name in _SUMS:
+            whole = [value for value in args[:2] if isinstance(value, Tensor) and value.shape == output.shape]
+            sums = len(whole) == 2 and not any(isinstance(value, nn.Parameter) for value in whole)
+            return "sum" if sums else next(state for state in states if state)
+        if name in _RESHAPED:
+            return states[0]
+        return states[0] if states[0] == "sum" and name in _NORMS else None
+
+
+_SUMS = frozenset({"add", "addcmul"})
+_RESHAPED = frozenset(
+    [
+        "view",
+        "reshape",
+        "_unsafe_view",
+        "permute",
+        "transpose",
+        "t",
+        "clone",
+        "contiguous",
+        "detach",
+        "alias",
+        "squeeze",
+        "unsqueeze",
+        "_to_copy",
+        "to",
+        "flatten",
+        "unflatten",
+        "_reshape_alias",
+        "native_dropout",
+        "dropout",
+        "expand",
+        "as_strided",
+        "lift_fresh",
+    ]
+)
+_NORMS = frozenset(
+    [
+        "native_layer_norm",
+        "native_group_norm",
+        "native_batch_norm",
+        "_native_batch_norm_legit_no_training",
+        "cudnn_batch_norm",
+        "_fused_rms_norm",
+        "rms_norm",
+    ]
+)
+
+
+@contextmanager
+def _at_nought(block: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[None]:
+    """Parameters are zero inside; objects, ties and all other numbers stay.
+
+    A weight that is computed from others as `v * (g / norm(v))` is 0 / 0 then. What it stands for is zero, and so is
+    what its layer returns.
+    """
+    before = [(parameter, parameter.data) for parameter in {id(p): p for p in parameters.values()}.values()]
+    layers = {name.rpartition(".")[0] for name in parameters}
+    handles = [part.register_forward_hook(_finite) for name, part in block.named_modules() if name and name in layers]
+    handles += [part.register_forward_hook(_finite) for part in block.modules() if hasattr(part, "parametrizations")]
+    try:
+        for parameter, data in before:
+            parameter.data = torch.zeros_like(data)
+        yield
+    finally:
+        for parameter, data in before:
+            parameter.data = data
+        for handle in handles:
+            handle.remove()
+
+
+def _finite(_: nn.Module, __: Any, output: Any) -> Any:
+    if isinstance(output, Tensor) and output.is_floating_point() and not torch.isfinite(output).all():
+        return torch.zeros_like(output)
+    return None
+
+
+def _norms_in(block: nn.Module) -> tuple[str, ...]:
+    """The beginnings of the names of all parameters of norms; of none where there is no norm."""
+    return tuple(f"{path}." for path, module in block.named_modules() if path and is_norm(module)) or ("\0",)
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    size = float(b.abs().max())
+    return torch.allclose(a, b, rtol=1e-3, atol=1e-3 * size)
+
+
+def _output_on(block: nn.Module, call: Call, given: Tensor, *, copied: bool = True) -> Tensor:
+    """What a block returns for another input, all else as in a call."""
+    given = given.clone() if copied else given  # a block may change its input
+    args, kwargs = as_now(call.args, call.kwargs)
+    if args:
+        output = block(given, *args[1:], **kwargs)
+    else:
+        hidden = hidden_of(call)
+        name = next(name for name, value in call.kwargs.items() if value is hidden)
+        output = block(**{**kwargs, name: given})
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def _like(hidden: Tensor, seed: int) -> Tensor:
+    """Numbers of the kind and size of those in a tensor, in other places; noise where all of them are the same.
+
+    Of the kind: without negative ones where there are none, as behind a relu.
+    """
+    if not torch.isfinite(hidden).all() or float(hidden.float().std()) < 1e-6:
+        noise = _signed_noise(hidden, seed)
+        return noise if (hidden < 0).any() else noise.abs()
+    generator = torch.Generator(hidden.device).manual_seed(seed)
+    order = torch.randperm(hidden.numel(), generator=generator, device=hidden.device)
+    return hidden.flatten()[order].view_as(hidden)
+
+
+def _signed_noise(like: Tensor, seed: int) -> Tensor:
+    """Numbers from -1 to 1."""
+    generator = torch.Generator(like.device).manual_seed(seed)
+    return (2 * torch.rand(like.shape, generator=generator, device=like.device) - 1).to(like.dtype)
