@@ -21,6 +21,11 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         for part in training:
+            if type(part).train is not nn.Module.train and not part.training:
+                part.train()  # undoes what its `eval` did: weights that it merged, say
+        for part in module.modules():
+            part.training = False
+        for part in training:
             part.training = True
         _follow(module)
 
@@ -61,7 +66,10 @@ class _Kept:
         self.contents = {name: copy(value) for name, value in self.attributes.items() if type(value) in _CONTAINERS}
         buffers = [buffer for buffer in module._buffers.values() if buffer is not None and not buffer.is_meta]
         self.buffers = [(buffer, buffer.data, buffer.detach().clone()) for buffer in buffers]
-        self.parameters = [(p, p.data) for p in module._parameters.values() if p is not None]
+        # A class with a `train` of its own may change its weights by it (adapters that are merged for evaluation).
+        changes = type(module).train is not nn.Module.train
+        parameters = [p for p in module._parameters.values() if p is not None and not p.is_meta]
+        self.parameters = [(p, p.data, p.detach().clone() if changes else None) for p in parameters]
 
     def put_back(self) -> None:
         if type(self.module) is not self.kind:
@@ -75,9 +83,11 @@ class _Kept:
                 buffer.data = data
                 if not torch.equal(buffer, numbers):
                     buffer.copy_(numbers)
-        for parameter, data in self.parameters:
+        for parameter, data, numbers in self.parameters:
             if parameter.data_ptr() != data.data_ptr():
                 parameter.data = data
+            if numbers is not None and not torch.equal(data, numbers):
+                data.copy_(numbers)
 
 
 _CONTAINERS = (dict, OrderedDict, list, set, deque)

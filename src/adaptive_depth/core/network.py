@@ -17,6 +17,7 @@ from ..plan import Stages
 from ..plan.checks import complete, homes, prove
 from ..plan.norms import gathers_inside, has_statistics
 from ..skip import Skip, all_skips, parse_skip
+from .left import Left
 from .recompute import recompute
 from .stand_in import hooks_of, stand_in
 from .stochastic_depth import switch_off_stochastic_depth
@@ -41,17 +42,26 @@ def gathers(module: nn.Module) -> bool:
     return has_statistics(module) or isinstance(module, RunningStatistics)
 
 
-def set_up_hugging_face(model: nn.Module) -> None:
+def _set_up_hugging_face(model: nn.Module) -> None:
     """The hooks by which models of transformers collect hidden states, on every block, before any is left out.
 
-    They set these themselves in their first forward. In a sub-network's, the blocks that it skips would have none.
+    A model whose forward collects them sets these itself in its first call. In a sub-network's, the blocks that it
+    skips would have none.
     """
     capturing = sys.modules.get("transformers.utils.output_capturing")
-    modeling = sys.modules.get("transformers.modeling_utils")
-    if capturing is not None and modeling is not None:
+    if capturing is not None:
         for part in model.modules():
-            if isinstance(part, modeling.PreTrainedModel):
+            if _code_of(type(part).forward, capturing.__file__):
                 capturing.maybe_install_capturing_hooks(part)
+
+
+def _code_of(function: Any, file: str | None) -> bool:
+    """Is a function, or one that it wraps, written in that file?"""
+    while function is not None:
+        if getattr(getattr(function, "__code__", None), "co_filename", "") == file:
+            return True
+        function = getattr(function, "__wrapped__", None)
+    return False
 
 
 def check_adapted(network: object, received_by: str, error: type[AdaptiveDepthError]) -> None:
@@ -72,6 +82,7 @@ class AdaptiveNetwork(OnTheHub):
         statistics: running statistics per context, gathered by `calibrate`; empty before.
         skips: all skip configurations, super-net first.
         proven: did an input prove the stages (`prove`), or are they of a known family?
+        left: what the forwards leave on the modules.
         grad_checkpointing: are activations recomputed (`set_grad_checkpointing`)?
 
     The sub-networks are views: caches that are not in the state dict, not pickled and not copied. Parameters,
@@ -91,7 +102,8 @@ class AdaptiveNetwork(OnTheHub):
         self.statistics = nn.Module()
         self.proven = True
         self.grad_checkpointing = False
-        set_up_hugging_face(model)
+        self.left = Left()
+        _set_up_hugging_face(model)
         # Hooks that the model came with are a part of it; those that are set later belong to an onlooker.
         self._hooks = {p: hooks_of(model.get_submodule(p)) for stage in stages for p in stage.skippable}
         self.forget_views()
@@ -202,7 +214,7 @@ class AdaptiveNetwork(OnTheHub):
         self.forget_views()
 
     def prove(self, *args: Any, **kwargs: Any) -> None:
-        """Check the stages on an input: blocks run once and in order, the skippable ones only add to it, every depth runs.
+        """Check the stages on an input: blocks run once and in order, the skippable only add to it, every depth runs.
 
         Raises:
             StagesError: with the block and the reason.
@@ -261,6 +273,7 @@ class AdaptiveNetwork(OnTheHub):
         with self._lock:
             if skip not in self._views:
                 view = build_view(self.model, self._changes(skip))
+                view.left, view.skip = self.left, skip
                 view.follow_modes()
                 self._views[skip] = view
             return self._views[skip]
@@ -309,10 +322,13 @@ class AdaptiveNetwork(OnTheHub):
             view.follow_modes()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name not in ("_views", "_lock")}
+        return {
+            name: value for name, value in super().__getstate__().items() if name not in ("_views", "_lock", "left")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.left = Left()
         self.forget_views()
 
     def __repr__(self) -> str:

@@ -74,8 +74,10 @@ def _readable(module: nn.Module) -> dict[str, Any]:
     """What code may read of a module that has no weights: plain attributes, its children's likewise."""
     found: dict[str, Any] = {}
     for kind in type(module).__mro__[:-1]:
-        if kind is not nn.Module and kind.__module__ != "torch.nn.modules.module":
-            found = {name: value for name, value in vars(kind).items() if _is_plain(name, value)} | found
+        for name, value in vars(kind).items() if kind is not nn.Module else ():
+            value = _answer(module, name) if isinstance(value, property) else value
+            if isinstance(value, _PLAIN) and not name.startswith("__") and not hasattr(nn.Module, name):
+                found.setdefault(name, value)
     found |= {
         name: value
         for name, value in module.__dict__.items()
@@ -85,8 +87,14 @@ def _readable(module: nn.Module) -> dict[str, Any]:
     return found | {name: SimpleNamespace(**_readable(child)) for name, child in children.items()}
 
 
-def _is_plain(name: str, value: Any) -> bool:
-    return not name.startswith("__") and isinstance(value, _PLAIN) and not hasattr(nn.Module, name)
+def _answer(module: nn.Module, name: str) -> Any:
+    """What a property says; nothing to read where it needs weights or raises."""
+    if hasattr(module, "parametrizations"):
+        return ...
+    try:
+        return getattr(module, name)
+    except Exception:  # noqa: BLE001 - a property may raise whatever it likes
+        return ...
 
 
 @lru_cache(maxsize=1024)

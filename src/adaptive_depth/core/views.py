@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from .left import Left
 from .stand_in import PassThrough, hooks_of
 
 _OWN = frozenset(nn.Module().__dict__)  # what nn.Module itself keeps in an instance; all else is the model's
@@ -71,16 +72,23 @@ class View:
     Attributes:
         module: the sub-network.
         copies: what stands for an original in it, by the original's id: twins, and what was put in other places.
+        stand_for: the inverse: what a copy stands for, by the copy's id.
+        left: what the forwards of the network leave on its modules.
+        skip: the letters of the sub-network.
     """
 
     module: nn.Module
     copies: dict[int, nn.Module] = field(default_factory=dict)
+    left: Left = field(default_factory=Left)
+    skip: str = ""
+    stand_for: dict[int, nn.Module] = field(default_factory=dict)
     _twins: list[dict[str, Any]] = field(default_factory=list)
     _originals: list[dict[str, Any]] = field(default_factory=list)
     _followed: tuple[list[dict[str, Any]], ...] = field(default_factory=lambda: ([], [], []))
 
     def add(self, copy: nn.Module, original: nn.Module) -> None:
         """Let a module follow the mode of another."""
+        self.stand_for[id(copy)] = original
         self._twins.append(copy.__dict__)
         self._originals.append(original.__dict__)
 
@@ -93,9 +101,21 @@ class View:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the sub-network with the plain attributes that the model has now."""
-        if not torch.compiler.is_compiling():
-            self.follow_attributes()
-        return self.module(*args, **kwargs)
+        if torch.compiler.is_compiling():
+            return self.module(*args, **kwargs)
+        self.follow_attributes()
+        with self.left.run((self.skip, self.module.training), self._pairs, self._skipped):
+            return self.module(*args, **kwargs)
+
+    @cached_property
+    def _pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Every module that runs, and the one of the model that it stands for."""
+        return [(part, self.stand_for.get(id(part), part)) for part in self.parts if not isinstance(part, PassThrough)]
+
+    @cached_property
+    def _skipped(self) -> frozenset[int]:
+        out = [self.stand_for[id(part)] for part in self.parts if isinstance(part, PassThrough)]
+        return frozenset(id(inner) for block in out for inner in block.modules())
 
     @cached_property
     def parts(self) -> list[nn.Module]:

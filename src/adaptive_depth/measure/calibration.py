@@ -84,7 +84,7 @@ def _measure(
 ) -> int:
     device, measured = device_of(network), 0
     network.reset_statistics(per_context=True)
-    with _averaging(network), torch.inference_mode(False), torch.no_grad():
+    with _averaging(network) as counts, torch.inference_mode(False), torch.no_grad():
         shared = SharedForward(network)
         for batch in batches:
             x = on_device(inputs(batch)[0], device)
@@ -96,6 +96,7 @@ def _measure(
             if not measured:  # to break off a measurement would count some contexts twice
                 few, named = arguments(first_samples(x, 2))
                 shared.probe(network.skips, *few, **named)
+            counts(measured)
             for _ in shared.outputs(network.skips, *args, **kwargs):
                 pass
             measured += 1
@@ -124,20 +125,44 @@ def _reduce(network: AdaptiveNetwork, measured: int, processes: Processes) -> in
 
 
 @contextmanager
-def _averaging(network: AdaptiveNetwork) -> Iterator[None]:
-    """BatchNorms behind the first flag gather plain means; the sub-networks made inside are forgotten after."""
-    norms: list[Any] = [network.model.get_submodule(path) for path in network.homes]
+def _averaging(network: AdaptiveNetwork) -> Iterator[Callable[[int], None]]:
+    """Norms behind the first flag gather plain means; the sub-networks made inside are forgotten after.
+
+    Yields what is to be called before each batch, with the number of batches that were measured.
+    """
+    norms: list[Any] = [part for path in network.homes for part in network.model.get_submodule(path).modules()]
     norms += network.skip_norms.modules()
     norms = [norm for norm in norms if has_statistics(norm) and not isinstance(norm, RunningStatistics)]
-    momenta = [norm.momentum for norm in norms]
+    before = [(norm, norm.training, getattr(norm, "momentum", None)) for norm in norms]
     for norm in norms:
-        norm.momentum, norm.training = None, True
+        norm.training = True
     for buffer in network.statistics.buffers():
         buffer.zero_()
     network.forget_views()
+
+    def counts(measured: int) -> None:
+        views = (part for view in list(network._views.values()) for part in view.parts if has_statistics(part))
+        for norm in (*norms, *views):
+            _weigh(norm, 1 / (measured + 1))
+
     try:
-        yield
+        counts(0)
+        yield counts
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum, norm.training = momentum, False
+        for norm, training, momentum in before:
+            norm.training = training
+            if hasattr(norm, "momentum"):
+                norm.momentum = momentum
         network.forget_views()
+
+
+def _weigh(norm: Any, share: float) -> None:
+    """The next batch counts for `share` of the mean. One without a momentum gathers by a rule of its own."""
+    if not hasattr(norm, "momentum"):
+        return
+    # Outside torch a momentum near 1 is what stays of the old numbers, not what is taken of the new.
+    keeps = not type(norm).__module__.startswith("torch.") and _KEEPS.setdefault(type(norm), (norm.momentum or 0) > 0.5)
+    norm.momentum = 1 - share if keeps else share
+
+
+_KEEPS: dict[type, bool] = {}  # by class, as its momentum was before the first measurement

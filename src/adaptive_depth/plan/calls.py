@@ -61,7 +61,7 @@ class Call:
         given = self.given
         places: list[int | None] = [0]
         for value in self.output[1:]:
-            same = (number for number, input in enumerate(given) if number and _is_same(input, value))
+            same = (number for number, taken in enumerate(given) if number and _is_same(taken, value))
             places.append(None if value is None else next(same, NOWHERE))
         return tuple(places)
 

@@ -1,0 +1,84 @@
+"""What forwards leave on the modules: an auxiliary loss (`self.aux = ...`), a counter, features that were kept.
+
+A sub-network runs on twins, and what a twin is left with has to be found on the model. A block that was left out has
+left nothing: tensors that an earlier run put on it are another depth's and another input's. They are put aside while it
+does not run, for a block may build on its own (a hidden state), and are back when it runs again.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+_OWN = frozenset(nn.Module().__dict__) | {"_compiled_call_impl", "forward"}
+_MISSING = object()
+
+Attribute = tuple[int, str]  # the id of a module of the model, and the name
+
+
+class Left:
+    """The plain attributes that a model's forwards write, known from the first run of each depth in each mode."""
+
+    def __init__(self) -> None:
+        self._modules: dict[int, nn.Module] = {}
+        self._before: dict[Attribute, Any] = {}  # what stood there before the first run
+        self._aside: dict[Attribute, Any] = {}
+        self._watched: set[Any] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._before)
+
+    @contextmanager
+    def run(self, key: Any, pairs: Iterable[tuple[nn.Module, nn.Module]], skipped: frozenset[int]) -> Iterator[None]:
+        """Around a run: afterwards the model's modules have what theirs were left with.
+
+        Arguments:
+            key: which depth and mode; its first run is watched.
+            pairs: what runs, and the module of the model that it stands for.
+            skipped: the ids of all modules in blocks that are left out.
+        """
+        if key in self._watched and not self._before:
+            yield
+            return
+        pairs = list(pairs)
+        for attribute in [attribute for attribute in self._aside if attribute[0] not in skipped]:
+            self._put(attribute, self._aside.pop(attribute))
+            for copy, original in pairs:
+                if id(original) == attribute[0]:
+                    vars(copy)[attribute[1]] = vars(original)[attribute[1]]
+        before = [] if key in self._watched else [dict(vars(copy)) for copy, _ in pairs]
+        yield
+        for (copy, original), attributes in zip(pairs, before, strict=False):
+            for name, value in vars(copy).items():
+                if name not in _OWN and attributes.get(name, _MISSING) is not value:
+                    self._modules[id(original)] = original
+                    self._before.setdefault((id(original), name), attributes.get(name, _MISSING))
+        self._watched.add(key)
+        copies = {id(original): copy for copy, original in pairs}
+        for attribute in self._before:
+            module, name = attribute
+            if module in skipped:
+                value = vars(self._modules[module]).get(name)
+                if isinstance(value, Tensor) and attribute not in self._aside:
+                    self._aside[attribute] = value
+                    self._put(attribute, self._before[attribute])
+            elif module in copies and name in vars(copies[module]):
+                self._put(attribute, vars(copies[module])[name])
+
+    def values(self) -> dict[Attribute, Any]:
+        """What stands on the model now."""
+        return {key: vars(self._modules[key[0]]).get(key[1], _MISSING) for key in self._before}
+
+    def put(self, values: Mapping[Attribute, Any]) -> None:
+        """The inverse of `values`: what a later run left is taken back."""
+        for attribute, value in values.items():
+            self._put(attribute, value)
+            self._aside.pop(attribute, None)
+
+    def _put(self, attribute: Attribute, value: Any) -> None:
+        attributes = vars(self._modules[attribute[0]])
+        if value is _MISSING:
+            attributes.pop(attribute[1], None)
+        else:
+            attributes[attribute[1]] = value
