@@ -19,9 +19,9 @@ class NormObserver:
     """
 
     def __init__(self, norm: Any) -> None:
-        self.eps: float = norm.eps
+        self.eps: float = getattr(norm, "eps", 0.0)
         self.mean, self.variance = _exact(norm.running_mean), _exact(norm.running_var)
-        counted = norm.num_batches_tracked
+        counted = getattr(norm, "num_batches_tracked", None)
         fresh = counted is not None and int(counted) == 0  # weights of old files count none, but have statistics
         self.initial = bool(fresh and not self.mean.any() and (self.variance == 1).all())
         self.count, self.offset, self.square = 0, torch.zeros_like(self.mean), torch.zeros_like(self.mean)
@@ -60,7 +60,9 @@ def norm_observers(subnet: nn.Module, skip: str) -> dict[str, NormObserver]:
     Raises:
         MeasurementError: statistics that are not finite.
     """
-    found = {path: NormObserver(part) for path, part in subnet.named_modules() if has_statistics(part)}
+    gathering = {path: part for path, part in subnet.named_modules() if has_statistics(part)}
+    pairs = {path: part for path, part in gathering.items() if {"running_mean", "running_var"} <= part._buffers.keys()}
+    found = {path: NormObserver(part) for path, part in pairs.items()}
     for path, norm in found.items():
         if not (norm.mean.isfinite() & norm.variance.isfinite()).all():
             raise MeasurementError(

@@ -6,6 +6,7 @@ block does, holds no weights, and hands its input on: what a residual block woul
 """
 
 import linecache
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from inspect import Parameter, signature
@@ -67,7 +68,8 @@ def stand_in(
 
 def hooks_of(block: nn.Module) -> dict[str, dict[int, Any]]:
     """The forward hooks that a block has now, none of a sharded block's: those free parameters that it gathered."""
-    return {name: {} if hasattr(block, "unshard") else dict(block.__dict__[name]) for name in _HOOKS}
+    sharded = hasattr(block, "unshard")
+    return {name: OrderedDict() if sharded else OrderedDict(block.__dict__[name]) for name in _HOOKS}
 
 
 def _readable(module: nn.Module) -> dict[str, Any]:

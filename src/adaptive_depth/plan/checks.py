@@ -137,14 +137,15 @@ def homes(model: nn.Module, stages: Stages) -> dict[str, int]:
         for path in stage.blocks
         for part in model.get_submodule(path).modules()
     }
-    names = _names(model, stages)
+    names, blocks = _names(model, stages), {path for stage in stages for path in stage.blocks}
     homes: dict[str, int] = {}
     within: set[int] = set()
     current = 0
     for module in model.modules():
         current = inside.get(id(module)) or current
         number = explicit.get(id(module), current)
-        whole = is_norm(module) and (id(module) in explicit or gathers_inside(module))
+        block = names[id(module)] in blocks and not module._parameters and any(module.children())
+        whole = is_norm(module) and not block and (id(module) in explicit or gathers_inside(module))
         if number and id(module) not in within and (whole or has_statistics(module)):
             homes[names[id(module)]] = number
             within.update(map(id, module.modules()) if whole else ())

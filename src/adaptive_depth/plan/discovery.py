@@ -123,7 +123,9 @@ class _Search:
                 and not self._is_stage(module)
             )
             try:
-                self.residual[path] = possible and is_residual(module, calls[0])
+                self.residual[path] = (
+                    possible and is_residual(module, calls[0]) and not (calls[0].unused and self._holds_blocks(path))
+                )
             except Exception as error:  # noqa: BLE001 - a module that does not run on its own is no block
                 self.residual[path] = False
                 self.failed[path] = f"{type(error).__name__}: {one_line(error)}"
@@ -134,6 +136,13 @@ class _Search:
         """An `nn.Sequential` of several modules of one class is no block, it holds blocks."""
         kinds = [type(child) for child in module.children() if has_weights(child)]
         return isinstance(module, nn.Sequential) and len(kinds) > 1 and len(set(kinds)) == 1
+
+    def _holds_blocks(self, path: str) -> bool:
+        """A stage that also hands out what it did before it made the shape smaller is no block, it holds blocks."""
+        return any(
+            len([inner for inner in self._children(f"{path}.{name}") if self._is_block(inner)]) > 1
+            for name, _ in self._at(path).named_children()
+        )
 
     def _follows(self, before: str, path: str) -> bool:
         """Of the same shape, and not beside each other on one input."""

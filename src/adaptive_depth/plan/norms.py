@@ -50,6 +50,7 @@ def norms_inside(model: nn.Module, paths: Sequence[str]) -> tuple[str, ...]:
     for path in paths:
         for name, module in model.get_submodule(path).named_modules():
             whole = f"{path}.{name}".rstrip(".")
-            if is_norm(module) and not (found and whole.startswith(f"{found[-1]}.")):
+            block = not name and not module._parameters and any(module.children())  # whatever its name, it holds norms
+            if is_norm(module) and not block and not (found and whole.startswith(f"{found[-1]}.")):
                 found.append(whole)
     return tuple(found)
