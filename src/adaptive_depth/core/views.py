@@ -267,7 +267,7 @@ def _own_code(module: nn.Module, copy: nn.Module) -> dict[str, Any]:
         function.__defaults__,
         function.__closure__,
     )
-    own.__kwdefaults__ = function.__kwdefaults__
+    own.__kwdefaults__, own.__annotations__ = function.__kwdefaults__, function.__annotations__
     own.__dict__.update(function.__dict__)
     return {"forward": MethodType(own, copy)}
 
