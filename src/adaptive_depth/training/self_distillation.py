@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map_only
 from ..batches import arguments, first_samples, samples_in
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..core.recompute import is_recomputed
-from ..core.sharing import Branch, SharedForward, tensors_in
+from ..core.sharing import Branch, SharedForward, hand_on
 from ..errors import TrainingError
 from ..modes import buffers_restored_on_error
 from ..tasks import Classification, Task, as_task, distillation_loss
@@ -211,7 +211,8 @@ class SelfDistillation(nn.Module):
         """
         deep, shallow = self._pair()
         with self._unchanged_on_error():
-            x = _plain(x)
+            given = _plain(x)
+            x = tree_map_only(Tensor, _leaf, given)  # what was computed of it before is differentiated once, at the end
             shared, watch = self._prepare(x), self._watch()
             together = self.distil_share == 1 and not self._compiled.asked
             common = shared.branch([deep, shallow], *arguments(x)) if together else None
@@ -229,7 +230,8 @@ class SelfDistillation(nn.Module):
             losses = self._losses(super_net.detach(), base_net, feature, teacher, student)
             backward(self._weights[1] * self._base_total(base_net, feature))
             if common is not None and leaves is not None:
-                _differentiate_common(common, leaves)
+                common.differentiate(leaves)
+            hand_on(given, x)
             feature = None if feature is None else feature.detach()
             return replace(losses, total=losses.total.detach(), base_net=base_net.detach(), features=feature)
 
@@ -355,6 +357,11 @@ def _plain(x: Any) -> Any:
     return dict(x) if isinstance(x, Mapping) else x
 
 
+def _leaf(tensor: Tensor) -> Tensor:
+    """A tensor that gathers gradients in place of one that was computed from others."""
+    return tensor if tensor.is_leaf else tensor.detach().requires_grad_()
+
+
 def _detached(output: Any) -> Any:
     return tree_map_only(Tensor, torch.Tensor.detach, output)
 
@@ -375,15 +382,3 @@ def feature_loss(teacher: Tensor, student: Tensor, channel_dim: int = 1) -> Tens
         A scalar: the mean over the batch and all positions, in nats, computed in float32 or better.
     """
     return distillation_loss(teacher.movedim(channel_dim, -1), student.movedim(channel_dim, -1))
-
-
-def _differentiate_common(common: Branch, leaves: Branch) -> None:
-    """Hand the gradients that both passes left at the branch on to what ran before it."""
-    roots, gradients = [], []
-    for (_, value), (_, leaf) in zip(common.outputs, leaves.outputs, strict=True):
-        for root, gradient in zip(tensors_in(value), (tensor.grad for tensor in tensors_in(leaf)), strict=True):
-            if gradient is not None and root.requires_grad:
-                roots.append(root)
-                gradients.append(gradient)
-    if roots:
-        torch.autograd.backward(roots, gradients)
