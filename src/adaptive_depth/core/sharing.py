@@ -129,16 +129,17 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _contents(value: Any) -> tuple[Any, list[Any]]:
-    """What a module that is given `value` may change in it: the nesting, the objects, and the versions of tensors."""
-    leaves, nesting = tree_flatten(value)
+def _contents(args: Any, kwargs: Any) -> tuple[Any, list[Any]]:
+    """What a module may change in what it is given: the nesting, the objects, and the versions of tensors."""
+    plain = not kwargs and all(isinstance(each, Tensor) for each in args)  # seldom anything else, and looked at often
+    leaves, nesting = (list(args), None) if plain else tree_flatten((args, kwargs))
     return nesting, [(leaf, _version(leaf)) if isinstance(leaf, Tensor) else (leaf, 0) for leaf in leaves]
 
 
 def _same(before: tuple[Any, list[Any]], after: tuple[Any, list[Any]], returned: Iterable[Tensor] = ()) -> bool:
     """Are contents what they were, but for tensors that were changed in place and returned?"""
     free = {id(tensor) for tensor in returned}
-    return before[0] == after[0] and all(
+    return (before[0], len(before[1])) == (after[0], len(after[1])) and all(
         a is b and (v == w or id(a) in free) for (a, v), (b, w) in zip(before[1], after[1], strict=True)
     )
 
@@ -149,6 +150,11 @@ def _described(contents: tuple[Any, list[Any]]) -> Any:
     return nesting, [(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf, _ in leaves]
 
 
+def _saving_hooks() -> Any:
+    """What autograd does with the tensors that it saves: inside `torch.utils.checkpoint`, something of its own."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def _check_plain(leaves: Iterable[Any]) -> None:
     if not all(isinstance(leaf, (Tensor, *_PLAIN)) for leaf in leaves):
         raise _NotShareable
@@ -156,7 +162,11 @@ def _check_plain(leaves: Iterable[Any]) -> None:
 
 def tensors_in(value: Any) -> list[Tensor]:
     """The tensors in nested tuples, lists and dicts."""
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in _leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _leaves(value: Any) -> list[Any]:
+    return [value] if isinstance(value, Tensor) else tree_leaves(value)
 
 
 class _Before:
@@ -185,14 +195,17 @@ class _Tape:
     def __init__(self, source: _Fork | None, target: _Fork | None, watched: Sequence[str]) -> None:
         self.source, self.target, self.watched = source, target, frozenset(watched)
 
-    def start(self, branch: Branch | None, generators: Generators | None = None, before: _Before | None = None) -> None:
-        self.branch, self.generators, self.before = branch, generators, before
+    def start(
+        self, branch: Branch | None, random: Callable[[], Any] = lambda: None, before: _Before | None = None
+    ) -> None:
+        self.branch, self.random, self.before = branch, random, before
         self.waiting = deque(branch.calls if branch else ())
         self.recorded: list[_Call] = []
         self.versions: dict[int, tuple[Tensor, int]] = {}
         self.seen: dict[str, Any] = {}
         self.known = {id(leaf) for call in self.waiting for leaf in tensors_in(call.output)}
-        self.drawn = generators.state() if generators else None
+        self.drawn = random()
+        self.hooks = _saving_hooks()
 
     def call(self, path: str, original: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self.target and path in self.target.touched:
@@ -208,27 +221,29 @@ class _Tape:
 
     def _check_drawn(self) -> None:
         """Raise where the code around the modules has drawn random numbers: run again, it would draw others."""
-        if self.generators and self.generators.state() != self.drawn:
+        if self.random() != self.drawn:
             raise _NotShareable
 
     def _recorded(self, path: str, original: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         assert self.target is not None
         self._check_drawn()
-        given = _contents((args, kwargs))
+        given = _contents(args, kwargs)
         _check_plain(leaf for leaf, _ in given[1])
-        if path in self.target.later:  # it differs with a later flag, and runs before this one
+        # One that differs with a later flag, and runs before this one; or one that a checkpoint of the model's own will
+        # run again in the backward pass, when nothing is handed out any more.
+        if path in self.target.later or self.hooks != _saving_hooks():
             raise _NotShareable
         if self.before is not None:
             self.before.remember(original)
         output = self._output(path, original, forward, args, kwargs)
-        _check_plain(tree_leaves(output))
+        _check_plain(_leaves(output))
         # A ReLU that changes what a recorded module returned, and returns it, leaves both recorded as they are used.
         returned = [tensor for tensor in tensors_in(output) if id(tensor) in self.versions]
-        if not _same(given, _contents((args, kwargs)), returned):
+        if not _same(given, _contents(args, kwargs), returned):
             raise _NotShareable
         self.recorded.append(_Call(path, _described(given), output))
         self.versions |= _versions([output])
-        self.drawn = self.generators.state() if self.generators else None
+        self.drawn = self.random()
         return output
 
     def _output(self, path: str, original: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -236,10 +251,13 @@ class _Tape:
             return forward(*args, **kwargs)
         if self.waiting:
             call = self.waiting.popleft()
-            if call.path != path or call.given != _described(_contents((args, kwargs))):
+            if call.path != path or call.given != _described(_contents(args, kwargs)):
                 raise _NotShareable
+            if isinstance(call.output, Tensor):
+                return call.output
             return tree_map(lambda leaf: leaf, call.output)  # lists of its own, which the code around may change
         shares = self.branch is not None and self.branch.later is not None and path not in self.source.touched
+        shares = shares and self.hooks == _saving_hooks()
         if not shares or kwargs or len(args) != 1 or id(args[0]) not in self.known:
             return forward(*args, **kwargs)
         return self._later(path, original, forward, args[0])
@@ -391,14 +409,16 @@ class SharedForward:
             outer.check()
         self._follow_network()
         tree, tape = self._tree(skip, outer.fork if outer else None, target, ())
-        given = _contents((args, kwargs))
-        tape.start(outer, self._drawn_from(), self._before)
+        given = _contents(args, kwargs)
+        # In eval mode hardly any code draws from the others, and to look takes a while where the network is small.
+        random = partial(self._drawn_from().state, quickly=not self.network.training)
+        tape.start(outer, random, self._before)
         try:
             tree(*args, **kwargs)
         except _BranchReached:
             branch = Branch(target, tape.recorded, versions=tape.versions)
             branch.check()
-            if _same(given, _contents((args, kwargs))):  # else it would run on another input now
+            if _same(given, _contents(args, kwargs)):  # else it would run on another input now
                 return branch
         finally:
             tape.start(None)
