@@ -20,7 +20,7 @@ from ..core.recompute import is_recomputed
 from ..core.sharing import Branch, SharedForward, hand_on
 from ..errors import TrainingError
 from ..modes import buffers_restored_on_error
-from ..tasks import Classification, Task, as_task, distillation_loss
+from ..tasks import Classification, OwnCriterion, Task, as_task, distillation_loss
 from .compiling import Compiled
 from .objective import checked
 
@@ -62,7 +62,8 @@ class SelfDistillation(nn.Module):
     Arguments:
         network: the network to train.
         criterion: what the network is for: a task of `adaptive_depth.tasks`, or the loss of the super-net's output and
-            the labels; cross-entropy where None. What the base-net learns from the super-net follows from it.
+            the labels; cross-entropy where None. What the base-net learns from the super-net follows from it, or for
+            class indices from the first batch.
         alpha: weight of the super-net's loss; the base-net's has 1 - alpha (0.5, as in the reference: the gradients of
             both are added as they are).
         temperature: softens both outputs of the distillation, whose loss is multiplied by its square (1, as in
@@ -110,9 +111,8 @@ class SelfDistillation(nn.Module):
         task = as_task(criterion)
         if learn_from == "teacher" and not task.can_distil:
             raise TrainingError(
-                f"what the base-net learns from the super-net is not known for criterion={criterion!r}: name the task, "
-                "such as adaptive_depth.tasks.Classification(criterion), MultiLabel(criterion) or "
-                "Regression(criterion), or let it learn from the labels (learn_from='labels')"
+                f"what the base-net learns from the super-net is not known for the task {type(task).__name__}: give it "
+                "a distil(), or let the base-net learn from the labels (learn_from='labels')"
             )
         if not 0 <= alpha <= 1:
             raise TrainingError(f"alpha={alpha!r}: expected a weight from 0 (base-net only) to 1 (super-net only)")
@@ -142,6 +142,8 @@ class SelfDistillation(nn.Module):
         if isinstance(task, Classification):
             task = copy.copy(task)
             task.temperature = temperature
+        elif isinstance(task, OwnCriterion) and task.distils is None:
+            task = task.distilling(temperature) if learn_from == "teacher" else task
         elif temperature != 1:
             raise TrainingError(f"temperature={temperature:g} is of a softmax: the task is {type(task).__name__}")
         self.task = task
