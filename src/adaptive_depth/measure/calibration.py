@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..batches import arguments, device_of, first_samples, on_device, samples_in, split_batch
+from ..batches import arguments, device_of, on_device, samples_in, split_batch
 from ..core.distributed import Processes
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..core.sharing import SharedForward
@@ -41,7 +41,8 @@ def calibrate(
     Arguments:
         network: a trained network.
         batches: training batches (the labels are not used), such as a DataLoader; each of two or more samples,
-            or else it is passed over. Several thousand images are plenty.
+            or else it is passed over. Several thousand images are plenty. Of graphs and lists of images a batch is
+            what the network takes at once, and counts as one.
         limit: at most so many batches; all by default.
         task: what the network is for, where that says how a batch becomes an input (`Task.inputs`).
         across_processes: all processes of a training call this, each with its share of the samples, and each gets the
@@ -88,17 +89,12 @@ def _measure(
         shared = SharedForward(network)
         for batch in batches:
             x = on_device(inputs(batch)[0], device)
-            if samples_in(x) < 2:  # a BatchNorm cannot measure the variance of one sample
+            if samples_in(x) in (0, 1):  # a BatchNorm cannot measure the variance of one sample
                 continue
             args, kwargs = arguments(x)
             if not network.proven:
                 network.prove(*args, **kwargs)
-            if not measured:  # to break off a measurement would count some contexts twice
-                few, named = arguments(first_samples(x, 2))
-                shared.probe(network.skips, *few, **named)
-            for _ in shared.outputs(network.skips, *args, **kwargs):
-                pass
-            measured += 1
+            measured += _add(network, shared, measured, args, kwargs)
     if processes is not None:
         measured = _reduce(network, measured, processes)
     if not measured:
@@ -109,6 +105,36 @@ def _measure(
             "that diverged in training (a lower learning rate)"
         )
     return measured
+
+
+def _add(network: AdaptiveNetwork, shared: SharedForward, measured: int, args: Any, kwargs: Any) -> int:
+    """Take one batch into the mean over those before it; the number of batches added, 0 where it is too small."""
+    buffers = list(network.statistics.buffers())
+    before = [buffer.clone() for buffer in buffers]
+
+    def measure() -> None:
+        for buffer in buffers:
+            buffer.zero_()  # means of this batch alone, which a context that runs twice does not change
+        for _ in shared.outputs(network.skips, *args, **kwargs):
+            pass
+
+    try:
+        shareable = shared.shareable
+        measure()
+        if shared.shareable != shareable:  # broken off in the middle: the sub-networks run one by one now
+            measure()
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        for buffer, other in zip(buffers, before, strict=True):
+            buffer.copy_(other)
+        return 0  # one sample, in an input that does not say how many it has
+    for buffer, other in zip(buffers, before, strict=True):
+        if buffer.is_floating_point():
+            buffer.add_(other, alpha=measured).div_(measured + 1)
+        else:
+            buffer.fill_(measured + 1)
+    return 1
 
 
 def _reduce(network: AdaptiveNetwork, measured: int, processes: Processes) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..batches import first_samples, samples_in
+from ..batches import entries_in, first_samples
 from ..core.distributed import Processes
 from ..errors import DataError
 from ..tasks import Classification, Task
@@ -55,20 +55,21 @@ class Meter:
         self.waited += perf_counter() - start
 
     def add(self, result: StepResult, y: Tensor) -> None:
-        size = samples_in(y)
+        size = entries_in(y)
         self.images += size
         self._count("loss", result.loss * size)
         self._count_hits("accuracy", result.output, y)
         if result.base_loss is not None and result.base_output is not None:
-            seen = samples_in(result.base_output)  # fewer than all with distil_share
             self._count("base_loss", result.base_loss * size)
-            self._count_hits("base_accuracy", result.base_output, first_samples(y, seen))
+            seen = entries_in(result.base_output)  # fewer than all with distil_share
+            few = seen < entries_in(result.output)
+            self._count_hits("base_accuracy", result.base_output, first_samples(y, seen) if few else y)
 
     def add_pass(self, letter: str, loss: Tensor, output: Any, y: Any) -> None:
         """One pass of a schedule: `S` and `B` are counted, each by the images that it saw."""
         if letter == "R":
             return
-        size, base = samples_in(y), "" if letter == "S" else "base_"
+        size, base = entries_in(y), "" if letter == "S" else "base_"
         self.images, self.base_images = self.images + size * (not base), self.base_images + size * bool(base)
         self._count(f"{base}loss", loss.detach() * size)
         self._count_hits(f"{base}accuracy", output, y)

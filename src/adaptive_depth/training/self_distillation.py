@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from ..batches import arguments, first_samples, samples_in
+from ..batches import arguments, entries_in, first_samples, samples_in, shapes_in
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..core.recompute import is_recomputed
 from ..core.sharing import Branch, SharedForward, hand_on
@@ -245,8 +245,8 @@ class SelfDistillation(nn.Module):
     def _base_losses(
         self, teacher: Any, student: Any, taught: Mapping[str, Tensor], learnt: Mapping[str, Tensor], y: Any
     ) -> tuple[Tensor, Tensor | None]:
-        number = samples_in(student)
-        if number < samples_in(teacher):  # the base-net saw the first samples only (distil_share)
+        if self.distil_share < 1:  # the base-net saw the first samples only
+            number = entries_in(student)
             teacher, y = first_samples(teacher, number), first_samples(y, number)
             taught = {path: feature[:number] for path, feature in taught.items()}
         learn = self.task.loss(student, y) if self.learn_from == "labels" else self.task.distil(student, teacher, y)
@@ -276,6 +276,7 @@ class SelfDistillation(nn.Module):
     def _prepare(self, x: Any) -> SharedForward:
         network = self.network
         args, kwargs = arguments(x)
+        self._distilled(x)  # which may raise
         if not network.proven:
             network.prove(*args, **kwargs)
         if network.calibrated and network.training:
@@ -290,8 +291,16 @@ class SelfDistillation(nn.Module):
 
     def _distilled(self, x: Any) -> Any:
         """What the base-net runs on: the input, or the first samples of it; two at least, for BatchNorm."""
+        if self.distil_share == 1:
+            return x
         size = samples_in(x)
-        return x if self.distil_share == 1 else first_samples(x, max(min(2, size), round(self.distil_share * size)))
+        if size is None:
+            raise TrainingError(
+                f"distil_share={self.distil_share:g} is of the samples of a batch, and which entries of tensors "
+                f"{shapes_in(x)} are a sample's is not certain: expected tensors with the same first dimension, or "
+                "distil_share=1"
+            )
+        return first_samples(x, max(min(2, size), round(self.distil_share * size)))
 
     def _run(self, shared: SharedForward, skip: str, branch: Branch | None, x: Any, watch: Any) -> Any:
         """One pass, and what was watched in it."""
