@@ -89,11 +89,10 @@ def test_the_first_samples() -> None:
         ((torch.zeros(20, 3), torch.zeros(2, 60)), 20),  # the nodes and edges of a graph
         ({"edges": torch.zeros(2, 60), "nodes": torch.zeros(20, 3)}, 2),
         ({"a": torch.zeros(4), "table": torch.zeros(5, 3)}, 4),
-        ([torch.zeros(3, 8, 8)] * 2, 2),  # images, of three channels each
-        (([torch.zeros(3, 8, 8), torch.zeros(3, 9, 9)],), 3),
+        (([torch.zeros(3, 8, 8), torch.zeros(3, 9, 9)],), 3),  # images, of three channels each
         ((torch.zeros(2, 3), SimpleNamespace()), 2),
         (torch.tensor(1.0), 1),
-        ([{"boxes": torch.zeros(7, 4), "labels": torch.zeros(7)}] * 3, 3),
+        ([{"boxes": torch.zeros(n, 4)} for n in (7, 1, 2)], 3),
     ],
 )
 def test_what_may_not_be_cut_is_not_cut(x: object, entries: int) -> None:

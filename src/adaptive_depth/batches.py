@@ -81,15 +81,15 @@ def arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def samples_in(x: Any) -> int | None:
     """The number of samples of an input; None where that is not certain.
 
-    It is certain where all tensors with a dimension have the same first one, and stand in no list: of a graph's nodes
-    and edges, or of a list of images, the first dimension is another thing.
+    It is certain where all tensors with a dimension have the same first one, and no argument is a list: of a graph's
+    nodes and edges, or of a list of images, the first dimension is another thing.
 
     Example:
         >>> samples_in({"pixel_values": torch.zeros(3, 1), "scale": torch.tensor(2.0)})
         3
         >>> samples_in((torch.zeros(20, 3), torch.zeros(2, 60)))
     """
-    sizes = set(_first_dimensions(x))
+    sizes = set(_first_dimensions(tuple(x) if isinstance(x, list) else x))  # a list of positional arguments
     return sizes.pop() if len(sizes) == 1 else None
 
 
@@ -121,9 +121,9 @@ def entries_in(target: Any) -> int:
         >>> entries_in([{"boxes": torch.zeros(5, 4)}, {"boxes": torch.zeros(1, 4)}])
         2
     """
+    if isinstance(target, list | tuple) and target and all(isinstance(each, Mapping) for each in target):
+        return len(target)  # boxes of images, say
     number = samples_in(target)
-    if number is None and isinstance(target, list):
-        return len(target)
     first = next((leaf for leaf in tree_leaves(target) if isinstance(leaf, Tensor) and leaf.ndim), ())
     return number if number is not None else len(first) or 1
 
