@@ -8,7 +8,17 @@ import torch
 from torch import nn
 
 import adaptive_depth as ad
-from adaptive_depth.batches import arguments, device_of, first_samples, logits_in, samples_in, split_batch
+from adaptive_depth.batches import (
+    arguments,
+    device_of,
+    entries_in,
+    first_samples,
+    is_empty,
+    logits_in,
+    on_device,
+    samples_in,
+    split_batch,
+)
 
 CPU = torch.device("cpu")
 X, Y = torch.zeros(2, 3), torch.tensor([0, 1])
@@ -63,14 +73,68 @@ def test_anything_else(batch: object, kind: str) -> None:
 
 
 def test_the_first_samples() -> None:
-    table = torch.zeros(5, 3)
-    x = {"a": torch.arange(4.0), "table": table, "flag": True, "pair": (torch.ones(4, 2), None)}
+    scale = torch.tensor(2.0)
+    x = {"a": torch.arange(4.0), "scale": scale, "flag": True, "pair": (torch.ones(4, 2), None)}
     cut = first_samples(x, 3)
     assert samples_in(x) == 4
     assert cut["a"].tolist() == [0, 1, 2]
-    assert cut["table"] is table
+    assert cut["scale"] is scale
     assert cut["flag"] is True
     assert cut["pair"][0].shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("x", "entries"),
+    [
+        ((torch.zeros(20, 3), torch.zeros(2, 60)), 20),  # the nodes and edges of a graph
+        ({"edges": torch.zeros(2, 60), "nodes": torch.zeros(20, 3)}, 2),
+        ({"a": torch.zeros(4), "table": torch.zeros(5, 3)}, 4),
+        (([torch.zeros(3, 8, 8), torch.zeros(3, 9, 9)],), 3),  # images, of three channels each
+        ((torch.zeros(2, 3), SimpleNamespace()), 2),
+        (torch.tensor(1.0), 1),
+        ([{"boxes": torch.zeros(n, 4)} for n in (7, 1, 2)], 3),
+    ],
+)
+def test_what_may_not_be_cut_is_not_cut(x: object, entries: int) -> None:
+    assert samples_in(x) is None
+    assert entries_in(x) == entries
+    with pytest.raises(ad.DataError, match=r"the first 1 samples were asked for, of .*expected one entry a sample"):
+        first_samples(x, 1)
+
+
+@pytest.mark.parametrize(
+    ("x", "empty"),
+    [
+        (torch.zeros(0, 3), True),
+        ((torch.zeros(0, 3), torch.zeros(2, 0)), True),
+        ({"a": torch.zeros(0, 3), "scale": torch.tensor(1.0)}, True),
+        ((torch.zeros(1, 3), torch.zeros(2, 0)), False),
+        (SimpleNamespace(to=print), False),
+    ],
+)
+def test_a_batch_without_a_sample(x: object, empty: bool) -> None:
+    assert is_empty(x) is empty
+
+
+class Graphs:
+    """A batch of graphs, as torch_geometric has it."""
+
+    def __init__(self, x: torch.Tensor, edge_index: torch.Tensor, y: torch.Tensor) -> None:
+        self.x, self.edge_index, self.y = x, edge_index, y
+
+    def to(self, device: torch.device) -> "Graphs":
+        return Graphs(self.x.to(device), self.edge_index.to(device), self.y.to(device))
+
+
+@pytest.mark.parametrize("as_pair", [False, True])
+def test_an_object_of_which_nothing_is_known(as_pair: bool) -> None:
+    batch = Graphs(X, Y[None], Y)
+    said = r"the loader yielded a Graphs, of which nothing is known: expected tensors; take it apart in the collate_fn"
+    with pytest.raises(
+        ad.DataError, match=said + r".*\(\(batch.x, batch.edge_index\), batch.y\).*inputs\(\) of a task"
+    ):
+        split_batch((batch, Y) if as_pair else batch, CPU)
+    assert on_device({"a": batch}, torch.device("meta"))["a"].x.device.type == "meta"
 
 
 def test_logits() -> None:

@@ -1,10 +1,13 @@
 """State that is put back, whatever happens in between."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from adaptive_depth.modes import buffers_restored_on_error, evaluating
+from adaptive_depth.modes import Generators, buffers_restored_on_error, evaluating
 
 
 def mixed() -> nn.Module:
@@ -76,3 +79,26 @@ def test_buffers_come_back_after_an_error_only() -> None:
     assert module.running_mean is kept
     assert kept.tolist() == pytest.approx([0.2, 0.2])
     assert module.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("kind", ["torch", "python", "numpy", "own", "own numpy", "own python"])
+def test_generators_tell_what_was_drawn_and_go_back(kind: str) -> None:
+    module = nn.Sequential(nn.Linear(1, 1))
+    module[0].own, module[0].numpy, module.python = torch.Generator(), np.random.default_rng(3), random.Random(3)
+    draw = {
+        "torch": lambda: float(torch.rand(())),
+        "python": random.random,
+        "numpy": np.random.rand,
+        "own": lambda: float(torch.rand((), generator=module[0].own)),
+        "own numpy": module[0].numpy.random,
+        "own python": module.python.random,
+    }[kind]
+    generators = Generators(module, torch.device("cpu"))
+    before, quick = generators.state(), generators.state(quickly=True)
+    assert generators.state() == before
+    first = draw()
+    assert generators.state() != before
+    assert (generators.state(quickly=True) != quick) == (kind not in ("python", "numpy"))
+    generators.put(before)
+    assert generators.state() == before
+    assert draw() == first

@@ -1,12 +1,12 @@
 """What a loader yields, taken apart: the input, the labels, on the network's device; and what a network returns."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from .errors import DataError
 
@@ -35,7 +35,14 @@ def split_batch(batch: Any, device: torch.device | None) -> tuple[Any, Any]:
         x = dict(x)
     elif isinstance(x, list):
         x = tuple(x)
-    if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(x)):
+    leaves = tree_leaves(x)
+    if not any(isinstance(leaf, Tensor) for leaf in leaves):
+        if kind := next((type(leaf).__name__ for leaf in leaves if callable(getattr(leaf, "to", None))), None):
+            raise DataError(
+                f"the loader yielded a {kind}, of which nothing is known: expected tensors; take it apart in the "
+                "collate_fn, such as ((batch.x, batch.edge_index), batch.y) for a model that takes these; or return "
+                f"the {kind} and its labels from inputs() of a task of your own"
+            )
         raise DataError(
             f"the loader yielded a {type(batch).__name__}: expected a pair (input tensor [batch, ...], labels "
             "[batch]), a dict of tensors with 'labels' in it, or the input alone"
@@ -49,8 +56,14 @@ def split_batch(batch: Any, device: torch.device | None) -> tuple[Any, Any]:
 
 
 def on_device(value: Any, device: torch.device) -> Any:
-    """The same with every tensor in it on a device."""
-    return tree_map_only(Tensor, lambda tensor: tensor.to(device, non_blocking=True), value)
+    """The same with every tensor in it on a device, and every object that can be moved (a batch of graphs, say)."""
+
+    def moved(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return leaf.to(device, non_blocking=True)
+        return leaf.to(device) if callable(getattr(leaf, "to", None)) else leaf
+
+    return tree_map(moved, value)
 
 
 def arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -65,25 +78,82 @@ def arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(x), {}) if isinstance(x, tuple | list) else ((x,), {})
 
 
-def samples_in(x: Any) -> int:
-    """The number of samples of an input: the length of its first tensor.
+def samples_in(x: Any) -> int | None:
+    """The number of samples of an input; None where that is not certain.
+
+    It is certain where all tensors with a dimension have the same first one, and no argument is a list: of a graph's
+    nodes and edges, or of a list of images, the first dimension is another thing.
 
     Example:
-        >>> samples_in({"pixel_values": torch.zeros(3, 1)})
+        >>> samples_in({"pixel_values": torch.zeros(3, 1), "scale": torch.tensor(2.0)})
         3
+        >>> samples_in((torch.zeros(20, 3), torch.zeros(2, 60)))
     """
-    return len(next(leaf for leaf in tree_leaves(x) if isinstance(leaf, Tensor)))
+    sizes = set(_first_dimensions(tuple(x) if isinstance(x, list) else x))  # a list of positional arguments
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _first_dimensions(x: Any) -> Iterator[int | None]:
+    """Of all tensors; None for what may hold samples in another way."""
+    if isinstance(x, Tensor):
+        yield from x.shape[:1]
+    elif isinstance(x, tuple | Mapping):
+        for each in x.values() if isinstance(x, Mapping) else x:
+            yield from _first_dimensions(each)
+    elif not isinstance(x, _NO_SAMPLES):
+        yield None
+
+
+_NO_SAMPLES = (bool, int, float, str, type(None))
+
+
+def is_empty(x: Any) -> bool:
+    """Is there no sample in an input?"""
+    leaves = tree_leaves(x)
+    known = all(isinstance(leaf, (Tensor, *_NO_SAMPLES)) for leaf in leaves)
+    return samples_in(x) == 0 or (known and not any(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor)))
+
+
+def entries_in(target: Any) -> int:
+    """How much a batch counts in a mean: its samples, or where that is not certain the entries of its first target.
+
+    Example:
+        >>> entries_in([{"boxes": torch.zeros(5, 4)}, {"boxes": torch.zeros(1, 4)}])
+        2
+    """
+    if isinstance(target, list | tuple) and target and all(isinstance(each, Mapping) for each in target):
+        return len(target)  # boxes of images, say
+    number = samples_in(target)
+    first = next((leaf for leaf in tree_leaves(target) if isinstance(leaf, Tensor) and leaf.ndim), ())
+    return number if number is not None else len(first) or 1
+
+
+def shapes_in(x: Any) -> str:
+    """The shapes of the tensors in an input, for an error.
+
+    Example:
+        >>> shapes_in((torch.zeros(20, 3), {"edges": torch.zeros(2, 60)}))
+        '[20, 3], [2, 60]'
+    """
+    return ", ".join(str(list(leaf.shape)) for leaf in tree_leaves(x) if isinstance(leaf, Tensor)) or described(x)
 
 
 def first_samples(x: Any, number: int) -> Any:
-    """An input of the first samples only: every tensor in it that has one entry a sample is cut.
+    """An input of the first samples only.
+
+    Raises:
+        DataError: an input of which it is not certain what belongs to a sample (`samples_in`).
 
     Example:
-        >>> first_samples((torch.zeros(3, 2), torch.zeros(5)), 2)[0].shape
-        torch.Size([2, 2])
+        >>> first_samples((torch.zeros(3, 2), torch.zeros(3)), 2)[1].shape
+        torch.Size([2])
     """
-    size = samples_in(x)
-    return tree_map_only(Tensor, lambda tensor: tensor[:number] if tensor.ndim and len(tensor) == size else tensor, x)
+    if samples_in(x) is None:
+        raise DataError(
+            f"the first {number} samples were asked for, of tensors {shapes_in(x)}: expected one entry a sample in "
+            "each, the same first dimension, and no lists or other objects"
+        )
+    return tree_map_only(Tensor, lambda tensor: tensor[:number] if tensor.ndim else tensor, x)
 
 
 def logits_in(output: Any) -> Any:

@@ -109,5 +109,5 @@ def test_an_attribute_that_is_annealed_reaches_every_depth(network: ad.AdaptiveN
     expected = by_hand(network.model, x, ran)[0]
     torch.testing.assert_close(network(x, skip=skip), expected)
     torch.testing.assert_close(network.extract(skip)(x), expected)
-    torch.testing.assert_close(dict((s, out) for s, out, _ in shared.outputs(network.skips, x))[skip], expected)
+    torch.testing.assert_close({s: out for s, out, _ in shared.outputs(network.skips, x)}[skip], expected)
     torch.testing.assert_close(network.train().subnet(skip)(x), expected)

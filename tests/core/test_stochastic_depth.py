@@ -80,5 +80,5 @@ def test_it_is_off_in_mandatory_sub_paths(drops: type[Drops]) -> None:
 
 def test_one_without_a_known_rate_is_an_error(unchanged) -> None:
     made = model(OddDropPath)
-    with unchanged(made), pytest.raises(ad.StagesError, match="OddDropPath looks like stochastic depth, .* no rate"):
+    with unchanged(made), pytest.raises(ad.StagesError, match=r"OddDropPath looks like stochastic depth, .* no rate"):
         ad.adapt(made, STAGES, example=torch.randn(2, 3))

@@ -1,5 +1,6 @@
 """A criterion is a task only where it is certain; every task trains with every schedule, and never silently wrong."""
 
+import copy
 import json
 
 import pytest
@@ -78,8 +79,10 @@ def test_a_criterion_and_a_task_that_contradict_each_other(make, said: str) -> N
 def test_a_criterion_of_ones_own_learns_from_labels_and_says_what_it_cannot() -> None:
     task = as_task(lambda output, target: (output - target).square().mean())
     assert task.loss(torch.ones(2), torch.zeros(2)).item() == 1
-    assert not task.can_distil
-    with pytest.raises(ad.TrainingError, match="says nothing of two outputs: name the task, one of Classification"):
+    said = (
+        r"says nothing of two outputs, and an output \[2\] of float32 with a target \(NoneType\) may be several tasks: "
+    )
+    with pytest.raises(ad.TrainingError, match=said + "name the task, one of Classification"):
         task.distil(torch.ones(2), torch.ones(2), None)
     with pytest.raises(ad.TrainingError, match="says nothing of a metric"):
         task.metric(torch.ones(2))
@@ -175,10 +178,48 @@ def test_a_validation_without_a_metric_is_refused_before_the_first_step(nets) ->
 
     network, batches = nets.chain(), [(torch.randn(2, 3, 8, 8), torch.randn(2, 5))]
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    with pytest.raises(ad.TrainingError, match=r"validation= needs a metric, and <function .*own.*name the task"):
+    with pytest.raises(
+        ad.TrainingError, match=r"validation= needs a metric.*criterion own says nothing.*name the task"
+    ):
         ad.train(network, batches, epochs=1, task=own, validation=batches)
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     ad.train(network, batches, epochs=1, task=own)  # which needs none
+
+
+@pytest.mark.parametrize("passes", ["SB", "algorithm 1", "plain"])
+def test_a_plain_function_of_class_indices_trains_is_validated_and_counted(nets, passes: str) -> None:
+    """In every loop, as with the task named: weights, the history's accuracy, and what the validation measures."""
+
+    def own(output, target):
+        return F.cross_entropy(output, target)
+
+    batches = [(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 4])) for _ in range(3)]
+    first = nets.chain()
+    results = []
+    for task in (own, Classification(own)):
+        network = first.model if passes == "plain" else first
+        network = copy.deepcopy(network)
+        extra = {} if passes == "plain" else {"passes": passes, "validation": batches}
+        extra |= {"teacher_share": 0.5} if passes == "SB" else {}
+        history = ad.train(network, batches, task=task, epochs=2, seed=0, **extra)
+        [*epochs] = [(epoch.loss, epoch.accuracy, epoch.base_accuracy, epoch.validation) for epoch in history.epochs]
+        results.append((epochs, network.state_dict()))
+    assert results[0][0] == results[1][0]
+    assert all(epoch[1] is not None for epoch in results[0][0])
+    assert all(torch.equal(tensor, results[1][1][name]) for name, tensor in results[0][1].items())
+
+
+def test_a_plain_function_evaluates_what_is_certain(nets) -> None:
+    def own(output, target):
+        return (output.sum() - target.sum()).square()
+
+    network, x = nets.chain(), torch.randn(4, 3, 8, 8)
+    y = torch.tensor([0, 1, 2, 4])
+    found = ad.evaluate(network, [(x, y)], task=own)
+    assert found == ad.evaluate(network, [(x, y)])
+    assert found.quality.name == "top-1"
+    with pytest.raises(ad.TrainingError, match="criterion own says nothing of a metric: name the task, one of Class"):
+        ad.evaluate(network, [(x, torch.rand(4, 5))], task=own)
 
 
 def test_a_metric_that_cannot_work_is_refused_before_the_first_step(nets) -> None:

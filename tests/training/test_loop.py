@@ -242,7 +242,8 @@ def test_speed_counts_what_was_trained_since_the_interruption(monkeypatch):
     epoch = meter.epoch(1, None)  # two seconds later
     assert epoch.images_per_s == 5
     assert (epoch.loss, epoch.accuracy) == (pytest.approx((90 + 30) / 100), 100)
-    assert meter.to_json() == {"images": 100, "sums": {"loss": [120.0, "float32"], "accuracy": [10000, "int64"]}}
+    sums = {"loss": [120.0, "float32"], "accuracy": [10000, "int64"], "accuracy_of": [100, "int64"]}
+    assert meter.to_json() == {"images": 100, "sums": sums}
 
 
 def test_the_base_nets_accuracy_is_one_of_the_samples_that_it_saw():
@@ -255,3 +256,29 @@ def test_the_base_nets_accuracy_is_one_of_the_samples_that_it_saw():
 
     epoch = train(nn.Linear(3, 3), [(x, y)] * 3, epochs=1, step=step).epochs[0]
     assert (epoch.accuracy, epoch.base_accuracy, epoch.base_loss) == (100, 50, 0.5)
+
+
+@pytest.mark.parametrize("axes", [(8,), (8, 8), (2, 8, 8)])
+@pytest.mark.parametrize("passes", ["SB", "algorithm 1"])
+def test_the_accuracy_of_a_dense_network_is_that_of_its_places(axes, passes):
+    """`[batch, classes, ...]` with any further axes, and a learning rate that changes nothing."""
+    convolution = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[len(axes)]
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.branch = convolution(8, 8, 3, padding=1)
+
+        def forward(self, x):
+            return x + self.branch(torch.relu(x))
+
+    model = nn.Sequential(convolution(3, 8, 1), *(Block() for _ in range(4)), convolution(8, 5, 1))
+    x, y = torch.randn(4, 3, *axes), torch.randint(5, (4, *axes))
+    y.view(-1)[:7] = -100
+    network = ad.adapt(model, example=x)
+    epoch = train(network, [(x, y)], epochs=1, lr=1e-12, passes=passes).epochs[0]
+    counted = y != -100
+    for got, skip in ((epoch.accuracy, network.skips[0]), (epoch.base_accuracy, network.skips[-1])):
+        with torch.no_grad():
+            right = (network(x, skip=skip).argmax(1) == y)[counted]
+        assert got == pytest.approx(100 * right.float().mean().item(), abs=1e-3)

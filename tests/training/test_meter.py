@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from adaptive_depth.tasks import MultiLabel, Regression, Segmentation
 from adaptive_depth.training.meter import Meter
 
 RIGHT, WRONG = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])
@@ -20,6 +21,42 @@ def test_each_loss_of_a_schedule_is_a_mean_over_the_images_of_its_own_passes() -
     assert epoch.accuracy == pytest.approx(100 * 5 / 6)
     assert epoch.base_loss == pytest.approx(3)
     assert epoch.base_accuracy == pytest.approx(25)
+
+
+def test_of_dense_outputs_the_places_are_counted() -> None:
+    """One image of 2 pixels, one of them right; then one of 1 x 3 of which one is ignored and two are right."""
+    meter = Meter()
+    logits = torch.stack([RIGHT, WRONG], -1)  # [1, 2, 2]
+    meter.add_pass("S", torch.tensor(1.0), logits, torch.zeros(1, 2, dtype=torch.long))
+    volume = torch.stack([RIGHT, RIGHT, WRONG], -1)[:, :, None]  # [1, 2, 1, 3]
+    meter.add_pass("S", torch.tensor(1.0), volume, torch.tensor([[[0, 0, -100]]]))
+    assert meter.epoch(1, None).accuracy == pytest.approx(100 * 3 / 4)
+    soft = torch.tensor([[[0.6, 0.1], [0.4, 0.9]]])  # distributions over 2 classes: the classes 0 and 1
+    meter.add_pass("S", torch.tensor(1.0), logits, soft)
+    assert meter.epoch(1, None).accuracy == pytest.approx(100 * 5 / 6)
+
+
+def test_of_segmentation_the_pixels_of_the_labels_are_counted() -> None:
+    """Logits of 1 pixel for labels of 2 x 2, of which one is ignored and two are right."""
+    meter = Meter(Segmentation())
+    meter.add_pass("B", torch.tensor(1.0), RIGHT[:, :, None, None], torch.tensor([[[0, 0], [1, 255]]]))
+    meter.add_pass("S", torch.tensor(1.0), RIGHT[:, :, None, None], torch.tensor([[[0]]]))
+    assert meter.epoch(1, None).base_accuracy == pytest.approx(100 * 2 / 3)
+
+
+def test_other_tasks_have_no_accuracy() -> None:
+    for task in (MultiLabel(), Regression()):
+        meter = Meter(task)
+        meter.add_pass("S", torch.tensor(1.0), RIGHT, RIGHT)
+        assert meter.epoch(1, None).accuracy is None
+
+
+def test_sums_of_an_earlier_version_go_on() -> None:
+    """They counted a class an image: 4 of 8, and then 2 more of 2."""
+    meter = Meter()
+    meter.put({"images": 8, "sums": {"loss": [8.0, "float32"], "accuracy": [400, "int64"]}}, torch.device("cpu"))
+    meter.add_pass("S", torch.tensor(1.0), RIGHT.repeat(2, 1), torch.zeros(2, dtype=torch.long))
+    assert meter.epoch(1, None).accuracy == pytest.approx(60)
 
 
 def test_an_interrupted_epoch_goes_on_with_its_sums() -> None:

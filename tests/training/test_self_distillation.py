@@ -511,17 +511,74 @@ def test_labels_out_of_range_with_a_function_for_a_criterion() -> None:
         ad.SelfDistillation(network, F.cross_entropy)(torch.randn(2, 3), torch.tensor([0, 4]))
 
 
-def test_a_criterion_that_says_nothing_of_two_outputs_is_refused_unless_labels_are_learned(nets) -> None:
+@pytest.mark.parametrize("form", ["call", "backward"])
+@pytest.mark.parametrize("target", ["numbers", "labels", "one output", "out of range", "classes last", "yes or no"])
+def test_a_criterion_that_says_nothing_of_two_outputs_is_refused_unless_labels_are_learned(
+    nets, unchanged, target: str, form: str
+) -> None:
     """A softmax KL between outputs of which nothing is known would be wrong without a word."""
 
     def criterion(output: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(output, y)
+        return output.square().mean() + 0 * y.sum()
 
-    said = r"not known for criterion=.*name the task, such as .*Classification\(criterion\).*learn_from='labels'"
-    with pytest.raises(ad.TrainingError, match=said):
-        ad.SelfDistillation(nets.chain(), criterion)
-    losses = ad.SelfDistillation(nets.chain().train(), criterion, learn_from="labels")(inputs("chain"), Y)
-    assert losses.base_net > 0
+    classes = 1 if target == "one output" else 5
+    network = nets.chain(classes=classes).train()
+    if target == "classes last":  # [batch, 5, 5]: any of the two axes could be that of the classes
+        network = wrapped(nets, lambda y: y[:, None].expand(-1, 5, -1)).train()
+    y = {
+        "numbers": torch.rand(4),
+        "labels": torch.rand(4, 5),
+        "one output": torch.zeros(4, dtype=torch.long),
+        "out of range": torch.tensor([0, 1, 2, 5]),
+        "classes last": torch.zeros(4, 5, dtype=torch.long),
+        "yes or no": torch.ones(4, dtype=torch.bool),
+    }[target]
+    objective = ad.SelfDistillation(network, criterion)
+    said = (
+        r"the criterion criterion says nothing of two outputs, and an output \[4.* of float32 with a target \[4.* may "
+    )
+    said += r"be several tasks: name the task, one of Classification, .*Heads.*Classification\(criterion\).*learn_from="
+    with unchanged(network), pytest.raises(ad.TrainingError, match=said):
+        (objective if form == "call" else objective.backward)(inputs("chain"), y)
+    losses = ad.SelfDistillation(network, criterion, learn_from="labels")(inputs("chain"), y)
+    assert torch.isfinite(losses.base_net)
+
+
+@pytest.mark.parametrize("form", ["call", "backward"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_plain_function_of_class_indices_is_a_classification(nets, dense: bool, form: str) -> None:
+    """The first batch says so: what the base-net learns, at a temperature, is what it learns with the task named."""
+
+    def criterion(output: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(output, y, label_smoothing=0.2)
+
+    if dense:
+        model = nn.Sequential(nn.Conv2d(3, 4, 1), *(Residual(4) for _ in range(2)))
+        network, y = ad.adapt(model, [ad.Stage(("1",), ("2",))], example=inputs("chain")), torch.randint(4, (4, 8, 8))
+        y[0, 0, 0] = -100
+    else:
+        network, y = nets.chain(), torch.tensor([0, -100, 1, 4])
+    named = copy.deepcopy(network)
+    known = ad.tasks.Classification(criterion)
+    for _ in range(2):
+        x = inputs("chain")
+        results = []
+        for net, task in ((network, criterion), (named, known)):
+            objective = ad.SelfDistillation(net.train(), task, temperature=2.0)
+            results.append((objective if form == "call" else objective.backward)(x, y))
+            if form == "call":
+                results[-1].total.backward()
+        assert torch.equal(results[0].base_net, results[1].base_net)
+        assert torch.equal(results[0].super_net, results[1].super_net)
+    for ours, theirs in zip(network.parameters(), named.parameters(), strict=True):
+        assert (ours.grad is None and theirs.grad is None) or torch.equal(ours.grad, theirs.grad)
+
+
+def test_labels_of_a_later_batch_are_checked_as_those_of_the_task(nets) -> None:
+    objective = ad.SelfDistillation(nets.chain().train(), lambda output, y: F.cross_entropy(output, y.clamp(0)))
+    objective(inputs("chain"), Y)
+    with pytest.raises(ad.TrainingError, match="labels from -1 to 3, but the network has 5 classes"):
+        objective(inputs("chain"), torch.tensor([0, -1, 2, 3]))
 
 
 class Residual(nn.Module):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..batches import arguments, device_of, samples_in, split_batch
+from ..batches import arguments, device_of, entries_in, samples_in, split_batch
 from ..core.network import AdaptiveNetwork
 from ..core.stand_in import stand_in
 from ..core.views import build_view
@@ -52,11 +52,12 @@ class Measurement:
 
     def add(self, x: Any, y: Tensor | None) -> Iterator[None]:
         """Measure one batch; yields after each pass."""
-        samples, (args, kwargs) = samples_in(x), arguments(x)
+        (args, kwargs), rows = arguments(x), samples_in(x)
+        samples = entries_in(y) if rows is None else rows
         for skip, subnet in self.subnets.items():
             self.losses[skip].add(float(self.criterion(f"sub-network {skip}", subnet(*args, **kwargs), y)), samples)
             yield
-        self.ratios.gather(samples)
+        self.ratios.gather(rows)
         for stage, divergence in zip(self.network.stages, self.divergences, strict=True):
             deep, shallow = self.blocks[stage.skippable[-1]].kept, self.bases[stage.mandatory[-1]].kept
             divergence.add(float(feature_loss(deep.after, shallow.after, stage.channel_dim)), samples)
@@ -144,10 +145,10 @@ class _Ratios:
     def __init__(self, blocks: Mapping[str, BlockObserver]) -> None:
         self.blocks, self.means = blocks, {path: _Mean() for path in blocks}
 
-    def gather(self, samples: int) -> None:
-        """Take the last pass into account."""
+    def gather(self, rows: int | None) -> None:
+        """Take the last pass into account, of so many samples where that is certain."""
         for path, block in self.blocks.items():
-            block.check(samples)
+            block.check(rows)
             if block.ratios is not None:
                 self.means[path].add_all(block.ratios)
 

@@ -81,15 +81,19 @@ class BlockObserver:
             self._kept = Kept(change, after.clone())  # what comes next may change it in place
         return output
 
-    def check(self, samples: int) -> None:
-        """Raise a MeasurementError where the last pass did not run the block once, on numbers, a row a sample."""
+    def check(self, samples: int | None) -> None:
+        """Raise a MeasurementError where the last pass did not run the block once, on numbers, a row a sample.
+
+        Arguments:
+            samples: of the input; None where that is not certain (the nodes of graphs, say), and any rows will do.
+        """
         rows, self.rows = self.rows, []
         if len(rows) != 1:
             raise MeasurementError(
                 f"block {self.path!r} ran {len(rows)} times in one forward pass: expected once; of a model that is "
                 "wrapped, analyse what it holds"
             )
-        if rows != [samples]:
+        if samples is not None and rows != [samples]:
             raise MeasurementError(
                 f"block {self.path!r} returns {rows[0]} rows for {samples} samples: expected the batch as the first "
                 "dimension"

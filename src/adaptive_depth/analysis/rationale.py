@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..batches import arguments, device_of, on_device, samples_in, split_batch
+from ..batches import arguments, device_of, is_empty, on_device, split_batch
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..errors import DataError, MeasurementError
 from ..modes import evaluating, without_fast_paths
@@ -90,7 +90,7 @@ def analyze(
         for batch in islice(batches, limit):
             taken = judge.task.inputs(batch) if judge.task else split_batch(batch, None)
             x, y = on_device(taken, device_of(network))
-            if not samples_in(x):
+            if is_empty(x):
                 continue
             args, kwargs = arguments(x)
             if not network.proven:

@@ -7,19 +7,26 @@ sub-networks then run from the branch: a module that ran before it hands out its
 computing it. All 2^N sub-networks form a tree with a branch at every stage.
 
 Nothing is traced and no forward is rewritten: the modules are twins (views.py) whose forward asks a tape first.
+
+The code around the recorded modules runs again for every sub-network, and must then do the same. Where it need not
+(it draws random numbers, it calls other modules or in another order), and where a module does more than to return
+something (it changes what it is given: a cache, a list of features), the sub-networks run one by one.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import partial
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_map_only
 
-from ..modes import evaluating
+from ..batches import device_of
+from ..modes import Generators, evaluating
 from .network import AdaptiveNetwork
 from .views import View, intercepted, pointing_to, twin
 
@@ -28,8 +35,18 @@ class _BranchReached(BaseException):
     """Ends a run at a branch. No error: a BaseException, so that no forward takes it for one."""
 
 
-class _NotShareable(Exception):
-    """A tensor was changed in place behind the tape's back; the sub-networks must run one by one."""
+class _NotShareable(BaseException):
+    """A run from a branch need not be what the sub-network alone would do; the sub-networks must run one by one.
+
+    It never leaves this module; no error either, so that no forward catches it.
+    """
+
+
+# What no module can change. Any other object that one is given or returns may be a cache, and is not looked into.
+_PLAIN = (
+    *(bool, int, float, complex, str, bytes, type(None), type, Enum, slice, range, FunctionType, BuiltinFunctionType),
+    *(torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format),
+)
 
 
 @dataclass(frozen=True)
@@ -40,35 +57,46 @@ class _Fork:
         entered: containers around a touched module, whose forward runs in every sub-network; and containers
             without a forward.
         touched: modules that differ or are left out with the flag.
+        later: modules that hold what the flags of later stages touch.
     """
 
     entered: frozenset[str]
     touched: frozenset[str]
+    later: frozenset[str]
 
     def records(self, path: str) -> bool:
         """Is this one of the largest modules that the flag leaves alone?"""
         return path not in self.entered and path.rpartition(".")[0] in self.entered
 
 
+@dataclass(frozen=True)
+class _Call:
+    """A recorded module: its path, what it was given (`_described`), and what it returned."""
+
+    path: str
+    given: Any
+    output: Any
+
+
 @dataclass
 class Branch:
-    """What ran before two sub-networks part: module paths and outputs, in the order of the calls.
+    """What ran before two sub-networks part, in the order of the calls.
 
     Attributes:
         fork: the stage at which they part.
-        outputs: each recorded module's path and output.
+        calls: the recorded modules.
         later: outputs of modules behind the fork that got a recorded output as their input (a shortcut's
             convolution): computed by whoever comes first, by path.
     """
 
     fork: _Fork
-    outputs: list[tuple[str, Any]]
+    calls: list[_Call]
     later: dict[str, tuple[nn.Module, Tensor, Tensor, int]] | None = field(default_factory=dict)
     versions: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise if a recorded tensor was changed in place since it was recorded."""
-        if any(tensor._version != version for tensor, version in self.versions.values()):
+        if any(_version(tensor) != version for tensor, version in self.versions.values()):
             raise _NotShareable
 
     def detached(self) -> "Branch":
@@ -77,17 +105,88 @@ class Branch:
         def leaf(tensor: Tensor) -> Tensor:
             return tensor.detach().requires_grad_(tensor.requires_grad)
 
-        outputs = [(path, tree_map_only(Tensor, leaf, value)) for path, value in self.outputs]
-        return Branch(self.fork, outputs, later=None, versions=_versions(outputs))
+        calls = [replace(call, output=tree_map_only(Tensor, leaf, call.output)) for call in self.calls]
+        return Branch(self.fork, calls, later=None, versions=_versions(call.output for call in calls))
+
+    def differentiate(self, leaves: "Branch") -> None:
+        """Hand the gradients of the leaves that `detached` made on to what ran before the branch."""
+        hand_on([call.output for call in self.calls], [call.output for call in leaves.calls])
 
 
-def _versions(outputs: Sequence[tuple[str, Any]]) -> dict[int, tuple[Tensor, int]]:
-    return {id(leaf): (leaf, leaf._version) for _, value in outputs for leaf in tensors_in(value)}
+def hand_on(values: Any, leaves: Any) -> None:
+    """Differentiate tensors, in any nesting, by the gradients that leaves in their places have gathered."""
+    pairs = zip(tensors_in(values), tensors_in(leaves), strict=True)
+    found = [(root, leaf.grad) for root, leaf in pairs if root is not leaf and leaf.grad is not None]
+    if found:
+        torch.autograd.backward([root for root, _ in found], [gradient for _, gradient in found])
+
+
+def _versions(outputs: Iterable[Any]) -> dict[int, tuple[Tensor, int]]:
+    return {id(leaf): (leaf, _version(leaf)) for value in outputs for leaf in tensors_in(value)}
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _contents(args: Any, kwargs: Any) -> tuple[Any, list[Any]]:
+    """What a module may change in what it is given: the nesting, the objects, and the versions of tensors."""
+    plain = not kwargs and all(isinstance(each, Tensor) for each in args)  # seldom anything else, and looked at often
+    leaves, nesting = (list(args), None) if plain else tree_flatten((args, kwargs))
+    return nesting, [(leaf, _version(leaf)) if isinstance(leaf, Tensor) else (leaf, 0) for leaf in leaves]
+
+
+def _same(before: tuple[Any, list[Any]], after: tuple[Any, list[Any]], returned: Iterable[Tensor] = ()) -> bool:
+    """Are contents what they were, but for tensors that were changed in place and returned?"""
+    free = {id(tensor) for tensor in returned}
+    return (before[0], len(before[1])) == (after[0], len(after[1])) and all(
+        a is b and (v == w or id(a) in free) for (a, v), (b, w) in zip(before[1], after[1], strict=True)
+    )
+
+
+def _described(contents: tuple[Any, list[Any]]) -> Any:
+    """What must be equal when the module is called again: the nesting, shapes, and plain values."""
+    nesting, leaves = contents
+    return nesting, [(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf, _ in leaves]
+
+
+def _saving_hooks() -> Any:
+    """What autograd does with the tensors that it saves: inside `torch.utils.checkpoint`, something of its own."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _check_plain(leaves: Iterable[Any]) -> None:
+    if not all(isinstance(leaf, (Tensor, *_PLAIN)) for leaf in leaves):
+        raise _NotShareable
 
 
 def tensors_in(value: Any) -> list[Tensor]:
     """The tensors in nested tuples, lists and dicts."""
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in _leaves(value) if isinstance(leaf, Tensor)]
+
+
+def _leaves(value: Any) -> list[Any]:
+    return [value] if isinstance(value, Tensor) else tree_leaves(value)
+
+
+class _Before:
+    """What buffers and generators were before a run whose result may have to be forgotten."""
+
+    def __init__(self, generators: Generators) -> None:
+        self.generators, self.state = generators, generators.state()
+        self.buffers: list[tuple[Tensor, Tensor]] = []
+
+    def remember(self, module: nn.Module) -> None:
+        """Keep the buffers that the module may change when it runs."""
+        parts = (part for part in module.modules() if part.training and part._buffers)
+        buffers = [buffer for part in parts for buffer in part._buffers.values() if buffer is not None]
+        self.buffers += [(buffer, buffer.clone()) for buffer in buffers]
+
+    def put_back(self) -> None:
+        with torch.no_grad():
+            for buffer, value in reversed(self.buffers):
+                buffer.copy_(value)
+        self.generators.put(self.state)
 
 
 class _Tape:
@@ -96,34 +195,69 @@ class _Tape:
     def __init__(self, source: _Fork | None, target: _Fork | None, watched: Sequence[str]) -> None:
         self.source, self.target, self.watched = source, target, frozenset(watched)
 
-    def start(self, branch: Branch | None) -> None:
-        self.branch = branch
-        self.waiting = deque(branch.outputs if branch else ())
-        self.recorded: list[tuple[str, Any]] = []
+    def start(
+        self, branch: Branch | None, random: Callable[[], Any] = lambda: None, before: _Before | None = None
+    ) -> None:
+        self.branch, self.random, self.before = branch, random, before
+        self.waiting = deque(branch.calls if branch else ())
+        self.recorded: list[_Call] = []
         self.versions: dict[int, tuple[Tensor, int]] = {}
         self.seen: dict[str, Any] = {}
-        self.known = {id(leaf) for _, value in self.waiting for leaf in tensors_in(value)}
+        self.known = {id(leaf) for call in self.waiting for leaf in tensors_in(call.output)}
+        self.drawn = random()
+        self.hooks = _saving_hooks()
 
     def call(self, path: str, original: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self.target and path in self.target.touched:
+            self._check_drawn()
             raise _BranchReached
-        output = self._output(path, original, forward, args, kwargs)
         if self.target and self.target.records(path):
-            self.recorded.append((path, output))
-            self.versions |= _versions(self.recorded[-1:])
+            output = self._recorded(path, original, forward, args, kwargs)
+        else:
+            output = self._output(path, original, forward, args, kwargs)
         if path in self.watched:
             self.seen[path] = output
+        return output
+
+    def _check_drawn(self) -> None:
+        """Raise where the code around the modules has drawn random numbers: run again, it would draw others."""
+        if self.random() != self.drawn:
+            raise _NotShareable
+
+    def _recorded(self, path: str, original: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        assert self.target is not None
+        self._check_drawn()
+        given = _contents(args, kwargs)
+        _check_plain(leaf for leaf, _ in given[1])
+        # One that differs with a later flag, and runs before this one; or one that a checkpoint of the model's own will
+        # run again in the backward pass, when nothing is handed out any more.
+        if path in self.target.later or self.hooks != _saving_hooks():
+            raise _NotShareable
+        if self.before is not None:
+            self.before.remember(original)
+        output = self._output(path, original, forward, args, kwargs)
+        _check_plain(_leaves(output))
+        # A ReLU that changes what a recorded module returned, and returns it, leaves both recorded as they are used.
+        returned = [tensor for tensor in tensors_in(output) if id(tensor) in self.versions]
+        if not _same(given, _contents(args, kwargs), returned):
+            raise _NotShareable
+        self.recorded.append(_Call(path, _described(given), output))
+        self.versions |= _versions([output])
+        self.drawn = self.random()
         return output
 
     def _output(self, path: str, original: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self.source is None or not self.source.records(path):
             return forward(*args, **kwargs)
         if self.waiting:
-            expected, output = self.waiting.popleft()
-            if expected != path:
+            call = self.waiting.popleft()
+            if call.path != path or call.given != _described(_contents(args, kwargs)):
                 raise _NotShareable
-            return output
+            if isinstance(call.output, Tensor):
+                return call.output
+            return tree_map(lambda leaf: leaf, call.output)  # lists of its own, which the code around may change
         shares = self.branch is not None and self.branch.later is not None and path not in self.source.touched
+        shares = shares and self.hooks == _saving_hooks()
         if not shares or kwargs or len(args) != 1 or id(args[0]) not in self.known:
             return forward(*args, **kwargs)
         return self._later(path, original, forward, args[0])
@@ -147,6 +281,10 @@ class SharedForward:
     It keeps twins of the network's modules: make one and use it from one thread for many inputs. Outputs and
     gradients are those of the sub-networks run one by one; a norm before a branch gathers its running statistics
     once for all behind it.
+
+    Attributes:
+        shareable: has every run from a branch been what the sub-network alone would have done? Nothing is shared any
+            more where one was not.
     """
 
     def __init__(self, network: AdaptiveNetwork) -> None:
@@ -155,6 +293,8 @@ class SharedForward:
         self.shareable = True
         self._views: Any = None
         self._trees: dict[Any, tuple[View, _Tape]] = {}
+        self._generators: tuple[torch.device, Generators] | None = None
+        self._before: _Before | None = None  # the first run, until it has succeeded
 
     def _follow_network(self) -> None:
         """Start anew where the network's sub-networks were made anew (it was calibrated)."""
@@ -178,16 +318,17 @@ class SharedForward:
         watch = watch or {}
         if self.shareable:
             done = []
+            self._before = _Before(self._drawn_from())
             try:
                 for skip, output, seen in self._below(sorted(skips), None, watch, args, kwargs):
                     yield skip, output, seen
                     done.append(skip)
                 return
             except _NotShareable:
-                self.shareable = False
+                self._share_no_more()
                 skips = [skip for skip in skips if skip not in done]
         for skip in sorted(skips):
-            yield skip, *self.run(skip, None, args, kwargs, watch.get(skip, ()))
+            yield skip, *self._run(skip, None, args, kwargs, watch.get(skip, ()))
 
     def probe(
         self, skips: Sequence[str], *args: Any, watch: Mapping[str, Sequence[str]] | None = None, **kwargs: Any
@@ -201,10 +342,11 @@ class SharedForward:
         """What several sub-networks have in common on an input; None where that cannot be shared."""
         if not self.shareable:
             return None
+        self._before = _Before(self._drawn_from())
         try:
             return self._branch(skips[0], None, self.forks[_parting(skips)], args, kwargs)
         except _NotShareable:
-            self.shareable = False
+            self._share_no_more()
             return None
 
     def run(
@@ -215,7 +357,28 @@ class SharedForward:
         kwargs: Mapping[str, Any],
         watch: Sequence[str] = (),
     ) -> tuple[Any, dict[str, Any]]:
-        """The output of one sub-network, from a branch on, and the watched outputs."""
+        """The output of one sub-network, and the watched outputs: from a branch on, or as it is where that fails."""
+        if branch is not None and self.shareable:
+            try:
+                return self._run(skip, branch, args, kwargs, watch)
+            except _NotShareable:
+                self._share_no_more()
+        return self._run(skip, None, args, kwargs, watch)
+
+    def _share_no_more(self) -> None:
+        """From now on sub-networks run one by one; what was tried leaves no trace where none has succeeded yet."""
+        self.shareable = False
+        if self._before is not None:
+            self._before.put_back()
+        self._before = None
+
+    def _drawn_from(self) -> Generators:
+        device = device_of(self.network)
+        if self._generators is None or self._generators[0] != device:
+            self._generators = device, Generators(self.network, device)
+        return self._generators[1]
+
+    def _run(self, skip: str, branch: Branch | None, args: Any, kwargs: Any, watch: Sequence[str]) -> Any:
         if branch is not None:
             branch.check()
         self._follow_network()
@@ -225,13 +388,15 @@ class SharedForward:
             output = tree(*args, **kwargs)
             if branch is not None and not tape.seen.keys() >= tape.watched:
                 raise _NotShareable  # a watched module lies inside a recorded one, and so it did not run
-            return output, tape.seen
+            seen = tape.seen
         finally:
             tape.start(None)
+        self._before = None
+        return output, seen
 
     def _below(self, skips: Sequence[str], branch: Branch | None, watch: Any, args: Any, kwargs: Any) -> Any:
         if len(skips) == 1:
-            yield skips[0], *self.run(skips[0], branch, args, kwargs, watch.get(skips[0], ()))
+            yield skips[0], *self._run(skips[0], branch, args, kwargs, watch.get(skips[0], ()))
             return
         parting = _parting(skips)
         inner = self._branch(skips[0], branch, self.forks[parting], args, kwargs)
@@ -244,13 +409,17 @@ class SharedForward:
             outer.check()
         self._follow_network()
         tree, tape = self._tree(skip, outer.fork if outer else None, target, ())
-        tape.start(outer)
+        given = _contents(args, kwargs)
+        # In eval mode hardly any code draws from the others, and to look takes a while where the network is small.
+        random = partial(self._drawn_from().state, quickly=not self.network.training)
+        tape.start(outer, random, self._before)
         try:
             tree(*args, **kwargs)
         except _BranchReached:
             branch = Branch(target, tape.recorded, versions=tape.versions)
             branch.check()
-            return branch
+            if _same(given, _contents(args, kwargs)):  # else it would run on another input now
+                return branch
         finally:
             tape.start(None)
         raise _NotShareable  # the run never met the fork
@@ -276,17 +445,22 @@ def _parting(skips: Sequence[str]) -> int:
     return next(i for i, flags in enumerate(zip(*skips, strict=True)) if len(set(flags)) > 1)
 
 
-def _fork(network: AdaptiveNetwork, number: int) -> _Fork:
+def _touched(network: AdaptiveNetwork, number: int) -> frozenset[str]:
     skippable = network.stages[number - 1].skippable
     inside = tuple(f"{block}." for block in skippable)
     norms = [path for path, home in network.homes.items() if home == number and not path.startswith(inside)]
-    touched = frozenset([*norms, *skippable])
+    return frozenset([*norms, *skippable])
+
+
+def _fork(network: AdaptiveNetwork, number: int) -> _Fork:
+    touched = _touched(network, number)
     entered = set(_ancestors(touched))
     for path, module in network.model.named_modules():
         never_called = type(module).forward is nn.Module.forward  # a ModuleList: what it holds is called, it is not
         if path and never_called and path.rpartition(".")[0] in entered:
             entered.add(path)
-    return _Fork(frozenset(entered), touched)
+    later = frozenset[str]().union(*(_touched(network, n) for n in range(number + 1, len(network.stages) + 1)))
+    return _Fork(frozenset(entered), touched, (later | _ancestors(later)) - entered)
 
 
 def _ancestors(paths: Iterable[str]) -> frozenset[str]:

@@ -19,7 +19,7 @@ from ..batches import described, device_of, logits_in
 from ..choose.tradeoffs import TradeOffs
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..data import DataConfig
-from ..errors import ExportError
+from ..errors import ExportError, one_line
 from ..files import move
 from ..modes import evaluating
 from ..registry import Registry
@@ -167,7 +167,13 @@ def quantize_network(
         'int8'
     """
     check_adapted(network, "quantize_network", ExportError)
-    example = torch.as_tensor(images)[:1]
+    try:
+        example = torch.as_tensor(images)[:1]
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise ExportError(
+            f"quantize_network received images as a {type(images).__name__} ({one_line(error)[:200]}): expected one "
+            "array [samples, channels, height, width]; networks of several inputs cannot be exported"
+        ) from error
     artifact = describe(network, "openvino", example, skips=skips, data=data, trade_offs=trade_offs)
     writer = import_format("openvino", "openvino.quantization")
     with into_place(Path(path), FORMATS["openvino"]) as new:

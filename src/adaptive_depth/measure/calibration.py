@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..batches import arguments, device_of, first_samples, on_device, samples_in, split_batch
+from ..batches import arguments, device_of, on_device, samples_in, split_batch
 from ..core.distributed import Processes
 from ..core.network import AdaptiveNetwork, RunningStatistics, check_adapted
 from ..core.sharing import SharedForward
@@ -41,7 +41,8 @@ def calibrate(
     Arguments:
         network: a trained network.
         batches: training batches (the labels are not used), such as a DataLoader; each of two or more samples,
-            or else it is passed over. Several thousand images are plenty.
+            or else it is passed over. Several thousand images are plenty. Of graphs and lists of images a batch is
+            what the network takes at once, and counts as one.
         limit: at most so many batches; all by default.
         task: what the network is for, where that says how a batch becomes an input (`Task.inputs`).
         across_processes: all processes of a training call this, each with its share of the samples, and each gets the
@@ -84,22 +85,16 @@ def _measure(
 ) -> int:
     device, measured = device_of(network), 0
     network.reset_statistics(per_context=True)
-    with _averaging(network) as counts, torch.inference_mode(False), torch.no_grad():
+    with _measuring(network), torch.inference_mode(False), torch.no_grad():
         shared = SharedForward(network)
         for batch in batches:
             x = on_device(inputs(batch)[0], device)
-            if samples_in(x) < 2:  # a BatchNorm cannot measure the variance of one sample
+            if samples_in(x) in (0, 1):  # a BatchNorm cannot measure the variance of one sample
                 continue
             args, kwargs = arguments(x)
             if not network.proven:
                 network.prove(*args, **kwargs)
-            if not measured:  # to break off a measurement would count some contexts twice
-                few, named = arguments(first_samples(x, 2))
-                shared.probe(network.skips, *few, **named)
-            counts(measured)
-            for _ in shared.outputs(network.skips, *args, **kwargs):
-                pass
-            measured += 1
+            measured += _add(network, shared, measured, args, kwargs)
     if processes is not None:
         measured = _reduce(network, measured, processes)
     if not measured:
@@ -110,6 +105,36 @@ def _measure(
             "that diverged in training (a lower learning rate)"
         )
     return measured
+
+
+def _add(network: AdaptiveNetwork, shared: SharedForward, measured: int, args: Any, kwargs: Any) -> int:
+    """Take one batch into the mean over those before it; the number of batches added, 0 where it is too small."""
+    buffers = list(network.statistics.buffers())
+    before = [buffer.clone() for buffer in buffers]
+
+    def measure() -> None:
+        for buffer in buffers:
+            buffer.zero_()  # means of this batch alone, which a context that runs twice does not change
+        for _ in shared.outputs(network.skips, *args, **kwargs):
+            pass
+
+    try:
+        shareable = shared.shareable
+        measure()
+        if shared.shareable != shareable:  # broken off in the middle: the sub-networks run one by one now
+            measure()
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        for buffer, other in zip(buffers, before, strict=True):
+            buffer.copy_(other)
+        return 0  # one sample, in an input that does not say how many it has
+    for buffer, other in zip(buffers, before, strict=True):
+        if buffer.is_floating_point():
+            buffer.add_(other, alpha=measured).div_(measured + 1)
+        else:
+            buffer.fill_(measured + 1)
+    return 1
 
 
 def _reduce(network: AdaptiveNetwork, measured: int, processes: Processes) -> int:
@@ -125,44 +150,26 @@ def _reduce(network: AdaptiveNetwork, measured: int, processes: Processes) -> in
 
 
 @contextmanager
-def _averaging(network: AdaptiveNetwork) -> Iterator[Callable[[int], None]]:
-    """Norms behind the first flag gather plain means; the sub-networks made inside are forgotten after.
-
-    Yields what is to be called before each batch, with the number of batches that were measured.
-    """
+def _measuring(network: AdaptiveNetwork) -> Iterator[None]:
+    """Norms behind the first flag keep what they see; the sub-networks made inside are forgotten after."""
     norms: list[Any] = [part for path in network.homes for part in network.model.get_submodule(path).modules()]
     norms += network.skip_norms.modules()
     norms = [norm for norm in norms if has_statistics(norm) and not isinstance(norm, RunningStatistics)]
     before = [(norm, norm.training, getattr(norm, "momentum", None)) for norm in norms]
     for norm in norms:
         norm.training = True
+        if hasattr(norm, "momentum"):  # else it gathers by a rule of its own
+            # Outside torch a momentum near 1 is what stays of the old numbers, not what is taken of the new.
+            keeps = not type(norm).__module__.startswith("torch.") and (norm.momentum or 0) > 0.5
+            norm.momentum = 0.0 if keeps else 1.0
     for buffer in network.statistics.buffers():
         buffer.zero_()
     network.forget_views()
-
-    def counts(measured: int) -> None:
-        views = (part for view in list(network._views.values()) for part in view.parts if has_statistics(part))
-        for norm in (*norms, *views):
-            _weigh(norm, 1 / (measured + 1))
-
     try:
-        counts(0)
-        yield counts
+        yield
     finally:
         for norm, training, momentum in before:
             norm.training = training
             if hasattr(norm, "momentum"):
                 norm.momentum = momentum
         network.forget_views()
-
-
-def _weigh(norm: Any, share: float) -> None:
-    """The next batch counts for `share` of the mean. One without a momentum gathers by a rule of its own."""
-    if not hasattr(norm, "momentum"):
-        return
-    # Outside torch a momentum near 1 is what stays of the old numbers, not what is taken of the new.
-    keeps = not type(norm).__module__.startswith("torch.") and _KEEPS.setdefault(type(norm), (norm.momentum or 0) > 0.5)
-    norm.momentum = 1 - share if keeps else share
-
-
-_KEEPS: dict[type, bool] = {}  # by class, as its momentum was before the first measurement

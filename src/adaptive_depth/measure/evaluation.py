@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..batches import arguments, device_of, on_device, samples_in
+from ..batches import arguments, device_of, is_empty, on_device
 from ..core.distributed import Processes
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..core.sharing import SharedForward, tensors_in
@@ -72,7 +72,7 @@ def evaluate(
     with evaluating(network), torch.inference_mode(False), torch.no_grad():
         for batch in batches:
             x, y = on_device(judged.inputs(batch), device)
-            if not samples_in(x):
+            if is_empty(x):
                 continue
             args, kwargs = arguments(x)
             if not network.proven:

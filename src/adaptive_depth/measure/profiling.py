@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from ..batches import samples_in, shapes_in
 from ..choose.costs import Cost, Profile, median_interval
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..errors import MeasurementError, one_line
@@ -58,7 +59,8 @@ def profile(
     Arguments:
         network: an adapted network; of a compiled one, the compiled code is timed.
         *example, **kwargs: the input, as the original model takes it, such as `[batch, channels, height, width]`,
-            on the device of the network. Its first tensor gives the device and, as first dimension, the batch size.
+            on the device of the network. The first dimension of its tensors is the batch size. Where they differ, or
+            stand in a list (nodes and edges of a graph, images of a detector), the whole example counts as one sample.
         skips: which sub-networks, one or several; all by default.
         latency: also measure time, memory and energy. Without, an example and a network on the meta device do.
         backend: what runs the sub-networks: `eager`, or `compiled` (`torch.compile`, which leaves the network itself
@@ -93,6 +95,12 @@ def profile(
     if len(example) == 1 and isinstance(example[0], Mapping):  # a batch of Hugging Face's
         example, kwargs = (), {**example[0], **kwargs}
     device, batch_size = _device_and_batch(example, kwargs)
+    if batch_sizes and samples_in((example, kwargs)) is None:
+        raise MeasurementError(
+            f"batch_sizes={batch_sizes!r} repeats the samples of the example, and which entries of tensors "
+            f"{shapes_in((example, kwargs))} are a sample's is not certain: expected tensors with the same first "
+            "dimension, or no batch_sizes"
+        )
     if latency and device.type == "meta":
         raise MeasurementError("the example is on the meta device, which computes nothing: pass latency=False")
     plan = partial(planned, rounds, seconds)
@@ -209,7 +217,7 @@ def _resized(inputs: Any, batch: int, samples: int) -> Any:
     """The same inputs with another number of samples: those of the batch, in turn."""
 
     def resize(leaf: Tensor) -> Tensor:
-        if not leaf.dim() or leaf.shape[0] != batch:
+        if not leaf.dim():
             return leaf
         return leaf[torch.arange(samples, device=leaf.device) % batch].contiguous()
 
@@ -256,9 +264,11 @@ def _check_measurement(
 
 
 def _device_and_batch(example: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[torch.device, int]:
+    """Of an example; one that does not say for certain how many samples it has is one as a whole."""
+    batch = samples_in((tuple(example), kwargs))
     for leaf in tree_leaves((example, kwargs)):
-        if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0]:
-            return leaf.device, leaf.shape[0]
+        if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] and batch != 0:
+            return leaf.device, batch or 1
     raise MeasurementError(
         "the example holds no tensor with a batch dimension: expected an input of the model, such as "
         "profile(network, images) with images [batch, 3, height, width]"

@@ -74,6 +74,13 @@ class Classification(Task):
         logits = self._logits(output)
         metric.update(logits.argmax(dim=1), _indices(logits, target))
 
+    def hits(self, output: Any, target: Any) -> tuple[Tensor, Tensor]:
+        """The places of the right class and those that count: all but the ignored ones."""
+        logits = self._logits(output)
+        wanted = _indices(logits, target)
+        counted = wanted != self.ignore_index
+        return ((logits.argmax(dim=1) == wanted) & counted).sum(), counted.sum()
+
     def value(self, metric: "Metric") -> float:
         if self.quality != TOP_1:
             return super().value(metric)
@@ -181,6 +188,9 @@ class Segmentation(Classification):
 
     def compared(self, output: Any, target: Any) -> tuple[Tensor, Tensor]:
         return super().compared(self._sized(output, target), target)
+
+    def hits(self, output: Any, target: Any) -> tuple[Tensor, Tensor]:
+        return super().hits(self._sized(output, target), target)
 
     def check(self, logits: Tensor, target: Any, /) -> None:
         size = self._size(logits, target)

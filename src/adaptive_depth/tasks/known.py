@@ -1,13 +1,15 @@
 """A criterion as a task: inferred where it is certain, and otherwise the caller says which."""
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import TrainingError
 from ..quality import Quality
-from .checks import MEANT, called, kind_of, single_number
+from .checks import MEANT, called, kind_of, single_number, value_range
 from .classification import Classification, Segmentation
 from .heads import Heads
 from .multi_label import MultiLabel
@@ -19,32 +21,119 @@ _BY_NAME = {task.__name__: task for task in TASKS}
 
 
 class OwnCriterion(Task):
-    """Labels alone, by a criterion of which nothing else is known: there is no quality, and nothing to distil.
+    """Labels alone, by a criterion of which nothing else is known; the first batch may tell more.
+
+    An output of floating numbers `[batch, classes, ...]` for class indices `[batch, ...]` is a classification, and is
+    distilled and judged as one from then on. Anything else (targets of floating numbers, say) may be several tasks.
 
     Arguments:
         criterion: `criterion(output, target)`, a scalar.
         distil: `distil(student, teacher)`, a scalar, where there is one.
+
+    Example:
+        >>> import torch
+        >>> task = OwnCriterion(lambda output, target: torch.nn.functional.cross_entropy(output, target))
+        >>> task.distil(torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([1]))
+        tensor(0.)
     """
 
     quality = Quality("loss", higher_is_better=False)
-    can_judge = False
 
     def __init__(
         self, criterion: Callable[[Any, Any], Tensor], distil: Callable[[Any, Any], Tensor] | None = None
     ) -> None:
         self.criterion, self.distils = criterion, distil
-        self.can_distil = distil is not None
+        self.temperature, self._distilling = 1.0, False
+        self._meant: Classification | None = None
+
+    def distilling(self, temperature: float = 1.0) -> "OwnCriterion":
+        """The same for a loop that distils: a first batch that does not tell how is refused before anything is learned.
+
+        Arguments:
+            temperature: of the softmax, of a classification.
+        """
+        task = copy(self)
+        task.temperature, task._distilling = temperature, True
+        return task
 
     def loss(self, output: Any, target: Any) -> Tensor:
+        if self._distilling and self.distils is None:
+            self._known(output, target, "two outputs").check(output, target)
         return called(self.criterion, output, target)
 
-    def distil(self, student: Any, teacher: Any, target: Any = None) -> Tensor:  # noqa: ARG002 - not known to matter
+    def distil(self, student: Any, teacher: Any, target: Any = None) -> Tensor:
         if self.distils is None:
-            raise TrainingError(f"{_described(self.criterion)} says nothing of two outputs: {_ASK}")
+            return self._known(student, target, "two outputs").distil(student, teacher, target)
         return single_number("distil", self.distils(student, teacher))
 
-    def metric(self, output: Any) -> Any:  # noqa: ARG002 - of a task
-        raise TrainingError(f"{_described(self.criterion)} says nothing of a metric: {_ASK}")
+    def check(self, output: Any, target: Any, /) -> None:
+        self._look(output, target)
+        if self._meant is not None:
+            self._meant.check(output, target)
+
+    def metric(self, output: Any) -> Any:
+        """A metric of classes, where `check` or a loss has met a batch that says so."""
+        if self._meant is None:
+            raise TrainingError(f"{_described(self.criterion)} says nothing of a metric: {_ASK}")
+        return self._meant.metric(output)
+
+    def measure(self, metric: Any, output: Any, target: Any) -> None:
+        if self._meant is None:
+            super().measure(metric, output, target)
+        else:
+            self._meant.measure(metric, output, target)
+
+    def value(self, metric: Any) -> float:
+        return super().value(metric) if self._meant is None else self._meant.value(metric)
+
+    def hits(self, output: Any, target: Any) -> tuple[Tensor, Tensor] | None:
+        self._look(output, target)
+        return None if self._meant is None else self._meant.hits(output, target)
+
+    def _look(self, output: Any, target: Any) -> None:
+        """Do this output and target say what the criterion is of?"""
+        if self._meant is None and not _is_of_sigmoids(self.criterion) and _is_of_classes(output, target):
+            self._meant = Classification(self.criterion, temperature=self.temperature)
+            self.quality = self._meant.quality if self.quality is type(self).quality else self.quality
+
+    def _known(self, output: Any, target: Any, what: str) -> Classification:
+        self._look(output, target)
+        if self._meant is None:
+            raise TrainingError(
+                f"{_described(self.criterion)} says nothing of {what}, and an output {_shape(output)} with a target "
+                f"{_shape(target)} may be several tasks: {_ASK}; or learn from the labels alone "
+                "(learn_from='labels' of Algorithm 1, teacher_share=0 of a schedule)"
+            )
+        return self._meant
+
+
+def _is_of_classes(output: Any, target: Any) -> bool:
+    """Is it certain that these are logits `[batch, classes, ...]` and class indices `[batch, ...]`?"""
+    if not (isinstance(output, Tensor) and isinstance(target, Tensor) and output.is_floating_point()):
+        return False
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        return False
+    if output.ndim < 2 or output.shape[1] < 2 or target.shape != output.shape[:1] + output.shape[2:]:
+        return False
+    if output.ndim > 2 and target.shape == output.shape[:-1]:  # the classes may just as well be in the last place
+        return False
+    low, high = value_range(target[target != _IGNORED])
+    return low >= 0 and high < output.shape[1]
+
+
+def _is_of_sigmoids(criterion: Any) -> bool:
+    """Does it say so? (timm's BinaryCrossEntropy takes class indices, too.) A softmax would not see all it learns."""
+    name = getattr(kind_of(criterion), "__name__", "").lower()
+    return "binary" in name or "bce" in name
+
+
+_IGNORED = -100  # what torch's criteria leave out
+
+
+def _shape(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return f"({type(value).__name__})"
+    return f"{list(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
 
 
 _ASK = (
@@ -56,7 +145,8 @@ _ASK = (
 def as_task(given: Any) -> Task:
     """What was given as a task: itself, a dict of tasks as `Heads`, or what a criterion of torch says for certain.
 
-    Any other criterion becomes a task that learns from labels alone, and says so when more is asked of it.
+    Any other criterion becomes a task that learns from labels, and says so when more is asked of it than the first
+    batch makes certain.
 
     Raises:
         TrainingError: something that cannot be called, a class in place of an instance.

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from copy import copy
 from typing import TYPE_CHECKING, Any, Self
 
+import torch
 from torch import Tensor
 
 from ..batches import logits_in, split_batch
 from ..errors import DataError
-from ..quality import Quality
+from ..quality import TOP_1, Quality
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -20,8 +21,8 @@ class Task(ABC):
 
     Attributes:
         quality: what `metric` measures.
-        can_distil: is there a loss between two outputs?
-        can_judge: is there a metric?
+        can_distil: is there a loss between two outputs? Of a criterion of one's own the first batch tells.
+        can_judge: is there a metric? Likewise.
 
     Example:
         >>> import torch, torchmetrics
@@ -102,6 +103,18 @@ class Task(ABC):
     def measure(self, metric: "Metric", output: Any, target: Any) -> None:
         """Add a batch to a metric."""
         metric.update(*self.compared(output, target))
+
+    def hits(self, output: Any, target: Any) -> tuple[Tensor, Tensor] | None:
+        """For the accuracy in a history: how many places have the right class, and how many count.
+
+        Returns:
+            Two numbers, as tensors on the output's device; None where outputs are not the logits of classes.
+        """
+        if self.quality != TOP_1 or not (isinstance(output, Tensor) and output.ndim == 2):
+            return None
+        labels = target if target.ndim == 1 else target.argmax(dim=1)  # of soft labels the largest
+        right = output.argmax(dim=1) == labels
+        return right.sum(), torch.ones_like(right).sum()
 
     def value(self, metric: "Metric") -> float:
         """The metric's number in the unit of `quality`: torchmetrics counts in shares, so percent is 100 times that."""

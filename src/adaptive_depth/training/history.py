@@ -17,7 +17,8 @@ class Epoch(Plain):
     Attributes:
         epoch: counted from 1.
         lr: the learning rate of the last step.
-        loss, accuracy: of the super-net, or of the plain network; accuracy is None where outputs are not classes.
+        loss, accuracy: of the super-net, or of the plain network. Accuracy is the part of all places (samples, pixels)
+            that got the right class, without ignored ones; None where outputs are not classes.
         base_loss, base_accuracy: of the base-net; None for a plain network.
         images_per_s: training throughput, over all processes.
         waiting: the part of the time, from 0 to 1, that the first process waited for the loader.

@@ -21,8 +21,7 @@ from ..core.network import AdaptiveNetwork
 from ..errors import CheckpointError, DataError, TrainingError
 from ..measure.evaluation import evaluate
 from ..modes import modes_restored_on_error
-from ..quality import TOP_1
-from ..tasks import Classification, Task, as_task
+from ..tasks import Classification, OwnCriterion, Task, as_task
 from . import state
 from .history import Epoch, History, Progress
 from .interrupting import seeded, stopping
@@ -121,8 +120,12 @@ def train(
 
 
 def _try_metric(network: AdaptiveNetwork, validation: Any, task: Task) -> None:
-    """A metric of the user's own judges one batch before the training: at its end the error would cost all of it."""
-    if "metric" not in vars(task) and type(task).__module__.startswith("adaptive_depth.tasks"):
+    """A metric of the user's own judges one batch before the training: at its end the error would cost all of it.
+
+    So does the one of a criterion that says nothing for certain before a batch does.
+    """
+    own = "metric" in vars(task) or not type(task).__module__.startswith("adaptive_depth.tasks")
+    if not own and not isinstance(task, OwnCriterion):
         return
     with seeded(0), warnings.catch_warnings():  # the training draws the numbers that it would draw without this
         warnings.simplefilter("ignore")  # of one batch a metric may say that classes are missing
@@ -130,6 +133,8 @@ def _try_metric(network: AdaptiveNetwork, validation: Any, task: Task) -> None:
             evaluate(network, islice(validation, 1), [network.skips[0]], task=task)
         except DataError:  # an image that cannot be read, say, is told where it is needed
             return
+        except TrainingError as error:
+            raise TrainingError(f"validation= needs a metric, or is left out: {error}") from error
 
 
 def default_task(recipe: Recipe) -> Classification:
@@ -185,7 +190,7 @@ class _Run:
         self.at_start: dict[str, Any] | None = None  # random numbers as they were before this epoch's first batch
 
     def _new_meter(self) -> Meter:
-        return Meter(classes=isinstance(self.task, Classification) or self.task.quality == TOP_1)
+        return Meter(self.task)
 
     def _steps_after(self, epochs: float) -> int:
         """Optimiser steps after so many epochs."""

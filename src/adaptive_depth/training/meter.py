@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..batches import first_samples, samples_in
+from ..batches import entries_in, first_samples
 from ..core.distributed import Processes
 from ..errors import DataError
+from ..tasks import Classification, Task
 from .history import Epoch
 
 
@@ -36,11 +37,11 @@ class Meter:
     """Sums over one epoch, kept on the device so that no step waits for them.
 
     Arguments:
-        classes: are outputs the logits of one class a sample? Of other tasks the loss alone is told.
+        task: whose outputs are counted, right and wrong, where they are classes; classification where None.
     """
 
-    def __init__(self, *, classes: bool = True) -> None:
-        self.classes = classes
+    def __init__(self, task: Task | None = None) -> None:
+        self.task = Classification() if task is None else task
         self.start, self.images, self.lr = perf_counter(), 0, 0.0
         self.images_before, self.waited = 0, 0.0  # images of before an interruption; seconds
         self.sums: dict[str, Any] = {}
@@ -54,20 +55,21 @@ class Meter:
         self.waited += perf_counter() - start
 
     def add(self, result: StepResult, y: Tensor) -> None:
-        size = samples_in(y)
+        size = entries_in(y)
         self.images += size
         self._count("loss", result.loss * size)
         self._count_hits("accuracy", result.output, y)
         if result.base_loss is not None and result.base_output is not None:
-            seen = samples_in(result.base_output)  # fewer than all with distil_share
             self._count("base_loss", result.base_loss * size)
-            self._count_hits("base_accuracy", result.base_output, first_samples(y, seen), size / seen)
+            seen = entries_in(result.base_output)  # fewer than all with distil_share
+            few = seen < entries_in(result.output)
+            self._count_hits("base_accuracy", result.base_output, first_samples(y, seen) if few else y)
 
     def add_pass(self, letter: str, loss: Tensor, output: Any, y: Any) -> None:
         """One pass of a schedule: `S` and `B` are counted, each by the images that it saw."""
         if letter == "R":
             return
-        size, base = samples_in(y), "" if letter == "S" else "base_"
+        size, base = entries_in(y), "" if letter == "S" else "base_"
         self.images, self.base_images = self.images + size * (not base), self.base_images + size * bool(base)
         self._count(f"{base}loss", loss.detach() * size)
         self._count_hits(f"{base}accuracy", output, y)
@@ -84,10 +86,15 @@ class Meter:
             name: torch.tensor(value, dtype=getattr(torch, kind), device=device)
             for name, (value, kind) in before["sums"].items()
         }
+        for name, images in (("accuracy", self.images), ("base_accuracy", self.base_images or self.images)):
+            if name in self.sums and f"{name}_of" not in self.sums:  # by an earlier version: one class an image
+                self.sums[f"{name}_of"] = torch.tensor(images, device=device)
 
-    def _count_hits(self, name: str, output: Any, y: Any, times: float = 1) -> None:
-        if self.classes and isinstance(output, Tensor) and output.ndim == 2:
-            self._count(name, 100 * _hits(output, y) * times)
+    def _count_hits(self, name: str, output: Any, y: Any) -> None:
+        hits = self.task.hits(output, y)
+        if hits is not None:
+            self._count(name, 100 * hits[0])
+            self._count(f"{name}_of", hits[1])
 
     def _count(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value
@@ -105,11 +112,9 @@ class Meter:
         timed = int(total(torch.tensor(self.images - self.images_before, device=device)))
         base_images = int(total(torch.tensor(self.base_images, device=device))) or images
         means: dict[str, float | None] = dict.fromkeys(("loss", "accuracy", "base_loss", "base_accuracy"))
-        for name, value in self.sums.items():
-            means[name] = float(total(value.double())) / (base_images if name.startswith("base_") else images)
+        for name in (name for name in means if name in self.sums):  # all processes in the same order
+            seen = base_images if name.startswith("base_") else images
+            if f"{name}_of" in self.sums:
+                seen = int(total(self.sums[f"{name}_of"])) or 1
+            means[name] = float(total(self.sums[name].double())) / seen
         return Epoch(number, self.lr, images_per_s=timed / seconds, waiting=self.waited / seconds, **means)  # type: ignore[arg-type]
-
-
-def _hits(output: Tensor, y: Tensor) -> Tensor:
-    labels = y if y.ndim == 1 else y.argmax(dim=1)  # of soft labels the largest
-    return (output.argmax(dim=1) == labels).sum()

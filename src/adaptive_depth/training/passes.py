@@ -15,7 +15,7 @@ from ..core.network import AdaptiveNetwork, check_adapted, gathers
 from ..core.views import View
 from ..errors import CheckpointError, DataError, TrainingError
 from ..modes import buffers_restored_on_error
-from ..tasks import Task, as_task
+from ..tasks import OwnCriterion, Task, as_task
 from .compiling import Compiled
 from .objective import learned
 from .replay import Replay
@@ -147,12 +147,14 @@ class Passes:
         if "R" in schedule.pattern:
             schedule.drawn_from(len(network.stages))
         self.task = as_task(task)
+        if schedule.teacher_share and isinstance(self.task, OwnCriterion):
+            self.task = self.task.distilling()
         self.module = OnePass(network, self.task)
         if schedule.teacher_share and not self.task.can_distil:
             raise TrainingError(
-                f"teacher_share={schedule.teacher_share:g} needs a loss between two outputs, and a criterion of your "
-                "own has none: pass a task of adaptive_depth.tasks, such as Classification(criterion), or "
-                "teacher_share=0"
+                f"teacher_share={schedule.teacher_share:g} needs a loss between two outputs, and the task "
+                f"{type(self.task).__name__} has none: pass a task of adaptive_depth.tasks, such as "
+                "Classification(criterion), or teacher_share=0"
             )
         self.network, self.schedule = network, schedule
         self.loaded, self.steps_done = 0, 0

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from ..batches import arguments, first_samples, samples_in
+from ..batches import arguments, entries_in, first_samples, samples_in, shapes_in
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..core.recompute import is_recomputed
-from ..core.sharing import Branch, SharedForward, tensors_in
+from ..core.sharing import Branch, SharedForward, hand_on
 from ..errors import TrainingError
 from ..modes import buffers_restored_on_error
-from ..tasks import Classification, Task, as_task, distillation_loss
+from ..tasks import Classification, OwnCriterion, Task, as_task, distillation_loss
 from .compiling import Compiled
 from .objective import checked
 
@@ -62,7 +62,8 @@ class SelfDistillation(nn.Module):
     Arguments:
         network: the network to train.
         criterion: what the network is for: a task of `adaptive_depth.tasks`, or the loss of the super-net's output and
-            the labels; cross-entropy where None. What the base-net learns from the super-net follows from it.
+            the labels; cross-entropy where None. What the base-net learns from the super-net follows from it, or for
+            class indices from the first batch.
         alpha: weight of the super-net's loss; the base-net's has 1 - alpha (0.5, as in the reference: the gradients of
             both are added as they are).
         temperature: softens both outputs of the distillation, whose loss is multiplied by its square (1, as in
@@ -110,9 +111,8 @@ class SelfDistillation(nn.Module):
         task = as_task(criterion)
         if learn_from == "teacher" and not task.can_distil:
             raise TrainingError(
-                f"what the base-net learns from the super-net is not known for criterion={criterion!r}: name the task, "
-                "such as adaptive_depth.tasks.Classification(criterion), MultiLabel(criterion) or "
-                "Regression(criterion), or let it learn from the labels (learn_from='labels')"
+                f"what the base-net learns from the super-net is not known for the task {type(task).__name__}: give it "
+                "a distil(), or let the base-net learn from the labels (learn_from='labels')"
             )
         if not 0 <= alpha <= 1:
             raise TrainingError(f"alpha={alpha!r}: expected a weight from 0 (base-net only) to 1 (super-net only)")
@@ -142,6 +142,8 @@ class SelfDistillation(nn.Module):
         if isinstance(task, Classification):
             task = copy.copy(task)
             task.temperature = temperature
+        elif isinstance(task, OwnCriterion) and task.distils is None:
+            task = task.distilling(temperature) if learn_from == "teacher" else task
         elif temperature != 1:
             raise TrainingError(f"temperature={temperature:g} is of a softmax: the task is {type(task).__name__}")
         self.task = task
@@ -211,7 +213,8 @@ class SelfDistillation(nn.Module):
         """
         deep, shallow = self._pair()
         with self._unchanged_on_error():
-            x = _plain(x)
+            given = _plain(x)
+            x = tree_map_only(Tensor, _leaf, given)  # what was computed of it before is differentiated once, at the end
             shared, watch = self._prepare(x), self._watch()
             together = self.distil_share == 1 and not self._compiled.asked
             common = shared.branch([deep, shallow], *arguments(x)) if together else None
@@ -229,7 +232,8 @@ class SelfDistillation(nn.Module):
             losses = self._losses(super_net.detach(), base_net, feature, teacher, student)
             backward(self._weights[1] * self._base_total(base_net, feature))
             if common is not None and leaves is not None:
-                _differentiate_common(common, leaves)
+                common.differentiate(leaves)
+            hand_on(given, x)
             feature = None if feature is None else feature.detach()
             return replace(losses, total=losses.total.detach(), base_net=base_net.detach(), features=feature)
 
@@ -241,8 +245,8 @@ class SelfDistillation(nn.Module):
     def _base_losses(
         self, teacher: Any, student: Any, taught: Mapping[str, Tensor], learnt: Mapping[str, Tensor], y: Any
     ) -> tuple[Tensor, Tensor | None]:
-        number = samples_in(student)
-        if number < samples_in(teacher):  # the base-net saw the first samples only (distil_share)
+        if self.distil_share < 1:  # the base-net saw the first samples only
+            number = entries_in(student)
             teacher, y = first_samples(teacher, number), first_samples(y, number)
             taught = {path: feature[:number] for path, feature in taught.items()}
         learn = self.task.loss(student, y) if self.learn_from == "labels" else self.task.distil(student, teacher, y)
@@ -272,6 +276,7 @@ class SelfDistillation(nn.Module):
     def _prepare(self, x: Any) -> SharedForward:
         network = self.network
         args, kwargs = arguments(x)
+        self._distilled(x)  # which may raise
         if not network.proven:
             network.prove(*args, **kwargs)
         if network.calibrated and network.training:
@@ -286,8 +291,16 @@ class SelfDistillation(nn.Module):
 
     def _distilled(self, x: Any) -> Any:
         """What the base-net runs on: the input, or the first samples of it; two at least, for BatchNorm."""
+        if self.distil_share == 1:
+            return x
         size = samples_in(x)
-        return x if self.distil_share == 1 else first_samples(x, max(min(2, size), round(self.distil_share * size)))
+        if size is None:
+            raise TrainingError(
+                f"distil_share={self.distil_share:g} is of the samples of a batch, and which entries of tensors "
+                f"{shapes_in(x)} are a sample's is not certain: expected tensors with the same first dimension, or "
+                "distil_share=1"
+            )
+        return first_samples(x, max(min(2, size), round(self.distil_share * size)))
 
     def _run(self, shared: SharedForward, skip: str, branch: Branch | None, x: Any, watch: Any) -> Any:
         """One pass, and what was watched in it."""
@@ -355,6 +368,11 @@ def _plain(x: Any) -> Any:
     return dict(x) if isinstance(x, Mapping) else x
 
 
+def _leaf(tensor: Tensor) -> Tensor:
+    """A tensor that gathers gradients in place of one that was computed from others."""
+    return tensor if tensor.is_leaf else tensor.detach().requires_grad_()
+
+
 def _detached(output: Any) -> Any:
     return tree_map_only(Tensor, torch.Tensor.detach, output)
 
@@ -375,15 +393,3 @@ def feature_loss(teacher: Tensor, student: Tensor, channel_dim: int = 1) -> Tens
         A scalar: the mean over the batch and all positions, in nats, computed in float32 or better.
     """
     return distillation_loss(teacher.movedim(channel_dim, -1), student.movedim(channel_dim, -1))
-
-
-def _differentiate_common(common: Branch, leaves: Branch) -> None:
-    """Hand the gradients that both passes left at the branch on to what ran before it."""
-    roots, gradients = [], []
-    for (_, value), (_, leaf) in zip(common.outputs, leaves.outputs, strict=True):
-        for root, gradient in zip(tensors_in(value), (tensor.grad for tensor in tensors_in(leaf)), strict=True):
-            if gradient is not None and root.requires_grad:
-                roots.append(root)
-                gradients.append(gradient)
-    if roots:
-        torch.autograd.backward(roots, gradients)
