@@ -5,16 +5,18 @@ left nothing: tensors that an earlier run put on it are another depth's and anot
 does not run, for a block may build on its own (a hidden state), and are back when it runs again.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 _OWN = frozenset(nn.Module().__dict__) | {"_compiled_call_impl", "forward"}
 _MISSING = object()
 
 Attribute = tuple[int, str]  # the id of a module of the model, and the name
+Pairs = Sequence[tuple[nn.Module, nn.Module]]  # what runs, and the module of the model that it stands for
 
 
 class Left:
@@ -30,7 +32,7 @@ class Left:
         return bool(self._before)
 
     @contextmanager
-    def run(self, key: Any, pairs: Iterable[tuple[nn.Module, nn.Module]], skipped: frozenset[int]) -> Iterator[None]:
+    def run(self, key: Any, pairs: Pairs, skipped: frozenset[int]) -> Iterator[None]:
         """Around a run: afterwards the model's modules have what theirs were left with.
 
         Arguments:
@@ -41,21 +43,16 @@ class Left:
         if key in self._watched and not self._before:
             yield
             return
-        pairs = list(pairs)
+        copies = {id(original): copy for copy, original in pairs}
         for attribute in [attribute for attribute in self._aside if attribute[0] not in skipped]:
             self._put(attribute, self._aside.pop(attribute))
-            for copy, original in pairs:
-                if id(original) == attribute[0]:
-                    vars(copy)[attribute[1]] = vars(original)[attribute[1]]
-        before = [] if key in self._watched else [dict(vars(copy)) for copy, _ in pairs]
+            if attribute[0] in copies:
+                vars(copies[attribute[0]])[attribute[1]] = vars(self._modules[attribute[0]])[attribute[1]]
+        written = None if key in self._watched else self.watch(pairs)
         yield
-        for (copy, original), attributes in zip(pairs, before, strict=False):
-            for name, value in vars(copy).items():
-                if name not in _OWN and attributes.get(name, _MISSING) is not value:
-                    self._modules[id(original)] = original
-                    self._before.setdefault((id(original), name), attributes.get(name, _MISSING))
-        self._watched.add(key)
-        copies = {id(original): copy for copy, original in pairs}
+        if written is not None:
+            written()
+            self._watched.add(key)
         for attribute in self._before:
             module, name = attribute
             if module in skipped:
@@ -65,6 +62,23 @@ class Left:
                     self._put(attribute, self._before[attribute])
             elif module in copies and name in vars(copies[module]):
                 self._put(attribute, vars(copies[module])[name])
+
+    def watch(self, pairs: Pairs) -> Callable[[], bool]:
+        """Look at modules before a run; to be called after it: did they write what others may read or build on?"""
+        before = [dict(vars(copy)) for copy, _ in pairs]
+
+        def written() -> bool:
+            matters = False
+            for (copy, original), attributes in zip(pairs, before, strict=True):
+                for name, value in vars(copy).items():
+                    old = attributes.get(name, _MISSING)
+                    if name not in _OWN and old is not value:
+                        self._modules[id(original)] = original
+                        self._before.setdefault((id(original), name), old)
+                        matters |= _matters(old, value)
+            return matters
+
+        return written
 
     def values(self) -> dict[Attribute, Any]:
         """What stands on the model now."""
@@ -82,3 +96,10 @@ class Left:
             attributes.pop(attribute[1], None)
         else:
             attributes[attribute[1]] = value
+
+
+def _matters(old: Any, value: Any) -> bool:
+    """Tensors do, and a value that was another before (a count); a size that is written down does not."""
+    if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
+        return True
+    return old is not _MISSING and old is not None and type(old) in (int, float) and old != value

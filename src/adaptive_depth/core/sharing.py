@@ -293,13 +293,14 @@ class SharedForward:
         self.shareable = True
         self._views: Any = None
         self._trees: dict[Any, tuple[View, _Tape]] = {}
+        self._watched: set[tuple[int, bool]] = set()
         self._generators: tuple[torch.device, Generators] | None = None
         self._before: _Before | None = None  # the first run, until it has succeeded
 
     def _follow_network(self) -> None:
         """Start anew where the network's sub-networks were made anew (it was calibrated)."""
         if self._views is not self.network._views:
-            self._views, self._trees = self.network._views, {}
+            self._views, self._trees, self._watched = self.network._views, {}, set()
 
     def outputs(
         self,
@@ -382,17 +383,31 @@ class SharedForward:
         if branch is not None:
             branch.check()
         self._follow_network()
-        tree, tape = self._tree(skip, branch.fork if branch else None, None, tuple(watch))
-        tape.start(branch)
-        try:
-            output = tree(*args, **kwargs)
-            if branch is not None and not tape.seen.keys() >= tape.watched:
-                raise _NotShareable  # a watched module lies inside a recorded one, and so it did not run
-            seen = tape.seen
-        finally:
-            tape.start(None)
+        if branch is None and not watch:
+            output, seen = self.network.view(skip)(*args, **kwargs), {}
+        else:
+            view, tape = self._tree(skip, branch.fork if branch else None, None, tuple(watch))
+            written = self._watch(view)
+            tape.start(branch)
+            try:
+                output = view(*args, **kwargs) if branch is None else view.module(*args, **kwargs)
+                if branch is not None and not tape.seen.keys() >= tape.watched:
+                    raise _NotShareable  # a watched module lies inside a recorded one, and so it did not run
+                seen = tape.seen
+            finally:
+                tape.start(None)
+            if branch is not None and written():
+                raise _NotShareable
         self._before = None
         return output, seen
+
+    def _watch(self, view: View) -> Callable[[], bool]:
+        """To be called after a run: did its modules leave something on themselves? What was shared would lack it."""
+        key = id(view), view.module.training
+        if key in self._watched:
+            return lambda: False
+        self._watched.add(key)
+        return self.network.left.watch(view.pairs)
 
     def _below(self, skips: Sequence[str], branch: Branch | None, watch: Any, args: Any, kwargs: Any) -> Any:
         if len(skips) == 1:
@@ -408,17 +423,18 @@ class SharedForward:
         if outer is not None:
             outer.check()
         self._follow_network()
-        tree, tape = self._tree(skip, outer.fork if outer else None, target, ())
+        view, tape = self._tree(skip, outer.fork if outer else None, target, ())
+        written = self._watch(view)
         given = _contents(args, kwargs)
         # In eval mode hardly any code draws from the others, and to look takes a while where the network is small.
         random = partial(self._drawn_from().state, quickly=not self.network.training)
         tape.start(outer, random, self._before)
         try:
-            tree(*args, **kwargs)
+            view.module(*args, **kwargs)
         except _BranchReached:
             branch = Branch(target, tape.recorded, versions=tape.versions)
             branch.check()
-            if _same(given, _contents(args, kwargs)):  # else it would run on another input now
+            if _same(given, _contents(args, kwargs)) and not written():  # else it would run on another input now
                 return branch
         finally:
             tape.start(None)
@@ -426,18 +442,17 @@ class SharedForward:
 
     def _tree(
         self, skip: str, source: _Fork | None, target: _Fork | None, watched: tuple[str, ...]
-    ) -> tuple[nn.Module, _Tape]:
+    ) -> tuple[View, _Tape]:
         followed = self.network.view(skip)
         followed.follow_attributes()
-        subnet = followed.module
         key = (skip, source, target, watched)
         if key not in self._trees:
             tape = _Tape(source, target, watched)
-            self._trees[key] = (_instrument(subnet, tape), tape)
+            self._trees[key] = (_instrument(followed, tape), tape)
         view, tape = self._trees[key]
         view.follow_modes()
         view.follow_attributes()
-        return view.module, tape
+        return view, tape
 
 
 def _parting(skips: Sequence[str]) -> int:
@@ -469,7 +484,7 @@ def _ancestors(paths: Iterable[str]) -> frozenset[str]:
     return frozenset({""} | {".".join(names[:depth]) for names in parts for depth in range(1, len(names))})
 
 
-def _instrument(view: nn.Module, tape: _Tape) -> View:
+def _instrument(view: View, tape: _Tape) -> View:
     """A twin of a sub-network whose modules ask the tape before they run."""
     entered = _ancestors(tape.watched)
     for fork in (tape.source, tape.target):
@@ -485,7 +500,7 @@ def _instrument(view: nn.Module, tape: _Tape) -> View:
                     copy._modules[name] = wrap(f"{path}.{name}" if path else name, child)
         return copy
 
-    top = View(wrap("", view))
+    top = View(wrap("", view.module), left=view.left, skip=view.skip, below=view)
     top.copies.update((id(original), copy) for copy, original in pairs)
     for copy, original in pairs:
         own = pointing_to(top.copies, original) | {"forward": copy.__dict__.get("forward", copy.forward)}

@@ -75,12 +75,14 @@ class View:
         stand_for: the inverse: what a copy stands for, by the copy's id.
         left: what the forwards of the network leave on its modules.
         skip: the letters of the sub-network.
+        below: the view that this one is a view of.
     """
 
     module: nn.Module
     copies: dict[int, nn.Module] = field(default_factory=dict)
     left: Left = field(default_factory=Left)
     skip: str = ""
+    below: "View | None" = None
     stand_for: dict[int, nn.Module] = field(default_factory=dict)
     _twins: list[dict[str, Any]] = field(default_factory=list)
     _originals: list[dict[str, Any]] = field(default_factory=list)
@@ -104,18 +106,23 @@ class View:
         if torch.compiler.is_compiling():
             return self.module(*args, **kwargs)
         self.follow_attributes()
-        with self.left.run((self.skip, self.module.training), self._pairs, self._skipped):
+        with self.left.run((self.skip, self.module.training), self.pairs, self.skipped):
             return self.module(*args, **kwargs)
 
     @cached_property
-    def _pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+    def pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         """Every module that runs, and the one of the model that it stands for."""
-        return [(part, self.stand_for.get(id(part), part)) for part in self.parts if not isinstance(part, PassThrough)]
+        return [(part, self._original(part)) for part in self.parts if not isinstance(part, PassThrough)]
 
     @cached_property
-    def _skipped(self) -> frozenset[int]:
-        out = [self.stand_for[id(part)] for part in self.parts if isinstance(part, PassThrough)]
-        return frozenset(id(inner) for block in out for inner in block.modules())
+    def skipped(self) -> frozenset[int]:
+        """The ids of all modules in the blocks that are left out."""
+        left_out = [self._original(part) for part in self.parts if isinstance(part, PassThrough)]
+        return frozenset(id(inner) for block in left_out for inner in block.modules())
+
+    def _original(self, part: nn.Module) -> nn.Module:
+        found = self.stand_for.get(id(part), part)
+        return found if self.below is None else self.below._original(found)
 
     @cached_property
     def parts(self) -> list[nn.Module]:

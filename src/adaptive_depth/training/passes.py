@@ -75,7 +75,8 @@ class OnePass(nn.Module):
         view = network.view(skip)  # brings it into the modes of training, too
         with buffers_restored_on_error(view.parts) if network.training else nullcontext():
             with self._gathering(skip, view):
-                output = self._compiled.of(network, skip, view.module)(*args, **kwargs)
+                run = self._compiled.of(network, skip, view.module) if self._compiled.asked else view
+                output = run(*args, **kwargs)
             output = self.task.output(output)
             loss = learned(self.task, output, y, teacher, share)
         return PassResult(loss, tree_map_only(Tensor, torch.Tensor.detach, output))

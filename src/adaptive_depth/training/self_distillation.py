@@ -150,6 +150,7 @@ class SelfDistillation(nn.Module):
         self.alpha, self.temperature, self.feature_weight = alpha, temperature, feature_weight
         self._shared: SharedForward | None = None
         self._compiled = Compiled()
+        self._left_by_teacher: dict[Any, Any] = {}  # on the modules; what the student leaves is no one's business
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile both passes, in one graph where they run on the same samples; takes `torch.compile`'s arguments.
@@ -177,12 +178,16 @@ class SelfDistillation(nn.Module):
             with torch.inference_mode(False), torch.no_grad():
                 return self.forward(x, y)
         deep, shallow = self._pair()
+        left = self.network.left
         with self._unchanged_on_error():
             x = _plain(x)
             shared = self._prepare(x)
             if self._compiled.asked or self.distil_share < 1:
                 (teacher, taught), (student, learnt) = self._apart(shared, deep, shallow, x)
+                after = left.values()
+                left.put(self._left_by_teacher)
                 super_net = self._super_loss(teacher, y)
+                left.put(after)
             else:
                 passes, super_net = {}, torch.zeros(())
                 args, kwargs = arguments(x)
@@ -190,8 +195,10 @@ class SelfDistillation(nn.Module):
                     passes[skip] = self.task.output(output), seen
                     if skip == deep:
                         super_net = self._super_loss(passes[skip][0], y)  # before the other pass, where it is first
+                        self._left_by_teacher = left.values()
                 (teacher, taught), (student, learnt) = passes[deep], passes[shallow]
             base_net, feature = self._base_losses(teacher, student, taught, learnt, y)
+            left.put(self._left_by_teacher)
             return self._losses(super_net, base_net, feature, teacher, student)
 
     def backward(self, x: Any, y: Tensor, backward: Callable[[Tensor], Any] = torch.Tensor.backward) -> Losses:
@@ -222,6 +229,7 @@ class SelfDistillation(nn.Module):
             output, seen = self._run(shared, deep, leaves, x, watch)
             teacher = self.task.output(output)
             super_net = self._super_loss(teacher, y)
+            left = self.network.left.values()
             taught = {path: feature.detach() for path, feature in seen.items()}
             backward(self._weights[0] * super_net)
             teacher = _detached(teacher)
@@ -234,6 +242,7 @@ class SelfDistillation(nn.Module):
             if common is not None and leaves is not None:
                 common.differentiate(leaves)
             hand_on(given, x)
+            self.network.left.put(left)
             feature = None if feature is None else feature.detach()
             return replace(losses, total=losses.total.detach(), base_net=base_net.detach(), features=feature)
 
@@ -317,6 +326,7 @@ class SelfDistillation(nn.Module):
         else:
             watch = self._watch()
             passes = [self._run(shared, deep, None, x, watch)]
+            self._left_by_teacher = self.network.left.values()
             passes.append(self._run(shared, shallow, None, self._distilled(x), watch))
         return [(self.task.output(output), seen) for output, seen in passes]
 
@@ -360,7 +370,7 @@ class SelfDistillation(nn.Module):
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_shared": None}
+        return {**super().__getstate__(), "_shared": None, "_left_by_teacher": {}}
 
 
 def _plain(x: Any) -> Any:
