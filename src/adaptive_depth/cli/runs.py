@@ -68,6 +68,17 @@ def open_model(target: str, arguments: Iterable[str] = (), **more: Any) -> "nn.M
     return create_model(target, **{**more, **parse_arguments(arguments)})
 
 
+def start_from(model: "nn.Module", weights: Path, entry: str | None) -> None:
+    """`load_weights`, and what there is to say of it."""
+    from ..weights import take_over
+
+    taken = take_over(model, weights, entry)
+    if taken.told:
+        typer.echo(taken.told, err=True)
+    if taken.stayed:
+        typer.echo(f"Not in {weights}, or of another shape, so as they were made: {', '.join(taken.stayed)}", err=True)
+
+
 def is_model_name(name: str) -> bool:
     """Would `create_model` know this name?"""
     import timm

@@ -25,6 +25,12 @@ Workers = Annotated[
     typer.Option(min=0, help="Processes that load images; none on a CPU, else 4, by default.", show_default=False),
 ]
 Root = Annotated[Path | None, typer.Option(help="Folder in which a named data set is stored.", show_default=False)]
+WeightsEntry = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Which weights of a file with several, such as state_dict_ema.", show_default=False
+    ),
+]
 _Data = Annotated[
     str | None,
     typer.Option(
@@ -73,8 +79,13 @@ def train(
     image_size: _Size = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from the library's trained weights.")] = False,
     weights: Annotated[
-        Path | None, typer.Option(help="Start from a .pth or safetensors file of the plain model.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Start from a file of the plain model (.pth, .ckpt, safetensors), or a folder with one.",
+            show_default=False,
+        ),
     ] = None,
+    weights_entry: WeightsEntry = None,
     model_kwargs: ModelKwargs = None,
     mandatory: Mandatory = None,
     group_size: GroupSize = None,
@@ -128,14 +139,16 @@ def train(
         raise typer.BadParameter("Missing argument 'MODEL': a timm name (resnet50), torchvision/NAME, or a --recipe")
     if chosen.data is None:
         raise typer.BadParameter("Missing option '--data': digits, torch/cifar10, ..., or a folder")
+    if weights_entry is not None and weights is None:
+        raise typer.BadParameter("--weights-entry names a part of a file of weights: add --weights FILE")
     if weights is not None and pretrained:
         raise typer.BadParameter("--weights and --pretrained are two places to start from: name one of them")
     runs.claim(output, overwrite=overwrite, resume=resume)
     place = runs.pick_device(device)
     result, history = _train(
         chosen, output, place, runs.pick_workers(workers, place), root=root, download=download, pretrained=pretrained,
-        weights=weights, mandatory=mandatory, group_size=group_size, resume=resume, track=track or (),
-        asked=tasks.Chosen(task, metric, metric_name),
+        weights=weights, weights_entry=weights_entry, mandatory=mandatory, group_size=group_size, resume=resume,
+        track=track or (), asked=tasks.Chosen(task, metric, metric_name),
     )  # fmt: skip
     if result:
         _report(result, history, json)
@@ -151,6 +164,7 @@ def _train(
     download: bool,
     pretrained: bool,
     weights: Path | None,
+    weights_entry: str | None,
     mandatory: str | None,
     group_size: int | None,
     resume: bool,
@@ -167,7 +181,6 @@ def _train(
     from ..training.interrupting import seeded
     from ..training.loop import train as fit
     from ..training.tracking import tracking
-    from ..weights import load_weights
 
     assert recipe.model is not None
     assert recipe.data is not None
@@ -177,8 +190,8 @@ def _train(
     with seeded(recipe.seed):
         arguments = {"num_classes": len(class_names(recipe.data, root=root, download=download)), **recipe.model_kwargs}
         plain = create_model(recipe.model, pretrained=pretrained, **arguments)
-        if weights is not None and (stayed := load_weights(plain, weights)):
-            typer.echo(f"Not in {weights}, or of another shape, so as they were made: {', '.join(stayed)}", err=True)
+        if weights is not None:
+            runs.start_from(plain, weights, weights_entry)
         size = recipe.eval_size or recipe.image_size
         config = configure(
             recipe.data,
