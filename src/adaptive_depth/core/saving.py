@@ -9,20 +9,23 @@ from torch import nn
 from ..errors import CheckpointError
 from ..files import write_atomically
 from ..hub.folder import RUN, WEIGHTS, describe, read_folder, write_tensors
+from ..wrapping import unwrapped
 from .network import AdaptiveNetwork, check_adapted
 
 
-def save(network: AdaptiveNetwork, folder: str | os.PathLike[str]) -> Path:
+def save(network: AdaptiveNetwork | nn.Module, folder: str | os.PathLike[str]) -> Path:
     """Write a network into a folder; what the folder held before is replaced in one step.
 
-    Stages, skip-aware norms, statistics per context and all weights are kept, each tensor once. A model that
-    `create_model`, timm or torchvision built by name is built again by `load`; any other must be given to it.
+    Stages, skip-aware norms, statistics per context and all weights are kept, each tensor once and in its precision;
+    of a network inside torch.compile or DDP, the network. A model that `create_model`, timm or torchvision built by
+    name is built again by `load`; any other must be given to it.
 
     Returns:
         The folder.
 
     Raises:
-        CheckpointError: the folder is a file, or cannot be written.
+        CheckpointError: the folder is a file, or cannot be written; a network that holds more than tensors and plain
+            values.
 
     Example:
         >>> import tempfile, timm, adaptive_depth as ad
@@ -32,7 +35,10 @@ def save(network: AdaptiveNetwork, folder: str | os.PathLike[str]) -> Path:
         >>> len(same.skips)
         16
     """
+    if isinstance(network, nn.Module) and isinstance(inside := unwrapped(network), AdaptiveNetwork):
+        network = inside
     check_adapted(network, "save", CheckpointError)
+    assert isinstance(network, AdaptiveNetwork)
     folder = Path(folder)
     description, tensors = describe(network)
     try:

@@ -89,7 +89,7 @@ def train(
         if name in changes:
             raise TrainingError(f"train takes no {name}=: pass task=, a criterion or a task of adaptive_depth.tasks")
     recipe = (recipe or Recipe()).changed(changes)
-    check(network, batches, recipe)
+    check(network, batches, recipe, kept=folder is not None)
     if resume and folder is None:
         raise TrainingError("resume=True without a folder: name the one that holds the checkpoints")
     folder = None if folder is None else Path(folder)
@@ -443,15 +443,15 @@ class _Run:
         if self.folder is None:
             return
         self.processes.average_statistics(self.network)
-        first, tensors, rest = self.processes.is_first, {}, {}
+        first, tensors, rest, extra = self.processes.is_first, {}, {}, {}
         if first or self.spread:  # to put together what is spread takes all processes, to keep it one
             numbers, rest = state.numbers_of(self.optimizer, keep=first)
-            tensors = state.tensors_of_module(self.network, "network.", keep=first)
+            tensors, extra = state.state_of_module(self.network, "network.", keep=first)
             tensors |= {f"optimizer.{name}": value for name, value in numbers.items()}
         if self.ema is not None:
             self.processes.average_statistics(self.ema.module)
             if first or self.spread:
-                tensors |= state.tensors_of_module(self.ema.module, "ema.", keep=first)
+                tensors |= state.state_of_module(self.ema.module, "ema.", keep=first)[0]
         facts = {
             "recipe": self.recipe.to_json(),
             "epoch": self.epoch,
@@ -466,6 +466,7 @@ class _Run:
             "random_at_start": self.processes.gather(self.at_start if self.batch else None),
             "history": [asdict(epoch) for epoch in self.history],
             "best": self.best,
+            "extra_state": extra,
         }
         if self.passes is not None:
             kept, facts["passes"] = zip(*self.processes.gather(self.passes.state()), strict=True)
@@ -500,9 +501,9 @@ class _Run:
                 f"{path} is of {there[0]} processes with epochs of {there[1]} batches, and there are {now[0]} with "
                 f"{now[1]} now: go on with the same data and number of processes"
             )
-        state.put_tensors(self.network, tensors, "network.")
+        state.put_state(self.network, tensors, "network.", facts.get("extra_state"))
         if self.ema is not None:
-            state.put_tensors(self.ema.module, tensors, "ema.")
+            state.put_state(self.ema.module, tensors, "ema.")
         own = {
             name.removeprefix("optimizer."): value for name, value in tensors.items() if name.startswith("optimizer.")
         }
