@@ -217,6 +217,27 @@ def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(train_arguments, tmp_path):
     assert int(kept.removeprefix("step-")) == int(found[1])
 
 
+@pytest.mark.slow
+def test_a_run_folder_has_one_writer_and_a_killed_one_blocks_nobody(call, train_arguments, tmp_path):
+    run = tmp_path / "run"
+    long = [*train_arguments[:-4], "--epochs=500", "--workers=1", "--set=checkpoint_every=1", *train_arguments[-4:]]
+    command = [sys.executable, "-m", "adaptive_depth", *long, f"--output={run}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("training: epoch 1 of 500")
+    for more in ([], ["--resume"], ["--overwrite"]):
+        status, _, err = call(*train_arguments, f"--output={run}", *more)
+        assert (status, err.count("\n")) == (2, 1)
+        assert f"{run} is being written by process {process.pid} on " in err
+    assert [*(run / "checkpoints").glob("step-*.json")]
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    (run / "checkpoints" / ".adaptive-depth-old.unfinished").mkdir()
+    status, _, err = call(*train_arguments, f"--output={run}", "--overwrite")
+    assert status == 0, err
+    assert [file.name for file in run.rglob(".*")] == []
+
+
 def test_another_process_that_ended_is_told_in_a_line(call, monkeypatch):
     def ends(*_):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:538] Connection closed by peer")
@@ -430,7 +451,7 @@ def test_a_full_disk_is_no_traceback(call, run, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device", "tradeoffs.json")
 
-    monkeypatch.setattr("adaptive_depth.files.temporary_file", full)
+    monkeypatch.setattr("adaptive_depth.files.draft", full)
     status, _, err = call("select", run)
     assert (status, err.count("\n")) == (2, 1)
     assert "tradeoffs.json cannot be written (No space left on device)" in err

@@ -4,6 +4,9 @@ import json
 import os
 import re
 import struct
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 import adaptive_depth as ad
 from adaptive_depth.core import saving
+from adaptive_depth.files import writing
 from adaptive_depth.hub import folder as folders
 from adaptive_depth.models import Source
 
@@ -466,6 +470,62 @@ def test_a_failure_while_saving_the_same_again(network, tmp_path: Path, monkeypa
     with pytest.raises(ad.CheckpointError, match="No space left"):
         ad.save(network, tmp_path)
     assert same(outputs(ad.load(tmp_path)), outputs(network))
+
+
+TWO = """
+import sys, torch, adaptive_depth as ad
+torch.set_num_threads(1)
+torch.manual_seed(int(sys.argv[2]))
+network = ad.adapt(ad.create_model("resnet18", num_classes=3, channels=(4, 4, 8, 8))).eval()
+print("ready", flush=True)
+input()
+for _ in range(40):
+    with torch.no_grad():
+        network.model.fc.bias.add_(1)
+    ad.save(network, sys.argv[1]) if sys.argv[3] == "save" else network.save_pretrained(sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["save", "save_pretrained"])
+def test_two_processes_that_save_at_once_leave_one_whole_network(tmp_path: Path, how: str) -> None:
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO, str(tmp_path / "x"), str(seed), how],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        ) for seed in (1, 2)
+    ]  # fmt: skip
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        process.communicate("\n")
+    assert [process.returncode for process in started] == [0, 0]
+    ad.AdaptiveNetwork.from_pretrained(tmp_path / "x")
+    names = {file.name for file in (tmp_path / "x").iterdir()}
+    expected = {"network.json", weights_of(tmp_path / "x").name} if how == "save" else None
+    assert names == (expected or {"config.json", "model.safetensors", "README.md"})
+
+
+def test_who_writes_the_folder_is_named(network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adaptive_depth.files._PATIENCE", 0)
+    ad.save(network, tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    errors: list[BaseException] = []
+
+    def save() -> None:
+        try:
+            ad.save(network, tmp_path)
+        except ad.CheckpointError as error:
+            errors.append(error)
+
+    with writing(tmp_path, "train", ad.CheckpointError):
+        thread = threading.Thread(target=save)
+        thread.start()
+        thread.join()
+    assert len(errors) == 1
+    assert f"is being written by process {os.getpid()} on" in str(errors[0])
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_a_folder_that_is_a_file(network, tmp_path: Path) -> None:

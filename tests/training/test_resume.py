@@ -381,6 +381,23 @@ def test_a_killed_process_goes_on_and_ends_with_the_same_weights(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_second_training_in_the_folder_is_refused_until_the_first_ends(nets, tmp_path):
+    process = start(tmp_path, "one")
+    wait_for(process, 2)
+    said = rf"one is being written by process {process.pid} on .* \(train, since .*\): wait until it is done"
+    for resume in (True, False):
+        with pytest.raises(ad.CheckpointError, match=said):
+            train(build(nets), loader(), **FAST, folder=tmp_path / "one", resume=resume)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    again = start(tmp_path, "one")
+    _, said = again.communicate()
+    assert again.returncode == 0, said
+    left = [file.name for file in (tmp_path / "one").iterdir() if not file.name.endswith((".json", ".safetensors"))]
+    assert left == []
+
+
+@pytest.mark.slow
 def test_sigterm_writes_a_checkpoint_and_ends(tmp_path):
     process = start(tmp_path, "asked")
     wait_for(process, 5)

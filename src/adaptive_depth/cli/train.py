@@ -143,13 +143,13 @@ def train(
         raise typer.BadParameter("--weights-entry names a part of a file of weights: add --weights FILE")
     if weights is not None and pretrained:
         raise typer.BadParameter("--weights and --pretrained are two places to start from: name one of them")
-    runs.claim(output, overwrite=overwrite, resume=resume)
-    place = runs.pick_device(device)
-    result, history = _train(
-        chosen, output, place, runs.pick_workers(workers, place), root=root, download=download, pretrained=pretrained,
-        weights=weights, weights_entry=weights_entry, mandatory=mandatory, group_size=group_size, resume=resume,
-        track=track or (), asked=tasks.Chosen(task, metric, metric_name),
-    )  # fmt: skip
+    with runs.claimed(output, overwrite=overwrite, resume=resume):
+        place = runs.pick_device(device)
+        result, history = _train(
+            chosen, output, place, runs.pick_workers(workers, place), root=root, download=download,
+            pretrained=pretrained, weights=weights, weights_entry=weights_entry, mandatory=mandatory,
+            group_size=group_size, resume=resume, track=track or (), asked=tasks.Chosen(task, metric, metric_name),
+        )  # fmt: skip
     if result:
         _report(result, history, json)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from ..errors import CheckpointError
-from ..files import write_atomically
+from ..files import write_atomically, writing
 from ..hub.folder import RUN, WEIGHTS, describe, read_folder, write_tensors
 from ..wrapping import unwrapped
 from .network import AdaptiveNetwork, check_adapted
@@ -24,8 +24,8 @@ def save(network: AdaptiveNetwork | nn.Module, folder: str | os.PathLike[str]) -
         The folder.
 
     Raises:
-        CheckpointError: the folder is a file, or cannot be written; a network that holds more than tensors and plain
-            values.
+        CheckpointError: the folder is a file, cannot be written, or is being written by another process; a network
+            that holds more than tensors and plain values.
 
     Example:
         >>> import tempfile, timm, adaptive_depth as ad
@@ -42,17 +42,17 @@ def save(network: AdaptiveNetwork | nn.Module, folder: str | os.PathLike[str]) -
     folder = Path(folder)
     description, tensors = describe(network)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        before = set(folder.glob(WEIGHTS))
-        weights = write_tensors(tensors, folder)
-        try:
-            write_atomically(folder / RUN, json.dumps(description | {"weights": weights}, indent=2).encode())
-        except BaseException:
-            if folder / weights not in before:
-                (folder / weights).unlink(missing_ok=True)
-            raise
-        for old in before - {folder / weights}:
-            old.unlink(missing_ok=True)
+        with writing(folder, "save", CheckpointError):
+            before = set(folder.glob(WEIGHTS))
+            weights = write_tensors(tensors, folder)
+            try:
+                write_atomically(folder / RUN, json.dumps(description | {"weights": weights}, indent=2).encode())
+            except BaseException:
+                if folder / weights not in before:
+                    (folder / weights).unlink(missing_ok=True)
+                raise
+            for old in before - {folder / weights}:
+                old.unlink(missing_ok=True)
     except OSError as error:
         raise CheckpointError(
             f"{folder} cannot be written ({error}): expected a folder with free space; what it held is still there"

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ..errors import AdaptiveDepthError, CheckpointError, DataError
-from ..files import move
+from ..files import drafts, move
 from ..models import WEIGHT_ARGUMENTS, Source, create_model, source_of
 from ..plan import Stages
 from ..preprocessing import Preprocessing
@@ -182,28 +181,23 @@ def _unique(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, s
 
 def write_tensors(tensors: dict[str, Tensor], folder: Path) -> str:
     """Put tensors into a new file of a folder in one step; its name tells its content."""
-    temporary, digest = temporary_tensors(tensors, folder)
-    name = f"weights-{digest[:16]}.safetensors"
-    move(temporary, folder / name)
+    with drafts(folder) as place:
+        digest = draft_tensors(tensors, place / "weights")
+        name = f"weights-{digest[:16]}.safetensors"
+        move(place / "weights", folder / name)
     return name
 
 
-def temporary_tensors(tensors: dict[str, Tensor], folder: Path) -> tuple[Path, str]:
-    """A new file of a folder with these tensors, complete on the disk, and the SHA-256 of its content."""
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".weights.")
-    os.close(handle)
+def draft_tensors(tensors: dict[str, Tensor], path: Path) -> str:
+    """Write a new file with these tensors, complete on the disk; returns the SHA-256 of its content."""
     try:
-        save_file(tensors, temporary, metadata={"format": "pt"})
-        with Path(temporary).open("rb+") as file:
+        save_file(tensors, path, metadata={"format": "pt"})
+        with path.open("rb+") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
     except safetensors.SafetensorError as error:
-        Path(temporary).unlink(missing_ok=True)
         raise OSError(str(error)) from error
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return Path(temporary), digest
+    return digest
 
 
 def read_description(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import copy
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from ..batches import device_of, on_device
 from ..core.distributed import Processes, whole
 from ..core.network import AdaptiveNetwork
 from ..errors import CheckpointError, DataError, TrainingError
+from ..files import writing
 from ..measure.evaluation import evaluate
 from ..modes import modes_restored_on_error
 from ..quality import TOP_1
@@ -77,7 +78,8 @@ def train(
     Raises:
         TrainingError: a recipe that is none, labels out of range, or a loss that is not finite.
         DataError: no batches, or batches without labels.
-        CheckpointError: a checkpoint that cannot be written, or that cannot be gone on from.
+        CheckpointError: a checkpoint that cannot be written, or that cannot be gone on from; a folder that another
+            training writes.
 
     Example:
         >>> import timm, torch, adaptive_depth as ad
@@ -103,6 +105,7 @@ def train(
         _try_metric(network, validation, learned)
     seed = None if recipe.seed is None else recipe.seed + Processes().index  # each process augments in its own way
     with (
+        _writing(folder),
         seeded(seed),
         stopping(folder is not None) as stop,
         prepared(network, recipe),
@@ -118,6 +121,20 @@ def train(
                 on_epoch(run.history[-1])
             run.save()
     return run.finish()
+
+
+@contextmanager
+def _writing(folder: Path | None) -> Iterator[None]:
+    """The folder of checkpoints is this training's alone; the first of its processes writes it."""
+    if folder is None or not Processes().is_first:
+        yield
+        return
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(writing(folder, "train", CheckpointError, patience=0))
+        except OSError as error:
+            raise CheckpointError(f"{folder} cannot be written ({error}): name another folder") from error
+        yield
 
 
 def _try_metric(network: AdaptiveNetwork, validation: Any, task: Task) -> None:
