@@ -507,6 +507,28 @@ def test_two_processes_that_save_at_once_leave_one_whole_network(tmp_path: Path,
     assert names == (expected or {"config.json", "model.safetensors", "README.md"})
 
 
+def test_a_save_in_the_middle_of_another_waits(network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one would delete the weights that the first one is about to name."""
+    other = ad.adapt(ad.create_model("resnet18", **ARGUMENTS)).eval()
+    real, started, go = saving.write_atomically, threading.Event(), threading.Event()
+
+    def slow(path: Path, content: bytes) -> None:
+        if not started.is_set():
+            started.set()
+            go.wait(1)
+        real(path, content)
+
+    monkeypatch.setattr(saving, "write_atomically", slow)
+    first = threading.Thread(target=ad.save, args=(network, tmp_path))
+    first.start()
+    started.wait()
+    ad.save(other, tmp_path)
+    go.set()
+    first.join()
+    assert same(ad.load(tmp_path).state_dict(), other.state_dict())
+    assert len([*tmp_path.iterdir()]) == 2
+
+
 def test_who_writes_the_folder_is_named(network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("adaptive_depth.files._PATIENCE", 0)
     ad.save(network, tmp_path)
