@@ -200,6 +200,47 @@ def test_weights_are_told_apart(call, train_arguments, tmp_path):
     assert (status, "two places to start from: name one of them" in err) == (2, True)
 
 
+def test_a_recipe_fetches_no_weights(call, train_arguments, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    for argument in ("pretrained: true", "weights_backbone: DEFAULT", "checkpoint_path: /somewhere"):
+        recipe.write_text(f"model_kwargs: {{{argument}}}\n")
+        status, _, err = call(*train_arguments, f"--recipe={recipe}", f"--output={tmp_path / 'b'}")
+        assert status == 2
+        assert (
+            f"the model's arguments name {argument.partition(':')[0]}, which fetches or reads weights: leave it" in err
+        )
+    assert not (tmp_path / "b").exists()
+
+
+def test_which_weights_of_a_file_is_told_and_chosen(call, train_arguments, tmp_path):
+    small = {"channels": [4, 4, 8, 8], "in_chans": 1, "stem_type": "deep", "stem_width": 2, "num_classes": 3}
+    one, other = (ad.create_model("resnet18", **small).state_dict() for _ in range(2))
+    file = tmp_path / "a.ckpt"
+    wrapped = {f"module.{name}": tensor for name, tensor in other.items()}
+    torch.save({"state_dict": one, "state_dict_ema": wrapped}, file)
+    base = [*train_arguments, "--epochs=1", "--lr=1e-9", f"--weights={file}"]
+    for name, state, more, said in (
+        ("a", one, [], f"{file}: took 'state_dict', not 'state_dict_ema:module' (entry= or --weights-entry)\n"),
+        (
+            "b",
+            other,
+            ["--weights-entry=state_dict_ema"],
+            f"{file}: took 'state_dict_ema:module'; left 'module.' out of",
+        ),
+    ):
+        status, _, err = call(*base, *more, f"--output={tmp_path / name}")
+        assert status == 0
+        assert said in err
+        torch.testing.assert_close(ad.load(tmp_path / name).model.fc.weight, state["fc.weight"])
+    for more, said in (
+        ([f"--weights={file}", "--weights-entry=x"], "expected 'state_dict' or 'state_dict_ema:module'"),
+        (["--weights-entry=x"], "--weights-entry names a part of a file of weights: add --weights FILE"),
+    ):
+        status, _, err = call(*train_arguments, *more, f"--output={tmp_path / 'c'}")
+        assert (status, err.count("\n")) == (2, 1)
+        assert said in err
+
+
 @pytest.mark.slow
 def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(train_arguments, tmp_path):
     command = [sys.executable, "-m", "adaptive_depth", *train_arguments, "--epochs=500", f"--output={tmp_path / 'run'}"]

@@ -1,5 +1,6 @@
 """adaptive-depth train: one training for every depth."""
 
+import sys
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import FetchError
 from . import runs, show, tasks
 from .reading import read_json
 from .stages import GroupSize, Json, Mandatory, ModelKwargs
@@ -70,7 +72,9 @@ def train(
     metric: tasks.MetricName = None,
     metric_name: tasks.QualityName = None,
     root: Root = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch a named data set into --root.")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a named data set (into --root); asks without.")
+    ] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Images a step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate; about 0.001 for adamw.")] = None,
@@ -120,6 +124,7 @@ def train(
 
     Example: adaptive-depth train resnet18 --data digits --epochs 10 --output runs/digits
     """
+    from ..models import WEIGHT_ARGUMENTS
     from ..training.recipe import Recipe, load_recipe
 
     if output is None:
@@ -139,6 +144,11 @@ def train(
         raise typer.BadParameter("Missing argument 'MODEL': a timm name (resnet50), torchvision/NAME, or a --recipe")
     if chosen.data is None:
         raise typer.BadParameter("Missing option '--data': digits, torch/cifar10, ..., or a folder")
+    if fetching := sorted(WEIGHT_ARGUMENTS & set(chosen.model_kwargs)):
+        raise typer.BadParameter(
+            f"the model's arguments name {', '.join(fetching)}, which fetches or reads weights: leave it out, and "
+            "start from --pretrained or --weights FILE"
+        )
     if weights_entry is not None and weights is None:
         raise typer.BadParameter("--weights-entry names a part of a file of weights: add --weights FILE")
     if weights is not None and pretrained:
@@ -174,7 +184,7 @@ def _train(
     import torch
 
     from ..core.distributed import Processes
-    from ..data import class_names, configure, create_loader
+    from ..data import configure, create_loader
     from ..models import create_model
     from ..quality import TOP_1
     from ..training.images import TrainingBatches
@@ -188,7 +198,8 @@ def _train(
     asked = replace(asked, classes=tasks.is_of_classes(task))
     quality = TOP_1 if task is None else task.quality
     with seeded(recipe.seed):
-        arguments = {"num_classes": len(class_names(recipe.data, root=root, download=download)), **recipe.model_kwargs}
+        classes = _classes(recipe.data, root, download)
+        arguments = {"num_classes": len(classes), **recipe.model_kwargs}
         plain = create_model(recipe.model, pretrained=pretrained, **arguments)
         if weights is not None:
             runs.start_from(plain, weights, weights_entry)
@@ -255,6 +266,20 @@ def _train(
     result |= {} if quality == TOP_1 else {"quality": asdict(quality)}
     show.write_json(output / runs.ACCURACY, result)
     return result, history
+
+
+def _classes(name: str, root: Path | None, download: bool) -> tuple[str, ...]:
+    """The classes of a set; one that is not on this machine is fetched where the user says so, now or by --download."""
+    from ..data import class_names
+
+    try:
+        return class_names(name, root=root, download=download)
+    except FetchError as error:
+        if download or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise
+        if not typer.confirm(f"{error}\nFetch {name!r} now{f' into {root}' * bool(root)}?", err=True):
+            raise
+    return class_names(name, root=root, download=True)
 
 
 def _where_it_resumes(folder: Path) -> str:
