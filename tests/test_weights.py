@@ -285,6 +285,13 @@ def test_a_folder_that_is_not_whole(tmp_path, unchanged):
     save_file({"a": torch.ones(1)}, tmp_path / "b.safetensors")
     with pytest.raises(ad.CheckpointError, match=r"holds several files, b.safetensors, model-0.safetensors: name the"):
         ad.load_weights(model, tmp_path)
+    save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors")
+    save_file({"a": torch.ones(1)}, tmp_path / "model_1.safetensors")
+    with pytest.raises(ad.CheckpointError, match=r"holds several files, b.safetensors, .*: name the one to read"):
+        ad.load_weights(model, tmp_path)
+    (tmp_path / "__0_0.distcp").write_text("")
+    with pytest.raises(ad.CheckpointError, match=r"spread over processes: put it together first, python -m torch"):
+        ad.load_weights(model, tmp_path)
     for file in tmp_path.iterdir():
         file.unlink()
     with pytest.raises(ad.CheckpointError, match=r"holds no weights; expected model\.safetensors"):

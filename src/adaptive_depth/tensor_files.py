@@ -121,11 +121,17 @@ def _weights_in(folder: Path) -> Path:
         CheckpointError: none, or several.
     """
     for name in (each for whole in _WHOLE for each in (whole, f"{whole}.index.json")):
-        if (folder / name).is_file():
+        more = [file.name for file in folder.glob(name.replace(".", "_[0-9]*.", 1))]  # of accelerate, a model each
+        if (folder / name).is_file() and not more:
             return folder / name
     found = sorted(file for file in folder.iterdir() if file.suffix in _ENDINGS and not file.name.startswith("."))
     if len(found) == 1:
         return found[0]
+    if any(folder.glob("*.distcp")):
+        raise CheckpointError(
+            f"{folder} holds a checkpoint that is spread over processes: put it together first, python -m "
+            f"torch.distributed.checkpoint.format_utils dcp_to_torch {folder} whole.pth"
+        )
     said = f"several files, {some([file.name for file in found])}: name the one to read" if found else "no weights"
     raise CheckpointError(f"{folder} holds {said}; expected {', '.join(_WHOLE)} or an index of such files")
 

@@ -224,6 +224,16 @@ def test_an_optimiser_keeps_the_precision_of_its_state():
     assert torch.equal(kept, momentum)
 
 
+def test_numbers_that_safetensors_has_no_kind_for(tmp_path):
+    tensors = {"a": torch.tensor([1 + 2j, 3.0], dtype=torch.complex128), "b": torch.ones(1), "c": torch.ones(2, 2)}
+    state.save_state(tmp_path, "step-1", tensors, {})
+    again, _ = state.load_state(tmp_path / "step-1.json")
+    assert {name: tensor.dtype for name, tensor in again.items()} == {
+        name: tensor.dtype for name, tensor in tensors.items()
+    }
+    assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
+
+
 class Counting(Dropping):
     """A block with an extra state."""
 

@@ -35,6 +35,11 @@ def save(network: AdaptiveNetwork | nn.Module, folder: str | os.PathLike[str]) -
         >>> len(same.skips)
         16
     """
+    if "_fsdp_wrapped_module" in getattr(network, "_modules", ()):
+        raise CheckpointError(
+            "save received a network that FSDP has spread over processes: load its whole state dict into the network "
+            "as it was before, and save that"
+        )
     if isinstance(network, nn.Module) and isinstance(inside := unwrapped(network), AdaptiveNetwork):
         network = inside
     check_adapted(network, "save", CheckpointError)

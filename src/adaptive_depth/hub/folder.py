@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -16,7 +16,6 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from ..errors import AdaptiveDepthError, CheckpointError, DataError
 from ..files import drafts, move
@@ -75,7 +74,7 @@ def describe(network: Kept, reader: str = "load") -> tuple[dict[str, Any], dict[
     check_shaped(network, "save received", CheckpointError)
     names = plain_names(network)
     state, extra = apart({names[name]: value for name, value in network.state_dict().items()})
-    _check_storable(state)
+    check_storable(state)
     tensors, ties = _unique(state)
     source = source_of(network.model, network.source)
     description = {
@@ -88,8 +87,7 @@ def describe(network: Kept, reader: str = "load") -> tuple[dict[str, Any], dict[
         "ties": ties,
         "preprocessing": None if network.preprocessing is None else network.preprocessing.to_json(),
     }
-    pairs = [name for name, tensor in tensors.items() if tensor.dtype is torch.complex128]  # no kind of safetensors
-    tensors |= {name: torch.view_as_real(tensors[name]).contiguous() for name in pairs}
+    pairs = as_pairs(tensors)
     passing = {names.get(name, name): _word(buffer.dtype) for name, buffer in _passing(network)}
     more = {"extra_state": extra, "complex128": pairs, "passing": passing}
     description |= {name: value for name, value in more.items() if value}
@@ -147,10 +145,7 @@ def read_folder(
         if not isinstance(first, str) or first not in tensors:
             raise CheckpointError(f"{file} ties {name!r} to {first!r}, which the weights do not have")
         tensors[name] = tensors[first]
-    for name in description.get("complex128", ()):
-        if name not in tensors or tensors[name].shape[-1:] != (2,):
-            raise CheckpointError(f"{file} speaks of complex numbers in {name!r}, which the weights do not have")
-        tensors[name] = torch.view_as_complex(tensors[name].double())
+    from_pairs(tensors, description.get("complex128") or (), file)
     _fill(network, together(tensors, description.get("extra_state") or {}), folder, reader)
     _cast_passing(network, description.get("passing") or {}, tensors)
     network.proven = description.get("proven", True) is True
@@ -177,6 +172,25 @@ def _unique(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, s
             kept = tensor.detach().cpu().contiguous()
             tensors[name] = kept if kept.untyped_storage().nbytes() == kept.nbytes else kept.clone()
     return tensors, ties
+
+
+def as_pairs(tensors: dict[str, Tensor]) -> list[str]:
+    """Make pairs of numbers of those that safetensors has no kind for; returns their names."""
+    names = [name for name, tensor in tensors.items() if tensor.dtype is torch.complex128]
+    tensors |= {name: torch.view_as_real(tensors[name]).contiguous() for name in names}
+    return names
+
+
+def from_pairs(tensors: dict[str, Tensor], names: Iterable[str], file: Path) -> None:
+    """The inverse of `as_pairs`.
+
+    Raises:
+        CheckpointError: names of tensors that are none or no pairs.
+    """
+    for name in names:
+        if name not in tensors or tensors[name].shape[-1:] != (2,):
+            raise CheckpointError(f"{file} speaks of complex numbers in {name!r}, which the weights do not have")
+        tensors[name] = torch.view_as_complex(tensors[name].double())
 
 
 def write_tensors(tensors: dict[str, Tensor], folder: Path) -> str:
@@ -340,12 +354,13 @@ def _word(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _check_storable(tensors: Mapping[str, Tensor]) -> None:
+def check_storable(tensors: Mapping[str, Tensor]) -> None:
+    """Raise a CheckpointError for the first tensor that safetensors cannot hold."""
     for name, tensor in tensors.items():
-        plain = type(tensor) in (Tensor, nn.Parameter) or isinstance(tensor, DTensor)
+        plain = type(tensor) in (Tensor, nn.Parameter)
         if not plain or tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
             kind = type(tensor).__name__ if not plain else f"{tensor.layout}, {tensor.dtype}, on {tensor.device}"
             raise CheckpointError(
                 f"{name} is no plain tensor ({kind}), which the file cannot hold: save the network before another "
-                "library quantises or prunes it, or make it plain (dequantize, to_dense)"
+                "library quantises, prunes or spreads it, or make it plain (dequantize, to_dense, full_tensor)"
             )

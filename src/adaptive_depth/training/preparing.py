@@ -16,6 +16,7 @@ from ..core.distributed import Processes, synchronised
 from ..core.network import AdaptiveNetwork
 from ..errors import DataError, TrainingError
 from ..hub.extra_state import apart
+from ..hub.folder import check_storable
 from ..wrapping import check_shaped, unwrapped
 from .recipe import Recipe
 from .steps import Loader
@@ -35,7 +36,7 @@ def check(network: nn.Module, batches: Loader, recipe: Recipe, *, kept: bool = F
     if extra and recipe.ema is not None:
         raise TrainingError(f"ema averages tensors, and {', '.join(extra[:3])} is none: leave ema out of the recipe")
     if kept:
-        apart(network.state_dict())  # what no checkpoint can hold is reported now
+        check_storable(apart(network.state_dict())[0])  # what no checkpoint can hold is reported now
     if not isinstance(batches, Sized):
         raise DataError(
             f"train received batches without a length ({type(batches).__name__}): pass a list or DataLoader"

@@ -19,7 +19,7 @@ from ..core.distributed import like, load_whole, whole
 from ..errors import CheckpointError
 from ..files import write_atomically
 from ..hub.extra_state import apart, together
-from ..hub.folder import read_tensors, write_tensors
+from ..hub.folder import as_pairs, from_pairs, read_tensors, write_tensors
 
 FORMAT, VERSION = "adaptive-depth training state", 2
 
@@ -39,8 +39,10 @@ def save_state(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Ma
     path = folder / f"{name}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = write_tensors(dict(tensors), folder)
-        content = {"format": FORMAT, "version": VERSION, "tensors": file, **facts}
+        kept = dict(tensors)
+        pairs = as_pairs(kept)
+        file = write_tensors(kept, folder)
+        content = {"format": FORMAT, "version": VERSION, "tensors": file, "complex128": pairs, **facts}
         write_atomically(path, json.dumps(content).encode())
     except OSError as error:
         raise CheckpointError(
@@ -60,7 +62,9 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         facts = json.loads(path.read_bytes())
         _check_format(path, facts)
-        return read_tensors(path.parent / str(facts["tensors"])), facts
+        tensors = read_tensors(path.parent / str(facts["tensors"]))
+        from_pairs(tensors, facts.get("complex128", ()), path)
+        return tensors, facts
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {mend}") from error
     except (OSError, ValueError, KeyError) as error:

@@ -116,7 +116,7 @@ def _offline(datasets: Any) -> Iterator[None]:
     """Both packages read their caches alone; they look at these constants at every request."""
     from huggingface_hub import constants
 
-    places = (datasets.config, constants)
+    places: tuple[Any, Any] = (datasets.config, constants)
     before = [place.HF_HUB_OFFLINE for place in places]
     try:
         for place in places:
