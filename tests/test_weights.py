@@ -206,6 +206,20 @@ def test_a_file_for_a_part_of_the_model_names_it(tmp_path, unchanged):
         ad.load_weights(network, tmp_path / "a.pth")
 
 
+def test_a_calibrated_network_inside_wrappers_says_how_it_loads(tmp_path, unchanged):
+    trained, network = (ad.adapt(small()).eval() for _ in range(2))
+    ad.calibrate(trained, [torch.randn(4, 3, 32, 32)])
+    torch.save(renamed(trained.state_dict(), "_orig_mod.module."), tmp_path / "a.pth")
+    with (
+        unchanged(network),
+        pytest.raises(ad.CheckpointError, match=r"it was calibrated: call network\.reset_statistics"),
+    ):
+        ad.load_weights(network, tmp_path / "a.pth")
+    network.reset_statistics(per_context=True)
+    assert ad.load_weights(network, tmp_path / "a.pth") == []
+    assert same(network, trained.state_dict())
+
+
 def test_codes_of_a_quantised_weight_are_no_weights(tmp_path):
     state = small().state_dict()
     torch.save({**state, "layer1.0.conv1.weight": torch.ones(4, 4, 3, 3, dtype=torch.int8)}, tmp_path / "a.pth")

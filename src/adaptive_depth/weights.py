@@ -212,6 +212,10 @@ def _of_another_model(path: Path, fit: _Fit, model: nn.Module, parts: list[Part]
         f"{path} is of another model: {fitting} of its {theirs} tensors fit the model's {ours} (missing or of another "
         f"shape: {some(fit.stayed)}; not in the model, or of another shape: {some(fit.unused)})"
     )
+    if not fit.stayed and any("statistics" in name.split(".") for name in fit.unused):
+        return (
+            f"{said}; it was calibrated: call network.reset_statistics(per_context=True) first, or save it with ad.save"
+        )
     within = next((name for name, child in model.named_children() if _fill_one(parts, child)), None)
     if within is None:
         return said
