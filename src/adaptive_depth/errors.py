@@ -21,6 +21,10 @@ class DataError(AdaptiveDepthError):
     """A data set that is missing, empty or does not fit the network."""
 
 
+class FetchError(DataError):
+    """A data set that is not on this machine, and is not fetched unasked."""
+
+
 class TrainingError(AdaptiveDepthError):
     """A training step that cannot go on: labels out of range, a loss that is not finite."""
 

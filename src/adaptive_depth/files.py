@@ -1,31 +1,64 @@
-"""Files that are written whole: whoever reads one sees the old or the new content."""
+"""Files that are written whole, and folders that one process writes at a time.
 
+Whoever reads a file sees the old or the new content. Drafts lie in a folder of their own beside it, which is locked by
+the process that writes them: the system gives the lock back when that process ends, however it ends, so what a killed
+one left can be told from what another one is writing.
+"""
+
+import json
 import os
+import shutil
+import socket
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
+
+from .errors import AdaptiveDepthError
+
+_DRAFTS = (".adaptive-depth-", ".unfinished")  # how the name of a folder of drafts begins and ends
+_LOCK = ".adaptive-depth.lock"
+_PATIENCE = 10.0  # seconds that a short write waits for another one
+_held = threading.local()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file in one step: it holds the old or the new content, whatever fails."""
-    move(temporary_file(path, content), path)
+    with drafts(path.parent) as folder:
+        move(draft(folder / path.name, content), path)
 
 
-def temporary_file(path: Path, content: bytes) -> Path:
-    """A new file beside `path`, complete on the disk: `move` puts it in its place."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+@contextmanager
+def drafts(folder: Path) -> Iterator[Path]:
+    """A new folder inside `folder` for files that are not finished; gone afterwards."""
+    from filelock import FileLock
+
+    while True:
+        place = Path(tempfile.mkdtemp(dir=folder, prefix=_DRAFTS[0], suffix=_DRAFTS[1]))
+        lock = FileLock(place / _LOCK)
+        with suppress(FileNotFoundError):  # taken for one that nobody writes, just now
+            lock.acquire()
+            break
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return Path(temporary)
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        lock.release()
+
+
+def draft(path: Path, content: bytes) -> Path:
+    """A new file, complete on the disk: `move` puts it in its place."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return path
 
 
 def move(temporary: Path, path: Path) -> None:
-    """Put a finished temporary file in its place, with the permissions that any other new file would have."""
+    """Put a finished draft in its place, with the permissions that any other new file would have."""
     try:
         umask = os.umask(0)
         os.umask(umask)
@@ -34,3 +67,87 @@ def move(temporary: Path, path: Path) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+# -- one process at a time --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def writing(
+    folder: Path, what: str, error: type[AdaptiveDepthError], *, patience: float | None = None
+) -> Iterator[None]:
+    """Inside, this thread alone writes a folder, which is made where it is missing; drafts of killed processes go.
+
+    Arguments:
+        folder: what is written; left as it is found where nothing was put into it.
+        what: this is, for the error of others.
+        error: to raise.
+        patience: seconds to wait for another one to finish; by default as long as a short write may take.
+
+    Raises:
+        error: another process, or thread, writes it; names it.
+        OSError: a place that cannot be written.
+    """
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with alone(folder / _LOCK, folder, what, error, patience=_PATIENCE if patience is None else patience):
+            yield
+    finally:
+        for place in new:
+            with suppress(OSError):  # something is in it
+                place.rmdir()
+
+
+@contextmanager
+def alone(
+    lock_file: Path, place: Path, what: str, error: type[AdaptiveDepthError], *, patience: float = 0.0
+) -> Iterator[None]:
+    """What `writing` does, for a place that another file locks: `lock_file` is there as long as somebody writes."""
+    from filelock import FileLock, Timeout
+
+    mine: set[tuple[int, Path]] = _held.__dict__.setdefault("places", set())
+    key = (os.getpid(), lock_file.resolve())
+    if key in mine:  # a step of a longer work, which holds it
+        yield
+        return
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=patience, poll_interval=0.05)
+    except Timeout as late:
+        raise error(
+            f"{place} is being written by {_holder(lock_file)}: wait until it is done, or name another place"
+        ) from late
+    mine.add(key)
+    try:
+        with suppress(OSError):  # Windows lets nobody write what is locked
+            me = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now().isoformat(" ", "seconds")}
+            lock_file.write_text(json.dumps({**me, "what": what}))
+        _remove_left_drafts(lock_file.parent)
+        yield
+    finally:
+        mine.discard(key)
+        with suppress(OSError):
+            os.unlink(lock_file)  # noqa: PTH108 - while it is locked: who waits for it looks whether it is still there
+        lock.release()
+
+
+def _holder(lock_file: Path) -> str:
+    try:
+        told = json.loads(lock_file.read_bytes())
+        return f"process {told['pid']} on {told['host']} ({told['what']}, since {told['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _remove_left_drafts(folder: Path) -> None:
+    """Remove what killed processes left, and nothing that a live one is writing."""
+    from filelock import FileLock, Timeout
+
+    for place in folder.glob(f"{_DRAFTS[0]}*{_DRAFTS[1]}"):
+        with suppress(OSError, Timeout):
+            if not (place / _LOCK).exists():
+                place.rmdir()  # fails, and rightly so, where there is something in it
+                continue
+            with FileLock(place / _LOCK).acquire(timeout=0):
+                shutil.rmtree(place, ignore_errors=True)

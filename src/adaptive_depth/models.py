@@ -14,6 +14,7 @@ import torchvision
 from torch import nn
 
 from .errors import ModelError, one_line
+from .wrapping import plain_names
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,10 @@ def source_of(model: nn.Module, remembered: Source | None = None) -> Source | No
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:
     """Of all tensors: they tell a model whose head was replaced, or that takes images of another size."""
-    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+    names = plain_names(model)
+    return {
+        names[name]: tensor.shape for name, tensor in model.state_dict().items() if isinstance(tensor, torch.Tensor)
+    }
 
 
 def _candidates(model: nn.Module) -> list[Source]:

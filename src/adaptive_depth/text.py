@@ -23,3 +23,13 @@ def table(columns: Iterable[tuple[str, str, Sequence[str]]]) -> list[str]:
 def or_dash(value: float | None, digits: int = 2) -> str:
     """The number, or a dash for one that is not there."""
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def printable(text: str) -> str:
+    """A name of the user's in one line: what cannot be shown, and no font or XML takes, is a space.
+
+    Example:
+        >>> printable("a\\nb\\x07\\ud800c é")
+        'a b  c é'
+    """
+    return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -1,68 +1,258 @@
-"""Weights in files of others: read without unpickling anything but tensors."""
+"""Weights in files of others, under whatever names they have there."""
 
+import logging
 import os
-import pickle
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .errors import CheckpointError
+from .tensor_files import Ignored, Part, is_extra, more_than_tensors, read_parts, some
+from .wrapping import COMPILED, check_shaped, unwrapped, without
 
+_LOGGER = logging.getLogger(__name__)
 _STRANGE = 0.1  # the largest part of tensors that may find no place: a head for other classes, say
+_AVERAGED = {"ema", "swa", "avg", "averaged", "average", "shadow"}
 
 
-class _Ignored:
-    """Takes the place of a training script's options, which are no tensors and are not wanted."""
-
-    def __setstate__(self, _: Any) -> None:
-        pass
+# -- whose it is ------------------------------------------------------------------------------------------------
 
 
-def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The state dict in a `.pth` or safetensors file: alone, or under `"model"` or `"state_dict"`.
+@dataclass(frozen=True)
+class _Fit:
+    """A state dict of a file as a model's.
 
-    Raises:
-        CheckpointError: a file that cannot be read, that holds other things, or that could run code.
+    Attributes:
+        entry: as of its `Part`.
+        prefix: before every name; empty where there is none.
+        parts: left out between the dots of names.
+        state: what fits, by the model's names.
+        stayed: names of the model that it has nothing for.
+        unused: names of the file that the model has no place for.
+        others: names of the file that do not begin with the prefix.
+        unreadable: names of the model for which the file has an object that is no plain tensor.
     """
-    path = Path(path)
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
+
+    entry: str
+    prefix: str
+    parts: tuple[str, ...]
+    state: Mapping[str, Any]
+    stayed: list[str]
+    unused: list[str]
+    others: list[str]
+    unreadable: list[str]
+
+    @property
+    def label(self) -> str:
+        """What chooses it."""
+        return f"{self.entry}:{self.prefix}" if self.entry and self.prefix else self.entry or self.prefix or "the rest"
+
+    @property
+    def share(self) -> float:
+        """The largest part of tensors that found no place."""
+        return max(
+            len(self.stayed) / max(1, len(self.stayed) + len(self.state)),
+            len(self.unused) / max(1, len(self.unused) + len(self.state)),
+        )
+
+    @property
+    def is_averaged(self) -> bool:
+        return _averages(self.label)
+
+    def is_same(self, other: "_Fit") -> bool:
+        return self.state.keys() == other.state.keys() and all(
+            isinstance(value, Tensor) and torch.equal(value, other.state[name]) for name, value in self.state.items()
+        )
+
+
+def _fits(part: Part, own: Mapping[str, Any]) -> list[_Fit]:
+    """Every way to read a state dict as a model's: with each prefix under which most of its names are found.
+
+    What wrappers put between the dots of names (`_orig_mod`; then DDP's `module`, which may be a name of the model's)
+    is left out, in the file and in the model, only where names do not fit as they are.
+    """
+    tried: list[_Fit] = []
+    for parts in ((), COMPILED, (*COMPILED, "module")):
+        mine = {without(name, parts): name for name in own}
+        theirs = {without(name, parts): name for name in part.state}
+        if len(mine) < len(own) or len(theirs) < len(part.state):  # two names would become one
+            continue
+        found = [_fit(part, own, mine, theirs, prefix, inner) for prefix, inner in _prefixes(mine, theirs)]
+        inside = tuple(word for word in parts if any(word in name.split(".") for name in part.state))
+        found = [replace(fit, parts=inside) for fit in found]
+        tried += found
+        if any(fit.share <= _STRANGE for fit in found):
+            return [fit for fit in found if fit.share <= _STRANGE]
+    return tried
+
+
+def _prefixes(mine: Mapping[str, str], theirs: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
+    """The prefixes to try, each with the longer ones, whose names are not its own."""
+    counts: Counter[str] = Counter()
+    for name in theirs:
+        parts = name.split(".")
+        for place in range(len(parts)):
+            if ".".join(parts[place:]) in mine:
+                counts["".join(f"{part}." for part in parts[:place])] += 1
+    likely = [prefix for prefix, count in counts.items() if count >= len(mine) / 2]
+    for prefix in dict.fromkeys(["", *likely]):
+        yield prefix, [other for other in likely if other != prefix and other.startswith(prefix)]
+
+
+def _fit(
+    part: Part,
+    own: Mapping[str, Any],
+    mine: Mapping[str, str],
+    theirs: Mapping[str, str],
+    prefix: str,
+    inner: list[str],
+) -> _Fit:
+    state, unused, others, unreadable = {}, [], [], []
+    for name, original in theirs.items():
+        value, place = part.state[original], mine.get(name.removeprefix(prefix))
+        if not name.startswith(prefix) or any(name.startswith(each) for each in inner):
+            others.append(original)
+        elif place is not None and _has_place(value, own[place], original):
+            state[place] = value
         else:
-            with torch.serialization.safe_globals([(_Ignored, "argparse.Namespace")]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than tensors (a whole model, say), which is not read because it could run code: save "
-            "its state dict alone, torch.save(model.state_dict(), ...)"
-        ) from error
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({_first_line(error)}): expected a .pth or safetensors file"
-        ) from error
-    for wrapper in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not content or not all(isinstance(each, Tensor) for each in content.values()):
-        raise CheckpointError(f"{path} holds no state dict: expected names and tensors, alone or under 'model'")
-    return {str(key).removeprefix("module."): tensor for key, tensor in content.items()}
+            unused.append(original)
+            unreadable += [place] * (place is not None and isinstance(value, Ignored))
+    filled = {id(own[name]) for name in state if isinstance(own[name], Tensor)}  # tied names may stand once
+    stayed = [name for name, tensor in own.items() if name not in state and id(tensor) not in filled]
+    return _Fit(part.entry, prefix.rstrip("."), (), state, stayed, unused, others, unreadable)
 
 
-def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> list[str]:
+def _has_place(value: Any, own: Any, name: str) -> bool:
+    """Same shape, and numbers of the same kind: codes of a quantised weight are no weights."""
+    if not isinstance(value, Tensor) or not isinstance(own, Tensor):
+        return (
+            is_extra(name) and not isinstance(value, Ignored) and isinstance(value, Tensor) == isinstance(own, Tensor)
+        )
+    if is_extra(name):
+        return True
+    return value.shape == own.shape and (_kind(value) == _kind(own) or not value.ndim)
+
+
+def _kind(tensor: Tensor) -> tuple[bool, ...]:
+    return tensor.is_complex(), tensor.is_floating_point(), tensor.is_quantized, tensor.dtype is torch.bool
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What `take_over` did.
+
+    Attributes:
+        stayed: names of the model that the file had nothing for.
+        told: one line on what was chosen in the file and left out of its names; empty where nothing was.
+    """
+
+    stayed: list[str]
+    told: str
+
+
+def take_over(model: nn.Module, path: str | os.PathLike[str], entry: str | None = None) -> Taken:
+    """What `load_weights` does, with what it has to say; arguments and errors are the same."""
+    path, model = Path(path), unwrapped(model)
+    check_shaped(model, "load_weights received", CheckpointError)
+    own = model.state_dict(keep_vars=True)
+    parts = read_parts(path)
+    tried = [fit for part in parts for fit in _fits(part, own)]
+    fitting = [fit for fit in tried if fit.share <= _STRANGE]
+    if entry is not None:
+        named = [fit for fit in tried if entry in (fit.label, fit.entry, fit.prefix)]
+        if not named:
+            choices = list(dict.fromkeys(fit.label for fit in fitting or tried))
+            raise CheckpointError(f"entry={entry!r}: {path} has none of that name; expected {_all(choices, 'or')}")
+        tried, fitting = named, [fit for fit in named if fit in fitting]
+    if not fitting:
+        raise CheckpointError(_of_another_model(path, max(tried, key=lambda fit: len(fit.state)), model, parts))
+    fit, rivals = _chosen(path, fitting)
+    if fit.unreadable:
+        raise CheckpointError(
+            f"{path} holds {some(fit.unreadable)} as objects that are no plain tensors, which are not read because "
+            "they could run code: save a state dict of plain tensors"
+        )
+    model.load_state_dict(dict(fit.state), strict=False)
+    return Taken(fit.stayed, _told(path, fit, rivals))
+
+
+def _chosen(path: Path, fitting: list[_Fit]) -> tuple[_Fit, list[_Fit]]:
+    """The weights that were trained, rather than averages of them; and what else fits."""
+    trained = [fit for fit in fitting if not fit.is_averaged] or fitting
+    first, *more = trained
+    if not all(first.is_same(other) for other in more):
+        raise CheckpointError(
+            f"{path} holds several weights that fit the model, {_all([fit.label for fit in trained])}: choose "
+            f"one, such as entry={first.label!r} (--weights-entry)"
+        )
+    return first, [fit for fit in fitting if fit not in trained]
+
+
+def _told(path: Path, fit: _Fit, rivals: list[_Fit]) -> str:
+    said = []
+    if fit.entry or rivals:
+        others = f", not {_all([rival.label for rival in rivals])} (entry= or --weights-entry)" if rivals else ""
+        said.append(f"took {fit.label!r}{others}")
+    if left := [f"{fit.prefix}."] * bool(fit.prefix) + [*fit.parts]:
+        said.append(f"left {_all(left)} out of the names")
+    if fit.others and not rivals:
+        said.append(f"left out {len(fit.others)} more tensors ({some(fit.others)})")
+    return f"{path}: {'; '.join(said)}" if said else ""
+
+
+def _of_another_model(path: Path, fit: _Fit, model: nn.Module, parts: list[Part]) -> str:
+    fitting, theirs, ours = (len(fit.state) + more for more in (0, len(fit.unused), len(fit.stayed)))
+    said = (
+        f"{path} is of another model: {fitting} of its {theirs} tensors fit the model's {ours} (missing or of another "
+        f"shape: {some(fit.stayed)}; not in the model, or of another shape: {some(fit.unused)})"
+    )
+    if not fit.stayed and any("statistics" in name.split(".") for name in fit.unused):
+        return (
+            f"{said}; it was calibrated: call network.reset_statistics(per_context=True) first, or save it with ad.save"
+        )
+    within = next((name for name, child in model.named_children() if _fill_one(parts, child)), None)
+    if within is None:
+        return said
+    adapted = "skip_norms" in dict(model.named_children())
+    mend = "load them before adapt, into the plain model" if adapted else f"load them into model.{within}"
+    return f"{said}; they fit a part of the model, {within!r}: {mend}"
+
+
+def _fill_one(parts: list[Part], child: nn.Module) -> bool:
+    own = child.state_dict(keep_vars=True)
+    return bool(own) and any(fit.share <= _STRANGE for part in parts for fit in _fits(part, own) if not fit.prefix)
+
+
+# -- for users --------------------------------------------------------------------------------------------------
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike[str], *, entry: str | None = None) -> list[str]:
     """Start a model from weights that were trained for another number of classes, say.
 
-    Tensors of the same name and shape are taken over; those of another shape (a head for other classes) stay as they
-    are in `model`.
+    Tensors of the same name, shape and kind of numbers are taken over, in the precision that the model has; those of
+    another shape (a head for other classes) stay as they are in `model`. What wrappers put before and into names
+    (`module.`, `_orig_mod.`, the attribute of a LightningModule) is left out where the names fit then. What was chosen
+    and left out is logged in one line.
+
+    Arguments:
+        model: a plain model, or one inside torch.compile or DDP.
+        path: a `.pth`, `.ckpt`, `.bin` or safetensors file, an index of such files, or a folder that transformers or
+            accelerate wrote. Nothing but tensors is unpickled.
+        entry: which weights of a file with several, such as `"state_dict_ema"`; by default those that were trained,
+            not averages of them.
 
     Returns:
         The names that stayed.
 
     Raises:
-        CheckpointError: a file that cannot be read, or that is of another model: more than a tenth of the model's
-            tensors, or of the file's, find no place.
+        CheckpointError: a file that cannot be read; several weights that fit; or weights of another model: more than a
+            tenth of the model's tensors, or of the file's, find no place.
 
     Example:
         >>> import tempfile, torch, adaptive_depth as ad
@@ -71,22 +261,43 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> list[str]:
         ...     load_weights(ad.create_model("resnet18", num_classes=5), f"{folder}/a.pth")
         ['fc.weight', 'fc.bias']
     """
-    theirs, ours = read_state_dict(path), model.state_dict()
-    fitting = {name: tensor for name, tensor in theirs.items() if name in ours and ours[name].shape == tensor.shape}
-    stayed = [name for name in ours if name not in fitting]
-    unused = [name for name in theirs if name not in fitting]
-    if max(len(stayed) / len(ours), len(unused) / len(theirs)) > _STRANGE:
+    taken = take_over(model, path, entry)
+    if taken.told:
+        _LOGGER.warning(taken.told)
+    return taken.stayed
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The one state dict in a file or folder, with plain names: what wrappers put before and into them is left out.
+
+    Raises:
+        CheckpointError: a file that cannot be read, that holds other things or several state dicts, or that could run
+            code.
+    """
+    path = Path(path)
+    parts = read_parts(path)
+    large = [part for part in parts if 2 * len(part.state) > max(len(each.state) for each in parts)]
+    trained = [part for part in large if not _averages(part.entry)] or large
+    if len(trained) > 1:
         raise CheckpointError(
-            f"{path} is of another model: {len(fitting)} of its {len(theirs)} tensors fit the model's {len(ours)} "
-            f"(missing or of another shape: {_some(stayed)}; not in the model, or of another shape: {_some(unused)})"
+            f"{path} holds several state dicts, {_all([part.entry for part in trained])}: save the one to read alone"
         )
-    model.load_state_dict(fitting, strict=False)
-    return stayed
+    if strange := [name for name, value in trained[0].state.items() if not isinstance(value, Tensor)]:
+        raise CheckpointError(more_than_tensors(path, strange))
+    if len(large) > 1:
+        others = _all([part.entry for part in large if part is not trained[0]])
+        _LOGGER.warning(f"{path}: took the entry {trained[0].entry!r}, the weights that were trained, not {others}")
+    state = {without(name, COMPILED): value for name, value in trained[0].state.items()}
+    while (first := {name.partition(".")[0] for name in state}) <= {"module"} or first <= {"model"}:
+        state = {name.partition(".")[2]: value for name, value in state.items()}
+    return state
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
+def _averages(label: str) -> bool:
+    """Does a name speak of averaged weights?"""
+    return any(word.lower() in _AVERAGED for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", label))
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+def _all(names: list[str], joined: str = "and") -> str:
+    *first, last = [repr(name) for name in names]
+    return f"{', '.join(first)} {joined} {last}" if first else last

@@ -200,6 +200,47 @@ def test_weights_are_told_apart(call, train_arguments, tmp_path):
     assert (status, "two places to start from: name one of them" in err) == (2, True)
 
 
+def test_a_recipe_fetches_no_weights(call, train_arguments, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    for argument in ("pretrained: true", "weights_backbone: DEFAULT", "checkpoint_path: /somewhere"):
+        recipe.write_text(f"model_kwargs: {{{argument}}}\n")
+        status, _, err = call(*train_arguments, f"--recipe={recipe}", f"--output={tmp_path / 'b'}")
+        assert status == 2
+        assert (
+            f"the model's arguments name {argument.partition(':')[0]}, which fetches or reads weights: leave it" in err
+        )
+    assert not (tmp_path / "b").exists()
+
+
+def test_which_weights_of_a_file_is_told_and_chosen(call, train_arguments, tmp_path):
+    small = {"channels": [4, 4, 8, 8], "in_chans": 1, "stem_type": "deep", "stem_width": 2, "num_classes": 3}
+    one, other = (ad.create_model("resnet18", **small).state_dict() for _ in range(2))
+    file = tmp_path / "a.ckpt"
+    wrapped = {f"module.{name}": tensor for name, tensor in other.items()}
+    torch.save({"state_dict": one, "state_dict_ema": wrapped}, file)
+    base = [*train_arguments, "--epochs=1", "--lr=1e-9", f"--weights={file}"]
+    for name, state, more, said in (
+        ("a", one, [], f"{file}: took 'state_dict', not 'state_dict_ema:module' (entry= or --weights-entry)\n"),
+        (
+            "b",
+            other,
+            ["--weights-entry=state_dict_ema"],
+            f"{file}: took 'state_dict_ema:module'; left 'module.' out of",
+        ),
+    ):
+        status, _, err = call(*base, *more, f"--output={tmp_path / name}")
+        assert status == 0
+        assert said in err
+        torch.testing.assert_close(ad.load(tmp_path / name).model.fc.weight, state["fc.weight"])
+    for more, said in (
+        ([f"--weights={file}", "--weights-entry=x"], "expected 'state_dict' or 'state_dict_ema:module'"),
+        (["--weights-entry=x"], "--weights-entry names a part of a file of weights: add --weights FILE"),
+    ):
+        status, _, err = call(*train_arguments, *more, f"--output={tmp_path / 'c'}")
+        assert (status, err.count("\n")) == (2, 1)
+        assert said in err
+
+
 @pytest.mark.slow
 def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(train_arguments, tmp_path):
     command = [sys.executable, "-m", "adaptive_depth", *train_arguments, "--epochs=500", f"--output={tmp_path / 'run'}"]
@@ -215,6 +256,27 @@ def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(train_arguments, tmp_path):
     assert "Traceback" not in said
     kept = max((tmp_path / "run" / "checkpoints").glob("step-*.json")).stem
     assert int(kept.removeprefix("step-")) == int(found[1])
+
+
+@pytest.mark.slow
+def test_a_run_folder_has_one_writer_and_a_killed_one_blocks_nobody(call, train_arguments, tmp_path):
+    run = tmp_path / "run"
+    long = [*train_arguments[:-4], "--epochs=500", "--workers=1", "--set=checkpoint_every=1", *train_arguments[-4:]]
+    command = [sys.executable, "-m", "adaptive_depth", *long, f"--output={run}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("training: epoch 1 of 500")
+    for more in ([], ["--resume"], ["--overwrite"]):
+        status, _, err = call(*train_arguments, f"--output={run}", *more)
+        assert (status, err.count("\n")) == (2, 1)
+        assert f"{run} is being written by process {process.pid} on " in err
+    assert [*(run / "checkpoints").glob("step-*.json")]
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    (run / "checkpoints" / ".adaptive-depth-old.unfinished").mkdir()
+    status, _, err = call(*train_arguments, f"--output={run}", "--overwrite")
+    assert status == 0, err
+    assert [file.name for file in run.rglob(".*")] == []
 
 
 def test_another_process_that_ended_is_told_in_a_line(call, monkeypatch):
@@ -430,7 +492,7 @@ def test_a_full_disk_is_no_traceback(call, run, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device", "tradeoffs.json")
 
-    monkeypatch.setattr("adaptive_depth.files.temporary_file", full)
+    monkeypatch.setattr("adaptive_depth.files.draft", full)
     status, _, err = call("select", run)
     assert (status, err.count("\n")) == (2, 1)
     assert "tradeoffs.json cannot be written (No space left on device)" in err

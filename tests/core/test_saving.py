@@ -4,6 +4,9 @@ import json
 import os
 import re
 import struct
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 import adaptive_depth as ad
 from adaptive_depth.core import saving
+from adaptive_depth.files import writing
 from adaptive_depth.hub import folder as folders
 from adaptive_depth.models import Source
 
@@ -182,6 +186,206 @@ def test_files_are_as_readable_as_any_other(network, tmp_path: Path) -> None:
     assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o644}
 
 
+# -- precisions -----------------------------------------------------------------------------------------------------
+
+
+class Mixed(nn.Module):
+    """Tensors of every kind that a model may hold, in blocks of a chain."""
+
+    KINDS = (torch.float16, torch.float64, torch.complex64, torch.complex128, torch.int8, torch.uint8, torch.bool)
+
+    def __init__(self, nets) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.blocks = nn.Sequential(*(nets.Residual() for _ in range(4)))
+        for kind in self.KINDS:
+            self.register_buffer(str(kind).replace(".", "_"), torch.tensor([0, 1, 0], dtype=kind))
+        self.codes = nn.Parameter(torch.ones(2, dtype=torch.int8), requires_grad=False)
+        self.register_buffer("table", torch.arange(3) / 3, persistent=False)
+        self.register_buffer("rates", torch.arange(3) / 3, persistent=False)
+        self.tied = self.stem.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(self.norm(self.stem(x)))
+
+
+def precisions(module: nn.Module) -> dict[str, torch.dtype]:
+    return {name: tensor.dtype for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
+
+
+@pytest.mark.parametrize("reader", ["load", "from_pretrained"])
+def test_every_tensor_comes_back_in_its_own_precision(nets, tmp_path: Path, reader: str) -> None:
+    model = Mixed(nets)
+    for module in (model.stem, *model.blocks):
+        module.bfloat16()
+    model.blocks[0].norm.float()
+    model.blocks[1].norm.double()
+    model.rates.data = model.rates.bfloat16()
+    network = ad.adapt(model, [ad.Stage(("blocks.0", "blocks.1"), ("blocks.2", "blocks.3"))]).eval()
+    if reader == "load":
+        again = ad.load(ad.save(network, tmp_path), model=Mixed(nets))
+    else:
+        network.save_pretrained(tmp_path)
+        again = ad.AdaptiveNetwork.from_pretrained(tmp_path, model=Mixed(nets))
+    assert len(set(precisions(network).values())) == 10
+    assert precisions(again) == precisions(network)
+    assert same(again.state_dict(), network.state_dict())
+    assert again.model.tied is again.model.stem.weight
+
+
+def test_a_model_built_by_name_has_every_precision_too(tmp_path: Path) -> None:
+    model = ad.create_model("resnet18", **ARGUMENTS).half()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.float()
+    network = ad.adapt(model).eval()
+    again = ad.load(ad.save(network, tmp_path))
+    assert again.model.conv1.weight.dtype is torch.float16
+    assert precisions(again) == precisions(network)
+    assert same(again.state_dict(), network.state_dict())
+
+
+def test_buffers_that_no_file_holds_follow_an_older_file(nets, tmp_path: Path) -> None:
+    model = nets.Chain(*(nets.Residual() for _ in range(4))).bfloat16()
+    network = ad.adapt(model, nets.chain_stages()).eval()
+    ad.save(network, tmp_path)
+    model = nets.Chain(*(nets.Residual() for _ in range(4)))
+    model.register_buffer("table", torch.ones(2), persistent=False)
+    assert ad.load(tmp_path, model=model).model.table.dtype is torch.bfloat16
+
+
+# -- wrappers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, lambda n: nn.DataParallel(torch.compile(n))])
+def test_a_wrapped_network_is_saved_as_itself(network, tmp_path: Path, wrap: Callable) -> None:
+    again = ad.load(ad.save(wrap(network), tmp_path))
+    assert same(again.state_dict(), network.state_dict())
+    other = ad.load(tmp_path, model=wrap(ad.create_model("resnet18", **ARGUMENTS)))
+    assert type(other.model) is type(network.model)
+    assert same(other.state_dict(), network.state_dict())
+
+
+def test_parts_that_were_compiled_later_have_their_plain_names(network, tmp_path: Path) -> None:
+    expected = dict(network.state_dict())
+    fingerprint = network.fingerprint
+    network.model.layer1 = torch.compile(network.model.layer1)
+    assert network.fingerprint == fingerprint
+    assert same(ad.load(ad.save(network, tmp_path)).state_dict(), expected)
+
+
+def test_a_wrapped_network_is_no_plain_one_elsewhere(network) -> None:
+    with pytest.raises(ad.AdaptiveDepthError, match="a OptimizedModule: it holds an adapted network, give that itself"):
+        ad.evaluate(torch.compile(network), [(X, torch.tensor([0, 1]))])
+    with pytest.raises(ad.TrainingError, match="inside a OptimizedModule, of which it would train one depth only"):
+        ad.train(torch.compile(network), [(X, torch.tensor([0, 1]))])
+
+
+# -- more than tensors ----------------------------------------------------------------------------------------------
+
+
+class Scaled(nn.Conv2d):
+    """A layer with an extra state, as those of quantisers are."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 8, 3, padding=1)
+        self.scale: object = None
+
+    def get_extra_state(self) -> object:
+        return self.scale
+
+    def set_extra_state(self, state: object) -> None:
+        self.scale = state
+
+
+def scaled(nets, *scales: object) -> nn.Module:
+    model = nets.Chain(*(nets.Residual() for _ in range(4)))
+    for block, scale in zip(model.blocks, scales, strict=True):
+        block.conv = Scaled()
+        block.conv.scale = scale
+    return model
+
+
+SCALES = (
+    None,
+    torch.tensor([1.0, 2.0], dtype=torch.bfloat16),
+    {"amax": torch.ones(2), "axes": (0, [1, "x"]), "on": True, "more": {"a": (torch.zeros(1), torch.ones(1))}},
+    3,
+)
+
+
+def equal(one: object, other: object) -> bool:
+    leaves, spec = torch.utils._pytree.tree_flatten(one)
+    more, other_spec = torch.utils._pytree.tree_flatten(other)
+    return spec == other_spec and all(
+        torch.equal(a, b) and a.dtype == b.dtype if isinstance(a, Tensor) else a == b and type(a) is type(b)
+        for a, b in zip(leaves, more, strict=True)
+    )
+
+
+@pytest.mark.parametrize("reader", ["load", "from_pretrained"])
+def test_the_extra_state_of_modules_comes_back(nets, tmp_path: Path, reader: str) -> None:
+    network = ad.adapt(scaled(nets, *SCALES), nets.chain_stages()).eval()
+    if reader == "load":
+        again = ad.load(ad.save(network, tmp_path), model=scaled(nets, *([None] * 4)))
+    else:
+        network.save_pretrained(tmp_path)
+        again = ad.AdaptiveNetwork.from_pretrained(tmp_path, model=scaled(nets, *([None] * 4)))
+    assert equal([block.conv.scale for block in again.model.blocks], list(SCALES))
+
+
+@pytest.mark.parametrize("scale", [{1, 2}, {1: 2.0}, torch.float16, Path("x"), {"a": [object()]}])
+def test_what_cannot_be_kept_without_running_code_is_refused(nets, tmp_path: Path, scale: object) -> None:
+    network = ad.adapt(scaled(nets, scale, None, None, None), nets.chain_stages()).eval()
+    said = r"model.blocks.0.conv._extra_state holds a \w+, which cannot be kept without running code"
+    for write in (ad.save, ad.AdaptiveNetwork.save_pretrained):
+        with pytest.raises(ad.CheckpointError, match=said):
+            write(network, tmp_path / "a")
+        assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("change", [{"dict": 1}, {"tensor": "x"}, {}, {"a": 1, "b": 2}, {"tensor": []}])
+def test_a_damaged_extra_state_is_told(nets, tmp_path: Path, change: object) -> None:
+    network = ad.adapt(scaled(nets, *SCALES), nets.chain_stages()).eval()
+    ad.save(network, tmp_path)
+    edit(tmp_path, extra_state={"model.blocks.0.conv._extra_state": change})
+    with pytest.raises(ad.CheckpointError, match="extra state of the modules is damaged"):
+        ad.load(tmp_path, model=scaled(nets, *([None] * 4)))
+
+
+class Odd(Tensor):
+    """As a library for quantised weights has them."""
+
+
+def test_tensors_that_are_no_plain_ones_are_refused(nets, tmp_path: Path) -> None:
+    model = nets.Chain(*(nets.Residual() for _ in range(4)))
+    network = ad.adapt(model, nets.chain_stages()).eval()
+    for odd in (torch.eye(2).to_sparse(), torch.ones(2).as_subclass(Odd), torch.ones(2, device="meta")):
+        model.register_buffer("odd", odd)
+        with pytest.raises(
+            ad.CheckpointError, match=r"model.odd is no plain tensor \(.*\), which the file cannot hold"
+        ):
+            ad.save(network, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_never_ran_is_told(nets, tmp_path: Path) -> None:
+    model = nets.Chain(*(nets.Residual() for _ in range(4)))
+    network = ad.adapt(model, nets.chain_stages()).eval()
+    model.head = nn.LazyLinear(3)
+    for call in (lambda: ad.adapt(model, nets.chain_stages()), lambda: ad.find_stages(model)):
+        said = (
+            r"received a Chain that never ran: head.weight, head.bias have no shape yet; run it once on an input, model"
+        )
+        with pytest.raises(ad.StagesError, match=said):
+            call()
+    with pytest.raises(ad.CheckpointError, match=r"that never ran: model\.head\.weight"):
+        ad.save(network, tmp_path)
+    assert isinstance(model.head, nn.LazyLinear)
+    model.head(torch.ones(1, 2))
+    ad.save(network, tmp_path)
+
+
 # -- saving in one step ---------------------------------------------------------------------------------------------
 
 
@@ -266,6 +470,84 @@ def test_a_failure_while_saving_the_same_again(network, tmp_path: Path, monkeypa
     with pytest.raises(ad.CheckpointError, match="No space left"):
         ad.save(network, tmp_path)
     assert same(outputs(ad.load(tmp_path)), outputs(network))
+
+
+TWO = """
+import sys, torch, adaptive_depth as ad
+torch.set_num_threads(1)
+torch.manual_seed(int(sys.argv[2]))
+network = ad.adapt(ad.create_model("resnet18", num_classes=3, channels=(4, 4, 8, 8))).eval()
+print("ready", flush=True)
+input()
+for _ in range(40):
+    with torch.no_grad():
+        network.model.fc.bias.add_(1)
+    ad.save(network, sys.argv[1]) if sys.argv[3] == "save" else network.save_pretrained(sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["save", "save_pretrained"])
+def test_two_processes_that_save_at_once_leave_one_whole_network(tmp_path: Path, how: str) -> None:
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO, str(tmp_path / "x"), str(seed), how],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        ) for seed in (1, 2)
+    ]  # fmt: skip
+    for process in started:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        process.communicate("\n")
+    assert [process.returncode for process in started] == [0, 0]
+    ad.AdaptiveNetwork.from_pretrained(tmp_path / "x")
+    names = {file.name for file in (tmp_path / "x").iterdir()}
+    expected = {"network.json", weights_of(tmp_path / "x").name} if how == "save" else None
+    assert names == (expected or {"config.json", "model.safetensors", "README.md"})
+
+
+def test_a_save_in_the_middle_of_another_waits(network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one would delete the weights that the first one is about to name."""
+    other = ad.adapt(ad.create_model("resnet18", **ARGUMENTS)).eval()
+    real, started, go = saving.write_atomically, threading.Event(), threading.Event()
+
+    def slow(path: Path, content: bytes) -> None:
+        if not started.is_set():
+            started.set()
+            go.wait(1)
+        real(path, content)
+
+    monkeypatch.setattr(saving, "write_atomically", slow)
+    first = threading.Thread(target=ad.save, args=(network, tmp_path))
+    first.start()
+    started.wait()
+    ad.save(other, tmp_path)
+    go.set()
+    first.join()
+    assert same(ad.load(tmp_path).state_dict(), other.state_dict())
+    assert len([*tmp_path.iterdir()]) == 2
+
+
+def test_who_writes_the_folder_is_named(network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adaptive_depth.files._PATIENCE", 0)
+    ad.save(network, tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    errors: list[BaseException] = []
+
+    def save() -> None:
+        try:
+            ad.save(network, tmp_path)
+        except ad.CheckpointError as error:
+            errors.append(error)
+
+    with writing(tmp_path, "train", ad.CheckpointError):
+        thread = threading.Thread(target=save)
+        thread.start()
+        thread.join()
+    assert len(errors) == 1
+    assert f"is being written by process {os.getpid()} on" in str(errors[0])
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_a_folder_that_is_a_file(network, tmp_path: Path) -> None:

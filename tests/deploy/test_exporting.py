@@ -1,8 +1,10 @@
 """`deploy/exporting.py`: what is checked before, compared after, and never lost in between."""
 
 import json
+import os
 import re
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +212,28 @@ def test_a_folder_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
         (new / "nowhere" / "file").touch()  # something fails in the middle
     assert sorted(file.name for file in place.iterdir()) == ["2.pt2", "artifact.json"]
     assert list(tmp_path.iterdir()) == [place]
+
+
+def test_one_export_at_a_time_writes_a_place(tmp_path: Path) -> None:
+    """Two would mix the parts of their files."""
+    place, said = tmp_path / "model.xml", []
+
+    def write(path: Path) -> None:
+        try:
+            with into_place(path, FORMATS["openvino"]) as new:
+                new.write_text("other")
+        except ExportError as error:
+            said.append(str(error))
+
+    with into_place(place, FORMATS["openvino"]) as new:
+        new.write_text("mine")
+        for path in (place, tmp_path / "another.xml"):
+            thread = threading.Thread(target=write, args=(path,))
+            thread.start()
+            thread.join()
+    assert len(said) == 1
+    assert said[0].startswith(f"{place} is being written by process {os.getpid()} on ")
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"model.xml": "mine", "another.xml": "other"}
 
 
 def test_files_that_belong_together_are_all_replaced(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The Hub's conventions: what is in a folder, the way back bit for bit, and one clear error for everything else."""
 
+import ast
 import copy
 import hashlib
 import inspect
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +21,7 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin
+from markdown_it import MarkdownIt
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -394,6 +397,49 @@ def test_card_of_a_hand_written_network(nets, tmp_path: Path) -> None:
     assert card.data.to_dict() == {"library_name": "adaptive-depth", "tags": ["adaptive-depth"]}  # images? who knows
     assert "\n\nTransformer as a network whose depth" in card.text
     assert f'from_pretrained("{tmp_path.name}", model=Transformer(...))' in card.text
+
+
+EVIL = "x\n---\nlicense: evil\n---\n# <script>a|b</script> | ```\n[c](javascript:d) &lt; \u202e"
+
+
+def rendered(text: str) -> str:
+    """As a renderer of CommonMark shows it."""
+    return MarkdownIt("commonmark").enable("table").render(text)
+
+
+def test_names_are_no_code_in_a_card(nets, tmp_path: Path) -> None:
+    blocks = [nets.Residual() for _ in range(4)]
+    model = type(EVIL, (nets.Chain,), {})(*blocks)
+    network = ad.adapt(model, [ad.Stage(("blocks.0",), ("blocks.1",), name=EVIL), nets.chain_stages()[1]]).eval()
+    network.proven = True
+    rows = tuple(Row(skip, 50.0, 100, 9, latency_ms=1.0) for skip in network.skips)
+    device = {"type": EVIL, "processor": EVIL, "threads": 1, "torch": EVIL}
+    table = TradeOffs(rows, device=device, quality=Quality(EVIL, EVIL))
+    metadata = {"license": EVIL, "base_model": EVIL, "tags": [EVIL], "datasets": [EVIL]}
+    names = {**PREPROCESSING, "classes": (EVIL, "_b_", "*c*")}
+    network.save_pretrained(
+        tmp_path, repo_id=f"me/{EVIL}", tradeoffs=table, preprocessing=names, model_card_kwargs=metadata
+    )
+    card = card_of(tmp_path)
+    assert {name: card.data.to_dict()[name] for name in metadata} == metadata | {"tags": ["adaptive-depth", EVIL]}
+    text = card.text
+    assert "<script" not in text.replace(str(network.stages), "")
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(lines) == 5
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {7}
+    html = rendered(text)
+    assert "<script" not in html
+    assert "<a href" in html
+    assert "javascript" not in " ".join(re.findall(r'(?:href|src)="([^"]*)"', html))
+    assert html.count("<table>") == 1
+    assert html.count("<tr>") == 5
+    assert [*re.findall("<h[12]>([^<]*)", html)][1:] == ["How to use", "Stages", "Trade-offs", "Preprocessing"]
+    shown = unescape(re.sub("<[^>]*>", "", html))
+    assert "Classes: x --- license: evil --- # <script>a|b</script> | ``` [c](javascript:d) &lt;  , _b_, *c*." in shown
+    (code,) = re.findall(r'<code class="language-python">(.*?)</code>', html, re.DOTALL)
+    (call,) = [line for line in unescape(code).splitlines() if "from_pretrained" in line]
+    given = ast.parse(call).body[0].value.args[0].value  # type: ignore[attr-defined]
+    assert given == f"me/{EVIL}"
 
 
 def test_the_code_of_a_card_runs(network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,6 +170,14 @@ def test_names_are_text_wherever_they_stand():
     assert [stage["name"] for stage in data_of(page)["stages"]] == [HOSTILE] * 3
 
 
+@pytest.mark.parametrize("name", ["a\x07b\x00", "half \ud83d a letter", "$x^{", "x\n---\n| y |"])
+def test_names_that_no_chart_or_file_takes_as_they_are(name):
+    table = replace(make_table(), quality=Quality(name, name))
+    page = make_page(table=table, title=name, stages=[{**stage, "name": name} for stage in STAGES])
+    page.encode()
+    assert len(Reader(page).texts["h1"]) == 1
+
+
 # -- what it shows ----------------------------------------------------------------------------------------------
 
 

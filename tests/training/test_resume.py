@@ -197,6 +197,94 @@ def test_another_network_is_told(nets, tmp_path):
         train(other, loader(), folder=tmp_path, resume=True, **FAST)
 
 
+def test_a_network_in_another_precision_is_told(nets, tmp_path):
+    network = build(nets)
+    network.model.blocks[0].conv.double()
+    state.save_state(tmp_path, "step-1", *state.state_of_module(network, "network."))
+    tensors, _ = state.load_state(tmp_path / "step-1.json")
+    same = build(nets)
+    same.model.blocks[0].conv.double()
+    state.put_state(same, tensors, "network.")
+    assert torch.equal(same.model.blocks[0].conv.weight, network.model.blocks[0].conv.weight)
+    said = r"another precision: model\.blocks\.0\.conv\.\w+ is torch\.float64 there and torch\.float32 now; resume with"
+    with pytest.raises(ad.CheckpointError, match=said):
+        state.put_state(build(nets), tensors, "network.")
+
+
+def test_an_optimiser_keeps_the_precision_of_its_state():
+    def optimiser():
+        return torch.optim.SGD([nn.Parameter(torch.ones(2, dtype=torch.bfloat16))], lr=0.1, momentum=0.9)
+
+    one, other = optimiser(), optimiser()
+    momentum = torch.tensor([1.0001, 2.0002])  # more digits than its parameter
+    one.state[one.param_groups[0]["params"][0]] = {"momentum_buffer": momentum}
+    state.put_numbers(other, *state.numbers_of(one))
+    kept = other.state[other.param_groups[0]["params"][0]]["momentum_buffer"]
+    assert kept.dtype is torch.float32
+    assert torch.equal(kept, momentum)
+
+
+def test_numbers_that_safetensors_has_no_kind_for(tmp_path):
+    tensors = {"a": torch.tensor([1 + 2j, 3.0], dtype=torch.complex128), "b": torch.ones(1), "c": torch.ones(2, 2)}
+    state.save_state(tmp_path, "step-1", tensors, {})
+    again, _ = state.load_state(tmp_path / "step-1.json")
+    assert {name: tensor.dtype for name, tensor in again.items()} == {
+        name: tensor.dtype for name, tensor in tensors.items()
+    }
+    assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
+
+
+class Counting(Dropping):
+    """A block with an extra state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra = {"calls": 0, "seen": torch.zeros(1)}
+
+    def forward(self, x):
+        if self.training:
+            self.extra["calls"] += 1
+            self.extra["seen"] += 1
+        return super().forward(x)
+
+    def get_extra_state(self):
+        return self.extra
+
+    def set_extra_state(self, extra) -> None:
+        self.extra = extra
+
+
+def counting(nets):
+    with seeded(1):
+        return ad.adapt(nets.Chain(*(Counting() for _ in range(4))), nets.chain_stages())
+
+
+def test_the_extra_state_of_modules_is_kept(nets, tmp_path):
+    first = counting(nets)
+    first.prove(torch.randn(2, 3, 8, 8))
+    for block in first.model.blocks:
+        block.extra["calls"], block.extra["seen"] = 0, torch.zeros(1)
+    train(first, loader(), **{**FAST, "epochs": 1}, folder=tmp_path)
+    calls = [block.extra["calls"] for block in first.model.blocks]
+    assert min(calls) > 0
+    again = counting(nets)
+    again.prove(torch.randn(2, 3, 8, 8))
+    train(again, loader(), **{**FAST, "epochs": 1}, folder=tmp_path, resume=True)
+    assert [block.extra["calls"] for block in again.model.blocks] == calls
+    assert [float(block.extra["seen"]) for block in again.model.blocks] == calls
+
+
+def test_an_extra_state_that_cannot_be_kept_is_told_before_the_first_step(nets, tmp_path):
+    network = counting(nets)
+    network.proven = True
+    with pytest.raises(ad.TrainingError, match=r"ema averages tensors, and .*_extra_state.* is none"):
+        train(network, loader(), **FAST, ema=0.9)
+    network.model.blocks[0].extra = {1, 2}
+    with pytest.raises(ad.CheckpointError, match=r"blocks.0._extra_state holds a set, which cannot be kept without"):
+        train(network, loader(), **FAST, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("damage", ["truncated tensors", "truncated json", "foreign", "newer"])
 def test_damage_is_told_and_the_one_before_is_named(damage, nets, tmp_path):
     train(build(nets), loader(), folder=tmp_path, keep=2, **FAST)
@@ -300,6 +388,23 @@ def test_a_killed_process_goes_on_and_ends_with_the_same_weights(tmp_path):
     assert whole.returncode == 0
     a, b = (torch.load(tmp_path / f"{name}.pth", weights_only=True) for name in ("whole", "killed"))
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.slow
+def test_a_second_training_in_the_folder_is_refused_until_the_first_ends(nets, tmp_path):
+    process = start(tmp_path, "one")
+    wait_for(process, 2)
+    said = rf"one is being written by process {process.pid} on .* \(train, since .*\): wait until it is done"
+    for resume in (True, False):
+        with pytest.raises(ad.CheckpointError, match=said):
+            train(build(nets), loader(), **FAST, folder=tmp_path / "one", resume=resume)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    again = start(tmp_path, "one")
+    _, said = again.communicate()
+    assert again.returncode == 0, said
+    left = [file.name for file in (tmp_path / "one").iterdir() if not file.name.endswith((".json", ".safetensors"))]
+    assert left == []
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from ..errors import MeasurementError
 from . import runs, show, tasks
 from .evaluate import Run
 from .stages import Json
-from .train import Device, Root, Workers
+from .train import Device, Root, WeightsEntry, Workers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,6 +30,7 @@ def analyze(
             show_default=False,
         ),
     ] = None,
+    weights_entry: WeightsEntry = None,
     images: Annotated[int, typer.Option(min=1, help="At least so many validation images, drawn at random.")] = 512,
     maps: Annotated[int, typer.Option(min=0, help="Class-activation maps of so many images; 0 for none.")] = 4,
     data: Annotated[
@@ -57,7 +58,7 @@ def analyze(
     judged = tasks.task_of(tasks.remembered(run, tasks.Chosen(task), judged=False))
     place = runs.pick_device(device)
     network = runs.open_run(run).to(place)
-    other = None if compare is None else _open_other(compare, network).to(place)
+    other = None if compare is None else _open_other(compare, network, weights_entry).to(place)
     config = runs.images_of(run, network, data, root)
     tasks.check_images(network, config, judged)
     size = min(batch_size, images)
@@ -79,14 +80,12 @@ def analyze(
         typer.echo(f"\nWritten to {', '.join(map(str, written))}")
 
 
-def _open_other(place: Path, network: "AdaptiveNetwork") -> "nn.Module":
+def _open_other(place: Path, network: "AdaptiveNetwork", entry: str | None) -> "nn.Module":
     """The model of a run, or the network's own model with the weights of a file."""
-    from ..weights import load_weights
-
-    if place.is_dir():
+    if runs.is_run(place) or (place / runs.CHECKPOINTS).exists():
         return runs.open_run(place)
     model = deepcopy(network.model)
-    load_weights(model, place)
+    runs.start_from(model, place, entry)
     return model
 
 

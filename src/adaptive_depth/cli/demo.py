@@ -61,10 +61,10 @@ def demo(
     start = perf_counter()
     if runs.is_run(output) and not (output / _REPORT).exists():
         raise CheckpointError(f"{output} holds a network that is not the demo's: name another --output")
-    runs.claim(output, overwrite=True)
     from ..data import configure
 
-    with runs.threads(1):  # so small a network gains nothing from more, and other programs disturb it less
+    # So small a network gains nothing from more threads, and other programs disturb it less with one.
+    with runs.claimed(output, overwrite=True), runs.threads(1):
         config = configure(DATA, _build(seed))
         adaptive = _train_adaptive(config, epochs, seed)
         network: AdaptiveNetwork = adaptive.network

@@ -21,10 +21,10 @@ def load_reference(
     from ..core.reference import load_reference as load
     from ..core.saving import save
 
-    runs.claim(output, overwrite=overwrite)
-    network = load(model, file)
-    save(network, output)
-    runs.forget_measurements(output)
+    with runs.claimed(output, overwrite=overwrite):
+        network = load(model, file)
+        save(network, output)
+        runs.forget_measurements(output)
     typer.echo(network.stages)
     typer.echo(f"Written to {output}. Next, measure its depths on images of the same classes:")
     typer.echo(f"  {show.command('evaluate', output, '--data', 'DIR')}")

@@ -68,6 +68,17 @@ def open_model(target: str, arguments: Iterable[str] = (), **more: Any) -> "nn.M
     return create_model(target, **{**more, **parse_arguments(arguments)})
 
 
+def start_from(model: "nn.Module", weights: Path, entry: str | None) -> None:
+    """`load_weights`, and what there is to say of it."""
+    from ..weights import take_over
+
+    taken = take_over(model, weights, entry)
+    if taken.told:
+        typer.echo(taken.told, err=True)
+    if taken.stayed:
+        typer.echo(f"Not in {weights}, or of another shape, so as they were made: {', '.join(taken.stayed)}", err=True)
+
+
 def is_model_name(name: str) -> bool:
     """Would `create_model` know this name?"""
     import timm
@@ -195,12 +206,33 @@ def threads(number: int | None) -> "Iterator[None]":
 # -- run folders ------------------------------------------------------------------------------------------------
 
 
-def claim(run: Path, *, overwrite: bool, resume: bool = False) -> None:
-    """Check, before a long work, that its result may be written into `run`.
+@contextmanager
+def claimed(run: Path, *, overwrite: bool, resume: bool = False) -> "Iterator[None]":
+    """Check, before a long work, that its result may be written into `run`; inside, no other process writes there.
 
     Raises:
-        CheckpointError: a folder that holds a network already, a file, or a place that cannot be written.
+        CheckpointError: a folder that holds a network already, or that another process writes; a file, or a place that
+            cannot be written.
     """
+    from ..files import writing
+
+    there = next(folder for folder in (run.absolute(), *run.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise CheckpointError(f"{run} cannot be a run folder: {there} is a file; name another --output")
+    if not os.access(there, os.W_OK):
+        raise CheckpointError(f"{run} cannot be a run folder: {there} cannot be written; name another --output")
+    if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK") != "0":
+        yield  # of several processes of one training, the first writes
+        return
+    with writing(run, "adaptive-depth", CheckpointError, patience=0):
+        if (run / CHECKPOINTS).exists():  # which a program may be writing, without a run
+            with writing(run / CHECKPOINTS, "adaptive-depth", CheckpointError, patience=0):
+                pass
+        _check_contents(run, overwrite=overwrite, resume=resume)
+        yield
+
+
+def _check_contents(run: Path, *, overwrite: bool, resume: bool) -> None:
     if is_run(run) and not (overwrite or resume):
         raise CheckpointError(f"{run} holds a network already: name another --output, or replace it with --overwrite")
     if overwrite and not resume:
@@ -209,11 +241,6 @@ def claim(run: Path, *, overwrite: bool, resume: bool = False) -> None:
         raise CheckpointError(
             f"{run} holds an unfinished training: go on with --resume, or start anew with --overwrite"
         )
-    there = next(folder for folder in (run.absolute(), *run.absolute().parents) if folder.exists())
-    if not there.is_dir():
-        raise CheckpointError(f"{run} cannot be a run folder: {there} is a file; name another --output")
-    if not os.access(there, os.W_OK):
-        raise CheckpointError(f"{run} cannot be a run folder: {there} cannot be written; name another --output")
 
 
 def save_run(

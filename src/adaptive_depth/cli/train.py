@@ -1,5 +1,6 @@
 """adaptive-depth train: one training for every depth."""
 
+import sys
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import FetchError
 from . import runs, show, tasks
 from .reading import read_json
 from .stages import GroupSize, Json, Mandatory, ModelKwargs
@@ -25,6 +27,12 @@ Workers = Annotated[
     typer.Option(min=0, help="Processes that load images; none on a CPU, else 4, by default.", show_default=False),
 ]
 Root = Annotated[Path | None, typer.Option(help="Folder in which a named data set is stored.", show_default=False)]
+WeightsEntry = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Which weights of a file with several, such as state_dict_ema.", show_default=False
+    ),
+]
 _Data = Annotated[
     str | None,
     typer.Option(
@@ -64,7 +72,9 @@ def train(
     metric: tasks.MetricName = None,
     metric_name: tasks.QualityName = None,
     root: Root = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch a named data set into --root.")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a named data set (into --root); asks without.")
+    ] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Images a step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate; about 0.001 for adamw.")] = None,
@@ -73,8 +83,13 @@ def train(
     image_size: _Size = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from the library's trained weights.")] = False,
     weights: Annotated[
-        Path | None, typer.Option(help="Start from a .pth or safetensors file of the plain model.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Start from a file of the plain model (.pth, .ckpt, safetensors), or a folder with one.",
+            show_default=False,
+        ),
     ] = None,
+    weights_entry: WeightsEntry = None,
     model_kwargs: ModelKwargs = None,
     mandatory: Mandatory = None,
     group_size: GroupSize = None,
@@ -109,6 +124,7 @@ def train(
 
     Example: adaptive-depth train resnet18 --data digits --epochs 10 --output runs/digits
     """
+    from ..models import WEIGHT_ARGUMENTS
     from ..training.recipe import Recipe, load_recipe
 
     if output is None:
@@ -128,15 +144,22 @@ def train(
         raise typer.BadParameter("Missing argument 'MODEL': a timm name (resnet50), torchvision/NAME, or a --recipe")
     if chosen.data is None:
         raise typer.BadParameter("Missing option '--data': digits, torch/cifar10, ..., or a folder")
+    if fetching := sorted(WEIGHT_ARGUMENTS & set(chosen.model_kwargs)):
+        raise typer.BadParameter(
+            f"the model's arguments name {', '.join(fetching)}, which fetches or reads weights: leave it out, and "
+            "start from --pretrained or --weights FILE"
+        )
+    if weights_entry is not None and weights is None:
+        raise typer.BadParameter("--weights-entry names a part of a file of weights: add --weights FILE")
     if weights is not None and pretrained:
         raise typer.BadParameter("--weights and --pretrained are two places to start from: name one of them")
-    runs.claim(output, overwrite=overwrite, resume=resume)
-    place = runs.pick_device(device)
-    result, history = _train(
-        chosen, output, place, runs.pick_workers(workers, place), root=root, download=download, pretrained=pretrained,
-        weights=weights, mandatory=mandatory, group_size=group_size, resume=resume, track=track or (),
-        asked=tasks.Chosen(task, metric, metric_name),
-    )  # fmt: skip
+    with runs.claimed(output, overwrite=overwrite, resume=resume):
+        place = runs.pick_device(device)
+        result, history = _train(
+            chosen, output, place, runs.pick_workers(workers, place), root=root, download=download,
+            pretrained=pretrained, weights=weights, weights_entry=weights_entry, mandatory=mandatory,
+            group_size=group_size, resume=resume, track=track or (), asked=tasks.Chosen(task, metric, metric_name),
+        )  # fmt: skip
     if result:
         _report(result, history, json)
 
@@ -151,6 +174,7 @@ def _train(
     download: bool,
     pretrained: bool,
     weights: Path | None,
+    weights_entry: str | None,
     mandatory: str | None,
     group_size: int | None,
     resume: bool,
@@ -160,14 +184,13 @@ def _train(
     import torch
 
     from ..core.distributed import Processes
-    from ..data import class_names, configure, create_loader
+    from ..data import configure, create_loader
     from ..models import create_model
     from ..quality import TOP_1
     from ..training.images import TrainingBatches
     from ..training.interrupting import seeded
     from ..training.loop import train as fit
     from ..training.tracking import tracking
-    from ..weights import load_weights
 
     assert recipe.model is not None
     assert recipe.data is not None
@@ -175,10 +198,11 @@ def _train(
     asked = replace(asked, classes=tasks.is_of_classes(task))
     quality = TOP_1 if task is None else task.quality
     with seeded(recipe.seed):
-        arguments = {"num_classes": len(class_names(recipe.data, root=root, download=download)), **recipe.model_kwargs}
+        classes = _classes(recipe.data, root, download)
+        arguments = {"num_classes": len(classes), **recipe.model_kwargs}
         plain = create_model(recipe.model, pretrained=pretrained, **arguments)
-        if weights is not None and (stayed := load_weights(plain, weights)):
-            typer.echo(f"Not in {weights}, or of another shape, so as they were made: {', '.join(stayed)}", err=True)
+        if weights is not None:
+            runs.start_from(plain, weights, weights_entry)
         size = recipe.eval_size or recipe.image_size
         config = configure(
             recipe.data,
@@ -242,6 +266,20 @@ def _train(
     result |= {} if quality == TOP_1 else {"quality": asdict(quality)}
     show.write_json(output / runs.ACCURACY, result)
     return result, history
+
+
+def _classes(name: str, root: Path | None, download: bool) -> tuple[str, ...]:
+    """The classes of a set; one that is not on this machine is fetched where the user says so, now or by --download."""
+    from ..data import class_names
+
+    try:
+        return class_names(name, root=root, download=download)
+    except FetchError as error:
+        if download or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise
+        if not typer.confirm(f"{error}\nFetch {name!r} now{f' into {root}' * bool(root)}?", err=True):
+            raise
+    return class_names(name, root=root, download=True)
 
 
 def _where_it_resumes(folder: Path) -> str:

@@ -12,6 +12,7 @@ from ..models import create_model, usual_input
 from ..modes import looking_at
 from ..plan import Mandatory, Run, Stage, Stages, cut_runs, discover, families, known_runs
 from ..plan.checks import complete
+from ..wrapping import check_shaped
 from .network import AdaptiveNetwork
 from .proof import prove_every_depth
 
@@ -70,6 +71,7 @@ def find_stages(
         )
     if isinstance(model, AdaptiveNetwork):
         raise StagesError("find_stages received a network that is adapted already: see its stages, network.stages")
+    check_shaped(model, "find_stages received", StagesError)
     with looking_at(model):
         runs = known_runs(model)
         if runs is not None:
@@ -136,6 +138,7 @@ def adapt(
         raise StagesError(f"adapt received a {type(model).__name__}: expected an nn.Module, or create_model({model!r})")
     if isinstance(model, AdaptiveNetwork):
         raise StagesError("adapt received a network that is adapted already: adapt its plain model, network.model")
+    check_shaped(model, "adapt received", StagesError)
     by_hand = stages is not None
     if stages is None:
         chosen = find_stages(model, example, mandatory=mandatory, group_size=group_size, skip_aware=skip_aware)

@@ -17,6 +17,7 @@ from ..plan import Stages
 from ..plan.checks import complete, homes, prove
 from ..plan.norms import gathers_inside, has_statistics
 from ..skip import Skip, all_skips, parse_skip
+from ..wrapping import plain_names, unwrapped
 from .left import Left
 from .recompute import recompute
 from .stand_in import hooks_of, stand_in
@@ -67,7 +68,11 @@ def _code_of(function: Any, file: str | None) -> bool:
 def check_adapted(network: object, received_by: str, error: type[AdaptiveDepthError]) -> None:
     """Raise `error` where something else than an adapted network was given."""
     if not isinstance(network, AdaptiveNetwork):
-        raise error(f"{received_by} received a {type(network).__name__}: expected an adapted network, adapt(model)")
+        inside = isinstance(network, nn.Module) and isinstance(unwrapped(network), AdaptiveNetwork)
+        mend = (
+            "it holds an adapted network, give that itself" if inside else "expected an adapted network, adapt(model)"
+        )
+        raise error(f"{received_by} received a {type(network).__name__}: {mend}")
 
 
 class AdaptiveNetwork(OnTheHub):
@@ -233,7 +238,8 @@ class AdaptiveNetwork(OnTheHub):
 
         Sixteen hexadecimal digits, from the names and shapes of parameters and buffers and from the stages.
         """
-        shapes = {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()}
+        state, names = self.model.state_dict(), plain_names(self.model)
+        shapes = {names[name]: list(each.shape) for name, each in state.items() if isinstance(each, torch.Tensor)}
         return hashlib.sha256(json.dumps([shapes, self.stages.to_json()]).encode()).hexdigest()[:16]
 
     # -- statistics per context ---------------------------------------------------------------------------------
@@ -357,6 +363,7 @@ def _grow_statistics(network: nn.Module, state: dict[str, Any], prefix: str, *_:
     incoming = any(name.startswith(f"{prefix}statistics.") for name in state)
     own = (name for name in network.state_dict() if not name.startswith("statistics."))
     if incoming != network.calibrated and (incoming or all(f"{prefix}{name}" in state for name in own)):
-        device = next((tensor.device for tensor in network.state_dict().values()), None)
+        tensors = (each for each in network.state_dict().values() if isinstance(each, torch.Tensor))
+        device = next((tensor.device for tensor in tensors), None)
         network.reset_statistics(per_context=incoming)
         network.statistics.to(device)

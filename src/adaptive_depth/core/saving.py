@@ -7,22 +7,25 @@ from pathlib import Path
 from torch import nn
 
 from ..errors import CheckpointError
-from ..files import write_atomically
+from ..files import write_atomically, writing
 from ..hub.folder import RUN, WEIGHTS, describe, read_folder, write_tensors
+from ..wrapping import unwrapped
 from .network import AdaptiveNetwork, check_adapted
 
 
-def save(network: AdaptiveNetwork, folder: str | os.PathLike[str]) -> Path:
+def save(network: AdaptiveNetwork | nn.Module, folder: str | os.PathLike[str]) -> Path:
     """Write a network into a folder; what the folder held before is replaced in one step.
 
-    Stages, skip-aware norms, statistics per context and all weights are kept, each tensor once. A model that
-    `create_model`, timm or torchvision built by name is built again by `load`; any other must be given to it.
+    Stages, skip-aware norms, statistics per context and all weights are kept, each tensor once and in its precision;
+    of a network inside torch.compile or DDP, the network. A model that `create_model`, timm or torchvision built by
+    name is built again by `load`; any other must be given to it.
 
     Returns:
         The folder.
 
     Raises:
-        CheckpointError: the folder is a file, or cannot be written.
+        CheckpointError: the folder is a file, cannot be written, or is being written by another process; a network
+            that holds more than tensors and plain values.
 
     Example:
         >>> import tempfile, timm, adaptive_depth as ad
@@ -32,21 +35,29 @@ def save(network: AdaptiveNetwork, folder: str | os.PathLike[str]) -> Path:
         >>> len(same.skips)
         16
     """
+    if "_fsdp_wrapped_module" in getattr(network, "_modules", ()):
+        raise CheckpointError(
+            "save received a network that FSDP has spread over processes: load its whole state dict into the network "
+            "as it was before, and save that"
+        )
+    if isinstance(network, nn.Module) and isinstance(inside := unwrapped(network), AdaptiveNetwork):
+        network = inside
     check_adapted(network, "save", CheckpointError)
+    assert isinstance(network, AdaptiveNetwork)
     folder = Path(folder)
     description, tensors = describe(network)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        before = set(folder.glob(WEIGHTS))
-        weights = write_tensors(tensors, folder)
-        try:
-            write_atomically(folder / RUN, json.dumps(description | {"weights": weights}, indent=2).encode())
-        except BaseException:
-            if folder / weights not in before:
-                (folder / weights).unlink(missing_ok=True)
-            raise
-        for old in before - {folder / weights}:
-            old.unlink(missing_ok=True)
+        with writing(folder, "save", CheckpointError):
+            before = set(folder.glob(WEIGHTS))
+            weights = write_tensors(tensors, folder)
+            try:
+                write_atomically(folder / RUN, json.dumps(description | {"weights": weights}, indent=2).encode())
+            except BaseException:
+                if folder / weights not in before:
+                    (folder / weights).unlink(missing_ok=True)
+                raise
+            for old in before - {folder / weights}:
+                old.unlink(missing_ok=True)
     except OSError as error:
         raise CheckpointError(
             f"{folder} cannot be written ({error}): expected a folder with free space; what it held is still there"

@@ -1,9 +1,7 @@
 """network → artifact: written by one of the formats, and compared with the network at every depth before it counts."""
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from inspect import signature
@@ -20,7 +18,7 @@ from ..choose.tradeoffs import TradeOffs
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..data import DataConfig
 from ..errors import ExportError, one_line
-from ..files import move
+from ..files import alone, drafts, move
 from ..modes import evaluating
 from ..registry import Registry
 from ..skip import Skip, parse_skip
@@ -290,7 +288,7 @@ def into_place(path: Path, kind: Format) -> Iterator[Path]:
     """A path of the same name to write to; what was written there takes its place if nothing fails.
 
     Raises:
-        ExportError: a place that cannot be written, or that holds something else.
+        ExportError: a place that cannot be written, that another process writes, or that holds something else.
     """
     if kind.suffix and path.suffix != kind.suffix:
         raise ExportError(
@@ -302,19 +300,23 @@ def into_place(path: Path, kind: Format) -> Iterator[Path]:
         raise ExportError(f"{path} is a file, which would be lost: expected the name of a folder")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.")
+        with ExitStack() as stack:
+            lock_file = path.with_name(f".{path.name}.lock")
+            stack.enter_context(alone(lock_file, path, "export", ExportError))
+            place = stack.enter_context(drafts(path.parent))
+            inside = stack.pop_all()
     except OSError as error:
         raise ExportError(f"{path} cannot be written ({error.strerror}): name another file") from error
-    try:
-        new = Path(folder, path.name)
+    with inside:
+        folder = place / "export"  # nothing else is in it
+        folder.mkdir()
+        new = folder / path.name
         yield new
         if new.is_dir():
             _replace_folder(new, path)
         else:
-            for written in sorted(Path(folder).iterdir(), key=lambda file: file == new):  # the one that is read, last
+            for written in sorted(folder.iterdir(), key=lambda file: file == new):  # the one that is read, last
                 move(written, path.with_name(written.name))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _replace_folder(new: Path, path: Path) -> None:

@@ -1,6 +1,7 @@
 """The model card of a network: README.md with metadata, as the Hugging Face Hub shows it."""
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from ..choose.tradeoffs import TradeOffs
 from ..errors import CheckpointError, one_line
 from ..preprocessing import Preprocessing
 from ..quality import TOP_1, Quality
+from ..text import printable
 from .folder import Kept
 
 LIBRARY = "adaptive-depth"
@@ -92,11 +94,11 @@ def model_card(
 
     parts = [
         f"---\n{ModelCardData(**metadata).to_yaml()}\n---",
-        f"# {name.rpartition('/')[2]}",
+        f"# {_plain(name.rpartition('/')[2]).strip()}",
         _introduction(network, config),
-        f"## How to use\n\n```python\n{_usage(name, network, config, preprocessing is not None)}\n```",
+        f"## How to use\n\n{_fenced('python', _usage(name, network, config, preprocessing is not None))}",
         "A skip is one letter a stage: `T` leaves out its skippable blocks, `F` runs them.",
-        f"## Stages\n\n```text\n{network.stages}\n```",
+        f"## Stages\n\n{_fenced('text', str(network.stages))}",
         *([] if tradeoffs is None else [f"## Trade-offs\n\n{trade_off_table(tradeoffs)}"]),
         *([] if preprocessing is None else [f"## Preprocessing\n\n{_told(preprocessing)}"]),
     ]
@@ -122,7 +124,7 @@ def _signature(text: str) -> str:
 
 def _introduction(network: Kept, config: Mapping[str, Any]) -> str:
     library, _, name = (config["source"] or {"name": "/"})["name"].rpartition("/")
-    what = f"{name} of {library or 'timm'}" if name else config["model"]
+    what = _plain(f"{name} of {library or 'timm'}" if name else config["model"]).strip()
     calibrated = " BatchNorm statistics are calibrated for every depth." if network.calibrated else ""
     return (
         f"{what} as a network whose depth is chosen at run time: one set of weights serves {len(network.skips)} "
@@ -134,13 +136,17 @@ def _introduction(network: Kept, config: Mapping[str, Any]) -> str:
 
 def _usage(name: str, network: Kept, config: Mapping[str, Any], prepared: bool) -> str:
     base = network.skips[-1]
-    model = "" if config["source"] is not None else f", model={config['model']}(...)"
+    kind = config["model"] if str(config["model"]).isidentifier() else "MyModel"
+    model = "" if config["source"] is not None else f", model={kind}(...)"
+    given = json.dumps(name, ensure_ascii=False).replace(
+        "<", r"\u003c"
+    )  # a string of Python's, and no tag whoever shows it
     opened = ['x = net.preprocessing.transform()(Image.open("image.png"))[None]'] * prepared
     lines = [
         "import adaptive_depth as ad",
         *["from PIL import Image"] * prepared,
         "",
-        f'net = ad.AdaptiveNetwork.from_pretrained("{name}"{model})',
+        f"net = ad.AdaptiveNetwork.from_pretrained({given}{model})",
         *opened,
         f'net(x), net(x, skip="{base}")  # the super-net, and the base-net, on a batch x',
         f'small = net.subnet("{base}")  # an ordinary module that shares the weights',
@@ -173,17 +179,15 @@ def trade_off_table(table: TradeOffs) -> str:
         lines.append(_line([row.skip, table.text(row), *costs, "*" if row in front else ""]))
     at = table.device.get
     threads = f"{at('threads')} CPU thread{'s' * (at('threads') != 1)}"
-    where = f" on {at('processor')} ({at('type')}, {threads}, torch {at('torch')})" * bool(at("type"))
+    where = _plain(f" on {at('processor')} ({at('type')}, {threads}, torch {at('torch')})") * bool(at("type"))
     measured = f" Latency is the median of one forward pass of a batch of {table.batch_size}{where}." if timed else ""
-    notes = (
-        f"Multiply-adds are of one sample.{measured} The Pareto front is that of {table.quality.noun} against {cost}."
-    )
+    front_of = f"The Pareto front is that of {_plain(table.quality.noun)} against {cost}."
+    notes = f"Multiply-adds are of one sample.{measured} {front_of}"
     return "\n".join([*lines, "", notes])
 
 
 def _line(cells: list[str]) -> str:
-    escaped = [cell.replace("|", r"\|") for cell in cells]  # names are those of the user
-    return f"| {' | '.join(escaped)} |"
+    return f"| {' | '.join(cell if cell == '*' else _plain(cell) for cell in cells)} |"
 
 
 def _told(preprocessing: Preprocessing) -> str:
@@ -194,4 +198,26 @@ def _told(preprocessing: Preprocessing) -> str:
         f"{list(preprocessing.mean)}, std {list(preprocessing.std)}."
     )
     more = f", ... ({len(names)} in all, in config.json)" if len(names) > _NAMED else ""
-    return text + (f" Classes: {', '.join(names[:_NAMED])}{more}." if names else "")
+    return text + (f" Classes: {', '.join(map(_plain, names[:_NAMED]))}{more}." if names else "")
+
+
+# -- names of the user's ----------------------------------------------------------------------------------------
+
+
+def _plain(text: object) -> str:
+    """Text that shows itself in Markdown: one line, of which nothing is a tag, a link, a cell or an emphasis.
+
+    Example:
+        >>> print(_plain("a|b\\n---\\n# <c> [d](e) f_g _h_"))
+        a\\|b --- # &lt;c&gt; \\[d\\](e) f_g \\_h\\_
+    """
+    line = printable(str(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = re.sub(r"[\\`*\[\]|~$]", lambda found: f"\\{found[0]}", line)
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", line)
+
+
+def _fenced(language: str, text: str) -> str:
+    """Text as it is, in a block that it cannot end."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"

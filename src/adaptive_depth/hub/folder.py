@@ -8,20 +8,22 @@ import hashlib
 import json
 import os
 import re
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import safetensors
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import AdaptiveDepthError, CheckpointError, DataError
-from ..files import move
+from ..files import drafts, move
 from ..models import WEIGHT_ARGUMENTS, Source, create_model, source_of
 from ..plan import Stages
 from ..preprocessing import Preprocessing
+from ..wrapping import COMPILED, check_shaped, plain_names, unwrapped, without
+from .extra_state import apart, together
 
 FORMAT = "adaptive-depth network"
 VERSION = 1
@@ -66,9 +68,14 @@ def describe(network: Kept, reader: str = "load") -> tuple[dict[str, Any], dict[
         reader: what will read them, for the error.
 
     Raises:
-        CheckpointError: arguments of the model that JSON does not hold.
+        CheckpointError: arguments of the model, or an extra state of its modules, that JSON does not hold; tensors that
+            are no plain ones.
     """
-    tensors, ties = _unique(network.state_dict())
+    check_shaped(network, "save received", CheckpointError)
+    names = plain_names(network)
+    state, extra = apart({names[name]: value for name, value in network.state_dict().items()})
+    check_storable(state)
+    tensors, ties = _unique(state)
     source = source_of(network.model, network.source)
     description = {
         "format": FORMAT,
@@ -80,6 +87,10 @@ def describe(network: Kept, reader: str = "load") -> tuple[dict[str, Any], dict[
         "ties": ties,
         "preprocessing": None if network.preprocessing is None else network.preprocessing.to_json(),
     }
+    pairs = as_pairs(tensors)
+    passing = {names.get(name, name): _word(buffer.dtype) for name, buffer in _passing(network)}
+    more = {"extra_state": extra, "complex128": pairs, "passing": passing}
+    description |= {name: value for name, value in more.items() if value}
     try:
         json.dumps(description)
     except TypeError as error:
@@ -124,7 +135,7 @@ def read_folder(
     tensors = read_tensors(folder / str(description["weights"]), sha256 if of_hub else None)
     try:
         call = f"{reader}({given!r}, model=MyModel())"
-        built = _build(description, file, call) if model is None else model
+        built = _build(description, file, call) if model is None else unwrapped(model)
         network = kind.adapted(built, Stages.from_json(description["stages"]))
     except CheckpointError:
         raise
@@ -134,7 +145,9 @@ def read_folder(
         if not isinstance(first, str) or first not in tensors:
             raise CheckpointError(f"{file} ties {name!r} to {first!r}, which the weights do not have")
         tensors[name] = tensors[first]
-    _fill(network, tensors, folder, reader)
+    from_pairs(tensors, description.get("complex128") or (), file)
+    _fill(network, together(tensors, description.get("extra_state") or {}), folder, reader)
+    _cast_passing(network, description.get("passing") or {}, tensors)
     network.proven = description.get("proven", True) is True
     if description["source"] is not None:
         network.source = Source(**description["source"])
@@ -161,30 +174,44 @@ def _unique(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, s
     return tensors, ties
 
 
+def as_pairs(tensors: dict[str, Tensor]) -> list[str]:
+    """Make pairs of numbers of those that safetensors has no kind for; returns their names."""
+    names = [name for name, tensor in tensors.items() if tensor.dtype is torch.complex128]
+    tensors |= {name: torch.view_as_real(tensors[name]).contiguous() for name in names}
+    return names
+
+
+def from_pairs(tensors: dict[str, Tensor], names: Iterable[str], file: Path) -> None:
+    """The inverse of `as_pairs`.
+
+    Raises:
+        CheckpointError: names of tensors that are none or no pairs.
+    """
+    for name in names:
+        if name not in tensors or tensors[name].shape[-1:] != (2,):
+            raise CheckpointError(f"{file} speaks of complex numbers in {name!r}, which the weights do not have")
+        tensors[name] = torch.view_as_complex(tensors[name].double())
+
+
 def write_tensors(tensors: dict[str, Tensor], folder: Path) -> str:
     """Put tensors into a new file of a folder in one step; its name tells its content."""
-    temporary, digest = temporary_tensors(tensors, folder)
-    name = f"weights-{digest[:16]}.safetensors"
-    move(temporary, folder / name)
+    with drafts(folder) as place:
+        digest = draft_tensors(tensors, place / "weights")
+        name = f"weights-{digest[:16]}.safetensors"
+        move(place / "weights", folder / name)
     return name
 
 
-def temporary_tensors(tensors: dict[str, Tensor], folder: Path) -> tuple[Path, str]:
-    """A new file of a folder with these tensors, complete on the disk, and the SHA-256 of its content."""
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".weights.")
-    os.close(handle)
+def draft_tensors(tensors: dict[str, Tensor], path: Path) -> str:
+    """Write a new file with these tensors, complete on the disk; returns the SHA-256 of its content."""
     try:
-        save_file(tensors, temporary, metadata={"format": "pt"})
-        with Path(temporary).open("rb+") as file:
+        save_file(tensors, path, metadata={"format": "pt"})
+        with path.open("rb+") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
     except safetensors.SafetensorError as error:
-        Path(temporary).unlink(missing_ok=True)
         raise OSError(str(error)) from error
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return Path(temporary), digest
+    return digest
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -266,25 +293,74 @@ def _build(description: Mapping[str, Any], file: Path, call: str) -> nn.Module:
         raise CheckpointError(f"{file} is damaged: source {source!r}") from error
 
 
-def _fill(network: Kept, tensors: Mapping[str, Tensor], folder: Path, reader: str) -> None:
-    """Load the weights, in the precision in which they were saved; not one where not all of them fit."""
-    network.reset_statistics(per_context=any(name.startswith("statistics.") for name in tensors))
-    expected = network.state_dict()
-    missing = [name for name in expected if name not in tensors]
-    unexpected = [name for name in tensors if name not in expected]
+def _fill(network: Kept, state: Mapping[str, Any], folder: Path, reader: str) -> None:
+    """Load the weights, each in the precision in which it was saved; not one where not all of them fit."""
+    plain = {without(name, COMPILED): value for name, value in state.items()}
+    state = plain if len(plain) == len(state) else state
+    network.reset_statistics(per_context=any(name.startswith("statistics.") for name in state))
+    names = plain_names(network)
+    expected = {names[name]: value for name, value in network.state_dict(keep_vars=True).items()}
+    missing = [name for name in expected if name not in state]
+    unexpected = [name for name in state if name not in expected]
     if missing or unexpected:
         raise CheckpointError(
             f"{folder}: the weights do not fit the model: {len(missing)} missing ({', '.join(missing[:3])}), "
             f"{len(unexpected)} unexpected ({', '.join(unexpected[:3])}); give {reader}(..., model=) the architecture "
             "that was saved"
         )
-    for name, tensor in expected.items():
-        if tensor.shape != tensors[name].shape:
+    own = {name: tensor for name, tensor in expected.items() if not name.endswith("_extra_state")}
+    for name, tensor in own.items():
+        if tensor.shape != state[name].shape:
             raise CheckpointError(
-                f"{folder}: the weights do not fit the model: {name} is {list(tensors[name].shape)} there and "
+                f"{folder}: the weights do not fit the model: {name} is {list(state[name].shape)} there and "
                 f"{list(tensor.shape)} in the model; give {reader}(..., model=) the architecture that was saved"
             )
+    for name, tensor in own.items():
+        _cast(tensor, state[name].dtype)
+    network.load_state_dict({name: state[plain] for name, plain in names.items()})
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> None:
+    """Another precision for a parameter or buffer that stays the same object, wherever it is tied or shared."""
+    if tensor.dtype != dtype:
+        if not (dtype.is_floating_point or dtype.is_complex):
+            tensor.requires_grad_(False)
+        tensor.data = tensor.data.to(dtype)
+
+
+def _passing(network: nn.Module) -> list[tuple[str, Tensor]]:
+    """Buffers of numbers that are in no state dict: they are computed when a model is built, in its precision."""
+    kept = network.state_dict(keep_vars=True)
+    there = {id(tensor) for tensor in kept.values()}
+    return [
+        (name, buffer)
+        for name, buffer in network.named_buffers()
+        if id(buffer) not in there and (buffer.is_floating_point() or buffer.is_complex())
+    ]
+
+
+def _cast_passing(network: nn.Module, told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Buffers that no file holds, in the precision that they had; as all the rest where an older file says nothing."""
     kinds = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
-    if len(kinds) == 1:
-        network.to(kinds.pop())
-    network.load_state_dict(dict(tensors))
+    for name, buffer in _passing(network):
+        dtype = getattr(torch, str(told.get(name)), None)
+        if isinstance(dtype, torch.dtype):
+            _cast(buffer, dtype)
+        elif len(kinds) == 1 and buffer.is_floating_point():
+            _cast(buffer, next(iter(kinds)))
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def check_storable(tensors: Mapping[str, Tensor]) -> None:
+    """Raise a CheckpointError for the first tensor that safetensors cannot hold."""
+    for name, tensor in tensors.items():
+        plain = type(tensor) in (Tensor, nn.Parameter)
+        if not plain or tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+            kind = type(tensor).__name__ if not plain else f"{tensor.layout}, {tensor.dtype}, on {tensor.device}"
+            raise CheckpointError(
+                f"{name} is no plain tensor ({kind}), which the file cannot hold: save the network before another "
+                "library quantises, prunes or spreads it, or make it plain (dequantize, to_dense, full_tensor)"
+            )

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from ..choose.tradeoffs import TradeOffs
 from ..errors import AdaptiveDepthError, CheckpointError, one_line
-from ..files import move, temporary_file
+from ..files import draft, drafts, move, writing
 from ..preprocessing import Preprocessing
 from .card import card_metadata, changed_by_hand, model_card
-from .folder import CONFIG, RUN, Kept, KeptNetwork, describe, read_folder, temporary_tensors
+from .folder import CONFIG, RUN, Kept, KeptNetwork, describe, draft_tensors, read_folder
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
 _FETCHED = [CONFIG, WEIGHTS, RUN, "weights-*.safetensors"]
@@ -73,23 +73,20 @@ class Share:
             raise CheckpointError(
                 f"{folder} holds a network of save already ({RUN}): name another folder, so that each holds one network"
             )
-        finished: dict[Path, Path] = {}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            finished[folder / WEIGHTS], digest = temporary_tensors(self.tensors, folder)
-            config = json.dumps({**self.config, "sha256": digest}, indent=2) + "\n"
-            finished[folder / CONFIG] = temporary_file(folder / CONFIG, config.encode())
-            if not changed_by_hand(folder / CARD):
-                card = model_card(name, self.network, self.config, self.metadata, self.preprocessing, self.tradeoffs)
-                finished[folder / CARD] = temporary_file(folder / CARD, card.encode())
-            _replace_together(finished)
+            with writing(folder, "save_pretrained", CheckpointError), drafts(folder) as place:
+                digest = draft_tensors(self.tensors, place / WEIGHTS)
+                finished = {folder / WEIGHTS: place / WEIGHTS}
+                config = json.dumps({**self.config, "sha256": digest}, indent=2) + "\n"
+                finished[folder / CONFIG] = draft(place / CONFIG, config.encode())
+                if not changed_by_hand(folder / CARD):
+                    parts = (self.network, self.config, self.metadata, self.preprocessing, self.tradeoffs)
+                    finished[folder / CARD] = draft(place / CARD, model_card(name, *parts).encode())
+                _replace_together(finished)
         except OSError as error:
             raise CheckpointError(
                 f"{folder} cannot be written ({error}): expected a folder with free space; what it held is still there"
             ) from error
-        finally:
-            for temporary in finished.values():
-                temporary.unlink(missing_ok=True)
 
 
 def prepare(

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..analysis.values import Analysis, BlockAnalysis
 from ..errors import MeasurementError
+from ..text import printable
 from .figures import ALONE, FRONT, OTHER, check_path, new_figure, save, tidy
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _name_stages(axes: "Axes", analysis: Analysis, places: Mapping[BlockAnalysis
         own = [x for block, x in places.items() if block.stage == stage.stage]
         name = stage.name if len(stage.name) <= 4 * len(own) + 2 else f"stage {stage.stage}"
         axes.annotate(
-            name,
+            printable(name),
             (sum(own) / len(own), 0),
             xycoords=("data", "axes fraction"),
             xytext=(0, -22),

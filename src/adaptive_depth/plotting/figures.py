@@ -1,11 +1,11 @@
 """What all charts share: a figure without global state, its look, and a file that is written whole."""
 
 import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import MeasurementError
+from ..files import drafts, move
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,9 +42,6 @@ def save(figure: "Figure", path: str | os.PathLike[str] | None) -> None:
         return
     place = Path(path)
     place.parent.mkdir(parents=True, exist_ok=True)
-    draft = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
-    try:
-        figure.savefig(draft, format="png")
-        draft.replace(place)
-    finally:
-        draft.unlink(missing_ok=True)
+    with drafts(place.parent) as folder:
+        figure.savefig(folder / place.name, format="png")
+        move(folder / place.name, place)

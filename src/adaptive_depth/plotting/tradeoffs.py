@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..choose.costs import COSTS, macs_unit
 from ..choose.tradeoffs import Row, TradeOffs
 from ..quality import TOP_1
+from ..text import printable
 from .figures import ALONE, FRONT, OTHER, check_path, new_figure, save, tidy
 
 if TYPE_CHECKING:
@@ -73,8 +74,8 @@ def plot_tradeoffs(
     axes.set_xlabel(label)
     judged_by = "top-1 accuracy (%)" if table.quality == TOP_1 else str(table.quality)
     title = f"{table.quality.title} against {COSTS[name].word} of {len(table.rows)} sub-networks"
-    axes.set_ylabel(judged_by, parse_math=False)  # a name is no formula
-    axes.set_title(title, fontsize=11, parse_math=False)
+    axes.set_ylabel(printable(judged_by), parse_math=False)  # a name is no formula
+    axes.set_title(printable(title), fontsize=11, parse_math=False)
     axes.margins(0.08, 0.1)
     tidy(axes)
     axes.legend(loc="best", fontsize=8, frameon=False)
@@ -142,7 +143,7 @@ def _draw_others(axes: "Axes", compare: Mapping[str, tuple[float, float]], divis
             marker=marker,
             facecolors="none",
             edgecolors=ALONE,
-            label=name.replace("$", r"\$"),  # no formula
+            label=printable(name).replace("$", r"\$"),  # no formula
         )
 
 

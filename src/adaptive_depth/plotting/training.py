@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import MeasurementError
 from ..quality import TOP_1, Quality
+from ..text import printable
 from ..training.history import Epoch, History
 from .figures import ALONE, FRONT, OTHER, check_path, new_figure, save, tidy
 
@@ -71,7 +72,7 @@ def _draw_quality(axes: "Axes", history: History, validated: list[Epoch], qualit
     else:
         _draw(axes, history, {"accuracy": "super-net", "base_accuracy": "base-net"})
     label = f"validation {quality}" if validated else "top-1 on training images (%)"
-    axes.set_ylabel(label, parse_math=False)  # a name is no formula
+    axes.set_ylabel(printable(label), parse_math=False)  # a name is no formula
 
 
 def _draw_validation(axes: "Axes", epochs: list[Epoch]) -> None:

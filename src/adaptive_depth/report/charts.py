@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+from ..text import printable
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -38,7 +40,7 @@ def inline_svg(figure: "Figure", name: str, title: str, description: str) -> str
     _tidy(root, name)
     for tag, words in (("desc", description), ("title", title)):
         part = ElementTree.Element(tag, {"id": f"{name}-{tag}"})
-        part.text = words
+        part.text = printable(words)
         root.insert(0, part)
     root.attrib |= {"role": "img", "aria-labelledby": f"{name}-title", "aria-describedby": f"{name}-desc"}
     return ElementTree.tostring(root, encoding="unicode")

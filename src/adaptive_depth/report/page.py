@@ -97,7 +97,8 @@ def _rendered(script: str, values: dict[str, Any]) -> str:
     sections += [("training", "Training")] * bool(values["training"])
     sections += [("analysis", "Analysis")] * bool(values["analysis"] or values["pictures"])
     sections += [("measured", "How it was measured")]
-    return _template().render(**values, script=script, style=_file("page.css"), sections=sections)
+    page = _template().render(**values, script=script, style=_file("page.css"), sections=sections)
+    return page.encode("utf-8", "replace").decode()  # a name may hold half a letter, which no file can
 
 
 @cache

@@ -4,7 +4,7 @@ import copy
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from ..batches import device_of, on_device
 from ..core.distributed import Processes, whole
 from ..core.network import AdaptiveNetwork
 from ..errors import CheckpointError, DataError, TrainingError
+from ..files import writing
 from ..measure.evaluation import evaluate
 from ..modes import modes_restored_on_error
 from ..tasks import Classification, OwnCriterion, Task, as_task
@@ -76,7 +77,8 @@ def train(
     Raises:
         TrainingError: a recipe that is none, labels out of range, or a loss that is not finite.
         DataError: no batches, or batches without labels.
-        CheckpointError: a checkpoint that cannot be written, or that cannot be gone on from.
+        CheckpointError: a checkpoint that cannot be written, or that cannot be gone on from; a folder that another
+            training writes.
 
     Example:
         >>> import timm, torch, adaptive_depth as ad
@@ -88,7 +90,7 @@ def train(
         if name in changes:
             raise TrainingError(f"train takes no {name}=: pass task=, a criterion or a task of adaptive_depth.tasks")
     recipe = (recipe or Recipe()).changed(changes)
-    check(network, batches, recipe)
+    check(network, batches, recipe, kept=folder is not None)
     if resume and folder is None:
         raise TrainingError("resume=True without a folder: name the one that holds the checkpoints")
     folder = None if folder is None else Path(folder)
@@ -102,6 +104,7 @@ def train(
         _try_metric(network, validation, learned)
     seed = None if recipe.seed is None else recipe.seed + Processes().index  # each process augments in its own way
     with (
+        _writing(folder),
         seeded(seed),
         stopping(folder is not None) as stop,
         prepared(network, recipe),
@@ -117,6 +120,20 @@ def train(
                 on_epoch(run.history[-1])
             run.save()
     return run.finish()
+
+
+@contextmanager
+def _writing(folder: Path | None) -> Iterator[None]:
+    """The folder of checkpoints is this training's alone; the first of its processes writes it."""
+    if folder is None or not Processes().is_first:
+        yield
+        return
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(writing(folder, "train", CheckpointError, patience=0))
+        except OSError as error:
+            raise CheckpointError(f"{folder} cannot be written ({error}): name another folder") from error
+        yield
 
 
 def _try_metric(network: AdaptiveNetwork, validation: Any, task: Task) -> None:
@@ -448,15 +465,15 @@ class _Run:
         if self.folder is None:
             return
         self.processes.average_statistics(self.network)
-        first, tensors, rest = self.processes.is_first, {}, {}
+        first, tensors, rest, extra = self.processes.is_first, {}, {}, {}
         if first or self.spread:  # to put together what is spread takes all processes, to keep it one
             numbers, rest = state.numbers_of(self.optimizer, keep=first)
-            tensors = state.tensors_of_module(self.network, "network.", keep=first)
+            tensors, extra = state.state_of_module(self.network, "network.", keep=first)
             tensors |= {f"optimizer.{name}": value for name, value in numbers.items()}
         if self.ema is not None:
             self.processes.average_statistics(self.ema.module)
             if first or self.spread:
-                tensors |= state.tensors_of_module(self.ema.module, "ema.", keep=first)
+                tensors |= state.state_of_module(self.ema.module, "ema.", keep=first)[0]
         facts = {
             "recipe": self.recipe.to_json(),
             "epoch": self.epoch,
@@ -471,6 +488,7 @@ class _Run:
             "random_at_start": self.processes.gather(self.at_start if self.batch else None),
             "history": [asdict(epoch) for epoch in self.history],
             "best": self.best,
+            "extra_state": extra,
         }
         if self.passes is not None:
             kept, facts["passes"] = zip(*self.processes.gather(self.passes.state()), strict=True)
@@ -505,9 +523,9 @@ class _Run:
                 f"{path} is of {there[0]} processes with epochs of {there[1]} batches, and there are {now[0]} with "
                 f"{now[1]} now: go on with the same data and number of processes"
             )
-        state.put_tensors(self.network, tensors, "network.")
+        state.put_state(self.network, tensors, "network.", facts.get("extra_state"))
         if self.ema is not None:
-            state.put_tensors(self.ema.module, tensors, "ema.")
+            state.put_state(self.ema.module, tensors, "ema.")
         own = {
             name.removeprefix("optimizer."): value for name, value in tensors.items() if name.startswith("optimizer.")
         }

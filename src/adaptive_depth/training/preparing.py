@@ -9,18 +9,34 @@ from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.scheduler.multistep_lr import MultiStepLRScheduler
 from timm.scheduler.scheduler import Scheduler
-from torch import nn
+from torch import Tensor, nn
 
 from ..batches import device_of
 from ..core.distributed import Processes, synchronised
+from ..core.network import AdaptiveNetwork
 from ..errors import DataError, TrainingError
+from ..hub.extra_state import apart
+from ..hub.folder import check_storable
+from ..wrapping import check_shaped, unwrapped
 from .recipe import Recipe
 from .steps import Loader
 
 
-def check(network: nn.Module, batches: Loader, recipe: Recipe) -> None:
+def check(network: nn.Module, batches: Loader, recipe: Recipe, *, kept: bool = False) -> None:
+    """Raise what can be said before the first step; `kept` where checkpoints are written."""
     if not isinstance(network, nn.Module):
         raise TrainingError(f"train received a {type(network).__name__}: expected a network, adapt(model) or plain")
+    if unwrapped(network) is not network and isinstance(unwrapped(network), AdaptiveNetwork):
+        raise TrainingError(
+            f"train received an adapted network inside a {type(network).__name__}, of which it would train one depth "
+            "only: give the network itself; compile=True compiles it, and torchrun starts several processes"
+        )
+    check_shaped(network, "train received", TrainingError)
+    extra = [name for name, value in network.state_dict().items() if not isinstance(value, Tensor)]
+    if extra and recipe.ema is not None:
+        raise TrainingError(f"ema averages tensors, and {', '.join(extra[:3])} is none: leave ema out of the recipe")
+    if kept:
+        check_storable(apart(network.state_dict())[0])  # what no checkpoint can hold is reported now
     if not isinstance(batches, Sized):
         raise DataError(
             f"train received batches without a length ({type(batches).__name__}): pass a list or DataLoader"

@@ -18,7 +18,8 @@ from torch.distributed.tensor import DTensor
 from ..core.distributed import like, load_whole, whole
 from ..errors import CheckpointError
 from ..files import write_atomically
-from ..hub.folder import read_tensors, write_tensors
+from ..hub.extra_state import apart, together
+from ..hub.folder import as_pairs, from_pairs, read_tensors, write_tensors
 
 FORMAT, VERSION = "adaptive-depth training state", 2
 
@@ -38,8 +39,10 @@ def save_state(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Ma
     path = folder / f"{name}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = write_tensors(dict(tensors), folder)
-        content = {"format": FORMAT, "version": VERSION, "tensors": file, **facts}
+        kept = dict(tensors)
+        pairs = as_pairs(kept)
+        file = write_tensors(kept, folder)
+        content = {"format": FORMAT, "version": VERSION, "tensors": file, "complex128": pairs, **facts}
         write_atomically(path, json.dumps(content).encode())
     except OSError as error:
         raise CheckpointError(
@@ -59,7 +62,9 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         facts = json.loads(path.read_bytes())
         _check_format(path, facts)
-        return read_tensors(path.parent / str(facts["tensors"])), facts
+        tensors = read_tensors(path.parent / str(facts["tensors"]))
+        from_pairs(tensors, facts.get("complex128", ()), path)
+        return tensors, facts
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {mend}") from error
     except (OSError, ValueError, KeyError) as error:
@@ -127,6 +132,11 @@ def put_numbers(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor],
         if isinstance(group.get("betas"), list):
             group["betas"] = tuple(group["betas"])
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for number, values in state.items():  # which brings all numbers into the precision of their parameter
+        kept = optimizer.state[parameters[number]] if number < len(parameters) else {}
+        for name, value in values.items():
+            if isinstance(value, Tensor) and isinstance(kept.get(name), Tensor) and kept[name].dtype != value.dtype:
+                kept[name] = value.to(kept[name].device)
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -154,10 +164,15 @@ def put_random_state(state: Mapping[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(torch.tensor(state["cuda"], dtype=torch.uint8), device)
 
 
-def tensors_of_module(module: nn.Module, prefix: str, *, keep: bool = True) -> dict[str, Tensor]:
-    """A module's state under a prefix, each tensor once even where it is tied; `keep` as for `numbers_of`."""
+def state_of_module(module: nn.Module, prefix: str, *, keep: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A module's state under a prefix: its tensors, each once even where it is tied, and as JSON what is none.
+
+    Raises:
+        CheckpointError: an extra state that JSON does not hold.
+    """
+    state, extra = apart(module.state_dict())
     found, seen = {}, set()
-    for name, tensor in module.state_dict().items():
+    for name, tensor in state.items():
         spread = isinstance(tensor, DTensor)
         key = name if spread or not tensor.numel() else (tensor.data_ptr(), tensor.shape)
         if key not in seen:
@@ -165,21 +180,34 @@ def tensors_of_module(module: nn.Module, prefix: str, *, keep: bool = True) -> d
             in_one = whole(tensor.detach())
             if keep:
                 found[f"{prefix}{name}"] = in_one.cpu().clone(memory_format=torch.contiguous_format)
-    return found
+    return found, {f"{prefix}{name}": value for name, value in extra.items()} if keep else {}
 
 
-def put_tensors(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> None:
-    """The inverse of `tensors_of_module`."""
-    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    tied = {name for name in module.state_dict() if name not in own}
-    expected = {id(tensor) for name, tensor in module.state_dict(keep_vars=True).items() if name in own}
-    lost = [
-        name
-        for name, tensor in module.state_dict(keep_vars=True).items()
-        if name in tied and id(tensor) not in expected
-    ]
-    if lost or any(name not in module.state_dict() for name in own):
+def put_state(
+    module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, extra: Mapping[str, Any] | None = None
+) -> None:
+    """The inverse of `state_of_module`.
+
+    Raises:
+        CheckpointError: of another network, or of one in another precision.
+    """
+    own = together(_within(tensors, prefix), _within(extra or {}, prefix))
+    expected = module.state_dict(keep_vars=True)
+    tied = {name for name in expected if name not in own}
+    there = {id(tensor) for name, tensor in expected.items() if name in own}
+    lost = [name for name, tensor in expected.items() if name in tied and id(tensor) not in there]
+    if lost or any(name not in expected for name in own):
         raise CheckpointError(
             f"the checkpoint is of another network: {', '.join(lost[:3] or sorted(own)[:3])} do not fit"
         )
+    for name, value in own.items():
+        if isinstance(value, Tensor) and isinstance(expected[name], Tensor) and value.dtype != expected[name].dtype:
+            raise CheckpointError(
+                f"the checkpoint is of a network in another precision: {name} is {value.dtype} there and "
+                f"{expected[name].dtype} now; resume with the network as it was"
+            )
     load_whole(module, own)
+
+
+def _within(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}

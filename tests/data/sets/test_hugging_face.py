@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 from PIL import Image
 from torch import nn
 
@@ -18,6 +19,7 @@ import adaptive_depth as ad
 from adaptive_depth.cli import main
 from adaptive_depth.data import class_names, configure, create_loader, open_data
 from adaptive_depth.data.sets import locate
+from adaptive_depth.errors import FetchError
 from adaptive_depth.training.images import TrainingBatches
 
 CLASSES = ["cat", "dog", "owl"]
@@ -291,3 +293,77 @@ def test_a_seed_shuffles_a_loader(parquet):
     seen = np.concatenate([y.numpy() for _, y in create_loader(plain(parquet), "train", batch_size=8, shuffle=True)])
     assert sorted(seen) == sorted([number % 3 for number in range(24)])
     assert seen.tolist() != [number % 3 for number in range(24)]
+
+
+# -- nothing is fetched unasked -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """May requests be sent, as the two packages see it when a set is loaded on a machine with a network?"""
+    found = []
+
+    def load(name, **_):
+        found.append((datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE))
+        raise ConnectionError("no such set")
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    return found
+
+
+def test_a_named_set_is_fetched_if_one_says_so(asked):
+    with pytest.raises(
+        FetchError, match=r"cannot be read \(no such set\): .* is fetched if you say so, train --download"
+    ):
+        class_names("hfds/some/body")
+    with pytest.raises(ad.DataError, match=r"expected a name on the Hugging Face hub, or a folder of .* images$"):
+        class_names("hfds/some/body", download=True)
+    assert asked == [(True, True), (False, False)]
+    assert not constants.HF_HUB_OFFLINE
+    assert not datasets.config.HF_HUB_OFFLINE
+
+
+def test_a_folder_that_names_files_elsewhere(tmp_path, asked):
+    name = write(tmp_path / "set", train=rows(6), validation=rows(3))
+    card = tmp_path / "set" / "README.md"
+    card.write_text(
+        "---\nconfigs:\n- data_files:\n  - split: train\n    path: [http://localhost:1/x.parquet]\n---\n# http:"
+    )
+    with pytest.raises(
+        FetchError, match=r"names files elsewhere \(http://localhost:1/x.parquet\), which are fetched if"
+    ):
+        class_names(name)
+    assert asked == []
+    for harmless in (
+        "# See http://localhost",
+        "---\nlicense: mit\n---\nhttp://localhost",
+        "---\n[\n---\n",
+        "---\n- 1\n---",
+    ):
+        card.write_text(harmless)
+        with pytest.raises(ad.DataError, match="no such set"):
+            class_names(name)
+    assert asked == [(True, True)] * 4
+
+
+def test_a_run_or_recipe_from_elsewhere_asks_before_it_fetches(tmp_path, asked, monkeypatch, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("model: resnet18\ndata: hfds/some/body\nepochs: 1\n")
+    command = ["train", f"--recipe={recipe}", f"--output={tmp_path / 'run'}", "--device=cpu"]
+    assert main(command) == 2
+    assert "is fetched if you say so, train --download" in capsys.readouterr().err
+    assert asked == [(True, True)]
+    for answer, more in (("n\n", []), ("y\n", [(False, False)])):
+        asked.clear()
+        terminal = io.StringIO(answer)
+        terminal.isatty = lambda: True  # type: ignore[method-assign]
+        monkeypatch.setattr(sys, "stdin", terminal)
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        assert main(command) == 2
+        assert "Fetch 'hfds/some/body' now? [y/N]" in capsys.readouterr().err
+        assert asked == [(True, True), *more]
+    assert main([*command, "--download"]) == 2
+    assert asked[-1] == (False, False)
+    assert not (tmp_path / "run").exists()

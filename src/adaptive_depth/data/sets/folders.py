@@ -6,7 +6,7 @@ from typing import Any
 
 from timm.data.dataset_factory import _TORCH_BASIC_DS, create_dataset
 
-from ...errors import DataError, one_line
+from ...errors import DataError, FetchError, one_line
 from .indexed import SPLITS, Indexed
 
 TORCHVISION = tuple(f"torch/{name}" for name in _TORCH_BASIC_DS)
@@ -53,13 +53,14 @@ def open_torchvision(
             f"data {name!r} needs a root: the folder in which the set is stored, or is to be (--root){_hint(name)}"
         )
     if not root.is_dir() and not download:
-        raise DataError(f"root {str(root)!r} of data {name!r} is no folder: name another, or let it --download")
+        raise FetchError(f"root {str(root)!r} of data {name!r} is no folder: name another, or let it --download")
     try:
         data: Any = create_dataset(name, root=str(root), split=split, download=download)
     except Exception as error:  # whatever the many readers raise, the user needs the same answer
         if "Unknown torchvision dataset" in str(error):
             raise unknown(name) from error
-        raise DataError(
+        kind = DataError if download else FetchError
+        raise kind(
             f"data {name!r} cannot be read from {str(root)!r} (let it --download?): {one_line(error)}"
         ) from error
     found = getattr(data, "classes", None) or getattr(data, "class_to_idx", None)

@@ -1,13 +1,17 @@
 """Hugging Face data sets: of the hub, or a folder (parquet, images, or what `save_to_disk` wrote)."""
 
 import io
+import json
+import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from ...errors import DataError, one_line
+import yaml
+
+from ...errors import DataError, FetchError, one_line
 from .indexed import Indexed, is_path, pick_split
 
 
@@ -15,14 +19,17 @@ def open_hugging_face(
     name: str,
     root: Path | None,
     split: str,
-    download: bool,  # noqa: ARG001  `datasets` fetches what is not in its cache, unless HF_HUB_OFFLINE=1 is set
+    download: bool,
     classes: tuple[str, ...] | None,
 ) -> Indexed:
     """A split of what `datasets.load_dataset` finds under a name or in a folder; `root` is its cache, if given.
 
+    Without `download` nothing is fetched: the name must be of a set in the cache, and the folder hold its own files.
+
     The image column is the one named "image", or the only one of its kind; the label column likewise.
 
     Raises:
+        FetchError: a set that would have to be fetched.
         DataError: `datasets` is not installed; a set or split that is missing; no or several image or label columns;
             classes that are none of `classes`.
     """
@@ -35,15 +42,23 @@ def open_hugging_face(
     folder = Path(name).expanduser()
     if is_path(name) and not folder.is_dir():
         raise DataError(f"{what}: there is no folder {str(folder)!r}; expected one that datasets.load_dataset reads")
+    if folder.is_dir() and not download and (url := _named_elsewhere(folder)):
+        raise FetchError(
+            f"{what} is a folder that names files elsewhere ({url}), which are fetched if you say so, train --download "
+            "(download=True)"
+        )
     try:
-        with _progress_where_watched(datasets):
+        with _progress_where_watched(datasets), nullcontext() if download else _offline(datasets):
             loaded: Any = datasets.load_dataset(
                 str(folder) if folder.is_dir() else name, cache_dir=None if root is None else str(root)
             )
     except Exception as error:  # whatever its many builders raise, the user needs the same answer
-        raise DataError(
+        asked = (
+            "" if download else "; what is not in its cache is fetched if you say so, train --download (download=True)"
+        )
+        raise (DataError if download or folder.is_dir() else FetchError)(
             f"{what} cannot be read ({one_line(error)}): expected a name on the Hugging Face hub, or a folder of "
-            "parquet files or images"
+            f"parquet files or images{asked}"
         ) from error
     rows = loaded[pick_split(loaded, split, what)]
     image = _column(rows.features, datasets.Image, "image", what)
@@ -94,6 +109,33 @@ def _column(features: Any, kind: Any, usual: str, what: str) -> str:
 def _kind(feature: Any) -> str:
     kind = type(feature).__name__
     return str(feature.dtype) if kind == "Value" else kind
+
+
+@contextmanager
+def _offline(datasets: Any) -> Iterator[None]:
+    """Both packages read their caches alone; they look at these constants at every request."""
+    from huggingface_hub import constants
+
+    places: tuple[Any, Any] = (datasets.config, constants)
+    before = [place.HF_HUB_OFFLINE for place in places]
+    try:
+        for place in places:
+            place.HF_HUB_OFFLINE = True
+        yield
+    finally:
+        for place, was in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = was
+
+
+def _named_elsewhere(folder: Path) -> str | None:
+    """The first URL among the data files that the card of a folder names: `datasets` would fetch it."""
+    try:
+        head = (folder / "README.md").read_text(encoding="utf-8", errors="replace").split("---")[1]
+        configs = yaml.safe_load(head)["configs"]
+    except (OSError, IndexError, KeyError, TypeError, yaml.YAMLError):
+        return None
+    found = re.search(r"\w+://[^\s\"']+", json.dumps(configs, default=str))
+    return found[0] if found else None
 
 
 @contextmanager

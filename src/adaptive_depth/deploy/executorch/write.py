@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from ...core.network import AdaptiveNetwork
 from ...errors import ExportError
-from ...files import move, temporary_file
+from ...files import write_atomically
 from ...modes import evaluating
 from ..artifact import Artifact
 from ..tracing import Logits, cannot_convert, exported
@@ -54,7 +54,7 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
         )
         programs = {skip: _exported(module, example) for skip, module in modules.items()}
     content = _lowered(programs, json.dumps(artifact.to_json()))
-    move(temporary_file(path, content + ending(zlib.crc32(content))), path)
+    write_atomically(path, content + ending(zlib.crc32(content)))
 
 
 def _exported(module: nn.Module, example: Tensor) -> ExportedProgram:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...core.network import AdaptiveNetwork
 from ...errors import ExportError
-from ...files import move, temporary_file
+from ...files import write_atomically
 from ..artifact import Artifact
 from ..switching import Switching
 from ..tracing import cannot_convert, exported, two_samples
@@ -61,4 +61,4 @@ def _write(model: onnx_ir.Model, path: Path) -> None:
     size = proto.ByteSize()
     if size > LARGEST:
         raise ExportError(f"the model has {size / 1e9:.1f} GB, and an ONNX file at most 2: export to openvino")
-    move(temporary_file(path, proto.SerializeToString()), path)
+    write_atomically(path, proto.SerializeToString())

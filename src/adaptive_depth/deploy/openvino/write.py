@@ -7,7 +7,6 @@ that is used, the one model hardly more than the super-net alone. `benchmarks/ex
 
 import json
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from torch.export import Dim, ExportedProgram
 
 from ...core.network import AdaptiveNetwork
 from ...errors import ExportError
-from ...files import move
+from ...files import drafts, move
 from ...modes import evaluating
 from ..artifact import Artifact
 from ..switching import Switching
@@ -84,8 +83,8 @@ def save(model: openvino.Model, path: Path, artifact: Artifact) -> None:
     """Write a model of every depth with its description; both files are replaced, or neither where writing fails."""
     model.set_rt_info(json.dumps(artifact.to_json()), [DESCRIPTION])
     weights = path.with_suffix(".bin")
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        new, new_weights = Path(folder, "model.xml"), Path(folder, "model.bin")
+    with drafts(path.parent) as folder:
+        new, new_weights = folder / "model.xml", folder / "model.bin"
         openvino.save_model(model, new, compress_to_fp16=False)
         model.set_rt_info(checksum(new_weights), [CHECKSUM])
         openvino.save_model(model, new, compress_to_fp16=False)  # the weights are the same, byte by byte

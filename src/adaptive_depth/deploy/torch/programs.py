@@ -76,6 +76,7 @@ def plain_state_dict(network: AdaptiveNetwork, skip: Skip) -> dict[str, Tensor]:
 
     Raises:
         SkipError: a skip that does not fit the stages.
+        ExportError: modules with an extra state that is no tensor.
 
     Example:
         >>> import adaptive_depth as ad, timm
@@ -90,6 +91,10 @@ def plain_state_dict(network: AdaptiveNetwork, skip: Skip) -> dict[str, Tensor]:
     ]
     names = _moved_up(network.model, left_out)
     weights = network.extract(letters).state_dict()
+    if extra := [name for name, value in weights.items() if not isinstance(value, Tensor)]:
+        raise ExportError(
+            f"{', '.join(extra[:3])} is no tensor, which weights of torch cannot hold: choose another format"
+        )
     return {_renamed(name, names): tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
 
 

@@ -1,0 +1,72 @@
+"""The extra state of modules (`get_extra_state`), which may be more than tensors: as JSON, with its tensors apart."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import CheckpointError
+
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def apart(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A state dict as tensors, and as JSON all that is none; lists, tuples and dictionaries of tensors are taken apart.
+
+    Raises:
+        CheckpointError: something that neither can hold.
+
+    Example:
+        >>> import torch
+        >>> apart({"a": torch.ones(1), "b._extra_state": {"amax": torch.ones(2), "axes": (0, 1)}})[1]
+        {'b._extra_state': {'dict': {'amax': {'tensor': 'b._extra_state/1'}, 'axes': {'tuple': [0, 1]}}}}
+    """
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    extra = {name: _packed(value, name, tensors) for name, value in state.items() if not isinstance(value, Tensor)}
+    return tensors, extra
+
+
+def together(tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `apart`.
+
+    Raises:
+        CheckpointError: JSON that it did not write, or tensors that are missing.
+    """
+    inside = set()
+
+    def unpacked(value: Any) -> Any:
+        if isinstance(value, list):
+            return [unpacked(each) for each in value]
+        if not isinstance(value, dict):
+            return value
+        ((kind, held),) = value.items()
+        if kind == "tensor":
+            inside.add(held)
+            return tensors[held]
+        if kind == "tuple":
+            return tuple(unpacked(each) for each in held)
+        return {name: unpacked(each) for name, each in held.items()}
+
+    try:
+        state = {name: unpacked(value) for name, value in extra.items()}
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"the extra state of the modules is damaged ({error!r})") from error
+    return {name: tensor for name, tensor in tensors.items() if name not in inside} | state
+
+
+def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, Tensor):
+        key = f"{name}/{1 + sum(each.startswith(f'{name}/') for each in tensors)}"
+        tensors[key] = value
+        return {"tensor": key}
+    if type(value) in (list, tuple):
+        inside = [_packed(each, name, tensors) for each in value]
+        return inside if isinstance(value, list) else {"tuple": inside}
+    if isinstance(value, dict) and all(type(key) is str for key in value):
+        return {"dict": {key: _packed(each, name, tensors) for key, each in value.items()}}
+    raise CheckpointError(
+        f"{name} holds a {type(value).__name__}, which cannot be kept without running code when it is read: expected "
+        "tensors, numbers and text, in lists, tuples or dictionaries by name, from get_extra_state of its module"
+    )
