@@ -2,19 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 from ..errors import MeasurementError
-from ..schema import Plain
+from ..schema import Letters, NotNegative, Number, Plain, Positive, Size, one_of
 
 
 @dataclass(frozen=True)
 class Seen(Plain):
     """What one input took: `waited_ms` before it began, then `latency_ms`; `at_s` as in `Decision`."""
 
-    at_s: float
-    skip: str
-    latency_ms: float
-    waited_ms: float
+    at_s: NotNegative
+    skip: Letters
+    latency_ms: Positive
+    waited_ms: NotNegative
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,11 @@ class Decision(Plain):
 
     reading_error = MeasurementError
 
-    number: int
-    at_s: float
-    waited_ms: float
-    limits: Mapping[str, float]
-    skip: str
-    why: str
-    slowdown: float
+    number: Size
+    at_s: NotNegative
+    waited_ms: NotNegative
+    limits: Mapping[str, Number]
+    skip: Letters
+    why: Annotated[str, one_of("start", "stay", "deeper", "shallower")]
+    slowdown: Positive
     seen: tuple[Seen, ...]
