@@ -536,7 +536,10 @@ KINDS = {
         "hub/config.json", damaged_json, lambda file, _: ad.AdaptiveNetwork.from_pretrained(file.parent), _right_network
     ),
     "weights": Kind(
-        "run/weights-*", damaged_safetensors, lambda file, _: ad.load(_renamed_weights(file.parent)), lambda net: _right_weights(net.model)
+        "run/weights-*",
+        damaged_safetensors,
+        lambda file, _: ad.load(_renamed_weights(file.parent)),
+        lambda net: _right_weights(net.model),
     ),
     "safetensors": Kind(
         "plain.safetensors", damaged_safetensors, lambda file, _: _loaded_weights(file), _right_weights
@@ -551,9 +554,7 @@ KINDS = {
         "run/profile.json", damaged_json, lambda file, _: runs.read_profile(file.parent), _right_profile, 1200
     ),
     "alone": Kind("run/alone.json", damaged_json, lambda file, _: runs.read_alone(file.parent), _are_finite, 500),
-    "table": Kind(
-        "run/tradeoffs.json", damaged_json, lambda file, _: _read_table(file.parent), _right_table, 1200
-    ),
+    "table": Kind("run/tradeoffs.json", damaged_json, lambda file, _: _read_table(file.parent), _right_table, 1200),
     "data": Kind(
         "run/data.json",
         damaged_json,
@@ -561,9 +562,7 @@ KINDS = {
         lambda data: _right_preprocessing(data.preprocessing),
         800,
     ),
-    "told of a run": Kind(
-        "run/data.json", damaged_json, lambda file, _: _how_trained(file.parent), _are_finite, 200
-    ),
+    "told of a run": Kind("run/data.json", damaged_json, lambda file, _: _how_trained(file.parent), _are_finite, 200),
     "task": Kind(
         "run/task.json",
         damaged_json,

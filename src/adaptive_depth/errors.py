@@ -1,6 +1,5 @@
 """One small family of errors: what was received, what was expected, how to mend it."""
 
-
 _LONGEST = 3000  # characters of a message: what a damaged file holds may be of any length
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import DataError
+from .schema import Plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +26,7 @@ class Convert:
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class Preprocessing(Plain):
     """How images become the input of a network, and what its outputs mean: a plain value that survives JSON.
 
     Attributes:
@@ -39,6 +40,8 @@ class Preprocessing:
     Raises:
         DataError: a value that is out of range.
     """
+
+    reading_error = DataError
 
     image_size: int
     channels: int

@@ -1,7 +1,7 @@
 """Plain values as JSON and back: what is read is checked against the fields of its class, by pydantic, before use.
 
-A file is read here and nowhere else (`read_text`, `read_json`, `read_yaml`): whatever is in it ends in one error, in
-bounded time and memory. What a number or a text may be is said once, by the types of the fields (`Positive`, `Letters`).
+A file is read here and nowhere else (`read_json`, `read_yaml`): whatever is in it ends in one error, in bounded time and
+memory. What a number or a text may be is said once, by the types of the fields (`Positive`, `Letters`).
 """
 
 import json
@@ -94,7 +94,7 @@ class Plain:
 
 
 class Open(Plain):
-    """The same of what may hold further entries, of its user's own."""
+    """The same of what may hold further entries, of its user's own or of a form that is checked before (`Form`)."""
 
     __pydantic_config__: ClassVar[Any] = {**Plain.__pydantic_config__, "extra": "ignore"}
 
@@ -174,7 +174,7 @@ def _loaded_yaml(content: str | bytes) -> Any:
                 raise yaml.YAMLError(f"it has the alias *{self.peek_event().anchor}: expected the value itself")
             return super().compose_node(parent, index)
 
-    return yaml.load(content, Loader)  # noqa: S506 - a SafeLoader
+    return yaml.load(content, Loader)
 
 
 def _checked(content: Any, error: type[AdaptiveDepthError], name: str, mend: str) -> Any:
@@ -244,8 +244,10 @@ def from_plain(kind: Any, content: Any, error: type[AdaptiveDepthError], name: s
         if isinstance(raised, AdaptiveDepthError):  # a class of ours said what is wrong with its values
             raise (raised if isinstance(raised, error) else error(str(raised))) from found
         place = ".".join(_SHORT.repr(part).strip("'") for part in first["loc"])
+        told = place and first["type"] != "missing"
+        received = f"; received {_SHORT.repr(first['input'])}" if told else ""
         raise error(
-            f"{called} {_SHORT.repr(content)}: {f'{place}: ' * bool(place)}{first['msg']}{_expected(kind)}"
+            f"{called} {_SHORT.repr(content)}: {f'{place}: ' * bool(place)}{first['msg']}{received}{_expected(kind)}"
         ) from found
 
 
@@ -309,6 +311,7 @@ class Form:
             raise self.error(f"{file} is damaged: its version is {version!r}, where a number is expected")
         if version > self.version:
             raise self.error(
-                f"{file} has version {version!r}, this library reads up to {self.version}: pip install -U adaptive-depth"
+                f"{file} has version {version!r}, this library reads up to {self.version}: pip install -U "
+                "adaptive-depth"
             )
         return dict(content)

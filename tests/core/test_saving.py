@@ -328,27 +328,27 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a list": (lambda f: (f / "network.json").write_text("[1, 2]"), "is not of this library"),
     "newer": (lambda f: edit(f, version=2), "has version 2, this library reads up to 1: pip install -U adaptive-depth"),
     "no version": (lambda f: edit(f, version=None), "is damaged: its version is None"),
-    "no stages": (lambda f: edit(f, stages=None), "network.json is damaged: ties or stages cannot be read"),
-    "no ties": (lambda f: edit(f, ties=[]), "is damaged: ties or stages cannot be read"),
+    "no stages": (lambda f: edit(f, stages=None), "stages: Input should be a valid array; received None"),
+    "no ties": (lambda f: edit(f, ties=[]), "ties: Input should be an object; received []"),
     "field missing": (
         lambda f: (f / "network.json").write_text('{"format": "adaptive-depth network", "version": 1, "stages": []}'),
-        "network.json is damaged: source, ties, weights cannot be read",
+        "source: Field required; expected an object with source, stages, weights, ties",
     ),
     "no weights": (lambda f: weights_of(f).unlink(), "cannot be read"),
-    "truncated weights": (lambda f: cut(weights_of(f), 0.7), "the weights are missing or truncated"),
-    "barely weights": (lambda f: cut(weights_of(f), 0.0001), "the weights are missing or truncated"),
-    "empty weights": (lambda f: weights_of(f).write_bytes(b""), "the weights are missing or truncated"),
+    "truncated weights": (lambda f: cut(weights_of(f), 0.7), "the weights are truncated or damaged"),
+    "barely weights": (lambda f: cut(weights_of(f), 0.0001), "the weights are truncated or damaged"),
+    "empty weights": (lambda f: weights_of(f).write_bytes(b""), "the weights are truncated or damaged"),
     "a huge header": (
-        lambda f: weights_of(f).write_bytes(struct.pack("<Q", 2**62) + b"{}"), "the weights are missing or truncated",
+        lambda f: weights_of(f).write_bytes(struct.pack("<Q", 2**62) + b"{}"), "the weights are truncated or damaged",
     ),
-    "a flipped bit": (lambda f: flip(weights_of(f)), "holds other content than its name says: the weights are damaged"),
-    "path traversal": (lambda f: edit(f, weights="../secret.safetensors"), "names weights outside its folder ('../sec"),
-    "absolute path": (lambda f: edit(f, weights="/etc/passwd"), "names weights outside its folder ('/etc/passwd')"),
+    "a flipped bit": (lambda f: flip(weights_of(f)), "holds other content than its name says: the weights are"),
+    "path traversal": (lambda f: edit(f, weights="../secret.safetensors"), "weights: Input should be the name of a file in the same"),
+    "absolute path": (lambda f: edit(f, weights="/etc/passwd"), "the same folder; received '/etc/passwd'"),
     "dots": (lambda f: edit(f, weights=".."), "cannot be read"),
     "no name": (lambda f: edit(f, weights=""), "cannot be read"),
-    "a number": (lambda f: edit(f, weights=5), "names weights outside its folder (5)"),
-    "a null": (lambda f: edit(f, weights="a\0b"), ""),
-    "json as weights": (lambda f: edit(f, weights="network.json"), "cannot be read"),
+    "a number": (lambda f: edit(f, weights=5), "weights: Input should be a valid string; received 5"),
+    "a null": (lambda f: edit(f, weights="a\0b"), "the name of a file in the same folder; received 'a\\x00b'"),
+    "json as weights": (lambda f: edit(f, weights="network.json"), "holds other content than its name says"),
     "renamed tensor": (
         lambda f: rename_tensor(f, b'"model.fc.bias"', b'"model.fc.bios"'),
         "the weights do not fit the model: 1 missing (model.fc.bias), 1 unexpected (model.fc.bios)",
@@ -374,8 +374,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown argument": (
         lambda f: edit(f, source={"name": "resnet18", "arguments": {"x": 1}}), "'resnet18' cannot be built with {'x'",
     ),
-    "source is a text": (lambda f: edit(f, source="resnet18"), "network.json is damaged: source 'resnet18'"),
-    "name is a number": (lambda f: edit(f, source={"name": 5, "arguments": {}}), "network.json is damaged: source "),
+    "source is a text": (lambda f: edit(f, source="resnet18"), "source: Input should be an object; received 'resnet18'"),
+    "name is a number": (lambda f: edit(f, source={"name": 5, "arguments": {}}), "source.name: Input should be a valid string"),
     "pretrained": (
         lambda f: edit(f, source={"name": "resnet18", "arguments": ARGUMENTS | {"pretrained": True}}),
         "asks for pretrained: a saved network brings its own weights; it is damaged or was tampered with",
@@ -383,7 +383,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "dangling tie": (
         lambda f: edit(f, ties={"model.fc.weight": "model.x"}), "ties 'model.fc.weight' to 'model.x', which the w",
     ),
-    "tie to a list": (lambda f: edit(f, ties={"a": [1]}), "ties 'a' to [1], which the weights do not have"),
+    "tie to a list": (lambda f: edit(f, ties={"a": [1]}), "ties.a: Input should be a valid string; received [1]"),
 }  # fmt: skip
 
 
@@ -392,7 +392,7 @@ def test_damage_is_told(network, tmp_path: Path, name: str) -> None:
     folder = ad.save(network, tmp_path / "saved")
     damage, said = DAMAGE[name]
     damage(folder)
-    with pytest.raises(ad.CheckpointError, match=re.escape(said) or "read"):
+    with pytest.raises(ad.CheckpointError, match=re.escape(said)):
         ad.load(folder)
 
 
@@ -452,7 +452,7 @@ def test_a_pickle_is_not_opened(network, tmp_path: Path, monkeypatch: pytest.Mon
     for name in ("weights.pth", "network.pkl"):
         (folder / "network.json").write_text(good)
         edit(folder, weights=name)
-        with pytest.raises(ad.CheckpointError, match="cannot be read"):
+        with pytest.raises(ad.CheckpointError, match="holds other content than its name says"):
             ad.load(folder)
     torch.save(Trap(sprung), folder / "network.json")
     with pytest.raises(ad.CheckpointError, match=r"network\.json cannot be read"):

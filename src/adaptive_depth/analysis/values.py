@@ -120,7 +120,7 @@ class Analysis(Plain):
     stages: tuple[StageAnalysis, ...]
     norms: tuple[NormAnalysis, ...]
     losses: dict[Letters, Number]
-    images: Size
+    images: Count
     classes: Size | None = None
     seen: Count | None = None
     advice: tuple[str, ...] = ()

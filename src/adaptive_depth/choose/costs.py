@@ -298,8 +298,8 @@ class Profile(Plain):
             costs = from_plain(tuple[Cost, ...], listed, MeasurementError, "profile's costs")
             if not costs or len({cost.skip for cost in costs}) < len(costs):
                 raise MeasurementError(
-                    f"a profile has the costs of {', '.join(cost.skip for cost in costs) or 'nothing'}: expected one or "
-                    "more sub-networks, each once"
+                    f"a profile has the costs of {', '.join(cost.skip for cost in costs) or 'nothing'}: expected "
+                    "sub-networks, one or more, each once"
                 )
             content = {**content, "costs": {cost.skip: plain for cost, plain in zip(costs, listed, strict=True)}}
         return super().from_json(content)

@@ -108,10 +108,10 @@ class TradeOffs(Plain):
                         f"{100 * row.alone:g}"
                     )
         skips = [row.skip for row in self.rows]
-        if len({*skips}) < len(skips) or len({len(skip) for skip in skips}) > 1:
-            raise MeasurementError(
-                f"a table of the sub-networks {', '.join(skips)}: expected each once, and all of as many stages"
-            )
+        if len({*skips}) < len(skips):
+            raise MeasurementError(f"a sub-network stands twice in {', '.join(skips)}")
+        if len({len(skip) for skip in skips}) > 1:
+            raise MeasurementError(f"a table of the sub-networks {', '.join(skips)}: expected skips of as many stages")
         if strange := {skip for pair in self.ties for skip in pair} - {*skips}:
             raise MeasurementError(f"ties name {', '.join(sorted(strange))}: expected some of {', '.join(skips)}")
         for cost in COSTS:

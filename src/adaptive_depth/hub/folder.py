@@ -9,24 +9,64 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import safetensors
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..errors import AdaptiveDepthError, CheckpointError, DataError
+from ..errors import AdaptiveDepthError, CheckpointError, ModelError, one_line
 from ..files import move
-from ..models import WEIGHT_ARGUMENTS, Source, create_model, source_of
-from ..plan import Stages
+from ..models import WEIGHT_ARGUMENTS, Source, create_model, no_larger_than, source_of
+from ..plan import Stage, Stages
 from ..preprocessing import Preprocessing
+from ..schema import Form, Open, Such, read_json
 
 FORMAT = "adaptive-depth network"
 VERSION = 1
 RUN, CONFIG = "network.json", "config.json"  # the description, as `save` and as the Hub name it
 WEIGHTS = f"weights-{'[0-9a-f]' * 16}.safetensors"  # what `save` writes, and may delete: no file of the user's
+_FORM = Form(FORMAT, VERSION, f"a file with format {FORMAT!r}", CheckpointError)
+# What a model may have that its weights do not tell of, such as containers, and buffers that are not kept.
+_PARTS, _NUMBERS = 20, 2  # times as many as are kept, and
+_MORE_PARTS, _MORE_NUMBERS = 10_000, 1 << 26
+
+_FileName = Annotated[
+    str, Such(lambda name: Path(name).name == name and "\0" not in name, "the name of a file in the same folder")
+]
+_Digest = Annotated[str, Such(lambda text: re.fullmatch("[0-9a-f]{64}", text), "64 hexadecimal digits")]
+
+
+@dataclass(frozen=True)
+class Description(Open):
+    """What a folder says of its network; it may hold further entries.
+
+    Attributes:
+        source: what builds the model; None where no name does.
+        stages: the plan.
+        weights: the file of the tensors.
+        ties: for each further name of a tensor, the one that it is kept under.
+        model: the name of the model's class.
+        proven: as in the network.
+        preprocessing: None where it is not known.
+        sha256: of the weights, where their name does not tell it.
+    """
+
+    reading_error = CheckpointError
+
+    source: Source | None
+    stages: tuple[Stage, ...]
+    weights: _FileName
+    ties: dict[str, str]
+    model: str = "model"
+    proven: bool = True
+    preprocessing: Preprocessing | None = None
+    sha256: _Digest | None = None
 
 
 class Kept(nn.Module):
@@ -113,32 +153,37 @@ def read_folder(
     of_hub = (folder / CONFIG).is_file() and not (folder / RUN).is_file()
     file = folder / (CONFIG if of_hub else RUN)
     description = read_description(file)
-    sha256 = description.get("sha256")
-    if of_hub and not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
-        raise CheckpointError(f"{file} is damaged: its sha256 is {sha256!r}, where 64 digits are expected")
-    prepared = description.get("preprocessing")
+    if of_hub and description.sha256 is None:
+        raise CheckpointError(f"{file} is damaged: it has no sha256, where 64 digits are expected")
+    weights, sha256 = folder / description.weights, description.sha256 if of_hub else None
+    check_digest(weights, sha256)
+    shapes = read_shapes(weights)
+    for name, first in description.ties.items():
+        if first not in shapes:
+            raise CheckpointError(f"{file} ties {name!r} to {first!r}, which the weights do not have")
+    shapes |= {name: shapes[first] for name, first in description.ties.items()}
+
+    def made(plain: nn.Module) -> KeptNetwork:
+        network = kind.adapted(plain, Stages(description.stages))
+        network.reset_statistics(per_context=any(name.startswith("statistics.") for name in shapes))
+        _check_fit(network, shapes, folder, reader)
+        return network
+
     try:
-        preprocessing = None if prepared is None else Preprocessing.of(prepared)
-    except DataError as error:
-        raise CheckpointError(f"{file} is damaged: {error}") from error
-    tensors = read_tensors(folder / str(description["weights"]), sha256 if of_hub else None)
-    try:
-        call = f"{reader}({given!r}, model=MyModel())"
-        built = _build(description, file, call) if model is None else model
-        network = kind.adapted(built, Stages.from_json(description["stages"]))
+        if model is None:
+            model = _build(description, file, f"{reader}({given!r}, model=MyModel())", shapes, made)
+        network = made(model)
     except CheckpointError:
         raise
     except AdaptiveDepthError as error:
         raise CheckpointError(f"{file} does not fit the model: {error}") from error
-    for name, first in description["ties"].items():
-        if not isinstance(first, str) or first not in tensors:
-            raise CheckpointError(f"{file} ties {name!r} to {first!r}, which the weights do not have")
-        tensors[name] = tensors[first]
-    _fill(network, tensors, folder, reader)
-    network.proven = description.get("proven", True) is True
-    if description["source"] is not None:
-        network.source = Source(**description["source"])
-    network.preprocessing = preprocessing
+    tensors = read_tensors(weights, sha256)
+    tensors |= {name: tensors[first] for name, first in description.ties.items()}
+    _fill(network, tensors)
+    network.proven = description.proven
+    if description.source is not None:
+        network.source = description.source
+    network.preprocessing = description.preprocessing
     return network.eval()
 
 
@@ -187,91 +232,112 @@ def temporary_tensors(tensors: dict[str, Tensor], folder: Path) -> tuple[Path, s
     return Path(temporary), digest
 
 
-def read_description(path: Path) -> dict[str, Any]:
-    """The description in a JSON file of this library: of its format, of a version that is known, with all its parts.
+def read_description(path: Path) -> Description:
+    """The description in a JSON file of this library.
 
     Raises:
         CheckpointError: missing, damaged, foreign or newer.
     """
-    try:
-        description = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
+    if not path.exists():
         folder = path.parent
         there = "it does not exist" if not folder.exists() else f"it holds no {path.name}"
-        raise CheckpointError(f"{folder} is no saved network: {there}; expected a folder that save() wrote") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error}): it is damaged, or no network of this library"
-        ) from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not of this library: expected a file with format {FORMAT!r}")
-    version = description.get("version")
-    if not isinstance(version, int):
-        raise CheckpointError(f"{path} is damaged: its version is {version!r}, where a number is expected")
-    if version > VERSION:
-        raise CheckpointError(
-            f"{path} has version {version!r}, this library reads up to {VERSION}: pip install -U adaptive-depth"
-        )
-    missing = {"source", "stages", "weights", "ties"} - set(description)
-    if missing or not isinstance(description["ties"], dict) or not isinstance(description["stages"], list):
-        raise CheckpointError(f"{path} is damaged: {', '.join(sorted(missing)) or 'ties or stages'} cannot be read")
-    if Path(str(description["weights"])).name != description["weights"]:
-        raise CheckpointError(f"{path} names weights outside its folder ({description['weights']!r})")
-    return description
+        raise CheckpointError(f"{folder} is no saved network: {there}; expected a folder that save() wrote")
+    content = _FORM.check(read_json(path, CheckpointError, "it is damaged, or no network of this library"), path)
+    try:
+        return Description.from_json(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
-def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+def check_digest(path: Path, sha256: str | None = None) -> None:
+    """Is a file of tensors the one that was written?
 
     Arguments:
         path: the file.
         sha256: of its content; by default its name tells it, as `write_tensors` gave it.
 
     Raises:
-        CheckpointError: missing, truncated or changed.
+        CheckpointError: missing or changed.
     """
     try:
-        tensors = load_file(path)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, safetensors.SafetensorError) as error:
+    except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error}): the weights are missing or truncated") from error
     if sha256 is not None and digest != sha256:
         raise CheckpointError(
             f"{path} is not the file that was described (its SHA-256 is {digest[:16]}..., not {sha256[:16]}...): it is "
-            "damaged, or the files of two networks were mixed, as by a save that was killed; save or fetch all anew"
+            "truncated or damaged, or the files of two networks were mixed, as by a save that was killed; save or fetch all anew"
         )
     if sha256 is None and digest[:16] not in path.name:
-        raise CheckpointError(f"{path} holds other content than its name says: the weights are damaged")
-    return tensors
+        raise CheckpointError(f"{path} holds other content than its name says: the weights are truncated or damaged")
 
 
-def _build(description: Mapping[str, Any], file: Path, call: str) -> nn.Module:
-    source = description["source"]
+def read_shapes(path: Path) -> dict[str, Sequence[int]]:
+    """The shapes of the tensors in a safetensors file, by its header: the tensors are not read.
+
+    Raises:
+        CheckpointError: a file that is damaged, or whose header does not fit what is behind it.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no mapping
+    except Exception as error:  # of safetensors, of torch for a kind of number that it does not have, of the system
+        raise CheckpointError(
+            f"{path} cannot be read ({one_line(error)}): the weights are missing or truncated"
+        ) from error
+
+
+def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; arguments and errors are those of `check_digest` and `read_shapes`."""
+    check_digest(path, sha256)
+    try:
+        return load_file(path)
+    except Exception as error:  # as in `read_shapes`
+        raise CheckpointError(
+            f"{path} cannot be read ({one_line(error)}): the weights are missing or truncated"
+        ) from error
+
+
+def _build(
+    description: Description,
+    file: Path,
+    call: str,
+    shapes: Mapping[str, Sequence[int]],
+    made: Callable[[nn.Module], Any],
+) -> nn.Module:
+    """The model that a description names, built once it is known that the weights fit it."""
+    source = description.source
     if source is None:
         raise CheckpointError(
-            f"{file.parent} holds a {description.get('model', 'model')} that no timm or torchvision name builds: give "
-            f"an instance of it, {call} (a model that ad.create_model made is built again by itself)"
+            f"{file.parent} holds a {description.model} that no timm or torchvision name builds: give an instance of "
+            f"it, {call} (a model that ad.create_model made is built again by itself)"
         )
-    try:
-        name, arguments = source["name"], source["arguments"]
-        wrong = set(arguments) & WEIGHT_ARGUMENTS
-        if wrong:
-            raise CheckpointError(
-                f"{file} asks for {', '.join(sorted(wrong))}: a saved network brings its own weights; it is "
-                "damaged or was tampered with, so take it from where it was saved"
-            )
-        return create_model(name, **arguments)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file} is damaged: source {source!r}") from error
+    if wrong := {*source.arguments} & WEIGHT_ARGUMENTS:
+        raise CheckpointError(
+            f"{file} asks for {', '.join(sorted(wrong))}: a saved network brings its own weights; it is damaged or was "
+            "tampered with, so take it from where it was saved"
+        )
+    parts = _PARTS * len(shapes) + _MORE_PARTS
+    numbers = _NUMBERS * sum(prod(shape) for shape in shapes.values()) + _MORE_NUMBERS
+    with no_larger_than(parts, numbers):
+        try:
+            with torch.device("meta"):  # takes no memory
+                plain = create_model(source.name, **source.arguments)
+        except ModelError as error:
+            if not isinstance(error.__cause__, NotImplementedError):
+                raise
+        else:
+            made(plain)
+        # Of the few that need numbers to be built (torchvision's RegNets), the size alone is known before.
+        return create_model(source.name, **source.arguments)
 
 
-def _fill(network: Kept, tensors: Mapping[str, Tensor], folder: Path, reader: str) -> None:
-    """Load the weights, in the precision in which they were saved; not one where not all of them fit."""
-    network.reset_statistics(per_context=any(name.startswith("statistics.") for name in tensors))
+def _check_fit(network: Kept, shapes: Mapping[str, Sequence[int]], folder: Path, reader: str) -> None:
+    """Raise a CheckpointError where tensors of these names and shapes are not those of a network."""
     expected = network.state_dict()
-    missing = [name for name in expected if name not in tensors]
-    unexpected = [name for name in tensors if name not in expected]
+    missing = [name for name in expected if name not in shapes]
+    unexpected = [name for name in shapes if name not in expected]
     if missing or unexpected:
         raise CheckpointError(
             f"{folder}: the weights do not fit the model: {len(missing)} missing ({', '.join(missing[:3])}), "
@@ -279,11 +345,15 @@ def _fill(network: Kept, tensors: Mapping[str, Tensor], folder: Path, reader: st
             "that was saved"
         )
     for name, tensor in expected.items():
-        if tensor.shape != tensors[name].shape:
+        if list(tensor.shape) != list(shapes[name]):
             raise CheckpointError(
-                f"{folder}: the weights do not fit the model: {name} is {list(tensors[name].shape)} there and "
+                f"{folder}: the weights do not fit the model: {name} is {list(shapes[name])} there and "
                 f"{list(tensor.shape)} in the model; give {reader}(..., model=) the architecture that was saved"
             )
+
+
+def _fill(network: Kept, tensors: Mapping[str, Tensor]) -> None:
+    """Load the weights, in the precision in which they were saved."""
     kinds = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     if len(kinds) == 1:
         network.to(kinds.pop())
