@@ -145,7 +145,8 @@ def _write(file: Path, content: Any) -> None:
 DEEP, HUGE, NOWHERE = "@deep@", "@huge@", "@nowhere@"  # JSON that no dump writes: put into the text afterwards
 ODD: tuple[Any, ...] = (
     None, True, False, "", "x", "3", "TTFF", "../../x", "\ud800", "\x00", [], {}, [[]], ["x"], {"x": 1}, 0, -1, 1, 2,
-    10**9, 10**30, -(10**30), 0.5, -1.0, 1e-9, 1e308, -1e308, 5e-324, math.nan, math.inf, -math.inf, DEEP, HUGE, NOWHERE,
+    10**9, 10**30, -(10**30), 0.5, -1.0, 1e-9, 1e308, -1e308, 5e-324, math.nan, math.inf, -math.inf,
+    DEEP, HUGE, NOWHERE,
 )  # fmt: skip
 
 

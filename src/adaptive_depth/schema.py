@@ -1,7 +1,7 @@
 """Plain values as JSON and back: what is read is checked against the fields of its class, by pydantic, before use.
 
-A file is read here and nowhere else (`read_json`, `read_yaml`): whatever is in it ends in one error, in bounded time and
-memory. What a number or a text may be is said once, by the types of the fields (`Positive`, `Letters`).
+A file is read here and nowhere else (`read_json`, `read_yaml`): whatever is in it ends in one error, in bounded time
+and memory. What a number or a text may be is said once, by the types of the fields (`Positive`, `Letters`).
 """
 
 import json
@@ -58,6 +58,9 @@ Cosine = Annotated[float, Such(lambda value: abs(value) <= 1.001, "a number from
 Count = Annotated[int, Such(lambda value: 0 <= value < 1 << 53, "a whole number of at least 0, and below 2^53")]
 Size = Annotated[int, Such(lambda value: 1 <= value < 1 << 53, "a whole number of at least 1, and below 2^53")]
 Text = Annotated[str, Such(bool, "a text that is not empty")]
+FileName = Annotated[
+    str, Such(lambda name: Path(name).name == name and "\0" not in name, "the name of a file in the same folder")
+]
 Letters = Annotated[
     str, Such(lambda value: re.fullmatch("[TF]{1,12}", value), "a skip: one letter a stage, T or F, such as 'TTFF'")
 ]

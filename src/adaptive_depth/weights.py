@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
         else:
+            _check_unpacked(path)
             with torch.serialization.safe_globals([(_Ignored, "argparse.Namespace")]):
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -39,6 +41,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             f"{path} holds more than tensors (a whole model, say), which is not read because it could run code: save "
             "its state dict alone, torch.save(model.state_dict(), ...)"
         ) from error
+    except CheckpointError:
+        raise
     except Exception as error:
         raise CheckpointError(
             f"{path} cannot be read ({_first_line(error)}): expected a .pth or safetensors file"
@@ -49,6 +53,18 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not content or not all(isinstance(each, Tensor) for each in content.values()):
         raise CheckpointError(f"{path} holds no state dict: expected names and tensors, alone or under 'model'")
     return {str(key).removeprefix("module."): tensor for key, tensor in content.items()}
+
+
+def _check_unpacked(path: Path) -> None:
+    """Raise a CheckpointError where a file would take more memory than it is long, as `torch.save` never writes one."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as packed:
+            unpacked = sum(each.file_size for each in packed.infolist())
+        if unpacked > path.stat().st_size:
+            raise CheckpointError(
+                f"{path} is compressed, {unpacked:,} bytes in {path.stat().st_size:,}: expected a file as torch.save "
+                "writes it; save the weights again"
+            )
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> list[str]:

@@ -342,7 +342,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: weights_of(f).write_bytes(struct.pack("<Q", 2**62) + b"{}"), "the weights are truncated or damaged",
     ),
     "a flipped bit": (lambda f: flip(weights_of(f)), "holds other content than its name says: the weights are"),
-    "path traversal": (lambda f: edit(f, weights="../secret.safetensors"), "weights: Input should be the name of a file in the same"),
+    "path traversal": (
+        lambda f: edit(f, weights="../secret.safetensors"), "weights: Input should be the name of a file in the same",
+    ),
     "absolute path": (lambda f: edit(f, weights="/etc/passwd"), "the same folder; received '/etc/passwd'"),
     "dots": (lambda f: edit(f, weights=".."), "cannot be read"),
     "no name": (lambda f: edit(f, weights=""), "cannot be read"),
@@ -374,8 +376,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown argument": (
         lambda f: edit(f, source={"name": "resnet18", "arguments": {"x": 1}}), "'resnet18' cannot be built with {'x'",
     ),
-    "source is a text": (lambda f: edit(f, source="resnet18"), "source: Input should be an object; received 'resnet18'"),
-    "name is a number": (lambda f: edit(f, source={"name": 5, "arguments": {}}), "source.name: Input should be a valid string"),
+    "source is a text": (lambda f: edit(f, source="resnet18"), "Input should be an object; received 'resnet18'"),
+    "name is a number": (
+        lambda f: edit(f, source={"name": 5, "arguments": {}}), "source.name: Input should be a valid string",
+    ),
     "pretrained": (
         lambda f: edit(f, source={"name": "resnet18", "arguments": ARGUMENTS | {"pretrained": True}}),
         "asks for pretrained: a saved network brings its own weights; it is damaged or was tampered with",

@@ -569,7 +569,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a flipped bit": (lambda f: flip(f / "model.safetensors"), "model.safetensors is not the file that was described"),
     "mixed": (mix, "or the files of two networks were mixed, as by a save that was killed; save or fetch all anew"),
-    "path traversal": (lambda f: edit(f, weights="../x.safetensors"), "weights: Input should be the name of a file in the same"),
+    "path traversal": (
+        lambda f: edit(f, weights="../x.safetensors"), "weights: Input should be the name of a file in the same",
+    ),
     "other weights": (lambda f: edit(f, weights="config.json"), "config.json is not the file that was described"),
     "pretrained": (
         lambda f: edit(f, source={"name": "resnet18", "arguments": {"pretrained": True}}),

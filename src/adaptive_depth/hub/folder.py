@@ -25,7 +25,7 @@ from ..files import move
 from ..models import WEIGHT_ARGUMENTS, Source, create_model, no_larger_than, source_of
 from ..plan import Stage, Stages
 from ..preprocessing import Preprocessing
-from ..schema import Form, Open, Such, read_json
+from ..schema import FileName, Form, Open, Such, read_json
 
 FORMAT = "adaptive-depth network"
 VERSION = 1
@@ -36,9 +36,6 @@ _FORM = Form(FORMAT, VERSION, f"a file with format {FORMAT!r}", CheckpointError)
 _PARTS, _NUMBERS = 20, 2  # times as many as are kept, and
 _MORE_PARTS, _MORE_NUMBERS = 10_000, 1 << 26
 
-_FileName = Annotated[
-    str, Such(lambda name: Path(name).name == name and "\0" not in name, "the name of a file in the same folder")
-]
 _Digest = Annotated[str, Such(lambda text: re.fullmatch("[0-9a-f]{64}", text), "64 hexadecimal digits")]
 
 
@@ -61,7 +58,7 @@ class Description(Open):
 
     source: Source | None
     stages: tuple[Stage, ...]
-    weights: _FileName
+    weights: FileName
     ties: dict[str, str]
     model: str = "model"
     proven: bool = True
@@ -267,7 +264,8 @@ def check_digest(path: Path, sha256: str | None = None) -> None:
     if sha256 is not None and digest != sha256:
         raise CheckpointError(
             f"{path} is not the file that was described (its SHA-256 is {digest[:16]}..., not {sha256[:16]}...): it is "
-            "truncated or damaged, or the files of two networks were mixed, as by a save that was killed; save or fetch all anew"
+            "truncated or damaged, or the files of two networks were mixed, as by a save that was killed; save or "
+            "fetch all anew"
         )
     if sha256 is None and digest[:16] not in path.name:
         raise CheckpointError(f"{path} holds other content than its name says: the weights are truncated or damaged")
