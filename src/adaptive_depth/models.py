@@ -109,7 +109,7 @@ def no_larger_than(parts: int, numbers: int) -> Iterator[None]:
             left[0] -= 1
             left[1] -= part.numel() if isinstance(part, torch.Tensor) and not is_lazy(part) else 0
             if min(left) < 0:
-                raise ModelError(f"it is larger than expected, by {name!r} if not before")
+                raise ModelError(f"it is far larger than its weights, when it comes to {name!r}")
 
     of_torch = torch.nn.modules.module
     with ExitStack() as hooks:

@@ -52,6 +52,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             content = content[wrapper]
     if not isinstance(content, dict) or not content or not all(isinstance(each, Tensor) for each in content.values()):
         raise CheckpointError(f"{path} holds no state dict: expected names and tensors, alone or under 'model'")
+    if strange := [str(key) for key, each in content.items() if each.layout is not torch.strided or each.is_meta]:
+        raise CheckpointError(f"{path} holds tensors without plain numbers, {_some(strange)}: expected dense ones")
     return {str(key).removeprefix("module."): tensor for key, tensor in content.items()}
 
 

@@ -135,6 +135,13 @@ class Analysis(Plain):
                 f"{self.images} images: expected some of each, and the losses of super-net and base-net"
             )
 
+        skips = [*self.losses, *(row.skip for row in self.norms)]
+        if {len(skip) for skip in skips} != {len(self.stages)}:
+            raise MeasurementError(
+                f"an analysis of {len(self.stages)} stages names {', '.join(dict.fromkeys(skips))}: expected one "
+                "letter a stage"
+            )
+
     @property
     def super_loss(self) -> float:
         """The super-net's loss."""

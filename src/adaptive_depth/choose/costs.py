@@ -296,13 +296,15 @@ class Profile(Plain):
         listed = content.get("costs") if isinstance(content, Mapping) else None
         if isinstance(listed, list):  # in a file they stand in a list, each with its skip
             costs = from_plain(tuple[Cost, ...], listed, MeasurementError, "profile's costs")
-            if not costs or len({cost.skip for cost in costs}) < len(costs):
+            if len({cost.skip for cost in costs}) < len(costs):
                 raise MeasurementError(
-                    f"a profile has the costs of {', '.join(cost.skip for cost in costs) or 'nothing'}: expected "
-                    "sub-networks, one or more, each once"
+                    f"a profile has the costs of {', '.join(cost.skip for cost in costs)}: expected each once"
                 )
             content = {**content, "costs": {cost.skip: plain for cost, plain in zip(costs, listed, strict=True)}}
-        return super().from_json(content)
+        profile = super().from_json(content)
+        if not profile.costs:
+            raise MeasurementError("a profile without costs: expected those of one sub-network or more")
+        return profile
 
 
 def macs_unit(largest: float) -> tuple[float, str]:

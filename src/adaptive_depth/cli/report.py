@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import DataError
-from ..schema import Open, Text, from_plain, read_bytes, read_yaml, to_plain
+from ..schema import Open, Such, Text, from_plain, read_bytes, read_yaml, to_plain
 from . import runs, show
 from .evaluate import Run
 from .stages import Json
@@ -90,7 +90,7 @@ class _Stage(Open):
 
 @dataclass(frozen=True)
 class _Cut(Open):
-    stages: tuple[_Stage, ...]
+    stages: Annotated[tuple[_Stage, ...], Such(lambda stages: 1 <= len(stages) <= 12, "1 to 12 stages")]
 
 
 def _history(run: Path) -> "History | None":

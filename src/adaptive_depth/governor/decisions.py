@@ -1,11 +1,13 @@
 """What a governor writes down: plain values, enough to make every decision once more."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
-from ..errors import MeasurementError
-from ..schema import Letters, NotNegative, Number, Plain, Positive, Size, one_of
+from ..errors import MeasurementError, one_line
+from ..schema import Letters, NotNegative, Number, Plain, Positive, Size, one_of, parse_json
 
 
 @dataclass(frozen=True)
@@ -43,3 +45,24 @@ class Decision(Plain):
     why: Annotated[str, one_of("start", "stay", "deeper", "shallower")]
     slowdown: Positive
     seen: tuple[Seen, ...]
+
+
+def read_log(path: str | os.PathLike[str]) -> tuple[Decision, ...]:
+    """The decisions in a file that `adaptive-depth run --log` wrote, a line each, for `replay`.
+
+    Raises:
+        MeasurementError: a file that cannot be read, or the first line that is no decision.
+    """
+    decisions, mend = [], "expected decisions, one a line, as adaptive-depth run --log writes them"
+    try:
+        with Path(path).open("rb") as file:
+            lines = iter(lambda: file.readline(_LONGEST), b"")
+            for number, line in enumerate(lines, 1):
+                plain = parse_json(line, MeasurementError, f"line {number} of {path}", mend)
+                decisions.append(Decision.from_json(plain))
+    except OSError as error:
+        raise MeasurementError(f"{path} cannot be read ({one_line(error)}): {mend}") from error
+    return tuple(decisions)
+
+
+_LONGEST = 1 << 20  # of a line, in bytes; what is longer is read as two, neither of which is a decision

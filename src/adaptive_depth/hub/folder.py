@@ -9,7 +9,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -35,6 +35,7 @@ _FORM = Form(FORMAT, VERSION, f"a file with format {FORMAT!r}", CheckpointError)
 # What a model may have that its weights do not tell of, such as containers, and buffers that are not kept.
 _PARTS, _NUMBERS = 20, 2  # times as many as are kept, and
 _MORE_PARTS, _MORE_NUMBERS = 10_000, 1 << 26
+_LARGEST = 1 << 14  # of an argument, such as an image's side, where no weights have a side as long
 
 _Digest = Annotated[str, Such(lambda text: re.fullmatch("[0-9a-f]{64}", text), "64 hexadecimal digits")]
 
@@ -316,6 +317,12 @@ def _build(
             f"{file} asks for {', '.join(sorted(wrong))}: a saved network brings its own weights; it is damaged or was "
             "tampered with, so take it from where it was saved"
         )
+    longest = max(_LARGEST, len(shapes), *(side for shape in shapes.values() for side in shape))
+    if large := [number for number in _integers(source.arguments) if abs(number) > longest]:
+        raise CheckpointError(
+            f"{file} asks for {source.name!r} with the number {large[0]} in {dict(source.arguments)!r}, and no side of "
+            f"its weights is longer than {longest}: it is damaged, or the weights are of another network"
+        )
     parts = _PARTS * len(shapes) + _MORE_PARTS
     numbers = _NUMBERS * sum(prod(shape) for shape in shapes.values()) + _MORE_NUMBERS
     with no_larger_than(parts, numbers):
@@ -329,6 +336,14 @@ def _build(
             made(plain)
         # Of the few that need numbers to be built (torchvision's RegNets), the size alone is known before.
         return create_model(source.name, **source.arguments)
+
+
+def _integers(value: Any) -> Iterator[int]:
+    if isinstance(value, int):
+        yield value
+    elif not isinstance(value, str | float | None):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _integers(each)
 
 
 def _check_fit(network: Kept, shapes: Mapping[str, Sequence[int]], folder: Path, reader: str) -> None:
