@@ -30,11 +30,11 @@ class Such:
     """What the values of a field must be beside their type; pydantic asks it where a value is read.
 
     Attributes:
-        fits: is it one?
+        fits: is it one? True, or anything that counts as true.
         expected: the same in words, for the error.
     """
 
-    fits: Callable[[Any], bool]
+    fits: Callable[[Any], object]
     expected: str
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:

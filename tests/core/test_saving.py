@@ -1,5 +1,6 @@
 """Saving and loading: bit for bit, in one step, and never by running code."""
 
+import hashlib
 import json
 import os
 import re
@@ -462,3 +463,64 @@ def test_a_pickle_is_not_opened(network, tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(ad.CheckpointError, match=r"network\.json cannot be read"):
         ad.load(folder)
     assert not sprung.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("vit_giant_patch14_224", {}, "far larger than its weights"),  # 3.6 GB
+        ("resnet18", ARGUMENTS | {"num_classes": 10**9}, "asks for 'resnet18' with the number 1000000000"),
+        ("resnet18", ARGUMENTS | {"layers": [16000, 1, 1, 1]}, "far larger than its weights"),
+        ("vit_tiny_patch16_224", {"depth": 10**9}, "no side of its weights is longer than 16384"),
+        ("resnet18", {"num_classes": 5}, "the weights do not fit the model"),  # 64 channels and more, not 8
+    ],
+)
+def test_a_model_larger_than_its_weights_is_not_built(network, tmp_path: Path, monkeypatch, name, arguments, said):
+    folder, made = ad.save(network, tmp_path), []
+    build = folders.create_model
+
+    def watched(*args, **kwargs):
+        made.append(torch.empty(0).device.type)
+        return build(*args, **kwargs)
+
+    monkeypatch.setattr(folders, "create_model", watched)
+    ad.load(folder)
+    assert made == ["meta", "cpu"]  # what the whole file asks for is built, once it is known to fit
+    made.clear()
+    edit(folder, source={"name": name, "arguments": arguments})
+    with pytest.raises(ad.CheckpointError, match=said):
+        ad.load(folder)
+    assert set(made) <= {"meta"}  # where tensors take no memory
+
+
+def test_a_model_that_cannot_be_built_without_memory_is_bounded(tmp_path: Path) -> None:
+    network = ad.adapt(ad.create_model("torchvision/regnet_y_400mf", num_classes=4)).eval()
+    folder = ad.save(network, tmp_path)
+    assert same(ad.load(folder).state_dict(), network.state_dict())
+    edit(folder, source={"name": "torchvision/regnet_y_128gf", "arguments": {}})  # 645 million parameters
+    with pytest.raises(ad.CheckpointError, match="far larger than its weights"):
+        ad.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"shape": [2**62, 4]}, "cannot be read"),
+        ({"data_offsets": [0, 2**62]}, "cannot be read"),
+        ({"dtype": "X9"}, "cannot be read"),
+        ({"shape": [1, 5]}, r"model.fc.bias is \[1, 5\] there and \[5\] in the model"),
+    ],
+)
+def test_a_header_that_lies_is_found_although_the_digest_is_right(network, tmp_path: Path, change, said) -> None:
+    folder = ad.save(network, tmp_path)
+    content = weights_of(folder).read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["model.fc.bias"] |= change
+    text = json.dumps(header).encode()
+    lying = struct.pack("<Q", len(text)) + text + content[8 + length :]
+    name = f"weights-{hashlib.sha256(lying).hexdigest()[:16]}.safetensors"
+    (folder / name).write_bytes(lying)
+    edit(folder, weights=name)
+    with pytest.raises(ad.CheckpointError, match=said):
+        ad.load(folder)
