@@ -136,10 +136,9 @@ class Analysis(Plain):
             )
 
         skips = [*self.losses, *(row.skip for row in self.norms)]
-        if {len(skip) for skip in skips} != {len(self.stages)}:
+        if len({len(skip) for skip in skips}) > 1:
             raise MeasurementError(
-                f"an analysis of {len(self.stages)} stages names {', '.join(dict.fromkeys(skips))}: expected one "
-                "letter a stage"
+                f"an analysis names {', '.join(dict.fromkeys(skips))}: expected skips, all of as many stages"
             )
 
     @property
