@@ -147,7 +147,7 @@ def test_an_error_is_short_whatever_was_received() -> None:
         (b"\xff\xfe\x00", "codec"),
         ("[NaN]", "holds the number nan, where finite ones are expected"),
         ('{"a": [1e999]}', "holds the number inf, where finite ones are expected"),
-        ("[" * 50 + "]" * 50, "holds values nested more than 32 deep"),
+        ("[" * 100 + "]" * 100, "holds values nested more than 64 deep"),
         ("[" * 100_000, "recursion"),
         ("9" * 5000, "4300 digits"),
         (" " * (schema.MOST_BYTES + 1), "has more than 16,777,216 bytes"),
@@ -215,3 +215,10 @@ def test_a_form_is_checked_before_the_fields() -> None:
     ):
         with pytest.raises(AdaptiveDepthError, match=said):
             form.check(content, "x.json")
+
+
+def test_a_list_that_holds_itself_ends() -> None:
+    endless: list[Any] = []
+    endless += [endless] * 2
+    with pytest.raises(MeasurementError, match="nested more than 64 deep, or too many"):
+        Timed.from_json({"skip": "TF", "ms": 1.0, "device": {"x": endless}})

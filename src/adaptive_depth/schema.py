@@ -18,7 +18,7 @@ from .errors import AdaptiveDepthError, one_line
 
 MOST_BYTES = 1 << 24  # of a description: a profile of 4,096 sub-networks takes less
 _MOST_YAML = 1 << 17  # of a recipe, which is read slowly
-_DEEPEST = 32  # of values inside each other
+_DEEPEST = 64  # of values inside each other
 _MOST = 1 << 64  # of an integer: a seed may be as large
 
 
@@ -207,7 +207,9 @@ def _what_is_wrong(content: Any) -> str | None:
         level = inside
         if not level:
             return None
-    return f"values nested more than {_DEEPEST} deep"
+        if len(level) > MOST_BYTES // 2:  # no file has as many; a list that holds itself twice has
+            break
+    return f"values nested more than {_DEEPEST} deep, or too many of them"
 
 
 # -- values -----------------------------------------------------------------------------------------------------
