@@ -220,5 +220,5 @@ def test_a_form_is_checked_before_the_fields() -> None:
 def test_a_list_that_holds_itself_ends() -> None:
     endless: list[Any] = []
     endless += [endless] * 2
-    with pytest.raises(MeasurementError, match="nested more than 64 deep, or too many"):
+    with pytest.raises(MeasurementError, match="nested more than 64 deep"):
         Timed.from_json({"skip": "TF", "ms": 1.0, "device": {"x": endless}})
