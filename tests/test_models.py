@@ -4,6 +4,7 @@ import gc
 import json
 import re
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import timm
@@ -13,7 +14,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 import adaptive_depth as ad
-from adaptive_depth.models import Source, source_of
+from adaptive_depth.models import Source, no_larger_than, source_of
 
 
 def test_timm_and_torchvision_names() -> None:
@@ -140,3 +141,17 @@ def test_a_backbone_is_not_downloaded_unasked(monkeypatch):
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *a, **k: asked.append(a) or {})
     ad.create_model("torchvision/fcn_resnet50", num_classes=2)
     assert not asked
+
+
+@pytest.mark.parametrize(("parts", "numbers"), [(50, 100_000), (1000, 100)])
+def test_a_limit_of_size_holds_inside_and_in_this_thread_only(parts: int, numbers: int) -> None:
+    def build() -> nn.Module:
+        return ad.create_model("resnet18", num_classes=3, channels=[4, 4, 4, 4])
+
+    with no_larger_than(1000, 100_000):
+        assert isinstance(build(), nn.Module)
+    with no_larger_than(parts, numbers), ThreadPoolExecutor(1) as other:
+        assert isinstance(other.submit(build).result(), nn.Module)
+        with pytest.raises(ad.ModelError, match="it is far larger than its weights, when it comes to '"):
+            build()
+    assert isinstance(build(), nn.Module)

@@ -18,6 +18,15 @@ COLOUR = ad.Preprocessing(48, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "
         ({"std": (0.5,)}, r"std=\(0.5,\): expected 3 numbers, one a channel"),
         ({"mean": (0.5,)}, r"mean=\(0.5,\): expected 3 numbers, one a channel"),
         ({"image_size": 0}, "image_size=0: expected a number of pixels above 0"),
+        (
+            {"image_size": 10**9},
+            "image_size=1000000000: expected a number of pixels above 0, such as 224, and at most",
+        ),
+        ({"std": (0.5, -0.5, 0.5)}, r"std=\(0.5, -0.5, 0.5\): expected 3 numbers, one a channel, above 0"),
+        (
+            {"crop_pct": 1e-9},
+            "image_size=48 and crop_pct=1e-09, a crop of images of 4.8e.10 pixels: expected at most",
+        ),
         ({"crop_pct": 0.0}, "crop_pct=0.0: expected a part, above 0 and at most 1"),
         ({"crop_pct": 1.5}, "crop_pct=1.5: expected a part, above 0 and at most 1"),
     ],
@@ -31,3 +40,13 @@ def test_it_survives_json_and_is_found_in_a_data_configuration() -> None:
     assert ad.Preprocessing.of(COLOUR.to_json()) == COLOUR
     config = DataConfig("/home/me/x", None, 32, 1, (0.5,), (0.5,), "bicubic", 1.0, ("a", "b"))
     assert ad.Preprocessing.of(config) == ad.Preprocessing(32, 1, (0.5,), (0.5,), "bicubic", 1.0, ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    "change", [{"mean": ["x"]}, {"crop_pct": 1e-9}, {"image_size": 10**9}, {"std": [-1.0]}, {"mean": [float("nan")]}]
+)
+def test_what_a_run_says_of_its_images_is_checked_when_it_is_read(change: dict[str, object]) -> None:
+    plain = DataConfig("x", None, 32, 1, (0.5,), (0.5,), "bicubic", 1.0, ("a", "b")).to_json()
+    assert DataConfig.from_json(plain).image_size == 32
+    with pytest.raises(ad.DataError):
+        DataConfig.from_json(plain | change)

@@ -4,6 +4,7 @@ import argparse
 import enum
 import json
 import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 import adaptive_depth as ad
+from adaptive_depth.weights import load_weights, read_state_dict
 
 SMALL = {"channels": (4, 4, 8, 8)}
 
@@ -381,3 +383,29 @@ def test_a_model_that_never_ran_is_told(tmp_path):
     said = "load_weights received a Sequential that never ran: 0.weight, 0.bias have no shape yet; run it once on an"
     with pytest.raises(ad.CheckpointError, match=said):
         ad.load_weights(nn.Sequential(nn.LazyLinear(3)), tmp_path / "a.pth")
+
+
+def test_a_file_that_takes_more_memory_than_it_is_long_is_refused(tmp_path):
+    torch.save({"a": torch.zeros(10**6)}, tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth") as old, zipfile.ZipFile(tmp_path / "b.pth", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name), zipfile.ZIP_DEFLATED)
+    assert list(read_state_dict(tmp_path / "a.pth")) == ["a"]
+    with pytest.raises(ad.CheckpointError, match=r"b.pth is compressed, 4,\d+,\d+ bytes in [\d,]+: expected a file as"):
+        read_state_dict(tmp_path / "b.pth")
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+@pytest.mark.parametrize("odd", [torch.empty(3, device="meta"), torch.eye(3).to_sparse()], ids=["meta", "sparse"])
+def test_tensors_without_plain_numbers_are_refused(tmp_path, odd):
+    torch.save({"a": odd}, tmp_path / "a.pth")
+    with pytest.raises(ad.CheckpointError, match="holds tensors without plain numbers, a: expected dense ones"):
+        read_state_dict(tmp_path / "a.pth")
+    model, other = nn.Sequential(nn.Linear(3, 3)), nn.Sequential(nn.Linear(3, 3))
+    state = {**other.state_dict(), "0.weight" if odd.ndim == 2 else "0.bias": odd}
+    torch.save({"model": state, "best": other.state_dict()}, tmp_path / "a.pth")
+    with pytest.raises(ad.CheckpointError, match=r"holds tensors without plain numbers, 0.\w+: expected dense ones"):
+        load_weights(model, tmp_path / "a.pth", entry="model")
+    torch.save({"model": other.state_dict(), "optimizer": {"mask": odd}}, tmp_path / "a.pth")  # which is not wanted
+    load_weights(model, tmp_path / "a.pth")
+    assert same(model, other.state_dict())

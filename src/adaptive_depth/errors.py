@@ -1,8 +1,16 @@
 """One small family of errors: what was received, what was expected, how to mend it."""
 
+_LONGEST = 3000  # characters of a message: what a damaged file holds may be of any length
+
 
 class AdaptiveDepthError(ValueError):
-    """Base of every error that this library raises for something its user can mend."""
+    """Base of every error that this library raises for something its user can mend.
+
+    A message that is too long to be read is cut in its middle, and what cannot be printed is escaped.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(_readable(each) if isinstance(each, str) else each for each in args))
 
 
 class SkipError(AdaptiveDepthError):
@@ -52,3 +60,9 @@ class BudgetError(AdaptiveDepthError):
 def one_line(error: BaseException) -> str:
     """What an error of another library says, in one line; its kind where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _readable(text: str) -> str:
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST * 2 // 3]} [...] {text[-_LONGEST // 4 :]}"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,10 +1,12 @@
 """Models by name, from timm or torchvision, and where a model came from: a value that survives JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import signature
+from threading import get_ident
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,13 +14,15 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from .errors import ModelError, one_line
+from .schema import Plain
 from .wrapping import plain_names
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(Plain):
     """What builds a model again: `create_model(name, **arguments)`.
 
     Attributes:
@@ -87,6 +91,36 @@ def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> nn
         raise ModelError(f"{library or 'timm'} has no model {short!r}: {hint}")
     _sources[model] = Source(name, {key: value for key, value in arguments.items() if key not in WEIGHT_ARGUMENTS})
     return model
+
+
+@contextmanager
+def no_larger_than(parts: int, numbers: int) -> Iterator[None]:
+    """Inside, this thread may make modules with so many parts (modules, parameters, buffers) and numbers in these.
+
+    A layer is refused when it joins its module, before anything is written into it: until then, its memory is only
+    reserved. What `create_model` was asked by a file can so take neither the memory nor the time that it likes.
+
+    Raises:
+        ModelError: by the layer that is one too much.
+    """
+    left, thread = [parts, numbers], get_ident()
+
+    def count(_: nn.Module, name: str, part: Any) -> None:
+        if get_ident() == thread and part is not None:
+            left[0] -= 1
+            left[1] -= part.numel() if isinstance(part, torch.Tensor) and not is_lazy(part) else 0
+            if min(left) < 0:
+                raise ModelError(f"it is far larger than its weights, when it comes to {name!r}")
+
+    of_torch = torch.nn.modules.module
+    with ExitStack() as hooks:
+        for register in (
+            of_torch.register_module_module_registration_hook,
+            of_torch.register_module_parameter_registration_hook,
+            of_torch.register_module_buffer_registration_hook,
+        ):
+            hooks.callback(register(count).remove)
+        yield
 
 
 def usual_input(model: nn.Module) -> torch.Tensor | None:

@@ -5,10 +5,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import DataError
+from .schema import Plain
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+MOST_PIXELS = 1 << 14  # a side of a resized image, before its crop
 MODES = {1: "L", 3: "RGB"}  # Pillow's names, by channels
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
@@ -24,11 +26,11 @@ class Convert:
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class Preprocessing(Plain):
     """How images become the input of a network, and what its outputs mean: a plain value that survives JSON.
 
     Attributes:
-        image_size: height and width in pixels after resizing.
+        image_size: height and width in pixels after resizing; before the crop, at most 16,384.
         channels: 1 (grey) or 3 (colour); images are converted.
         mean, std: subtracted from, and divided out of, pixels between 0 and 1; one number a channel.
         interpolation: of the resizing, such as `"bicubic"` or `"bilinear"`.
@@ -38,6 +40,8 @@ class Preprocessing:
     Raises:
         DataError: a value that is out of range.
     """
+
+    reading_error = DataError
 
     image_size: int
     channels: int
@@ -50,16 +54,26 @@ class Preprocessing:
     def __post_init__(self) -> None:
         size, per_channel = self.image_size, f"{self.channels} numbers, one a channel"
         for field, fits, expected in (
-            ("image_size", type(size) is int and size > 0, "a number of pixels above 0, such as 224"),
+            (
+                "image_size",
+                type(size) is int and 0 < size <= MOST_PIXELS,
+                f"a number of pixels above 0, such as 224, and at most {MOST_PIXELS:,}",
+            ),
             ("channels", type(self.channels) is int and self.channels in MODES, "1 (grey) or 3 (colour)"),
             ("mean", _are_numbers(self.mean, self.channels), per_channel),
-            ("std", _are_numbers(self.std, self.channels) and all(self.std), f"{per_channel}, none of them 0"),
+            ("std", _are_numbers(self.std, self.channels) and min(self.std) > 0, f"{per_channel}, above 0"),
             ("interpolation", self.interpolation in _INTERPOLATIONS, f"one of {', '.join(_INTERPOLATIONS)}"),
             ("crop_pct", _is_number(self.crop_pct) and 0 < self.crop_pct <= 1, "a part, above 0 and at most 1"),
             ("classes", _is_list(self.classes) and all(isinstance(each, str) for each in self.classes), "names"),
         ):
             if not fits:
                 raise DataError(f"preprocessing has {field}={getattr(self, field)!r}: expected {expected}")
+        if size > MOST_PIXELS * self.crop_pct:
+            raise DataError(
+                f"preprocessing has image_size={size} and crop_pct={self.crop_pct!r}, a crop of images of "
+                f"{size / self.crop_pct:.4g} pixels: expected at most {MOST_PIXELS:,}, so a crop_pct of at least "
+                f"{size / MOST_PIXELS:.3g}"
+            )
         for field in ("mean", "std", "classes"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
 

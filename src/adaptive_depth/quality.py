@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import floor, log10
 
 from .errors import TrainingError
-from .schema import Plain
+from .schema import Plain, Text
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Quality(Plain):
         'RMSE (km/h, lower is better)'
     """
 
-    name: str
+    name: Text
     unit: str = ""
     higher_is_better: bool = True
 

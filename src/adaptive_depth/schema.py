@@ -1,14 +1,74 @@
-"""Plain values as JSON and back: what is read is checked against the fields of its class, by pydantic, before use."""
+"""Plain values as JSON and back: what is read is checked against the fields of its class, by pydantic, before use.
+
+A file is read here and nowhere else (`read_json`, `read_yaml`): whatever is in it ends in one error, in bounded time
+and memory. What a number or a text may be is said once, by the types of the fields (`Positive`, `Letters`).
+"""
 
 import json
+import math
 import re
-import textwrap
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+import reprlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
-from typing import Any, ClassVar, Self, get_args, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self, get_args, get_type_hints
 
-from .errors import AdaptiveDepthError
+from .errors import AdaptiveDepthError, one_line
+
+MOST_BYTES = 1 << 24  # of a description: a profile of 4,096 sub-networks takes less
+_MOST_YAML = 1 << 17  # of a recipe, which is read slowly
+_DEEPEST = 64  # of values inside each other
+_MOST = 1 << 64  # of an integer: a seed may be as large
+
+
+# -- what values may be -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Such:
+    """What the values of a field must be beside their type; pydantic asks it where a value is read.
+
+    Attributes:
+        fits: is it one? True, or anything that counts as true.
+        expected: the same in words, for the error.
+    """
+
+    fits: Callable[[Any], object]
+    expected: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic_core import PydanticCustomError, core_schema
+
+        def checked(value: Any) -> Any:
+            if not self.fits(value):
+                raise PydanticCustomError("such", "{said}", {"said": f"Input should be {self.expected}"})
+            return value
+
+        return core_schema.no_info_after_validator_function(checked, handler(source))
+
+
+# Bounds far beyond what can be measured, so that sums and products of what was read stay finite.
+Number = Annotated[float, Such(lambda value: abs(value) < 1e15, "a number below 1e15 in size")]
+Positive = Annotated[float, Such(lambda value: 1e-15 < value < 1e15, "a number above 0, and below 1e15")]
+NotNegative = Annotated[float, Such(lambda value: 0 <= value < 1e15, "a number of at least 0, and below 1e15")]
+Percent = Annotated[float, Such(lambda value: 0 <= value <= 100.01, "percent, from 0 to 100")]
+Part = Annotated[float, Such(lambda value: 0 <= value <= 1.01, "a number from 0 to 1")]
+Cosine = Annotated[float, Such(lambda value: abs(value) <= 1.001, "a number from -1 to 1")]
+Count = Annotated[int, Such(lambda value: 0 <= value < 1 << 53, "a whole number of at least 0, and below 2^53")]
+Size = Annotated[int, Such(lambda value: 1 <= value < 1 << 53, "a whole number of at least 1, and below 2^53")]
+Text = Annotated[str, Such(bool, "a text that is not empty")]
+FileName = Annotated[
+    str, Such(lambda name: Path(name).name == name and "\0" not in name, "the name of a file in the same folder")
+]
+Letters = Annotated[
+    str, Such(lambda value: re.fullmatch("[TF]{1,12}", value), "a skip: one letter a stage, T or F, such as 'TTFF'")
+]
+
+
+def one_of(*values: str) -> Such:
+    """One of some words."""
+    return Such(lambda value: value in values, f"one of {', '.join(values)}")
 
 
 class Plain:
@@ -19,7 +79,7 @@ class Plain:
     """
 
     reading_error: ClassVar[type[AdaptiveDepthError]] = AdaptiveDepthError
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "arbitrary_types_allowed": True}
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "arbitrary_types_allowed": True, "allow_inf_nan": False}
 
     def to_json(self) -> Any:
         """Dictionaries, lists, strings, numbers and None only, as `from_json` reads them."""
@@ -30,9 +90,127 @@ class Plain:
         """The inverse of `to_json`.
 
         Raises:
-            AdaptiveDepthError: the class's own kind of it, for a field that is unknown, missing or of another type.
+            AdaptiveDepthError: the class's own kind of it, for a field that is unknown, missing, of another type, or
+                out of range.
         """
         return from_plain(cls, content, cls.reading_error)
+
+
+class Open(Plain):
+    """The same of what may hold further entries, of its user's own or of a form that is checked before (`Form`)."""
+
+    __pydantic_config__: ClassVar[Any] = {**Plain.__pydantic_config__, "extra": "ignore"}
+
+
+# -- files ------------------------------------------------------------------------------------------------------
+
+
+def read_bytes(path: Path, error: type[AdaptiveDepthError], mend: str, most: int = MOST_BYTES) -> bytes:
+    """A file of bounded size.
+
+    Raises:
+        error: missing, unreadable, or larger than any that this library writes; ends with `mend`.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except FileNotFoundError as missing:
+        raise error(f"{path} does not exist: {mend}") from missing
+    except (OSError, ValueError) as found:  # a name with a zero in it is a ValueError
+        raise error(f"{path} cannot be read ({one_line(found)}): {mend}") from found
+    if len(content) > most:
+        raise error(f"{path} has more than {most:,} bytes, which no file of its kind has: {mend}")
+    return content
+
+
+def read_json(path: Path, error: type[AdaptiveDepthError], mend: str) -> Any:
+    """What a JSON file holds: plain values, whose numbers are finite and whose nesting is bounded.
+
+    Raises:
+        error: what `read_bytes` raises, and what is no such JSON.
+    """
+    return parse_json(read_bytes(path, error, mend), error, str(path), mend)
+
+
+def parse_json(content: str | bytes, error: type[AdaptiveDepthError], name: str, mend: str) -> Any:
+    """The same of a text.
+
+    Arguments:
+        content: the text.
+        error: what to raise.
+        name: of the text, for the error.
+        mend: what to do about one that is damaged.
+    """
+    if len(content) > MOST_BYTES:
+        raise error(f"{name} has more than {MOST_BYTES:,} bytes, which no content of its kind has: {mend}")
+    try:
+        found = json.loads(content)
+    except (RecursionError, ValueError) as damaged:
+        raise error(f"{name} cannot be read ({one_line(damaged)}): {mend}") from damaged
+    return _checked(found, error, name, mend)
+
+
+def read_yaml(path: Path, error: type[AdaptiveDepthError], mend: str) -> Any:
+    """What a YAML file holds, as `read_json`; without aliases, with which a short text can mean a huge one.
+
+    Raises:
+        error: what `read_bytes` raises, and what is no such YAML.
+    """
+    return parse_yaml(read_bytes(path, error, mend, _MOST_YAML), error, str(path), mend)
+
+
+def parse_yaml(content: str | bytes, error: type[AdaptiveDepthError], name: str, mend: str) -> Any:
+    """The same of a text; the arguments are those of `parse_json`."""
+    try:
+        found = _loaded_yaml(content)
+    except Exception as damaged:  # PyYAML raises what its constructors stumble over, of many kinds
+        raise error(f"{name} cannot be read ({one_line(damaged)}): {mend}") from damaged
+    return _checked(found, error, name, mend)
+
+
+def _loaded_yaml(content: str | bytes) -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError(f"it has the alias *{self.peek_event().anchor}: expected the value itself")
+            return super().compose_node(parent, index)
+
+    return yaml.load(content, Loader)
+
+
+def _checked(content: Any, error: type[AdaptiveDepthError], name: str, mend: str) -> Any:
+    if wrong := _what_is_wrong(content):
+        raise error(f"{name} holds {wrong}: {mend}")
+    return content
+
+
+def _what_is_wrong(content: Any) -> str | None:
+    """Why a content is none of plain values, in words. Level by level, so that no depth is too deep to be looked at."""
+    level: list[Any] = [content]
+    for _ in range(_DEEPEST):
+        inside: list[Any] = []
+        for value in level:
+            if isinstance(value, Mapping):
+                if not all(isinstance(key, str | int) for key in value):
+                    return "an entry whose name is no text, where names are expected"
+                inside += value.values()
+            elif isinstance(value, list | tuple):
+                inside += value
+            elif isinstance(value, float) and not math.isfinite(value):
+                return f"the number {value}, where finite ones are expected"
+            elif isinstance(value, int) and abs(value) >= _MOST:
+                return "a whole number of more than 64 bits"
+            elif not isinstance(value, str | int | float | None):
+                return f"a {type(value).__name__}, where texts and numbers are expected"
+        level = list({id(value): value for value in inside}.values())  # each once: a list may hold itself, twice
+        if not level:
+            return None
+    return f"values nested more than {_DEEPEST} deep"
+
+
+# -- values -----------------------------------------------------------------------------------------------------
 
 
 def to_plain(value: Any) -> Any:
@@ -58,29 +236,35 @@ def from_plain(kind: Any, content: Any, error: type[AdaptiveDepthError], name: s
     """
     from pydantic import ValidationError
 
+    called = name or re.sub("(?<=[a-z])(?=[A-Z])", " ", getattr(kind, "__name__", "content")).lower()
+    _checked(content, error, called, "expected what to_json gave")
     try:
         # As JSON and strictly: "3" is no number there, and a list may become a tuple.
-        return _adapter(kind).validate_json(json.dumps(content), strict=True)
+        return adapter(kind).validate_json(json.dumps(content), strict=True)
     except ValidationError as found:
         first = found.errors()[0]
         raised = first.get("ctx", {}).get("error")
         if isinstance(raised, AdaptiveDepthError):  # a class of ours said what is wrong with its values
             raise (raised if isinstance(raised, error) else error(str(raised))) from found
-        place = ".".join(str(part) for part in first["loc"])
-        called = name or re.sub("(?<=[a-z])(?=[A-Z])", " ", getattr(kind, "__name__", "content")).lower()
+        place = ".".join(_SHORT.repr(part).strip("'") for part in first["loc"])
+        told = place and first["type"] != "missing"
+        received = f"; received {_SHORT.repr(first['input'])}" if told else ""
         raise error(
-            f"{called} {textwrap.shorten(repr(content), 200)}: {f'{place}: ' * bool(place)}{first['msg']}"
-            f"{_expected(kind)}"
+            f"{called} {_SHORT.repr(content)}: {f'{place}: ' * bool(place)}{first['msg']}{received}{_expected(kind)}"
         ) from found
-    except (RecursionError, TypeError, ValueError) as found:
-        raise error(f"{name or 'the content'} is no JSON ({found}): expected what to_json gave") from found
+
+
+_SHORT = reprlib.Repr()  # of a content that may be of any size
+_SHORT.maxstring, _SHORT.maxdict, _SHORT.maxlevel = 80, 6, 2
 
 
 @cache
-def _adapter(kind: Any) -> Any:
+def adapter(kind: Any) -> Any:
+    """What pydantic reads a type with; numbers must be finite."""
     from pydantic import TypeAdapter
 
-    return TypeAdapter(kind)
+    own = hasattr(kind, "__pydantic_config__")
+    return TypeAdapter(kind) if own else TypeAdapter(kind, config={"allow_inf_nan": False})
 
 
 def _expected(kind: Any) -> str:
@@ -99,3 +283,38 @@ def _classes(kind: Any) -> list[Any]:
         hints = get_type_hints(kind)
         return [kind, *(each for field in fields(kind) for each in _classes(hints[field.name]))]
     return [each for inner in get_args(kind) for each in _classes(inner)]
+
+
+@dataclass(frozen=True)
+class Form:
+    """The name and the version that a file of ours bears.
+
+    Attributes:
+        name: under `format`.
+        version: the newest that is known; older ones from 1 on are read, too.
+        what: to expect of a file, for the error.
+        error: what to raise.
+    """
+
+    name: str
+    version: int
+    what: str
+    error: type[AdaptiveDepthError]
+
+    def check(self, content: Any, file: object) -> dict[str, Any]:
+        """The content of a file, where it is of this form.
+
+        Raises:
+            error: foreign, without a version, or newer.
+        """
+        if not isinstance(content, Mapping) or content.get("format") != self.name:
+            raise self.error(f"{file} is not of this library: expected {self.what}")
+        version = content.get("version")
+        if type(version) is not int or version < 1:
+            raise self.error(f"{file} is damaged: its version is {version!r}, where a number is expected")
+        if version > self.version:
+            raise self.error(
+                f"{file} has version {version!r}, this library reads up to {self.version}: pip install -U "
+                "adaptive-depth"
+            )
+        return dict(content)

@@ -1,7 +1,7 @@
 """Files of tensors that others wrote, read without running code: state dicts, alone, in entries, or in shards."""
 
-import json
 import pickle
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .errors import CheckpointError
+from .schema import read_json
 
 _EXTRA = "_extra_state"  # how a module's get_extra_state is called in a state dict
 _DEEPEST = 3  # entries in entries
@@ -105,6 +106,7 @@ def _read(path: Path) -> tuple[Any, list[str]]:
 
 def _unpickled(path: Path) -> tuple[Any, list[str]]:
     """torch's own reader, which builds tensors and plain values only; all other classes are known by name alone."""
+    _check_unpacked(path)
     try:
         strange = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except (ValueError, RuntimeError, OSError):  # no zip file: as torch 1.5 wrote it, or none at all
@@ -112,6 +114,25 @@ def _unpickled(path: Path) -> tuple[Any, list[str]]:
     stand_ins: list[Any] = [(Ignored, name) for name in {*strange, "argparse.Namespace"}]
     with torch.serialization.safe_globals(stand_ins):
         return torch.load(path, map_location="cpu", weights_only=True), strange
+
+
+def _check_unpacked(path: Path) -> None:
+    """Raise a CheckpointError where a file would take more memory than it is long, as `torch.save` never writes one."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as packed:
+            unpacked = sum(each.file_size for each in packed.infolist())
+        if unpacked > path.stat().st_size:
+            raise CheckpointError(
+                f"{path} is compressed, {unpacked:,} bytes in {path.stat().st_size:,}: expected a file as torch.save "
+                "writes it; save the weights again"
+            )
+
+
+def check_dense(path: Path, state: Mapping[str, Any]) -> None:
+    """Raise a CheckpointError for tensors of a file that have no plain numbers: on no device, or sparse."""
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    if strange := [name for name, each in tensors.items() if each.layout is not torch.strided or each.is_meta]:
+        raise CheckpointError(f"{path} holds tensors without plain numbers, {some(strange)}: expected dense ones")
 
 
 def _weights_in(folder: Path) -> Path:
@@ -138,10 +159,11 @@ def _weights_in(folder: Path) -> Path:
 
 def _sharded(index: Path) -> tuple[dict[str, Any], list[str]]:
     """The tensors of all files that an index names."""
+    content = read_json(index, CheckpointError, "expected an index of weights, with a weight_map")
     try:
-        shards = json.loads(index.read_bytes())["weight_map"]
+        shards = content["weight_map"]
         files = sorted({str(file) for file in shards.values()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} is no index of weights ({first_line(error)}): expected a weight_map") from error
     if outside := [file for file in files if Path(file).name != file]:
         raise CheckpointError(f"{index} names files outside its folder ({some(outside)}): it is damaged")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import CheckpointError
-from .tensor_files import Ignored, Part, is_extra, more_than_tensors, read_parts, some
+from .tensor_files import Ignored, Part, check_dense, is_extra, more_than_tensors, read_parts, some
 from .wrapping import COMPILED, check_shaped, unwrapped, without
 
 _LOGGER = logging.getLogger(__name__)
@@ -172,6 +172,8 @@ def take_over(model: nn.Module, path: str | os.PathLike[str], entry: str | None 
         tried, fitting = named, [fit for fit in named if fit in fitting]
     if not fitting:
         raise CheckpointError(_of_another_model(path, max(tried, key=lambda fit: len(fit.state)), model, parts))
+    for each in fitting:
+        check_dense(path, each.state)
     fit, rivals = _chosen(path, fitting)
     if fit.unreadable:
         raise CheckpointError(
@@ -284,6 +286,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         )
     if strange := [name for name, value in trained[0].state.items() if not isinstance(value, Tensor)]:
         raise CheckpointError(more_than_tensors(path, strange))
+    check_dense(path, trained[0].state)
     if len(large) > 1:
         others = _all([part.entry for part in large if part is not trained[0]])
         _LOGGER.warning(f"{path}: took the entry {trained[0].entry!r}, the weights that were trained, not {others}")

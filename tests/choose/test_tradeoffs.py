@@ -46,7 +46,7 @@ def test_accuracy_and_cost_are_joined_by_skip():
 @pytest.mark.parametrize(
     ("accurate", "profiled", "message"),
     [
-        (["F"], ["F", "TT", "TF"], "accuracy lacks the sub-networks TT, TF: evaluate and profile the same ones"),
+        (["FF"], ["FF", "TT", "TF"], "accuracy lacks the sub-networks TT, TF: evaluate and profile the same ones"),
         (["F", "T"], ["F"], "cost lacks the sub-networks T: evaluate and profile the same ones"),
     ],
 )

@@ -504,7 +504,7 @@ def test_an_accuracy_that_is_none_names_its_file(call, run):
     (run / "accuracy.json").write_text(json.dumps(measured))
     status, _, err = call("select", run)
     assert status == 2
-    assert "accuracy.json says nan % of FTFT: measure it anew with" in err
+    assert "accuracy.json holds the number nan, where finite ones are expected: measure it with" in err
 
 
 def test_a_profile_of_another_network_is_refused(call, run, tmp_path):
@@ -537,7 +537,7 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
         ("profile resnet18 --threads 9999", "--threads 9999: expected 1 to "),
         ("select {run} --alone FFFF", "--alone 'FFFF': expected SKIP=VALUE, such as FFFF=76.7"),
         ("select {run} --alone FFF=70", "alone names 'FFF': expected skips of this network"),
-        ("select {run} --profile {run}/data.json", "data.json is damaged or no profile: measure it anew with"),
+        ("select {run} --profile {run}/data.json", "data.json is damaged or no profile"),
         ("stages resnet1818", "timm has no model 'resnet1818': near ones are resnet18"),
         ("stages torchvision/resnet1", "torchvision has no model 'resnet1'"),
         ("stages vgg11", "VGG has no residual stage that can be cut"),

@@ -24,7 +24,7 @@ from adaptive_depth.deploy.exporting import export_network
 from adaptive_depth.deploy.preparing import prepare, read_image
 from adaptive_depth.deploy.streaming import Pass, Tally
 from adaptive_depth.errors import ArtifactError
-from adaptive_depth.governor.decisions import Decision
+from adaptive_depth.governor.decisions import read_log
 from adaptive_depth.governor.governor import replay
 from adaptive_depth.preprocessing import Preprocessing
 from adaptive_depth.quality import Quality
@@ -140,7 +140,7 @@ def test_a_deadline_with_room_runs_the_super_net_and_its_log_replays(call, model
     said, _ = called(call, model, photos, "--target-ms", "1000", "--log", log, "--repeat", "2", "--met", "0.9")
     assert (said["images"], said["depths"], said["expected"]) == (12, {"FF": 12}, 80.0)
     assert (said["target_ms"], said["misses"], said["met_percent"]) == (1000, 0, 100)
-    decisions = tuple(Decision.from_json(json.loads(line)) for line in log.read_text().splitlines())
+    decisions = read_log(log)
     assert len(decisions) == 12
     table = ad.TradeOffs.from_json(said["table"])
     assert [(row.skip, row.accuracy) for row in table.rows] == list(ACCURACY.items())

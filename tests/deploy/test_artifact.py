@@ -79,9 +79,9 @@ def test_another_quality_is_named_and_needs_this_version() -> None:
 @pytest.mark.parametrize(
     ("description", "message"),
     [
-        ('{"format": "adaptive-depth', "model.onnx describes itself in a way that cannot be read .*: it is damaged"),
-        (b"\xff\xfe\x00", "describes itself in a way that cannot be read"),
-        ("[" * 100_000, "describes itself in a way that cannot be read"),
+        ('{"format": "adaptive-depth', "the description in model.onnx cannot be read .*: it is damaged"),
+        (b"\xff\xfe\x00", "the description in model.onnx cannot be read"),
+        ("[" * 100_000, "the description in model.onnx cannot be read"),
         ("[]", "model.onnx is not of this library: expected a file that adaptive-depth export wrote"),
         ("null", "is not of this library"),
         ({"format": "another"}, "is not of this library"),
@@ -95,8 +95,8 @@ def test_a_foreign_or_truncated_description(description: Any, message: str) -> N
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": "1"}, r"has version '1', this library reads up to 2"),
-        ({"skips": []}, "names no depth: it is damaged"),
+        ({"version": "1"}, r"is damaged: its version is '1', where a number is expected"),
+        ({"skips": []}, "skips are none: expected one depth or more.*: it is damaged"),
         ({"skips": ["FFF"]}, r"describes itself wrongly \(skip 'FFF' names 3 stages, the network has 2"),
         ({"skips": [3]}, r"describes itself wrongly .*skips.0: Input should be a valid string"),
         ({"skips": None}, "describes itself wrongly .*: it is damaged"),

@@ -239,7 +239,7 @@ def test_preprocessing_is_that_of_the_data(tmp_path: Path) -> None:
         ({"mean": [0.5]}, "preprocessing has mean=[0.5]: expected 3 numbers, one a channel"),
         ({"mean": 0.5}, "preprocessing has mean=0.5: expected 3 numbers"),
         ({"mean": [0, float("nan"), 0]}, "preprocessing has mean=[0, nan, 0]: expected 3 numbers"),
-        ({"std": [1, 0, 1]}, "preprocessing has std=[1, 0, 1]: expected 3 numbers, one a channel, none of them 0"),
+        ({"std": [1, 0, 1]}, "preprocessing has std=[1, 0, 1]: expected 3 numbers, one a channel, above 0"),
         ({"std": [10**400, 1, 1]}, "expected 3 numbers, one a channel"),
         ({"interpolation": "best"}, "preprocessing has interpolation='best': expected one of nearest, "),
         ({"interpolation": []}, "preprocessing has interpolation=[]: expected one of nearest, "),
@@ -256,7 +256,8 @@ def test_a_preprocessing_that_is_none(network, shared: Path, tmp_path: Path, cha
         network.save_pretrained(tmp_path / "new", preprocessing=wrong)
     assert not (tmp_path / "new").exists()
     edit(shared, preprocessing=wrong)
-    with pytest.raises(ad.CheckpointError, match=rf"config.json is damaged: .*{re.escape(said)}"):
+    field = re.match("preprocessing has (.*)=", said)
+    with pytest.raises(ad.CheckpointError, match=rf"config.json (is damaged: .*{field[1] if field else ''}|holds )"):
         from_pretrained(shared)
 
 
@@ -603,19 +604,21 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "config.json is not of this library: expected a file with format 'adaptive-depth network'",
     ),
     "newer": (lambda f: edit(f, version=2), "has version 2, this library reads up to 1: pip install -U adaptive-depth"),
-    "no stages": (lambda f: edit(f, stages=None), "config.json is damaged: ties or stages cannot be read"),
-    "no sha256": (lambda f: edit(f, sha256=None), "config.json is damaged: its sha256 is None, where 64 digits are"),
-    "short sha256": (lambda f: edit(f, sha256="ab"), "its sha256 is 'ab', where 64 digits are expected"),
+    "no stages": (lambda f: edit(f, stages=None), "stages: Input should be a valid array; received None"),
+    "no sha256": (lambda f: edit(f, sha256=None), "config.json is damaged: it has no sha256, where 64 digits are"),
+    "short sha256": (lambda f: edit(f, sha256="ab"), "sha256: Input should be 64 hexadecimal digits; received 'ab'"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "the weights are missing or truncated"),
-    "truncated weights": (lambda f: cut(f / "model.safetensors", 0.7), "the weights are missing or truncated"),
+    "truncated weights": (lambda f: cut(f / "model.safetensors", 0.7), "it is truncated or damaged, or the files"),
     "a pointer": (
         lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n"),
-        "the weights are missing or truncated",
+        "is not the file that was described",
     ),
     "a flipped bit": (lambda f: flip(f / "model.safetensors"), "model.safetensors is not the file that was described"),
     "mixed": (mix, "or the files of two networks were mixed, as by a save that was killed; save or fetch all anew"),
-    "path traversal": (lambda f: edit(f, weights="../x.safetensors"), "names weights outside its folder ('../x.safet"),
-    "other weights": (lambda f: edit(f, weights="config.json"), "cannot be read"),
+    "path traversal": (
+        lambda f: edit(f, weights="../x.safetensors"), "weights: Input should be the name of a file in the same",
+    ),
+    "other weights": (lambda f: edit(f, weights="config.json"), "config.json is not the file that was described"),
     "pretrained": (
         lambda f: edit(f, source={"name": "resnet18", "arguments": {"pretrained": True}}),
         "config.json asks for pretrained: a saved network brings its own weights; it is damaged or was tampered with",

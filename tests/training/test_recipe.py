@@ -116,7 +116,7 @@ def test_norms_biases_and_position_tables_do_not_decay(name: str) -> None:
         ({"zzz": 3}, "a recipe has no field 'zzz': expected one of model, model_kwargs, data, epochs"),
         ({"lr": "fast"}, "lr='fast': input should be a valid number"),
         ({"lr": -1}, r"lr=-1.0: expected a number above 0"),
-        ({"lr": float("nan")}, "lr=nan: expected a number above 0"),
+        ({"lr": float("nan")}, "lr=nan: input should be a finite number"),
         ({"epochs": 1.5}, "epochs=1.5: input should be a valid integer"),
         ({"augment": "crops"}, "augment='crops': input should be 'crop', 'trivial', 'rand', 'characters' or 'none'"),
         ({"milestones": [1, "a"]}, "milestones=.*input should be a valid integer"),
@@ -152,7 +152,7 @@ def test_a_file_of_ones_own(tmp_path) -> None:
         path.write_text(content)
         with pytest.raises(ad.TrainingError, match=said):
             ad.load_recipe(path)
-    with pytest.raises(ad.TrainingError, match=r"cannot be read .*No such file"):
+    with pytest.raises(ad.TrainingError, match=r"nowhere.yaml does not exist: expected a recipe"):
         ad.load_recipe(tmp_path / "nowhere.yaml")
     with pytest.raises(ad.TrainingError, match="there is no recipe 'resnet5': did you mean resnet50"):
         ad.load_recipe("resnet5")

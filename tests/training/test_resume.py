@@ -197,10 +197,18 @@ def test_another_network_is_told(nets, tmp_path):
         train(other, loader(), folder=tmp_path, resume=True, **FAST)
 
 
+def facts() -> dict:
+    """Of a training that has not begun."""
+    here = {"random": [state.random_state(torch.device("cpu"))], "random_at_start": [None]}
+    place = {"epoch": 1, "step": 0, "batch": 0, "batches": 1, "history": [], "best": None}
+    parts = {"meters": [{"images": 0, "sums": {}}], "optimizer": {"values": {}, "groups": []}, "scaler": {}}
+    return {"recipe": {}, "lr": 0.1, **here, **place, **parts}
+
+
 def test_a_network_in_another_precision_is_told(nets, tmp_path):
     network = build(nets)
     network.model.blocks[0].conv.double()
-    state.save_state(tmp_path, "step-1", *state.state_of_module(network, "network."))
+    state.save_state(tmp_path, "step-1", state.state_of_module(network, "network.")[0], facts())
     tensors, _ = state.load_state(tmp_path / "step-1.json")
     same = build(nets)
     same.model.blocks[0].conv.double()
@@ -226,7 +234,7 @@ def test_an_optimiser_keeps_the_precision_of_its_state():
 
 def test_numbers_that_safetensors_has_no_kind_for(tmp_path):
     tensors = {"a": torch.tensor([1 + 2j, 3.0], dtype=torch.complex128), "b": torch.ones(1), "c": torch.ones(2, 2)}
-    state.save_state(tmp_path, "step-1", tensors, {})
+    state.save_state(tmp_path, "step-1", tensors, facts())
     again, _ = state.load_state(tmp_path / "step-1.json")
     assert {name: tensor.dtype for name, tensor in again.items()} == {
         name: tensor.dtype for name, tensor in tensors.items()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import MeasurementError
-from ..schema import Plain
+from ..schema import Cosine, Count, Letters, NotNegative, Number, Plain, Size
 from ..text import table
 
 _WIDTH = 100  # columns
@@ -31,13 +31,13 @@ class BlockAnalysis(Plain):
     """
 
     path: str
-    stage: int
+    stage: Size
     skippable: bool
-    ratio: float | None
-    alone: float | None = None
-    predicted: float | None = None
-    change: float | None = None
-    cosine: float | None = None
+    ratio: NotNegative | None
+    alone: NotNegative | None = None
+    predicted: Number | None = None
+    change: Number | None = None
+    cosine: Cosine | None = None
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class StageAnalysis(Plain):
         divergence: KL(h_super ‖ h_base) of the stage's features, the mean over samples and positions, in nats.
     """
 
-    stage: int
+    stage: Size
     name: str
-    predicted: float
-    change: float
-    cosine: float | None
-    skipping: float
-    divergence: float
+    predicted: Number
+    change: Number
+    cosine: Cosine | None
+    skipping: Number
+    divergence: Number
 
     def __str__(self) -> str:
         return f"stage {self.stage} ({self.name})"
@@ -85,15 +85,15 @@ class NormAnalysis(Plain):
         dead: channels with a running variance below ε, so that the norm amplifies whatever comes.
     """
 
-    skip: str
-    stage: int
+    skip: Letters
+    stage: Count
     path: str
-    shift: float
-    scale: float
-    norms: int
-    channels: int
-    initial: int = 0
-    dead: int = 0
+    shift: NotNegative
+    scale: NotNegative
+    norms: Size
+    channels: Size
+    initial: Count = 0
+    dead: Count = 0
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,10 @@ class Analysis(Plain):
     blocks: tuple[BlockAnalysis, ...]
     stages: tuple[StageAnalysis, ...]
     norms: tuple[NormAnalysis, ...]
-    losses: dict[str, float]
-    images: int
-    classes: int | None = None
-    seen: int | None = None
+    losses: dict[Letters, Number]
+    images: Count
+    classes: Size | None = None
+    seen: Count | None = None
     advice: tuple[str, ...] = ()
     network: str = ""
 
@@ -133,6 +133,12 @@ class Analysis(Plain):
             raise MeasurementError(
                 f"an analysis of {len(self.blocks)} blocks, {len(self.stages)} stages, {len(self.losses)} losses and "
                 f"{self.images} images: expected some of each, and the losses of super-net and base-net"
+            )
+
+        skips = [*self.losses, *(row.skip for row in self.norms)]
+        if len({len(skip) for skip in skips}) > 1:
+            raise MeasurementError(
+                f"an analysis names {', '.join(dict.fromkeys(skips))}: expected skips, all of as many stages"
             )
 
     @property

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from ..errors import MeasurementError
-from ..schema import Plain, from_plain, to_plain
+from ..schema import Count, Letters, NotNegative, Plain, Positive, Size, from_plain, to_plain
 from ..text import or_dash, table
 
 _UNSTEADY = 0.25  # of the median: on a quiet machine an interval is 1 to 5 % of it wide
@@ -68,20 +68,26 @@ class Cost(Plain):
         times_ms: every timed pass; the k-th of each sub-network belongs to one round.
     """
 
-    skip: str
-    macs: int
-    parameters: int
-    latency_ms: float | None = None
-    latency_low_ms: float | None = None
-    latency_high_ms: float | None = None
-    memory_mb: float | None = None
-    energy_mj: float | None = None
-    throughput: dict[int, float] = field(default_factory=dict)
-    times_ms: tuple[float, ...] = ()
+    skip: Letters
+    macs: Count
+    parameters: Count
+    latency_ms: Positive | None = None
+    latency_low_ms: Positive | None = None
+    latency_high_ms: Positive | None = None
+    memory_mb: NotNegative | None = None
+    energy_mj: NotNegative | None = None
+    throughput: dict[Size, Positive] = field(default_factory=dict)
+    times_ms: tuple[Positive, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "times_ms", tuple(self.times_ms))
         object.__setattr__(self, "throughput", {int(batch): rate for batch, rate in self.throughput.items()})
+        known = [each for each in (self.latency_low_ms, self.latency_ms, self.latency_high_ms) if each is not None]
+        if known != sorted(known):
+            raise MeasurementError(
+                f"latency of {self.skip!r} is {self.latency_ms} ms, its interval from {self.latency_low_ms} to "
+                f"{self.latency_high_ms}: expected a median within its interval"
+            )
 
 
 @dataclass(frozen=True)
@@ -129,18 +135,29 @@ class Profile(Plain):
 
     reading_error = MeasurementError
 
-    costs: dict[str, Cost]
-    batch_size: int
+    costs: dict[Letters, Cost]
+    batch_size: Size
     device: dict[str, Any]
-    uncounted: dict[str, int]
+    uncounted: dict[str, Count]
     backend: str = "eager"
     network: str = ""
     conditions: dict[str, Any] = field(default_factory=dict, compare=False)
     energy: str = "not measured"
-    inputs: tuple[tuple[int, ...], ...] = ()
+    inputs: tuple[tuple[Count, ...], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "inputs", tuple(tuple(shape) for shape in self.inputs))
+        costs = self.costs.values()
+        if [*self.costs] != [cost.skip for cost in costs] or len({len(skip) for skip in self.costs}) > 1:
+            raise MeasurementError(
+                f"costs of {', '.join(cost.skip for cost in costs)} under {', '.join(self.costs)}: expected each under "
+                "its own skip, all of as many stages"
+            )
+        if len({len(cost.times_ms) for cost in costs}) > 1:
+            raise MeasurementError(
+                f"passes were timed {', '.join(str(len(cost.times_ms)) for cost in costs)} times: expected as many "
+                "rounds for each sub-network"
+            )
 
     # -- what the times say -------------------------------------------------------------------------------------
 
@@ -279,8 +296,15 @@ class Profile(Plain):
         listed = content.get("costs") if isinstance(content, Mapping) else None
         if isinstance(listed, list):  # in a file they stand in a list, each with its skip
             costs = from_plain(tuple[Cost, ...], listed, MeasurementError, "profile's costs")
+            if len({cost.skip for cost in costs}) < len(costs):
+                raise MeasurementError(
+                    f"a profile has the costs of {', '.join(cost.skip for cost in costs)}: expected each once"
+                )
             content = {**content, "costs": {cost.skip: plain for cost, plain in zip(costs, listed, strict=True)}}
-        return super().from_json(content)
+        profile = super().from_json(content)
+        if not profile.costs:
+            raise MeasurementError("a profile without costs: expected those of one sub-network or more")
+        return profile
 
 
 def macs_unit(largest: float) -> tuple[float, str]:
@@ -327,6 +351,6 @@ def _holds_zero(differences: Sequence[float]) -> bool:
 def _in_words(conditions: Mapping[str, Any]) -> str:
     rounds, warmup, drift = (conditions.get(name) for name in ("rounds", "warmup_rounds", "drift_percent"))
     said = f"Timed in {rounds} rounds, after {warmup} of warm-up"
-    if drift is None:
+    if not isinstance(drift, int | float):
         return f"{said}."
     return f"{said}; they were {abs(drift):.1f} % {'longer' if drift > 0 else 'shorter'} in the second half."

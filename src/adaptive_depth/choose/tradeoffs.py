@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import BudgetError, MeasurementError
 from ..quality import TOP_1, Quality
-from ..schema import Plain, to_plain
+from ..schema import Count, Letters, NotNegative, Number, Plain, Positive, Size, to_plain
 from ..text import or_dash, table
 from .costs import COSTS, Profile, macs_unit
 
@@ -31,15 +31,15 @@ class Row(Plain):
         latency_high_ms: the upper end of the 95 % interval of the median latency; None where there is none.
     """
 
-    skip: str
-    accuracy: float
-    macs: int
-    parameters: int
-    latency_ms: float | None = None
-    memory_mb: float | None = None
-    energy_mj: float | None = None
-    alone: float | None = None
-    latency_high_ms: float | None = None
+    skip: Letters
+    accuracy: Number
+    macs: Count
+    parameters: Count
+    latency_ms: Positive | None = None
+    memory_mb: NotNegative | None = None
+    energy_mj: NotNegative | None = None
+    alone: Number | None = None
+    latency_high_ms: Positive | None = None
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,10 @@ class TradeOffs(Plain):
     reading_error = MeasurementError
 
     rows: tuple[Row, ...]
-    batch_size: int = 1
+    batch_size: Size = 1
     device: dict[str, Any] = field(default_factory=dict)
-    ties: tuple[tuple[str, str], ...] = ()
-    images: int | None = None
+    ties: tuple[tuple[Letters, Letters], ...] = ()
+    images: Size | None = None
     quality: Quality = TOP_1
 
     def __post_init__(self) -> None:
@@ -99,16 +99,21 @@ class TradeOffs(Plain):
         if not self.rows:
             raise MeasurementError("a trade-off table without rows: expected at least one sub-network")
         for row in self.rows:
-            _check_value(self.quality, f"{self.quality.noun} of {row.skip!r}", row.accuracy)
+            check_value(self.quality, f"{self.quality.noun} of {row.skip!r}", row.accuracy)
             if row.alone is not None:
-                _check_value(self.quality, f"{self.quality.noun} of {row.skip!r} trained alone", row.alone)
+                check_value(self.quality, f"{self.quality.noun} of {row.skip!r} trained alone", row.alone)
                 if self.quality == TOP_1 and 0 < row.alone <= 1:
                     raise MeasurementError(
                         f"accuracy of {row.skip!r} trained alone is {row.alone!r}: expected percent, such as "
                         f"{100 * row.alone:g}"
                     )
-        if len({row.skip for row in self.rows}) < len(self.rows):
-            raise MeasurementError(f"a sub-network stands twice in {', '.join(row.skip for row in self.rows)}")
+        skips = [row.skip for row in self.rows]
+        if len({*skips}) < len(skips):
+            raise MeasurementError(f"a sub-network stands twice in {', '.join(skips)}")
+        if len({len(skip) for skip in skips}) > 1:
+            raise MeasurementError(f"a table of the sub-networks {', '.join(skips)}: expected skips of as many stages")
+        if strange := {skip for pair in self.ties for skip in pair} - {*skips}:
+            raise MeasurementError(f"ties name {', '.join(sorted(strange))}: expected some of {', '.join(skips)}")
         for cost in COSTS:
             unmeasured = [row.skip for row in self.rows if getattr(row, cost) is None]
             if unmeasured and len(unmeasured) < len(self.rows):
@@ -552,7 +557,8 @@ def tradeoffs(
     return TradeOffs(tuple(rows), cost.batch_size, device, cost.ties(), images, quality or told or TOP_1)
 
 
-def _check_value(quality: Quality, what: str, value: object) -> None:
+def check_value(quality: Quality, what: str, value: object) -> None:
+    """Raise a MeasurementError where a number cannot be of a quality."""
     if not _is_number(value) or not math.isfinite(value):  # type: ignore[arg-type]
         expected = "top-1 in percent, from 0 to 100" if quality == TOP_1 else "a finite number"
         raise MeasurementError(f"{what} is {value!r}: expected {expected}")

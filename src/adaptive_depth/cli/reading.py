@@ -1,9 +1,9 @@
 """The files of a run folder, read."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from .. import schema
 from ..errors import DataError
 
 
@@ -13,9 +13,4 @@ def read_json(path: Path, mend: str) -> Any:
     Raises:
         DataError: missing or damaged; says how to get it.
     """
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: {mend}") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}): {mend}") from error
+    return schema.read_json(path, DataError, mend)

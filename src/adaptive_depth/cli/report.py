@@ -1,13 +1,14 @@
 """adaptive-depth report: a run as one page for the browser."""
 
-import csv
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import DataError
+from ..schema import Open, Such, Text, from_plain, read_bytes, read_yaml, to_plain
 from . import runs, show
 from .evaluate import Run
 from .stages import Json
@@ -71,16 +72,25 @@ def report(
 
 def _stages(run: Path) -> list[Mapping[str, Any]]:
     mend = "save the network again"
-    network = runs.read_json(run / runs.NETWORK, mend)
-    stages = network.get("stages") if isinstance(network, dict) else None
-    if not isinstance(stages, list) or not all(map(_is_stage, stages)):
-        raise DataError(f"{run / runs.NETWORK} holds no stages: {mend}")
-    return stages
+    try:
+        found = from_plain(_Cut, runs.read_json(run / runs.NETWORK, mend), DataError, "it")
+    except DataError as error:
+        raise DataError(f"{run / runs.NETWORK} holds no stages ({error}): {mend}") from error
+    return to_plain(found.stages)
 
 
-def _is_stage(stage: Any) -> bool:
-    paths = [stage.get(part) for part in ("mandatory", "skippable")] if isinstance(stage, dict) else [None]
-    return all(isinstance(part, list) and all(isinstance(path, str) for path in part) for part in paths)
+@dataclass(frozen=True)
+class _Stage(Open):
+    """What the page says of a stage; `Stage` comes with torch, which it does not need."""
+
+    mandatory: tuple[Text, ...]
+    skippable: tuple[Text, ...]
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class _Cut(Open):
+    stages: Annotated[tuple[_Stage, ...], Such(lambda stages: 1 <= len(stages) <= 12, "1 to 12 stages")]
 
 
 def _history(run: Path) -> "History | None":
@@ -89,10 +99,11 @@ def _history(run: Path) -> "History | None":
     path = run / runs.HISTORY
     if not path.exists():
         return None
+    mend = "remove it, and the report does without"
     try:
-        return History.from_csv(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path} is damaged ({error}): remove it, and the report does without") from error
+        return History.from_csv(read_bytes(path, DataError, mend).decode())
+    except ValueError as error:  # of the encoding, or of the history
+        raise DataError(f"{path} is damaged ({error}): {mend}") from error
 
 
 def _analysis(run: Path) -> "Analysis | None":
@@ -129,18 +140,9 @@ def _how_trained(run: Path) -> dict[str, dict[str, Any]]:
         classes = data.get("classes")
         found["Images"] = {**data, "classes": len(classes) if isinstance(classes, list) else classes, "root": None}
     if (run / runs.RECIPE).exists():
-        found["Training recipe"] = _entries(_read_yaml(run / runs.RECIPE), run / runs.RECIPE)
+        told = read_yaml(run / runs.RECIPE, DataError, "remove it, and the report does without")
+        found["Training recipe"] = _entries(told, run / runs.RECIPE)
     return found
-
-
-def _read_yaml(path: Path) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path} cannot be read ({reason}): remove it, and the report does without") from error
 
 
 def _entries(told: Any, path: Path) -> dict[str, Any]:

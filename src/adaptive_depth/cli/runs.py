@@ -8,18 +8,18 @@ transformations.png and maps.png, and report.html.
 """
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterable
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..errors import CheckpointError, DataError, MeasurementError
+from ..errors import CheckpointError, DataError, MeasurementError, TrainingError
+from ..schema import Letters, Number, Open, Size, from_plain, parse_yaml
 from . import show, tasks
 from .reading import read_json
 
@@ -44,6 +44,34 @@ ALONE, ANALYSIS, TRANSFORMATIONS, MAPS = "alone.json", "analysis.json", "transfo
 REPORT = "report.html"
 EXPORT = "export"  # a folder
 _MEASURED = (ACCURACY, PROFILE, TRADEOFFS, PLOT, ALONE, ANALYSIS, TRANSFORMATIONS, MAPS, REPORT)
+
+
+@dataclass(frozen=True)
+class Measured(Open):
+    """What accuracy.json holds, beside what a program may add to it.
+
+    Attributes:
+        accuracy: by skip.
+        images: how many it is of; None where that is not known.
+        network: the network's `fingerprint`; empty where it is not known.
+    """
+
+    reading_error = DataError
+
+    accuracy: dict[Letters, Number]
+    images: Size | None = None
+    network: str = ""
+
+    def __post_init__(self) -> None:
+        if len({len(skip) for skip in self.accuracy}) != 1:
+            raise DataError(
+                f"accuracies are of {', '.join(self.accuracy) or 'nothing'}: expected skips, all of as many stages"
+            )
+
+
+@dataclass(frozen=True)
+class _Sized(Open):
+    image_size: Size | None = None
 
 
 def is_run(target: str | Path) -> bool:
@@ -150,17 +178,12 @@ def parse_arguments(arguments: Iterable[str]) -> dict[str, Any]:
 
 def parse_fields(fields: Iterable[str]) -> dict[str, Any]:
     """`["ema=0.999", "milestones=[2, 3]"]` as fields of a recipe; values are read as YAML."""
-    import yaml
-
     parsed = {}
     for text in fields:
         name, equals, value = text.partition("=")
         if not equals:
             raise typer.BadParameter(f"--set {text!r}: expected FIELD=VALUE, such as ema=0.999")
-        try:
-            parsed[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise typer.BadParameter(f"--set {text!r}: {' '.join(str(error).split())}") from error
+        parsed[name.strip()] = parse_yaml(value, TrainingError, f"--set {text!r}", "expected FIELD=VALUE")
     return parsed
 
 
@@ -275,7 +298,11 @@ def read_data(run: Path) -> "DataConfig":
     """The preprocessing that a run was trained with."""
     from ..data import DataConfig
 
-    return DataConfig.from_json(read_json(run / DATA, "name the images with --data"))
+    mend = "name the images with --data"
+    try:
+        return DataConfig.from_json(read_json(run / DATA, mend))
+    except DataError as error:
+        raise DataError(f"{run / DATA} does not say how images are prepared ({error}): {mend}") from error
 
 
 def with_outputs_named(run: Path, data: "DataConfig") -> "DataConfig":
@@ -311,16 +338,17 @@ def read_accuracy(run: Path) -> dict[str, Any]:
     Raises:
         DataError: missing or damaged.
     """
+    from ..choose.tradeoffs import check_value
+
     mend = show.command("evaluate", run)
     measured = read_json(run / ACCURACY, f"measure it with {mend}")
-    if not isinstance(measured, dict) or not isinstance(measured.get("accuracy"), dict):
-        raise DataError(f"{run / ACCURACY} holds no accuracies: measure them with {mend}")
-    quality = tasks.quality_of(measured.get("quality"), run / ACCURACY)
-    share = quality.unit == "%" and quality.higher_is_better
-    for skip, value in measured["accuracy"].items():
-        if not isinstance(value, int | float) or not math.isfinite(value) or (share and not 0 <= value <= 100):
-            said = f"{value} {quality.unit}".rstrip()
-            raise DataError(f"{run / ACCURACY} says {said} of {skip}: measure it anew with {mend}")
+    quality = tasks.quality_of(measured.get("quality") if isinstance(measured, dict) else None, run / ACCURACY)
+    try:
+        accuracies = from_plain(Measured, measured, DataError, "it").accuracy
+        for skip, value in accuracies.items():
+            check_value(quality, f"{quality.noun} of {skip!r}", value)
+    except (DataError, MeasurementError) as error:
+        raise DataError(f"{run / ACCURACY} holds no accuracies ({error}): measure them with {mend}") from error
     return {**measured, "quality": quality}
 
 
@@ -338,7 +366,7 @@ def read_profile(run: Path, file: Path | None = None) -> "Profile":
     try:
         return Profile.from_json(measured)
     except MeasurementError as error:
-        raise DataError(f"{place} is damaged or no profile: measure it anew with {mend}") from error
+        raise DataError(f"{place} is damaged or no profile ({error}): measure it anew with {mend}") from error
 
 
 def read_alone(run: Path) -> dict[str, float]:
@@ -350,10 +378,10 @@ def read_alone(run: Path) -> dict[str, float]:
     if not (run / ALONE).exists():
         return {}
     mend = f"delete it, and give it anew with {show.command('select', run, '--alone', 'FFFF=76.7')}"
-    known = read_json(run / ALONE, mend)
-    if not isinstance(known, dict) or not all(isinstance(value, int | float) for value in known.values()):
-        raise DataError(f"{run / ALONE} holds no numbers by skip: {mend}")
-    return known
+    try:
+        return from_plain(dict[Letters, Number], read_json(run / ALONE, mend), DataError, "it")
+    except DataError as error:
+        raise DataError(f"{run / ALONE} holds no numbers by skip ({error}): {mend}") from error
 
 
 def trade_offs(run: Path, profile: "Profile | None" = None, alone: dict[str, float] | None = None) -> "TradeOffs":
@@ -368,14 +396,12 @@ def trade_offs(run: Path, profile: "Profile | None" = None, alone: dict[str, flo
     measured = read_accuracy(run)
     profile = profile or read_profile(run)
     alone = read_alone(run) if alone is None else alone
-    images = measured.get("images")
-    images = images if isinstance(images, int) and images > 0 else None
     table = tradeoffs(
         measured["accuracy"],
         profile,
         alone=alone,
         network=measured.get("network", ""),
-        images=images,
+        images=measured.get("images"),
         quality=measured["quality"],
     )
     _check_size(run, profile)
@@ -384,8 +410,8 @@ def trade_offs(run: Path, profile: "Profile | None" = None, alone: dict[str, flo
 
 def _check_size(run: Path, profile: "Profile") -> None:
     """The cost must be that of images as large as those that the accuracy was measured on."""
-    data = read_json(run / DATA, "name the images with --data") if (run / DATA).exists() else None
-    size = data.get("image_size") if isinstance(data, dict) else None
+    told = read_json(run / DATA, "name the images with --data") if (run / DATA).exists() else {}
+    size = from_plain(_Sized, told, DataError, str(run / DATA)).image_size  # `DataConfig` comes with torch
     shape = next((shape for shape in profile.inputs if len(shape) == 4), None)
     if size and shape and shape[-1] != size:
         raise MeasurementError(

@@ -76,7 +76,7 @@ def _told_before(folder: Path) -> dict[str, Any]:
 
     try:
         return ModelCard.load(folder / "README.md").data.to_dict()
-    except (OSError, ValueError):
+    except Exception:  # noqa: BLE001 - of YAML, of the card's fields, of the system: it tells nothing that can be kept
         return {}
 
 

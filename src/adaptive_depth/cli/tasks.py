@@ -102,7 +102,7 @@ def task_of(chosen: Chosen, recipe: "Recipe | None" = None) -> "Task | None":
     if not chosen:
         return None
     if chosen.metric_name is not None and chosen.metric is None:
-        raise typer.BadParameter(f"--metric-name {chosen.metric_name!r} without --metric: expected the metric it names")
+        raise TrainingError(f"--metric-name {chosen.metric_name!r} without --metric: expected the metric it names")
     task = _classification(recipe) if chosen.task in (None, "classification") else _named_task(str(chosen.task))
     if chosen.metric is None:
         return task
@@ -204,10 +204,7 @@ def quality_of(told: Any, where: object) -> "Quality":
     if told is None:
         return TOP_1
     try:
-        quality = from_plain(Quality, told, DataError)
-        if not quality.name:
-            raise DataError("it has no name")  # noqa: TRY301 - the message below is the one for all
-        return quality
+        return from_plain(Quality, told, DataError)
     except DataError as error:
         example = {"name": "RMSE", "unit": "m", "higher_is_better": False}
         raise DataError(
@@ -279,8 +276,8 @@ def _literals(option: str, text: str, brackets: str) -> tuple[list[Any], dict[st
         call: Any = ast.parse(f"f({brackets})", mode="eval").body
         named = {part.arg: ast.literal_eval(part.value) for part in call.keywords}
         return [ast.literal_eval(part) for part in call.args], named
-    except (SyntaxError, ValueError, AttributeError) as error:
-        raise typer.BadParameter(
+    except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError) as error:
+        raise TrainingError(
             f"{option} {text!r}: expected numbers, texts and lists in brackets, such as (num_classes=3, "
             "average='macro'); for anything else name an object of your own, FILE.py:OBJECT"
         ) from error

@@ -156,9 +156,8 @@ def _reject_left_over(network: Network, args: Sequence[Any], kwargs: Mapping[str
     skip = network.skips[-1]
     args, kwargs = fresh(args, kwargs)
     before = {_place(tensor) for tensor in tensors_of(expected)}
-    constant = {
-        _place(tensor) for tensor in (*network.model.state_dict().values(), *network.skip_norms.state_dict().values())
-    }
+    kept = (*network.model.state_dict().values(), *network.skip_norms.state_dict().values())
+    constant = {_place(each) for each in kept if isinstance(each, Tensor)}  # an extra state may be none
     for tensor in tensors_of(network.subnet(skip)(*args, **kwargs)):
         if _place(tensor) in before - constant:
             raise StagesError(

@@ -50,6 +50,9 @@ class DataConfig(Plain):
     crop_pct: float
     classes: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        _ = self.preprocessing  # which checks the values
+
     @property
     def preprocessing(self) -> Preprocessing:
         """All but where its images are."""

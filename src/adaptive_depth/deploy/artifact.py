@@ -1,19 +1,21 @@
 """What an exported file says of itself: everything that a runtime needs beside the numbers, so no model code."""
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
-from ..choose.tradeoffs import TradeOffs
+from ..choose.tradeoffs import TradeOffs, check_value
 from ..errors import AdaptiveDepthError, ArtifactError
 from ..preprocessing import Preprocessing
 from ..quality import TOP_1, Quality
-from ..schema import Plain, from_plain, to_plain
+from ..schema import Form, Letters, Number, Plain, Size, from_plain, one_of, parse_json, to_plain
 from ..skip import parse_skip
 
 FORMAT, VERSION = "adaptive-depth artifact", 2  # 2 names a quality; files of top-1 are as version 1 has them
 FILE = "artifact.json"  # where an artifact that is a folder keeps its description
+_FORM = Form(FORMAT, VERSION, "a file that adaptive-depth export wrote", ArtifactError)
+_MOST_NUMBERS = 1 << 28  # in an input: 1 GiB of float32
 
 
 @dataclass(frozen=True)
@@ -37,19 +39,19 @@ class Artifact(Plain):
         float_accuracy: the same of the float network on the same samples, where that was measured.
     """
 
-    kind: str
+    kind: Annotated[str, one_of("onnx", "openvino", "executorch", "torch", "network")]
     stages: tuple[dict[str, Any], ...]
-    skips: tuple[str, ...]
-    input_shape: tuple[int | None, ...]
+    skips: tuple[Letters, ...]
+    input_shape: tuple[Size | None, ...]
     network: str = ""
-    form: str = "shared"
-    precision: str = "float32"
+    form: Annotated[str, one_of("shared", "folded")] = "shared"
+    precision: Annotated[str, one_of("float32", "int8")] = "float32"
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing | None = None
     trade_offs: TradeOffs | None = None
-    accuracy: dict[str, float] | None = None
+    accuracy: dict[Letters, Number] | None = None
     quality: Quality = TOP_1
-    float_accuracy: dict[str, float] | None = None
+    float_accuracy: dict[Letters, Number] | None = None
 
     def __post_init__(self) -> None:
         for name in ("stages", "skips", "input_shape", "labels"):
@@ -87,37 +89,37 @@ class Artifact(Plain):
         Raises:
             ArtifactError: foreign, damaged or newer than this library.
         """
-        try:
-            plain = json.loads(content) if isinstance(content, str | bytes) else content
-        except (ValueError, RecursionError) as error:
-            raise ArtifactError(
-                f"{file} describes itself in a way that cannot be read ({error}): it is damaged"
-            ) from error
-        if not isinstance(plain, Mapping) or plain.get("format") != FORMAT:
-            raise ArtifactError(f"{file} is not of this library: expected a file that adaptive-depth export wrote")
-        if not isinstance(plain.get("version"), int) or plain["version"] > VERSION:
-            raise ArtifactError(
-                f"{file} has version {plain.get('version')!r}, this library reads up to {VERSION}: pip install -U "
-                "adaptive-depth"
-            )
+        name, mend = f"the description in {file}", "it is damaged; export it again"
+        plain = parse_json(content, ArtifactError, name, mend) if isinstance(content, str | bytes) else content
+        plain = _FORM.check(plain, file)
         fields = {name: value for name, value in plain.items() if name not in ("format", "version")}
         try:
             artifact = from_plain(cls, fields, ArtifactError)
-            for skip in artifact.skips:
-                parse_skip(skip, len(artifact.stages))
-            _check_shape(artifact.input_shape)
+            artifact._check()
         except AdaptiveDepthError as error:
             raise ArtifactError(f"{file} describes itself wrongly ({error}): it is damaged") from error
-        if not artifact.skips:
-            raise ArtifactError(f"{file} names no depth: it is damaged")
         return artifact
+
+    def _check(self) -> None:
+        """Do the parts of what was read go together?"""
+        for skip in self.skips:
+            parse_skip(skip, len(self.stages))
+        if not self.skips or len({*self.skips}) < len(self.skips):
+            raise ArtifactError(f"skips are {', '.join(self.skips) or 'none'}: expected one depth or more, each once")
+        shape = self.input_shape
+        if not shape or math.prod(side or 1 for side in shape) > _MOST_NUMBERS:
+            raise ArtifactError(
+                f"input_shape is {list(shape)}: expected sides of at least 1, or null for any, and at most "
+                f"{_MOST_NUMBERS:,} numbers"
+            )
+        for skip, value in [*(self.accuracy or {}).items(), *(self.float_accuracy or {}).items()]:
+            check_value(self.quality, f"{self.quality.noun} of {skip!r}", value)
+            if skip not in self.skips:
+                raise ArtifactError(f"accuracy of {skip!r} is told: expected some of {', '.join(self.skips)}")
+        if self.trade_offs is not None and len(self.trade_offs.rows[0].skip) != len(self.stages):
+            raise ArtifactError(f"trade-offs are of {self.trade_offs.rows[0].skip!r}, of {len(self.stages)} stages")
 
 
 def _with_tuples(stage: Mapping[str, Any]) -> dict[str, Any]:
     """So that a description is equal to what was read of it: JSON has lists only."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in stage.items()}
-
-
-def _check_shape(shape: tuple[Any, ...]) -> None:
-    if not shape or not all(side is None or (isinstance(side, int) and side > 0) for side in shape):
-        raise ArtifactError(f"input_shape is {list(shape)}: expected sides of at least 1, or null for any")

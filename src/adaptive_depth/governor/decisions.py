@@ -1,20 +1,23 @@
 """What a governor writes down: plain values, enough to make every decision once more."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
-from ..errors import MeasurementError
-from ..schema import Plain
+from ..errors import MeasurementError, one_line
+from ..schema import Letters, NotNegative, Number, Plain, Positive, Size, one_of, parse_json
 
 
 @dataclass(frozen=True)
 class Seen(Plain):
     """What one input took: `waited_ms` before it began, then `latency_ms`; `at_s` as in `Decision`."""
 
-    at_s: float
-    skip: str
-    latency_ms: float
-    waited_ms: float
+    at_s: NotNegative
+    skip: Letters
+    latency_ms: Positive
+    waited_ms: NotNegative
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,32 @@ class Decision(Plain):
 
     reading_error = MeasurementError
 
-    number: int
-    at_s: float
-    waited_ms: float
-    limits: Mapping[str, float]
-    skip: str
-    why: str
-    slowdown: float
+    number: Size
+    at_s: NotNegative
+    waited_ms: NotNegative
+    limits: Mapping[str, Number]
+    skip: Letters
+    why: Annotated[str, one_of("start", "stay", "deeper", "shallower")]
+    slowdown: Positive
     seen: tuple[Seen, ...]
+
+
+def read_log(path: str | os.PathLike[str]) -> tuple[Decision, ...]:
+    """The decisions in a file that `adaptive-depth run --log` wrote, a line each, for `replay`.
+
+    Raises:
+        MeasurementError: a file that cannot be read, or the first line that is no decision.
+    """
+    decisions, mend = [], "expected decisions, one a line, as adaptive-depth run --log writes them"
+    try:
+        with Path(path).open("rb") as file:
+            lines = iter(lambda: file.readline(_LONGEST), b"")
+            for number, line in enumerate(lines, 1):
+                plain = parse_json(line, MeasurementError, f"line {number} of {path}", mend)
+                decisions.append(Decision.from_json(plain))
+    except OSError as error:
+        raise MeasurementError(f"{path} cannot be read ({one_line(error)}): {mend}") from error
+    return tuple(decisions)
+
+
+_LONGEST = 1 << 20  # of a line, in bytes; what is longer is read as two, neither of which is a decision

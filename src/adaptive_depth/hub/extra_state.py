@@ -1,5 +1,6 @@
 """The extra state of modules (`get_extra_state`), which may be more than tensors: as JSON, with its tensors apart."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,8 @@ from torch import Tensor
 from ..errors import CheckpointError
 
 _PLAIN = (str, int, float, bool, type(None))
+_BITS = 53  # of whole numbers that all readers of JSON take
+_DEEPEST = 24  # values inside each other; a file may have twice as many and some more
 
 
 def apart(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -45,6 +48,10 @@ def together(tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> dict[st
             return tensors[held]
         if kind == "tuple":
             return tuple(unpacked(each) for each in held)
+        if kind in _NUMBERS:
+            return _NUMBERS[kind](held)
+        if kind != "dict":
+            raise ValueError(f"{kind!r} is no kind of value")
         return {name: unpacked(each) for name, each in held.items()}
 
     try:
@@ -54,7 +61,16 @@ def together(tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> dict[st
     return {name: tensor for name, tensor in tensors.items() if name not in inside} | state
 
 
-def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+_NUMBERS: dict[str, Any] = {"float": float, "int": lambda text: int(text, 16)}  # that JSON does not hold
+
+
+def _packed(value: Any, name: str, tensors: dict[str, Tensor], depth: int = 0) -> Any:
+    if depth > _DEEPEST:
+        raise CheckpointError(f"{name} holds values nested more than {_DEEPEST} deep, which no file holds")
+    if type(value) is float and not math.isfinite(value):
+        return {"float": str(value)}
+    if type(value) is int and value.bit_length() > _BITS:
+        return {"int": hex(value)}
     if type(value) in _PLAIN:
         return value
     if isinstance(value, Tensor):
@@ -62,10 +78,10 @@ def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         tensors[key] = value
         return {"tensor": key}
     if type(value) in (list, tuple):
-        inside = [_packed(each, name, tensors) for each in value]
+        inside = [_packed(each, name, tensors, depth + 1) for each in value]
         return inside if isinstance(value, list) else {"tuple": inside}
     if isinstance(value, dict) and all(type(key) is str for key in value):
-        return {"dict": {key: _packed(each, name, tensors) for key, each in value.items()}}
+        return {"dict": {key: _packed(each, name, tensors, depth + 1) for key, each in value.items()}}
     raise CheckpointError(
         f"{name} holds a {type(value).__name__}, which cannot be kept without running code when it is read: expected "
         "tensors, numbers and text, in lists, tuples or dictionaries by name, from get_extra_state of its module"

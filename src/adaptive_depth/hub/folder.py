@@ -8,20 +8,24 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..errors import AdaptiveDepthError, CheckpointError, DataError
+from ..errors import AdaptiveDepthError, CheckpointError, ModelError, one_line
 from ..files import drafts, move
-from ..models import WEIGHT_ARGUMENTS, Source, create_model, source_of
-from ..plan import Stages
+from ..models import WEIGHT_ARGUMENTS, Source, create_model, no_larger_than, source_of
+from ..plan import Stage, Stages
 from ..preprocessing import Preprocessing
+from ..schema import FileName, Form, Open, Such, one_of, parse_json, read_json
+from ..tensor_files import is_extra
 from ..wrapping import COMPILED, check_shaped, plain_names, unwrapped, without
 from .extra_state import apart, together
 
@@ -29,6 +33,52 @@ FORMAT = "adaptive-depth network"
 VERSION = 1
 RUN, CONFIG = "network.json", "config.json"  # the description, as `save` and as the Hub name it
 WEIGHTS = f"weights-{'[0-9a-f]' * 16}.safetensors"  # what `save` writes, and may delete: no file of the user's
+_FORM = Form(FORMAT, VERSION, f"a file with format {FORMAT!r}", CheckpointError)
+# What a model may have that its weights do not tell of, such as containers, and buffers that are not kept.
+_PARTS, _NUMBERS = 20, 2  # times as many as are kept, and
+_MORE_PARTS, _MORE_NUMBERS = 10_000, 1 << 26
+_LARGEST = 1 << 14  # of an argument, such as an image's side, where no weights have a side as long
+
+_Digest = Annotated[str, Such(lambda text: re.fullmatch("[0-9a-f]{64}", text), "64 hexadecimal digits")]
+_KINDS = {  # of numbers that are no whole ones
+    str(kind).removeprefix("torch."): kind
+    for kind in vars(torch).values()
+    if isinstance(kind, torch.dtype) and (kind.is_floating_point or kind.is_complex)
+}
+_Kind = Annotated[str, one_of(*_KINDS)]
+
+
+@dataclass(frozen=True)
+class Description(Open):
+    """What a folder says of its network; it may hold further entries.
+
+    Attributes:
+        source: what builds the model; None where no name does.
+        stages: the plan.
+        weights: the file of the tensors.
+        ties: for each further name of a tensor, the one that it is kept under.
+        model: the name of the model's class.
+        proven: as in the network.
+        preprocessing: None where it is not known.
+        sha256: of the weights, where their name does not tell it.
+        extra_state: of modules, as `apart` gives it.
+        complex128: names of tensors that the file holds as pairs of numbers.
+        passing: for each buffer that is in no file, the kind of its numbers.
+    """
+
+    reading_error = CheckpointError
+
+    source: Source | None
+    stages: tuple[Stage, ...]
+    weights: FileName
+    ties: dict[str, str]
+    model: str = "model"
+    proven: bool = True
+    preprocessing: Preprocessing | None = None
+    sha256: _Digest | None = None
+    extra_state: dict[str, Any] = field(default_factory=dict)
+    complex128: tuple[str, ...] = ()
+    passing: dict[str, _Kind] = field(default_factory=dict)
 
 
 class Kept(nn.Module):
@@ -92,12 +142,14 @@ def describe(network: Kept, reader: str = "load") -> tuple[dict[str, Any], dict[
     more = {"extra_state": extra, "complex128": pairs, "passing": passing}
     description |= {name: value for name, value in more.items() if value}
     try:
-        json.dumps(description)
+        written = json.dumps(description)
     except TypeError as error:
         raise CheckpointError(
             f"the model's arguments {source} cannot be written as JSON ({error}): build the model with arguments of "
             f"plain kinds, or without create_model, and give it to {reader}(folder, model=...)"
         ) from error
+    content = parse_json(written, CheckpointError, "the description of the network", f"{reader} could not read it")
+    Description.from_json({**content, "weights": "as it will be named"})
     return description, tensors
 
 
@@ -124,34 +176,44 @@ def read_folder(
     of_hub = (folder / CONFIG).is_file() and not (folder / RUN).is_file()
     file = folder / (CONFIG if of_hub else RUN)
     description = read_description(file)
-    sha256 = description.get("sha256")
-    if of_hub and not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
-        raise CheckpointError(f"{file} is damaged: its sha256 is {sha256!r}, where 64 digits are expected")
-    prepared = description.get("preprocessing")
+    if of_hub and description.sha256 is None:
+        raise CheckpointError(f"{file} is damaged: it has no sha256, where 64 digits are expected")
+    weights, sha256 = folder / description.weights, description.sha256 if of_hub else None
+    check_digest(weights, sha256)
+    shapes = read_shapes(weights)
+    kept = _as_state(description, shapes | _shapes_of_pairs(shapes, description.complex128, file), file)
+
+    def made(plain: nn.Module) -> KeptNetwork:
+        network = kind.adapted(plain, Stages(description.stages))
+        network.reset_statistics(per_context=any(name.startswith("statistics.") for name in kept))
+        _check_fit(network, kept, folder, reader)
+        return network
+
     try:
-        preprocessing = None if prepared is None else Preprocessing.of(prepared)
-    except DataError as error:
-        raise CheckpointError(f"{file} is damaged: {error}") from error
-    tensors = read_tensors(folder / str(description["weights"]), sha256 if of_hub else None)
-    try:
-        call = f"{reader}({given!r}, model=MyModel())"
-        built = _build(description, file, call) if model is None else unwrapped(model)
-        network = kind.adapted(built, Stages.from_json(description["stages"]))
+        if model is None:
+            built = _build(description, file, f"{reader}({given!r}, model=MyModel())", shapes, made)
+        else:
+            built = unwrapped(model)
+            check_shaped(built, f"{reader} received", CheckpointError)
+        network = made(built)
     except CheckpointError:
         raise
     except AdaptiveDepthError as error:
         raise CheckpointError(f"{file} does not fit the model: {error}") from error
-    for name, first in description["ties"].items():
-        if not isinstance(first, str) or first not in tensors:
-            raise CheckpointError(f"{file} ties {name!r} to {first!r}, which the weights do not have")
-        tensors[name] = tensors[first]
-    from_pairs(tensors, description.get("complex128") or (), file)
-    _fill(network, together(tensors, description.get("extra_state") or {}), folder, reader)
-    _cast_passing(network, description.get("passing") or {}, tensors)
-    network.proven = description.get("proven", True) is True
-    if description["source"] is not None:
-        network.source = Source(**description["source"])
-    network.preprocessing = preprocessing
+    tensors = read_tensors(weights, sha256)
+    from_pairs(tensors, description.complex128, file)
+    state = _as_state(description, tensors, file)
+    try:
+        _fill(network, state, description.passing)
+    except Exception as error:  # of the modules' own code, which reads their extra states
+        raise CheckpointError(
+            f"{folder}: the weights do not fit the model ({one_line(error)}); give {reader}(..., model=) the "
+            "architecture that was saved"
+        ) from error
+    network.proven = description.proven
+    if description.source is not None:
+        network.source = description.source
+    network.preprocessing = description.preprocessing
     return network.eval()
 
 
@@ -187,10 +249,30 @@ def from_pairs(tensors: dict[str, Tensor], names: Iterable[str], file: Path) -> 
     Raises:
         CheckpointError: names of tensors that are none or no pairs.
     """
+    names = set(names)
+    _shapes_of_pairs({name: tensor.shape for name, tensor in tensors.items()}, names, file)
     for name in names:
-        if name not in tensors or tensors[name].shape[-1:] != (2,):
+        if tensors[name].dtype is not torch.float64:
+            raise CheckpointError(f"{file} speaks of complex numbers in {name!r}, which are {tensors[name].dtype}")
+        tensors[name] = torch.view_as_complex(tensors[name])
+
+
+def _shapes_of_pairs(shapes: Mapping[str, torch.Size], names: Iterable[str], file: Path) -> dict[str, torch.Size]:
+    for name in names:
+        if name not in shapes or shapes[name][-1:] != (2,):
             raise CheckpointError(f"{file} speaks of complex numbers in {name!r}, which the weights do not have")
-        tensors[name] = torch.view_as_complex(tensors[name].double())
+    return {name: shapes[name][:-1] for name in names}
+
+
+def _as_state(description: Description, kept: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """What a file keeps, be it tensors or their shapes, as the state of a network, with plain names."""
+    for name, first in description.ties.items():
+        if first not in kept:
+            raise CheckpointError(f"{file} ties {name!r} to {first!r}, which the weights do not have")
+    tied = {name: kept[first] for name, first in description.ties.items()}
+    state = together({**kept, **tied}, description.extra_state)
+    plain = {without(name, COMPILED): value for name, value in state.items()}
+    return plain if len(plain) == len(state) else state
 
 
 def write_tensors(tensors: dict[str, Tensor], folder: Path) -> str:
@@ -214,110 +296,160 @@ def draft_tensors(tensors: dict[str, Tensor], path: Path) -> str:
     return digest
 
 
-def read_description(path: Path) -> dict[str, Any]:
-    """The description in a JSON file of this library: of its format, of a version that is known, with all its parts.
+def read_description(path: Path) -> Description:
+    """The description in a JSON file of this library.
 
     Raises:
         CheckpointError: missing, damaged, foreign or newer.
     """
-    try:
-        description = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
+    if not path.exists():
         folder = path.parent
         there = "it does not exist" if not folder.exists() else f"it holds no {path.name}"
-        raise CheckpointError(f"{folder} is no saved network: {there}; expected a folder that save() wrote") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error}): it is damaged, or no network of this library"
-        ) from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not of this library: expected a file with format {FORMAT!r}")
-    version = description.get("version")
-    if not isinstance(version, int):
-        raise CheckpointError(f"{path} is damaged: its version is {version!r}, where a number is expected")
-    if version > VERSION:
-        raise CheckpointError(
-            f"{path} has version {version!r}, this library reads up to {VERSION}: pip install -U adaptive-depth"
-        )
-    missing = {"source", "stages", "weights", "ties"} - set(description)
-    if missing or not isinstance(description["ties"], dict) or not isinstance(description["stages"], list):
-        raise CheckpointError(f"{path} is damaged: {', '.join(sorted(missing)) or 'ties or stages'} cannot be read")
-    if Path(str(description["weights"])).name != description["weights"]:
-        raise CheckpointError(f"{path} names weights outside its folder ({description['weights']!r})")
-    return description
+        raise CheckpointError(f"{folder} is no saved network: {there}; expected a folder that save() wrote")
+    content = _FORM.check(read_json(path, CheckpointError, "it is damaged, or no network of this library"), path)
+    try:
+        return Description.from_json(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
-def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+def check_digest(path: Path, sha256: str | None = None) -> None:
+    """Is a file of tensors the one that was written?
 
     Arguments:
         path: the file.
         sha256: of its content; by default its name tells it, as `write_tensors` gave it.
 
     Raises:
-        CheckpointError: missing, truncated or changed.
+        CheckpointError: missing or changed.
     """
     try:
-        tensors = load_file(path)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, safetensors.SafetensorError) as error:
+    except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error}): the weights are missing or truncated") from error
     if sha256 is not None and digest != sha256:
         raise CheckpointError(
             f"{path} is not the file that was described (its SHA-256 is {digest[:16]}..., not {sha256[:16]}...): it is "
-            "damaged, or the files of two networks were mixed, as by a save that was killed; save or fetch all anew"
+            "truncated or damaged, or the files of two networks were mixed, as by a save that was killed; save or "
+            "fetch all anew"
         )
     if sha256 is None and digest[:16] not in path.name:
-        raise CheckpointError(f"{path} holds other content than its name says: the weights are damaged")
-    return tensors
+        raise CheckpointError(f"{path} holds other content than its name says: the weights are truncated or damaged")
 
 
-def _build(description: Mapping[str, Any], file: Path, call: str) -> nn.Module:
-    source = description["source"]
+def read_shapes(path: Path) -> dict[str, torch.Size]:
+    """The shapes of the tensors in a safetensors file, by its header: the tensors are not read.
+
+    Raises:
+        CheckpointError: a file that is damaged, or whose header does not fit what is behind it.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            names = list(file.keys())  # it is no mapping
+            return {name: torch.Size(file.get_slice(name).get_shape()) for name in names}
+    except Exception as error:  # of safetensors, of torch for a kind of number that it does not have, of the system
+        raise CheckpointError(
+            f"{path} cannot be read ({one_line(error)}): the weights are missing or truncated"
+        ) from error
+
+
+def read_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; arguments and errors are those of `check_digest` and `read_shapes`."""
+    check_digest(path, sha256)
+    try:
+        return load_file(path)
+    except Exception as error:  # as in `read_shapes`
+        raise CheckpointError(
+            f"{path} cannot be read ({one_line(error)}): the weights are missing or truncated"
+        ) from error
+
+
+def _build(
+    description: Description,
+    file: Path,
+    call: str,
+    shapes: Mapping[str, torch.Size],
+    made: Callable[[nn.Module], Any],
+) -> nn.Module:
+    """The model that a description names, built once it is known that the weights fit it."""
+    source = description.source
     if source is None:
         raise CheckpointError(
-            f"{file.parent} holds a {description.get('model', 'model')} that no timm or torchvision name builds: give "
-            f"an instance of it, {call} (a model that ad.create_model made is built again by itself)"
+            f"{file.parent} holds a {description.model} that no timm or torchvision name builds: give an instance of "
+            f"it, {call} (a model that ad.create_model made is built again by itself)"
         )
-    try:
-        name, arguments = source["name"], source["arguments"]
-        wrong = set(arguments) & WEIGHT_ARGUMENTS
-        if wrong:
-            raise CheckpointError(
-                f"{file} asks for {', '.join(sorted(wrong))}: a saved network brings its own weights; it is "
-                "damaged or was tampered with, so take it from where it was saved"
-            )
-        return create_model(name, **arguments)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file} is damaged: source {source!r}") from error
+    if wrong := {*source.arguments} & WEIGHT_ARGUMENTS:
+        raise CheckpointError(
+            f"{file} asks for {', '.join(sorted(wrong))}: a saved network brings its own weights; it is damaged or was "
+            "tampered with, so take it from where it was saved"
+        )
+    longest = max(_LARGEST, len(shapes), *(side for shape in shapes.values() for side in shape))
+    if large := [number for number in _integers(source.arguments) if abs(number) > longest]:
+        raise CheckpointError(
+            f"{file} asks for {source.name!r} with the number {large[0]} in {dict(source.arguments)!r}, and no side of "
+            f"its weights is longer than {longest}: it is damaged, or the weights are of another network"
+        )
+    parts = _PARTS * len(shapes) + _MORE_PARTS
+    numbers = _NUMBERS * sum(prod(shape) for shape in shapes.values()) + _MORE_NUMBERS
+    with no_larger_than(parts, numbers):
+        try:
+            with torch.device("meta"):  # takes no memory
+                plain = create_model(source.name, **source.arguments)
+        except ModelError as error:
+            if not isinstance(error.__cause__, NotImplementedError):
+                raise
+        else:
+            made(plain)
+        # Of the few that need numbers to be built (torchvision's RegNets), the size alone is known before.
+        return create_model(source.name, **source.arguments)
 
 
-def _fill(network: Kept, state: Mapping[str, Any], folder: Path, reader: str) -> None:
-    """Load the weights, each in the precision in which it was saved; not one where not all of them fit."""
-    plain = {without(name, COMPILED): value for name, value in state.items()}
-    state = plain if len(plain) == len(state) else state
-    network.reset_statistics(per_context=any(name.startswith("statistics.") for name in state))
-    names = plain_names(network)
-    expected = {names[name]: value for name, value in network.state_dict(keep_vars=True).items()}
-    missing = [name for name in expected if name not in state]
-    unexpected = [name for name in state if name not in expected]
+def _integers(value: Any) -> Iterator[int]:
+    if isinstance(value, int):
+        yield value
+    elif not isinstance(value, str | float | None):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _integers(each)
+
+
+def _check_fit(network: Kept, kept: Mapping[str, Any], folder: Path, reader: str) -> None:
+    """Raise a CheckpointError where a state of these names and shapes is not that of a network."""
+    expected = _expected(network)
+    missing = [name for name in expected if name not in kept]
+    unexpected = [name for name in kept if name not in expected]
     if missing or unexpected:
         raise CheckpointError(
             f"{folder}: the weights do not fit the model: {len(missing)} missing ({', '.join(missing[:3])}), "
             f"{len(unexpected)} unexpected ({', '.join(unexpected[:3])}); give {reader}(..., model=) the architecture "
             "that was saved"
         )
-    own = {name: tensor for name, tensor in expected.items() if not name.endswith("_extra_state")}
-    for name, tensor in own.items():
-        if tensor.shape != state[name].shape:
+    for name, tensor in expected.items():
+        if is_extra(name):  # of any form: its module reads it
+            continue
+        there = kept[name]
+        if not isinstance(there, torch.Size) or there != tensor.shape:
+            found = list(there) if isinstance(there, torch.Size) else "no tensor"
             raise CheckpointError(
-                f"{folder}: the weights do not fit the model: {name} is {list(state[name].shape)} there and "
-                f"{list(tensor.shape)} in the model; give {reader}(..., model=) the architecture that was saved"
+                f"{folder}: the weights do not fit the model: {name} is {found} there and {list(tensor.shape)} in the "
+                f"model; give {reader}(..., model=) the architecture that was saved"
             )
-    for name, tensor in own.items():
-        _cast(tensor, state[name].dtype)
-    network.load_state_dict({name: state[plain] for name, plain in names.items()})
+
+
+def _expected(network: Kept) -> dict[str, Any]:
+    """The parameters, buffers and extra states of a network by plain names."""
+    names = plain_names(network)
+    return {names[name]: value for name, value in network.state_dict(keep_vars=True).items()}
+
+
+def _fill(network: Kept, state: Mapping[str, Any], passing: Mapping[str, str]) -> None:
+    """Load weights that fit, each in the precision in which it was saved."""
+    for name, tensor in _expected(network).items():
+        if not is_extra(name):
+            _cast(tensor, state[name].dtype)
+    network.load_state_dict({name: state[plain] for name, plain in plain_names(network).items()})
+    kept = [value for name, value in state.items() if not is_extra(name)]
+    _cast_passing(network, passing, {tensor.dtype for tensor in kept if tensor.is_floating_point()})
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> None:
@@ -339,13 +471,11 @@ def _passing(network: nn.Module) -> list[tuple[str, Tensor]]:
     ]
 
 
-def _cast_passing(network: nn.Module, told: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def _cast_passing(network: nn.Module, told: Mapping[str, str], kinds: set[torch.dtype]) -> None:
     """Buffers that no file holds, in the precision that they had; as all the rest where an older file says nothing."""
-    kinds = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     for name, buffer in _passing(network):
-        dtype = getattr(torch, str(told.get(name)), None)
-        if isinstance(dtype, torch.dtype):
-            _cast(buffer, dtype)
+        if name in told:
+            _cast(buffer, _KINDS[told[name]])
         elif len(kinds) == 1 and buffer.is_floating_point():
             _cast(buffer, next(iter(kinds)))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..errors import TrainingError
-from ..schema import Plain, from_plain, to_plain
+from ..schema import Letters, NotNegative, Number, Part, Percent, Plain, Size, from_plain, to_plain
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class Epoch(Plain):
         validation: accuracy of some sub-networks on the validation images, where that was measured.
     """
 
-    epoch: int
-    lr: float
-    loss: float
-    accuracy: float | None
-    base_loss: float | None
-    base_accuracy: float | None
-    images_per_s: float
-    waiting: float = 0.0
-    validation: dict[str, float] | None = None
+    epoch: Size
+    lr: NotNegative
+    loss: Number
+    accuracy: Percent | None
+    base_loss: Number | None
+    base_accuracy: Percent | None
+    images_per_s: NotNegative
+    waiting: Part = 0.0
+    validation: dict[Letters, Number] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,11 @@ class History:
             True
         """
         epochs = []
-        for row in csv.DictReader(io.StringIO(text)):
+        try:
+            rows = list(csv.DictReader(io.StringIO(text)))
+        except csv.Error as error:
+            raise TrainingError(f"a history is no CSV ({error}): expected what to_csv wrote") from error
+        for row in rows:
             try:
                 read = {name: None if value == "" else float(value) for name, value in row.items()}
             except (TypeError, ValueError) as error:
@@ -98,7 +102,9 @@ class History:
             validation = {
                 name.removeprefix("validation "): value for name, value in marked.items() if value is not None
             }
-            epochs.append({**read, "epoch": int(read.get("epoch") or 0), "validation": validation or None})
+            number = read.get("epoch")
+            whole = int(number) if number is not None and number.is_integer() else number
+            epochs.append({**read, "epoch": whole, "validation": validation or None})
         return cls.from_json(epochs)
 
     def to_json(self) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 import copy
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, replace
 from itertools import islice
@@ -523,6 +523,14 @@ class _Run:
                 f"{path} is of {there[0]} processes with epochs of {there[1]} batches, and there are {now[0]} with "
                 f"{now[1]} now: go on with the same data and number of processes"
             )
+        if facts["epoch"] > self.recipe.epochs + 1:
+            raise CheckpointError(
+                f"{path} is of epoch {facts['epoch']}, and the recipe has {self.recipe.epochs} epochs"
+            )
+        with state.put_back(path):
+            self._put(tensors, facts)
+
+    def _put(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         state.put_state(self.network, tensors, "network.", facts.get("extra_state"))
         if self.ema is not None:
             state.put_state(self.ema.module, tensors, "ema.")

@@ -260,7 +260,7 @@ class Passes:
             self._kept.put_state(tensors, facts["kept"])
             self.loaded, self.steps_done = int(facts["loaded"]), int(facts["steps"])
             number = int(facts["waiting"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"the state of the passes is damaged ({error!r}): start anew") from error
         due = list(self.schedule.due(self.loaded - 1)) if self.loaded else []
         self.waiting = due[len(due) - number :]

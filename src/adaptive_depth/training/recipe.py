@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from ..errors import TrainingError
+from ..preprocessing import MOST_PIXELS
+from ..schema import adapter, read_yaml
 from .schedule import Schedule
 
 ALGORITHM_1 = "algorithm 1"
@@ -250,10 +252,7 @@ def load_recipe(name: str | Path) -> Recipe:
             )
             raise TrainingError(f"there is no recipe {str(name)!r}: {hint}")
         path = found[str(name)]
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise TrainingError(f"recipe {path} cannot be read ({' '.join(str(error).split())})") from error
+    content = read_yaml(path, TrainingError, "expected a recipe, with lines such as 'epochs: 30'")
     if not isinstance(content, dict):
         raise TrainingError(f"recipe {path} holds a {type(content).__name__}: expected lines such as 'epochs: 30'")
     if "passes" not in content:  # of version 0.1, which knew one way: it means what it meant
@@ -274,18 +273,25 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
     if isinstance(value, str) and str(kind).startswith("tuple[str"):
         value = (value,)
     try:
-        return TypeAdapter(kind).validate_python(value)
+        return adapter(kind).validate_python(value)
     except ValidationError as error:
         said = error.errors()[0]["msg"].replace("a valid tuple", "a list, such as [conv1, layer1] or [30, 60]")
         raise TrainingError(f"{name}={value!r}: {said[0].lower()}{said[1:]}") from error
 
 
+_MOST = 1e15  # so that products of such numbers are finite
+
+
 def _positive(value: float) -> bool:
-    return value > 0
+    return 0 < value < _MOST
 
 
 def _not_negative(value: float) -> bool:
-    return value >= 0
+    return 0 <= value < _MOST
+
+
+def _pixels(value: int) -> bool:
+    return 0 < value <= MOST_PIXELS
 
 
 def _inside(value: float) -> bool:
@@ -303,8 +309,9 @@ def _part(value: float) -> bool:
 _RANGES: dict[str, tuple[Any, str]] = {
     name: (fits, expected)
     for names, fits, expected in (
-        ("epochs batch_size accumulate lr temperature clip_grad image_size", _positive, "a number above 0"),
-        ("eval_size eval_resize crop_scale repeats checkpoint_every keep buffer_mb", _positive, "a number above 0"),
+        ("epochs batch_size accumulate lr temperature clip_grad", _positive, "a number above 0"),
+        ("crop_scale repeats checkpoint_every keep buffer_mb decay_rate", _positive, "a number above 0"),
+        ("image_size eval_size eval_resize", _pixels, f"a number above 0, of pixels, and at most {MOST_PIXELS:,}"),
         ("weight_decay min_lr warmup_lr feature_weight mixup cutmix calibrate delay", _not_negative, "0 or more"),
         ("warmup_epochs validate_every", _not_negative, "0 or more"),
         ("alpha random_erasing label_smoothing skip_damaged momentum", _share, "a number from 0 to 1"),

@@ -160,7 +160,7 @@ def _described(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
 def _rebuilt(content: Mapping[str, Any], name: str, tensors: Mapping[str, Tensor]) -> Any:
     if "bytes" in content:
         codes, low, step = (tensors[f"{name}.{part}"] for part in ("codes", "low", "step"))
-        return _Bytes(_laid_out(codes, content["channels last"]), low, step, getattr(torch, content["bytes"]))
+        return _Bytes(_laid_out(codes, content["channels last"]), low, step, _kind(content["bytes"]))
     if "tensor" in content:
         return _laid_out(tensors[name], content["tensor"])
     if "dict" in content:
@@ -169,6 +169,13 @@ def _rebuilt(content: Mapping[str, Any], name: str, tensors: Mapping[str, Tensor
         if kind in content:
             return make(_rebuilt(each, f"{name}.{n}", tensors) for n, each in enumerate(content[kind]))
     return content["value"]
+
+
+def _kind(name: str) -> torch.dtype:
+    kind = getattr(torch, name)
+    if not isinstance(kind, torch.dtype):
+        raise TypeError(f"torch.{name} is no kind of number")
+    return kind
 
 
 def _channels_last(tensor: Tensor) -> bool:

@@ -6,9 +6,11 @@ moment every `NAME.json` in a folder is whole, whatever was interrupted.
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -16,12 +18,100 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ..core.distributed import like, load_whole, whole
-from ..errors import CheckpointError
+from ..errors import AdaptiveDepthError, CheckpointError, one_line
 from ..files import write_atomically
 from ..hub.extra_state import apart, together
 from ..hub.folder import as_pairs, from_pairs, read_tensors, write_tensors
+from ..schema import Count, FileName, NotNegative, Number, Open, Plain, Size, Such, one_of, read_json
+from ..tensor_files import is_extra
+from .history import Epoch
 
 FORMAT, VERSION = "adaptive-depth training state", 2
+_Byte = Annotated[int, Such(lambda value: 0 <= value < 256, "a byte, from 0 to 255")]
+_Kind = Annotated[str, one_of("float64", "float32", "float16", "bfloat16", "int64", "int32")]
+
+
+@dataclass(frozen=True)
+class RandomState(Plain):
+    """What `random_state` gives."""
+
+    torch: tuple[_Byte, ...]
+    numpy: tuple[str, tuple[Count, ...], Count, Count, Number]
+    python: tuple[Count, tuple[Count, ...], Number | None]
+    cuda: tuple[_Byte, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Sums(Plain):
+    """What `Meter.to_json` gives."""
+
+    images: Count
+    sums: dict[str, tuple[Number | int, _Kind]]
+    base_images: Count = 0
+
+
+@dataclass(frozen=True)
+class Numbers(Plain):
+    """What `numbers_of` gives beside tensors."""
+
+    values: dict[str, Any]
+    groups: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Waiting(Plain):
+    """What `Passes.state` gives beside tensors."""
+
+    loaded: Count
+    steps: Count
+    waiting: Count
+    kept: tuple[tuple[Count, dict[str, Any]], ...]
+
+
+@dataclass(frozen=True)
+class Facts(Open):
+    """The plain values of a checkpoint; lists have one entry for each process.
+
+    Attributes:
+        tensors: the file of the tensors.
+        recipe: of the training.
+        epoch, step, batch: where it is: the epoch under way, from 1; steps done; batches of this epoch.
+        batches: of an epoch.
+        lr, optimizer, scaler, meters, random, random_at_start, passes, best: of the parts that have them.
+        history: the epochs that are over.
+        extra_state: of the network's modules, as `apart` gives it.
+        complex128: names of tensors that the file holds as pairs of numbers.
+    """
+
+    reading_error = CheckpointError
+
+    tensors: FileName
+    recipe: dict[str, Any]
+    epoch: Size
+    step: Count
+    batch: Count
+    batches: Size
+    meters: tuple[Sums, ...]
+    lr: NotNegative
+    optimizer: Numbers
+    scaler: dict[str, Any]
+    random: tuple[RandomState, ...]
+    random_at_start: tuple[RandomState | None, ...]
+    history: tuple[Epoch, ...]
+    best: Number | None
+    passes: tuple[Waiting, ...] | None = None
+    extra_state: dict[str, Any] = field(default_factory=dict)
+    complex128: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        processes = {len(each) for each in (self.meters, self.random, self.random_at_start, self.passes or self.random)}
+        if [each.epoch for each in self.history] != [*range(1, self.epoch)] or self.batch > self.batches:
+            raise CheckpointError(
+                f"a checkpoint of epoch {self.epoch}, batch {self.batch} of {self.batches}, has the history of "
+                f"{len(self.history)} epochs: expected one of each epoch before"
+            )
+        if len(processes) != 1 or not self.random:
+            raise CheckpointError("a checkpoint is of several numbers of processes at once: expected one number")
 
 
 def save_state(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
@@ -60,15 +150,32 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     others = [other.name for other in sorted(path.parent.glob("*.json")) if other != path]
     mend = f"remove it to go on from {others[-1]}" if others else "there is no other one, so start anew"
     try:
-        facts = json.loads(path.read_bytes())
+        facts = read_json(path, CheckpointError, "it is damaged")
         _check_format(path, facts)
-        tensors = read_tensors(path.parent / str(facts["tensors"]))
-        from_pairs(tensors, facts.get("complex128", ()), path)
+        told = Facts.from_json(facts)
+        tensors = read_tensors(path.parent / told.tensors)
+        from_pairs(tensors, told.complex128, path)
         return tensors, facts
     except CheckpointError as error:
         raise CheckpointError(f"{error}; {mend}") from error
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}): it is damaged; {mend}") from error
+
+
+@contextmanager
+def put_back(path: Path) -> Iterator[None]:
+    """Inside, what a checkpoint holds is put into a training, whatever it is.
+
+    Raises:
+        CheckpointError: what is raised inside, of any kind.
+    """
+    try:
+        yield
+    except AdaptiveDepthError:
+        raise
+    except Exception as error:  # of torch, NumPy, optimisers: each checks what it is given in its own way
+        raise CheckpointError(
+            f"{path} does not fit this training ({one_line(error)}): it is damaged, or of another network; go on with "
+            "the same one, or start anew"
+        ) from error
 
 
 def _check_format(path: Path, facts: Any) -> None:
@@ -88,7 +195,11 @@ def forget_old(folder: Path, keep: int) -> None:
     """Remove all step checkpoints but the newest ones, and tensor files that no checkpoint names any more."""
     for path in sorted(folder.glob("step-*.json"))[: -keep or None]:
         path.unlink(missing_ok=True)
-    named = {json.loads(path.read_bytes()).get("tensors") for path in folder.glob("*.json")}
+    try:
+        facts = [read_json(path, CheckpointError, "remove it") for path in folder.glob("*.json")]
+    except CheckpointError:
+        return  # which tensors one that is damaged needs is not known
+    named = {each.get("tensors") for each in facts if isinstance(each, dict)}
     for path in folder.glob("weights-*.safetensors"):
         if path.name not in named:
             path.unlink(missing_ok=True)
@@ -196,10 +307,9 @@ def put_state(
     tied = {name for name in expected if name not in own}
     there = {id(tensor) for name, tensor in expected.items() if name in own}
     lost = [name for name, tensor in expected.items() if name in tied and id(tensor) not in there]
-    if lost or any(name not in expected for name in own):
-        raise CheckpointError(
-            f"the checkpoint is of another network: {', '.join(lost[:3] or sorted(own)[:3])} do not fit"
-        )
+    strange = [name for name, value in own.items() if name not in expected or not _fits(name, value, expected[name])]
+    if lost or strange:
+        raise CheckpointError(f"the checkpoint is of another network: {', '.join((lost or strange)[:3])} do not fit")
     for name, value in own.items():
         if isinstance(value, Tensor) and isinstance(expected[name], Tensor) and value.dtype != expected[name].dtype:
             raise CheckpointError(
@@ -207,6 +317,13 @@ def put_state(
                 f"{expected[name].dtype} now; resume with the network as it was"
             )
     load_whole(module, own)
+
+
+def _fits(name: str, value: Any, expected: Any) -> bool:
+    """May it be loaded there? An extra state may be of any form."""
+    if is_extra(name) or not isinstance(expected, Tensor):
+        return isinstance(value, Tensor) or not isinstance(expected, Tensor)
+    return isinstance(value, Tensor) and value.shape == expected.shape
 
 
 def _within(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:

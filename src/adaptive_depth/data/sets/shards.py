@@ -1,7 +1,6 @@
 """Tar shards in WebDataset's form, with timm's `_info.json`: read as a stream, a shard after the other."""
 
 import copy
-import json
 import random
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -16,10 +15,12 @@ from typing import Any
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ...errors import DataError, one_line
+from ...schema import Count, Open, Text, from_plain, parse_json, read_json
 from .indexed import agree, decode, names_in_order, pick_split, unreadable
 
 _INFO = ("_info.json", "info.json")
 _IMAGES = ("jpg", "jpeg", "png", "webp")
+_LONGEST = 200  # of a file's path in the folder, in characters: systems do not take much more
 _SHUFFLED = 4096  # encoded images that a worker holds in memory to draw the next one from
 _FORM = (
     '{"splits": {"train": {"filenames": ["train-0000.tar", ...], "shard_lengths": [1000, ...], "num_samples": 20000}, '
@@ -34,6 +35,16 @@ class Shard:
     path: Path
     length: int
     first: int
+
+
+@dataclass(frozen=True)
+class Told(Open):
+    """What `_info.json` tells of a split."""
+
+    filenames: tuple[Text, ...]
+    shard_lengths: tuple[Count, ...]
+    num_samples: Count
+    alt_label: str | None = None
 
 
 class Shards(IterableDataset[tuple[Any, int]]):
@@ -204,34 +215,31 @@ def _read_info(folder: Path) -> dict[str, Any]:
     path = next((folder / each for each in _INFO if (folder / each).is_file()), None)
     if path is None:
         raise DataError(f"folder {str(folder)!r} has no _info.json: expected {_FORM}")
-    try:
-        info = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({one_line(error)}): expected {_FORM}") from error
+    info = read_json(path, DataError, f"expected {_FORM}")
     if not isinstance(info, dict):
         raise DataError(f"{path} holds a {type(info).__name__}: expected {_FORM}")
     return info
 
 
 def _shards(folder: Path, told: Any, what: str) -> tuple[Shard, ...]:
-    wanted = {"filenames": list, "shard_lengths": list, "num_samples": int}
-    wrong = [key for key, kind in wanted.items() if not isinstance(told, dict) or not isinstance(told.get(key), kind)]
-    if wrong:
-        raise DataError(f"{what} does not tell {', '.join(wrong)}: expected {_FORM}")
-    files, lengths, total = (told[key] for key in wanted)
+    try:
+        part = from_plain(Told, told, DataError, what)
+    except DataError as error:
+        raise DataError(f"{error}, as in {_FORM}") from error
+    files, lengths, total = part.filenames, part.shard_lengths, part.num_samples
     if not files or len(files) != len(lengths) or sum(lengths) != total:
         raise DataError(
             f"{what} tells {len(files)} filenames, {len(lengths)} shard_lengths with the sum {sum(lengths)}, and "
             f"num_samples={total}: expected one length for each file, and their sum"
         )
-    missing = [str(file) for file in files if not (folder / str(file)).is_file()]
+    missing = [file for file in files if "\0" in file or len(file) > _LONGEST or not (folder / file).is_file()]
     if missing:
         raise DataError(
             f"{len(missing)} of {len(files)} shards of {what} do not exist: {', '.join(missing[:3])}; expected them in "
             f"{str(folder)!r}"
         )
     firsts = accumulate(lengths[:-1], initial=0)
-    return tuple(Shard(folder / str(file), *more) for file, *more in zip(files, lengths, firsts, strict=True))
+    return tuple(Shard(folder / file, *more) for file, *more in zip(files, lengths, firsts, strict=True))
 
 
 def _named_classes(info: Mapping[str, Any], file: str) -> tuple[str, ...] | None:
@@ -273,7 +281,7 @@ def _highest_label(path: Path, field: str, changed: int, size: int) -> int:  # n
 def _label(sample: Mapping[str, Any], field: str) -> int | None:
     """The number that a sample is labelled with; None where there is none."""
     try:
-        return int(json.loads(sample["json"])[field] if field else sample["cls"])
+        return int(parse_json(sample["json"], DataError, "", "")[field] if field else sample["cls"])
     except (KeyError, ValueError, TypeError):
         return None
 
