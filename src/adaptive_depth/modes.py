@@ -5,6 +5,7 @@ import random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import copy
 from operator import is_
 from typing import Any
@@ -39,6 +40,9 @@ def _follow(module: nn.Module) -> None:
             follow()
 
 
+_looked_at: ContextVar[frozenset[int]] = ContextVar("the ids of modules that are put back already", default=frozenset())
+
+
 @contextmanager
 def looking_at(model: nn.Module) -> Iterator[None]:
     """Whatever runs inside, the model is afterwards what it was: its modules and their classes, attributes, hooks and
@@ -47,13 +51,16 @@ def looking_at(model: nn.Module) -> Iterator[None]:
     The numbers of parameters are exchanged at most, which is taken back; a forward that changes its own weights in
     place changes them, as it does when anyone else runs it.
     """
-    before = [_Kept(part) for part in model.modules()]
+    kept = _looked_at.get()
+    before = [_Kept(part) for part in model.modules() if id(part) not in kept]
+    token = _looked_at.set(kept | {id(part.module) for part in before})
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda" and p.device.index})
     state = random.getstate()
     with torch.random.fork_rng(devices=devices):
         try:
             yield
         finally:
+            _looked_at.reset(token)
             random.setstate(state)
             for part in before:
                 part.put_back()

@@ -23,7 +23,7 @@ from .recompute import recompute
 from .stand_in import hooks_of, stand_in
 from .stochastic_depth import switch_off_stochastic_depth
 from .trying import try_depths
-from .views import View, build_view, independent_copy, plain, statistics_twin, twin
+from .views import Links, View, build_view, independent_copy, links_of, plain, statistics_twin, twin
 
 
 class RunningStatistics(nn.Module):
@@ -278,7 +278,8 @@ class AdaptiveNetwork(OnTheHub):
     def _build(self, skip: str) -> View:
         with self._lock:
             if skip not in self._views:
-                view = build_view(self.model, self._changes(skip))
+                self._links = self._links or links_of(self.model)
+                view = build_view(self.model, self._changes(skip), self._links)
                 view.left, view.skip = self.left, skip
                 view.follow_modes()
                 self._views[skip] = view
@@ -315,6 +316,7 @@ class AdaptiveNetwork(OnTheHub):
     def forget_views(self) -> None:
         """Drop all sub-networks; they are made anew when they are asked for."""
         self._views: dict[str, View] = {}
+        self._links: Links = []
         self._lock = threading.Lock()
 
     def train(self, mode: bool = True) -> "AdaptiveNetwork":

@@ -1,6 +1,7 @@
 """Sub-networks tried on an input: does every skip skip, and does what is left run?"""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Protocol
 
@@ -60,11 +61,11 @@ def try_depths(
     Raises:
         StagesError: with the sub-network and the reason.
     """
-    with looking_at(network), evaluating(network), torch.no_grad(), without_fast_paths():
-        _try(network, args, kwargs, named, outputs or one_by_one(network))
+    with looking_at(network), evaluating(network), torch.no_grad(), without_fast_paths(), ExitStack() as hooks:
+        _try(network, args, kwargs, named, outputs or one_by_one(network), hooks)
 
 
-def _try(network: Network, args: Any, kwargs: Any, named: Collection[str], outputs: Outputs) -> None:
+def _try(network: Network, args: Any, kwargs: Any, named: Collection[str], outputs: Outputs, hooks: ExitStack) -> None:
     model, ran, used = network.model, set[str](), set[str]()
     skips = network.skips if len(network.stages) <= 6 else _those_that_tell(network)
 
@@ -72,11 +73,11 @@ def _try(network: Network, args: Any, kwargs: Any, named: Collection[str], outpu
         where.add(path)
 
     doubled = [path for stage in network.stages for path in stage.norms or ()]
-    for path in (path for stage in network.stages for path in stage.skippable):
-        model.get_submodule(path).register_forward_hook(partial(note, ran, path))  # `looking_at` takes it away again
+    places = [(model, ran, path, path) for stage in network.stages for path in stage.skippable]
     for path in doubled:
-        model.get_submodule(path).register_forward_hook(partial(note, used, f"{path} F"))
-        network.skip_norms.get_submodule(path).register_forward_hook(partial(note, used, f"{path} T"))
+        places += [(model, used, path, f"{path} F"), (network.skip_norms, used, path, f"{path} T")]
+    for tree, where, path, name in places:
+        hooks.callback(tree.get_submodule(path).register_forward_hook(partial(note, where, name)).remove)
     own_args, own_kwargs = fresh(args, kwargs)
     expected = model(*own_args, **own_kwargs)
     ran.clear()

@@ -72,7 +72,7 @@ class View:
     Attributes:
         module: the sub-network.
         copies: what stands for an original in it, by the original's id: twins, and what was put in other places.
-        stand_for: the inverse: what a copy stands for, by the copy's id.
+        modules: all of the model.
         left: what the forwards of the network leave on its modules.
         skip: the letters of the sub-network.
         below: the view that this one is a view of.
@@ -83,14 +83,13 @@ class View:
     left: Left = field(default_factory=Left)
     skip: str = ""
     below: "View | None" = None
-    stand_for: dict[int, nn.Module] = field(default_factory=dict)
+    modules: list[nn.Module] = field(default_factory=list)
     _twins: list[dict[str, Any]] = field(default_factory=list)
     _originals: list[dict[str, Any]] = field(default_factory=list)
     _followed: tuple[list[dict[str, Any]], ...] = field(default_factory=lambda: ([], [], []))
 
     def add(self, copy: nn.Module, original: nn.Module) -> None:
         """Let a module follow the mode of another."""
-        self.stand_for[id(copy)] = original
         self._twins.append(copy.__dict__)
         self._originals.append(original.__dict__)
 
@@ -112,17 +111,17 @@ class View:
     @cached_property
     def pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         """Every module that runs, and the one of the model that it stands for."""
-        return [(part, self._original(part)) for part in self.parts if not isinstance(part, PassThrough)]
+        within = [(part, part) for part in self.modules] if self.below is None else self.below.pairs
+        found = [(self.copies.get(id(part), part), original) for part, original in within]
+        return [pair for pair in found if not isinstance(pair[0], PassThrough)]
 
     @cached_property
     def skipped(self) -> frozenset[int]:
         """The ids of all modules in the blocks that are left out."""
-        left_out = [self._original(part) for part in self.parts if isinstance(part, PassThrough)]
+        if self.below is not None:
+            return self.below.skipped
+        left_out = [part for part in self.modules if isinstance(self.copies.get(id(part)), PassThrough)]
         return frozenset(id(inner) for block in left_out for inner in block.modules())
-
-    def _original(self, part: nn.Module) -> nn.Module:
-        found = self.stand_for.get(id(part), part)
-        return found if self.below is None else self.below._original(found)
 
     @cached_property
     def parts(self) -> list[nn.Module]:
@@ -144,13 +143,23 @@ class View:
             self.module.__dict__[_COMPILED] = compiled
 
 
-def build_view(root: nn.Module, changes: Mapping[str, nn.Module]) -> View:
-    """A view of `root` in which the modules at the paths of `changes` are replaced, wherever else they stand too."""
+Links = list[tuple[nn.Module, set[int]]]
+
+
+def build_view(root: nn.Module, changes: Mapping[str, nn.Module], links: Links | None = None) -> View:
+    """A view of `root` in which the modules at the paths of `changes` are replaced, wherever else they stand too.
+
+    Arguments:
+        root: the model.
+        changes: what stands in other places, by path.
+        links: `links_of(root)`, where many views of one model are built.
+    """
     originals = {path: root.get_submodule(path) for path in changes}
     copies = {id(originals[path]): change for path, change in changes.items()}
-    around = _around(root, copies)
+    links = links_of(root) if links is None else links
+    around = _around(root, copies, links)
     copies |= {id(module): twin(module) for module in around}
-    view = View(copies[id(root)], copies)
+    view = View(copies[id(root)], copies, modules=[part for part, _ in links])
     for module in around:
         copy = copies[id(module)]
         for name, child in module._modules.items():
@@ -179,15 +188,18 @@ def _at(module: nn.Module, path: str) -> nn.Module | None:
         return None
 
 
-def _around(root: nn.Module, replaced: _Replaced) -> list[nn.Module]:
+def links_of(root: nn.Module) -> Links:
+    """Every module of a tree, and the ids of those that it holds or refers to."""
+    return [(module, _referred(module)) for module in root.modules()]
+
+
+def _around(root: nn.Module, replaced: _Replaced, links: Links) -> list[nn.Module]:
     """The root, and all modules that hold or refer to one that is replaced, or to one that does so itself."""
-    modules = [module for module in root.modules() if id(module) not in replaced]
-    targets = {id(module): _referred(module) for module in modules}
-    changed = set(replaced) | {id(root)}
+    changed = {*replaced, id(root)}
     while True:
-        more = [name for name, referred in targets.items() if name not in changed and not changed.isdisjoint(referred)]
+        more = [id(part) for part, referred in links if id(part) not in changed and not changed.isdisjoint(referred)]
         if not more:
-            return [module for module in modules if id(module) in changed]
+            return [part for part, _ in links if id(part) in changed and id(part) not in replaced]
         changed.update(more)
 
 

@@ -231,6 +231,9 @@ def _copied(leaf: Any) -> Any:
 def as_now(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The same tensors in lists, dicts and objects of their own, for a module may change those that it is given."""
 
+    if all(isinstance(value, _PLAIN) for value in (*args, *kwargs.values())):
+        return args, dict(kwargs)
+
     def now(leaf: Any) -> Any:
         return leaf if isinstance(leaf, _PLAIN) else _or_itself(leaf, lambda: _with_tensors_shared(leaf))
 
