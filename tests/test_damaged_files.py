@@ -589,7 +589,7 @@ class Kind:
 
 
 def _own(file: Path, nets: Any) -> ad.AdaptiveNetwork:
-    return ad.load(_renamed_weights(file.parent), model=Own(nets))
+    return ad.load(file.parent, model=Own(nets))
 
 
 def _right_own(network: ad.AdaptiveNetwork) -> None:
@@ -627,7 +627,13 @@ KINDS = {
     ),
     "pth": Kind("plain.pth", damaged_pth, lambda file, _: _loaded_weights(file), _right_weights),
     "own network": Kind("own/network.json", damaged_json, _own, _right_own),
-    "own weights": Kind("own/weights-*", damaged_safetensors, _own, _right_own, 300),
+    "own weights": Kind(
+        "own/weights-*",
+        damaged_safetensors,
+        lambda file, nets: _own(_renamed_weights(file.parent) / "x", nets),
+        _right_own,
+        300,
+    ),
     "stages": Kind("run/network.json", damaged_json, lambda file, _: _stages(file.parent), _right_stages),
     "accuracy": Kind(
         "run/accuracy.json", damaged_json, lambda file, _: runs.read_accuracy(file.parent), _right_accuracy, 800

@@ -1,6 +1,7 @@
 """A training that was interrupted goes on as if nothing had happened, bit for bit."""
 
 import json
+import math
 import os
 import random
 import signal
@@ -16,6 +17,8 @@ import torch
 from torch import nn
 
 import adaptive_depth as ad
+from adaptive_depth.quality import Quality
+from adaptive_depth.tasks import Classification
 from adaptive_depth.training import state
 from adaptive_depth.training.interrupting import seeded
 from adaptive_depth.training.loop import train
@@ -428,3 +431,14 @@ def test_sigterm_writes_a_checkpoint_and_ends(tmp_path):
     assert path is not None
     assert path.name >= "step-00000005.json"
     assert Path(path).is_file()
+
+
+def test_a_metric_that_is_not_finite_costs_no_resuming(nets, tmp_path):
+    values = iter([0.5, math.nan, 0.75, math.inf, math.inf] + [0.5] * 100)
+    task = Classification().with_metric(lambda *_: next(values), Quality("mine", "%"))
+    recipe = {**FAST, "epochs": 2}
+    with pytest.warns(UserWarning, match=r"metric of the validation is not finite, \{'..': \w+.*\}: left out of the"):
+        history = train(build(nets), loader(), validation=loader(), task=task, folder=tmp_path, **recipe)
+    assert [epoch.validation for epoch in history.epochs] == [{"TT": 0.75}, None]
+    again = train(build(nets), loader(), validation=loader(), task=task, folder=tmp_path, resume=True, **recipe)
+    assert again == history

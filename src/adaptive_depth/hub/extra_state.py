@@ -67,12 +67,8 @@ _NUMBERS: dict[str, Any] = {"float": float, "int": lambda text: int(text, 16)}  
 def _packed(value: Any, name: str, tensors: dict[str, Tensor], depth: int = 0) -> Any:
     if depth > _DEEPEST:
         raise CheckpointError(f"{name} holds values nested more than {_DEEPEST} deep, which no file holds")
-    if type(value) is float and not math.isfinite(value):
-        return {"float": str(value)}
-    if type(value) is int and value.bit_length() > _BITS:
-        return {"int": hex(value)}
     if type(value) in _PLAIN:
-        return value
+        return _plain(value)
     if isinstance(value, Tensor):
         key = f"{name}/{1 + sum(each.startswith(f'{name}/') for each in tensors)}"
         tensors[key] = value
@@ -86,3 +82,11 @@ def _packed(value: Any, name: str, tensors: dict[str, Tensor], depth: int = 0) -
         f"{name} holds a {type(value).__name__}, which cannot be kept without running code when it is read: expected "
         "tensors, numbers and text, in lists, tuples or dictionaries by name, from get_extra_state of its module"
     )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if isinstance(value, int) and value.bit_length() > _BITS:
+        return {"int": hex(value)}
+    return value

@@ -254,7 +254,8 @@ def from_pairs(tensors: dict[str, Tensor], names: Iterable[str], file: Path) -> 
     for name in names:
         if tensors[name].dtype is not torch.float64:
             raise CheckpointError(f"{file} speaks of complex numbers in {name!r}, which are {tensors[name].dtype}")
-        tensors[name] = torch.view_as_complex(tensors[name])
+        # A copy, for it lies where complex numbers must: torch crashes on those that a file has 8 bytes further.
+        tensors[name] = torch.view_as_complex(tensors[name].clone())
 
 
 def _shapes_of_pairs(shapes: Mapping[str, torch.Size], names: Iterable[str], file: Path) -> dict[str, torch.Size]:

@@ -1,6 +1,7 @@
 """A training loop for an adaptive network, and for a plain one to compare it with."""
 
 import copy
+import math
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -439,7 +440,7 @@ class _Run:
             assert isinstance(averaged, AdaptiveNetwork)
             skips = self.recipe.validate or (averaged.skips[0], averaged.skips[-1])
             self.save()  # an image that cannot be read, say, must not cost the epoch
-            measured = evaluate(averaged, validation, skips, task=self.task, across_processes=True)
+            measured = _finite(evaluate(averaged, validation, skips, task=self.task, across_processes=True))
         self.history.append(replace(told, validation=measured))
         self.epoch, self.batch = self.epoch + 1, 0
 
@@ -549,6 +550,13 @@ class _Run:
             kept = {name.removeprefix(mine): value for name, value in tensors.items() if name.startswith(mine)}
             self.passes.put_state(kept, facts["passes"][self.processes.index])
         state.put_random_state(facts["random"][self.processes.index], self.device)
+
+
+def _finite(measured: Mapping[str, float]) -> dict[str, float] | None:
+    """What a metric of the user's own could tell: a file holds no other numbers."""
+    if strange := {skip: value for skip, value in measured.items() if not math.isfinite(value)}:
+        warnings.warn(f"the metric of the validation is not finite, {strange}: left out of the history", stacklevel=2)
+    return {skip: value for skip, value in measured.items() if skip not in strange} or None
 
 
 _FREE_TO_CHANGE = ("validate_every", "validate", "checkpoint_every", "keep", "calibrate", "skip_damaged")
