@@ -172,6 +172,72 @@ def hugging_face(kind: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
 HUGGING_FACE = ["ResNet", "ViT", "Swin", "ConvNext", "Dinov2", "Bert", "DistilBert"]
 
 
+def _pairs(path: str, blocks: list[int], apart: int = 1, **fields: Any) -> list[ad.Stage]:
+    """Stages of two blocks each."""
+    return [ad.Stage((path.format(n),), (path.format(n + apart),), **fields) for n in blocks]
+
+
+# What discovery refuses, by hand: the model, its stages, and what there is to say.
+BY_HAND: dict[str, tuple[str, list[ad.Stage] | None, str]] = {
+    "convmixer": (
+        "convmixer_768_32",
+        _pairs("blocks.{}.0", [0, 8, 16, 24]),
+        "the residual half of each block, `blocks.0.0`; the other half always runs",
+    ),
+    "dpn": (
+        "dpn48b",
+        _pairs("features.conv4_{}", [1], residual=False),
+        "each block adds channels that later ones need",
+    ),
+    "efficientvim": (
+        "efficientvim_m4",
+        None,
+        "found without help where a stage has three blocks or more: the last "
+        "one's state is used at the end of the network",
+    ),
+    "tiny_vit": (
+        "tiny_vit_5m_224",
+        [
+            ad.Stage(
+                tuple(f"stages.2.blocks.{n}" for n in range(3)),
+                tuple(f"stages.2.blocks.{n}" for n in range(3, 6)),
+                residual=False,
+            ),
+            *_pairs("stages.3.blocks.{}", [0], residual=False),
+        ],
+        "a convolution stands on the shortcut, so it is skipped at your own word, `residual=False`",
+    ),
+    "tnt": (
+        "tnt_s_legacy_patch16_224",
+        _pairs("blocks.{}", [0, 3, 6, 9], returns=(0, 1), channel_dim=-1),
+        "two streams, and both are handed on: `returns=(0, 1)`",
+    ),
+    "xception_aligned": (
+        "xception41p",
+        [
+            ad.Stage(("blocks.3", "blocks.4"), ("blocks.5", "blocks.6"), residual=False),
+            ad.Stage(("blocks.7", "blocks.8"), ("blocks.9", "blocks.10"), residual=False),
+        ],
+        "a norm stands on the shortcut, so it is skipped at your own word, `residual=False`",
+    ),
+}
+
+
+def by_hand(module: str) -> dict[str, Any]:
+    """What was observed of a plan that is written by hand."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    name, stages, note = BY_HAND[module]
+    seen: dict[str, Any] = {"module": module, "model": name, "note": note}
+    model = ad.create_model(name)
+    try:
+        network = ad.adapt(model, stages, example=ad.models.usual_input(model))
+    except ad.StagesError as error:
+        return seen | {"refused": str(error)}
+    return seen | {"stages": [(s.name, len(s.mandatory), len(s.skippable)) for s in network.stages]}
+
+
 def build(source: str, name: str) -> tuple[nn.Module, Any]:
     """A model, and an example input where its stages cannot be found without."""
     torch.manual_seed(0)
@@ -211,7 +277,7 @@ def every() -> list[tuple[str, str]]:
     return [(source, name) for source, names in listed.items() for name in names]
 
 
-def markdown(found: list[dict[str, Any]]) -> str:
+def markdown(found: list[dict[str, Any]], hand: list[dict[str, Any]]) -> str:
     adapted = [each for each in found if "stages" in each]
     timm = [each for each in found if each["source"] == "timm"]
     lines = [
@@ -241,6 +307,20 @@ def markdown(found: list[dict[str, Any]]) -> str:
     for each in found:
         if "refused" in each:
             lines.append(f"| {each['source']} | {each['module'] or ''} | {each['model']} | {each['refused']} |")
+    lines += [
+        "",
+        "## By hand",
+        "",
+        "Residual networks that discovery refuses, with stages written by hand (`BY_HAND` in `docs/models.py`), every",
+        "depth proven on an input. `residual=False` is your own word: a block may be left out although it does more than",
+        "to add to its input. Then every depth is run and compared in shape, and no more.",
+        "",
+        "| module | model | cut, mandatory + skippable | |",
+        "|---|---|---|---|",
+    ]
+    for each in hand:
+        cut = ", ".join(f"{mandatory}+{skippable}" for _, mandatory, skippable in each.get("stages", ())) or "refused"
+        lines.append(f"| {each['module']} | {each['model']} | {cut} | {each['note']} |")
     return "\n".join(lines) + "\n"
 
 
@@ -256,8 +336,9 @@ def main() -> None:
     if wanted:
         print(json.dumps(found, indent=1))
         return
-    (HERE / "models.json").write_text(json.dumps(found, indent=1) + "\n")
-    (HERE / "models.md").write_text(markdown(found))
+    hand = [by_hand(module) for module in BY_HAND]
+    (HERE / "models.json").write_text(json.dumps({"found": found, "by_hand": hand}, indent=1) + "\n")
+    (HERE / "models.md").write_text(markdown(found, hand))
 
 
 if __name__ == "__main__":

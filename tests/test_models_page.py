@@ -8,7 +8,8 @@ import pytest
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = runpy.run_path(str(DOCS / "models.py"))
-FOUND = json.loads((DOCS / "models.json").read_text())
+SAVED = json.loads((DOCS / "models.json").read_text())
+FOUND = SAVED["found"]
 BIG = {"convmixer", "nasnet", "pnasnet", "rdnet", "selecsls", "inception_v4", "efficientvim"}  # refused, and slow
 
 
@@ -20,7 +21,7 @@ QUICK = [each for each in FOUND if is_quick(each) and each["source"] != "transfo
 
 
 def test_the_page_is_what_was_observed() -> None:
-    assert PAGE["markdown"](FOUND) == (DOCS / "models.md").read_text()
+    assert PAGE["markdown"](FOUND, SAVED["by_hand"]) == (DOCS / "models.md").read_text()
     assert [(each["source"], each["module"] or each["model"]) for each in FOUND] == PAGE["every"]()
 
 
@@ -33,6 +34,14 @@ def test_nine_in_ten_of_the_residual_modules_of_timm_are_adapted() -> None:
     residual = [each for each in timm if each["module"] not in others]
     assert len(timm) == 98
     assert sum("stages" in each for each in residual) >= 0.9 * len(residual)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["convmixer", "efficientvim", "tnt"])
+def test_stages_by_hand_are_proven_again(module: str) -> None:
+    seen = json.loads(json.dumps(PAGE["by_hand"](module)))
+    assert seen in SAVED["by_hand"]
+    assert "stages" in seen
 
 
 @pytest.mark.slow

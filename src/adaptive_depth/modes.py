@@ -18,26 +18,29 @@ from torch import nn
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards every sub-module is in the mode that it was in, also after an error."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
+    parts = list(module.modules())
+    training = [part for part in parts if part.training]
+    if training:
+        module.eval()
     try:
         yield
     finally:
         for part in training:
             if type(part).train is not nn.Module.train and not part.training:
                 part.train()  # undoes what its `eval` did: weights that it merged, say
-        for part in module.modules():
-            part.training = False
+        for part in parts:
+            part.__dict__["training"] = False
         for part in training:
-            part.training = True
-        _follow(module)
+            part.__dict__["training"] = True
+        _follow(parts)
 
 
-def _follow(module: nn.Module) -> None:
+def _follow(parts: Iterable[nn.Module]) -> None:
     """What keeps modules of its own in the modes of others is told that these changed."""
-    for follow in (getattr(part, "follow_modes", None) for part in module.modules()):
+    for part in parts:
+        follow = getattr(type(part), "follow_modes", None)
         if callable(follow):
-            follow()
+            follow(part)
 
 
 _looked_at: ContextVar[frozenset[int]] = ContextVar("the ids of modules that are put back already", default=frozenset())
@@ -72,7 +75,8 @@ class _Kept:
     def __init__(self, module: nn.Module) -> None:
         self.module, self.kind = module, type(module)
         self.attributes = dict(module.__dict__)
-        self.contents = {name: copy(value) for name, value in self.attributes.items() if type(value) in _CONTAINERS}
+        containers = [(name, value) for name, value in self.attributes.items() if type(value) in _CONTAINERS]
+        self.contents = {name: copy(value) if value else None for name, value in containers}
         buffers = [buffer for buffer in module._buffers.values() if buffer is not None and not buffer.is_meta]
         self.buffers = [(buffer, buffer.data, buffer.detach().clone()) for buffer in buffers]
         # A class with a `train` of its own may change its weights by it (adapters that are merged for evaluation).
@@ -103,6 +107,9 @@ _CONTAINERS = (dict, OrderedDict, list, set, deque)
 
 
 def _put_back(container: Any, content: Any) -> None:
+    if content is None:
+        container.clear()
+        return
     if len(container) == len(content) and (
         all(map(is_, container, content))
         and (not isinstance(container, dict) or all(map(is_, container.values(), content.values())))
@@ -121,7 +128,7 @@ def modes_restored_on_error(module: nn.Module) -> Iterator[None]:
     except BaseException:
         for part, training in before:
             part.training = training
-        _follow(module)
+        _follow(module.modules())
         raise
 
 

@@ -5,9 +5,13 @@ left nothing: tensors that an earlier run put on it are another depth's and anot
 does not run, for a block may build on its own (a hidden state), and are back when it runs again.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import dis
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache, partial
 from operator import is_
+from types import CodeType
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,6 +28,7 @@ class Left:
     """The plain attributes that a model's forwards write, known from the first run of each depth in each mode."""
 
     def __init__(self) -> None:
+        self.hooks_are_ours = False  # the proof's, which write nothing
         self._modules: dict[int, nn.Module] = {}
         self._before: dict[Attribute, Any] = {}  # what stood there before the first run
         self._aside: dict[Attribute, Any] = {}
@@ -107,3 +112,42 @@ def _matters(old: Any, value: Any) -> bool:
     if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
         return True
     return old is not _MISSING and old is not None and type(old) in (int, float) and old != value
+
+
+def may_write(modules: Iterable[nn.Module]) -> bool:
+    """May a forward of these write an attribute, as far as their code tells? Few do, and only these are watched."""
+    return any(_forward_writes(type(part)) or _stores(vars(part).get("forward"), type(part)) for part in modules)
+
+
+@lru_cache(maxsize=4096)
+def _forward_writes(kind: type[nn.Module]) -> bool:
+    return not kind.__module__.startswith("torch.nn.modules") and _stores(kind.forward, kind)
+
+
+def _stores(function: Any, kind: type) -> bool:
+    """Is an attribute stored in the code of a function, or of the methods that it names?"""
+    todo, seen = [function], set()
+    while todo:
+        function = todo.pop()
+        function = getattr(function, "func", function) if isinstance(function, partial) else function
+        code = getattr(function, "__code__", None)
+        if wrapped := getattr(function, "__wrapped__", None):
+            todo.append(wrapped)
+        if code is None or code in seen:
+            continue
+        seen.add(code)
+        for part in _with_inner(code):
+            if "setattr" in part.co_names or any(each.opname == "STORE_ATTR" for each in dis.get_instructions(part)):
+                return True
+            methods = (
+                inspect.getattr_static(kind, name, None) for name in part.co_names if not hasattr(nn.Module, name)
+            )
+            todo += [getattr(method, "__func__", method) for method in methods if method is not None]
+    return False
+
+
+def _with_inner(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _with_inner(constant)

@@ -13,14 +13,14 @@ from torch import nn
 from ..errors import AdaptiveDepthError, StagesError
 from ..hub.methods import OnTheHub
 from ..models import Source, remembered_source
-from ..plan import Stages
+from ..plan import Stage, Stages
 from ..plan.checks import complete, homes, prove
 from ..plan.norms import gathers_inside, has_statistics
 from ..skip import Skip, all_skips, parse_skip
 from ..wrapping import plain_names, unwrapped
 from .left import Left
 from .recompute import recompute
-from .stand_in import hooks_of, stand_in
+from .stand_in import hooks_of, readable, stand_in
 from .stochastic_depth import switch_off_stochastic_depth
 from .trying import try_depths
 from .views import Links, View, build_view, independent_copy, links_of, plain, statistics_twin, twin
@@ -278,7 +278,7 @@ class AdaptiveNetwork(OnTheHub):
     def _build(self, skip: str) -> View:
         with self._lock:
             if skip not in self._views:
-                self._links = self._links or links_of(self.model)
+                self._links = links_of(self.model) if self._links is None else self._links
                 view = build_view(self.model, self._changes(skip), self._links)
                 view.left, view.skip = self.left, skip
                 view.follow_modes()
@@ -289,7 +289,7 @@ class AdaptiveNetwork(OnTheHub):
         """What a sub-network has in other places than the super-net."""
         changes: dict[str, nn.Module] = {}
         left_out = {
-            path: stand_in(self.model.get_submodule(path), stage.returns, self._hooks[path])
+            path: self._stand_in(path, stage)
             for stage, flag in zip(self.stages, skip, strict=True)
             if flag == "T"
             for path in stage.skippable
@@ -309,6 +309,12 @@ class AdaptiveNetwork(OnTheHub):
                 changes[path] = norm
         return changes | left_out
 
+    def _stand_in(self, path: str, stage: Stage) -> nn.Module:
+        block = self.model.get_submodule(path)
+        if path not in self._reads:
+            self._reads[path] = readable(block)
+        return stand_in(block, stage.returns, self._hooks[path], self._reads[path])
+
     def _norm(self, path: str, flag: str) -> nn.Module:
         """The norm at `path` that a stage uses: the model's own, or the one (or its statistics) for a skipped stage."""
         return self.model.get_submodule(path) if flag == "F" else self.skip_norms.get_submodule(path)
@@ -316,7 +322,8 @@ class AdaptiveNetwork(OnTheHub):
     def forget_views(self) -> None:
         """Drop all sub-networks; they are made anew when they are asked for."""
         self._views: dict[str, View] = {}
-        self._links: Links = []
+        self._links: Links | None = None
+        self._reads: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
 
     def train(self, mode: bool = True) -> "AdaptiveNetwork":

@@ -404,7 +404,7 @@ class SharedForward:
     def _watch(self, view: View) -> Callable[[], bool]:
         """To be called after a run: did its modules leave something on themselves? What was shared would lack it."""
         key = id(view), view.module.training
-        if key in self._watched:
+        if key in self._watched or not view.writes:
             return lambda: False
         self._watched.add(key)
         return self.network.left.watch(view.pairs)
@@ -500,10 +500,12 @@ def _instrument(view: View, tape: _Tape) -> View:
                     copy._modules[name] = wrap(f"{path}.{name}" if path else name, child)
         return copy
 
-    top = View(wrap("", view.module), left=view.left, skip=view.skip, below=view)
+    top = View(wrap("", view.module), links=view.links, left=view.left, skip=view.skip, below=view)
     top.copies.update((id(original), copy) for copy, original in pairs)
     for copy, original in pairs:
-        own = pointing_to(top.copies, original) | {"forward": copy.__dict__.get("forward", copy.forward)}
+        own = {"forward": copy.__dict__.get("forward", copy.forward)}
+        if id(original) in view.referring:
+            own = pointing_to(top.copies, original) | own
         copy.__dict__.update(own)
         top.add_twin(copy, original, own)
     return top

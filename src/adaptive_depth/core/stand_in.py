@@ -45,7 +45,10 @@ class PassThrough(nn.Module):
 
 
 def stand_in(
-    block: nn.Module, returns: Sequence[int | None] | None, hooks: Mapping[str, dict[int, Any]] | None = None
+    block: nn.Module,
+    returns: Sequence[int | None] | None,
+    hooks: Mapping[str, dict[int, Any]] | None = None,
+    reads: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """A `PassThrough` with the block's signature and plain attributes.
 
@@ -53,10 +56,11 @@ def stand_in(
         block: what is left out.
         returns: as for `Stage`.
         hooks: forward hooks that see what is handed on (`hooks_of`).
+        reads: what code may read of it, `readable(block)`.
     """
     copy = PassThrough(returns, input_names(block))
     copy.__dict__.update(hooks or {})
-    for name, value in _readable(block).items():
+    for name, value in (readable(block) if reads is None else reads).items():
         copy.__dict__.setdefault(name, value)
     function = getattr(block.forward, "__func__", None)
     if function is not None and copy.names:
@@ -72,7 +76,7 @@ def hooks_of(block: nn.Module) -> dict[str, dict[int, Any]]:
     return {name: OrderedDict() if sharded else OrderedDict(block.__dict__[name]) for name in _HOOKS}
 
 
-def _readable(module: nn.Module) -> dict[str, Any]:
+def readable(module: nn.Module) -> dict[str, Any]:
     """What code may read of a module that has no weights: plain attributes, its children's likewise."""
     found: dict[str, Any] = {}
     for kind in type(module).__mro__[:-1]:
@@ -86,7 +90,7 @@ def _readable(module: nn.Module) -> dict[str, Any]:
         if name not in _OWN and not callable(value) and not isinstance(value, Tensor)
     }
     children = {name: child for name, child in module._modules.items() if child is not None}
-    return found | {name: SimpleNamespace(**_readable(child)) for name, child in children.items()}
+    return found | {name: SimpleNamespace(**readable(child)) for name, child in children.items()}
 
 
 def _answer(module: nn.Module, name: str) -> Any:

@@ -12,6 +12,7 @@ from ..errors import StagesError, one_line
 from ..modes import evaluating, looking_at, without_fast_paths
 from ..plan import Stages
 from ..plan.calls import fresh, same_output, tensors_of
+from .left import Left
 
 
 class Network(Protocol):
@@ -21,6 +22,7 @@ class Network(Protocol):
     stages: Stages
     skips: tuple[str, ...]
     skip_norms: nn.Module
+    left: Left
 
     def subnet(self, skip: Any) -> nn.Module: ...
 
@@ -62,6 +64,7 @@ def try_depths(
         StagesError: with the sub-network and the reason.
     """
     with looking_at(network), evaluating(network), torch.no_grad(), without_fast_paths(), ExitStack() as hooks:
+        hooks.callback(setattr, network.left, "hooks_are_ours", False)
         _try(network, args, kwargs, named, outputs or one_by_one(network), hooks)
 
 
@@ -76,6 +79,7 @@ def _try(network: Network, args: Any, kwargs: Any, named: Collection[str], outpu
     places = [(model, ran, path, path) for stage in network.stages for path in stage.skippable]
     for path in doubled:
         places += [(model, used, path, f"{path} F"), (network.skip_norms, used, path, f"{path} T")]
+    network.left.hooks_are_ours = not any(part._forward_hooks for part in model.modules())
     for tree, where, path, name in places:
         hooks.callback(tree.get_submodule(path).register_forward_hook(partial(note, where, name)).remove)
     own_args, own_kwargs = fresh(args, kwargs)
@@ -157,8 +161,8 @@ def _reject_left_over(network: Network, args: Sequence[Any], kwargs: Mapping[str
     skip = network.skips[-1]
     args, kwargs = fresh(args, kwargs)
     before = {_place(tensor) for tensor in tensors_of(expected)}
-    kept = (*network.model.state_dict().values(), *network.skip_norms.state_dict().values())
-    constant = {_place(each) for each in kept if isinstance(each, Tensor)}  # an extra state may be none
+    trees = (network.model, network.skip_norms)
+    constant = {_place(tensor) for tree in trees for tensor in (*tree.parameters(), *tree.buffers())}
     for tensor in tensors_of(network.subnet(skip)(*args, **kwargs)):
         if _place(tensor) in before - constant:
             raise StagesError(

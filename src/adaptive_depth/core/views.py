@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from .left import Left
+from .left import Left, may_write
 from .stand_in import PassThrough, hooks_of
 
 _OWN = frozenset(nn.Module().__dict__)  # what nn.Module itself keeps in an instance; all else is the model's
@@ -65,6 +65,21 @@ def statistics_twin(norm: nn.Module, statistics: nn.Module) -> nn.Module:
     return copy
 
 
+@dataclass(frozen=True)
+class Links:
+    """What is worked out once of a model, for all of its views.
+
+    Attributes:
+        parts: every module, and the ids of those that it holds or refers to.
+        referring: the ids of modules with plain attributes that refer to others.
+        may_write: may a forward leave something on the modules, as far as their code tells?
+    """
+
+    parts: list[tuple[nn.Module, set[int]]] = field(default_factory=list)
+    referring: frozenset[int] = frozenset()
+    may_write: bool = False
+
+
 @dataclass
 class View:
     """A sub-network and what keeps its twins in step with their originals: their modes, and the model's attributes.
@@ -72,7 +87,7 @@ class View:
     Attributes:
         module: the sub-network.
         copies: what stands for an original in it, by the original's id: twins, and what was put in other places.
-        modules: all of the model.
+        links: of the model.
         left: what the forwards of the network leave on its modules.
         skip: the letters of the sub-network.
         below: the view that this one is a view of.
@@ -83,7 +98,7 @@ class View:
     left: Left = field(default_factory=Left)
     skip: str = ""
     below: "View | None" = None
-    modules: list[nn.Module] = field(default_factory=list)
+    links: Links = field(default_factory=Links)
     _twins: list[dict[str, Any]] = field(default_factory=list)
     _originals: list[dict[str, Any]] = field(default_factory=list)
     _followed: tuple[list[dict[str, Any]], ...] = field(default_factory=lambda: ([], [], []))
@@ -105,13 +120,27 @@ class View:
         if torch.compiler.is_compiling():
             return self.module(*args, **kwargs)
         self.follow_attributes()
+        if not self.writes:
+            return self.module(*args, **kwargs)
         with self.left.run((self.skip, self.module.training), self.pairs, self.skipped):
             return self.module(*args, **kwargs)
+
+    @property
+    def writes(self) -> bool:
+        """May a forward leave something on the modules, by its own code or by a hook?"""
+        return self.links.may_write or (
+            not self.left.hooks_are_ours and any(part._forward_hooks for part, _ in self.links.parts)
+        )
+
+    @cached_property
+    def referring(self) -> frozenset[int]:
+        """The ids of modules in the view that refer to others in plain attributes."""
+        return frozenset(id(self.copies[each]) if each in self.copies else each for each in self.links.referring)
 
     @cached_property
     def pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         """Every module that runs, and the one of the model that it stands for."""
-        within = [(part, part) for part in self.modules] if self.below is None else self.below.pairs
+        within = [(part, part) for part, _ in self.links.parts] if self.below is None else self.below.pairs
         found = [(self.copies.get(id(part), part), original) for part, original in within]
         return [pair for pair in found if not isinstance(pair[0], PassThrough)]
 
@@ -120,7 +149,7 @@ class View:
         """The ids of all modules in the blocks that are left out."""
         if self.below is not None:
             return self.below.skipped
-        left_out = [part for part in self.modules if isinstance(self.copies.get(id(part)), PassThrough)]
+        left_out = [part for part, _ in self.links.parts if isinstance(self.copies.get(id(part)), PassThrough)]
         return frozenset(id(inner) for block in left_out for inner in block.modules())
 
     @cached_property
@@ -143,9 +172,6 @@ class View:
             self.module.__dict__[_COMPILED] = compiled
 
 
-Links = list[tuple[nn.Module, set[int]]]
-
-
 def build_view(root: nn.Module, changes: Mapping[str, nn.Module], links: Links | None = None) -> View:
     """A view of `root` in which the modules at the paths of `changes` are replaced, wherever else they stand too.
 
@@ -159,14 +185,15 @@ def build_view(root: nn.Module, changes: Mapping[str, nn.Module], links: Links |
     links = links_of(root) if links is None else links
     around = _around(root, copies, links)
     copies |= {id(module): twin(module) for module in around}
-    view = View(copies[id(root)], copies, modules=[part for part, _ in links])
+    view = View(copies[id(root)], copies, links=links)
     for module in around:
         copy = copies[id(module)]
         for name, child in module._modules.items():
             if child is not None:
                 copy._modules[name] = copies.get(id(child), child)
         own = _own_code(module, copy) if module is root else {}
-        own |= pointing_to(copies, module)
+        if id(module) in links.referring:
+            own |= pointing_to(copies, module)
         copy.__dict__.update(own)
         view.add_twin(copy, module, own)
     for path, change in changes.items():
@@ -189,27 +216,33 @@ def _at(module: nn.Module, path: str) -> nn.Module | None:
 
 
 def links_of(root: nn.Module) -> Links:
-    """Every module of a tree, and the ids of those that it holds or refers to."""
-    return [(module, _referred(module)) for module in root.modules()]
+    """What `build_view` needs to know of a model."""
+    modules = list(root.modules())
+    held = [{id(child) for child in module._modules.values()} for module in modules]
+    named = [_named(module) for module in modules]
+    parts = [(module, one | other) for module, one, other in zip(modules, held, named, strict=True)]
+    referring = frozenset(id(module) for module, other in zip(modules, named, strict=True) if other)
+    return Links(parts, referring, may_write(modules))
 
 
 def _around(root: nn.Module, replaced: _Replaced, links: Links) -> list[nn.Module]:
     """The root, and all modules that hold or refer to one that is replaced, or to one that does so itself."""
     changed = {*replaced, id(root)}
     while True:
-        more = [id(part) for part, referred in links if id(part) not in changed and not changed.isdisjoint(referred)]
+        more = [
+            id(part) for part, referred in links.parts if id(part) not in changed and not changed.isdisjoint(referred)
+        ]
         if not more:
-            return [part for part, _ in links if id(part) in changed and id(part) not in replaced]
+            return [part for part, _ in links.parts if id(part) in changed and id(part) not in replaced]
         changed.update(more)
 
 
-def _referred(module: nn.Module) -> set[int]:
-    """The ids of the modules that a module holds, as children or in plain attributes."""
-    found = {id(child) for child in module._modules.values()}
+def _named(module: nn.Module) -> set[int]:
+    """The ids of the modules that a module refers to in plain attributes, itself in its own methods too."""
+    found: set[int] = set()
     for name, value in module.__dict__.items():
         if name not in _OWN and not isinstance(value, _NEVER):
             found.update(map(id, _modules_in(value)))
-    found.discard(id(module))
     return found
 
 

@@ -71,6 +71,7 @@ class _Search:
         self.calls: dict[str, list[Call]] = {}
         for call in calls:
             self.calls.setdefault(call.path, []).append(call)
+        self.ran = {id(self._at(path)): len(found) for path, found in self.calls.items()}
         self.residual: dict[str, bool] = {}
         self.failed: dict[str, str] = {}  # what was raised when it ran once more by itself
 
@@ -167,9 +168,8 @@ class _Search:
         return Run(tuple(blocks), self._norms_that_ran, name, channels, returns=call.returns)
 
     def _norms_that_ran(self, mandatory: Sequence[str]) -> list[str]:
-        ran = {id(self._at(path)): len(calls) for path, calls in self.calls.items()}
         # One that runs more often belongs to several blocks, and so to no stage.
-        return [norm for norm in norms_inside(self.model, mandatory) if ran.get(id(self._at(norm))) == 1]
+        return [norm for norm in norms_inside(self.model, mandatory) if self.ran.get(id(self._at(norm))) == 1]
 
     def _at(self, path: str) -> nn.Module:
         return self.model.get_submodule(path)
