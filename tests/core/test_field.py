@@ -20,6 +20,7 @@ from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.nn.utils import weight_norm as old_weight_norm
 
 import adaptive_depth as ad
+from adaptive_depth.core.sharing import SharedForward
 
 
 class Block(nn.Module):
@@ -74,6 +75,8 @@ def check(model: Any, stages: Any = None, example: bool = True, x: Tensor | None
     assert torch.equal(network(x), model(x))
     torch.testing.assert_close(network(x, skip="TT"), expected)
     torch.testing.assert_close(network.extract("TT")(x), expected)
+    for skip, output, _ in SharedForward(network).outputs(network.skips, x):
+        torch.testing.assert_close(output, network(x, skip=skip))
     return network
 
 
@@ -568,6 +571,25 @@ def test_the_example_is_not_changed() -> None:
     ad.adapt(InPlace(), example=x)
     ad.adapt(InPlace(), STAGES, example=x)
     assert torch.equal(x, before)
+
+
+class Collects(Model):
+    """A hook inside each block puts what it returned into a dict outside of the model."""
+
+    def set_up(self) -> None:
+        self.store = (store := {})
+        for number, block in enumerate(self.blocks):
+            block.linear.register_forward_hook(lambda _, __, output, n=number: store.__setitem__(n, output))
+        self.collected = lambda: [store[number] for number in range(4)]
+
+    def forward(self, x: Tensor) -> Any:
+        self.run(self.stem(x))
+        return self.collected()
+
+
+def test_what_an_earlier_run_left_behind_is_not_returned() -> None:
+    with pytest.raises(ad.StagesError, match=r"returns a tensor .* that an earlier run left behind"):
+        ad.adapt(Collects().eval(), STAGES, example=torch.randn(2, 3))
 
 
 # -- ways out ----------------------------------------------------------------------------------------------------

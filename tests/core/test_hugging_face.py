@@ -176,3 +176,16 @@ def test_a_decoder_with_a_cache_learns_what_its_sub_networks_learn_one_by_one(ki
         assert (ours.grad is None) == (theirs.grad is None), name
         if theirs.grad is not None:
             torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_attentions_of_a_depth_have_no_index(unchanged) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(**{k: v for k, v in SMALL.items() if k != "num_key_value_heads"})
+    config._attn_implementation = "eager"
+    model, asked = transformers.BertModel(config).eval(), {"input_ids": torch.randint(3, 50, (2, 6))}
+    network = ad.adapt(model, example=asked).eval()
+    asked["output_attentions"] = True
+    assert len(network(**asked).attentions) == 4
+    with pytest.raises(ad.StagesError, match="attentions of sub-network TT has 2 entries where the model has 4 layers"):
+        network(**asked, skip="TT")
+    assert len(network.subnet("TT")(**asked).attentions) == 2

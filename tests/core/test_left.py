@@ -96,6 +96,7 @@ def test_a_loss_that_a_criterion_reads_is_of_this_step(network: ad.AdaptiveNetwo
             output, aux, _ = by_hand(model, x, (0, 1, 2, 3))
             torch.testing.assert_close(losses.super_net.detach(), (cross_entropy(output, y) + sum(aux)).detach())
             same([block.aux for block in model.blocks], aux)  # the base-net's pass, the last, left nothing
+    assert [block.calls for block in model.blocks] == [8, 4, 8, 4]  # but counts go on
 
 
 @pytest.mark.parametrize("skip", ["FF", "TF", "TT"])

@@ -90,8 +90,11 @@ class Left:
         return written
 
     def values(self) -> dict[Attribute, Any]:
-        """What stands on the model now."""
-        return {key: vars(self._modules[key[0]]).get(key[1], _MISSING) for key in self._before}
+        """The tensors that stand on the model now, alone or in lists; not counts, which go on."""
+        found = {key: vars(self._modules[key[0]]).get(key[1], _MISSING) for key in self._before}
+        return {
+            key: value for key, value in found.items() if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
+        }
 
     def put(self, values: Mapping[Attribute, Any]) -> None:
         """The inverse of `values`: what a later run left is taken back."""
@@ -109,9 +112,13 @@ class Left:
 
 def _matters(old: Any, value: Any) -> bool:
     """Tensors do, and a value that was another before (a count); a size that is written down does not."""
-    if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
+    if _holds_tensors(value):
         return True
     return old is not _MISSING and old is not None and type(old) in (int, float) and old != value
+
+
+def _holds_tensors(value: Any) -> bool:
+    return any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
 
 
 def may_write(modules: Iterable[nn.Module]) -> bool:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import torch
@@ -150,7 +150,23 @@ class AdaptiveNetwork(OnTheHub):
         """
         if not self.proven:
             self.prove(*args, **kwargs)
-        return self.view(self.skips[0] if skip is None else skip)(*args, **kwargs)
+        view = self.view(self.skips[0] if skip is None else skip)
+        output = view(*args, **kwargs)
+        if "T" in view.skip and isinstance(output, Mapping):
+            self._check_indices(view.skip, output)
+        return output
+
+    def _check_indices(self, skip: str, output: Mapping[str, Any]) -> None:
+        """Raise where an output that is indexed by layer lacks those of skipped blocks (attentions of transformers)."""
+        layers = getattr(getattr(self.model, "config", None), "num_hidden_layers", None)
+        for name in ("attentions", "cross_attentions", "decoder_attentions", "encoder_attentions", "router_logits"):
+            found = output.get(name)
+            if isinstance(found, tuple) and isinstance(layers, int) and 0 < len(found) < layers:
+                raise StagesError(
+                    f"{name} of sub-network {skip} has {len(found)} entries where the model has {layers} layers, for a "
+                    "block that is left out has none: entry k would not be that of layer k. Leave it out, or ask "
+                    f"network.subnet({skip!r}) and count the blocks that run"
+                )
 
     def subnet(self, skip: Skip) -> nn.Module:
         """A sub-network: an ordinary module of the original's own class, sharing every parameter and buffer.

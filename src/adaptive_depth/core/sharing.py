@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_map_only
 
 from ..batches import device_of
-from ..modes import Generators, evaluating
+from ..modes import Generators, evaluating, looking_at
 from .network import AdaptiveNetwork
 from .views import View, intercepted, pointing_to, twin
 
@@ -335,7 +335,7 @@ class SharedForward:
         self, skips: Sequence[str], *args: Any, watch: Mapping[str, Sequence[str]] | None = None, **kwargs: Any
     ) -> None:
         """Find out on one input whether these sub-networks can share, with no trace in gradients or statistics."""
-        with evaluating(self.network), torch.no_grad():
+        with looking_at(self.network), evaluating(self.network), torch.no_grad():
             for _ in self.outputs(skips, *args, watch=watch, **kwargs):
                 pass
 
@@ -464,7 +464,9 @@ def _touched(network: AdaptiveNetwork, number: int) -> frozenset[str]:
     skippable = network.stages[number - 1].skippable
     inside = tuple(f"{block}." for block in skippable)
     norms = [path for path, home in network.homes.items() if home == number and not path.startswith(inside)]
-    return frozenset([*norms, *skippable])
+    touched = {id(network.model.get_submodule(path)) for path in (*norms, *skippable)}
+    # One that is registered at several places may be called at any of them.
+    return frozenset(path for path, part in network.model.named_modules(remove_duplicate=False) if id(part) in touched)
 
 
 def _fork(network: AdaptiveNetwork, number: int) -> _Fork:

@@ -84,6 +84,7 @@ def _try(network: Network, args: Any, kwargs: Any, named: Collection[str], outpu
         hooks.callback(tree.get_submodule(path).register_forward_hook(partial(note, where, name)).remove)
     own_args, own_kwargs = fresh(args, kwargs)
     expected = model(*own_args, **own_kwargs)
+    _reject_left_over(network, args, kwargs, expected)
     ran.clear()
     used.clear()
     found = outputs(skips, *fresh(args, kwargs))
@@ -91,7 +92,6 @@ def _try(network: Network, args: Any, kwargs: Any, named: Collection[str], outpu
         _check_output(network, skip, _next(found, skip), expected, args, kwargs)
         _check_skipped(network, skip, ran)
         ran.clear()
-    _reject_left_over(network, args, kwargs, expected)
     for path in doubled:
         if (f"{path} F" in used) != (f"{path} T" in used):
             raise StagesError(
@@ -157,13 +157,17 @@ def _check_skipped(network: Network, skip: str, ran: set[str]) -> None:
 
 
 def _reject_left_over(network: Network, args: Sequence[Any], kwargs: Mapping[str, Any], expected: Any) -> None:
-    """What a hook of a skipped block collected in an earlier run must not come out of the base-net."""
+    """What a skipped block put somewhere in the run before must not come out of the base-net."""
     skip = network.skips[-1]
-    args, kwargs = fresh(args, kwargs)
+    own_args, own_kwargs = fresh(args, kwargs)
     before = {_place(tensor) for tensor in tensors_of(expected)}
     trees = (network.model, network.skip_norms)
     constant = {_place(tensor) for tree in trees for tensor in (*tree.parameters(), *tree.buffers())}
-    for tensor in tensors_of(network.subnet(skip)(*args, **kwargs)):
+    try:
+        output = network.subnet(skip)(*own_args, **own_kwargs)
+    except Exception:  # noqa: BLE001 - the depths are tried one by one behind this, and the first that fails is told
+        return
+    for tensor in tensors_of(output):
         if _place(tensor) in before - constant:
             raise StagesError(
                 f"sub-network {skip} returns a tensor {list(tensor.shape)} that an earlier run left behind: something "
