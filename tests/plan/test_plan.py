@@ -104,7 +104,7 @@ def test_json_and_back() -> None:
         ),
         (
             lambda: ad.Stages.from_json([{"mandatory": ["a"], "skippable": ["b"], "x": 1}]),
-            "0.x: Unexpected keyword argument; expected objects with",
+            "0.x: Unexpected keyword argument; received 1; expected objects with",
         ),
         (lambda: ad.Stages.from_json([3]), "stages [3]: "),
         (

@@ -5,7 +5,7 @@ for the addition itself, and so needs no weights (a Fourier transform between no
 its parameters keep their identity, only the numbers behind them are exchanged.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,12 +22,49 @@ def is_residual(block: nn.Module, call: Call) -> bool:
     hidden = hidden_of(call)
     assert hidden is not None
     given, change = _like(hidden, seed=0), 0.1 * _signed_noise(hidden, seed=1)
+    asked = _Asked(block)
     return (
-        _returns_input(block, call, given)
-        or _passes_change_on(block, call, given, change)
-        or _norm_of_input(block, call, given, change)
+        _returns_input(asked, call, given)
+        or _passes_change_on(asked, call, given, change)
+        or _norm_of_input(asked, call, given, change)
         or _adds_to_input(block, call, given)
     )
+
+
+class _Asked:
+    """A block, and what is needed of it for every question."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self.block = block
+        self.parameters = dict(block.named_parameters())
+        self.norms = [(path, part) for path, part in block.named_modules() if is_norm(part)]
+        inside = tuple(f"{path}." for path, _ in self.norms if path) or ("\0",)
+        self.of_norms = {name for name in self.parameters if name.startswith(inside)}
+        self.mends = False  # are layers that return what is no number at nought taken to return noughts?
+
+    @contextmanager
+    def at_nought(self, names: Iterable[str]) -> Iterator[None]:
+        """Parameters are zero inside; objects, ties and all other numbers stay."""
+        parameters = {id(self.parameters[name]): self.parameters[name] for name in names}
+        before = [(parameter, parameter.data) for parameter in parameters.values()]
+        handles = []
+        if self.mends:
+            layers = {name.rpartition(".")[0] for name in self.parameters}
+            parts = [
+                part
+                for name, part in self.block.named_modules()
+                if (name and name in layers) or hasattr(part, "parametrizations")
+            ]
+            handles = [part.register_forward_hook(_finite) for part in parts]
+        try:
+            for parameter, data in before:
+                parameter.data = torch.zeros_like(data)
+            yield
+        finally:
+            for parameter, data in before:
+                parameter.data = data
+            for handle in handles:
+                handle.remove()
 
 
 def has_weights(module: nn.Module) -> bool:
@@ -35,44 +72,44 @@ def has_weights(module: nn.Module) -> bool:
     return any(parameter.ndim > 1 for parameter in module.parameters())
 
 
-def _returns_input(block: nn.Module, call: Call, given: Tensor) -> bool:
-    """h + F(h) with every parameter of F zero is h. (So is relu(h + F(h)), where h has come through a relu itself.)"""
-    with _at_nought(block, dict(block.named_parameters())):
-        return _close(_output_on(block, call, given), given)
+def _returns_input(asked: _Asked, call: Call, given: Tensor) -> bool:
+    """h + F(h) with every parameter of F zero is h. (So is relu(h + F(h)), where h has come through a relu itself.)
+
+    A weight that is computed from others as `v * (g / norm(v))` is 0 / 0 then. What it stands for is zero, and so is
+    what its layer returns.
+    """
+    with asked.at_nought(asked.parameters):
+        output = _output_on(asked.block, call, given)
+    if not torch.isfinite(output).all() and torch.isfinite(given).all():
+        asked.mends = True
+        with asked.at_nought(asked.parameters):
+            output = _output_on(asked.block, call, given)
+    return _close(output, given)
 
 
-def _passes_change_on(block: nn.Module, call: Call, given: Tensor, change: Tensor) -> bool:
+def _passes_change_on(asked: _Asked, call: Call, given: Tensor, change: Tensor) -> bool:
     """With weights and norms zero a change of h comes out as it is, where a scale of 1 stands on the shortcut."""
-    inside = _norms_in(block)
-    zero = {
-        name: parameter for name, parameter in block.named_parameters() if parameter.ndim > 1 or name.startswith(inside)
-    }
-    with _at_nought(block, zero):
-        answer = _output_on(block, call, given + change) - _output_on(block, call, given)
+    names = [name for name, value in asked.parameters.items() if value.ndim > 1 or name in asked.of_norms]
+    with asked.at_nought(names):
+        answer = _output_on(asked.block, call, given + change) - _output_on(asked.block, call, given)
     return _close(answer, change)
 
 
-def _norm_of_input(block: nn.Module, call: Call, given: Tensor, change: Tensor) -> bool:
+def _norm_of_input(asked: _Asked, call: Call, given: Tensor, change: Tensor) -> bool:
     """norm(h + F(h)): with zero weights, what the last norm returns still follows h."""
-    inside = _norms_in(block)
-    zero = {
-        name: parameter
-        for name, parameter in block.named_parameters()
-        if parameter.ndim > 1 and not name.startswith(inside)
-    }
     returned: list[Any] = []
-    norms = [module for module in block.modules() if is_norm(module)]
-    handles = [norm.register_forward_hook(lambda _, __, output: returned.append(output)) for norm in norms]
-    with _at_nought(block, zero):
+    handles = [norm.register_forward_hook(lambda _, __, output: returned.append(output)) for _, norm in asked.norms]
+    names = [name for name, value in asked.parameters.items() if value.ndim > 1 and name not in asked.of_norms]
+    with asked.at_nought(names):
         try:
-            before = _output_on(block, call, given)
+            before = _output_on(asked.block, call, given)
         finally:
             for handle in handles:
                 handle.remove()
         place = before.untyped_storage().data_ptr()  # the same numbers, perhaps in another shape
         if not any(isinstance(output, Tensor) and output.untyped_storage().data_ptr() == place for output in returned):
             return False
-        answer = _output_on(block, call, given + change) - before
+        answer = _output_on(asked.block, call, given + change) - before
     return bool(nn.functional.cosine_similarity(answer.flatten().float(), change.flatten().float(), dim=0) > 0.8)
 
 
@@ -170,37 +207,10 @@ _NORMS = frozenset(
 )
 
 
-@contextmanager
-def _at_nought(block: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[None]:
-    """Parameters are zero inside; objects, ties and all other numbers stay.
-
-    A weight that is computed from others as `v * (g / norm(v))` is 0 / 0 then. What it stands for is zero, and so is
-    what its layer returns.
-    """
-    before = [(parameter, parameter.data) for parameter in {id(p): p for p in parameters.values()}.values()]
-    layers = {name.rpartition(".")[0] for name in parameters}
-    handles = [part.register_forward_hook(_finite) for name, part in block.named_modules() if name and name in layers]
-    handles += [part.register_forward_hook(_finite) for part in block.modules() if hasattr(part, "parametrizations")]
-    try:
-        for parameter, data in before:
-            parameter.data = torch.zeros_like(data)
-        yield
-    finally:
-        for parameter, data in before:
-            parameter.data = data
-        for handle in handles:
-            handle.remove()
-
-
 def _finite(_: nn.Module, __: Any, output: Any) -> Any:
     if isinstance(output, Tensor) and output.is_floating_point() and not torch.isfinite(output).all():
         return torch.zeros_like(output)
     return None
-
-
-def _norms_in(block: nn.Module) -> tuple[str, ...]:
-    """The beginnings of the names of all parameters of norms; of none where there is no norm."""
-    return tuple(f"{path}." for path, module in block.named_modules() if path and is_norm(module)) or ("\0",)
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
