@@ -353,9 +353,8 @@ class AdaptiveNetwork(OnTheHub):
             view.follow_modes()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: value for name, value in super().__getstate__().items() if name not in ("_views", "_lock", "left")
-        }
+        made_anew = ("_views", "_links", "_reads", "_lock", "left")
+        return {name: value for name, value in super().__getstate__().items() if name not in made_anew}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
