@@ -1,7 +1,7 @@
 """Time of `find_stages` for ResNet-50 at 224 px with its proof over all 16 sub-networks, against a forward pass.
 
 Both ways: the plan of the family, and the same network found by watching it run. `--others` measures small networks of
-other kinds too, in processor seconds; run with the `src` of another version first on the path, it says how that one does.
+other kinds too, in processor seconds; with the `src` of another version first on the path, it says how that one does.
 """
 
 import gc

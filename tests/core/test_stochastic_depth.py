@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 import adaptive_depth as ad
@@ -67,6 +68,24 @@ STAGES = [ad.Stage(("1",), ("2",), channel_dim=-1), ad.Stage(("3",), ("4",), cha
 
 def model(drops: type[Drops]) -> nn.Module:
     return nn.Sequential(nn.Linear(3, 8), *(Block(drops) for _ in range(4)), nn.Linear(8, 3))
+
+
+class WithARate(nn.Module):
+    """Drops by a function, with a rate that the block has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.drop_path_prob = nn.Linear(8, 8), 0.9
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torchvision.ops.stochastic_depth(self.linear(x), self.drop_path_prob, "row", self.training)
+
+
+def test_a_block_that_has_a_rate_of_its_own() -> None:
+    x, made = torch.randn(64, 3), nn.Sequential(nn.Linear(3, 8), *(WithARate() for _ in range(4)), nn.Linear(8, 3))
+    network = ad.adapt(made, STAGES, example=x).train()
+    assert torch.equal(network(x, skip="TT"), network(x, skip="TT"))
+    assert [block.drop_path_prob for block in made[1:5]] == [0, 0.9, 0, 0.9]
 
 
 @pytest.mark.parametrize("drops", [Drop_Path, SwinDropPath, MyStochasticDepth])

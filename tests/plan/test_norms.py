@@ -27,6 +27,25 @@ class ABN(nn.Module):
         return F.leaky_relu(y)
 
 
+class OwnNorm(nn.Module):
+    """Gathers by a rule and under names of its own."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.register_buffer("mean_seen", torch.zeros(channels))
+        self.register_buffer("var_seen", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            with torch.no_grad():
+                self.mean_seen.lerp_(x.mean((0, 2, 3)), 0.5)
+                self.var_seen.lerp_(x.var((0, 2, 3)), 0.5)
+        shape = (1, -1, 1, 1)
+        y = (x - self.mean_seen.reshape(shape).clone()) / (self.var_seen.reshape(shape).clone() + 1e-5).sqrt()
+        return self.scale.reshape(shape) * y
+
+
 class DomainNorm(nn.Module):
     """One norm for each domain."""
 
@@ -110,7 +129,7 @@ def chain(norm: type[nn.Module]) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 1), Conv(norm), Conv(norm), norm(4), nn.Flatten(), nn.Linear(256, 3))
 
 
-@pytest.mark.parametrize("norm", [nn.BatchNorm2d, ABN, DomainNorm, Tracked])
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, ABN, DomainNorm, Tracked, OwnNorm])
 def test_the_base_net_gathers_statistics_of_its_own(norm: type[nn.Module]) -> None:
     model, x = chain(norm), torch.randn(8, 3, 8, 8)
     network = ad.adapt(model, [ad.Stage(("1",), ("2",))], example=x).train()
@@ -153,6 +172,14 @@ def test_statistics_of_any_norm_are_calibrated_to_the_mean_of_the_batches(norm: 
     torch.testing.assert_close(behind.running_var, torch.stack(variances).mean(0))
     momenta = {getattr(part, "momentum", None) for part in network.model.modules() if has_statistics(part)}
     assert momenta == {0.1}  # as before
+
+
+def test_a_norm_that_gathers_by_a_rule_of_its_own_is_calibrated_by_that_rule() -> None:
+    network = ad.adapt(chain(OwnNorm), [ad.Stage(("1",), ("2",))], example=torch.randn(8, 3, 8, 8))
+    assert ad.calibrate(network, [torch.randn(8, 3, 8, 8) + 5 for _ in range(3)]) == 3
+    for name, buffer in network.statistics.named_buffers():
+        assert torch.isfinite(buffer).all(), name
+        assert not (buffer == (0 if "mean" in name else 1)).all(), name  # it saw something
 
 
 def test_a_calibrated_network_of_split_norms_is_saved_and_loaded(tmp_path) -> None:

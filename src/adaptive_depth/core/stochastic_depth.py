@@ -20,12 +20,25 @@ _RATES = (
 _KEPT = ("keep_prob", "survival_prob", "keep_rate", "survival_rate", "keep")
 
 
+# Of blocks that call a function with a rate of their own.
+_OF_BLOCKS = {
+    **dict.fromkeys(("drop_path", "drop_path_prob", "drop_path_rate", "drop_connect", "drop_connect_rate"), 0.0),
+    **dict.fromkeys(("stochastic_depth", "stochastic_depth_prob", "stochastic_depth_rate", "layerdrop"), 0.0),
+    **dict.fromkeys(("survival_prob", "survival_rate"), 1.0),
+}
+
+
 def switch_off_stochastic_depth(module: nn.Module) -> None:
     """Let a layer of stochastic depth drop nothing: timm's, torchvision's, transformers', or one of the user's own.
+
+    So too a block that has its rate by a name that means nothing else.
 
     Raises:
         StagesError: a layer that is named as one and has no rate that is known.
     """
+    for attribute, never in _OF_BLOCKS.items():
+        if isinstance(vars(module).get(attribute), float):
+            setattr(module, attribute, never)
     name = type(module).__name__.lower().replace("_", "")
     if not any(known in name for known in _NAMES) or any(True for _ in module.children()):
         return

@@ -112,9 +112,7 @@ def _add(network: AdaptiveNetwork, shared: SharedForward, measured: int, args: A
     buffers = list(network.statistics.buffers())
     before = [buffer.clone() for buffer in buffers]
 
-    def measure() -> None:
-        for buffer in buffers:
-            buffer.zero_()  # means of this batch alone, which a context that runs twice does not change
+    def measure() -> None:  # norms keep this batch alone, so a context that runs twice does not change it
         for _ in shared.outputs(network.skips, *args, **kwargs):
             pass
 
@@ -162,8 +160,6 @@ def _measuring(network: AdaptiveNetwork) -> Iterator[None]:
             # Outside torch a momentum near 1 is what stays of the old numbers, not what is taken of the new.
             keeps = not type(norm).__module__.startswith("torch.") and (norm.momentum or 0) > 0.5
             norm.momentum = 0.0 if keeps else 1.0
-    for buffer in network.statistics.buffers():
-        buffer.zero_()
     network.forget_views()
     try:
         yield

@@ -34,9 +34,13 @@ def _one_a_channel(parameter: torch.Tensor) -> bool:
 
 def has_statistics(module: nn.Module) -> bool:
     """Does it gather running statistics itself, as BatchNorm does?"""
-    if "frozen" in type(module).__name__.lower():
+    name = type(module).__name__.lower()
+    if "frozen" in name:
         return False
-    return any(name.startswith(_STATISTICS) and buffer is not None for name, buffer in module._buffers.items())
+    names = [buffer for buffer, value in module._buffers.items() if value is not None]
+    return any(buffer.startswith(_STATISTICS) for buffer in names) or (
+        "norm" in name and any(word in buffer for buffer in names for word in ("mean", "var"))
+    )
 
 
 def gathers_inside(module: nn.Module) -> bool:
