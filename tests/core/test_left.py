@@ -76,6 +76,7 @@ def test_what_is_left_is_of_the_depth_that_ran(network: ad.AdaptiveNetwork, trai
         expected, losses, total = by_hand(model, x, ran)
         torch.testing.assert_close(output, expected)
         same([block.aux for block in model.blocks], losses)
+        same([block.losses[0] if block.losses else None for block in model.blocks], losses)
         torch.testing.assert_close(model.total, total)
         calls = [count + (number in ran) for number, count in enumerate(calls)]
         assert [block.calls for block in model.blocks] == calls

@@ -63,7 +63,7 @@ class Left:
             module, name = attribute
             if module in skipped:
                 value = vars(self._modules[module]).get(name)
-                if isinstance(value, Tensor) and attribute not in self._aside:
+                if _holds_tensors(value) and attribute not in self._aside:
                     self._aside[attribute] = value
                     self._put(attribute, self._before[attribute])
             elif module in copies and name in vars(copies[module]):
