@@ -29,9 +29,9 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             if type(part).train is not nn.Module.train and not part.training:
                 part.train()  # undoes what its `eval` did: weights that it merged, say
         for part in parts:
-            part.__dict__["training"] = False
+            part.training = False
         for part in training:
-            part.__dict__["training"] = True
+            part.training = True
         _follow(parts)
 
 

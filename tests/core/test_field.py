@@ -479,6 +479,38 @@ def test_a_network_that_is_pruned_after_it_was_adapted_is_extracted() -> None:
     assert len(list(extracted.buffers())) < len(list(network.model.buffers()))  # no mask of a skipped block
 
 
+class Scripted8(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.linear(x))
+
+
+class HoldsAScript(Block):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = torch.jit.script(Scripted8())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.linear(self.inner(self.norm(x)))
+
+
+def test_blocks_with_scripted_parts_and_compiled_blocks() -> None:
+    check(Model(HoldsAScript))
+    model = Model()
+    for number, block in enumerate(model.blocks):
+        model.blocks[number] = torch.compile(block, backend="eager")  # type: ignore[assignment]
+    check(model, STAGES)
+
+
+def test_a_scripted_block_is_refused(unchanged) -> None:
+    model = Model(lambda: torch.jit.script(Scripted8()))
+    with pytest.raises(ad.StagesError, match=r"block 'blocks.0' is a ScriptModule.*adapt the model first"):
+        ad.adapt(model, STAGES)
+
+
 class Unrelated(Block):
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(torch.relu(x))

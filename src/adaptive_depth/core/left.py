@@ -128,7 +128,9 @@ def may_write(modules: Iterable[nn.Module]) -> bool:
 
 @lru_cache(maxsize=4096)
 def _forward_writes(kind: type[nn.Module]) -> bool:
-    return not kind.__module__.startswith("torch.nn.modules") and _stores(kind.forward, kind)
+    return not kind.__module__.startswith("torch.nn.modules") and _stores(
+        inspect.getattr_static(kind, "forward", None), kind
+    )
 
 
 def _stores(function: Any, kind: type) -> bool:

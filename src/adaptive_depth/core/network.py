@@ -5,6 +5,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from inspect import getattr_static
 from typing import Any, Self
 
 import torch
@@ -52,7 +53,7 @@ def _set_up_hugging_face(model: nn.Module) -> None:
     capturing = sys.modules.get("transformers.utils.output_capturing")
     if capturing is not None:
         for part in model.modules():
-            if _code_of(type(part).forward, capturing.__file__):
+            if _code_of(getattr_static(type(part), "forward"), capturing.__file__):
                 capturing.maybe_install_capturing_hooks(part)
 
 

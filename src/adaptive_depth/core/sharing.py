@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
+from inspect import getattr_static
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -473,7 +474,8 @@ def _fork(network: AdaptiveNetwork, number: int) -> _Fork:
     touched = _touched(network, number)
     entered = set(_ancestors(touched))
     for path, module in network.model.named_modules():
-        never_called = type(module).forward is nn.Module.forward  # a ModuleList: what it holds is called, it is not
+        # Of a ModuleList: what it holds is called, it is not.
+        never_called = getattr_static(type(module), "forward") is nn.Module.forward
         if path and never_called and path.rpartition(".")[0] in entered:
             entered.add(path)
     later = frozenset[str]().union(*(_touched(network, n) for n in range(number + 1, len(network.stages) + 1)))
@@ -494,6 +496,8 @@ def _instrument(view: View, tape: _Tape) -> View:
     pairs: list[tuple[nn.Module, nn.Module]] = []
 
     def wrap(path: str, original: nn.Module) -> nn.Module:
+        if isinstance(original, torch.jit.ScriptModule):  # it has no twin, and runs for every sub-network
+            return original
         copy = intercepted(original, partial(tape.call, path, original)) if path else twin(original)
         pairs.append((copy, original))
         if path in entered:

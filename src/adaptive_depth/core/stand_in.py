@@ -14,6 +14,7 @@ from itertools import count
 from types import MethodType, SimpleNamespace
 from typing import Any, get_type_hints
 
+import torch
 from torch import Tensor, nn
 
 from ..plan.calls import in_order, input_names
@@ -89,7 +90,10 @@ def readable(module: nn.Module) -> dict[str, Any]:
         for name, value in module.__dict__.items()
         if name not in _OWN and not callable(value) and not isinstance(value, Tensor)
     }
-    children = {name: child for name, child in module._modules.items() if child is not None}
+    scripted = torch.jit.ScriptModule
+    children = {
+        n: child for n, child in module._modules.items() if child is not None and not isinstance(child, scripted)
+    }
     return found | {name: SimpleNamespace(**readable(child)) for name, child in children.items()}
 
 

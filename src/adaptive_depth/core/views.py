@@ -105,6 +105,10 @@ class View:
 
     def add(self, copy: nn.Module, original: nn.Module) -> None:
         """Let a module follow the mode of another."""
+        original = getattr(original, "_orig_mod", original)  # a compiled block has the mode of what it holds
+        copy = getattr(copy, "_orig_mod", copy)
+        if "training" not in vars(original):
+            return
         self._twins.append(copy.__dict__)
         self._originals.append(original.__dict__)
 

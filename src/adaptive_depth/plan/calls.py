@@ -157,7 +157,8 @@ def record(
     def after(path: str, module: nn.Module, _: Any, output: Any) -> None:
         calls.append(Call(path, *open_calls.pop(), output, input_names(module)))
 
-    every = [path for path, _ in model.named_modules() if path] if paths is None else paths
+    watched = [path for path, part in model.named_modules() if path and not isinstance(part, torch.jit.ScriptModule)]
+    every = watched if paths is None else paths
     args, kwargs = fresh(args, kwargs)
     handles = []
     try:

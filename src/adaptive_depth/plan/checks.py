@@ -91,6 +91,11 @@ def _reject_overlaps(stages: Stages, modules: Mapping[str, nn.Module]) -> None:
         if outer:
             raise StagesError(f"block {path!r} lies inside block {outer!r}: stages must not overlap, name one of them")
     for path in blocks:
+        if isinstance(modules[path], torch.jit.ScriptModule):
+            raise StagesError(
+                f"block {path!r} is a ScriptModule, whose code cannot be watched: adapt the model first, and script "
+                "what network.extract(skip) gives"
+            )
         parent = path.rpartition(".")[0]
         beside = [other for other, module in modules.items() if module is modules[path]]
         if sum(other.rpartition(".")[0] == parent for other in beside) > 1:

@@ -19,6 +19,8 @@ def is_norm(module: nn.Module) -> bool:
     """
     if isinstance(module, _NORMS):
         return True
+    if isinstance(module, torch.jit.ScriptModule):  # no hook sees it run
+        return False
     named = "norm" in type(module).__name__.lower() or has_statistics(module)
     if not named or isinstance(module, _LAYERS) or not all(map(_one_a_channel, module.parameters())):
         return False

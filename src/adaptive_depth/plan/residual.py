@@ -53,7 +53,8 @@ class _Asked:
             parts = [
                 part
                 for name, part in self.block.named_modules()
-                if (name and name in layers) or hasattr(part, "parametrizations")
+                if ((name and name in layers) or hasattr(part, "parametrizations"))
+                and not isinstance(part, torch.jit.ScriptModule)
             ]
             handles = [part.register_forward_hook(_finite) for part in parts]
         try:
@@ -117,7 +118,11 @@ def _adds_to_input(block: nn.Module, call: Call, given: Tensor) -> bool:
     """Is what it returns the sum of its input and something, normalised at most?"""
     given = given.clone()
     trunk = _Trunk(given)
-    handles = [part.register_forward_hook(trunk.after_norm) for part in block.modules() if is_norm(part)]
+    handles = [
+        part.register_forward_hook(trunk.after_norm)
+        for part in block.modules()
+        if is_norm(part) and not isinstance(part, torch.jit.ScriptModule)
+    ]
     try:
         with trunk:
             output = _output_on(block, call, given, copied=False)
