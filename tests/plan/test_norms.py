@@ -46,6 +46,42 @@ class OwnNorm(nn.Module):
         return self.scale.reshape(shape) * y
 
 
+class Quick(nn.BatchNorm2d):
+    """A subclass of torch's with a momentum above a half."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, momentum=0.6)
+
+
+class FixedRule(ABN):
+    """No momentum that one could set, and new tensors in the places of the old."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        del self.momentum
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, var = self.running_mean, self.running_var
+        if self.training:
+            mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3))
+            self.running_mean = 0.9 * self.running_mean + 0.1 * mean.detach()
+            self.running_var = 0.9 * self.running_var + 0.1 * var.detach()
+        return F.leaky_relu(F.batch_norm(x, mean, var, self.weight, self.bias))
+
+
+class OfTheOld(ABN):
+    """Its momentum is the part of the old that stays."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.momentum = 0.4
+
+    def forward(self, x: Tensor) -> Tensor:
+        training, taken = self.training, 1 - self.momentum
+        y = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training, taken)
+        return F.leaky_relu(y)
+
+
 class DomainNorm(nn.Module):
     """One norm for each domain."""
 
@@ -143,7 +179,7 @@ def test_the_base_net_gathers_statistics_of_its_own(norm: type[nn.Module]) -> No
     assert all(buffer is gathered[name] for name, buffer in network.skip_norms.named_buffers())
 
 
-@pytest.mark.parametrize("norm", [nn.BatchNorm2d, ABN, DomainNorm, Tracked])
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, ABN, DomainNorm, Tracked, Quick, FixedRule, OfTheOld])
 def test_statistics_of_any_norm_are_calibrated_to_the_mean_of_the_batches(norm: type[nn.Module]) -> None:
     model, batches = chain(norm), [torch.randn(8, 3, 8, 8) + place for place in range(3)]
     network = ad.adapt(model, [ad.Stage(("1",), ("2",))], example=batches[0])
@@ -160,7 +196,7 @@ def test_statistics_of_any_norm_are_calibrated_to_the_mean_of_the_batches(norm: 
             kept = [{name: value.clone() for name, value in part.named_buffers()} for part in training]
             seen = first(h)
             for part, values in zip(training, kept, strict=True):
-                part.load_state_dict(values, strict=False)
+                [part.get_buffer(name).copy_(value) for name, value in values.items()]
                 part.training = False
         dims = (0, 2, 3)
         means.append(seen.mean(dims))
@@ -170,8 +206,32 @@ def test_statistics_of_any_norm_are_calibrated_to_the_mean_of_the_batches(norm: 
     behind = last.norms[0] if norm is DomainNorm else last
     torch.testing.assert_close(behind.running_mean, torch.stack(means).mean(0))
     torch.testing.assert_close(behind.running_var, torch.stack(variances).mean(0))
+    own = next(part for part in norm(4).modules() if has_statistics(part))
     momenta = {getattr(part, "momentum", None) for part in network.model.modules() if has_statistics(part)}
-    assert momenta == {0.1}  # as before
+    assert momenta == {getattr(own, "momentum", None)}  # as before
+
+
+class Twice(nn.Module):
+    """h + conv(norm(conv(norm(h)))): one norm, called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(self.norm(self.conv(self.norm(x))))
+
+
+def test_of_a_norm_that_runs_twice_the_mean_over_its_calls_is_measured() -> None:
+    x = torch.randn(8, 4, 8, 8)
+    network = ad.adapt(nn.Sequential(Twice(), Twice()), [ad.Stage(("0",), ("1",))], example=x)
+    for batches in ([x], [x, x]):
+        ad.calibrate(network, batches)
+        block = network.model[0].eval()
+        with torch.no_grad():
+            second = block.conv(F.batch_norm(x, None, None, block.norm.weight, block.norm.bias, training=True))
+        mean = (x.mean((0, 2, 3)) + second.mean((0, 2, 3))) / 2
+        torch.testing.assert_close(network.subnet("F")[0].norm.running_mean, mean)
 
 
 def test_a_norm_that_gathers_by_a_rule_of_its_own_is_calibrated_by_that_rule() -> None:

@@ -13,6 +13,8 @@ from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from ..batches import arguments, device_of, on_device, samples_in, split_batch
 from ..core.distributed import Processes
@@ -85,7 +87,7 @@ def _measure(
 ) -> int:
     device, measured = device_of(network), 0
     network.reset_statistics(per_context=True)
-    with _measuring(network), torch.inference_mode(False), torch.no_grad():
+    with _measuring(network) as start, torch.inference_mode(False), torch.no_grad():
         shared = SharedForward(network)
         for batch in batches:
             x = on_device(inputs(batch)[0], device)
@@ -94,7 +96,7 @@ def _measure(
             args, kwargs = arguments(x)
             if not network.proven:
                 network.prove(*args, **kwargs)
-            measured += _add(network, shared, measured, args, kwargs)
+            measured += _add(network, shared, start, measured, args, kwargs)
     if processes is not None:
         measured = _reduce(network, measured, processes)
     if not measured:
@@ -107,12 +109,20 @@ def _measure(
     return measured
 
 
-def _add(network: AdaptiveNetwork, shared: SharedForward, measured: int, args: Any, kwargs: Any) -> int:
+def _add(
+    network: AdaptiveNetwork,
+    shared: SharedForward,
+    start: Callable[[], None],
+    measured: int,
+    args: Any,
+    kwargs: Any,
+) -> int:
     """Take one batch into the mean over those before it; the number of batches added, 0 where it is too small."""
     buffers = list(network.statistics.buffers())
     before = [buffer.clone() for buffer in buffers]
 
-    def measure() -> None:  # norms keep this batch alone, so a context that runs twice does not change it
+    def measure() -> None:
+        start()
         for _ in shared.outputs(network.skips, *args, **kwargs):
             pass
 
@@ -148,24 +158,88 @@ def _reduce(network: AdaptiveNetwork, measured: int, processes: Processes) -> in
 
 
 @contextmanager
-def _measuring(network: AdaptiveNetwork) -> Iterator[None]:
-    """Norms behind the first flag keep what they see; the sub-networks made inside are forgotten after."""
+def _measuring(network: AdaptiveNetwork) -> Iterator[Callable[[], None]]:
+    """Norms behind the first flag keep what they see; the sub-networks made inside are forgotten after.
+
+    Yields what is to be called before each batch.
+    """
     norms: list[Any] = [part for path in network.homes for part in network.model.get_submodule(path).modules()]
     norms += network.skip_norms.modules()
     norms = [norm for norm in norms if has_statistics(norm) and not isinstance(norm, RunningStatistics)]
     before = [(norm, norm.training, getattr(norm, "momentum", None)) for norm in norms]
+    seen = _Seen()
+    hooks = [hook for norm in norms for hook in seen.watch(norm)]
     for norm in norms:
         norm.training = True
-        if hasattr(norm, "momentum"):  # else it gathers by a rule of its own
-            # Outside torch a momentum near 1 is what stays of the old numbers, not what is taken of the new.
-            keeps = not type(norm).__module__.startswith("torch.") and (norm.momentum or 0) > 0.5
-            norm.momentum = 0.0 if keeps else 1.0
+        if isinstance(norm, _NormBase):
+            norm.momentum = 1.0  # the batch, and nothing of what was before
     network.forget_views()
     try:
-        yield
+        yield seen.clear
     finally:
+        for hook in hooks:
+            hook.remove()
         for norm, training, momentum in before:
             norm.training = training
-            if hasattr(norm, "momentum"):
+            if isinstance(norm, _NormBase):
                 norm.momentum = momentum
         network.forget_views()
+
+
+class _Seen:
+    """What each norm saw in one batch: the mean over its calls, whatever its rule for a running mean.
+
+    A norm of torch keeps the numbers of a call as they are (momentum 1). Of any other, that of a call is worked out: it
+    is called once more on the same input, and a running mean that takes the same part of what it sees each time, from r
+    to s to t, is on its way to r + (s - r) / part, where part = 1 - (t - s) / (s - r).
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[int, tuple[dict[str, Tensor], dict[str, tuple[Tensor, int]]]] = {}
+        self._means: dict[int, tuple[int, dict[str, Tensor]]] = {}
+
+    def clear(self) -> None:
+        """A new batch."""
+        self._means.clear()
+
+    def watch(self, norm: nn.Module) -> list[Any]:
+        return [norm.register_forward_pre_hook(self._start), norm.register_forward_hook(self._end, with_kwargs=True)]
+
+    def _start(self, norm: nn.Module, _: Any) -> None:
+        there = {name: buffer for name, buffer in norm._buffers.items() if buffer is not None}
+        self._before[id(norm._buffers)] = _numbers(norm), {n: (value, value._version) for n, value in there.items()}
+
+    def _end(self, norm: nn.Module, args: Any, kwargs: Any, _: Any) -> None:
+        key = id(norm._buffers)
+        before, tensors = self._before.pop(key)
+        seen = _numbers(norm)
+        untouched = all(norm._buffers[n] is value and value._version == old for n, (value, old) in tensors.items())
+        if untouched and all(
+            torch.equal(seen[name], value) for name, value in before.items()
+        ):  # not all leave a version
+            return  # it did not run, its output was handed out
+        if not type(norm).__module__.startswith(("torch.nn.", "timm.layers.")):
+            type(norm).forward(norm, *args, **kwargs)
+            again = _numbers(norm)
+            seen = {name: _goal(before[name], value, again[name]) for name, value in seen.items()}
+        number, means = self._means.get(key, (0, {}))
+        if number:
+            seen = {name: (means[name] * number + value) / (number + 1) for name, value in seen.items()}
+        self._means[key] = number + 1, seen
+        for name, value in seen.items():
+            norm._buffers[name] = tensors[name][0].copy_(value)  # a rule may have put another tensor there
+
+
+def _numbers(norm: nn.Module) -> dict[str, Tensor]:
+    kept = {name: value for name, value in norm._buffers.items() if value is not None and value.is_floating_point()}
+    return {name: value.detach().clone() for name, value in kept.items()}
+
+
+def _goal(before: Tensor, once: Tensor, twice: Tensor) -> Tensor:
+    """Where a running mean is going that went from `before` to `once` and to `twice`."""
+    first, second = (once - before).double(), (twice - once).double()
+    length = float(first.square().sum())
+    part = 1 - float((first * second).sum()) / length if length else 1.0
+    if not 1e-4 < part <= 1.001:
+        return once  # another rule, or nothing moved
+    return (before + first / part).to(once.dtype)
