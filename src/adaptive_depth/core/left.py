@@ -14,6 +14,7 @@ from operator import is_
 from types import CodeType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -38,36 +39,37 @@ class Left:
         return bool(self._before)
 
     @contextmanager
-    def run(self, key: Any, pairs: Pairs, skipped: frozenset[int]) -> Iterator[None]:
-        """Around a run: afterwards the model's modules have what theirs were left with.
+    def run(self, view: Any) -> Iterator[None]:
+        """Around a run of a view: afterwards the model's modules have what theirs were left with.
 
-        Arguments:
-            key: which depth and mode; its first run is watched.
-            pairs: what runs, and the module of the model that it stands for.
-            skipped: the ids of all modules in blocks that are left out.
+        Its first run in each mode is watched. Before each, the blocks that are left out have nothing of another depth.
         """
-        if key in self._watched and not self._before:
-            yield
-            return
-        copies = {id(original): copy for copy, original in pairs}
-        for attribute in [attribute for attribute in self._aside if attribute[0] not in skipped]:
+        for attribute in [attribute for attribute in self._aside if attribute[0] not in view.skipped]:
             self._put(attribute, self._aside.pop(attribute))
-            if attribute[0] in copies:
-                vars(copies[attribute[0]])[attribute[1]] = vars(self._modules[attribute[0]])[attribute[1]]
-        written = None if key in self._watched else self.watch(pairs)
+        self._set_aside(view.skipped)
+        view.follow_attributes()
+        shown = [(stand_in, block, dict(vars(stand_in))) for stand_in, block in view.stand_ins]
+        key = view.skip, view.module.training
+        written = None if key in self._watched else self.watch(view.pairs)
         yield
         if written is not None:
             written()
             self._watched.add(key)
-        for attribute in self._before:
+        view.hand_attributes_back()
+        for stand_in, block, before in shown:  # code around the blocks may have set something on all of them
+            for name, value in vars(stand_in).items():
+                if name not in _OWN and before.get(name, _MISSING) is not value:
+                    vars(block)[name] = value
+        self._set_aside(view.skipped)
+
+    def _set_aside(self, skipped: frozenset[int]) -> None:
+        for attribute, before in self._before.items():
             module, name = attribute
-            if module in skipped:
+            if module in skipped and attribute not in self._aside:
                 value = vars(self._modules[module]).get(name)
-                if _holds_tensors(value) and attribute not in self._aside:
+                if holds_tensors(value):
                     self._aside[attribute] = value
-                    self._put(attribute, self._before[attribute])
-            elif module in copies and name in vars(copies[module]):
-                self._put(attribute, vars(copies[module])[name])
+                    self._put(attribute, nothing_of(before))
 
     def watch(self, pairs: Pairs) -> Callable[[], bool]:
         """Look at modules before a run; to be called after it: did they write what others may read or build on?"""
@@ -112,13 +114,20 @@ class Left:
 
 def _matters(old: Any, value: Any) -> bool:
     """Tensors do, and a value that was another before (a count); a size that is written down does not."""
-    if _holds_tensors(value):
+    if holds_tensors(value):
         return True
     return old is not _MISSING and old is not None and type(old) in (int, float) and old != value
 
 
-def _holds_tensors(value: Any) -> bool:
+def holds_tensors(value: Any) -> bool:
     return any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
+
+
+def nothing_of(value: Any) -> Any:
+    """What stands for a value where nothing ran: itself, but for tensors 0 (of a loss, say), or None."""
+    if not holds_tensors(value):
+        return value
+    return torch.zeros_like(value) if isinstance(value, Tensor) and not value.ndim else None
 
 
 def may_write(modules: Iterable[nn.Module]) -> bool:

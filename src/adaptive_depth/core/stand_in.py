@@ -15,9 +15,10 @@ from types import MethodType, SimpleNamespace
 from typing import Any, get_type_hints
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..plan.calls import in_order, input_names
+from .left import nothing_of
 
 _OWN = frozenset(nn.Module().__dict__)  # what nn.Module itself keeps in an instance
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
@@ -37,6 +38,7 @@ class PassThrough(nn.Module):
         super().__init__()
         self.returns = None if returns is None else tuple(returns)
         self.names = tuple(names)
+        self.reads: list[str] = []  # what else code may read of it
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         given = in_order(self.names, args, kwargs)
@@ -62,7 +64,9 @@ def stand_in(
     copy = PassThrough(returns, input_names(block))
     copy.__dict__.update(hooks or {})
     for name, value in (readable(block) if reads is None else reads).items():
-        copy.__dict__.setdefault(name, value)
+        if name not in copy.__dict__:
+            copy.__dict__[name] = value
+            copy.reads.append(name)
     function = getattr(block.forward, "__func__", None)
     if function is not None and copy.names:
         written = _written(function, copy.returns)
@@ -86,9 +90,7 @@ def readable(module: nn.Module) -> dict[str, Any]:
             if isinstance(value, _PLAIN) and not name.startswith("__") and not hasattr(nn.Module, name):
                 found.setdefault(name, value)
     found |= {
-        name: value
-        for name, value in module.__dict__.items()
-        if name not in _OWN and not callable(value) and not isinstance(value, Tensor)
+        name: nothing_of(value) for name, value in module.__dict__.items() if name not in _OWN and not callable(value)
     }
     scripted = torch.jit.ScriptModule
     children = {

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from .left import Left, may_write
-from .stand_in import PassThrough, hooks_of
+from .stand_in import PassThrough, hooks_of, readable
 
 _OWN = frozenset(nn.Module().__dict__)  # what nn.Module itself keeps in an instance; all else is the model's
 _COMPILED = "_compiled_call_impl"
@@ -119,14 +119,31 @@ class View:
         for kept, value in zip(self._followed, (original.__dict__, copy.__dict__, children | dict(own)), strict=True):
             kept.append(value)
 
+    def hand_attributes_back(self) -> None:
+        """Give the originals the plain attributes that a run left on their twins."""
+        for original, twin, own in zip(*self._followed, strict=True):
+            for name, value in twin.items():
+                if name not in _OWN and name not in own and original.get(name, _OWN) is not value:
+                    original[name] = value
+        if self.below is not None:
+            self.below.hand_attributes_back()
+
+    @cached_property
+    def stand_ins(self) -> list[tuple[PassThrough, nn.Module]]:
+        """What stands for blocks, and these."""
+        if self.below is not None:
+            return self.below.stand_ins
+        found = [(self.copies.get(id(part)), part) for part, _ in self.links.parts]
+        return [(copy, part) for copy, part in found if isinstance(copy, PassThrough)]
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the sub-network with the plain attributes that the model has now."""
         if torch.compiler.is_compiling():
             return self.module(*args, **kwargs)
-        self.follow_attributes()
         if not self.writes:
+            self.follow_attributes()
             return self.module(*args, **kwargs)
-        with self.left.run((self.skip, self.module.training), self.pairs, self.skipped):
+        with self.left.run(self):
             return self.module(*args, **kwargs)
 
     @property
@@ -168,6 +185,11 @@ class View:
 
     def follow_attributes(self) -> None:
         """Take over the plain attributes of the originals, which may have changed since (a temperature, a gate)."""
+        if self.below is not None:
+            self.below.follow_attributes()
+        for stand_in, block in self.stand_ins if self.writes else ():
+            reads = readable(block)
+            vars(stand_in).update((name, value) for name, value in reads.items() if name in stand_in.reads)
         originals, twins, own = self._followed
         compiled = self.module.__dict__.get(_COMPILED)
         deque(map(dict.update, twins, map(or_, originals, own)), maxlen=0)
