@@ -222,3 +222,9 @@ def test_a_list_that_holds_itself_ends() -> None:
     endless += [endless] * 2
     with pytest.raises(MeasurementError, match="nested more than 64 deep"):
         Timed.from_json({"skip": "TF", "ms": 1.0, "device": {"x": endless}})
+
+
+@pytest.mark.parametrize("parse", [schema.parse_json, schema.parse_yaml])
+def test_a_name_that_stands_twice_is_no_choice_of_ours(parse) -> None:
+    with pytest.raises(DataError, match="it has 'lr' twice, and only one can be meant"):
+        parse('{"a": {"lr": 1, "lr": 2}}', DataError, "x", "mend it")

@@ -75,8 +75,8 @@ class _Kept:
     def __init__(self, module: nn.Module) -> None:
         self.module, self.kind = module, type(module)
         self.attributes = dict(module.__dict__)
-        containers = [(name, value) for name, value in self.attributes.items() if type(value) in _CONTAINERS]
-        self.contents = {name: copy(value) if value else None for name, value in containers}
+        containers = (value for value in self.attributes.values() if type(value) in _CONTAINERS)
+        self.contents = [found for container in containers for found in _contents(container)]
         buffers = [buffer for buffer in module._buffers.values() if buffer is not None and not buffer.is_meta]
         self.buffers = [(buffer, buffer.data, buffer.detach().clone()) for buffer in buffers]
         # A class with a `train` of its own may change its weights by it (adapters that are merged for evaluation).
@@ -89,8 +89,8 @@ class _Kept:
             self.module.__class__ = self.kind
         self.module.__dict__.clear()
         self.module.__dict__.update(self.attributes)
-        for name, content in self.contents.items():
-            _put_back(self.attributes[name], content)
+        for container, content in self.contents:
+            _put_back(container, content)
         with torch.no_grad():
             for buffer, data, numbers in self.buffers:
                 buffer.data = data
@@ -104,6 +104,15 @@ class _Kept:
 
 
 _CONTAINERS = (dict, OrderedDict, list, set, deque)
+
+
+def _contents(container: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
+    """A container and those inside, each with a copy; None for what is empty."""
+    yield container, copy(container) if container else None
+    if container and depth < 3 and len(container) < 1000:
+        for value in container.values() if isinstance(container, dict) else container:
+            if type(value) in _CONTAINERS:
+                yield from _contents(value, depth + 1)
 
 
 def _put_back(container: Any, content: Any) -> None:

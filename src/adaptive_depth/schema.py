@@ -144,10 +144,19 @@ def parse_json(content: str | bytes, error: type[AdaptiveDepthError], name: str,
     if len(content) > MOST_BYTES:
         raise error(f"{name} has more than {MOST_BYTES:,} bytes, which no content of its kind has: {mend}")
     try:
-        found = json.loads(content)
+        found = json.loads(content, object_pairs_hook=_once_each)
     except (RecursionError, ValueError) as damaged:
         raise error(f"{name} cannot be read ({one_line(damaged)}): {mend}") from damaged
     return _checked(found, error, name, mend)
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it has {twice!r} twice, and only one can be meant")
+    return found
 
 
 def read_yaml(path: Path, error: type[AdaptiveDepthError], mend: str) -> Any:
@@ -176,6 +185,12 @@ def _loaded_yaml(content: str | bytes) -> Any:
             if self.check_event(yaml.AliasEvent):
                 raise yaml.YAMLError(f"it has the alias *{self.peek_event().anchor}: expected the value itself")
             return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            names = [key.value for key, _ in node.value]
+            if twice := next((name for name in names if isinstance(name, str) and names.count(name) > 1), None):
+                raise yaml.YAMLError(f"it has {twice!r} twice, and only one can be meant")
+            return super().construct_mapping(node, deep)
 
     return yaml.load(content, Loader)
 

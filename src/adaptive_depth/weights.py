@@ -205,6 +205,11 @@ def _told(path: Path, fit: _Fit, rivals: list[_Fit]) -> str:
         said.append(f"left {_all(left)} out of the names")
     if fit.others and not rivals:
         said.append(f"left out {len(fit.others)} more tensors ({some(fit.others)})")
+    stayed = set(fit.stayed)
+    if surplus := [
+        name for name in fit.unused if name.removeprefix(f"{fit.prefix}." if fit.prefix else "") not in stayed
+    ]:
+        said.append(f"found no place for {len(surplus)} tensors ({some(surplus)})")
     return f"{path}: {'; '.join(said)}" if said else ""
 
 

@@ -4,6 +4,7 @@ Each model here is four blocks `h + f(h)` between two linear layers; what differ
 how it calls them, and what the blocks are made of.
 """
 
+import contextvars
 import copy
 import functools
 import io
@@ -102,6 +103,17 @@ class Nested(Model):
         return x
 
 
+class Slices(Model):
+    def set_up(self) -> None:
+        self.halves = {"first": self.blocks[:2], "second": self.blocks[2:]}
+
+    def run(self, x: Tensor) -> Tensor:
+        for half in self.halves.values():
+            for block in half:
+                x = block(x)
+        return x
+
+
 class BoundMethod(Model):
     def set_up(self) -> None:
         self.chosen = super().run
@@ -147,7 +159,7 @@ class TwoContainers(Model):
         return self.encoder(x)
 
 
-@pytest.mark.parametrize("kind", [PlainList, Nested, BoundMethod, Partial, ChildThatRuns, TwoContainers])
+@pytest.mark.parametrize("kind", [PlainList, Nested, Slices, BoundMethod, Partial, ChildThatRuns, TwoContainers])
 @pytest.mark.parametrize("how", ["found", "by hand", "proven later"])
 def test_blocks_that_are_reached_another_way(kind: type[Model], how: str) -> None:
     check(kind(), None if how == "found" else STAGES, example=how != "proven later")
@@ -329,6 +341,15 @@ def test_a_value_that_the_model_drops_does_no_harm() -> None:
     assert {stage.returns for stage in network.stages} == {(0, None)}
 
 
+def test_a_statement_of_an_input_that_there_is_not() -> None:
+    with pytest.raises(
+        ad.StagesError, match=r"returns=\(0, 9\) names an input that it does not have: it is called with 2"
+    ):
+        ad.adapt(
+            Uses(ReturnsMore), [ad.Stage(("blocks.0",), ("blocks.1",), returns=(0, 9))], example=torch.randn(2, 6, 3)
+        )
+
+
 def test_a_value_that_the_model_uses_can_be_stated_by_hand(unchanged) -> None:
     model = Uses(ReturnsMore)
     with (
@@ -359,6 +380,47 @@ class MakesACache(Model):
         x = self.stem(x)
         cache = [x]
         return self.head(self.blocks[2](self.blocks[0](x, cache), cache))
+
+
+VARIABLE: contextvars.ContextVar[float] = contextvars.ContextVar("of a test")
+
+
+class Reads(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + VARIABLE.get() * self.linear(self.norm(x))
+
+
+class SetsAVariable(Model):
+    def run(self, x: Tensor) -> Tensor:
+        token = VARIABLE.set(0.5)
+        try:
+            return super().run(x)
+        finally:
+            VARIABLE.reset(token)
+
+    def by_hand(self, x: Tensor) -> Tensor:
+        token = VARIABLE.set(0.5)
+        try:
+            return super().by_hand(x)
+        finally:
+            VARIABLE.reset(token)
+
+
+class Autocasts(Model):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().forward(x)
+
+    def by_hand(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().by_hand(x)
+
+
+@pytest.mark.parametrize("stages", [None, STAGES], ids=["found", "by hand"])
+def test_a_block_is_asked_in_the_context_of_its_call(stages: Any) -> None:
+    check(SetsAVariable(Reads), stages)
+    with torch.no_grad():
+        check(Autocasts(), stages)
 
 
 class Store:
@@ -592,6 +654,29 @@ def test_looking_at_a_model_changes_nothing_in_it(block: type[Block], training: 
         same = torch.equal(value, after[name]) if isinstance(value, Tensor) else value == after[name]
         assert same, name
     assert torch.equal(generator, torch.get_rng_state())
+
+
+def test_looking_leaves_what_model_and_blocks_share_as_it_was() -> None:
+    class Logs(Block):
+        shared: dict[str, list[int]]
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.shared["log"].append(1)
+            return super().forward(x)
+
+    model = Model(Logs)
+    log: dict[str, list[int]] = {"log": []}
+    for part in (model, *model.blocks):
+        part.shared = log  # type: ignore[assignment]
+    ad.find_stages(model, torch.randn(2, 3))
+    assert log == {"log": []}
+
+
+def test_a_network_that_is_adapted_in_inference_mode_can_be_trained() -> None:
+    model, x = Model(), torch.randn(2, 3)
+    with torch.inference_mode():
+        network = ad.adapt(model, STAGES, example=torch.randn(2, 3))
+    network.train()(x, skip="TT").sum().backward()
 
 
 def test_the_example_is_not_changed() -> None:

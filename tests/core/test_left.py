@@ -1,5 +1,7 @@
 """What forwards leave on the modules is of the depth that ran, and what is set there reaches every depth."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -113,3 +115,68 @@ def test_an_attribute_that_is_annealed_reaches_every_depth(network: ad.AdaptiveN
     torch.testing.assert_close(network.extract(skip)(x), expected)
     torch.testing.assert_close({s: out for s, out, _ in shared.outputs(network.skips, x)}[skip], expected)
     torch.testing.assert_close(network.train().subnet(skip)(x), expected)
+
+
+class Part(nn.Module):
+    """Leaves a loss, and counts its steps since it was set back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.aux, self.place = nn.Linear(8, 8), 0.0, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        change = self.linear(x)
+        self.aux, self.place = change.square().mean(), self.place + 1
+        return change
+
+
+class Holds(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.part = nn.LayerNorm(8), Part()
+
+    @property
+    def aux(self) -> Any:
+        return self.part.aux
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.part(self.norm(x))
+
+
+class Sums(nn.Module):
+    """Reads the parts of all blocks after it has run them, and sets them back before."""
+
+    def __init__(self, through: str) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Holds() for _ in range(4))
+        self.parts, self.through = [block.part for block in self.blocks], through
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Any]:
+        parts = self.parts if self.through == "a list" else [block.part for block in self.blocks]
+        for part in parts:
+            part.place = 0
+        for block in self.blocks:
+            x = block(x)
+        return x, sum(part.aux for part in parts)
+
+
+@pytest.mark.parametrize("through", ["a list", "the blocks"])
+@pytest.mark.parametrize("before", [False, True], ids=["new", "ran before"])
+def test_what_a_model_reads_of_a_skipped_block_is_nothing(through: str, before: bool) -> None:
+    model, x = Sums(through).eval(), torch.randn(4, 8)
+    if before:
+        model(torch.randn(4, 8))
+    stages = [ad.Stage((f"blocks.{n}",), (f"blocks.{n + 1}",), channel_dim=-1) for n in (0, 2)]
+    network = ad.adapt(model, stages, example=x).eval()
+    for skip in ("FF", "FT", "TT", "FF", "TF"):
+        network(torch.randn(4, 8))
+        output, total = network(x, skip=skip)
+        expected, h = torch.zeros(()), x
+        for number, block in enumerate(model.blocks):
+            if number % 2 == 0 or skip[number // 2] == "F":
+                change = block.part.linear(block.norm(h))
+                expected, h = expected + change.square().mean(), h + change
+        torch.testing.assert_close(output, h)
+        torch.testing.assert_close(total, expected)
+        ran = [1 if number % 2 == 0 or skip[number // 2] == "F" else 0 for number in range(4)]
+        assert [block.part.place for block in model.blocks] == ran

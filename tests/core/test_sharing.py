@@ -1,5 +1,6 @@
 """Sub-networks that share what they have in common: the same outputs and gradients, each module run once."""
 
+import copy
 from collections import Counter
 
 import pytest
@@ -278,3 +279,21 @@ def test_keyword_arguments_reach_the_model(nets) -> None:
     x = torch.randn(1, 3, 8, 8)
     for skip, output, _ in SharedForward(network).outputs(network.skips, x=x):
         assert torch.equal(output, network(x=x, skip=skip))
+
+
+@pytest.mark.parametrize("form", ["call", "backward"])
+def test_a_hook_that_the_model_sets_on_a_tensor_is_set_once_for_each_sub_network(nets, form: str) -> None:
+    class Scaled(nets.Chain):
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.stem(x)
+            if h.requires_grad:
+                h.register_hook(lambda gradient: 5 * gradient)
+            return self.head(self.blocks(h).mean((2, 3)))
+
+    model = Scaled(*(nets.Residual() for _ in range(4)))
+    network = ad.adapt(model, nets.chain_stages(), example=torch.randn(4, 3, 8, 8)).train()
+    plain, x, y = copy.deepcopy(network), torch.randn(4, 3, 8, 8), torch.randint(5, (4,))
+    objective = ad.SelfDistillation(network, learn_from="labels")
+    objective(x, y).total.backward() if form == "call" else objective.backward(x, y)
+    sum(nn.functional.cross_entropy(plain.subnet(skip)(x), y) for skip in ("FF", "TT")).backward()
+    torch.testing.assert_close(network.model.stem.weight.grad, plain.model.stem.weight.grad)

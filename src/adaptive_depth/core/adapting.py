@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..batches import arguments
@@ -153,7 +154,8 @@ def adapt(
         if example is not None:
             with looking_at(model):
                 prove_every_depth(AdaptiveNetwork(model, chosen), *arguments(example), named)
-    network = AdaptiveNetwork.adapted(model, chosen)
+    with torch.inference_mode(False):  # tensors that are made in it cannot be trained
+        network = AdaptiveNetwork.adapted(model, chosen)
     network.proven = example is not None or not (by_hand or _overridden(model))
     return network
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from operator import is_
-from types import CodeType
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ class Left:
             self._put(attribute, self._aside.pop(attribute))
         self._set_aside(view.skipped)
         view.follow_attributes()
-        shown = [(stand_in, block, dict(vars(stand_in))) for stand_in, block in view.stand_ins]
+        shown = [(stand_in, block, _snapshot(vars(stand_in))) for stand_in, block in view.stand_ins]
         key = view.skip, view.module.training
         written = None if key in self._watched else self.watch(view.pairs)
         yield
@@ -57,9 +57,7 @@ class Left:
             self._watched.add(key)
         view.hand_attributes_back()
         for stand_in, block, before in shown:  # code around the blocks may have set something on all of them
-            for name, value in vars(stand_in).items():
-                if name not in _OWN and before.get(name, _MISSING) is not value:
-                    vars(block)[name] = value
+            _hand_on(vars(stand_in), before, block)
         self._set_aside(view.skipped)
 
     def _set_aside(self, skipped: frozenset[int]) -> None:
@@ -121,6 +119,21 @@ def _matters(old: Any, value: Any) -> bool:
 
 def holds_tensors(value: Any) -> bool:
     return any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
+
+
+def _snapshot(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _snapshot(vars(v)) if isinstance(v, SimpleNamespace) else v for name, v in values.items()}
+
+
+def _hand_on(values: Mapping[str, Any], before: Mapping[str, Any], module: nn.Module) -> None:
+    """What was set on a stand-in, or on what stands for its parts, since `before`, is set on the block."""
+    for name, value in values.items():
+        if isinstance(value, SimpleNamespace):
+            part = module._modules.get(name)
+            if part is not None:
+                _hand_on(vars(value), before.get(name, {}), part)
+        elif name not in _OWN and before.get(name, _MISSING) is not value:
+            vars(module)[name] = value
 
 
 def nothing_of(value: Any) -> Any:

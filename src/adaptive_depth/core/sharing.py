@@ -435,6 +435,8 @@ class SharedForward:
         except _BranchReached:
             branch = Branch(target, tape.recorded, versions=tape.versions)
             branch.check()
+            if any(tensor._backward_hooks for tensor, _ in tape.versions.values()):
+                raise _NotShareable from None  # the code around would set its hook once for each sub-network
             if _same(given, _contents(args, kwargs)) and not written():  # else it would run on another input now
                 return branch
         finally:

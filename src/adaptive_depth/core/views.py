@@ -272,6 +272,7 @@ def _named(module: nn.Module) -> set[int]:
     return found
 
 
+_LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 _LONG = 4096  # a list of so many is no list of blocks
 _NEVER = (bool, int, float, str, type(None), Tensor, torch.dtype, torch.device, FunctionType)
 
@@ -279,6 +280,8 @@ _NEVER = (bool, int, float, str, type(None), Tensor, torch.dtype, torch.device, 
 def _modules_in(value: Any, depth: int = 0) -> Iterator[nn.Module]:
     if isinstance(value, nn.Module):
         yield value
+        if type(value) in _LISTS:  # a slice of a list of blocks is a list of its own
+            yield from value.children()
     elif isinstance(value, MethodType):
         if isinstance(value.__self__, nn.Module):
             yield value.__self__
@@ -309,7 +312,14 @@ def pointing_to(copies: _Replaced, module: nn.Module) -> dict[str, Any]:
 
 def _translated(copies: _Replaced, value: Any, depth: int = 0) -> Any:
     if isinstance(value, nn.Module):
-        return copies.get(id(value), value)
+        if id(value) in copies or type(value) not in _LISTS:
+            return copies.get(id(value), value)
+        if not any(id(child) in copies for child in value.children()):
+            return value
+        other = twin(value)
+        for name, child in other._modules.items():
+            other._modules[name] = None if child is None else copies.get(id(child), child)
+        return other
     if isinstance(value, MethodType):
         owner = copies.get(id(value.__self__))
         return value if owner is None else MethodType(value.__func__, owner)

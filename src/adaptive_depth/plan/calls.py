@@ -1,8 +1,10 @@
 """What running a model tells of its modules: the calls of each, what it took and returned."""
 
+import contextvars
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import Parameter, signature
@@ -17,6 +19,23 @@ NOWHERE = -1  # the place of a returned value that was not among the inputs
 _PLAIN = (Tensor, nn.Module, bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
+class Context:
+    """What a forward may set around its modules: context variables and `torch.autocast`, as they are now."""
+
+    def __init__(self) -> None:
+        self._variables = contextvars.copy_context()
+        kinds = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+        self._autocast = [(k, torch.get_autocast_dtype(k), torch.is_autocast_enabled(k)) for k in kinds]
+
+    def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function in it."""
+        with ExitStack() as stack:
+            for kind, dtype, enabled in self._autocast:
+                if enabled != torch.is_autocast_enabled(kind):
+                    stack.enter_context(torch.autocast(kind, dtype, enabled))
+            return self._variables.run(function, *args, **kwargs)
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of a module: its path, its place in the order in which calls began, what it took and returned.
@@ -27,6 +46,7 @@ class Call:
         output: what was returned.
         names: of the inputs, in the order of the module's signature.
         unused: places of a returned tuple that the model makes no use of.
+        context: in which it was called: context variables, and what `torch.autocast` was set to.
     """
 
     path: str
@@ -36,6 +56,7 @@ class Call:
     output: Any
     names: tuple[str, ...] = ()
     unused: frozenset[int] = field(default_factory=frozenset)
+    context: "Context" = field(default_factory=lambda: Context())
 
     @property
     def given(self) -> list[Any]:
@@ -149,13 +170,14 @@ def record(
     """
     calls: list[Call] = []
     begun = itertools.count()
-    open_calls: list[tuple[int, Any, Any]] = []
+    open_calls: list[tuple[int, Any, Any, Context]] = []
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        open_calls.append((next(begun), *as_now(args, kwargs)))
+        open_calls.append((next(begun), *as_now(args, kwargs), Context()))
 
     def after(path: str, module: nn.Module, _: Any, output: Any) -> None:
-        calls.append(Call(path, *open_calls.pop(), output, input_names(module)))
+        number, args, kwargs, context = open_calls.pop()
+        calls.append(Call(path, number, args, kwargs, output, input_names(module), context=context))
 
     watched = [path for path, part in model.named_modules() if path and not isinstance(part, torch.jit.ScriptModule)]
     every = watched if paths is None else paths

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import StagesError
+from ..errors import StagesError, one_line
 from ..modes import evaluating, looking_at, without_fast_paths
 from .calls import NOWHERE, Call, hidden_of, record, without_use
 from .norms import gathers_inside, has_statistics, is_norm, norms_inside
@@ -194,6 +194,11 @@ def prove(model: nn.Module, stages: Stages, args: Sequence[Any], kwargs: Mapping
             if counts[path] != 1:
                 raise StagesError(
                     f"block {path!r} ran {counts[path]} times in one forward pass: a block of a stage must run once"
+                    + (
+                        ", and be called as a module, block(x), for block.forward(x) is not seen"
+                        if not counts[path]
+                        else ""
+                    )
                 )
         _reject_stray_norms([call.path for call in calls], strays, stages)
         order = [call.path for call in calls if call.path not in strays]
@@ -226,6 +231,11 @@ def _reject_stray_norms(order: Sequence[str], strays: Sequence[str], stages: Sta
 def _prove_skippable(block: nn.Module, call: Call, stage: Stage) -> None:
     said = f"stage {stage.name!r}: block {call.path!r} is not skippable: "
     hidden = hidden_of(call)
+    if stage.returns is not None and any(place is not None and place >= len(call.given) for place in stage.returns):
+        raise StagesError(
+            f"{said}returns={stage.returns} names an input that it does not have: it is called with {len(call.given)} "
+            f"({', '.join(call.names) or 'by position'}), and numbers start at 0"
+        )
     handed_on = stage.returns is not None and _hands_on(call, stage.returns)
     if hidden is None or (call.output_shape is None and not handed_on):
         received = type(call.given[0]).__name__ if call.given else "no tensor"
@@ -241,7 +251,14 @@ def _prove_skippable(block: nn.Module, call: Call, stage: Stage) -> None:
         raise StagesError(
             f"{said}it turns {list(hidden.shape)} into {list(output.shape)}; name it in the mandatory sub-path"
         )
-    if stage.residual and not is_residual(block, call):
+    try:
+        residual = not stage.residual or is_residual(block, call)
+    except Exception as error:
+        raise StagesError(
+            f"{said}it does not run once more by itself ({type(error).__name__}: {one_line(error)}), so it cannot be "
+            "asked whether it adds to its input; if you know that it may be left out, say Stage(..., residual=False)"
+        ) from error
+    if not residual:
         raise StagesError(
             f"{said}it does not add to its input, so leaving it out would leave something else than its input; "
             "only residual blocks can be skipped. If you know that it may be left out all the same, say so, "

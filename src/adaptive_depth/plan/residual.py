@@ -220,7 +220,7 @@ def _finite(_: nn.Module, __: Any, output: Any) -> Any:
 
 def _close(a: Tensor, b: Tensor) -> bool:
     size = float(b.abs().max())
-    return torch.allclose(a, b, rtol=1e-3, atol=1e-3 * size)
+    return torch.allclose(a.to(b.dtype), b, rtol=1e-3, atol=1e-3 * size)
 
 
 def _output_on(block: nn.Module, call: Call, given: Tensor, *, copied: bool = True) -> Tensor:
@@ -228,11 +228,11 @@ def _output_on(block: nn.Module, call: Call, given: Tensor, *, copied: bool = Tr
     given = given.clone() if copied else given  # a block may change its input
     args, kwargs = as_now(call.args, call.kwargs)
     if args:
-        output = block(given, *args[1:], **kwargs)
+        output = call.context.run(block, given, *args[1:], **kwargs)
     else:
         hidden = hidden_of(call)
         name = next(name for name, value in call.kwargs.items() if value is hidden)
-        output = block(**{**kwargs, name: given})
+        output = call.context.run(block, **{**kwargs, name: given})
     return output if isinstance(output, Tensor) else output[0]
 
 
