@@ -54,6 +54,11 @@ def looking_at(model: nn.Module) -> Iterator[None]:
     The numbers of parameters are exchanged at most, which is taken back; a forward that changes its own weights in
     place changes them, as it does when anyone else runs it.
     """
+    with torch.inference_mode(False):  # what is put back must not become a tensor of that mode
+        yield from _looking_at(model)
+
+
+def _looking_at(model: nn.Module) -> Iterator[None]:
     kept = _looked_at.get()
     before = [_Kept(part) for part in model.modules() if id(part) not in kept]
     token = _looked_at.set(kept | {id(part.module) for part in before})

@@ -673,10 +673,12 @@ def test_looking_leaves_what_model_and_blocks_share_as_it_was() -> None:
 
 
 def test_a_network_that_is_adapted_in_inference_mode_can_be_trained() -> None:
-    model, x = Model(), torch.randn(2, 3)
-    with torch.inference_mode():
-        network = ad.adapt(model, STAGES, example=torch.randn(2, 3))
-    network.train()(x, skip="TT").sum().backward()
+    models = [Model(), Model()]
+    x = torch.randn(2, 3)
+    for stages in (None, STAGES):
+        with torch.inference_mode():
+            network = ad.adapt(models.pop(), stages, example=torch.randn(2, 3))
+        network.train()(x, skip="TT").sum().backward()
 
 
 def test_the_example_is_not_changed() -> None:

@@ -4,7 +4,7 @@ from torch import nn
 
 from ..errors import StagesError
 
-_NAMES = ("droppath", "stochasticdepth", "dropconnect", "layerdrop")
+_NAMES = ("droppath", "stochasticdepth", "stochdepth", "dropconnect", "dropbranch", "dropres", "droplayer", "layerdrop")
 _RATES = (
     "drop_prob",
     "drop_path_prob",
