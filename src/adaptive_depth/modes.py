@@ -60,7 +60,8 @@ def looking_at(model: nn.Module) -> Iterator[None]:
 
 def _looking_at(model: nn.Module) -> Iterator[None]:
     kept = _looked_at.get()
-    before = [_Kept(part) for part in model.modules() if id(part) not in kept]
+    parts = () if id(model) in kept else model.modules()
+    before = [_Kept(part) for part in parts if id(part) not in kept]
     token = _looked_at.set(kept | {id(part.module) for part in before})
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda" and p.device.index})
     state = random.getstate()

@@ -91,12 +91,12 @@ def find_stages(
         runs = discover(model, args, kwargs)
         stages = _cut(model, runs, mandatory, group_size, skip_aware)
         try:
-            prove_every_depth(AdaptiveNetwork(model, stages), args, kwargs)
+            prove_every_depth(AdaptiveNetwork(model, stages), args, kwargs, asked=True)
         except StagesError:
             if mandatory is not None or len(runs) == 1:
                 raise
             stages = _cut(model, _those_that_work(model, runs, args, kwargs), None, None, skip_aware)
-            prove_every_depth(AdaptiveNetwork(model, stages), args, kwargs)
+            prove_every_depth(AdaptiveNetwork(model, stages), args, kwargs, asked=True)
         return stages
 
 

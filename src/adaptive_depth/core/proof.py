@@ -10,7 +10,12 @@ from .trying import try_depths
 
 
 def prove_every_depth(
-    network: AdaptiveNetwork, args: Sequence[Any], kwargs: Mapping[str, Any], named: Collection[str] = ()
+    network: AdaptiveNetwork,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    named: Collection[str] = (),
+    *,
+    asked: bool = False,
 ) -> None:
     """Ask the skippable blocks (`prove`), and try sub-networks (`try_depths`), what they have in common once.
 
@@ -18,6 +23,7 @@ def prove_every_depth(
         network: as the plan has it; nothing in it is changed.
         args, kwargs: an input of the model.
         named: norms that the user named, which must run.
+        asked: as for `prove`.
 
     Raises:
         StagesError: with the block or the sub-network, and the reason.
@@ -27,5 +33,5 @@ def prove_every_depth(
         for skip, output, _ in SharedForward(network).outputs(skips, *args, **kwargs):
             yield skip, output
 
-    prove(network.model, network.stages, args, kwargs)
+    prove(network.model, network.stages, args, kwargs, asked=asked)
     try_depths(network, args, kwargs, named, outputs)

@@ -447,7 +447,6 @@ class SharedForward:
         self, skip: str, source: _Fork | None, target: _Fork | None, watched: tuple[str, ...]
     ) -> tuple[View, _Tape]:
         followed = self.network.view(skip)
-        followed.follow_attributes()
         key = (skip, source, target, watched)
         if key not in self._trees:
             tape = _Tape(source, target, watched)

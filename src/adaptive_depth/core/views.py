@@ -187,9 +187,10 @@ class View:
         """Take over the plain attributes of the originals, which may have changed since (a temperature, a gate)."""
         if self.below is not None:
             self.below.follow_attributes()
-        for stand_in, block in self.stand_ins if self.writes else ():
-            reads = readable(block)
-            vars(stand_in).update((name, value) for name, value in reads.items() if name in stand_in.reads)
+        elif self.writes:
+            for stand_in, block in self.stand_ins:
+                reads = readable(block)
+                vars(stand_in).update((name, value) for name, value in reads.items() if name in stand_in.reads)
         originals, twins, own = self._followed
         compiled = self.module.__dict__.get(_COMPILED)
         deque(map(dict.update, twins, map(or_, originals, own)), maxlen=0)

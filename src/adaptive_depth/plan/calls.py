@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from inspect import Parameter, signature
 from typing import Any
 
@@ -142,8 +142,14 @@ def in_order(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any
 
 def input_names(module: nn.Module) -> tuple[str, ...]:
     """The names of a module's inputs, in order; empty where its forward takes any (`*args`)."""
+    forward = module.forward
+    return _input_names(getattr(forward, "__func__", forward), hasattr(forward, "__func__"))
+
+
+@lru_cache(maxsize=4096)
+def _input_names(forward: Callable[..., Any], bound: bool) -> tuple[str, ...]:
     try:
-        parameters = signature(module.forward).parameters.values()
+        parameters = list(signature(forward).parameters.values())[bound:]
     except (TypeError, ValueError):  # a forward that is written in C++
         return ()
     if any(parameter.kind is Parameter.VAR_POSITIONAL for parameter in parameters):

@@ -171,13 +171,16 @@ def _reject_replaced_forwards(stages: Stages, modules: Mapping[str, nn.Module]) 
             )
 
 
-def prove(model: nn.Module, stages: Stages, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def prove(
+    model: nn.Module, stages: Stages, args: Sequence[Any], kwargs: Mapping[str, Any], *, asked: bool = False
+) -> None:
     """Run `model` once on an input and check that its skippable blocks can be left out.
 
     Arguments:
         model: the super-net; it runs in eval mode without gradients and is left as it was.
         stages: completed stages.
         args, kwargs: the input, as the model's forward takes it.
+        asked: were the blocks asked on this input already whether they add to theirs (`discover`)?
 
     Raises:
         StagesError: a block does not run exactly once and in the given order, or a skippable block takes or
@@ -212,7 +215,7 @@ def prove(model: nn.Module, stages: Stages, args: Sequence[Any], kwargs: Mapping
         by_path = {call.path: call for call in calls}
         for stage in stages:
             for path in stage.skippable:
-                _prove_skippable(model.get_submodule(path), by_path[path], stage)
+                _prove_skippable(model.get_submodule(path), by_path[path], stage, asked)
 
 
 def _reject_stray_norms(order: Sequence[str], strays: Sequence[str], stages: Stages) -> None:
@@ -228,7 +231,7 @@ def _reject_stray_norms(order: Sequence[str], strays: Sequence[str], stages: Sta
             )
 
 
-def _prove_skippable(block: nn.Module, call: Call, stage: Stage) -> None:
+def _prove_skippable(block: nn.Module, call: Call, stage: Stage, asked: bool) -> None:
     said = f"stage {stage.name!r}: block {call.path!r} is not skippable: "
     hidden = hidden_of(call)
     if stage.returns is not None and any(place is not None and place >= len(call.given) for place in stage.returns):
@@ -252,7 +255,7 @@ def _prove_skippable(block: nn.Module, call: Call, stage: Stage) -> None:
             f"{said}it turns {list(hidden.shape)} into {list(output.shape)}; name it in the mandatory sub-path"
         )
     try:
-        residual = not stage.residual or is_residual(block, call)
+        residual = asked or not stage.residual or is_residual(block, call)
     except Exception as error:
         raise StagesError(
             f"{said}it does not run once more by itself ({type(error).__name__}: {one_line(error)}), so it cannot be "
