@@ -63,7 +63,9 @@ def _looking_at(model: nn.Module) -> Iterator[None]:
     parts = () if id(model) in kept else model.modules()
     before = [_Kept(part) for part in parts if id(part) not in kept]
     token = _looked_at.set(kept | {id(part.module) for part in before})
-    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda" and p.device.index})
+    devices = sorted(
+        {p.device.index for p in model.parameters() if p.device.type == "cuda" and p.device.index is not None}
+    )
     state = random.getstate()
     with torch.random.fork_rng(devices=devices):
         try:

@@ -251,3 +251,19 @@ def test_a_calibrated_network_of_split_norms_is_saved_and_loaded(tmp_path) -> No
     ad.calibrate(network, [x])
     again = ad.load(ad.save(network.eval(), tmp_path), model=make())
     assert all(torch.equal(again(x, skip=skip), network(x, skip=skip)) for skip in network.skips)
+
+
+class Evo(timm.layers.EvoNorm2dB0):
+    pass
+
+
+@pytest.mark.parametrize("norm", [timm.layers.EvoNorm2dB0, Evo])
+def test_a_norm_of_timm_that_is_no_batch_norm_is_calibrated_too(norm: type[nn.Module]) -> None:
+    """EvoNorm-B0 gathers the variance alone, by a momentum of its own."""
+    x = torch.randn(8, 3, 8, 8)
+    network = ad.adapt(chain(norm), [ad.Stage(("1",), ("2",))], example=x)
+    ad.calibrate(network, [x])
+    with torch.no_grad():
+        seen = network.model[0](x)
+    norm_of_block = network.subnet("F")[1].norm
+    torch.testing.assert_close(norm_of_block.running_var, seen.var((0, 2, 3)), rtol=1e-3, atol=1e-4)
