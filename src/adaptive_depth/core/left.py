@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-_OWN = frozenset(nn.Module().__dict__) | {"_compiled_call_impl", "forward"}
+OWN = frozenset(nn.Module().__dict__)  # what nn.Module itself keeps in an instance; all else is the model's
+_NEVER_LEFT = OWN | {"_compiled_call_impl", "forward"}
 _MISSING = object()
 
 Attribute = tuple[int, str]  # the id of a module of the model, and the name
@@ -34,9 +35,6 @@ class Left:
         self._before: dict[Attribute, Any] = {}  # what stood there before the first run
         self._aside: dict[Attribute, Any] = {}
         self._watched: set[Any] = set()
-
-    def __bool__(self) -> bool:
-        return bool(self._before)
 
     @contextmanager
     def run(self, view: Any) -> Iterator[None]:
@@ -81,7 +79,7 @@ class Left:
                     continue
                 for name, value in now.items():
                     old = attributes.get(name, _MISSING)
-                    if name not in _OWN and old is not value:
+                    if name not in _NEVER_LEFT and old is not value:
                         self._modules[id(original)] = original
                         self._before.setdefault((id(original), name), old)
                         matters |= _matters(old, value)
@@ -92,9 +90,7 @@ class Left:
     def values(self) -> dict[Attribute, Any]:
         """The tensors that stand on the model now, alone or in lists; not counts, which go on."""
         found = {key: vars(self._modules[key[0]]).get(key[1], _MISSING) for key in self._before}
-        return {
-            key: value for key, value in found.items() if any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
-        }
+        return {key: value for key, value in found.items() if holds_tensors(value)}
 
     def put(self, values: Mapping[Attribute, Any]) -> None:
         """The inverse of `values`: what a later run left is taken back."""
@@ -132,7 +128,7 @@ def _hand_on(values: Mapping[str, Any], before: Mapping[str, Any], module: nn.Mo
             part = module._modules.get(name)
             if part is not None:
                 _hand_on(vars(value), before.get(name, {}), part)
-        elif name not in _OWN and before.get(name, _MISSING) is not value:
+        elif name not in _NEVER_LEFT and before.get(name, _MISSING) is not value:
             vars(module)[name] = value
 
 

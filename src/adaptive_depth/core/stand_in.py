@@ -18,9 +18,8 @@ import torch
 from torch import nn
 
 from ..plan.calls import in_order, input_names
-from .left import nothing_of
+from .left import OWN, nothing_of
 
-_OWN = frozenset(nn.Module().__dict__)  # what nn.Module itself keeps in an instance
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
 _numbers = count()
@@ -90,7 +89,7 @@ def readable(module: nn.Module) -> dict[str, Any]:
             if isinstance(value, _PLAIN) and not name.startswith("__") and not hasattr(nn.Module, name):
                 found.setdefault(name, value)
     found |= {
-        name: nothing_of(value) for name, value in module.__dict__.items() if name not in _OWN and not callable(value)
+        name: nothing_of(value) for name, value in module.__dict__.items() if name not in OWN and not callable(value)
     }
     scripted = torch.jit.ScriptModule
     children = {

@@ -51,7 +51,7 @@ def switch_off_stochastic_depth(module: nn.Module) -> None:
                 found = True
             elif value is None and attribute in vars(module):
                 found = True  # no rate was given, so nothing is dropped
-    if not found and not any(isinstance(value, nn.Identity) for value in module.children()):
+    if not found:
         raise StagesError(
             f"{type(module).__name__} looks like stochastic depth, which has to be off in mandatory sub-paths, but has "
             f"no rate by a known name ({', '.join(_RATES[:3])}, {', '.join(_KEPT[:2])}, ...): set it to drop nothing "

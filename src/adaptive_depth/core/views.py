@@ -24,10 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from .left import Left, may_write
+from .left import OWN, Left, may_write
 from .stand_in import PassThrough, hooks_of, readable
 
-_OWN = frozenset(nn.Module().__dict__)  # what nn.Module itself keeps in an instance; all else is the model's
 _COMPILED = "_compiled_call_impl"
 _Replaced = Mapping[int, nn.Module]  # by the id of the original
 
@@ -123,7 +122,7 @@ class View:
         """Give the originals the plain attributes that a run left on their twins."""
         for original, twin, own in zip(*self._followed, strict=True):
             for name, value in twin.items():
-                if name not in _OWN and name not in own and original.get(name, _OWN) is not value:
+                if name not in OWN and name not in own and original.get(name, OWN) is not value:
                     original[name] = value
         if self.below is not None:
             self.below.hand_attributes_back()
@@ -168,10 +167,7 @@ class View:
     @cached_property
     def skipped(self) -> frozenset[int]:
         """The ids of all modules in the blocks that are left out."""
-        if self.below is not None:
-            return self.below.skipped
-        left_out = [part for part, _ in self.links.parts if isinstance(self.copies.get(id(part)), PassThrough)]
-        return frozenset(id(inner) for block in left_out for inner in block.modules())
+        return frozenset(id(inner) for _, block in self.stand_ins for inner in block.modules())
 
     @cached_property
     def parts(self) -> list[nn.Module]:
@@ -268,7 +264,7 @@ def _named(module: nn.Module) -> set[int]:
     """The ids of the modules that a module refers to in plain attributes, itself in its own methods too."""
     found: set[int] = set()
     for name, value in module.__dict__.items():
-        if name not in _OWN and not isinstance(value, _NEVER):
+        if name not in OWN and not isinstance(value, _NEVER):
             found.update(map(id, _modules_in(value)))
     return found
 
@@ -304,7 +300,7 @@ def pointing_to(copies: _Replaced, module: nn.Module) -> dict[str, Any]:
     """The plain attributes of a module that refer to replaced modules, referring to what stands for them instead."""
     found = {}
     for name, value in module.__dict__.items():
-        if name not in _OWN and not isinstance(value, _NEVER):
+        if name not in OWN and not isinstance(value, _NEVER):
             other = _translated(copies, value)
             if other is not value:
                 found[name] = other
@@ -365,7 +361,7 @@ def independent_copy(module: nn.Module) -> nn.Module:
     """A deep copy, also of a module that keeps tensors with a history (the weight of a pruned or normalised layer)."""
     memo: dict[int, Any] = {}
     for part in module.modules():
-        values = [value for name, value in part.__dict__.items() if name not in _OWN]
+        values = [value for name, value in part.__dict__.items() if name not in OWN]
         for leaf in tree_leaves(values):
             if isinstance(leaf, Tensor) and not leaf.is_leaf:
                 memo[id(leaf)] = leaf.detach().clone()

@@ -131,9 +131,9 @@ def homes(model: nn.Module, stages: Stages) -> dict[str, int]:
     """The stage (1 to N) whose flag each doubled norm and each norm with running statistics follows.
 
     A norm inside a stage's blocks, or doubled for it, follows that stage, and one that several stages share the last
-    of them; one between two stages, or behind the
-    last, follows the stage before it, in the order in which the model registers its modules. What stands before
-    the first stage sees the same in every sub-network and follows none. Norms inside a norm follow it.
+    of them; one between two stages, or behind the last, follows the stage before it, in the order in which the model
+    registers its modules. What stands before the first stage sees the same in every sub-network and follows none.
+    Norms inside a norm follow it.
     """
     explicit = {id(model.get_submodule(path)): n for n, stage in enumerate(stages, 1) for path in stage.norms or ()}
     inside = {
@@ -274,14 +274,10 @@ def _hands_on(call: Call, returns: Sequence[int | None]) -> bool:
     given, places = call.given, call.places
     if places is None or len(places) != len(returns):
         return False
-    for value, place in zip(call.output, returns, strict=True):
-        if place is None or place >= len(given):
-            fits = place is None and (value is None or len(returns) == len(call.output))
-        else:
-            fits = getattr(given[place], "shape", None) == getattr(value, "shape", None)
-        if not fits:
-            return False
-    return True
+    return all(
+        place is None or getattr(given[place], "shape", None) == getattr(value, "shape", None)
+        for value, place in zip(call.output, returns, strict=True)
+    )
 
 
 def _way_round(call: Call) -> str:
