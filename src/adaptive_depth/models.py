@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from .errors import ModelError, one_line
+from .hugging_face import is_of_transformers, short_input
 from .schema import Plain
 from .wrapping import plain_names
 
@@ -123,13 +124,15 @@ def no_larger_than(parts: int, numbers: int) -> Iterator[None]:
         yield
 
 
-def usual_input(model: nn.Module) -> torch.Tensor | None:
-    """A batch of one image, of noise, as a model of timm or torchvision takes it; None for other models.
+def usual_input(model: nn.Module) -> Any:
+    """A small input of noise, as a model of timm, torchvision or transformers takes it; None for other models.
 
     Example:
         >>> usual_input(create_model("resnet18")).shape
         torch.Size([1, 3, 224, 224])
     """
+    if is_of_transformers(model):
+        return short_input(model)
     module = type(model).__module__
     if module.startswith("timm."):
         config = getattr(model, "pretrained_cfg", None) or {}

@@ -78,7 +78,7 @@ def class_activation_maps(
         found = {}
         for skip in chosen:
             features, place = _Features(), _place(network, skip, last, tokens)
-            view = _Logits(observed(network.subnet(skip), {place: FeatureLeaf(features)}), skip)
+            view = _Logits(observed(network.view(skip).module, {place: FeatureLeaf(features)}), skip)
             camera = GradCAM(view, [features], _as_maps(network.stages[last].channel_dim, images))
             wanted: Any = [ClassifierOutputTarget(each) for each in classes]
             found[skip] = camera(images, wanted)
@@ -119,7 +119,7 @@ def _look(network: AdaptiveNetwork, images: Tensor) -> tuple[int, bool, Tensor]:
     """
     skip, blocks = network.skips[0], [BlockObserver(stage.mandatory[-1], keep=True) for stage in network.stages]
     with torch.no_grad():
-        view = observed(network.subnet(skip), {block.path: block for block in blocks})
+        view = observed(network.view(skip).module, {block.path: block for block in blocks})
         logits = _Logits(view, skip)(images)
     sides = []
     for stage, block in zip(network.stages, blocks, strict=True):

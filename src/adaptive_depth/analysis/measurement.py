@@ -37,8 +37,8 @@ class Measurement:
         self.deep, self.shallow = network.skips[0], network.skips[-1]
         self.alone = ["F" * stage + "T" + "F" * (number - stage - 1) for stage in range(number)]
         skips = sorted({self.deep, self.shallow, *self.alone})
-        self.norms = {skip: norm_observers(network.subnet(skip), skip) for skip in skips}
-        self.subnets = {skip: observed(network.subnet(skip), self.norms[skip]) for skip in skips}
+        self.norms = {skip: norm_observers(network.view(skip).module, skip) for skip in skips}
+        self.subnets = {skip: observed(network.view(skip).module, self.norms[skip]) for skip in skips}
         self.blocks = {path: BlockObserver(path, path in stage.skippable) for stage in stages for path in stage.blocks}
         self.bases = {stage.mandatory[-1]: BlockObserver(stage.mandatory[-1], keep=True) for stage in stages}
         self.subnets[self.deep] = observed(self.subnets[self.deep], self.blocks)
@@ -160,7 +160,7 @@ class _Term:
     """
 
     def __init__(self, network: AdaptiveNetwork, stage: Stage, path: str) -> None:
-        super_net = network.subnet(network.skips[0])
+        super_net = network.view(network.skips[0]).module
         later = stage.skippable[stage.skippable.index(path) :]
         left_out = {block: stand_in(super_net.get_submodule(block), stage.returns) for block in later}
         self.path, self.h = path, FeatureLeaf()
@@ -190,7 +190,7 @@ class _Compared:
 
     def __init__(self, model: nn.Module, paths: Mapping[str, Any], like: nn.Module) -> None:
         if isinstance(model, AdaptiveNetwork):
-            model = model.subnet(model.skips[0])
+            model = model.view(model.skips[0]).module
         has = dict(model.named_modules())
         lacking = [path for path in paths if path not in has]
         if lacking:

@@ -156,7 +156,8 @@ def adapt(
                 prove_every_depth(AdaptiveNetwork(model, chosen), *arguments(example), named)
     with torch.inference_mode(False):  # tensors that are made in it cannot be trained
         network = AdaptiveNetwork.adapted(model, chosen)
-    network.proven = example is not None or not (by_hand or _overridden(model))
+    watched = not by_hand and known_runs(model) is None  # found by running, so proven already
+    network.proven = example is not None or watched or not (by_hand or _overridden(model))
     return network
 
 

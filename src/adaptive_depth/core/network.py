@@ -5,26 +5,35 @@ import json
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from functools import partial
 from inspect import getattr_static
-from typing import Any, Self
+from typing import Any, NoReturn, Self
+from uuid import uuid4
 
 import torch
 from torch import nn
 
 from ..errors import AdaptiveDepthError, StagesError
 from ..hub.methods import OnTheHub
+from ..hugging_face import is_of_transformers, writes_text
 from ..models import Source, remembered_source
 from ..plan import Stage, Stages
 from ..plan.checks import complete, homes, prove
 from ..plan.norms import gathers_inside, has_statistics
 from ..skip import Skip, all_skips, parse_skip
 from ..wrapping import plain_names, unwrapped
+from .caches import guard
 from .left import Left
 from .recompute import recompute
 from .stand_in import hooks_of, readable, stand_in
 from .stochastic_depth import switch_off_stochastic_depth
 from .trying import try_depths
 from .views import Links, View, build_view, independent_copy, links_of, plain, statistics_twin, twin
+from .whole import Whole, check_same
+
+# What models of transformers return one of for each layer.
+_BY_LAYER = ("output_hidden_states", "output_attentions", "output_router_logits")
+_ONE_A_LAYER = ("attentions", "cross_attentions", "decoder_attentions", "encoder_attentions", "router_logits")
 
 
 class RunningStatistics(nn.Module):
@@ -151,16 +160,25 @@ class AdaptiveNetwork(OnTheHub):
         """
         if not self.proven:
             self.prove(*args, **kwargs)
-        view = self.view(self.skips[0] if skip is None else skip)
+        chosen = self.skips[0] if skip is None else skip
+        view = self.view(chosen)
+        if self._may_use_caches(kwargs):
+            view = self._given(chosen)  # its caches are those of `subnet`
         output = view(*args, **kwargs)
         if "T" in view.skip and isinstance(output, Mapping):
             self._check_indices(view.skip, output)
         return output
 
+    def _may_use_caches(self, kwargs: Mapping[str, Any]) -> bool:
+        """Does this call make or continue a cache? What is asked for by layer keeps the numbers of all layers."""
+        if self.training or kwargs.get("use_cache") is False or not writes_text(self.model):
+            return False
+        return not any(kwargs.get(name) for name in _BY_LAYER)
+
     def _check_indices(self, skip: str, output: Mapping[str, Any]) -> None:
         """Raise where an output that is indexed by layer lacks those of skipped blocks (attentions of transformers)."""
         layers = getattr(getattr(self.model, "config", None), "num_hidden_layers", None)
-        for name in ("attentions", "cross_attentions", "decoder_attentions", "encoder_attentions", "router_logits"):
+        for name in _ONE_A_LAYER:
             found = output.get(name)
             if isinstance(found, tuple) and isinstance(layers, int) and 0 < len(found) < layers:
                 raise StagesError(
@@ -172,14 +190,18 @@ class AdaptiveNetwork(OnTheHub):
     def subnet(self, skip: Skip) -> nn.Module:
         """A sub-network: an ordinary module of the original's own class, sharing every parameter and buffer.
 
+        Of a model of transformers it is a whole one: without the skipped layers, the others counted anew, and with a
+        config that says so. `generate`, caches and `save_pretrained` are those of a model built with these layers.
+
         It follows `network.train()` and `.eval()`; in training, also the modes of single modules (a frozen
         BatchNorm, say) as they are when it is looked up.
 
         Raises:
             SkipError: a skip that does not fit the stages.
-            StagesError: stages written by hand that no input has proven yet.
+            StagesError: stages written by hand that no input has proven yet; a language model of transformers whose
+                config cannot say that it has fewer layers.
         """
-        return self.view(skip).module
+        return self._given(skip).module
 
     def view(self, skip: Skip) -> View:
         """A sub-network with what the library's own loops need of it; raises what `subnet` raises."""
@@ -204,7 +226,7 @@ class AdaptiveNetwork(OnTheHub):
             SkipError: a skip that does not fit the stages.
         """
         with torch.no_grad():
-            view = self.view(skip)
+            view = self._given(skip)
             view.follow_attributes()
             module = plain(independent_copy(view.module), self.model)
         for part in module.modules() if self.grad_checkpointing else ():
@@ -217,10 +239,10 @@ class AdaptiveNetwork(OnTheHub):
         Each is compiled when it runs for the first time; switching between compiled ones compiles nothing again.
         """
         for skip in self.skips:
-            module = self.subnet(skip)
-            hooked = twin(module)  # calls the hooks of the sub-network around its compiled forward
-            hooked.__dict__["forward"] = torch.compile(module.forward, *args, **kwargs)
-            module._compiled_call_impl = hooked._call_impl
+            for module in {id(view): view.module for view in (self.view(skip), self._given(skip))}.values():
+                hooked = twin(module)  # calls the hooks of the sub-network around its compiled forward
+                hooked.__dict__["forward"] = torch.compile(module.forward, *args, **kwargs)
+                module._compiled_call_impl = hooked._call_impl
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the activations of every block of the stages in the backward pass: less memory, more time.
@@ -290,6 +312,50 @@ class AdaptiveNetwork(OnTheHub):
         self.statistics = statistics.train(self.training)
         self.forget_views()
 
+    # -- sub-networks of transformers ---------------------------------------------------------------------------
+
+    def _given(self, skip: Skip) -> View:
+        """The view that `subnet` hands out: of a model of transformers the whole one, where there is one."""
+        view = self.view(skip)
+        if not is_of_transformers(self.model):
+            return view
+        found = self._wholes.get(view.skip)
+        if found is None:
+            found = self._wholes[view.skip] = self._build_whole(view)
+        if self.training:
+            found.follow_modes()
+            found.follow_attributes()
+        return found
+
+    def _build_whole(self, view: View) -> View:
+        """
+        Raises:
+            StagesError: a language model whose class cannot say how it looks without the skipped layers.
+        """
+        skip = view.skip
+        pairs = zip(self.stages, skip, strict=True)
+        left_out = [path for stage, flag in pairs if flag == "T" for path in stage.skippable]
+        try:
+            with self._lock:
+                if self._whole is None:
+                    self._whole = Whole.of(self.model, self.stages)
+                assert self._links is not None
+                whole = self._whole.view(self._changes(skip), left_out, self._links)
+            whole.left, whole.skip = self.left, skip
+            whole.follow_modes()
+            check_same(self.model, view.module, whole.module)
+        except StagesError as error:
+            if writes_text(self.model):
+                raise StagesError(
+                    f"sub-network {skip} cannot be a {type(self.model).__name__} of its own: {error}. It runs inside "
+                    f"the network without a cache: network(..., use_cache=False, skip={skip!r})"
+                ) from error
+            view.module.__dict__["save_pretrained"] = partial(_not_saved, type(self.model).__name__, str(error))
+            return view
+        if writes_text(self.model):
+            guard(whole.module, self._name, skip, plain=skip == self.skips[0])
+        return whole
+
     # -- views --------------------------------------------------------------------------------------------------
 
     def _build(self, skip: str) -> View:
@@ -339,6 +405,9 @@ class AdaptiveNetwork(OnTheHub):
     def forget_views(self) -> None:
         """Drop all sub-networks; they are made anew when they are asked for."""
         self._views: dict[str, View] = {}
+        self._wholes: dict[str, View] = {}
+        self._whole: Whole | None = None
+        self._name = uuid4().hex  # of these sub-networks, for the caches that they fill
         self._links: Links | None = None
         self._reads: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
@@ -350,11 +419,11 @@ class AdaptiveNetwork(OnTheHub):
 
     def follow_modes(self) -> None:
         """Bring every sub-network that is in use into the modes (training, evaluation) of the network's modules."""
-        for view in list(self._views.values()):
+        for view in (*self._views.values(), *self._wholes.values()):
             view.follow_modes()
 
     def __getstate__(self) -> dict[str, Any]:
-        made_anew = ("_views", "_links", "_reads", "_lock", "left")
+        made_anew = ("_views", "_wholes", "_whole", "_name", "_links", "_reads", "_lock", "left")
         return {name: value for name, value in super().__getstate__().items() if name not in made_anew}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -367,6 +436,14 @@ class AdaptiveNetwork(OnTheHub):
         return (
             f"AdaptiveNetwork of {type(self.model).__name__}, {len(self.skips)} sub-networks{calibrated}\n{self.stages}"
         )
+
+
+def _not_saved(name: str, reason: str, *_: Any, **__: Any) -> NoReturn:
+    """In place of `save_pretrained`: what it wrote would be read back with layers that nobody trained."""
+    raise StagesError(
+        f"this sub-network cannot be saved as a {name}: {reason}; save the network (adaptive_depth.save), or the "
+        "weights (state_dict) beside the code that builds them"
+    )
 
 
 def _plant(tree: nn.Module, path: str, leaf: nn.Module) -> None:

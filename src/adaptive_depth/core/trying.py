@@ -24,7 +24,7 @@ class Network(Protocol):
     skip_norms: nn.Module
     left: Left
 
-    def subnet(self, skip: Any) -> nn.Module: ...
+    def view(self, skip: Any) -> Any: ...
 
 
 Outputs = Callable[[Sequence[str], Any, Any], Iterator[tuple[str, Any]]]
@@ -36,7 +36,7 @@ def one_by_one(network: Network) -> Outputs:
     def outputs(skips: Sequence[str], args: Any, kwargs: Any) -> Iterator[tuple[str, Any]]:
         for skip in skips:
             own_args, own_kwargs = fresh(args, kwargs)
-            yield skip, network.subnet(skip)(*own_args, **own_kwargs)
+            yield skip, network.view(skip).module(*own_args, **own_kwargs)
 
     return outputs
 
@@ -164,7 +164,7 @@ def _reject_left_over(network: Network, args: Sequence[Any], kwargs: Mapping[str
     trees = (network.model, network.skip_norms)
     constant = {_place(tensor) for tree in trees for tensor in (*tree.parameters(), *tree.buffers())}
     try:
-        output = network.subnet(skip)(*own_args, **own_kwargs)
+        output = network.view(skip).module(*own_args, **own_kwargs)
     except Exception:  # noqa: BLE001 - the depths are tried one by one behind this, and the first that fails is told
         return
     for tensor in tensors_of(output):

@@ -12,7 +12,7 @@ in the plain lists and bound methods that a model keeps beside its children (`se
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import repeat
@@ -195,18 +195,25 @@ class View:
             self.module.__dict__[_COMPILED] = compiled
 
 
-def build_view(root: nn.Module, changes: Mapping[str, nn.Module], links: Links | None = None) -> View:
+def build_view(
+    root: nn.Module,
+    changes: Mapping[str, nn.Module],
+    links: Links | None = None,
+    own: Mapping[str, Mapping[str, Any]] | None = None,
+) -> View:
     """A view of `root` in which the modules at the paths of `changes` are replaced, wherever else they stand too.
 
     Arguments:
         root: the model.
         changes: what stands in other places, by path.
         links: `links_of(root)`, where many views of one model are built.
+        own: plain attributes that modules have otherwise in the view, by path.
     """
     originals = {path: root.get_submodule(path) for path in changes}
     copies = {id(originals[path]): change for path, change in changes.items()}
     links = links_of(root) if links is None else links
-    around = _around(root, copies, links)
+    owned = {id(module): values for path, values in (own or {}).items() if (module := _at(root, path)) is not None}
+    around = _around(root, copies, links, owned)
     copies |= {id(module): twin(module) for module in around}
     view = View(copies[id(root)], copies, links=links)
     for module in around:
@@ -214,11 +221,12 @@ def build_view(root: nn.Module, changes: Mapping[str, nn.Module], links: Links |
         for name, child in module._modules.items():
             if child is not None:
                 copy._modules[name] = copies.get(id(child), child)
-        own = _own_code(module, copy) if module is root else {}
+        mine = _own_code(module, copy) if module is root else {}
         if id(module) in links.referring:
-            own |= pointing_to(copies, module)
-        copy.__dict__.update(own)
-        view.add_twin(copy, module, own)
+            mine |= pointing_to(copies, module)
+        mine |= owned.get(id(module), {})
+        copy.__dict__.update(mine)
+        view.add_twin(copy, module, mine)
     for path, change in changes.items():
         for name, child in change._modules.items():  # of a twin that has children of the original's
             inner = copies.get(id(child), change)
@@ -248,9 +256,10 @@ def links_of(root: nn.Module) -> Links:
     return Links(parts, referring, may_write(modules))
 
 
-def _around(root: nn.Module, replaced: _Replaced, links: Links) -> list[nn.Module]:
-    """The root, and all modules that hold or refer to one that is replaced, or to one that does so itself."""
-    changed = {*replaced, id(root)}
+def _around(root: nn.Module, replaced: _Replaced, links: Links, owned: Collection[int] = ()) -> list[nn.Module]:
+    """The root, the modules with something of their own, and all that hold or refer to one that is replaced or that
+    does so itself."""
+    changed = {*replaced, *owned, id(root)}
     while True:
         more = [
             id(part) for part, referred in links.parts if id(part) not in changed and not changed.isdisjoint(referred)

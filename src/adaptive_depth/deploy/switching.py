@@ -141,7 +141,7 @@ def _looked_up(network: AdaptiveNetwork, flags: _Flags, *, outside_blocks: bool)
 def _norm(network: AdaptiveNetwork, path: str, context: str, home: int, skippable: bool) -> nn.Module:
     """A norm as the sub-networks of one context have it; in a block that is left out, any will do."""
     flags = context[:-1] + "F" if skippable else context
-    return network.subnet(flags.rjust(home, "F").ljust(len(network.stages), "F")).get_submodule(path)
+    return network.view(flags.rjust(home, "F").ljust(len(network.stages), "F")).module.get_submodule(path)
 
 
 def _variants(network: AdaptiveNetwork, path: str, number: int, skips: Sequence[str], flags: _Flags) -> nn.Module:
@@ -153,7 +153,7 @@ def _variants(network: AdaptiveNetwork, path: str, number: int, skips: Sequence[
     blocks: dict[str, nn.Module] = {}
     for skip in skips if norms else ():
         if not (skippable and skip[number] == "T"):  # it is left out there
-            blocks.setdefault("".join(skip[place] for place in places), network.subnet(skip).get_submodule(path))
+            blocks.setdefault("".join(skip[place] for place in places), network.view(skip).module.get_submodule(path))
     if not blocks:
         return network.model.get_submodule(path)
     return _Variants(blocks, places, flags) if len(blocks) > 1 else next(iter(blocks.values()))

@@ -332,7 +332,7 @@ class SelfDistillation(nn.Module):
 
     def _compiled_passes(self, skips: tuple[str, ...]) -> Callable[..., Any]:
         """The sub-networks as one compiled function of the input; made anew where the network's views were."""
-        modules = [self.network.subnet(skip) for skip in skips]  # brings them into the modes of training, too
+        modules = [self.network.view(skip).module for skip in skips]  # brings them into the modes of training, too
 
         def passes(args: Any, kwargs: Any) -> list[Any]:
             return [module(*args, **kwargs) for module in modules]

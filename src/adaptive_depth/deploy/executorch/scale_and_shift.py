@@ -79,7 +79,7 @@ def unfolded(network: AdaptiveNetwork, skips: Iterable[str]) -> dict[str, nn.Mod
           (then): Sequential()
         )
     """
-    depths = {skip: dict(_norms(network.subnet(skip))) for skip in skips}
+    depths = {skip: dict(_norms(network.view(skip).module)) for skip in skips}
     differing = {path for norms in depths.values() for path in norms if _differs(path, list(depths.values()))}
     made: dict[tuple[int, ...], nn.Module] = {}  # one for each norm, however many depths use it
     modules = {}
@@ -91,7 +91,7 @@ def unfolded(network: AdaptiveNetwork, skips: Iterable[str]) -> dict[str, nn.Mod
             if key not in made:
                 made[key] = _replacement(norm)
             changes[path] = made[key]
-        modules[skip] = build_view(network.subnet(skip), changes).module
+        modules[skip] = build_view(network.view(skip).module, changes).module
     return modules
 
 

@@ -1,0 +1,89 @@
+"""A cache of keys and values knows whose it is: what one depth wrote is wrong for another, and nobody would notice."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import StagesError
+
+_NAMES = ("past_key_values", "cache_params")  # how models of transformers call it, as an input and in their output
+_MARK = "_adaptive_depth"
+
+
+def guard(module: nn.Module, network: str, skip: str, *, plain: bool) -> None:
+    """Let a sub-network mark the caches that it fills, and refuse those of others.
+
+    Arguments:
+        module: the root of a view; its forward is replaced.
+        network: what tells this network from others.
+        skip: the sub-network.
+        plain: is it the super-net? It takes caches without a mark, too, which the original model filled.
+    """
+    run = module.__dict__["forward"]
+
+    def forward(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return run(*args, **kwargs)
+        for name in _NAMES:
+            _check(_given(run, name, args, kwargs), network, skip, plain)
+        output = run(*args, **kwargs)
+        for name in _NAMES:
+            _mark(output.get(name) if isinstance(output, Mapping) else None, network, skip)
+            _mark(_given(run, name, args, kwargs), network, skip)
+        return output
+
+    # A code object of its own, as views.py gives to the forward inside.
+    own = FunctionType(forward.__code__.replace(), forward.__globals__, "forward", None, forward.__closure__)
+    module.__dict__["forward"] = MethodType(functools.wraps(run.__func__)(own), module)
+
+
+def _given(run: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    if name in kwargs or not args:
+        return kwargs.get(name)
+    names = _positions(run.__func__)  # type: ignore[attr-defined] - a bound method
+    return args[names[name]] if names.get(name, len(args)) < len(args) else None
+
+
+@functools.lru_cache(maxsize=256)
+def _positions(function: Callable[..., Any]) -> dict[str, int]:
+    return {name: place - 1 for place, name in enumerate(inspect.signature(function).parameters)}
+
+
+def _mark(cache: Any, network: str, skip: str) -> None:
+    if hasattr(cache, "__dict__"):
+        cache.__dict__[_MARK] = (network, skip)
+
+
+def _check(cache: Any, network: str, skip: str, plain: bool) -> None:
+    if cache is None:
+        return
+    mark = getattr(cache, _MARK, None)
+    if mark == (network, skip) or not filled(cache) or (mark is None and plain):
+        return
+    way = (
+        "run the tokens so far through this one to fill a cache of its own (language.catch_up), or make every step of "
+        "a text at one depth"
+    )
+    if mark is None:
+        raise StagesError(
+            f"sub-network {skip} received a {type(cache).__name__} that it did not fill, so it is not certain whose "
+            f"keys and values these are: {way}"
+        )
+    other = f"sub-network {mark[1]}" if mark[0] == network else "another network"
+    raise StagesError(f"sub-network {skip} received a cache that {other} filled: {way}")
+
+
+def filled(cache: Any) -> bool:
+    """Does a cache hold anything?"""
+    for ask in ("get_seq_length", "has_previous_state"):
+        try:
+            if bool(getattr(cache, ask)()):
+                return True
+        except (AttributeError, ValueError, TypeError, IndexError):
+            continue
+    return isinstance(cache, tuple | list) and len(cache) > 0

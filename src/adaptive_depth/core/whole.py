@@ -1,0 +1,309 @@
+"""A sub-network of a model of transformers as a model of transformers: its layers counted anew, its config saying so.
+
+Code of transformers counts layers: a cache has one entry for each that the config names, an attention writes to the
+entry of its `layer_idx`, a saved model is rebuilt from its config. So a sub-network without the skipped layers needs
+the numbers of a model that never had them. They are not written down here for each family: the model's class is asked,
+by building it (without memory, on the meta device) from the shorter config and comparing what it made, module by
+module, with what it makes of the whole one. What differs must be such numbers; anything else is refused.
+"""
+
+import copy
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..batches import logits_in
+from ..errors import StagesError, one_line
+from ..models import usual_input
+from ..modes import evaluating, looking_at
+from ..plan import Stages
+from ..plan.calls import tensors_of
+from .left import OWN
+from .views import Links, View, build_view
+
+_NEVER_COMPARED = {*OWN, "config", "generation_config", "name_or_path"}
+
+
+@dataclass(frozen=True)
+class _Field:
+    """Where a config says how many layers a list has: its (nested) config, by the names that lead there, and the name;
+    in a list of such numbers also the place."""
+
+    within: tuple[str, ...]
+    name: str
+    place: int | None = None
+
+
+@dataclass
+class Whole:
+    """What is worked out once of a model of transformers, for all of its sub-networks.
+
+    Attributes:
+        model: the model.
+        lists: the paths of the lists that hold skippable layers, and how long they are.
+        fields: what in the config says how long each is.
+        full: the model's class built from its config, on the meta device.
+    """
+
+    model: Any
+    lists: dict[str, int]
+    fields: dict[str, _Field]
+    full: nn.Module
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Module, stages: Stages) -> "Whole":
+        """
+        Raises:
+            StagesError: a model whose class cannot say how it would look with fewer layers, with the reason.
+        """
+        lists = {}
+        for path in (path for stage in stages for path in stage.skippable):
+            holder = path.rpartition(".")[0]
+            inside = model.get_submodule(holder)
+            if not isinstance(inside, nn.ModuleList):
+                raise StagesError(f"its layer {path} stands in no list of layers")
+            lists[holder] = len(inside)
+        full = _built(model, model.config)
+        return cls(model, lists, {path: _field_of(model, path, number) for path, number in lists.items()}, full)
+
+    def view(self, changes: Mapping[str, nn.Module], left_out: Sequence[str], links: Links) -> View:
+        """A view without the layers that are left out.
+
+        Arguments:
+            changes: what else stands in other places, by path.
+            left_out: the paths of the skipped layers.
+            links: of the model.
+
+        Raises:
+            StagesError: the shorter model would differ in more than its numbers, with what.
+        """
+        kept = {
+            path: [number for number in range(length) if f"{path}.{number}" not in left_out]
+            for path, length in self.lists.items()
+        }
+        own, configs = self._renumbered(kept)
+        skipped = tuple(f"{path}." for path in left_out)
+        for path, module in self.model.named_modules():
+            mine = {name: configs[id(value)] for name, value in vars(module).items() if id(value) in configs}
+            if mine and not f"{path}.".startswith(skipped):
+                own.setdefault(path, {}).update(mine)
+        own |= {path: own.get(path, {}) for path in self.lists}
+        view = build_view(self.model, changes, links, own)
+        for path, numbers in kept.items():
+            layers = view.copies[id(self.model.get_submodule(path))]
+            left = {str(place): layers._modules[str(was)] for place, was in enumerate(numbers)}
+            layers._modules.clear()  # the very dictionary, which the view knows
+            layers._modules.update(left)
+        return view
+
+    def _renumbered(self, kept: Mapping[str, Sequence[int]]) -> tuple[dict[str, dict[str, Any]], dict[int, Any]]:
+        """The plain attributes of the shorter model by module path, and its configs by the id of the whole one's."""
+        reasons = []
+        for written_out in (False, True):
+            memo: dict[int, Any] = {}
+            config = copy.deepcopy(self.model.config, memo)
+            configs = {id(inner): memo.get(id(inner), inner) for _, inner in _nested(self.model.config)}
+            self._shorten(config, kept, written_out)
+            try:
+                short = _built(self.model, config)
+                return self._own(kept, short), configs | self._configs_inside(kept, short, configs)
+            except StagesError as error:
+                reasons.append(error)
+        raise reasons[0]
+
+    def _configs_inside(
+        self, kept: Mapping[str, Sequence[int]], short: nn.Module, known: Mapping[int, Any]
+    ) -> dict[int, Any]:
+        """Configs that modules made of the model's own (a decoder's): each changed as its class changes it."""
+        found: dict[int, Any] = {}
+        parts, full = dict(self.model.named_modules()), dict(self.full.named_modules())
+        for path, module in short.named_modules():
+            was = self._path_before(path, kept)[0]
+            for name, value in vars(parts[was]).items():
+                if not isinstance(value, _config_class()) or id(value) in known or id(value) in found:
+                    continue
+                before, now = vars(full[was]).get(name), vars(module).get(name)
+                found[id(value)] = copy.deepcopy(value)
+                for field_name, new in vars(now).items() if before is not None and now is not None else ():
+                    if _differ(vars(before).get(field_name), new):
+                        setattr(found[id(value)], field_name, copy.deepcopy(new))
+        return found
+
+    def _shorten(self, config: Any, kept: Mapping[str, Sequence[int]], written_out: bool) -> None:
+        """Let a config name fewer layers.
+
+        Arguments:
+            config: the model's, which is changed.
+            kept: the numbers of the layers that stay, by the path of their list.
+            written_out: also in lists that are shorter than there are layers, for they are gone through again and
+                again (kinds of blocks that alternate).
+        """
+        for path, numbers in kept.items():
+            where = self.fields[path]
+            _set(config, where, len(numbers))
+            inner = _at(config, where.within)
+            length = self.lists[path]
+            for name, value in vars(inner).items() if inner is not None else ():
+                fits = isinstance(value, list | tuple) and where.place is None
+                if fits and (len(value) == length or (written_out and 0 < len(value) < length)):
+                    setattr(inner, name, type(value)(value[number % len(value)] for number in numbers))
+
+    def _own(self, kept: Mapping[str, Sequence[int]], short: nn.Module) -> dict[str, dict[str, Any]]:
+        """The plain attributes that the shorter model has otherwise, by module path in the whole one."""
+        full = dict(self.full.named_modules())
+        own: dict[str, dict[str, Any]] = {}
+        for path, module in short.named_modules():
+            was, numbers = self._path_before(path, kept)
+            other = full.get(was)
+            if type(other) is not type(module) or _shapes(other) != _shapes(module):
+                raise StagesError(
+                    f"with fewer layers, its class makes {path or 'the model'} a {_said(module)} in place of a "
+                    f"{_said(other)}"
+                )
+            for name, value in vars(module).items():
+                before = vars(other).get(name)
+                if name in _NEVER_COMPARED or not _differ(before, value):
+                    continue
+                allowed = {self.lists[p]: len(numbers) for p, numbers in kept.items()} | numbers
+                if not (isinstance(value, int) and (before in numbers or before in allowed)):
+                    raise StagesError(
+                        f"with fewer layers, its class makes {name} of {path} {value!r} in place of {before!r}"
+                    )
+                own.setdefault(was, {})[name] = value
+        return own
+
+    def _path_before(self, path: str, kept: Mapping[str, Sequence[int]]) -> tuple[str, dict[int, int]]:
+        """The path in the whole model of a module of the shorter one, and the layer's number: {before: now}."""
+        for holder, numbers in kept.items():
+            if path.startswith(f"{holder}."):
+                place, _, rest = path.removeprefix(f"{holder}.").partition(".")
+                was = numbers[int(place)]
+                return f"{holder}.{was}{'.' if rest else ''}{rest}", {was: int(place)}
+        return path, {}
+
+
+def check_same(model: nn.Module, view: nn.Module, whole: nn.Module) -> None:
+    """Run both on a short input: without a cache they must return the same.
+
+    Raises:
+        StagesError: they do not.
+    """
+    example = usual_input(model)
+    if example is None:
+        return
+    try:
+        with looking_at(model), evaluating(view), evaluating(whole), torch.no_grad():
+            outputs = [tensors_of(logits_in(each(**example))) for each in (view, whole)]
+    except Exception as error:
+        raise StagesError(
+            f"{type(model).__name__} does not run with these layers alone ({type(error).__name__}: {one_line(error)})"
+        ) from error
+    same = len(outputs[0]) == len(outputs[1]) and all(map(_close, *outputs))
+    if not same:
+        raise StagesError(
+            "with its layers counted anew it returns something else, so their numbers are more than names"
+        )
+
+
+def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one.float(), other.float(), rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
+def _config_class() -> Any:
+    return sys.modules["transformers.configuration_utils"].PreTrainedConfig
+
+
+def _nested(config: Any, within: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """A config and those inside it, each with the names that lead there."""
+    yield within, config
+    for name, value in vars(config).items():
+        if isinstance(value, _config_class()):
+            yield from _nested(value, (*within, name))
+
+
+def _at(config: Any, within: Sequence[str]) -> Any:
+    for name in within:
+        config = getattr(config, name, None)
+    return config
+
+
+def _set(config: Any, where: _Field, number: int) -> None:
+    inner = _at(config, where.within)
+    if inner is None:
+        return
+    if where.place is None:
+        setattr(inner, where.name, number)
+    else:
+        values = list(getattr(inner, where.name))
+        values[where.place] = number
+        setattr(inner, where.name, values)
+
+
+def _built(model: nn.Module, config: Any) -> nn.Module:
+    """The model's class, built from a config without memory for its weights."""
+    try:
+        with _no_weights(), torch.device("meta"):
+            return type(model)(copy.deepcopy(config)).eval()
+    except Exception as error:
+        raise StagesError(
+            f"{type(model).__name__} cannot be built from its config alone ({type(error).__name__}: {one_line(error)})"
+        ) from error
+
+
+@contextmanager
+def _no_weights() -> Iterator[None]:
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():
+        yield
+
+
+def _field_of(model: Any, path: str, length: int) -> _Field:
+    """What in the config says how long a list of layers is: found by changing it."""
+    tried = []
+    for within, config in _nested(model.config):
+        for name, value in vars(config).items():
+            if isinstance(value, list | tuple) and length in value:
+                candidates = [_Field(within, name, place) for place, each in enumerate(value) if each == length]
+            elif isinstance(value, int) and not isinstance(value, bool) and value == length:
+                candidates = [_Field(within, name)]
+            else:
+                continue
+            for each in candidates:
+                shorter = copy.deepcopy(model.config)
+                _set(shorter, each, length - 1)
+                try:
+                    if len(_built(model, shorter).get_submodule(path)) == length - 1:  # type: ignore[arg-type]
+                        return each
+                except (StagesError, AttributeError, TypeError):
+                    tried.append(name)
+    raise StagesError(f"nothing in its config says how many layers {path} has")
+
+
+def _shapes(module: Any) -> dict[str, Any]:
+    return {
+        name: tuple(each.shape)
+        for name, each in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    }
+
+
+def _said(module: Any) -> str:
+    return "nothing" if module is None else f"{type(module).__name__} of {_shapes(module) or 'no tensors'}"
+
+
+_COMPARED = (bool, int, float, str, type(None), list, tuple, dict, set, frozenset)
+
+
+def _differ(before: Any, now: Any) -> bool:
+    if not (isinstance(before, _COMPARED) and isinstance(now, _COMPARED)):
+        return False
+    try:
+        return bool(before != now)
+    except Exception:  # noqa: BLE001 - lists of tensors and other things that do not compare
+        return False
