@@ -23,6 +23,19 @@ def predicts_the_next_token(model: nn.Module) -> bool:
     return writes_text(model) and not model.config.is_encoder_decoder  # type: ignore[union-attr]
 
 
+def layer_lists(model: nn.Module) -> list[list[str]]:
+    """The paths of the layers of each list that a model of transformers goes through, as its library marks them."""
+    layers = sys.modules.get("transformers.modeling_layers")
+    if layers is None or not is_of_transformers(model):
+        return []
+    lists = [(path, part) for path, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part) > 1]
+    return [
+        [f"{path}.{number}" for number in range(len(part))]
+        for path, part in lists
+        if all(isinstance(layer, layers.GradientCheckpointingLayer) for layer in part)
+    ]
+
+
 def short_input(model: Any) -> dict[str, Tensor] | None:
     """A short input of a model of transformers, as keyword arguments; None where its config does not say.
 

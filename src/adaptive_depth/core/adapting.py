@@ -9,11 +9,13 @@ from torch import nn
 
 from ..batches import arguments
 from ..errors import StagesError
+from ..hugging_face import predicts_the_next_token
 from ..models import create_model, usual_input
 from ..modes import looking_at
-from ..plan import Mandatory, Run, Stage, Stages, cut_runs, discover, families, known_runs
+from ..plan import Mandatory, Run, Stage, Stages, cut_runs, discover, families, known_runs, protect_last
 from ..plan.checks import complete
 from ..wrapping import check_shaped
+from .measured import measured_stages
 from .network import AdaptiveNetwork
 from .proof import prove_every_depth
 
@@ -24,7 +26,8 @@ def find_stages(
     *,
     mandatory: Mandatory = None,
     group_size: int | None = None,
-    skip_aware: bool = True,
+    skip_aware: bool | None = None,
+    cut: str = "groups",
 ) -> Stages:
     """The stages of a residual network: where it can be cut into mandatory and skippable sub-paths.
 
@@ -42,9 +45,14 @@ def find_stages(
             of them such as 0.5; by default the paper's ``m = min(L - 1, ceil(L / 2))`` of L blocks.
         group_size: blocks in each stage of a flat transformer; by default four stages of equal size (12 blocks: the
             paper's 4 groups of 3).
-        skip_aware: double the norms of mandatory blocks. Without is the paper's ablation (Table 3): one set of affine
-            parameters. Running statistics of BatchNorms stay apart, which changes nothing in training: those of
-            super-net and base-net together would fit neither.
+        skip_aware: double the norms of mandatory blocks; the default, but for causal language models, where a second
+            set buys nothing that can be measured (`benchmarks/language`). Without is the paper's ablation (Table 3):
+            one set of affine parameters. Running statistics of BatchNorms stay apart, which changes nothing in
+            training: those of super-net and base-net together would fit neither.
+        cut: which blocks of a flat transformer are skippable: the last ones of each of its `"groups"`, or those that
+            its predictions on the example need least, `"measured"` by one pass a block. The example must then be data
+            that a trained model knows: some text, some images. Of a causal language model the last layers are never
+            skippable.
 
     Returns:
         The plan that `adapt` applies. Nothing in the model is changed.
@@ -73,10 +81,22 @@ def find_stages(
     if isinstance(model, AdaptiveNetwork):
         raise StagesError("find_stages received a network that is adapted already: see its stages, network.stages")
     check_shaped(model, "find_stages received", StagesError)
+    if cut not in ("groups", "measured"):
+        raise StagesError(f"cut={cut!r}: expected 'groups' or 'measured'")
+    if cut == "measured" and example is None:
+        raise StagesError(
+            "cut='measured' asks what predictions need each block: give data that the model knows, example=tokens of "
+            "some text, or a batch of images"
+        )
+    skip_aware = not predicts_the_next_token(model) if skip_aware is None else skip_aware
     with looking_at(model):
         runs = known_runs(model)
         if runs is not None:
-            stages = _cut(model, runs, mandatory, group_size, skip_aware)
+            if cut == "measured":
+                stages = measured_stages(model, runs, *arguments(example), mandatory, group_size)
+                stages = _with_norms(model, stages, skip_aware)
+            else:
+                stages = _cut(model, runs, mandatory, group_size, skip_aware)
             if example is not None:
                 prove_every_depth(AdaptiveNetwork(model, stages), *arguments(example))
             return stages
@@ -89,7 +109,13 @@ def find_stages(
             )
         args, kwargs = arguments(example)
         runs = discover(model, args, kwargs)
-        stages = _cut(model, runs, mandatory, group_size, skip_aware)
+        if predicts_the_next_token(model):
+            runs = protect_last(runs)
+        if cut == "measured":
+            measured = measured_stages(model, runs, args, kwargs, mandatory, group_size)
+            stages = _with_norms(model, measured, skip_aware)
+        else:
+            stages = _cut(model, runs, mandatory, group_size, skip_aware)
         try:
             prove_every_depth(AdaptiveNetwork(model, stages), args, kwargs, asked=True)
         except StagesError:
@@ -107,7 +133,8 @@ def adapt(
     example: Any = None,
     mandatory: Mandatory = None,
     group_size: int | None = None,
-    skip_aware: bool = True,
+    skip_aware: bool | None = None,
+    cut: str = "groups",
 ) -> AdaptiveNetwork:
     """Turn a residual network into one whose depth is chosen at run time (paper, section 3.1).
 
@@ -122,7 +149,7 @@ def adapt(
         example: an input of the model, such as a tensor `[batch, channels, height, width]`, a tuple of positional
             or a dict of keyword arguments. Stages written by hand are proven on it at once; without it, on the
             first input that the network receives.
-        mandatory, group_size, skip_aware: as for `find_stages`.
+        mandatory, group_size, skip_aware, cut: as for `find_stages`.
 
     Raises:
         StagesError: the stages do not fit the model.
@@ -142,10 +169,10 @@ def adapt(
     check_shaped(model, "adapt received", StagesError)
     by_hand = stages is not None
     if stages is None:
-        chosen = find_stages(model, example, mandatory=mandatory, group_size=group_size, skip_aware=skip_aware)
-    elif mandatory is not None or group_size is not None or not skip_aware:
+        chosen = find_stages(model, example, mandatory=mandatory, group_size=group_size, skip_aware=skip_aware, cut=cut)
+    elif mandatory is not None or group_size is not None or skip_aware is not None or cut != "groups":
         raise StagesError(
-            "stages were given, so there is nothing to cut: leave mandatory, group_size and skip_aware out"
+            "stages were given, so there is nothing to cut: leave mandatory, group_size, skip_aware and cut out"
         )
     else:
         given = stages if isinstance(stages, Stages) else Stages(stages)  # type: ignore[arg-type]
@@ -172,7 +199,10 @@ def _overridden(model: nn.Module) -> bool:
 def _cut(
     model: nn.Module, runs: Sequence[Run], mandatory: Mandatory, group_size: int | None, skip_aware: bool = True
 ) -> Stages:
-    stages = cut_runs(runs, mandatory, group_size)
+    return _with_norms(model, cut_runs(runs, mandatory, group_size), skip_aware)
+
+
+def _with_norms(model: nn.Module, stages: Stages, skip_aware: bool) -> Stages:
     if not skip_aware:
         stages = Stages(tuple(replace(stage, norms=()) for stage in stages))
     if not len(stages):

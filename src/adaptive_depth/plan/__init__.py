@@ -1,8 +1,9 @@
 """model → stages: the exact plans of known families, discovery for every other model, stages written by hand."""
 
+from .cheapest import cheapest_stretches
 from .discovery import discover
 from .families import mobilenet_v2_runs, resnet_runs, swin_runs, vit_runs
-from .plan import Mandatory, Run, Stage, Stages, cut, cut_runs
+from .plan import Mandatory, Run, Stage, Stages, cut, cut_runs, protect_last
 from .registry import families, family, known_runs
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Run",
     "Stage",
     "Stages",
+    "cheapest_stretches",
     "cut",
     "cut_runs",
     "discover",
@@ -17,6 +19,7 @@ __all__ = [
     "family",
     "known_runs",
     "mobilenet_v2_runs",
+    "protect_last",
     "resnet_runs",
     "swin_runs",
     "vit_runs",

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import StagesError, one_line
+from ..hugging_face import layer_lists
 from ..modes import evaluating, looking_at, without_fast_paths
 from .calls import Call, fresh, hidden_of, record, same_output, without_use
 from .norms import norms_inside
@@ -56,6 +57,8 @@ def discover(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
         runs = sorted(search.runs(""), key=lambda run: search.calls[run.blocks[0]][0].number)
         if not runs:
             raise StagesError(f"{type(model).__name__} has no residual stage that can be cut: {search.why_none()}")
+        for layers in layer_lists(model):
+            search.check_none_lost(layers, runs)
         if len(runs) > MOST_STAGES:
             runs = _hardest_working(model, runs, args, kwargs)
     if len(runs) == 1:
@@ -175,6 +178,28 @@ class _Search:
         return self.model.get_submodule(path)
 
     # -- the reason for a no ------------------------------------------------------------------------------------
+
+    def check_none_lost(self, layers: Sequence[str], runs: Sequence[Run]) -> None:
+        """Of a list of layers, only the first may be no block: with one missing further on, stages would be lost.
+
+        Raises:
+            StagesError: with the layer and the reason.
+        """
+        taken = {block for run in runs for block in run.blocks}
+        ran = [path for path in layers if path in self.calls]
+        if not taken.intersection(layers):
+            return
+        lost = next((path for path in ran[1:] if path not in taken), None)
+        if lost is not None:
+            raise StagesError(
+                f"layer {lost} ({type(self._at(lost)).__name__}) can be part of no stage: {self._why_lost(lost, ran)}. "
+                "Name the stages by hand, without it: adapt(model, stages=[Stage(mandatory=..., skippable=...), ...])"
+            )
+
+    def _why_lost(self, path: str, layers: Sequence[str]) -> str:
+        if path in self.failed or not self.residual.get(path):
+            return self._why_no_block([path])
+        return f"it is residual, but no other of {layers[0]} to {layers[-1]} of its shape is beside it"
 
     def why_none(self) -> str:
         """Why the likeliest container, the one with the most weights in modules of one class, holds no run."""

@@ -1,0 +1,82 @@
+"""A cut that is measured: what a network's output loses without each layer, one pass a layer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..batches import logits_in
+from ..errors import StagesError
+from ..modes import evaluating, looking_at, without_fast_paths
+from ..plan import Mandatory, Run, Stages, cheapest_stretches, cut_runs
+from ..plan.calls import fresh
+from .stand_in import stand_in
+from .views import build_view, links_of
+
+
+def costs_of_layers(model: nn.Module, run: Run, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, float]:
+    """How far the model's predictions move without each block of a run: the mean KL(whole ‖ without it), in nats.
+
+    Arguments:
+        model: it returns logits, `[batch, classes]` or `[batch, tokens, words]`; left as it is.
+        run: its blocks; the first is not asked, for a stage begins with a block that stays.
+        args, kwargs: an input, some text that it knows.
+
+    Raises:
+        StagesError: a model that returns no logits.
+    """
+    links = links_of(model)
+    with looking_at(model), evaluating(model), torch.no_grad(), without_fast_paths():
+        whole = _log_probabilities(model, args, kwargs)
+        found = {run.blocks[0]: float("inf")}
+        for path in run.blocks[1:]:
+            block = stand_in(model.get_submodule(path), run.returns)
+            without = _log_probabilities(build_view(model, {path: block}, links).module, args, kwargs)
+            found[path] = max(0.0, float((whole.exp() * (whole - without)).sum(-1).mean()))
+    return found
+
+
+def _log_probabilities(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    args, kwargs = fresh(args, kwargs)
+    logits = logits_in(module(*args, **kwargs))
+    if not isinstance(logits, Tensor) or logits.ndim not in (2, 3):
+        raise StagesError(
+            f"cut='measured' compares predictions, and {type(module).__name__} returned {type(logits).__name__}: "
+            "expected logits [batch, classes] or [batch, tokens, words]; use the default cut, or name the stages"
+        )
+    return logits.float().log_softmax(-1)
+
+
+def measured_stages(
+    model: nn.Module,
+    runs: Sequence[Run],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    mandatory: Mandatory,
+    group_size: int | None,
+) -> Stages:
+    """As many stages as `cut_runs` would make of a flat run, skipping as many blocks, but those that cost least.
+
+    Raises:
+        StagesError: runs that are stages already, or a model that returns no logits.
+    """
+    if len(runs) != 1 or not runs[0].flat:
+        raise StagesError(
+            f"cut='measured' needs one run of layers of one shape, and {type(model).__name__} has {len(runs)} stages "
+            "of its own: use the default cut, with mandatory= for each stage"
+        )
+    (run,) = runs
+    usual = cut_runs(runs, mandatory, group_size)
+    costs = costs_of_layers(model, run, args, kwargs)
+    skipped = sum(len(stage.skippable) for stage in usual)
+    stages, start = [], 0
+    for stretch in cheapest_stretches([costs[path] for path in run.blocks], len(usual), skipped):
+        blocks = run.blocks[start : stretch.stop]
+        staying = run.blocks[start : stretch.start]
+        norms = None if run.norms is None else tuple(run.norms(staying))
+        name = f"{run.name or 'layers'} {start}-{stretch.stop - 1}"
+        stages.append(replace(usual[0], mandatory=staying, skippable=blocks[len(staying) :], norms=norms, name=name))
+        start = stretch.stop
+    return Stages(tuple(stages))
