@@ -450,3 +450,15 @@ def test_other_classes_of_the_same_name_or_behind_a_wrapper() -> None:
     assert isinstance(as_task(None, LlamaForCausalLM()), Classification)
     own = type("Own", (type(llama()),), {})
     assert isinstance(as_task(None, nn.DataParallel(own(llama().config))), LanguageModel)
+
+
+def test_a_teachers_logits_that_do_not_fit_into_the_buffer_are_refused() -> None:
+    """Two batches of 2 * 9 * 50 logits in float32 are 7,200 bytes."""
+    network, given = ad.adapt(llama(), example={"input_ids": torch.arange(6)[None]}).train(), TASK.inputs(batches(9)[0])
+    schedule = ad.Schedule("SB", delay=1, teacher_share=0.5, teacher_start=0)
+    next(ad.Passes(network, schedule=schedule, buffer_mb=0.0072)(*given))
+    said = (
+        "outputs for 2 batches take 0 MB, and buffer_mb is 0: expected a larger limit, a shorter delay, or teacher_sha"
+    )
+    with pytest.raises(ad.TrainingError, match=said):
+        next(ad.Passes(network, schedule=schedule, buffer_mb=0.0071)(*given))

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_NUMBERS = 1 << 21  # of logits at a time, 8 MB in float32; measured in benchmarks/language/losses.py
+_NUMBERS = 1 << 21  # of logits at a time, 8 MB in float32: as fast as any on a CPU (benchmarks/token_losses.py)
+_MORE = 8  # times as many elsewhere, where each of the small kernels takes some microseconds to start
 
 
 def token_nats(logits: Tensor, rows: Tensor, labels: Tensor) -> Tensor:
@@ -120,6 +121,6 @@ def _taken(logits: Tensor, rows: Tensor) -> Tensor:
 
 
 def _parts(rows: Tensor, vocabulary: int) -> Iterator[slice]:
-    size = max(1, _NUMBERS // vocabulary)
+    size = max(1, _NUMBERS * (1 if rows.device.type == "cpu" else _MORE) // vocabulary)
     for start in range(0, len(rows), size):
         yield slice(start, start + size)

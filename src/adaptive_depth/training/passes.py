@@ -221,9 +221,7 @@ class Passes:
         share = schedule.teacher_share if teacher is not None else 0.0
         result = (module or self.module)(item["x"], item["y"], item["skip"], teacher, share)
         if item["letter"] == "S" and schedule.teacher_share and item["batch"] >= schedule.teacher_start:
-            kept = self._kept.batches.get(item["batch"])
-            if kept is not None:  # its answer is kept with the batch: no pass asks for it again
-                kept["teacher"][item["part"]] = tree_map_only(Tensor, _off_device, result.output)
+            self._kept.answered(item["batch"], item["part"], result.output)  # no pass asks for it again
         return result
 
     def _batch(self, due: Due) -> tuple[Any, Any]:
@@ -326,7 +324,3 @@ class PassLoader:
             # state that it saves there must not hold a pass that was made.
             self.passes.done()
             yield item
-
-
-def _off_device(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu")
