@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 import runpy
@@ -22,6 +23,7 @@ from adaptive_depth.data import configure, create_loader, open_data
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 LIGHTNING, TRANSFORMERS = EXAMPLES / "train_with_lightning.py", EXAMPLES / "train_with_transformers.py"
+LANGUAGE = EXAMPLES / "transformers_language_model.py"
 TIMM, TIMM_SCRIPT = EXAMPLES / "train_with_timm.py", EXAMPLES / "run_timm_script.py"
 ONE_IMAGE = 0.21  # of 500, in percent: numbers of threads may decide a tie
 
@@ -245,6 +247,38 @@ def test_transformers_trains_with_algorithm_1(tmp_path: Path) -> None:
     for line in steps:
         assert line["loss"] == pytest.approx(line["super_net_loss"] + line["base_net_loss"], abs=1e-4)
     assert [line["epoch"] for line in said if "eval_base_net_accuracy" in line] == [1, 2]
+
+
+def perplexities(printed: str, when: str) -> dict[str, float]:
+    """The line `after FF 12.34 FT 12.56 ...`."""
+    [line] = re.findall(rf"^{when} (.*)$", printed, re.MULTILINE)
+    words = line.split()
+    return {skip: float(value) for skip, value in zip(words[::2], words[1::2], strict=True)}
+
+
+@pytest.mark.slow
+def test_transformers_trains_a_language_model_at_every_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.syspath_prepend(EXAMPLES)
+    text, folder = tmp_path / "text.txt", tmp_path / "run"
+    pages = sorted((EXAMPLES.parent / "docs").glob("*.md"))
+    text.write_text("\n\n".join(page.read_text() for page in pages)[:60_000])
+    printed = run(LANGUAGE, folder, 1, "--text", str(text))
+    before, after = perplexities(printed, "before"), perplexities(printed, "after")
+    assert tuple(after) == tuple(before) == ad.all_skips(2)
+    # From a guess among 259 bytes to better than how often each occurs.
+    assert all(before[skip] > 200 and after[skip] < 60 for skip in after), (before, after)
+    said = json.loads(max(folder.glob("checkpoint-*/trainer_state.json")).read_text())["log_history"]
+    [judged] = [line["eval_loss"] for line in said if "eval_loss" in line]
+    ends = [math.log(after[skip]) for skip in ("FF", "TT")]
+    assert judged == pytest.approx(sum(ends) / 2, rel=0.05)  # a mean of batches there, of tokens here
+
+    example = runpy.run_path(str(LANGUAGE), {"__name__": "example"})
+    model, tokenizer = example["small_llama"]()
+    texts = example["texts_of"](text, tokenizer, 128)
+    held_out = [dict(example["DataCollatorForLanguageModeling"](tokenizer, mlm=False)(texts[-(len(texts) // 10) :]))]
+    network = ad.load(folder / "network", model)
+    assert ad.evaluate(network, held_out) == pytest.approx(after, abs=0.006)
 
 
 @pytest.mark.slow

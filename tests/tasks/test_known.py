@@ -2,6 +2,8 @@
 
 import copy
 import json
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from adaptive_depth.quality import Quality
 from adaptive_depth.tasks import (
     Classification,
     Heads,
+    LanguageModel,
     MultiLabel,
     OwnCriterion,
     Regression,
@@ -109,6 +112,13 @@ class TwoHeads(nn.Module):
 
 def cases(nets, name: str):
     """A network, its task and a target for four samples."""
+    if name == "language":
+        model = runpy.run_path(str(HAND_WRITTEN))["Decoder"](blocks=4, width=16)
+        network = ad.adapt(model, example=torch.randint(50, (2, 7)))
+        assert len(network.stages) == 2
+        target = text()
+        target[0, 4:] = -100
+        return network, LanguageModel(), target
     if name == "heads":
         model = TwoHeads(nets.Chain(*(nets.Residual() for _ in range(4))))
         stages = [ad.Stage((f"body.blocks.{i}",), (f"body.blocks.{i + 1}",)) for i in (0, 2)]
@@ -124,7 +134,17 @@ def cases(nets, name: str):
     return nets.chain(), task, target
 
 
-TASKS = ("classification", "multi-label", "regression", "heads", "own")
+HAND_WRITTEN = Path(__file__).parents[1] / "hand_written.py"
+TASKS = ("classification", "multi-label", "regression", "heads", "language", "own")
+
+
+def text() -> torch.Tensor:
+    return torch.randint(50, (4, 7), generator=torch.Generator().manual_seed(0))
+
+
+def samples(name: str) -> torch.Tensor:
+    """What the network takes."""
+    return text() if name == "language" else torch.randn(4, 3, 8, 8)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -133,7 +153,7 @@ def test_every_task_trains_and_every_depth_learns(nets, name: str, passes: str) 
     """On one batch, again and again, the loss of every depth falls."""
     torch.manual_seed(0)
     network, task, target = cases(nets, name)
-    x = torch.randn(4, 3, 8, 8)
+    x = samples(name)
     extra = {"teacher_share": 0.5, "delay": 1} if passes != "algorithm 1" else {}
 
     def losses() -> dict[str, float]:
@@ -150,11 +170,11 @@ def test_every_task_trains_and_every_depth_learns(nets, name: str, passes: str) 
     assert (history.epochs[-1].accuracy is not None) == (name == "classification")
 
 
-@pytest.mark.parametrize("name", TASKS[:4])
+@pytest.mark.parametrize("name", TASKS[:5])
 def test_every_task_is_evaluated_as_by_hand(nets, name: str) -> None:
     network, task, target = cases(nets, name)
     network.eval()
-    x = torch.randn(4, 3, 8, 8)
+    x = samples(name)
     found = ad.evaluate(network, [(x, target)], task=task)
     for skip in network.skips:
         with torch.no_grad():
@@ -267,7 +287,7 @@ def test_evaluate_without_a_task_refuses_what_is_not_certain(nets) -> None:
 def test_every_task_is_analysed(nets, name: str) -> None:
     network, task, target = cases(nets, name)
     network.eval()
-    x = torch.randn(4, 3, 8, 8)
+    x = samples(name)
     found = ad.analyze(network, [(x, target)], criterion=task)
     with torch.no_grad():
         expected = float(task.loss(task.output(network(x)), target))

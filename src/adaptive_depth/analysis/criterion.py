@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.sharing import tensors_in
 from ..errors import DataError, MeasurementError, TrainingError
@@ -15,15 +15,16 @@ class Criterion:
 
     Arguments:
         criterion: a mean over samples, or a task of `adaptive_depth.tasks`; cross-entropy by default.
+        model: whose outputs they are; of a causal language model of transformers the default is the next token.
 
     Attributes:
         classes: of the network's outputs; None where labels are no class indices.
         seen: the classes that the labels named.
     """
 
-    def __init__(self, criterion: Any = None) -> None:
+    def __init__(self, criterion: Any = None, model: nn.Module | None = None) -> None:
         try:
-            self.task = as_task(criterion)
+            self.task = as_task(criterion, model)
         except TrainingError as error:
             raise MeasurementError(str(error)) from error
         self.classes: int | None = None

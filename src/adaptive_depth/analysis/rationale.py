@@ -78,7 +78,7 @@ def analyze(
         raise MeasurementError(f"limit={limit!r}: expected a number of batches, 1 or more, or None for all")
     if not (compare is None or isinstance(compare, nn.Module)):
         raise MeasurementError(f"compare is a {type(compare).__name__}: expected a model, an nn.Module")
-    judge, measured, done = Criterion(criterion), None, count(1)
+    judge, measured, done = Criterion(criterion, network.model), None, count(1)
     with (
         evaluating(network),
         nullcontext() if compare is None else evaluating(compare),

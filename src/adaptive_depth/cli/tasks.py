@@ -173,12 +173,13 @@ def check_images(network: Any, config: Any, task: "Task | None") -> None:
         DataError: outputs that are not one for each class, or a task that needs other targets.
     """
     from ..data import check_fit, check_input
-    from ..tasks import Heads, MultiLabel, Regression, Segmentation
+    from ..tasks import Heads, LanguageModel, MultiLabel, Regression, Segmentation
 
     needs = {
         MultiLabel: "a yes or no for each label",
         Regression: "numbers",
         Segmentation: "the class of every pixel",
+        LanguageModel: "a text",
         Heads: "a target for each head",
     }
     if type(task) in needs:  # one's own may make them of the class

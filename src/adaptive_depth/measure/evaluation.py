@@ -38,8 +38,8 @@ def evaluate(
             that holds them as `logits`.
         batches: pairs of input `[batch, ...]` and labels `[batch]`, or dicts with `"labels"`, such as a DataLoader.
         skips: the sub-networks; all by default.
-        task: what the network is for: a task of `adaptive_depth.tasks`, or what `train` takes; one class a sample
-            where None.
+        task: what the network is for: a task of `adaptive_depth.tasks`, or what `train` takes; where None the next
+            token for a causal language model of transformers, and one class a sample for anything else.
         across_processes: all processes of a training call this, each with its share of the samples, and each gets the
             quality on all of them.
 
@@ -66,7 +66,8 @@ def evaluate(
     chosen = sorted(set(chosen))
     if not chosen:
         raise DataError("evaluate received no sub-network: expected skips such as ['FFFF'], or None for all")
-    judged = as_task(task)
+    judged = as_task(task, network.model)
+    strict = task is None and isinstance(judged, Classification)
     metrics: dict[str, Metric] = {}
     device, shared = device_of(network), SharedForward(network)
     with evaluating(network), torch.inference_mode(False), torch.no_grad():
@@ -78,7 +79,7 @@ def evaluate(
             if not network.proven:
                 network.prove(*args, **kwargs)
             for skip, output, _ in shared.outputs(chosen, *args, **kwargs):
-                found = _checked(judged, output, y, getattr(batches, "dataset", None), strict=task is None)
+                found = _checked(judged, output, y, getattr(batches, "dataset", None), strict=strict)
                 if skip not in metrics:
                     metrics[skip] = _new_metric(judged, found).to(device)
                     metrics[skip].sync_on_compute = False  # processes may evaluate something of their own
@@ -128,8 +129,8 @@ def _check_one_class(output: Any, y: Any) -> None:
         received = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise DataError(
             f"the network returned {received} for labels {labels}: expected [batch, classes] and [batch]; for anything "
-            "else name the task, evaluate(network, batches, task=...): MultiLabel, Regression, Segmentation, a dict of "
-            "tasks for several heads, or one of your own"
+            "else name the task, evaluate(network, batches, task=...): MultiLabel, Regression, Segmentation, "
+            "LanguageModel, a dict of tasks for several heads, or one of your own"
         )
 
 

@@ -4,6 +4,7 @@ from ..quality import Quality
 from .classification import Classification, Segmentation, distillation_loss
 from .heads import Heads
 from .known import OwnCriterion, as_task
+from .language import LanguageModel
 from .multi_label import MultiLabel
 from .regression import Regression
 from .task import Task
@@ -11,6 +12,7 @@ from .task import Task
 __all__ = [
     "Classification",
     "Heads",
+    "LanguageModel",
     "MultiLabel",
     "OwnCriterion",
     "Quality",

@@ -5,19 +5,21 @@ from copy import copy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..quality import Quality
+from ..wrapping import unwrapped
 from .checks import MEANT, called, kind_of, single_number, value_range
 from .classification import Classification, Segmentation
 from .heads import Heads
+from .language import LanguageModel, language_task
 from .multi_label import MultiLabel
 from .regression import Regression
 from .task import Task
 
-TASKS = (Classification, MultiLabel, Regression, Segmentation, Heads)
-_BY_NAME = {task.__name__: task for task in TASKS}
+TASKS = (Classification, MultiLabel, Regression, Segmentation, LanguageModel, Heads)
+_BY_NAME: dict[str, Any] = {task.__name__: task for task in TASKS}
 
 
 class OwnCriterion(Task):
@@ -142,14 +144,21 @@ _ASK = (
 )
 
 
-def as_task(given: Any) -> Task:
+def as_task(given: Any, model: nn.Module | None = None) -> Task:
     """What was given as a task: itself, a dict of tasks as `Heads`, or what a criterion of torch says for certain.
+
+    Nothing (None) is a classification; of a causal language model of transformers it is the next token.
 
     Any other criterion becomes a task that learns from labels, and says so when more is asked of it than the first
     batch makes certain.
 
+    Arguments:
+        given: what a caller named.
+        model: what is trained or judged, of an adapted network its `model`; where nothing is named, its class counts.
+
     Raises:
-        TrainingError: something that cannot be called, a class in place of an instance.
+        TrainingError: something that cannot be called, a class in place of an instance; nothing, for a language model
+            of transformers that may be trained in more than one way.
 
     Example:
         >>> from torch import nn
@@ -161,7 +170,7 @@ def as_task(given: Any) -> Task:
     if isinstance(given, Mapping):
         return Heads({name: as_task(task) for name, task in given.items()})
     if given is None:
-        return Classification()
+        return (None if model is None else language_task(unwrapped(model))) or Classification()
     if isinstance(given, type) or not callable(given):
         raise TrainingError(
             f"criterion={given!r}: expected a criterion such as nn.CrossEntropyLoss(), an instance, or a task of "

@@ -127,8 +127,9 @@ class Task(ABC):
         Arguments:
             metric: a metric of torchmetrics, or a function that returns one number for all predictions and targets of
                 an evaluation. Both receive what `compared` gives: class probabilities `[batch, classes, ...]` and
-                indices, probabilities of labels and 0 or 1, or numbers. Ignored classes are among them: give a metric
-                of torchmetrics the same `ignore_index`.
+                indices, probabilities of labels and 0 or 1, numbers, or of a language model the logarithms of
+                probabilities `[counted, vocabulary]` and token ids. Ignored classes are among them: give a metric of
+                torchmetrics the same `ignore_index`.
             quality: name, unit and direction of its number, which is multiplied by 100 where the unit is `"%"`; by
                 default the name of the metric and the direction that torchmetrics gives it.
 

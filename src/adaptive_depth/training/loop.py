@@ -64,7 +64,8 @@ def train(
             with `accumulate`, each is one part of a step.
         recipe: how; the default one where none is given.
         task: what the network is for: a task of `adaptive_depth.tasks`, a dict of them for several heads, or a
-            criterion of torch that says it for certain; where None classification, with the recipe's label smoothing.
+            criterion of torch that says it for certain; where None the next token for a causal language model of
+            transformers, and for anything else classification, with the recipe's label smoothing.
         step: what to do with a batch, one optimiser step each; by default the recipe's `passes` for an adaptive
             network, `supervise(network)` for a plain one.
         validation: batches to evaluate an adaptive network on, as often as the recipe says; of several processes,
@@ -95,7 +96,7 @@ def train(
     if resume and folder is None:
         raise TrainingError("resume=True without a folder: name the one that holds the checkpoints")
     folder = None if folder is None else Path(folder)
-    learned = _task(task, recipe)
+    learned = _task(task, recipe, network)
     if validation is not None and isinstance(network, AdaptiveNetwork) and not learned.can_judge:
         raise TrainingError(
             f"validation= needs a metric, and {task!r} says nothing of one: name the task, such as "
@@ -161,10 +162,12 @@ def default_task(recipe: Recipe) -> Classification:
     return Classification(criterion, temperature=recipe.temperature)
 
 
-def _task(given: Any, recipe: Recipe) -> Task:
+def _task(given: Any, recipe: Recipe, network: nn.Module) -> Task:
     """What was given, or the default."""
     if given is None:
-        return default_task(recipe)
+        given = as_task(None, network.model if isinstance(network, AdaptiveNetwork) else network)
+        if isinstance(given, Classification):
+            return default_task(recipe)
     smoothed = getattr(getattr(given, "criterion", given), "label_smoothing", 0.0)
     if recipe.label_smoothing != smoothed and recipe.label_smoothing:
         raise TrainingError(

@@ -109,7 +109,8 @@ class Passes:
     Arguments:
         network: the network to train.
         task: what the network is for: a task of `adaptive_depth.tasks`, a dict of them for several heads, or a
-            criterion of output and labels (cross-entropy where None).
+            criterion of output and labels; where None the next token for a causal language model of transformers, and
+            cross-entropy for anything else.
         schedule: which sub-network learns when; the default one where None (without R for a network of one stage).
         buffer_mb: memory off the device for the batches that wait for a later pass, see `Replay`.
 
@@ -147,7 +148,7 @@ class Passes:
             raise TrainingError(f"buffer_mb={buffer_mb!r}: expected megabytes, above 0")
         if "R" in schedule.pattern:
             schedule.drawn_from(len(network.stages))
-        self.task = as_task(task)
+        self.task = as_task(task, network.model)
         if schedule.teacher_share and isinstance(self.task, OwnCriterion):
             self.task = self.task.distilling()
         self.module = OnePass(network, self.task)
@@ -220,9 +221,7 @@ class Passes:
         share = schedule.teacher_share if teacher is not None else 0.0
         result = (module or self.module)(item["x"], item["y"], item["skip"], teacher, share)
         if item["letter"] == "S" and schedule.teacher_share and item["batch"] >= schedule.teacher_start:
-            kept = self._kept.batches.get(item["batch"])
-            if kept is not None:  # its answer is kept with the batch: no pass asks for it again
-                kept["teacher"][item["part"]] = tree_map_only(Tensor, _off_device, result.output)
+            self._kept.answered(item["batch"], item["part"], result.output)  # no pass asks for it again
         return result
 
     def _batch(self, due: Due) -> tuple[Any, Any]:
@@ -325,7 +324,3 @@ class PassLoader:
             # state that it saves there must not hold a pass that was made.
             self.passes.done()
             yield item
-
-
-def _off_device(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu")

@@ -83,6 +83,24 @@ class Replay:
         while len(self.batches) > self.size:
             self.batches.popitem(last=False)
 
+    def answered(self, number: int, part: int, answer: Any) -> None:
+        """Keep what the super-net answered to a part of a batch, where that batch is kept.
+
+        Raises:
+            TrainingError: more than the limit, for all batches together.
+        """
+        if number not in self.batches:
+            return
+        answers = self.batches[number]["teacher"]
+        size = sum(_bytes(each) for each in tree_flatten(answer)[0] if isinstance(each, Tensor))
+        megabytes = size * len(answers) * self.size / 1e6
+        if megabytes > self.limit_mb:
+            raise TrainingError(
+                f"the super-net's outputs for {self.size} batches take {megabytes:,.0f} MB, and buffer_mb is "
+                f"{self.limit_mb:,.0f}: expected a larger limit, a shorter delay, or teacher_share=0"
+            )
+        answers[part] = tree_map(lambda leaf: leaf.detach().to("cpu") if isinstance(leaf, Tensor) else leaf, answer)
+
     def get(self, number: int, device: torch.device) -> Any:
         """A batch that was kept, on a device."""
 

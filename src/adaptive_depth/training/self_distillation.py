@@ -20,7 +20,7 @@ from ..core.recompute import is_recomputed
 from ..core.sharing import Branch, SharedForward, hand_on
 from ..errors import TrainingError
 from ..modes import buffers_restored_on_error
-from ..tasks import Classification, OwnCriterion, Task, as_task, distillation_loss
+from ..tasks import Classification, LanguageModel, OwnCriterion, Task, as_task, distillation_loss
 from .compiling import Compiled
 from .objective import checked
 
@@ -62,7 +62,8 @@ class SelfDistillation(nn.Module):
     Arguments:
         network: the network to train.
         criterion: what the network is for: a task of `adaptive_depth.tasks`, or the loss of the super-net's output and
-            the labels; cross-entropy where None. What the base-net learns from the super-net follows from it, or for
+            the labels; where None the next token for a causal language model of transformers, and cross-entropy for
+            anything else. What the base-net learns from the super-net follows from it, or for
             class indices from the first batch.
         alpha: weight of the super-net's loss; the base-net's has 1 - alpha (0.5, as in the reference: the gradients of
             both are added as they are).
@@ -108,7 +109,7 @@ class SelfDistillation(nn.Module):
     ) -> None:
         super().__init__()
         check_adapted(network, "SelfDistillation", TrainingError)
-        task = as_task(criterion)
+        task = as_task(criterion, network.model)
         if learn_from == "teacher" and not task.can_distil:
             raise TrainingError(
                 f"what the base-net learns from the super-net is not known for the task {type(task).__name__}: give it "
@@ -139,9 +140,9 @@ class SelfDistillation(nn.Module):
         # With alpha = 0 no label is learned from, so there is no scale to keep.
         scale = alpha if keep_scale and alpha else 1.0
         self._weights = alpha / scale, (1 - alpha) / scale
-        if isinstance(task, Classification):
+        if isinstance(task, Classification | LanguageModel):
             task = copy.copy(task)
-            task.temperature = temperature
+            task.temperature = temperature if temperature != 1 else task.temperature
         elif isinstance(task, OwnCriterion) and task.distils is None:
             task = task.distilling(temperature) if learn_from == "teacher" else task
         elif temperature != 1:

@@ -44,7 +44,7 @@ def distil(objective: nn.Module, *, low_memory: bool = False) -> Step:
 
 def supervise(network: Callable[..., Any], task: Any = None) -> Step:
     """The usual step of a plain network: the loss of a task, or of a criterion (cross-entropy where None)."""
-    task = as_task(task)
+    task = as_task(task, network if isinstance(network, nn.Module) else None)
 
     def step(x: Any, y: Any, backward: Backward) -> StepResult:
         args, kwargs = arguments(x)

@@ -1,0 +1,262 @@
+"""Text: the next token, or tokens at places of their own."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..batches import described, split_batch
+from ..errors import DataError, TrainingError
+from ..quality import Quality
+from .checks import same_device, tensor_of, value_range
+from .task import Task
+from .token_losses import token_cross_entropy, token_divergence
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+
+class LanguageModel(Task):
+    """The next token: logits `[batch, tokens, vocabulary]`, labels `[batch, tokens]`.
+
+    All tokens that count have the same weight in the loss, in what a sub-network learns from the super-net
+    (KL(super-net ‖ sub-network) of each token) and in perplexity; padding and `ignore_index` do not count. Losses are
+    computed in float32, a few rows at a time: beyond the logits and their gradient, a large vocabulary takes no memory.
+
+    A batch is token ids `[batch, tokens]`, or a dict with `input_ids` and what else the model takes. Labels may be in
+    it (`labels`, as collators of transformers write them) or beside it, a pair (input, labels). They are not given to
+    the model. Without labels they are the token ids, without padding (where `attention_mask` is 0) and without a token
+    right behind padding, which follows nothing.
+
+    Arguments:
+        temperature: of the softmax in distillation; the loss is multiplied by its square.
+        shift: the logits at each place are those of the next token, so labels are the token ids themselves. False for
+            encoder-decoders, masked language models and labels that are shifted already: each label stands at the
+            place of its logits.
+        ignore_index: the label of places that do not count.
+
+    Raises:
+        TrainingError: a temperature that is not above 0.
+
+    Example:
+        >>> import torch
+        >>> task = LanguageModel()
+        >>> ids, labels = task.inputs({"input_ids": torch.tensor([[2, 0, 1]])})
+        >>> task.loss(torch.zeros(1, 3, 4), labels)
+        tensor(1.3863)
+    """
+
+    quality = Quality("perplexity", higher_is_better=False)
+
+    def __init__(self, *, temperature: float = 1.0, shift: bool = True, ignore_index: int = -100) -> None:
+        if not temperature > 0:
+            raise TrainingError(f"temperature={temperature!r}: expected a number above 0")
+        self.temperature, self.shift, self.ignore_index = temperature, shift, ignore_index
+
+    # -- batches ------------------------------------------------------------------------------------------------
+
+    def inputs(self, batch: Any) -> tuple[Any, Any]:
+        x, labels = split_batch(batch, None)
+        if labels is None:
+            return x, self._labels_of(x)
+        if self.shift and isinstance(labels, Tensor):
+            self._check_unshifted(x, labels)
+        return x, labels
+
+    def _labels_of(self, x: Any) -> Tensor:
+        """The token ids themselves."""
+        if not self.shift:
+            raise DataError(
+                "the loader yielded no labels, and with shift=False they are not the inputs: expected a dict with "
+                "'labels', as DataCollatorForSeq2Seq(tokenizer, model=model) or DataCollatorForLanguageModeling("
+                "tokenizer, mlm=True) make it, or pairs (input, labels)"
+            )
+        ids = _token_ids(x)
+        if ids is None or ids.ndim != 2 or not _is_whole(ids):
+            received = described(x) if ids is None else f"{list(ids.shape)} of {_kind(ids)}"
+            raise DataError(
+                f"the loader yielded {received}, without labels: expected token ids [batch, tokens], whole numbers, as "
+                "a tensor or as 'input_ids' of a dict; or give the labels, too"
+            )
+        mask = x.get("attention_mask") if isinstance(x, Mapping) else None
+        if not isinstance(mask, Tensor):
+            return ids
+        if mask.shape != ids.shape:
+            raise DataError(
+                f"attention_mask {list(mask.shape)} for input_ids {list(ids.shape)}: of such a mask it is not certain "
+                f"which tokens are padding; put 'labels' into the batch, {self.ignore_index} where none counts"
+            )
+        padding = mask == 0
+        padding[:, 1:] |= padding[:, :-1].clone()  # a first token is no one's next one
+        return ids.masked_fill(padding, self.ignore_index)
+
+    def _check_unshifted(self, x: Any, labels: Tensor) -> None:
+        """What is certainly something else than token ids would train without an error, and learn nonsense."""
+        ids = _token_ids(x)
+        if ids is None or ids.shape != labels.shape or ids.ndim != 2 or ids.shape[1] < 2 or not _is_whole(labels):
+            return
+        counted = labels != self.ignore_index
+        if bool(((labels == ids) | ~counted).all()):
+            return
+        if bool(((labels[:, :-1] == ids[:, 1:]) | ~counted[:, :-1]).all()):
+            raise DataError(
+                "the labels are the token ids shifted by one already, and this task shifts them: expected labels that "
+                "are the token ids themselves, or the task LanguageModel(shift=False)"
+            )
+        if value_range(labels)[0] >= 0 and value_range(labels)[1] <= 1 < value_range(ids)[1]:
+            raise DataError(
+                "the labels are 0 and 1 alone, as an attention mask is, and the token ids are not: expected "
+                "{'input_ids': ids, 'attention_mask': mask}, or labels that are token ids"
+            )
+
+    # -- losses and perplexity ----------------------------------------------------------------------------------
+
+    def output(self, output: Any) -> Any:
+        """The logits, of an object or a dict that has them, or of a pair (logits, loss) with a loss or None."""
+        if isinstance(output, tuple) and len(output) == 2 and not hasattr(output, "_fields"):
+            logits, loss = output
+            if isinstance(logits, Tensor) and (loss is None or (isinstance(loss, Tensor) and loss.ndim == 0)):
+                return logits
+        return super().output(output)
+
+    def check(self, output: Any, target: Any, /) -> None:
+        self._counted(self._logits(output), target)
+
+    def loss(self, output: Any, target: Any) -> Tensor:
+        logits = self._logits(output)
+        rows, labels = self._counted(logits, target)
+        return token_cross_entropy(logits.flatten(0, 1), rows, labels)
+
+    def distil(self, student: Any, teacher: Any, target: Any) -> Tensor:
+        student, teacher = self._logits(student), self._logits(teacher)
+        if student.shape != teacher.shape:
+            raise TrainingError(
+                f"the sub-network returned {list(student.shape)} and the super-net {list(teacher.shape)}: expected "
+                "logits of the same tokens"
+            )
+        rows, _ = self._counted(student, target)
+        return token_divergence(teacher.flatten(0, 1), student.flatten(0, 1), rows, self.temperature)
+
+    def metric(self, output: Any) -> "Metric":  # noqa: ARG002 - of any vocabulary
+        from .perplexity import Perplexity
+
+        return Perplexity()
+
+    def measure(self, metric: "Metric", output: Any, target: Any) -> None:
+        logits = self._logits(output)
+        rows, labels = self._counted(logits, target)
+        metric.update(logits.flatten(0, 1), labels, rows)
+
+    def compared(self, output: Any, target: Any) -> tuple[Tensor, Tensor]:
+        """Of the tokens that count, one behind the other: logarithms of probabilities `[counted, vocabulary]`, ids."""
+        logits = self._logits(output)
+        rows, labels = self._counted(logits, target)
+        return logits.flatten(0, 1)[rows].float().log_softmax(1), labels
+
+    def _counted(self, logits: Tensor, target: Any) -> tuple[Tensor, Tensor]:
+        """The rows that count of all `batch * tokens`, and the token ids that they are compared with."""
+        y = tensor_of("the target", target, f"token ids {list(logits.shape[:2])} for logits {list(logits.shape)}")
+        same_device(logits, y)
+        if y.shape != logits.shape[:2]:
+            raise TrainingError(
+                f"labels {list(y.shape)} for logits {list(logits.shape)}: expected token ids {list(logits.shape[:2])}, "
+                "one for each place; a model that returns logits of some places alone must return all"
+            )
+        if not _is_whole(y):
+            raise TrainingError(f"labels of {_kind(y)}: expected token ids, whole numbers; convert them with y.long()")
+        # The labels are shifted and not the logits, for these would have to be copied.
+        y = (F.pad(y[:, 1:], (0, 1), value=self.ignore_index) if self.shift else y).flatten()
+        rows = (y != self.ignore_index).nonzero().squeeze(1)
+        labels = y[rows].long()
+        low, high = value_range(labels)
+        if not len(rows):
+            of_next = "has no next token that counts" if self.shift else "has no token that counts"
+            raise TrainingError(
+                f"this batch {of_next}, labels {list(target.shape)}: all are padding, ignore_index="
+                f"{self.ignore_index}{' or texts of one token' * self.shift}; leave such batches out"
+            )
+        if low < 0 or high >= logits.shape[2]:
+            mend = f"use the model's own tokenizer, or model.resize_token_embeddings({high + 1}) before ad.adapt"
+            if low < 0:
+                mend = f"name the label of places that do not count, LanguageModel(ignore_index={low})"
+            raise TrainingError(
+                f"labels from {low} to {high}, but the network's vocabulary has {logits.shape[2]} tokens: expected "
+                f"token ids from 0 to {logits.shape[2] - 1}; {mend}"
+            )
+        return rows, labels
+
+    def _logits(self, output: Any) -> Tensor:
+        found = self.output(output)
+        hint = (
+            f"logits [batch, tokens, vocabulary], alone or as the field logits, and received {described(found)}; take "
+            "the model with its head (LlamaForCausalLM, not LlamaModel), or wrap it"
+        )
+        logits = tensor_of("the network's output", found, hint)
+        if logits.ndim != 3 or not logits.is_floating_point():
+            raise TrainingError(
+                f"the network returned {list(logits.shape)} of {_kind(logits)}: expected logits [batch, tokens, "
+                "vocabulary]"
+            )
+        return logits
+
+
+# -- what a model is for ----------------------------------------------------------------------------------------
+
+_BOTH_WAYS = {"xlnet"}  # its class is among the causal ones, and sees the whole text
+
+
+def language_task(model: nn.Module) -> LanguageModel | None:
+    """The task of a causal language model of transformers; None for a model that is no language model of theirs.
+
+    Raises:
+        TrainingError: an encoder-decoder or a masked language model: what its labels are, the user says.
+    """
+    config = getattr(model, "config", None)
+    theirs = [kind.__name__ for kind in type(model).__mro__ if kind.__module__.startswith("transformers.")]
+    if not theirs or config is None:
+        return None
+    from transformers.models.auto import modeling_auto as auto  # they are loaded, or there would be no such model
+
+    def among(names: str) -> bool:
+        return bool(set(theirs) & _flat(getattr(auto, names, {}).values()))
+
+    masked = auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    kind = getattr(config, "model_type", "")
+    if among("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"):
+        encoder = kind in masked and not getattr(config, "is_decoder", False)
+        if not encoder and kind not in _BOTH_WAYS and getattr(config, "is_causal", True) is not False:
+            return LanguageModel()
+        raise TrainingError(
+            f"{type(model).__name__} sees the tokens that come next, as its config says: expected is_decoder=True in "
+            "the config of a causal language model, or task=LanguageModel(shift=False) and labels at their own places"
+        )
+    if among("MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES"):
+        raise TrainingError(
+            f"{type(model).__name__} writes a text of its own: expected task=adaptive_depth.tasks.LanguageModel("
+            "shift=False), with batches of DataCollatorForSeq2Seq(tokenizer, model=model), which hold labels and "
+            "decoder_input_ids"
+        )
+    if among("MODEL_FOR_MASKED_LM_MAPPING_NAMES"):
+        raise TrainingError(
+            f"{type(model).__name__} fills in tokens: expected task=adaptive_depth.tasks.LanguageModel(shift=False), "
+            "with batches of DataCollatorForLanguageModeling(tokenizer, mlm=True), which hold labels"
+        )
+    return None
+
+
+def _flat(names: Any) -> set[str]:
+    return {each for name in names for each in ((name,) if isinstance(name, str) else name)}
+
+
+def _token_ids(x: Any) -> Tensor | None:
+    found = x.get("input_ids") if isinstance(x, Mapping) else x[0] if isinstance(x, tuple) and x else x
+    return found if isinstance(found, Tensor) else None
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or _kind(tensor) == "bool")
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
