@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import torch
@@ -16,13 +17,20 @@ from .stand_in import stand_in
 from .views import build_view, links_of
 
 
-def costs_of_layers(model: nn.Module, run: Run, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, float]:
-    """How far the model's predictions move without each block of a run: the mean KL(whole ‖ without it), in nats.
+def costs_of_layers(
+    model: nn.Module,
+    blocks: Sequence[str],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    returns: tuple[int | None, ...] | None = None,
+) -> dict[str, float]:
+    """How far the model's predictions move without each block: the mean KL(whole ‖ without it), in nats.
 
     Arguments:
         model: it returns logits, `[batch, classes]` or `[batch, tokens, words]`; left as it is.
-        run: its blocks; the first is not asked, for a stage begins with a block that stays.
+        blocks: their paths.
         args, kwargs: an input, some text that it knows.
+        returns: as for `Stage`.
 
     Raises:
         StagesError: a model that returns no logits.
@@ -30,9 +38,9 @@ def costs_of_layers(model: nn.Module, run: Run, args: Sequence[Any], kwargs: Map
     links = links_of(model)
     with looking_at(model), evaluating(model), torch.no_grad(), without_fast_paths():
         whole = _log_probabilities(model, args, kwargs)
-        found = {run.blocks[0]: float("inf")}
-        for path in run.blocks[1:]:
-            block = stand_in(model.get_submodule(path), run.returns)
+        found = {}
+        for path in blocks:
+            block = stand_in(model.get_submodule(path), returns)
             without = _log_probabilities(build_view(model, {path: block}, links).module, args, kwargs)
             found[path] = max(0.0, float((whole.exp() * (whole - without)).sum(-1).mean()))
     return found
@@ -69,7 +77,8 @@ def measured_stages(
         )
     (run,) = runs
     usual = cut_runs(runs, mandatory, group_size)
-    costs = costs_of_layers(model, run, args, kwargs)
+    first, *others = run.blocks  # a stage begins with a block that stays
+    costs = {first: inf} | costs_of_layers(model, others, args, kwargs, run.returns)
     skipped = sum(len(stage.skippable) for stage in usual)
     stages, start = [], 0
     for stretch in cheapest_stretches([costs[path] for path in run.blocks], len(usual), skipped):

