@@ -159,8 +159,10 @@ def test_where_labels_may_stand() -> None:
         assert torch.equal(found, labels)
         assert torch.equal(x["input_ids"] if isinstance(x, dict) else x, ids)
         assert not isinstance(x, dict) or x.keys() == {"input_ids"}
-    noisy = torch.tensor([[5, 9, 7]]), torch.tensor([[5, 6, 7]])  # inputs with tokens that were dropped
-    assert torch.equal(TASK.inputs(noisy)[1], noisy[1])
+    # Inputs with tokens that were dropped: labels that are other tokens, and not the next ones either.
+    for ids, labels in (([5, 9, 7], [5, 6, 7]), ([5, 6, 9], [-100, -100, 7]), ([5, 9, 7], [-100, 7, -100])):
+        noisy = torch.tensor([ids]), torch.tensor([labels])
+        assert torch.equal(TASK.inputs(noisy)[1], noisy[1])
 
 
 @pytest.mark.parametrize(
@@ -445,7 +447,7 @@ def test_what_a_model_of_transformers_is_for(name: str, config: str, changes: di
 
 def test_other_classes_of_the_same_name_or_behind_a_wrapper() -> None:
     class LlamaForCausalLM(nn.Module):
-        config = None
+        config = llama().config
 
     assert isinstance(as_task(None, LlamaForCausalLM()), Classification)
     own = type("Own", (type(llama()),), {})
