@@ -16,6 +16,7 @@ import adaptive_depth as ad
 from adaptive_depth.choose.costs import Cost, Profile
 from adaptive_depth.plotting import plot_tradeoffs
 from adaptive_depth.tasks import Classification, LanguageModel, as_task, token_losses
+from adaptive_depth.training.steps import supervise
 
 TASK = LanguageModel()
 VOCABULARY = 7
@@ -377,7 +378,9 @@ def test_the_lowest_perplexity_is_the_best_and_is_named() -> None:
     assert plot_tradeoffs(table).axes[0].get_ylabel() == "perplexity (lower is better)"
 
 
-@pytest.mark.parametrize("where", ["Passes", "SelfDistillation", "train", "algorithm 1", "analyze", "a plain model"])
+@pytest.mark.parametrize(
+    "where", ["Passes", "SelfDistillation", "train", "algorithm 1", "analyze", "supervise", "a plain model"]
+)
 def test_a_causal_model_of_transformers_needs_no_task(where: str) -> None:
     model, data = llama(), batches(9, 4)
     network = ad.adapt(model, example={"input_ids": torch.arange(6)[None]})
@@ -390,6 +393,10 @@ def test_a_causal_model_of_transformers_needs_no_task(where: str) -> None:
         with torch.no_grad():
             expected = float(model.eval()(**data[0]).loss)
         assert ad.analyze(network, data[:1]).losses["FF"] == pytest.approx(expected, rel=1e-5)
+        return
+    if where == "supervise":
+        seen = supervise(model)(*TASK.inputs(data[0]), Tensor.backward)
+        torch.testing.assert_close(seen.loss, model(**data[0]).loss.detach())
         return
     if where == "a plain model":
         first, *_, last = ad.train(llama(), data, epochs=8, lr=0.01).epochs
