@@ -16,6 +16,7 @@ import adaptive_depth as ad
 from adaptive_depth.choose.costs import Cost, Profile
 from adaptive_depth.plotting import plot_tradeoffs
 from adaptive_depth.tasks import Classification, LanguageModel, as_task, token_losses
+from adaptive_depth.training.steps import supervise
 
 TASK = LanguageModel()
 VOCABULARY = 7
@@ -159,8 +160,10 @@ def test_where_labels_may_stand() -> None:
         assert torch.equal(found, labels)
         assert torch.equal(x["input_ids"] if isinstance(x, dict) else x, ids)
         assert not isinstance(x, dict) or x.keys() == {"input_ids"}
-    noisy = torch.tensor([[5, 9, 7]]), torch.tensor([[5, 6, 7]])  # inputs with tokens that were dropped
-    assert torch.equal(TASK.inputs(noisy)[1], noisy[1])
+    # Inputs with tokens that were dropped: labels that are other tokens, and not the next ones either.
+    for ids, labels in (([5, 9, 7], [5, 6, 7]), ([5, 6, 9], [-100, -100, 7]), ([5, 9, 7], [-100, 7, -100])):
+        noisy = torch.tensor([ids]), torch.tensor([labels])
+        assert torch.equal(TASK.inputs(noisy)[1], noisy[1])
 
 
 @pytest.mark.parametrize(
@@ -375,7 +378,9 @@ def test_the_lowest_perplexity_is_the_best_and_is_named() -> None:
     assert plot_tradeoffs(table).axes[0].get_ylabel() == "perplexity (lower is better)"
 
 
-@pytest.mark.parametrize("where", ["Passes", "SelfDistillation", "train", "algorithm 1", "analyze", "a plain model"])
+@pytest.mark.parametrize(
+    "where", ["Passes", "SelfDistillation", "train", "algorithm 1", "analyze", "supervise", "a plain model"]
+)
 def test_a_causal_model_of_transformers_needs_no_task(where: str) -> None:
     model, data = llama(), batches(9, 4)
     network = ad.adapt(model, example={"input_ids": torch.arange(6)[None]})
@@ -388,6 +393,10 @@ def test_a_causal_model_of_transformers_needs_no_task(where: str) -> None:
         with torch.no_grad():
             expected = float(model.eval()(**data[0]).loss)
         assert ad.analyze(network, data[:1]).losses["FF"] == pytest.approx(expected, rel=1e-5)
+        return
+    if where == "supervise":
+        seen = supervise(model)(*TASK.inputs(data[0]), Tensor.backward)
+        torch.testing.assert_close(seen.loss, model(**data[0]).loss.detach())
         return
     if where == "a plain model":
         first, *_, last = ad.train(llama(), data, epochs=8, lr=0.01).epochs
@@ -445,7 +454,7 @@ def test_what_a_model_of_transformers_is_for(name: str, config: str, changes: di
 
 def test_other_classes_of_the_same_name_or_behind_a_wrapper() -> None:
     class LlamaForCausalLM(nn.Module):
-        config = None
+        config = llama().config
 
     assert isinstance(as_task(None, LlamaForCausalLM()), Classification)
     own = type("Own", (type(llama()),), {})

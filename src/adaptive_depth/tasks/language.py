@@ -99,7 +99,8 @@ class LanguageModel(Task):
         counted = labels != self.ignore_index
         if bool(((labels == ids) | ~counted).all()):
             return
-        if bool(((labels[:, :-1] == ids[:, 1:]) | ~counted[:, :-1]).all()):
+        shifted, several = (labels[:, :-1] == ids[:, 1:]) | ~counted[:, :-1], counted[:, :-1].sum() > 1
+        if bool(several & shifted.all()):
             raise DataError(
                 "the labels are the token ids shifted by one already, and this task shifts them: expected labels that "
                 "are the token ids themselves, or the task LanguageModel(shift=False)"
