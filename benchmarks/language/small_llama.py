@@ -2,7 +2,7 @@
 
     python small_llama.py TEXT WORK alone       train the networks to compare with (8 layers, and the base-net's 5)
     python small_llama.py TEXT WORK adaptive    make those of 8 layers adaptive; all variants, three seeds
-    python small_llama.py WORK table            what both reached, as results/language_small.json and a table
+    python small_llama.py TEXT WORK table           what both reached, as results/language_small.json and a table
 
 TEXT is any text file of a megabyte; the last tenth of it is held out. Steps are counted in batches that are loaded.
 """
@@ -11,12 +11,20 @@ import json
 import sys
 import time
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import LlamaConfig, LlamaForCausalLM
+
+import adaptive_depth as ad
+from adaptive_depth.training.passes import Passes
+from adaptive_depth.training.schedule import Schedule
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from measure import report
 
 SEEDS = (0, 1, 2)
 STEPS, PART, BATCH, CONTEXT = 600, 0.2, 32, 128
@@ -105,7 +113,84 @@ def alone(text: Text, work: Path) -> None:
                 print(name, found, flush=True)
 
 
+def made_adaptive(text: Text, start: Path, seed: int, steps: int, lr: float = 1e-3, **how: Any) -> dict[str, Any]:
+    """Fine-tune all depths of a trained network.
+
+    Arguments:
+        steps: batches that are loaded.
+        how: `skip_aware` and `schedule`.
+    """
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM.from_pretrained(start)
+    before = nats(model, text.judged())
+    network = ad.adapt(model, skip_aware=how.get("skip_aware"))
+    schedule = how.get("schedule") or Schedule("SBSBR", delay=4)
+    passes = Passes(network.train(), None, schedule)
+    optimizer, rate = optimizer_of(network, schedule.steps(steps), lr)
+    start_time = time.perf_counter()
+    for x in text.batches(100 + seed, steps):
+        for loss in passes({"input_ids": x, "use_cache": False}, x):
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            rate.step()
+    seconds = time.perf_counter() - start_time
+    judged = [{"input_ids": x, "use_cache": False} for x in text.judged()]
+    found = {skip: float(torch.tensor(value).log()) for skip, value in ad.evaluate(network.eval(), judged).items()}
+    return {"before": before, "nats": found, "steps": passes.steps_done, "batches": steps, "seconds": seconds}
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {"steps": int(STEPS * PART)},
+    "doubled norms": {"steps": int(STEPS * PART), "skip_aware": True},
+    "a fifth in all passes together": {"steps": 50},
+}
+
+
+def adaptive(text: Text, work: Path) -> None:
+    for name, variant in VARIANTS.items():
+        for seed in SEEDS:
+            file = work / f"{name.replace(' ', '_')}_{seed}.json"
+            if not file.exists():
+                found = made_adaptive(text, work / f"alone_8_{seed}", seed, **variant)
+                file.write_text(json.dumps(found))
+                print(name, seed, found, flush=True)
+    for seed in SEEDS:  # the control: the network of 8 layers goes on alone, for as many batches
+        file = work / f"alone_longer_{seed}.json"
+        if not file.exists():
+            model = LlamaForCausalLM.from_pretrained(work / f"alone_8_{seed}")
+            train_alone(text, model, 100 + seed, int(STEPS * PART), lr=1e-3)
+            file.write_text(json.dumps({"nats": nats(model, text.judged())}))
+            print(file, file.read_text(), flush=True)
+
+
+def table(_: Text, work: Path) -> None:
+    def read(name: str) -> list[Any]:
+        return [json.loads((work / f"{name}_{seed}.json").read_text()) for seed in SEEDS]
+
+    alone_at = {
+        n: [json.loads((work / f"alone_{n}_{s}" / "nats.json").read_text())["nats"] for s in SEEDS] for n in (8, 5)
+    }
+    longer = [each["nats"] for each in read("alone_longer")]
+    result: dict[str, Any] = {"alone, nats": alone_at, "8 layers alone, as many batches more": longer}
+    for name in VARIANTS:
+        runs = read(name.replace(" ", "_"))
+        depths = {skip: [run["nats"][skip] for run in runs] for skip in runs[0]["nats"]}
+        ends = list(depths)[0], list(depths)[-1]
+        result[name] = {
+            "nats": depths,
+            "steps": runs[0]["steps"],
+            "super-net above alone": mean(depths[ends[0]]) - mean(alone_at[8]),
+            "base-net above alone": mean(depths[ends[1]]) - mean(alone_at[5]),
+            "worst depth above the base-net": max(mean(each) for each in depths.values()) - mean(depths[ends[1]]),
+        }
+    found = result["default"]
+    passed = found["super-net above alone"] <= 0.03 and found["base-net above alone"] <= 0.02
+    report("language_small_llama", result, passed=passed and found["worst depth above the base-net"] <= 0.01)
+
+
 if __name__ == "__main__":
     text, work = Text(sys.argv[1]), Path(sys.argv[2])
     work.mkdir(parents=True, exist_ok=True)
-    {"alone": alone}[sys.argv[3]](text, work)
+    {"alone": alone, "adaptive": adaptive, "table": table}[sys.argv[3]](text, work)

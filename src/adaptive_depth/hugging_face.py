@@ -1,6 +1,7 @@
 """What is known of any model of transformers; nothing here imports that library."""
 
 import sys
+from math import isfinite
 from typing import Any
 
 import torch
@@ -57,6 +58,79 @@ def short_input(model: Any) -> dict[str, Tensor] | None:
         sound = torch.randn(1, config.num_mel_bins, 2 * config.max_source_positions, generator=generator)
         return {name: sound} | ({} if tokens is None else {"decoder_input_ids": tokens[:1]})
     return None
+
+
+# Code or weights that are fetched, or a file's choice of what runs: no part of an architecture.
+_NOT_FINITE = "__float__"
+_NEVER_KEPT = (
+    "auto_map",
+    "implementation",
+    "kernel_config",
+    "quantization_config",
+    "_name_or_path",
+    "transformers_version",
+)
+
+
+def config_of(model: Any) -> dict[str, Any] | None:
+    """What builds a model of transformers again, in plain values: its config, and how it generates; None of a subclass
+    of the user's own."""
+    import transformers
+
+    if getattr(transformers, type(model).__name__, None) is not type(model):
+        return None
+    found = {"config": model.config.to_diff_dict()}
+    if model.can_generate():
+        found["generation_config"] = model.generation_config.to_diff_dict()
+    return _architecture(found)
+
+
+def built_from(name: str, config: Any, generation_config: Any = None) -> nn.Module:
+    """The inverse of `config_of`: a model with random weights. Nothing is fetched.
+
+    Arguments:
+        name: of a class of transformers, such as `"LlamaForCausalLM"`.
+        config: the fields of its config; also a config object.
+        generation_config: how it generates, likewise.
+
+    Raises:
+        ValueError: a name that transformers has no model of, or something that is no config.
+    """
+    import transformers
+
+    kind = getattr(transformers, name, None)
+    if not (
+        isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel) and hasattr(kind, "config_class")
+    ):
+        raise ValueError(f"transformers {transformers.__version__} has no model class {name!r}")
+    fields = config if isinstance(config, dict) else config.to_dict() if hasattr(config, "to_dict") else None
+    if fields is None:
+        raise ValueError(f"config={config!r}: expected a dict, or a config of transformers")
+    model = kind(kind.config_class.from_dict(_with_numbers(_architecture(fields))))
+    if generation_config is not None:
+        model.generation_config = transformers.GenerationConfig.from_dict(dict(generation_config))
+    return model
+
+
+def _architecture(value: Any) -> Any:
+    """A config without what would fetch something."""
+    if isinstance(value, dict):
+        kept = {name: each for name, each in value.items() if not any(word in str(name) for word in _NEVER_KEPT)}
+        return {
+            name: False if name == "use_pretrained_backbone" else _architecture(each) for name, each in kept.items()
+        }
+    if isinstance(value, float) and not isfinite(value):
+        return {_NOT_FINITE: str(value)}  # as a limit that there is none of; JSON has no such number
+    return [_architecture(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _with_numbers(value: Any) -> Any:
+    """The inverse of what `_architecture` does to numbers that are not finite."""
+    if isinstance(value, dict):
+        if set(value) == {_NOT_FINITE}:
+            return float(value[_NOT_FINITE])
+        return {name: _with_numbers(each) for name, each in value.items()}
+    return [_with_numbers(each) for each in value] if isinstance(value, list) else value
 
 
 def _tokens(config: Any) -> Tensor | None:

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from .errors import ModelError, one_line
-from .hugging_face import is_of_transformers, short_input
+from .hugging_face import built_from, config_of, is_of_transformers, short_input
 from .schema import Plain
 from .wrapping import plain_names
 
@@ -27,7 +27,8 @@ class Source(Plain):
     """What builds a model again: `create_model(name, **arguments)`.
 
     Attributes:
-        name: a timm name (``"resnet50"``), or ``"torchvision/"`` and a name of torchvision's.
+        name: a timm name (``"resnet50"``), ``"torchvision/"`` and a name of torchvision's, or ``"transformers/"`` and
+            a class of transformers, which is built from its config.
         arguments: keyword arguments of its constructor, of plain JSON kinds.
     """
 
@@ -48,7 +49,8 @@ def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> nn
     """A model of timm or torchvision by name; `save` remembers how it was built.
 
     Arguments:
-        name: a timm name (``"resnet50"``), or ``"torchvision/resnet50"``.
+        name: a timm name (``"resnet50"``), ``"torchvision/resnet50"``, or ``"transformers/LlamaForCausalLM"`` with
+            ``config=`` (with weights, take `from_pretrained` of transformers).
         pretrained: load the trained weights of the library.
         **arguments: whatever the model's constructor takes, such as ``num_classes=10``.
 
@@ -61,8 +63,10 @@ def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> nn
         11689512
     """
     library, _, short = name.rpartition("/")
-    if library not in ("", "timm", "torchvision"):
+    if library not in ("", "timm", "torchvision", "transformers"):
         raise ModelError(f"model {name!r}: expected a timm name such as 'resnet50', or 'torchvision/resnet50'")
+    if library == "transformers":
+        return _of_transformers(name, short, pretrained, arguments)
     try:
         if library == "torchvision":
             weights = "DEFAULT" if pretrained else None
@@ -91,6 +95,24 @@ def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> nn
         hint = f"near ones are {', '.join(near)}" if near else f"see {every}"
         raise ModelError(f"{library or 'timm'} has no model {short!r}: {hint}")
     _sources[model] = Source(name, {key: value for key, value in arguments.items() if key not in WEIGHT_ARGUMENTS})
+    return model
+
+
+def _of_transformers(name: str, short: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
+    if pretrained:
+        raise ModelError(
+            f"model {name!r} with pretrained weights: expected transformers.{short}.from_pretrained(folder or name), and "
+            "adapt that"
+        )
+    try:
+        model = built_from(short, **arguments)
+    except ImportError as error:
+        raise ModelError(f"model {name!r} needs transformers: pip install adaptive-depth[hf]") from error
+    except Exception as error:
+        raise ModelError(f"model {name!r} cannot be built from its config: {one_line(error)}") from error
+    kept = config_of(model)
+    if kept is not None:
+        _sources[model] = Source(name, kept)
     return model
 
 
@@ -168,6 +190,9 @@ def source_of(model: nn.Module, remembered: Source | None = None) -> Source | No
     Returns:
         A source whose model has the same modules, options and shapes as `model`; None where none was found.
     """
+    if is_of_transformers(model):
+        kept = config_of(model)  # as it is now: a config is changed by what is changed in its model
+        return None if kept is None else _tried(model, Source(f"transformers/{type(model).__name__}", kept))
     remembered = remembered or remembered_source(model)
     wanted, shapes = repr(model), _shapes(model)
     for source in [remembered] if remembered else _candidates(model):
@@ -181,6 +206,16 @@ def source_of(model: nn.Module, remembered: Source | None = None) -> Source | No
         if _shapes(built) == shapes and (source is remembered or repr(built) == wanted):
             return source
     return None
+
+
+def _tried(model: nn.Module, source: Source) -> Source | None:
+    """The source, where its model has the same modules and shapes."""
+    try:
+        with torch.device("meta"):
+            built = create_model(source.name, **source.arguments)
+    except ModelError:
+        return None
+    return source if _shapes(built) == _shapes(model) else None
 
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:

@@ -38,6 +38,7 @@ _FORM = Form(FORMAT, VERSION, f"a file with format {FORMAT!r}", CheckpointError)
 _PARTS, _NUMBERS = 20, 2  # times as many as are kept, and
 _MORE_PARTS, _MORE_NUMBERS = 10_000, 1 << 26
 _LARGEST = 1 << 14  # of an argument, such as an image's side, where no weights have a side as long
+_LARGEST_IN_CONFIGS = 1 << 24  # configs of transformers also tell how long a text may be
 
 _Digest = Annotated[str, Such(lambda text: re.fullmatch("[0-9a-f]{64}", text), "64 hexadecimal digits")]
 _KINDS = {  # of numbers that are no whole ones
@@ -377,7 +378,7 @@ def _build(
     source = description.source
     if source is None:
         raise CheckpointError(
-            f"{file.parent} holds a {description.model} that no timm or torchvision name builds: give an instance of "
+            f"{file.parent} holds a {description.model} that no name of timm, torchvision or transformers builds: give an instance of "
             f"it, {call} (a model that ad.create_model made is built again by itself)"
         )
     if wrong := {*source.arguments} & WEIGHT_ARGUMENTS:
@@ -385,7 +386,8 @@ def _build(
             f"{file} asks for {', '.join(sorted(wrong))}: a saved network brings its own weights; it is damaged or was "
             "tampered with, so take it from where it was saved"
         )
-    longest = max(_LARGEST, len(shapes), *(side for shape in shapes.values() for side in shape))
+    largest = _LARGEST_IN_CONFIGS if source.name.startswith("transformers/") else _LARGEST
+    longest = max(largest, len(shapes), *(side for shape in shapes.values() for side in shape))
     if large := [number for number in _integers(source.arguments) if abs(number) > longest]:
         raise CheckpointError(
             f"{file} asks for {source.name!r} with the number {large[0]} in {dict(source.arguments)!r}, and no side of "
