@@ -1,0 +1,61 @@
+"""A shallower depth that drafts tokens for a deeper one."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..core.network import AdaptiveNetwork
+from ..core.views import twin
+from ..errors import DataError, SkipError
+from ..skip import parse_skip
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Who drafts, and how far ahead.
+
+    Attributes:
+        skip: the shallower depth.
+        tokens: how many tokens it writes ahead of a check.
+
+    Raises:
+        DataError: a number of tokens below 1.
+    """
+
+    skip: str
+    tokens: int = 4
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.tokens, int) or self.tokens < 1:
+            raise DataError(f"tokens={self.tokens!r} of a draft: expected a whole number, 1 or more")
+
+    def run(
+        self, network: AdaptiveNetwork, model: Any, ids: Tensor, mask: Tensor, options: Mapping[str, Any]
+    ) -> Tensor:
+        """`generate` of transformers with the draft as its assistant, for one row."""
+        shared: Any = network.subnet(self.skip)
+        assistant: Any = twin(shared)  # how far it goes is a setting of the assistant: of this call's own
+        settings = copy.deepcopy(shared.generation_config)
+        settings.num_assistant_tokens, settings.num_assistant_tokens_schedule = self.tokens, "constant"
+        settings.assistant_confidence_threshold = 0.0
+        assistant.__dict__["generation_config"] = settings
+        return model.generate(ids, attention_mask=mask, assistant_model=assistant, **options)
+
+
+def draft_of(network: AdaptiveNetwork, given: Any) -> Draft:
+    if isinstance(given, Draft):
+        return Draft(parse_skip(given.skip, len(network.stages)), given.tokens)
+    return Draft(parse_skip(given, len(network.stages)))
+
+
+def check_shallower(draft: str, verifier: str) -> None:
+    """Raise where a draft does not leave out more than what verifies it."""
+    deeper = any(one == "F" and other == "T" for one, other in zip(draft, verifier, strict=True))
+    if deeper or draft == verifier:
+        raise SkipError(
+            f"the draft {draft} is no shallower than {verifier}, which verifies it: expected one that skips all that "
+            f"{verifier} skips, and more"
+        )

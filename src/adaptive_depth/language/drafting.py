@@ -1,0 +1,120 @@
+"""Draft and verify: a shallow depth writes some tokens ahead, a deep one checks them in one pass."""
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from ..core.network import AdaptiveNetwork
+from ..errors import MeasurementError
+from ..skip import Skip, parse_skip
+from .draft import Draft, check_shallower
+from .prompts import check_length, check_writes, prompts_of, with_padding
+
+_LENGTHS = (2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What `choose_draft` measured.
+
+    Attributes:
+        draft: the fastest way; None where decoding plainly is.
+        speedups: of each draft that was tried, how many times as fast as without one (the median over prompts).
+    """
+
+    draft: Draft | None
+    speedups: dict[Draft, float]
+
+    def __str__(self) -> str:
+        lines = [f"{'draft':<10} {'tokens ahead':>12} {'times as fast':>13}"]
+        for draft, speedup in sorted(self.speedups.items(), key=lambda each: -each[1]):
+            lines.append(f"{draft.skip:<10} {draft.tokens:>12} {speedup:>13.2f}")
+        lines.append("best: none, decode plainly" if self.draft is None else f"best: {self.draft}")
+        return "\n".join(lines)
+
+
+def choose_draft(
+    network: AdaptiveNetwork,
+    prompts: Any,
+    *,
+    skip: Skip | None = None,
+    drafts: Iterable[Skip] | None = None,
+    lengths: Sequence[int] = _LENGTHS,
+    new_tokens: int = 32,
+    on_progress: Callable[[int, int, str], None] | None = None,
+    **options: Any,
+) -> Tried:
+    """Find by measurement which depth should draft for a deeper one, and how many tokens ahead.
+
+    Every way, decoding plainly among them, writes the same text after each prompt, in an order that is shuffled for
+    each; a draft's number is the median over prompts of the ratio to decoding plainly there.
+
+    Arguments:
+        network: an adapted causal language model of transformers, in eval mode, on the device that it will run on.
+        prompts: some of those that are to come, as `generate` takes them; three or more, for a median.
+        skip: the depth that verifies; the super-net where None.
+        drafts: the depths to try: by default those that skip all that it skips and more, of at most eight the
+            shallowest.
+        lengths: how many tokens ahead.
+        new_tokens: to write after each prompt.
+        **options: of `generate` of transformers, such as `do_sample`.
+
+    Raises:
+        MeasurementError: nothing to try.
+        DataError, SkipError: as `generate`.
+
+    Example:
+        >>> import torch, transformers, adaptive_depth as ad
+        >>> sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+        >>> config = transformers.LlamaConfig(**sizes, num_hidden_layers=4)
+        >>> network = ad.adapt(transformers.LlamaForCausalLM(config)).eval()
+        >>> list(choose_draft(network, [[7, 8], [9, 4]], lengths=(2,), new_tokens=4).speedups)
+        [Draft(skip='T', tokens=2)]
+    """
+    check_writes(network, "choose_draft")
+    ids, mask = prompts_of(network, prompts, None)
+    check_length(network, mask, {"max_new_tokens": new_tokens})
+    verifier = network.skips[0] if skip is None else parse_skip(skip, len(network.stages))
+    chosen = _shallower(network, verifier) if drafts is None else [parse_skip(d, len(network.stages)) for d in drafts]
+    for each in chosen:
+        check_shallower(each, verifier)
+    tried = [Draft(each, length) for each in chosen for length in lengths]
+    if not tried:
+        raise MeasurementError(f"no draft to try for {verifier}: expected depths that skip more, and lengths such as 4")
+    settings = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, **with_padding(network, options)}
+    model: Any = network.subnet(verifier)
+    ways: list[Draft | None] = [None, *tried]
+    seconds: dict[Draft | None, list[float]] = {way: [] for way in ways}
+    order = random.Random(0)
+    with torch.no_grad():
+        for row in range(-1, len(ids)):  # the first time warms up
+            for way in order.sample(ways, len(ways)):
+                line, seen = ids[[row]][:, mask[row].bool()], mask[[row]][:, mask[row].bool()]
+                start = perf_counter()
+                if way is None:
+                    model.generate(line, attention_mask=seen, **settings)
+                else:
+                    way.run(network, model, line, seen, settings)
+                if row >= 0:
+                    seconds[way].append(perf_counter() - start)
+            if on_progress is not None:
+                on_progress(row + 2, len(ids) + 1, "drafts")
+    plain = seconds[None]
+    speedups = {way: median(a / b for a, b in zip(plain, seconds[way], strict=True)) for way in tried}
+    best = max(tried, key=speedups.__getitem__)
+    return Tried(best if speedups[best] > 1 else None, speedups)
+
+
+def _shallower(network: AdaptiveNetwork, verifier: str) -> list[str]:
+    """The depths that skip all that the verifier skips and more: of at most eight, the shallowest."""
+    found = [
+        each
+        for each in network.skips
+        if each != verifier and all(a == "T" or b == "F" for a, b in zip(each, verifier, strict=True))
+    ]
+    return sorted(found, key=lambda each: -each.count("T"))[:8]

@@ -1,0 +1,126 @@
+"""`generate` of transformers at a depth: of a request, of each row of a batch, with a shallower depth that drafts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.network import AdaptiveNetwork
+from ..errors import SkipError
+from ..skip import Skip, parse_skip
+from .draft import Draft, check_shallower, draft_of
+from .prompts import check_length, check_writes, padding_of, prompts_of, with_padding
+
+
+def generate(
+    network: AdaptiveNetwork,
+    tokens: Any,
+    *,
+    skip: Skip | Sequence[Skip] | None = None,
+    draft: Draft | Skip | None = None,
+    attention_mask: Tensor | None = None,
+    **options: Any,
+) -> Tensor:
+    """Continue texts at a depth, as `generate` of transformers does on a model with these layers alone.
+
+    Arguments:
+        network: an adapted causal language model of transformers.
+        tokens: prompts, token ids `[rows, tokens]`; or a list with the ids of each prompt, of any lengths, which are
+            padded on the left.
+        skip: the depth of all rows, or one a row; the super-net where None. Rows of one depth run as one batch.
+        draft: a shallower depth that drafts tokens, which the depth of the row verifies: the text is the same, in less
+            time where the drafts are good (Leviathan et al., 2023). A `Draft` of `choose_draft`, or a skip.
+        attention_mask: `[rows, tokens]`, 0 where a tensor of tokens is padded.
+        **options: of `generate` of transformers: `max_new_tokens`, `do_sample`, `streamer`, ...
+
+    Returns:
+        Prompts and what follows, `[rows, longest]`; rows that end earlier are padded on the right.
+
+    Raises:
+        DataError: prompts that are empty, that hold ids outside the vocabulary, that are longer than the model's
+            context, or that are padded without a mask.
+        SkipError: a skip that does not fit the network, or a draft that is not shallower than what verifies it.
+        StagesError: a network of another model.
+
+    Example:
+        >>> import torch, transformers, adaptive_depth as ad
+        >>> sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+        >>> config = transformers.LlamaConfig(**sizes, num_hidden_layers=4)
+        >>> network = ad.adapt(transformers.LlamaForCausalLM(config))
+        >>> generate(network, [[7, 8, 9], [4]], skip=["F", "T"], max_new_tokens=2, min_new_tokens=2).shape
+        torch.Size([2, 5])
+    """
+    check_writes(network, "generate")
+    ids, mask = prompts_of(network, tokens, attention_mask)
+    rows = _skips(network, skip, len(ids))
+    check_length(network, mask, options)
+    assisted = None if draft is None else draft_of(network, draft)
+    if assisted is not None:
+        for each in set(rows):
+            check_shallower(assisted.skip, each)
+    results: dict[int, Tensor] = {}
+    for each in sorted(set(rows)):
+        chosen = [row for row, of_row in enumerate(rows) if of_row == each]
+        for part in [chosen] if assisted is None else [[row] for row in chosen]:  # transformers drafts for one row
+            found = _continued(network, each, ids[part], mask[part], assisted, options)
+            results |= dict(zip(part, found, strict=True))
+    longest = max(len(line) for line in results.values())
+    pad = padding_of(network)
+    return torch.stack([_padded(results[row], longest, pad) for row in range(len(ids))])
+
+
+def catch_up(network: AdaptiveNetwork, skip: Skip, tokens: Tensor, attention_mask: Tensor | None = None) -> Any:
+    """A cache of a sub-network for the tokens so far, to go on at another depth than that which wrote them.
+
+    Keys and values of a layer depend on all layers before it, so those of another depth cannot be taken over: the
+    tokens are run through once more, all at a time.
+
+    Arguments:
+        tokens: `[rows, tokens]`, all but the one that is to be given next.
+
+    Returns:
+        What the sub-network takes as `past_key_values` (`cache_params` of a Mamba).
+
+    Raises:
+        DataError: as `generate`.
+    """
+    check_writes(network, "catch_up")
+    ids, mask = prompts_of(network, tokens, attention_mask)
+    check_length(network, mask, {"max_new_tokens": 0})
+    with torch.no_grad():
+        found = network.subnet(skip)(input_ids=ids, attention_mask=mask, use_cache=True)
+    cache = found.get("past_key_values")
+    return found["cache_params"] if cache is None else cache
+
+
+def _continued(
+    network: AdaptiveNetwork, skip: str, ids: Tensor, mask: Tensor, draft: Draft | None, options: Mapping[str, Any]
+) -> Tensor:
+    model: Any = network.subnet(skip)
+    kept = mask.any(dim=0).long().argmax()  # columns that are padding in all of these rows
+    ids, mask = ids[:, kept:], mask[:, kept:]
+    with torch.no_grad():
+        if draft is None:
+            found = model.generate(ids, attention_mask=mask, **with_padding(network, options))
+        else:
+            found = draft.run(network, model, ids, mask, with_padding(network, options))
+    text = found if isinstance(found, Tensor) else found.sequences
+    filled = ids.new_full((len(text), int(kept)), padding_of(network))
+    return torch.cat([filled, text], dim=1)
+
+
+def _padded(line: Tensor, length: int, pad: int) -> Tensor:
+    return torch.cat([line, line.new_full((length - len(line),), pad)])
+
+
+def _skips(network: AdaptiveNetwork, skip: Any, rows: int) -> list[str]:
+    stages = len(network.stages)
+    if skip is None:
+        return [network.skips[0]] * rows
+    one = isinstance(skip, str) or (isinstance(skip, Sequence) and all(isinstance(flag, bool) for flag in skip))
+    if one:
+        return [parse_skip(skip, stages)] * rows
+    if not isinstance(skip, Sequence) or len(skip) != rows:
+        raise SkipError(f"skip={skip!r} for {rows} rows: expected one skip, or one a row")
+    return [parse_skip(each, stages) for each in skip]

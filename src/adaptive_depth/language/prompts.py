@@ -1,0 +1,103 @@
+"""What `generate` is given: prompts of any lengths, checked where they enter."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..batches import device_of
+from ..core.network import AdaptiveNetwork, check_adapted
+from ..errors import DataError
+from ..hugging_face import predicts_the_next_token
+
+
+def check_writes(network: object, received_by: str) -> None:
+    """Raise where something else than an adapted causal language model was given."""
+    check_adapted(network, received_by, DataError)
+    assert isinstance(network, AdaptiveNetwork)
+    if not predicts_the_next_token(network.model):
+        raise DataError(
+            f"{received_by} received a network of {type(network.model).__name__}: expected one of a causal language "
+            "model of transformers, such as LlamaForCausalLM; of any other with generate, call "
+            "network.subnet(skip).generate(...)"
+        )
+
+
+def with_padding(network: AdaptiveNetwork, options: Mapping[str, Any]) -> dict[str, Any]:
+    known = getattr(getattr(network.model, "generation_config", None), "pad_token_id", None)
+    return {**({} if known is not None else {"pad_token_id": padding_of(network)}), **options}
+
+
+def padding_of(network: AdaptiveNetwork) -> int:
+    """The id that fills rows up: the model's own, or that of its end, or 0 where there is neither."""
+    config: Any = network.model.config
+    for found in (config.get_text_config().pad_token_id, config.get_text_config().eos_token_id):
+        found = found[0] if isinstance(found, list) and found else found
+        if isinstance(found, int):
+            return found
+    return 0
+
+
+def prompts_of(network: AdaptiveNetwork, tokens: Any, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Token ids `[rows, tokens]` and their mask, on the network's device."""
+    device, pad = device_of(network), padding_of(network)
+    if isinstance(tokens, Mapping):  # what a tokenizer returns
+        mask = tokens.get("attention_mask") if mask is None else mask
+        tokens = tokens["input_ids"]
+    if isinstance(tokens, Sequence) and tokens and all(isinstance(line, Sequence | Tensor) for line in tokens):
+        lines = [torch.as_tensor(line, dtype=torch.long) for line in tokens]
+        longest = max(len(line) for line in lines)
+        ids = torch.stack([torch.cat([line.new_full((longest - len(line),), pad), line]) for line in lines])
+        mask = torch.stack([torch.arange(longest) >= longest - len(line) for line in lines]).long()
+        if not all(len(line) for line in lines):
+            raise DataError("a prompt is empty: expected at least one token in each, such as the model's bos_token_id")
+    elif isinstance(tokens, Tensor) and tokens.ndim == 2 and not tokens.is_floating_point():
+        ids = tokens
+    else:
+        received = f"a tensor {list(tokens.shape)} of {tokens.dtype}" if isinstance(tokens, Tensor) else repr(tokens)
+        raise DataError(f"prompts are {received}: expected token ids [rows, tokens], or a list of lists of them")
+    if not ids.numel():
+        raise DataError(
+            f"prompts are {list(ids.shape)}: expected at least one token in each, such as the model's bos_token_id"
+        )
+    words = network.model.config.get_text_config().vocab_size  # type: ignore[union-attr]
+    if int(ids.min()) < 0 or int(ids.max()) >= words:
+        raise DataError(
+            f"prompts hold token ids from {int(ids.min())} to {int(ids.max())}, and the model knows 0 to {words - 1}: "
+            "expected the ids of its own tokenizer"
+        )
+    if mask is None:
+        _check_not_padded(network, ids)
+        mask = torch.ones_like(ids)
+    if mask.shape != ids.shape:
+        raise DataError(f"attention_mask {list(mask.shape)} for tokens {list(ids.shape)}: expected one entry a token")
+    return ids.to(device), mask.to(device)
+
+
+def _check_not_padded(network: AdaptiveNetwork, ids: Tensor) -> None:
+    """Padding without a mask would be read as text."""
+    pad = network.model.config.get_text_config().pad_token_id  # type: ignore[union-attr]
+    if not isinstance(pad, int) or len(ids) < 2:
+        return
+    edges = (ids[:, 0] == pad) | (ids[:, -1] == pad)
+    if bool(edges.any()) and not bool(edges.all()):
+        raise DataError(
+            f"rows of the batch begin or end with the padding token {pad}, and there is no attention_mask: give the "
+            "mask of the tokenizer, or the prompts as a list of lists, which are padded here"
+        )
+
+
+def check_length(network: AdaptiveNetwork, mask: Tensor, options: Mapping[str, Any]) -> None:
+    """Raise where a text gets longer than the model's positions."""
+    known = getattr(network.model.config.get_text_config(), "max_position_embeddings", None)  # type: ignore[union-attr]
+    longest = int(mask.sum(dim=1).max())
+    if not isinstance(known, int) or known <= 0:
+        return
+    new = options.get("max_new_tokens", 0) or 0
+    if longest + new > known:
+        asked = f" and {new} new ones" if new else ""
+        raise DataError(
+            f"a prompt of {longest} tokens{asked} is longer than the model's context of {known}: expected fewer of "
+            "either; keep the last tokens of the prompt"
+        )
