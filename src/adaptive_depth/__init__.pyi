@@ -22,6 +22,7 @@ from .measure.calibration import calibrate
 from .measure.evaluation import evaluate
 from .choose.costs import Profile
 from .measure.profiling import profile
+from .measure.generation import profile_generation
 from .choose.tradeoffs import TradeOffs, tradeoffs
 
 # why it works, on this network
@@ -68,6 +69,7 @@ __all__ = [
     "evaluate",
     "Profile",
     "profile",
+    "profile_generation",
     "TradeOffs",
     "tradeoffs",
     "analyze",

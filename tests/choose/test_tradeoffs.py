@@ -119,7 +119,7 @@ def test_dominance_needs_one_strict_advantage(other, front):
 @pytest.mark.parametrize(
     ("table", "cost", "message"),
     [
-        (TABLE, "energy", "cost='energy': expected one of latency_ms, macs, energy_mj"),
+        (TABLE, "energy", "cost='energy': expected one of latency_ms, token_ms, first_token_ms, macs, energy_mj"),
         (UNTIMED, "latency_ms", "latency_ms was not measured: profile without latency=False"),
     ],
 )
@@ -176,11 +176,11 @@ def test_ties(rows, limits, skip):
     [
         (
             {},
-            "no limit was given: expected one or more of latency_ms, macs, energy_mj, memory_mb, parameters, accuracy",
+            "no limit was given: expected one or more of latency_ms, token_ms, first_token_ms, macs, energy_mj, memory_mb, parameters, cache_kb, accuracy",
         ),
         (
             {"latency": 3},
-            "unknown limit latency=3: expected one or more of latency_ms, macs, energy_mj, memory_mb, parameters",
+            "unknown limit latency=3: expected one or more of latency_ms, token_ms, first_token_ms, macs, energy_mj, memory_mb",
         ),
         ({"macs": math.nan}, "limit macs=nan: expected a finite number above 0"),
         ({"macs": math.inf}, "limit macs=inf: expected a finite number above 0"),

@@ -164,7 +164,9 @@ def test_only_png_is_written(tmp_path):
 
 
 def test_an_unknown_cost_is_refused():
-    with pytest.raises(MeasurementError, match="cost='watts': expected one of latency_ms, macs, energy_mj"):
+    with pytest.raises(
+        MeasurementError, match="cost='watts': expected one of latency_ms, token_ms, first_token_ms, macs"
+    ):
         plot_tradeoffs(sixteen(), cost="watts")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
+from ..choose.costs import OF_TEXT
 from ..choose.tradeoffs import TradeOffs, check_value
 from ..errors import AdaptiveDepthError, ArtifactError
 from ..preprocessing import Preprocessing
@@ -75,7 +76,8 @@ class Artifact(Plain):
             del plain["quality"]
         if self.float_accuracy is None:
             del plain["float_accuracy"]
-        newer = "quality" in plain or "float_accuracy" in plain or "quality" in (table or {})
+        of_text = table is not None and any(name in row for row in table["rows"] for name in OF_TEXT)
+        newer = of_text or "quality" in plain or "float_accuracy" in plain or "quality" in (table or {})
         return {"format": FORMAT, "version": VERSION if newer else 1, **plain}
 
     @classmethod
