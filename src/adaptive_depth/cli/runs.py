@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 NETWORK, DATA, HISTORY, RECIPE = "network.json", "data.json", "history.csv", "recipe.yaml"
 CHECKPOINTS = "checkpoints"
+TEXT = "text.json"  # of a language model: what it was trained on
 ACCURACY, PROFILE, TRADEOFFS, PLOT = "accuracy.json", "profile.json", "tradeoffs.json", "tradeoffs.png"
 ALONE, ANALYSIS, TRANSFORMATIONS, MAPS = "alone.json", "analysis.json", "transformations.png", "maps.png"
 REPORT = "report.html"
@@ -120,7 +121,8 @@ def as_network(
     group_size: int | None = None,
     example: Any = None,
     *,
-    skip_aware: bool = True,
+    skip_aware: bool | None = True,
+    cut: str = "groups",
 ) -> "AdaptiveNetwork":
     """The model, adapted where it is not yet; `mandatory` is written 0.5, or 2,2,3,2 with one number a stage."""
     from ..core.adapting import adapt
@@ -130,8 +132,8 @@ def as_network(
         if mandatory is not None or group_size is not None:
             raise typer.BadParameter("a run folder's network is cut already: leave --mandatory and --group-size out")
         return model
-    cut: Any = _parse_mandatory(mandatory)
-    return adapt(model, example=example, mandatory=cut, group_size=group_size, skip_aware=skip_aware)
+    kept: Any = _parse_mandatory(mandatory)
+    return adapt(model, example=example, mandatory=kept, group_size=group_size, skip_aware=skip_aware, cut=cut)
 
 
 def _parse_mandatory(text: str | None) -> Any:
