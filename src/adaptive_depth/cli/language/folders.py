@@ -1,5 +1,6 @@
 """Language models in folders: of transformers, or adapted already. Nothing is fetched, and no code of a folder runs."""
 
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import AdaptiveDepthError, CheckpointError, DataError, one_line
-from ...schema import Digest, Open, Size, Text, from_plain
+from ...errors import CheckpointError, DataError, one_line
+from ...schema import Digest, Open, Size, Text, from_plain, read_bytes
 from .. import runs, show
 from ..reading import read_json
 
@@ -159,9 +160,19 @@ def _network(folder: Path) -> "AdaptiveNetwork":
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
-    told = read_json(folder / CONFIG, "fetch the folder anew")
-    if not isinstance(told, Mapping):
-        raise CheckpointError(f"{folder / CONFIG} is no config: expected an object with model_type; fetch it anew")
+    return _object(folder / CONFIG, "fetch the folder anew")
+
+
+def _object(path: Path, mend: str) -> dict[str, Any]:
+    """A JSON object of transformers, whose numbers may be infinite or have 100 bits."""
+    try:
+        told = json.loads(read_bytes(path, CheckpointError, mend))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} is damaged ({one_line(error)}): {mend}") from error
+    if not isinstance(told, dict):
+        raise CheckpointError(f"{path} holds no object of names and values: {mend}")
     return told
 
 
@@ -185,15 +196,19 @@ def _plain(folder: Path) -> "nn.Module":
             trust_remote_code=False,
             use_safetensors=True,
             dtype=torch.float32,
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except AdaptiveDepthError:
-        raise
     except Exception as error:  # of transformers and safetensors, of any kind
         raise CheckpointError(
             f"{folder} cannot be read ({type(error).__name__}: {one_line(error)}): its files are missing, truncated or "
             "do not fit together; fetch it anew, with its weights as safetensors"
         ) from error
+    if other := sorted(str(key[0]) for key in found["mismatched_keys"]):
+        raise CheckpointError(
+            f"{folder} holds weights of other shapes than its {CONFIG} says ({', '.join(other[:3])}"
+            f"{', ...' * (len(other) > 3)}): the files of two models are mixed, fetch it anew"
+        )
     if absent := sorted(found["missing_keys"]):
         raise CheckpointError(
             f"{folder} lacks weights of its model, which would be random ({', '.join(absent[:3])}"
@@ -206,8 +221,8 @@ def _plain(folder: Path) -> "nn.Module":
 def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Raise where a config names something else than a causal language model that transformers itself knows."""
     import transformers
-    from transformers.models.auto import modeling_auto as auto
     from transformers import CONFIG_MAPPING
+    from transformers.models.auto import modeling_auto as auto
 
     kind, remote = config.get("model_type"), config.get("auto_map")
     if remote and kind not in CONFIG_MAPPING:
@@ -230,15 +245,13 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
             f"{folder / CONFIG} asks for a kernel of the Hub, {code!r}, which is code that is never fetched unasked: "
             "remove that entry"
         )
-    if config.get("is_encoder_decoder") or kind not in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        what = "an encoder-decoder" if config.get("is_encoder_decoder") else _without_decoder(kind, auto)
-        raise _of_another_kind(folder, kind, what)
-
-
-def _without_decoder(kind: Any, auto: Any) -> str:
-    if kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
-        return "an encoder-decoder"
-    return _ENCODER if kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES else "no causal language model"
+    decoder = config.get("is_decoder", False) or config.get("is_encoder_decoder") is False
+    if config.get("is_encoder_decoder") or (kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES and not decoder):
+        raise _of_another_kind(folder, kind, "an encoder-decoder")
+    if kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decoder:
+        raise _of_another_kind(folder, kind, _ENCODER)
+    if kind not in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise _of_another_kind(folder, kind, "no causal language model")
 
 
 def _of_another_kind(folder: Path, kind: Any, what: str) -> CheckpointError:
@@ -275,15 +288,23 @@ def _tokenizer(folder: Path, model: Any) -> Any:
         raise DataError(
             f"{folder} holds no tokenizer: expected tokenizer.json beside the model; copy the tokenizer's files there"
         )
+    import transformers
     from transformers import AutoTokenizer
 
+    path = folder / "tokenizer_config.json"
+    told = _object(path, "copy the tokenizer's files there anew") if path.is_file() else {}
+    if "auto_map" in told and not hasattr(transformers, str(told.get("tokenizer_class"))):
+        raise DataError(
+            f"the tokenizer of {folder} asks for code of its own ({path.name}: auto_map), which is never run unasked: "
+            "save it in Python, where you decide, as a plain tokenizer.json"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         largest = max(tokenizer.get_vocab().values())
     except Exception as error:  # of transformers and tokenizers, of any kind
         raise DataError(
             f"the tokenizer of {folder} cannot be read ({type(error).__name__}: {one_line(error)}): copy the "
-            "tokenizer's files there anew; one that needs code of its own is never run unasked"
+            "tokenizer's files there anew"
         ) from error
     rows = (model.model if is_adapted(model) else model).get_input_embeddings().num_embeddings
     if largest >= rows:

@@ -98,7 +98,7 @@ def _lines(found: "TradeOffs") -> list[str]:
         [
             ("skip", "<6", [row.skip for row in rows]),
             ("perplexity", ">10", [f"{row.accuracy:.{found.digits}f}" for row in rows]),
-            (f"{unit} a text", ">14", [f"{row.macs / divisor:.2f}" for row in rows]),
+            (f"{unit}/prompt", ">12", [f"{row.macs / divisor:.2f}" for row in rows]),
             ("parameters", ">13", [f"{row.parameters:,}" for row in rows]),
             ("first ms", ">8", [or_dash(row.first_token_ms) for row in rows]),
             ("ms/token", ">8", [or_dash(row.token_ms) for row in rows]),
