@@ -159,7 +159,10 @@ def _lines() -> "Iterator[str]":
     while True:
         if sys.stdin.isatty():
             typer.echo("> ", nl=False, err=True)
-        line = sys.stdin.readline()
+        try:
+            line = sys.stdin.readline()
+        except KeyboardInterrupt:
+            return
         if not line:
             return
         yield line.strip()

@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import CheckpointError, DataError, one_line
-from ...schema import Digest, Open, Size, Text, from_plain, read_bytes
+from ...schema import Digest, Letters, Number, Open, Size, Text, from_plain, read_bytes
 from .. import runs, show
 from ..reading import read_json
 
@@ -38,6 +38,7 @@ class About(Open):
         sha256: of that file.
         context: tokens of a piece of text.
         held_out: tokens at the end of the text that were not trained on.
+        before, after: perplexities on those by skip, before and after the training.
     """
 
     reading_error = DataError
@@ -46,6 +47,8 @@ class About(Open):
     sha256: Digest
     context: Size
     held_out: Size
+    before: dict[Letters, Number] = field(default_factory=dict)
+    after: dict[Letters, Number] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

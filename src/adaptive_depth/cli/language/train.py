@@ -107,11 +107,11 @@ def train(
         drawn = pieces.Drawn(tokens, train_on, batch_size, each, seed)
         history = _fit(network, drawn, recipe, context)
         after = runs.measure_accuracy(network, validation)
-        about = folders.About(str(text), digest, context, len(held_out))
-        result = {"run": str(output), "before_training": before} | measured_of(network, after, text, validation)
+        about = folders.About(str(text), digest, context, len(held_out), before, after)
+        result = {"run": str(output)} | measured_of(network, after, text, validation)
         _write(output, network, opened.tokenizer, history, recipe, about, result)
     if json:
-        show.as_json(result | {"history": history.to_json()})
+        show.as_json(result | {"before_training": before, "history": history.to_json()})
         return
     typer.echo(f"Perplexity on {result['tokens']:,} tokens that were held out, before and after training:")
     typer.echo(show.accuracy_table(before, after, digits=3))

@@ -83,10 +83,15 @@ class Writer:
         if not ids:
             raise DataError("the prompt is empty: expected some text to go on from")
         left = wanted if context is None else context - len(ids)
-        if left < 1 or (self.most is not None and left < wanted):
+        if left < 1:
             raise DataError(
-                f"a prompt of {len(ids)} tokens and {self.most or 1} new ones are more than the model's context of "
-                f"{context}: expected a shorter prompt, or fewer --tokens"
+                f"a prompt of {len(ids)} tokens leaves no room in the model's context of {context}: expected a shorter "
+                "prompt"
+            )
+        if self.most is not None and left < wanted:
+            raise DataError(
+                f"a prompt of {len(ids)} tokens and {wanted} new ones are more than the model's context of {context}: "
+                "expected a shorter prompt, or fewer --tokens"
             )
         return min(left, wanted)
 
