@@ -44,7 +44,7 @@ def complete(
         "seed": seed, "draft": draft, "device": device, "threads": threads,
     }  # fmt: skip
     with writing.opened_writer(folder, **asked) as writer:
-        ids = writer.opened.tokenizer(prompt)["input_ids"]
+        ids = writer.tokens(prompt)
         found, rate = writer.write(ids, streamed=not json, with_prompt=True)
     if json:
         show.as_json(

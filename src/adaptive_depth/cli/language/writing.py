@@ -127,6 +127,13 @@ class Writer:
         (found,) = generate(self.network, [ids], skip=self.skip, draft=draft, **options).tolist()
         return found, (len(found) - len(ids)) / (perf_counter() - start)
 
+    def tokens(self, text: str) -> list[int]:
+        """A text that is gone on from: begun as the tokenizer begins one, and not ended."""
+        tokenizer = self.opened.tokenizer
+        ids = list(tokenizer(text, verbose=False)["input_ids"])
+        ends = ids[-1:] == [tokenizer.eos_token_id] and not text.endswith(tokenizer.eos_token or "")
+        return ids[:-1] if ends else ids
+
     def text(self, ids: list[int], behind: int) -> str:
         """What stands behind the first tokens; decoded with them, for some tokenizers begin a text without a space."""
         decode = self.opened.tokenizer.decode
