@@ -13,13 +13,21 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 import adaptive_depth as ad
 from adaptive_depth.cli import main
 from adaptive_depth.cli.language import folders, pieces
 from adaptive_depth.cli.language.chat import Conversation
 from adaptive_depth.cli.runs import threads
+from adaptive_depth.core import adapting
 
 README = Path(__file__).parents[2] / "README.md"
 TEMPLATE = (
@@ -87,9 +95,9 @@ def talk(run, call, monkeypatch):
     """Say some lines to a model with a chat template: what it printed as JSON, and stderr."""
     (run / "chat_template.jinja").write_text(TEMPLATE)
 
-    def said(*lines, options=()):
+    def said(*lines, options=(), folder=run):
         monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
-        status, out, err = call("text", "chat", run, "--tokens=6", "--json", *options)
+        status, out, err = call("text", "chat", folder, "--tokens=6", "--json", *options)
         assert status == 0, err
         return [json.loads(line) for line in out.splitlines()], err
 
@@ -211,12 +219,16 @@ def test_a_network_is_trained_further(call, run, notes, tmp_path):
     assert (status, "cut already: leave --cut out" in err) == (2, True)
 
 
-def test_the_cut_is_chosen(call, tmp_path, notes):
+def test_the_cut_is_chosen(call, tmp_path, notes, monkeypatch):
     model = write_model(tmp_path / "seven", num_hidden_layers=7)
     arguments = ("text", "train", model, notes, *TRAINING, "--steps=2")
     assert call(*arguments, "--out", tmp_path / "a", "--group-size=3", "--mandatory=1")[0] == 0
     assert [len(stage.skippable) for stage in ad.load(tmp_path / "a").stages] == [2, 2]
+    seen = []
+    measured = adapting.measured_stages
+    monkeypatch.setattr(adapting, "measured_stages", lambda *a: seen.append(a[2][0].shape) or measured(*a))
     assert call(*arguments, "--out", tmp_path / "b", "--cut=measured", "--passes=SB")[0] == 0
+    assert seen == [(4, 32)]  # pieces of the text
     assert "passes: SB\n" in (tmp_path / "b" / "recipe.yaml").read_text()
     status, _, err = call(*arguments, "--out", tmp_path / "c", "--cut=best")
     assert (status, err) == (2, "Error: Invalid value: --cut 'best': expected groups or measured\n")
@@ -260,6 +272,24 @@ def test_a_draft_leaves_the_text_as_it_is(call, run):
         for draft in ("none", "T", "auto")
     )
     assert plain == drafted == tried
+
+
+def test_a_state_takes_no_draft_back(call, notes, tmp_path, talk):
+    model, run = tmp_path / "mamba", tmp_path / "mamba-run"
+    sizes = {"vocab_size": 259, "hidden_size": 16, "num_hidden_layers": 4, "state_size": 4}
+    MambaForCausalLM(MambaConfig(**sizes, bos_token_id=0, eos_token_id=1, pad_token_id=2)).save_pretrained(model)
+    byte_tokenizer(chat_template=TEMPLATE).save_pretrained(model)
+    assert call("text", "train", model, notes, "--out", run, *TRAINING, "--steps=2")[0] == 0
+    plain, tried = (
+        json.loads(call("text", "complete", run, "A depth", "--tokens=9", "--json", f"--draft={draft}")[1])["text"]
+        for draft in ("none", "auto")
+    )
+    assert plain == tried
+    status, _, err = call("text", "complete", run, "A depth", "--draft=T")
+    assert (status, "MambaForCausalLM keeps a state, from which no token can be taken back" in err) == (2, True)
+    (run / "chat_template.jinja").write_text(TEMPLATE)
+    said, err = talk("hello", "/depth T", "hello", folder=run)
+    assert ([each["skip"] for each in said], err) == (["F", "T"], "[T]\n")
 
 
 def test_the_limit_chooses_a_depth_of_the_table(call, run):

@@ -51,6 +51,20 @@ def draft_of(network: AdaptiveNetwork, given: Any) -> Draft:
     return Draft(parse_skip(given, len(network.stages)))
 
 
+def can_be_verified(network: AdaptiveNetwork) -> bool:
+    """Can a draft be taken back? A cache of keys can be cut; a state, such as that of a Mamba, cannot."""
+    return not getattr(network.model, "_is_stateful", False)
+
+
+def check_verifies(network: AdaptiveNetwork) -> None:
+    """Raise where a model cannot check what a draft wrote."""
+    if not can_be_verified(network):
+        raise DataError(
+            f"{type(network.model).__name__} keeps a state, from which no token can be taken back, so drafts cannot be "
+            "checked: leave draft out"
+        )
+
+
 def check_shallower(draft: str, verifier: str) -> None:
     """Raise where a draft does not leave out more than what verifies it."""
     deeper = any(one == "F" and other == "T" for one, other in zip(draft, verifier, strict=True))

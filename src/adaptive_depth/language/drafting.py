@@ -12,7 +12,7 @@ import torch
 from ..core.network import AdaptiveNetwork
 from ..errors import MeasurementError
 from ..skip import Skip, parse_skip
-from .draft import Draft, check_shallower
+from .draft import Draft, check_shallower, check_verifies
 from .prompts import check_length, check_writes, prompts_of, with_padding
 
 _LENGTHS = (2, 4, 8)
@@ -77,6 +77,7 @@ def choose_draft(
         [Draft(skip='T', tokens=2)]
     """
     check_writes(network, "choose_draft")
+    check_verifies(network)
     ids, mask = prompts_of(network, prompts, None)
     check_length(network, mask, {"max_new_tokens": new_tokens})
     verifier = network.skips[0] if skip is None else parse_skip(skip, len(network.stages))

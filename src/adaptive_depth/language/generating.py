@@ -9,7 +9,7 @@ from torch import Tensor
 from ..core.network import AdaptiveNetwork
 from ..errors import SkipError
 from ..skip import Skip, parse_skip
-from .draft import Draft, check_shallower, draft_of
+from .draft import Draft, check_shallower, check_verifies, draft_of
 from .prompts import check_length, check_writes, padding_of, prompts_of, with_padding
 
 
@@ -57,6 +57,7 @@ def generate(
     check_length(network, mask, options)
     assisted = None if draft is None else draft_of(network, draft)
     if assisted is not None:
+        check_verifies(network)
         for each in set(rows):
             check_shallower(assisted.skip, each)
     results: dict[int, Tensor] = {}

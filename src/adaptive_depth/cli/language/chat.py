@@ -83,18 +83,21 @@ class Conversation:
 
     def _cache_for(self, ids: list[int]) -> Any:
         """The cache with all tokens but the last: what was read already is not read again, where the text goes on."""
+        from ...language.draft import can_be_verified
+
         goes_on = 0 < len(self._read) < len(ids) and ids[: len(self._read)] == self._read
         if goes_on and self._cache is not None:
             return self._cache
-        return self._caught_up(self.writer.skip, ids[:-1]) if len(ids) > 1 else None
+        # A state is not gone on with: it is read anew for each answer.
+        can = len(ids) > 1 and can_be_verified(self.writer.network)
+        return self._caught_up(self.writer.skip, ids[:-1]) if can else None
 
     def _caught_up(self, skip: str, ids: list[int]) -> Any:
         import torch
 
         from ...language import catch_up
 
-        cache = catch_up(self.writer.network, skip, torch.tensor([ids]))
-        return cache if hasattr(cache, "get_seq_length") else None  # a state of a Mamba is not gone on with
+        return catch_up(self.writer.network, skip, torch.tensor([ids]))
 
 
 def chat(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -320,7 +321,9 @@ def _tokenizer(folder: Path, model: Any) -> Any:
 
 @contextmanager
 def quiet() -> "Iterator[None]":
-    """Inside, transformers shows no progress and warns of nothing: what matters is said here."""
+    """Inside, transformers shows no progress, warns of nothing, and fetches no code: what matters is said here."""
+    # Where the package kernels is installed, transformers fetches code from the Hub for some models, such as Mamba.
+    os.environ.setdefault("USE_HUB_KERNELS", "NO")
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # of torchao, which transformers imports
     from transformers.utils import logging as theirs
 

@@ -61,7 +61,7 @@ def table(
     network = opened.model.to(runs.pick_device(device))
     batches = tokens.in_turn(ids, batch_size, eval_tokens)
     new = max(2, min(32, context // 4))
-    with runs.threads(threads):
+    with runs.threads(threads), folders.quiet():
         measured = runs.measure_accuracy(network, batches)
         with show.progress("measuring") as advance:
             cost = profile_generation(

@@ -1,6 +1,7 @@
 """adaptive-depth text train: one fine-tuning for every depth of a language model."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -93,8 +94,9 @@ def train(
         raise typer.BadParameter("Missing option '--output': the folder to write the network to")
     if output.resolve() == model.resolve() and not runs.is_run(model):
         raise CheckpointError(f"{output} holds the model that is to be adapted: name another --output")
-    with runs.claimed(output, overwrite=overwrite), runs.threads(threads):
+    with runs.claimed(output, overwrite=overwrite), runs.threads(threads), ExitStack() as stack:
         content, digest = pieces.read_text(text)
+        stack.enter_context(folders.quiet())
         opened = folders.open_model(model)
         context = folders.pick_context(context, opened)
         tokens = pieces.Tokens(opened.tokenizer, content, context)

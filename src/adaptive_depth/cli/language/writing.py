@@ -145,6 +145,7 @@ class Writer:
     def _drafting(self, ids: list[int], room: int) -> "Draft | None":
         """Who drafts; what is to be measured is measured once for each depth."""
         from ...language import Draft, choose_draft
+        from ...language.draft import can_be_verified
 
         if self.draft == "none":
             return None
@@ -153,7 +154,7 @@ class Writer:
         if self.skip not in self._chosen:
             shallower = [each for each in self.network.skips[::-1] if _is_shallower(each, self.skip)][:_TRIED]
             self._chosen[self.skip] = None
-            if shallower:
+            if shallower and can_be_verified(self.network):
                 with show.progress("trying drafts") as advance:
                     tried = choose_draft(
                         self.network, [ids], skip=self.skip, drafts=shallower, lengths=(_AHEAD,),
@@ -213,10 +214,11 @@ def opened_writer(
 
 def check_draft(writer: Writer, skip: str) -> None:
     """Raise where a draft is no shallower than a depth, or is none."""
-    from ...language.draft import check_shallower
+    from ...language.draft import check_shallower, check_verifies
     from ...skip import parse_skip
 
     if writer.draft not in ("auto", "none"):
+        check_verifies(writer.network)
         check_shallower(parse_skip(writer.draft, len(writer.network.stages)), skip)
 
 
