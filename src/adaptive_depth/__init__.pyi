@@ -32,6 +32,9 @@ from .analysis.activation_maps import class_activation_maps
 from .plotting import plot_maps, plot_tradeoffs, plot_training, plot_transformations
 from .report import report_page
 
+# text from it
+from . import language
+
 # on the device
 from .preprocessing import Preprocessing
 from .deploy.artifact import Artifact
@@ -77,6 +80,7 @@ __all__ = [
     "plot_training",
     "plot_transformations",
     "report_page",
+    "language",
     "Artifact",
     "Preprocessing",
     "export_network",
