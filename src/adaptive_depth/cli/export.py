@@ -83,6 +83,7 @@ def export(
         if int8:
             artifact = _quantized(network, place, chosen, data, told, known, images, advance, judged)
         else:
+            options: Any = {"compiled": True} if compiled else {}
             artifact = export_network(
                 network,
                 place,
@@ -93,7 +94,7 @@ def export(
                 data=told,
                 trade_offs=known,
                 on_progress=advance,
-                **({"compiled": True} if compiled else {}),
+                **options,
             )
     size = sum(file.stat().st_size for file in written(place))
     if json:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ...errors import ArtifactError, one_line
 from ..artifact import Artifact
+from ..session import Arrays
 
 DESCRIPTION = "artifact"  # the method of the file that returns its description, as JSON
 # Depths that stay loaded. Each holds weights of its own, which XNNPACK packs for its kernels when it is loaded: with
@@ -71,13 +72,14 @@ class ExecuTorchBackend:
         self._methods: OrderedDict[str, Any] = OrderedDict()
         _OPENED.add(self)
 
-    def run(self, x: NDArray[np.float32], skip: str) -> NDArray[np.float32]:
-        """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
+    def run(self, x: NDArray[np.float32], skip: str) -> Arrays:
+        """What one depth returns for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
         import torch
 
         writable = x if x.flags.writeable else x.copy()  # as torch asks, although nothing is written
         with _LOCK:
-            return self._method(skip)([torch.from_numpy(writable)])[0].numpy()
+            outputs = self._method(skip)([torch.from_numpy(writable)])
+            return self.artifact.named([output.numpy() for output in outputs])
 
     def _method(self, skip: str) -> Any:
         if skip not in self._methods:

@@ -8,10 +8,11 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ...errors import ArtifactError, one_line
-from ..artifact import Artifact
+from ..artifact import INPUTS, Artifact
+from ..session import Arrays
 
 DESCRIPTION = "adaptive_depth"  # the name of the description in the model's metadata
-IMAGE, SKIP = "image", "skip"  # the model's inputs
+IMAGE, SKIP = INPUTS
 
 _ERRORS_ONLY = 3
 
@@ -56,7 +57,7 @@ class OnnxBackend:
         self._session = session
         self._flags = {skip: np.array([flag == "T" for flag in skip]) for skip in artifact.skips}
 
-    def run(self, x: NDArray[np.float32], skip: str) -> NDArray[np.float32]:
-        """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
-        output: Any = self._session.run(None, {IMAGE: x, SKIP: self._flags[skip]})[0]
-        return output
+    def run(self, x: NDArray[np.float32], skip: str) -> Arrays:
+        """What one depth returns for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
+        wanted = self.artifact.outputs or None
+        return self.artifact.named(self._session.run(wanted, {IMAGE: x, SKIP: self._flags[skip]}))

@@ -24,7 +24,8 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
     """Write one ONNX model of all depths; the batch is free.
 
     Its inputs are `image`, float32 `[batch, channels, height, width]`, and `skip`, booleans `[stages]`, True where a
-    stage is skipped; its output is `logits`, `[batch, classes]`. Weights are stored once.
+    stage is skipped; its output is `logits`, `[batch, classes]`, or those that the artifact names. Weights are stored
+    once.
 
     Arguments:
         network: an adapted network.
@@ -37,13 +38,18 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
     Raises:
         ExportError: an operator that ONNX does not have, with the block it came from; a model above 2 GB.
     """
-    module = Switching(network, folded=form == "folded", skips=artifact.skips)
+    module = Switching(network, folded=form == "folded", skips=artifact.skips, outputs=artifact.outputs)
     examples = (two_samples(example), torch.zeros(len(network.stages), dtype=torch.bool))
     with torch.no_grad():
         program = exported(module, examples, dynamic_shapes=({0: torch.export.Dim.DYNAMIC}, None))
         try:
             converted: Any = torch.onnx.export(
-                program, input_names=[IMAGE, SKIP], output_names=["logits"], dynamo=True, optimize=False, verbose=False
+                program,
+                input_names=[IMAGE, SKIP],
+                output_names=[*(artifact.outputs or ("logits",))],
+                dynamo=True,
+                optimize=False,
+                verbose=False,
             )
         except Exception as error:
             raise cannot_convert("ONNX", [program], error) from error
