@@ -244,6 +244,27 @@ def test_each_output_is_compared(tmp_path: Path) -> None:
         compare(Session("test", Wrong()), network, IMAGES, lambda *_: None)
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
+def test_numbers_far_from_zero_that_vary_little(tmp_path: Path, name: str) -> None:
+    """Of 1000 and a little, float32 has steps of 6e-5: no export can be nearer, and a wrong one still is further."""
+    network = built("number")
+    with torch.no_grad():
+        network.model.head.bias.fill_(1000)
+        network.model.head.weight.mul_(0.01)
+        spread = float(network(IMAGES).std())
+    assert spread < 0.01
+    session = written(network, tmp_path / name, skips=["FF"])
+
+    class Wrong:
+        artifact = session.artifact
+
+        def run(self, x: Any, skip: str) -> Any:
+            return session(x, skip) + np.float32(2e-3)
+
+    with pytest.raises(ExportError, match="at depth FF: its outputs are off by"):
+        compare(Session("test", Wrong()), network, IMAGES, lambda *_: None)
+
+
 @pytest.mark.parametrize(("kind", "judged_by", "in_float"), [("named", "out", 100.0), ("pair", "aux", 0.0)])
 def test_several_heads_in_int8_are_measured_by_their_task(
     tmp_path: Path, kind: str, judged_by: str, in_float: float

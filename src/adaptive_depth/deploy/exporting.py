@@ -25,7 +25,8 @@ from ..skip import Skip, parse_skip
 from .artifact import FILE, INPUTS, Artifact
 from .session import Session, open_session
 
-TOLERANCE = 1e-4  # of the logits' standard deviation
+TOLERANCE = 1e-4  # of an output's standard deviation
+_ROUNDING = 1e-6  # of its largest number, 8 units in its last place: what ages between 40 and 41 cannot be nearer than
 
 _PARAMETERS = ("network", "path", "example", "artifact", "form")  # of every format's `write`
 
@@ -289,15 +290,17 @@ def _inputs(session: Session, example: Tensor) -> list[Tensor]:
 
 
 def _difference(found: NDArray[Any], wanted: NDArray[np.float64]) -> float:
-    """How far an output is off, as a part of what it varies by; infinite where its shape is another."""
+    """How far an output is off beyond rounding, in its standard deviations; infinite where its shape is another.
+
+    Where all numbers are equal, as a single one is, their size is what it is a part of.
+    """
     if found.shape != wanted.shape:
         return float("inf")
-    return float(np.abs(found - wanted).max(initial=0.0)) / _spread(wanted)
-
-
-def _spread(logits: NDArray[np.float64]) -> float:
-    """Their standard deviation; where they are all equal, as a single one is, their size."""
-    return float(logits.std()) or float(np.abs(logits).max()) or 1.0
+    if not wanted.size:
+        return 0.0
+    off, largest = float(np.abs(found - wanted).max()), float(np.abs(wanted).max())
+    beyond = 0.0 if off <= _ROUNDING * largest else off  # nan stays nan
+    return beyond / (float(wanted.std()) or largest or 1.0)
 
 
 def _check_options(name: str, writer: Any, options: Mapping[str, Any]) -> None:
