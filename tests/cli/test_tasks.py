@@ -12,6 +12,7 @@ from sklearn.metrics import f1_score
 import adaptive_depth as ad
 from adaptive_depth.cli import runs, tasks
 from adaptive_depth.data import create_loader
+from adaptive_depth.meaning import Meaning
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # timm leaves closing to Python
 F1 = "torchmetrics.classification.MulticlassF1Score(num_classes=3)"
@@ -292,6 +293,8 @@ def test_a_run_of_another_task_is_exported_quantised_and_run(call, train_argumen
             "run", what, *images, "--skip=FFFF", "--backend=eager" if what == run else "--threads=1"
         )
         assert status == 0, err
+        first, _, _, *_ = out.splitlines()
+        assert re.fullmatch(rf"{re.escape(images[0])}  FFFF  -?[\d.e-]+ stripes", first)  # no code was named
         if what != run:
             assert f"RMSE: {measured['FFFF']:.3f} stripes expected of these depths" in out
     status, out, _ = call("run", run / "export" / "model.onnx", *images, "--target-ms=1000", "--json")
@@ -311,10 +314,13 @@ def test_a_run_of_another_task_is_exported_quantised_and_run(call, train_argumen
     assert f"{artifact.accuracy['TTTT']:.4f}" in out
 
 
-def test_export_asks_for_a_task_where_it_measures(call, run):
-    status, _, err = call("export", run, "--to=onnx", "--task=classification")
+def test_export_asks_for_a_metric_where_it_measures_and_for_a_task_to_say_what_outputs_are(call, run):
+    status, _, err = call("export", run, "--to=onnx", f"--metric={F1}")
     assert status == 2
-    assert "--task and --metric say how --int8 is measured: leave them out, or add --int8" in err
+    assert "--metric says how --int8 is measured: leave it out, or add --int8" in err
+    status, _, err = call("export", run, "--to=onnx", "--task=multi-label", "--skips=TTTT")
+    assert status == 0, err
+    assert ad.open_session(run / "export" / "model.onnx").artifact.meanings == {"": Meaning("labels")}
 
 
 def test_an_instance_has_no_arguments(own):

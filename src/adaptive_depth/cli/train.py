@@ -195,7 +195,8 @@ def _train(
     assert recipe.model is not None
     assert recipe.data is not None
     task = tasks.task_of(asked, recipe)
-    asked = replace(asked, classes=tasks.is_of_classes(task))
+    other = {} if task is None or tasks.is_of_classes(task) else task.meanings()
+    asked = replace(asked, classes=tasks.is_of_classes(task), meanings=other)
     quality = TOP_1 if task is None else task.quality
     with seeded(recipe.seed):
         classes = _classes(recipe.data, root, download)

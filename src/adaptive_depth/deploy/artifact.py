@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from ..choose.tradeoffs import TradeOffs, check_value
 from ..errors import AdaptiveDepthError, ArtifactError
+from ..meaning import Meanings
 from ..preprocessing import Preprocessing
 from ..quality import TOP_1, Quality
 from ..schema import Form, Letters, Number, Plain, Size, Text, from_plain, one_of, parse_json, to_plain
 from ..skip import parse_skip
 
-FORMAT, VERSION = "adaptive-depth artifact", 3  # 2 names a quality, 3 outputs; what has neither is as version 1 has it
+FORMAT, VERSION = "adaptive-depth artifact", 3  # 2 names a quality, 3 outputs; what has none is as version 1 has it
 FILE = "artifact.json"  # where an artifact that is a folder keeps its description
 _FORM = Form(FORMAT, VERSION, "a file that adaptive-depth export wrote", ArtifactError)
 _MOST_NUMBERS = 1 << 28  # in an input: 1 GiB of float32
@@ -39,6 +40,8 @@ class Artifact(Plain):
         quality: what `accuracy` is: its name, unit and direction.
         float_accuracy: the same of the float network on the same samples, where that was measured.
         outputs: the names of the outputs of a network that returns several; empty of one that returns a tensor.
+        meanings: what outputs stand for, by name, `""` where there is only one; empty where that is not known, which
+            is one class an image where `labels` are.
     """
 
     kind: Annotated[str, one_of("onnx", "openvino", "executorch", "torch", "network")]
@@ -55,6 +58,7 @@ class Artifact(Plain):
     quality: Quality = TOP_1
     float_accuracy: dict[Letters, Number] | None = None
     outputs: tuple[Text, ...] = ()
+    meanings: Meanings = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("stages", "skips", "input_shape", "labels", "outputs"):
@@ -83,10 +87,11 @@ class Artifact(Plain):
             del plain["quality"]
         if self.float_accuracy is None:
             del plain["float_accuracy"]
-        if not self.outputs:
-            del plain["outputs"]
+        for name in ("outputs", "meanings"):
+            if not plain[name]:
+                del plain[name]
         judged = "quality" in plain or "float_accuracy" in plain or "quality" in (table or {})
-        return {"format": FORMAT, "version": 3 if self.outputs else 2 if judged else 1, **plain}
+        return {"format": FORMAT, "version": 3 if self.outputs or self.meanings else 2 if judged else 1, **plain}
 
     @classmethod
     def from_json(cls, content: Any, file: object = "the description") -> "Artifact":

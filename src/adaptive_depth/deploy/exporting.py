@@ -1,6 +1,7 @@
 """network → artifact: written by one of the formats, and compared with the network at every depth before it counts."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -19,14 +20,16 @@ from ..core.network import AdaptiveNetwork, check_adapted
 from ..data import DataConfig
 from ..errors import ExportError, one_line
 from ..files import alone, drafts, move
+from ..meaning import Meanings
 from ..modes import evaluating
 from ..registry import Registry
 from ..skip import Skip, parse_skip
+from ..tasks import as_task
 from .artifact import FILE, INPUTS, Artifact
 from .session import Session, open_session
 
 TOLERANCE = 1e-4  # of an output's standard deviation
-_ROUNDING = 1e-6  # of its largest number, 8 units in its last place: what ages between 40 and 41 cannot be nearer than
+_ROUNDING = 1e-6  # of its largest number, 8 units in its last place, as float32 rounds it
 
 _PARAMETERS = ("network", "path", "example", "artifact", "form")  # of every format's `write`
 
@@ -70,6 +73,7 @@ def export_network(
     data: DataConfig | None = None,
     trade_offs: TradeOffs | None = None,
     outputs: Iterable[str] | None = None,
+    meanings: Meanings | None = None,
     on_progress: OnProgress | None = None,
     **options: Any,
 ) -> Artifact:
@@ -91,6 +95,8 @@ def export_network(
         trade_offs: accuracy and cost of the depths, for whoever has to choose one.
         outputs: which outputs of a network that returns several, by their names in its dict, dataclass or named tuple;
             `"output_0"`, ... of a tuple. By default the one named `logits` where there is one, else all.
+        meanings: what outputs stand for, `task.meanings()`, with which `adaptive-depth run` reads them. A vector is one
+            class an image where None.
         on_progress: called with (done, in all, what).
         **options: of the format: `compiled=True` of torch writes AOTInductor packages, too.
 
@@ -115,7 +121,7 @@ def export_network(
     chosen = kind.forms[0] if form is None else form
     if chosen not in kind.forms:
         raise ExportError(f"form={form!r} of {name}: expected {' or '.join(kind.forms)}")
-    told: Any = {"skips": skips, "data": data, "trade_offs": trade_offs, "outputs": outputs}
+    told: Any = {"skips": skips, "data": data, "trade_offs": trade_offs, "outputs": outputs, "meanings": meanings}
     artifact = describe(network, name, example, form=chosen, **told)
     writer = import_format(name)
     _check_options(name, writer, options)
@@ -179,7 +185,8 @@ def quantize_network(
             "array [samples, channels, height, width]; networks of several inputs cannot be exported"
         ) from error
     told: Any = {"skips": skips, "data": data, "trade_offs": trade_offs, "outputs": outputs}
-    artifact = describe(network, "openvino", example, **told)
+    known = None if task is None else as_task(task).meanings()
+    artifact = describe(network, "openvino", example, meanings=known, **told)
     writer = import_format("openvino", "openvino.quantization")
     with into_place(Path(path), FORMATS["openvino"]) as new:
         return writer.quantize(network, new, images, artifact, labelled=labelled, task=task)
@@ -195,6 +202,7 @@ def describe(
     data: DataConfig | None = None,
     trade_offs: TradeOffs | None = None,
     outputs: Iterable[str] | None = None,
+    meanings: Meanings | None = None,
 ) -> Artifact:
     """What an artifact of a network will say of itself; arguments and errors as for `export_network`."""
     if not isinstance(example, Tensor) or example.dim() != 4:
@@ -219,7 +227,18 @@ def describe(
         preprocessing=None if data is None else data.preprocessing,
         trade_offs=None if trade_offs is None else _of_depths(trade_offs, depths),
         outputs=names,
+        meanings=_meanings(names, meanings or {}),
     )
+
+
+def _meanings(outputs: Sequence[str], known: Meanings) -> Meanings:
+    """What the outputs of a file stand for, of what a task says of those of its network."""
+    if not outputs or set(known) & set(outputs):
+        return {name: meaning for name, meaning in known.items() if name in (outputs or ("",))}
+    if all(re.fullmatch(r"output_\d+", name) for name in outputs):  # heads of a tuple are in its order
+        by_place = {f"output_{place}": meaning for place, meaning in enumerate(known.values())}
+        return {name: meaning for name, meaning in by_place.items() if name in outputs}
+    return {"out": known[""]} if "" in known and "out" in outputs else {}  # as torchvision's segmentation has it
 
 
 def _names_of_outputs(network: AdaptiveNetwork, example: Tensor, asked: Iterable[str] | None) -> tuple[str, ...]:
