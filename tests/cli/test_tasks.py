@@ -49,6 +49,10 @@ def worst(predictions, targets, scale=1):
     return scale * (predictions - targets).abs().max()
 
 
+def undefined(predictions, targets):
+    return (predictions - predictions).sum() / 0
+
+
 class NoDirection(torchmetrics.MeanAbsoluteError):
     higher_is_better = None
 """
@@ -99,6 +103,30 @@ def test_evaluate_by_f1_as_scikit_learn_has_it(call, run):
     status, _, err = call("select", run, "--accuracy=90")
     assert (status, "unknown limit accuracy=90" in err) == (2, True)
     assert "quality" not in json.loads(call("evaluate", run, "--json")[1])  # another time without: top-1
+
+
+UNDEFINED = ("--metric=own.py:undefined", "--metric-name=F1 (higher is better)")
+
+
+def test_a_metric_that_is_not_a_number_is_written_nowhere(call, run, own):
+    before = (run / "accuracy.json").read_bytes()
+    status, out, err = call("evaluate", run, *UNDEFINED)
+    assert (status, out) == (2, "")
+    assert "Error: F1 of FFFF is nan: expected a finite number; nothing was written. Is the metric defined" in err
+    assert (run / "accuracy.json").read_bytes() == before
+
+
+@pytest.mark.filterwarnings("ignore:the metric of the validation is not finite")
+def test_a_training_whose_metric_is_not_a_number_keeps_its_network(call, train_arguments, tmp_path, own):
+    run = tmp_path / "run"
+    status, _, err = call(*train_arguments, "--epochs=1", *UNDEFINED, f"--output={run}")
+    assert status == 2
+    assert f"Error: F1 of FFFF is nan: expected a finite number; the trained network is in {run}. Is the metric" in err
+    assert ad.load(run).calibrated
+    assert not (run / "accuracy.json").exists()
+    status, _, err = call("evaluate", run, "--task=classification")
+    assert status == 0, err
+    assert len(judged(run)["accuracy"]) == 16
 
 
 def test_train_by_a_metric_remembers_it(call, train_arguments, tmp_path):

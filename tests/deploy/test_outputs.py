@@ -295,6 +295,17 @@ def test_several_heads_in_int8_are_measured_by_their_task(
     assert abs(artifact.accuracy["FF"] - in_float) < (10 if judged_by == "out" else 0.2 * float(out["aux"].std()))
 
 
+def test_a_metric_that_is_not_a_number_is_no_quality_of_a_file(tmp_path: Path) -> None:
+    def undefined(predictions: Tensor, targets: Tensor) -> Tensor:
+        return (predictions - targets).sum() * torch.nan
+
+    task = ad.tasks.Regression().with_metric(undefined, ad.tasks.Quality("fit"))
+    labelled = [(IMAGES, torch.zeros(4, 1))]
+    with pytest.raises(ad.MeasurementError, match="fit of FF, measured on labelled=, is nan: expected a finite number"):
+        ad.quantize_network(built("number"), tmp_path / "int8.xml", IMAGES, labelled=labelled, task=task, skips=["FF"])
+    assert not list(tmp_path.iterdir())
+
+
 def share_right(predictions: Tensor, targets: Tensor) -> Tensor:
     return (predictions.argmax(1) == targets).float().mean()
 

@@ -262,6 +262,8 @@ def _train(
     if not processes.is_first:  # one process is enough for the rest
         return {}, history
     runs.save_run(output, network, config, history, recipe, asked)
+    for measured in (before, after):
+        runs.check_measured(measured, task, f"the trained network is in {output}")
     result = {"run": str(output), "before_calibration": before, "accuracy": after, "images": images}
     result |= {"statistics": runs.statistics_of(network), "network": network.fingerprint}
     result |= {} if quality == TOP_1 else {"quality": asdict(quality)}

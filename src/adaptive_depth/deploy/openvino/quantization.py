@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ...batches import device_of, logits_in, on_device, with_outputs
+from ...choose.tradeoffs import check_value
 from ...core.network import AdaptiveNetwork
 from ...errors import DataError, ExportError, TrainingError, one_line
 from ...modes import evaluating
@@ -216,7 +217,11 @@ def _qualities(
                 task.measure(found[skip], output, y)
     if not metrics[0]:
         raise DataError("quantize received no labelled images: expected batches of images and labels, or None")
-    return [{skip: task.value(metric) for skip, metric in found.items()} for found in metrics]
+    values = [{skip: task.value(metric) for skip, metric in found.items()} for found in metrics]
+    for found in values:
+        for skip, value in found.items():  # no file holds nan
+            check_value(task.quality, f"{task.quality.noun} of {skip}, measured on labelled=,", value)
+    return values
 
 
 def _int8(model: Model, artifact: Artifact, like: Any) -> Callable[[Tensor, str], Any]:
