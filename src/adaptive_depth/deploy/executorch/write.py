@@ -54,7 +54,7 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
         )
         programs = {skip: exported(Outputs(module, artifact.outputs), (example,)) for skip, module in modules.items()}
     content = _lowered(programs, json.dumps(artifact.to_json()))
-    write_atomically(path, content + ending(zlib.crc32(content)))
+    write_atomically(path, content + ending(f"{zlib.crc32(content):08x}"))
 
 
 def _lowered(programs: Mapping[str, ExportedProgram], description: str) -> bytes:

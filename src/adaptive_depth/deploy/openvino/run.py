@@ -1,6 +1,5 @@
 """Sessions over an OpenVINO model of every depth, `model.xml` with `model.bin` beside it."""
 
-import zlib
 from pathlib import Path
 from threading import local
 from typing import Any
@@ -10,11 +9,11 @@ import openvino
 from numpy.typing import NDArray
 
 from ...errors import ArtifactError, one_line
+from ...files import checksum
 from ..artifact import Artifact
 from ..session import Arrays
 
 DESCRIPTION, CHECKSUM = "adaptive_depth", "adaptive_depth_weights"  # what the .xml holds under `rt_info`
-_CHUNK = 1 << 20
 _CHANNELS = 16  # in a block of the CPU plugin's int8 kernels
 
 
@@ -104,12 +103,3 @@ def _read(core: openvino.Core, path: Path) -> tuple[openvino.Model, Artifact]:
     if checksum(weights) != model.get_rt_info([CHECKSUM]).astype(str):
         raise ArtifactError(f"{weights} is not what was written with {path.name}: it is damaged, or of another export")
     return model, artifact
-
-
-def checksum(file: Path) -> str:
-    """CRC-32 of a file, eight hexadecimal digits."""
-    value = 0
-    with file.open("rb") as content:
-        while part := content.read(_CHUNK):
-            value = zlib.crc32(part, value)
-    return f"{value:08x}"

@@ -19,13 +19,13 @@ from torch.export import Dim, ExportedProgram
 
 from ...core.network import AdaptiveNetwork
 from ...errors import ExportError
-from ...files import drafts, move
+from ...files import checksum, drafts, move
 from ...modes import evaluating
 from ..artifact import Artifact
 from ..switching import Switching
 from ..tracing import cannot_convert, exported, two_samples
 from .branches import branched
-from .run import CHECKSUM, DESCRIPTION, checksum
+from .run import CHECKSUM, DESCRIPTION
 
 
 def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artifact, *, form: str) -> None:
