@@ -1,6 +1,7 @@
 """Outputs in every format: of any shape, and several by name."""
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +93,12 @@ def built(kind: str) -> ad.AdaptiveNetwork:
     return network
 
 
-@pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize(
-    "name", ["model.onnx", "model.xml", pytest.param("model.pte", marks=pytest.mark.slow), "programs"]
+    ("name", "kind"),
+    [
+        *product(("model.onnx", "model.xml", "programs"), SHAPES),
+        pytest.param("model.pte", "map", marks=pytest.mark.slow),  # other shapes: among several outputs, below
+    ],
 )
 def test_an_output_of_any_shape_at_every_depth(tmp_path: Path, name: str, kind: str) -> None:
     network, images = built(kind), torch.randn(4, 3, 8, 8)
@@ -326,7 +330,7 @@ def test_outputs_of_every_kind_in_int8(tmp_path: Path, kind: str) -> None:
         assert (found["class"] == wanted["class"].numpy()).mean() > 0.7
 
 
-@pytest.mark.parametrize("kind", ["bare number", "map"])
+@pytest.mark.parametrize("kind", ["bare number"])  # maps: among several outputs, above
 def test_an_output_of_any_shape_in_int8(tmp_path: Path, kind: str) -> None:
     network, images = built(kind), torch.randn(40, 3, 8, 8)
     ad.quantize_network(network, tmp_path / "int8.xml", images)
