@@ -159,6 +159,7 @@ def read_folder(
     folder: Path,
     model: nn.Module | None = None,
     *,
+    another_class: bool = False,
     reader: str = "load",
     given: str | None = None,
 ) -> KeptNetwork:
@@ -167,7 +168,7 @@ def read_folder(
     Arguments:
         kind: the class of the network.
         folder: of its files.
-        model: as for `load`.
+        model, another_class: as for `load`.
         reader, given: the function that the user called, and with what, for the errors; by default `load(folder)`.
 
     Raises:
@@ -196,6 +197,8 @@ def read_folder(
         else:
             built = unwrapped(model)
             check_shaped(built, f"{reader} received", CheckpointError)
+            if not another_class:
+                _check_class(built, description, file, f"{reader}({given!r}, model=..., another_class=True)")
         network = made(built)
     except CheckpointError:
         raise
@@ -216,6 +219,17 @@ def read_folder(
         network.source = description.source
     network.preprocessing = description.preprocessing
     return network.eval()
+
+
+def _check_class(model: nn.Module, description: Description, file: Path, way_round: str) -> None:
+    """A class of another name may compute something else with tensors of the same names and shapes."""
+    name, kept = type(model).__name__, description.model
+    if name != kept and kept != Description.model:
+        raise CheckpointError(
+            f"{file} keeps a {kept}, and the given model is a {name}: weights that fit its names may mean something "
+            f"else there; give a {kept}, or where {name} computes the same (a class that was renamed, a subclass) say "
+            f"so, {way_round}"
+        )
 
 
 # -- files ------------------------------------------------------------------------------------------------------
