@@ -11,8 +11,14 @@ from adaptive_depth.language import Draft, catch_up, choose_draft, generate
 
 transformers = pytest.importorskip("transformers")
 SIZES = {
-    "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 5,
-    "num_attention_heads": 2, "max_position_embeddings": 48, "pad_token_id": 0, "bos_token_id": 1,
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 48,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
     "eos_token_id": None,
 }
 PROMPTS = [[5, 9, 7], [4], [11, 12, 13, 14, 15]]
