@@ -40,6 +40,7 @@ from .deploy.exporting import export_network, quantize_network
 from .deploy.session import Session, open_session
 from .deploy.preparing import prepare
 from .governor.governor import Governor
+from .governor.generation import TextGovernor
 
 # keeping it
 from .core.saving import load, save
@@ -87,6 +88,7 @@ __all__ = [
     "open_session",
     "prepare",
     "Governor",
+    "TextGovernor",
     "load",
     "load_reference",
     "save",

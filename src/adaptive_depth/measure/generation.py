@@ -257,8 +257,8 @@ def _check_sizes(ids: Tensor, new_tokens: int, model: Any) -> None:
     most = getattr(config, "max_position_embeddings", None)
     if isinstance(most, int) and 0 < most < ids.shape[1] + new_tokens:
         raise MeasurementError(
-            f"a prompt of {ids.shape[1]} tokens and {new_tokens} new ones are more than the {most} that the model takes "
-            "(max_position_embeddings): expected a shorter prompt, or fewer new_tokens"
+            f"a prompt of {ids.shape[1]} tokens and {new_tokens} new ones are more than the {most} that the model "
+            "takes (max_position_embeddings): expected a shorter prompt, or fewer new_tokens"
         )
     words = getattr(config, "vocab_size", None)
     low, high = int(ids.min()), int(ids.max())
