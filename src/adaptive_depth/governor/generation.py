@@ -18,8 +18,9 @@ class TextGovernor:
     (decoding reads weights and cache). Both know the same depths; the shallower of their two choices runs, and both
     are told what it took.
 
-    The time to the first token follows the prompt: on a straight line from one token, which costs a step of decoding, to
-    the prompt that the table was measured with. What it gets wrong of far longer ones is seen as a slower device.
+    The time to the first token follows the prompt: on a straight line from one token, which costs a step of decoding,
+    to the prompt that the table was measured with. What that gets wrong of far longer ones is seen as a slower device.
+    Where prompts of many lengths come in turn, the depth is one that the longer ones of them can afford.
 
     Only depths on the table's Pareto front are used, that of the time per token where it is limited. Threads may share
     one.
