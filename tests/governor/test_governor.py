@@ -560,6 +560,15 @@ def test_what_it_took_is_judged_by_its_work():
     assert device.governor.choose(work=0.5) == "FF"
 
 
+def test_what_long_inputs_would_have_missed_is_not_tried_on_them():
+    device = Device()
+    device.run(2.5)  # missed: TT
+    for _ in range(40):
+        device.clock.now += 0.2
+        device.governor.observe("TT", 20.0, work=2.0)  # of 30 ms FF would have taken 40
+    assert device.governor.choose() == "TT"
+
+
 def test_work_is_in_the_log_and_replayed():
     device = Device()
     for slowdown, work in zip((1.0, 1.3, 0.9, 2.0) * 20, (0.3, 1.0, 2.2, 1.1, 0.7) * 16, strict=True):

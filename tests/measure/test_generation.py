@@ -110,7 +110,7 @@ def written(network: ad.AdaptiveNetwork, prompt: Any, new_tokens: int, skip: str
     return torch.stack(tokens[-new_tokens:], 1)
 
 
-@pytest.mark.parametrize("kind", ["Llama", "Mistral", "GPT2"])
+@pytest.mark.parametrize("kind", ["Llama", "Mistral", "GPT2", "Mamba"])
 def test_what_is_timed_is_what_generate_writes(kind: str) -> None:
     torch.manual_seed(1)
     network = adapted(kind, "LMHeadModel" if kind == "GPT2" else "ForCausalLM", initializer_range=0.5)
@@ -178,6 +178,16 @@ def test_every_depth_continues_the_prompt_in_every_round(llama: ad.AdaptiveNetwo
     assert [len(cost.times_ms) for cost in result.costs.values()] == [6, 6]
     assert all(cost.first_token_ms and cost.token_ms for cost in result.costs.values())
     assert result.network == llama.fingerprint
+
+
+def test_it_is_measured_in_eval_mode_without_gradients() -> None:
+    network, seen = adapted(attention_dropout=0.5).train(), []
+    network.subnet("F").get_output_embeddings().register_forward_hook(
+        lambda module, inputs, output: seen.append((module.training, output.requires_grad))
+    )
+    profile_generation(network, PROMPT, new_tokens=2, skips="F", rounds=1, warmup=0)
+    assert seen
+    assert {*seen} == {(False, False)}
 
 
 def test_modes_gradients_and_weights_are_as_before(llama: ad.AdaptiveNetwork, unchanged: Any) -> None:

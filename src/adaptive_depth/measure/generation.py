@@ -163,7 +163,9 @@ class _Text:
     def _step(self) -> None:
         """One more token."""
         inputs: dict[str, Any] = {"input_ids": self._token, self._name: self._cache, "use_cache": True}
-        if self._seen is not None and self._name == "past_key_values":  # a state has no places to mask
+        if (
+            self._seen is not None and self._name == "past_key_values"
+        ):  # a state has no places to mask (Mamba would write another text)
             self._seen = torch.cat([self._seen, self._seen.new_ones(self._batch, 1)], 1)
             inputs["attention_mask"] = self._seen
             if self._places:
