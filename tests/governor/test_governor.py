@@ -562,7 +562,7 @@ def test_what_it_took_is_judged_by_its_work():
 
 def test_what_long_inputs_would_have_missed_is_not_tried_on_them():
     device = Device()
-    device.run(2.5)  # missed: TT
+    assert device.run(2.5, 1.0) == ["FF", "TT"]
     for _ in range(40):
         device.clock.now += 0.2
         device.governor.observe("TT", 20.0, work=2.0)  # of 30 ms FF would have taken 40
