@@ -22,6 +22,7 @@ from .measure.calibration import calibrate
 from .measure.evaluation import evaluate
 from .choose.costs import Profile
 from .measure.profiling import profile
+from .measure.generation import profile_generation
 from .choose.tradeoffs import TradeOffs, tradeoffs
 
 # why it works, on this network
@@ -42,6 +43,7 @@ from .deploy.exporting import export_network, quantize_network
 from .deploy.session import Session, open_session
 from .deploy.preparing import prepare
 from .governor.governor import Governor
+from .governor.generation import TextGovernor
 
 # keeping it
 from .core.saving import load, save
@@ -71,6 +73,7 @@ __all__ = [
     "evaluate",
     "Profile",
     "profile",
+    "profile_generation",
     "TradeOffs",
     "tradeoffs",
     "analyze",
@@ -89,6 +92,7 @@ __all__ = [
     "open_session",
     "prepare",
     "Governor",
+    "TextGovernor",
     "load",
     "load_reference",
     "save",

@@ -77,6 +77,7 @@ def test_another_quality_is_named_and_needs_this_version() -> None:
         replace(BARE, accuracy={"FF": 1.5}, quality=error),
         replace(BARE, accuracy={"FF": 90.0}, float_accuracy={"FF": 91.0}),
         replace(FULL, trade_offs=ad.TradeOffs((ad.Row("FF", 1.5, 400, 9),), quality=error)),
+        replace(FULL, trade_offs=ad.TradeOffs((ad.Row("FF", 90.0, 400, 9, token_ms=2.0),))),
     ):
         plain = json.loads(json.dumps(artifact.to_json()))
         assert plain["version"] == 2

@@ -32,6 +32,8 @@ class CostKind:
 
 COSTS = {
     "latency_ms": CostKind("latency", "ms", "the fastest", "profile without latency=False (--no-latency)"),
+    "token_ms": CostKind("time per token", "ms/token", "the one that writes fastest", "profile_generation"),
+    "first_token_ms": CostKind("time to first token", "ms", "the one that answers first", "profile_generation"),
     "macs": CostKind("multiply-adds", "", "the one of fewest multiply-adds"),
     "energy_mj": CostKind(
         "energy",
@@ -46,7 +48,10 @@ COSTS = {
         "profile without latency=False (--no-latency), on a CPU or a CUDA device",
     ),
     "parameters": CostKind("parameters", "", "the smallest"),
+    "cache_kb": CostKind("cache per token", "kB/token", "the one of the smallest cache", "profile_generation"),
 }
+TIMED = ("latency_ms", "token_ms")  # what `Cost.times_ms` may hold
+OF_TEXT = ("first_token_ms", "token_ms", "cache_kb")  # of text that is generated, measured by `profile_generation`
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,13 @@ class Cost(Plain):
             measured. A network that holds all depths keeps all weights: those of the super-net, whatever runs.
         energy_mj: millijoules that the device draws in one pass of the whole example; None where it was not measured.
         throughput: samples a second by batch size, from the median time of a pass.
-        times_ms: every timed pass; the k-th of each sub-network belongs to one round.
+        times_ms: every timed pass; the k-th of each sub-network belongs to one round. Where text was generated, the
+            median step of each round.
+        first_token_ms: median time from a prompt to its first new token (prefill); None where it was not measured.
+        token_ms: median time of one more token with a cache (a step of decoding), of the whole batch.
+        cache_kb: kB (10^3 bytes) of keys, values or other state that the cache holds for each token of a text, at the
+            length that was measured: all of its bytes over all tokens. A cache of fixed size (the state of Mamba, a
+            sliding window) holds less for each token, the longer the text.
     """
 
     skip: Letters
@@ -78,6 +89,9 @@ class Cost(Plain):
     energy_mj: NotNegative | None = None
     throughput: dict[Size, Positive] = field(default_factory=dict)
     times_ms: tuple[Positive, ...] = ()
+    first_token_ms: Positive | None = None
+    token_ms: Positive | None = None
+    cache_kb: NotNegative | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "times_ms", tuple(self.times_ms))
@@ -131,6 +145,7 @@ class Profile(Plain):
             longer in the second half.
         energy: what measured the energy, or why it was not measured.
         inputs: the shapes of the example's tensors.
+        prompt_tokens: how long the prompt was, where text was generated; None elsewhere.
     """
 
     reading_error = MeasurementError
@@ -144,6 +159,7 @@ class Profile(Plain):
     conditions: dict[str, Any] = field(default_factory=dict, compare=False)
     energy: str = "not measured"
     inputs: tuple[tuple[Count, ...], ...] = ()
+    prompt_tokens: Size | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "inputs", tuple(tuple(shape) for shape in self.inputs))
@@ -162,7 +178,8 @@ class Profile(Plain):
     # -- what the times say -------------------------------------------------------------------------------------
 
     def ties(self) -> tuple[tuple[str, str], ...]:
-        """Pairs of sub-networks whose latencies cannot be told apart, by the differences in each round.
+        """Pairs of sub-networks whose latencies (or times per token) cannot be told apart, by the differences in each
+        round.
 
         A pair is one where the 95 % interval of the median difference holds 0. Empty where fewer than six rounds
         were run.
@@ -202,8 +219,16 @@ class Profile(Plain):
     # -- as text ------------------------------------------------------------------------------------------------
 
     def __str__(self) -> str:
-        timed = any(cost.latency_ms is not None for cost in self.costs.values())
+        timed = self._has("latency_ms")
         return "\n".join([*self._head(), *self.notes(), *[f"Energy: {self.energy}."] * timed])
+
+    def _has(self, name: str) -> bool:
+        return any(getattr(cost, name) is not None for cost in self.costs.values())
+
+    @property
+    def _timed(self) -> str | None:
+        """Which cost `times_ms` are of, by its name; None where nothing was timed."""
+        return next((name for name in TIMED if self._has(name)), None)
 
     def notes(self) -> tuple[str, ...]:
         """What the figures do not say themselves, a sentence each: what was not counted, how time was measured, which
@@ -214,7 +239,9 @@ class Profile(Plain):
         at = self.device.get
         threads = f"{at('threads')} CPU thread{'s' * (at('threads') != 1)}"
         backend = "" if self.backend == "eager" else f", {self.backend}"
-        yield f"{at('processor')} ({at('type')}), {threads}, torch {at('torch')}{backend}, batch of {self.batch_size}"
+        prompt = "" if self.prompt_tokens is None else f", prompt of {self.prompt_tokens} tokens"
+        batch = f"batch of {self.batch_size}{prompt}"
+        yield f"{at('processor')} ({at('type')}), {threads}, torch {at('torch')}{backend}, {batch}"
         yield from table(self._columns())
 
     def _columns(self) -> Iterator[tuple[str, str, list[str]]]:
@@ -223,11 +250,19 @@ class Profile(Plain):
         yield "skip", "<8", [cost.skip for cost in costs]
         yield f"{unit} a sample", ">15", [f"{cost.macs / divisor:.3f}" for cost in costs]
         yield "parameters", ">13", [f"{cost.parameters:,}" for cost in costs]
-        yield "latency ms", ">11", [or_dash(cost.latency_ms) for cost in costs]
-        intervals = [(cost.latency_low_ms, cost.latency_high_ms) for cost in costs]
-        yield "95 % interval", ">16", ["-" if None in both else "{:.2f} to {:.2f}".format(*both) for both in intervals]
+        text = text_columns(costs, self.batch_size, self.prompt_tokens)
+        if self._has("latency_ms") or not text:
+            yield "latency ms", ">11", [or_dash(cost.latency_ms) for cost in costs]
+        intervals = [self.interval(cost.skip) for cost in costs]
+        told = ["-" if None in both else "{:.2f} to {:.2f}".format(*both) for both in intervals]
+        for title, form, cells in text:
+            yield title, form, cells
+            if title == "ms/token":
+                yield "95 % interval", ">16", told
+        if self._timed != "token_ms":
+            yield "95 % interval", ">16", told
         for title, name in (("memory MB", "memory_mb"), ("energy mJ", "energy_mj")):
-            if any(getattr(cost, name) is not None for cost in costs):
+            if self._has(name):
                 yield title, ">9", [or_dash(getattr(cost, name)) for cost in costs]
         batches = dict.fromkeys(batch for cost in costs for batch in cost.throughput)
         for batch in batches if len(batches) > 1 else ():  # of one alone the latency says it
@@ -237,12 +272,17 @@ class Profile(Plain):
         if self.uncounted:
             calls = ", ".join(f"{name} ({count} calls)" for name, count in self.uncounted.items())
             yield f"multiply-adds NOT counted, no formula: {calls}"
-        if any(cost.latency_ms is not None for cost in self.costs.values()):
+        if self._timed:
             if "rounds" in self.conditions:
                 yield _in_words(self.conditions)
-            yield from self._timing_notes()
+            yield from self._timing_notes(COSTS[self._timed].word)
+        if self.conditions.get("cache_grows") is False:
+            yield (
+                "The cache does not grow with every token (windows, or a state of fixed size): what it holds for each "
+                f"is said of {self.conditions.get('cache_tokens')} tokens, and is less for more."
+            )
 
-    def _timing_notes(self) -> Iterator[str]:
+    def _timing_notes(self, timed: str) -> Iterator[str]:
         if (width := self._spread()) > _UNSTEADY:
             yield (
                 f"The machine was not steady: intervals are {100 * width:.0f} % of the median wide. Measure again when "
@@ -251,7 +291,7 @@ class Profile(Plain):
         ties = {frozenset(pair) for pair in self.ties()}
         groups = self._groups(ties)
         for group in groups:
-            yield f"Cannot be told apart in latency: {', '.join(group)}."
+            yield f"Cannot be told apart in {timed}: {', '.join(group)}."
         if further := len(ties) - sum(len(group) * (len(group) - 1) // 2 for group in groups):
             yield f"Nor can {further} other pair{'s' * (further > 1)} of sub-networks be told apart (ties() lists all)."
         for saving in self.savings():
@@ -266,14 +306,22 @@ class Profile(Plain):
 
     def _spread(self) -> float:
         """How wide intervals are, as a part of the median, for the sub-network in the middle; 0 without intervals."""
-        low_high = [(cost.latency_low_ms, cost.latency_high_ms, cost.latency_ms) for cost in self.costs.values()]
+        name = self._timed or "latency_ms"
+        low_high = [(*self.interval(cost.skip), getattr(cost, name)) for cost in self.costs.values()]
         widths = [(high - low) / middle for low, high, middle in low_high if low and high and middle]
         return median(widths) if widths else 0.0
 
+    def interval(self, skip: str) -> tuple[float | None, float | None]:
+        """An interval of at least 95 % of the median latency of a sub-network, or of its median time per token."""
+        cost = self.costs[skip]
+        if self._timed == "token_ms":
+            return median_interval(cost.times_ms)
+        return cost.latency_low_ms, cost.latency_high_ms
+
     def _groups(self, ties: Collection[frozenset[str]]) -> list[list[str]]:
-        """Sub-networks by growing latency; in a group each ties with each."""
+        """Sub-networks by growing time; in a group each ties with each."""
         groups: list[list[str]] = []
-        for cost in sorted(self.costs.values(), key=lambda cost: cost.latency_ms or 0.0):
+        for cost in sorted(self.costs.values(), key=lambda cost: getattr(cost, self._timed or "latency_ms") or 0.0):
             if groups and all(frozenset((other, cost.skip)) in ties for other in groups[-1]):
                 groups[-1].append(cost.skip)
             else:
@@ -284,7 +332,8 @@ class Profile(Plain):
 
     def to_json(self) -> dict[str, Any]:
         """Dictionaries, lists, strings and numbers only, as `from_json` reads them."""
-        return to_plain(self) | {"costs": to_plain(list(self.costs.values()))}
+        plain = to_plain(self) | {"costs": [without_text(to_plain(cost)) for cost in self.costs.values()]}
+        return without_text(plain)
 
     @classmethod
     def from_json(cls, content: Any) -> "Profile":
@@ -305,6 +354,45 @@ class Profile(Plain):
         if not profile.costs:
             raise MeasurementError("a profile without costs: expected those of one sub-network or more")
         return profile
+
+
+def tokens_a_second(cost: Any, batch_size: int, prompt_tokens: int | None) -> dict[str, float]:
+    """What times of generated text say as rates, of the whole batch: of the prompt where its length is known, and of
+    new tokens.
+
+    Arguments:
+        cost: a `Cost` or a `Row`; nothing is said of what it lacks.
+
+    Example:
+        >>> tokens_a_second(Cost("F", 400, 9, first_token_ms=50.0, token_ms=10.0), 1, 100)
+        {'prompt': 2000.0, 'new': 100.0}
+    """
+    times = {"prompt": (cost.first_token_ms, prompt_tokens), "new": (cost.token_ms, 1)}
+    return {name: 1000 * batch_size * tokens / ms for name, (ms, tokens) in times.items() if ms and tokens}
+
+
+def text_columns(costs: Sequence[Any], batch_size: int, prompt_tokens: int | None) -> list[tuple[str, str, list[str]]]:
+    """Columns of a table for what was measured of generated text: title, alignment and least width, cells."""
+    rates = [tokens_a_second(cost, batch_size, prompt_tokens) for cost in costs]
+    found = []
+    for title, form, values in (
+        ("first token ms", ">15", [cost.first_token_ms for cost in costs]),
+        ("prompt tokens/s", ">16", [rate.get("prompt") for rate in rates]),
+        ("ms/token", ">9", [cost.token_ms for cost in costs]),
+        ("tokens/s", ">9", [rate.get("new") for rate in rates]),
+        ("cache kB/token", ">15", [cost.cache_kb for cost in costs]),
+    ):
+        if any(value is not None for value in values):
+            digits = 1 if title.endswith("tokens/s") else 2
+            found.append((title, form, [or_dash(value, digits) for value in values]))
+    return found
+
+
+def without_text(plain: dict[str, Any]) -> dict[str, Any]:
+    """Without the fields of generated text that hold nothing, which older versions do not know."""
+    return {
+        name: value for name, value in plain.items() if value is not None or name not in (*OF_TEXT, "prompt_tokens")
+    }
 
 
 def macs_unit(largest: float) -> tuple[float, str]:

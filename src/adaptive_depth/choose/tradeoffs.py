@@ -11,7 +11,7 @@ from ..errors import BudgetError, MeasurementError
 from ..quality import TOP_1, Quality
 from ..schema import Count, Letters, NotNegative, Number, Plain, Positive, Size, to_plain
 from ..text import or_dash, table
-from .costs import COSTS, Profile, macs_unit
+from .costs import COSTS, TIMED, Profile, macs_unit, text_columns, tokens_a_second, without_text
 
 _QUALITIES = {"accuracy", "quality"}  # names of the limit on what `Row.accuracy` holds
 
@@ -29,6 +29,7 @@ class Row(Plain):
         memory_mb, energy_mj: of one such pass, as in `Cost`; None where they were not measured.
         alone: the same of a network of this depth trained alone; None where there is none.
         latency_high_ms: the upper end of the 95 % interval of the median latency; None where there is none.
+        first_token_ms, token_ms, cache_kb: of text that is generated, as in `Cost`; None where they were not measured.
     """
 
     skip: Letters
@@ -40,6 +41,9 @@ class Row(Plain):
     energy_mj: NotNegative | None = None
     alone: Number | None = None
     latency_high_ms: Positive | None = None
+    first_token_ms: Positive | None = None
+    token_ms: Positive | None = None
+    cache_kb: NotNegative | None = None
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,10 @@ class TradeOffs(Plain):
         rows: one for each sub-network; each cost is measured for all of them or for none.
         batch_size: of the input that latency was measured with.
         device: what latency was measured on, as in `Profile`.
-        ties: pairs of sub-networks whose latencies cannot be told apart (`Profile.ties`).
+        ties: pairs of sub-networks whose latencies (or times per token) cannot be told apart (`Profile.ties`).
         images: how many samples the accuracies are of; None where that is not known.
         quality: what `Row.accuracy` is: its name, unit and direction.
+        prompt_tokens: how long the prompt was that `first_token_ms` is of; None where that is not known.
     """
 
     reading_error = MeasurementError
@@ -92,6 +97,7 @@ class TradeOffs(Plain):
     ties: tuple[tuple[Letters, Letters], ...] = ()
     images: Size | None = None
     quality: Quality = TOP_1
+    prompt_tokens: Size | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", tuple(self.rows))
@@ -138,8 +144,19 @@ class TradeOffs(Plain):
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """The costs that are known, latency first where it was measured."""
+        """The costs that are known, latency first where it was measured, or else the time per token."""
         return tuple(cost for cost in COSTS if getattr(self.rows[0], cost) is not None)
+
+    def tokens_a_second(self, row: Row) -> dict[str, float]:
+        """Rates of a sub-network that writes text, of the whole batch: `prompt` (prefill) and `new` (decoding), where
+        they were measured.
+
+        Example:
+            >>> table = TradeOffs((Row("F", 12.5, 400, 9, first_token_ms=50.0, token_ms=10.0),), prompt_tokens=100)
+            >>> table.tokens_a_second(table.rows[0])
+            {'prompt': 2000.0, 'new': 100.0}
+        """
+        return tokens_a_second(row, self.batch_size, self.prompt_tokens)
 
     @property
     def chance(self) -> float | None:
@@ -158,7 +175,8 @@ class TradeOffs(Plain):
         return 200 * math.sqrt(2 * wrong * (1 - wrong) / self.images)
 
     def cost_name(self, cost: str | None = None) -> str:
-        """The name of the cost to compare by: as given, else `latency_ms` where it was measured, else `macs`.
+        """The name of the cost to compare by: as given, else the first one that was measured of `latency_ms`,
+        `token_ms`, `first_token_ms` and `macs`.
 
         Raises:
             MeasurementError: a cost that does not exist or was not measured.
@@ -248,6 +266,9 @@ class TradeOffs(Plain):
         energy_mj: float | None = None,
         memory_mb: float | None = None,
         parameters: float | None = None,
+        first_token_ms: float | None = None,
+        token_ms: float | None = None,
+        cache_kb: float | None = None,
         accuracy: float | None = None,
         quality: float | None = None,
         **unknown: float,
@@ -255,12 +276,13 @@ class TradeOffs(Plain):
         """The skip of the best sub-network within limits, in any combination; `choose` also says why.
 
         With a limit on a cost it is the one of best quality that meets all limits; of equally good ones the
-        one of lowest latency (where measured), then of fewest multiply-adds, then with the fewest skipped
-        stages. With a limit on the quality alone it is the cheapest one that meets it (by latency where measured,
-        else by multiply-adds); of equally cheap ones the best, and so on as before.
+        cheapest (by `cost_name()`: latency or time per token where measured), then of fewest multiply-adds, then with
+        the fewest skipped stages. With a limit on the quality alone it is the cheapest one that meets it; of equally
+        cheap ones the best, and so on as before.
 
         Arguments:
-            latency_ms, macs, energy_mj, memory_mb, parameters: upper limits, in the units of `Row`.
+            latency_ms, macs, energy_mj, memory_mb, parameters, first_token_ms, token_ms, cache_kb: upper limits, in
+                the units of `Row`.
             accuracy: lower limit on top-1, in percent.
             quality: a limit on whatever the table's quality is: a lower one, or an upper one where lower is better.
 
@@ -274,7 +296,8 @@ class TradeOffs(Plain):
             ('T', 'F')
         """
         given = {"latency_ms": latency_ms, "macs": macs, "energy_mj": energy_mj, "memory_mb": memory_mb}
-        given |= {"parameters": parameters, "accuracy": accuracy, "quality": quality}
+        given |= {"parameters": parameters, "first_token_ms": first_token_ms, "token_ms": token_ms}
+        given |= {"cache_kb": cache_kb, "accuracy": accuracy, "quality": quality}
         return self._fitting({name: limit for name, limit in given.items() if limit is not None} | unknown)[0].skip
 
     def choose(self, **limits: float | None) -> Choice:
@@ -359,7 +382,7 @@ class TradeOffs(Plain):
         return tuple(
             row.skip
             for row in fitting[1:]
-            if getattr(row, cost) == getattr(best, cost) or (cost == "latency_ms" and self._tied(row, best))
+            if getattr(row, cost) == getattr(best, cost) or (cost in TIMED and self._tied(row, best))
         )
 
     def _tied(self, a: Row, b: Row) -> bool:
@@ -382,11 +405,8 @@ class TradeOffs(Plain):
                 yield f"{equal}: {', '.join(ties)}; {best.skip} has the lowest {cost} of them."
         full = next((row for row in self.rows if "T" not in row.skip), None)
         if full is not None and full is not best:
-            noise = (
-                " (but the two latencies cannot be told apart)"
-                if self._tied(best, full) and cost == "latency_ms"
-                else ""
-            )
+            times = "latencies" if cost == "latency_ms" else "times"
+            noise = f" (but the two {times} cannot be told apart)" if self._tied(best, full) and cost in TIMED else ""
             yield f"Against the super-net: {self._against(best, full, cost)}{noise}."
         if best.latency_high_ms and best.latency_high_ms > limits.get("latency_ms", math.inf):
             yield (
@@ -449,12 +469,18 @@ class TradeOffs(Plain):
             lines.append(f"Of {self.quality.name}, lower is better.")
         if self.chance is not None:
             lines.append(f"On {self.images} images, differences of less than {self.chance:.1f} points may be chance.")
+        place = ", ".join(str(each) for each in map(self.device.get, ("processor", "backend")) if each)
+        on = f" on {place}" if place else ""
         if "latency_ms" in self.measured and self.device:
-            place = (self.device.get(name) for name in ("processor", "backend"))
-            lines.append(
-                f"Latency of a batch of {self.batch_size} on {', '.join(str(each) for each in place if each)}."
-            )
+            lines.append(f"Latency of a batch of {self.batch_size}{on}.")
+        if {"token_ms", "first_token_ms"} & {*self.measured}:
+            lines.append(f"Times of text are those of a {self.of_text()}{on}.")
         return "\n".join(lines)
+
+    def of_text(self) -> str:
+        """What times of generated text are of: `"batch of 1, after a prompt of 512 tokens"`."""
+        known = "" if self.prompt_tokens is None else f", after a prompt of {self.prompt_tokens} tokens"
+        return f"batch of {self.batch_size}{known}"
 
     def _columns(self) -> Iterator[tuple[str, str, list[str]]]:
         rows, digits = self.rows, self.digits
@@ -469,14 +495,18 @@ class TradeOffs(Plain):
             yield "gain", ">6", ["-" if gain is None else f"{gain:+.{digits}f}" for gain in gains]
         yield f"{unit} a sample", ">15", [f"{row.macs / divisor:.3f}" for row in rows]
         yield "parameters", ">13", [f"{row.parameters:,}" for row in rows]
-        yield "latency ms", ">11", [or_dash(row.latency_ms) for row in rows]
+        text = text_columns(rows, self.batch_size, self.prompt_tokens)
+        if "latency_ms" in self.measured or not text:
+            yield "latency ms", ">11", [or_dash(row.latency_ms) for row in rows]
+        yield from text
         for title, name in (("memory MB", "memory_mb"), ("energy mJ", "energy_mj")):
             if name in self.measured:
                 yield title, ">10", [or_dash(getattr(row, name)) for row in rows]
 
     def to_json(self) -> dict[str, Any]:
         """Dictionaries, lists, strings and numbers only, as `from_json` reads them."""
-        plain = to_plain(self)
+        plain = without_text(to_plain(self))
+        plain["rows"] = [without_text(row) for row in plain["rows"]]
         if self.quality == TOP_1:  # as version 0.1 wrote it
             del plain["quality"]
         return plain
@@ -550,11 +580,15 @@ def tradeoffs(
             found.energy_mj,
             alone.get(skip),
             found.latency_high_ms,
+            found.first_token_ms,
+            found.token_ms,
+            found.cache_kb,
         )
         for skip, found in cost.costs.items()
     )
     device = {**cost.device, "backend": cost.backend}
-    return TradeOffs(tuple(rows), cost.batch_size, device, cost.ties(), images, quality or told or TOP_1)
+    judged_by = quality or told or TOP_1
+    return TradeOffs(tuple(rows), cost.batch_size, device, cost.ties(), images, judged_by, cost.prompt_tokens)
 
 
 def check_value(quality: Quality, what: str, value: object) -> None:

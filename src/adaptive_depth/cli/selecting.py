@@ -19,6 +19,11 @@ def select(
     energy_mj: Annotated[float | None, typer.Option(help="At most so many millijoules.")] = None,
     memory_mb: Annotated[float | None, typer.Option(help="At most so many megabytes.")] = None,
     parameters: Annotated[float | None, typer.Option(help="At most so many parameters.")] = None,
+    first_token_ms: Annotated[
+        float | None, typer.Option(help="At most so many milliseconds from a prompt to its first token.")
+    ] = None,
+    token_ms: Annotated[float | None, typer.Option(help="At most so many milliseconds for each further token.")] = None,
+    cache_kb: Annotated[float | None, typer.Option(help="At most so many kB of cache for each token.")] = None,
     accuracy: Annotated[float | None, typer.Option(help="At least so many percent of top-1, such as 90.")] = None,
     quality: Annotated[
         float | None,
@@ -52,7 +57,8 @@ def select(
     given_alone = known | _by_skip(alone or [])
     table = runs.trade_offs(run, runs.read_profile(run, profile), given_alone)
     given = {"latency_ms": latency_ms, "macs": macs, "energy_mj": energy_mj, "memory_mb": memory_mb}
-    given |= {"parameters": parameters, "accuracy": accuracy, "quality": quality}
+    given |= {"parameters": parameters, "first_token_ms": first_token_ms, "token_ms": token_ms}
+    given |= {"cache_kb": cache_kb, "accuracy": accuracy, "quality": quality}
     limits = {name: limit for name, limit in given.items() if limit is not None}
     chosen = table.choose(**limits) if limits else None
     if given_alone != known:

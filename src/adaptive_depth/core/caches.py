@@ -78,6 +78,12 @@ def _check(cache: Any, network: str, skip: str, plain: bool) -> None:
     raise StagesError(f"sub-network {skip} received a cache that {other} filled: {way}")
 
 
+def cache_in(output: Any) -> tuple[str, Any] | None:
+    """The cache that a model of transformers returned, behind the name of the input that takes it; None without one."""
+    found = ((name, output.get(name)) for name in _NAMES) if isinstance(output, Mapping) else ()
+    return next(((name, cache) for name, cache in found if cache is not None), None)
+
+
 def filled(cache: Any) -> bool:
     """Does a cache hold anything?"""
     for ask in ("get_seq_length", "has_previous_state"):

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
+from ..choose.costs import OF_TEXT
 from ..choose.tradeoffs import TradeOffs, check_value
 from ..errors import AdaptiveDepthError, ArtifactError
 from ..meaning import Meanings
@@ -90,7 +91,8 @@ class Artifact(Plain):
         for name in ("outputs", "meanings"):
             if not plain[name]:
                 del plain[name]
-        judged = "quality" in plain or "float_accuracy" in plain or "quality" in (table or {})
+        of_text = table is not None and any(name in row for row in table["rows"] for name in OF_TEXT)
+        judged = of_text or "quality" in plain or "float_accuracy" in plain or "quality" in (table or {})
         return {"format": FORMAT, "version": 3 if self.outputs or self.meanings else 2 if judged else 1, **plain}
 
     @classmethod

@@ -7,6 +7,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+from ..choose.costs import OF_TEXT
 from ..choose.tradeoffs import TradeOffs
 from ..errors import MeasurementError
 from ..stopwatch import planned, time_all
@@ -58,7 +59,7 @@ def with_latencies(
     """A table of the depths that were measured: their quality, and latencies of single images on another device.
 
     Arguments:
-        table: has the quality; what else was measured on its own device, memory and energy, is left out.
+        table: has the quality; what else was measured on its own device (memory, energy, times of text) is left out.
         latencies: milliseconds by skip.
         device: what they were measured on, as in `Profile`.
         accuracy: the quality of the table by skip, of the very file that runs; that of the table where it is not there.
@@ -81,6 +82,7 @@ def with_latencies(
             latency_high_ms=None,
             memory_mb=None,
             energy_mj=None,
+            **dict.fromkeys(OF_TEXT),
         )
         for row in table.rows
         if row.skip in latencies

@@ -168,19 +168,25 @@ def trade_off_table(table: TradeOffs) -> str:
         Multiply-adds are of one sample. The Pareto front is that of accuracy against macs.
     """
     cost, front = table.cost_name(), table.front()
-    timed = cost == "latency_ms"
+    times = {"latency_ms": "latency", "token_ms": "time per token"}
+    timed = cost in times
     divisor, unit = macs_unit(max(row.macs for row in table.rows))
     judged_by = table.quality.name + ("" if table.quality.higher_is_better else " (lower is better)")
-    columns = ["skip", judged_by, unit, "parameters", *(["latency"] if timed else []), "Pareto front"]
+    columns = ["skip", judged_by, unit, "parameters", *([times[cost]] if timed else []), "Pareto front"]
     lines = [_line(columns), f"|{'---|' * len(columns)}"]
     for row in table.rows:
-        latency = [f"{row.latency_ms:.2f} ms"] if timed else []
+        latency = [f"{getattr(row, cost):.2f} ms"] if timed else []
         costs = [f"{row.macs / divisor:.3f}", f"{row.parameters:,}", *latency]
         lines.append(_line([row.skip, table.text(row), *costs, "*" if row in front else ""]))
     at = table.device.get
     threads = f"{at('threads')} CPU thread{'s' * (at('threads') != 1)}"
     where = _plain(f" on {at('processor')} ({at('type')}, {threads}, torch {at('torch')})") * bool(at("type"))
-    measured = f" Latency is the median of one forward pass of a batch of {table.batch_size}{where}." if timed else ""
+    passed = "Latency is the median of one forward pass of a batch of "
+    told = {
+        "latency_ms": f"{passed}{table.batch_size}",
+        "token_ms": f"Time per token is the median of a {table.of_text()}",
+    }
+    measured = f" {told[cost]}{where}." if timed else ""
     front_of = f"The Pareto front is that of {_plain(table.quality.noun)} against {cost}."
     notes = f"Multiply-adds are of one sample.{measured} {front_of}"
     return "\n".join([*lines, "", notes])

@@ -88,10 +88,7 @@ def profile(
         (37016576, 18142208)
     """
     _check_measurement(network, rounds, seconds, warmup, batch_sizes, backend)
-    asked = network.skips if skips is None else [skips] if isinstance(skips, str) else skips
-    chosen = [parse_skip(skip, len(network.stages)) for skip in asked]
-    if not chosen:
-        raise MeasurementError(f"skips={skips!r} names no sub-network: expected some of {', '.join(network.skips)}")
+    chosen = chosen_skips(network, skips)
     if len(example) == 1 and isinstance(example[0], Mapping):  # a batch of Hugging Face's
         example, kwargs = (), {**example[0], **kwargs}
     device, batch_size = _device_and_batch(example, kwargs)
@@ -104,7 +101,7 @@ def profile(
     if latency and device.type == "meta":
         raise MeasurementError("the example is on the meta device, which computes nothing: pass latency=False")
     plan = partial(planned, rounds, seconds)
-    with evaluating(network), torch.no_grad(), _device_failures(device):
+    with evaluating(network), torch.no_grad(), device_failures(device):
         network(*example, **kwargs)  # proves stages written by hand
         subnets = {skip: network.subnet(skip) for skip in chosen}
         counts, uncounted = count_macs({skip: partial(subnet, *example, **kwargs) for skip, subnet in subnets.items()})
@@ -116,7 +113,7 @@ def profile(
         found = Profile(costs, batch_size, describe(device), uncounted, backend, network.fingerprint, inputs=shapes)
         if not latency:
             return found
-        bench = _Bench(subnets, example, kwargs, device, BACKENDS[backend], on_progress or _say_nothing)
+        bench = _Bench(subnets, example, kwargs, device, BACKENDS[backend], on_progress or say_nothing)
         return bench.measure(found, plan, warmup, seconds, batch_sizes, energy)
 
 
@@ -225,7 +222,7 @@ def _resized(inputs: Any, batch: int, samples: int) -> Any:
 
 
 @contextmanager
-def _device_failures(device: torch.device) -> Iterator[None]:
+def device_failures(device: torch.device) -> Iterator[None]:
     """Say in the library's words that a device went away or had too little memory."""
     try:
         yield
@@ -236,7 +233,7 @@ def _device_failures(device: torch.device) -> Iterator[None]:
         ) from error
 
 
-def _say_nothing(done: int, total: int, what: str) -> None:
+def say_nothing(done: int, total: int, what: str) -> None:
     pass
 
 
@@ -247,6 +244,23 @@ def _check_measurement(
     network: object, rounds: object, seconds: object, warmup: object, batch_sizes: object, backend: object
 ) -> None:
     check_adapted(network, "profile", MeasurementError)
+    check_rounds(rounds, seconds, warmup)
+    sizes = batch_sizes if isinstance(batch_sizes, Sequence) and not isinstance(batch_sizes, str) else [batch_sizes]
+    if not all(isinstance(size, int) and size >= 1 for size in sizes):
+        raise MeasurementError(f"batch_sizes={batch_sizes!r}: expected whole numbers of at least 1, such as (8, 32)")
+    BACKENDS.take(backend)
+
+
+def chosen_skips(network: AdaptiveNetwork, skips: Iterable[Skip] | None) -> list[str]:
+    """Which sub-networks are measured: one or several, all where None is given."""
+    asked = network.skips if skips is None else [skips] if isinstance(skips, str) else skips
+    chosen = [parse_skip(skip, len(network.stages)) for skip in asked]
+    if not chosen:
+        raise MeasurementError(f"skips={skips!r} names no sub-network: expected some of {', '.join(network.skips)}")
+    return chosen
+
+
+def check_rounds(rounds: object, seconds: object, warmup: object) -> None:
     if rounds is not None and not (isinstance(rounds, int) and rounds >= 1):
         raise MeasurementError(
             f"rounds={rounds!r}: expected a whole number of at least 1, or None to choose by seconds"
@@ -257,10 +271,6 @@ def _check_measurement(
         raise MeasurementError(
             f"warmup={warmup!r}: expected a whole number of rounds, 0 or more, or None to warm up until steady"
         )
-    sizes = batch_sizes if isinstance(batch_sizes, Sequence) and not isinstance(batch_sizes, str) else [batch_sizes]
-    if not all(isinstance(size, int) and size >= 1 for size in sizes):
-        raise MeasurementError(f"batch_sizes={batch_sizes!r}: expected whole numbers of at least 1, such as (8, 32)")
-    BACKENDS.take(backend)
 
 
 def _device_and_batch(example: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[torch.device, int]:

@@ -90,6 +90,12 @@ def _axis(table: TradeOffs, cost: str, largest: float) -> tuple[float, str]:
         return 1.0, f"latency (ms, batch of {table.batch_size})"
     if cost == "energy_mj":
         return 1.0, f"energy (mJ, batch of {table.batch_size})"
+    if cost == "first_token_ms":
+        return 1.0, f"time to first token (ms, {table.of_text()})"
+    if cost == "token_ms":
+        return 1.0, f"time per token (ms, {table.of_text()})"
+    if cost == "cache_kb":
+        return 1.0, "cache per token (kB)"
     if cost == "memory_mb":
         return 1.0, f"memory (MB, batch of {table.batch_size})"
     if cost == "macs":

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..choose.costs import Profile
+from ..choose.costs import TIMED, Profile
 from ..choose.quantities import Quantity, quality_of, quantities
 from ..choose.tradeoffs import Row, TradeOffs
 from ..quality import TOP_1, Quality
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Entry = tuple[str, str]
 _MANY = 14  # entries of a group: more are shown when they are asked for
+_RATES = {"prompt": "Prompt tokens/s", "new": "New tokens/s"}  # of `TradeOffs.tokens_a_second`
 
 
 def summary(table: TradeOffs) -> list[str]:
@@ -74,6 +75,7 @@ def columns(table: TradeOffs, profile: Profile | None) -> list[dict[str, str]]:
     found += [("lost", f"Points against {top.skip}" if said.unit == "%" else _head(f"Against {top.skip}", said.unit))]
     found += [("verdict", "Pareto front")]
     found += [(name, _head(q.title, q.unit)) for name, q in quantities(table).items()]
+    found += [(f"rate-{name}", title) for name, title in _RATES.items() if name in table.tokens_a_second(top)]
     found += [("alone", _head("Trained alone", quality.unit))] * _compared(table)
     found += [(f"throughput-{batch}", f"Samples/s (batch of {batch})") for batch in _batches(profile)]
     return [{"name": name, "title": title} for name, title in found]
@@ -100,6 +102,8 @@ def rows(table: TradeOffs, profile: Profile | None) -> list[dict[str, Any]]:
         for cost, quantity in known.items():
             value = getattr(row, cost)
             cells.append(_cell(cost, value, quantity.number(value), _interval(profile, row.skip, cost, quantity)))
+        rates = table.tokens_a_second(row)
+        cells += [_cell("rate", rates[name], f"{rates[name]:,.1f}") for name in _RATES if name in rates]
         if _compared(table):
             cells.append(_cell("alone", row.alone, "–" if row.alone is None else quality.number(row.alone)))
         for batch in _batches(profile):
@@ -121,9 +125,9 @@ def _cell(name: str, value: Any, text: str, more: str = "") -> dict[str, Any]:
 
 
 def _interval(profile: Profile | None, skip: str, cost: str, quantity: Quantity) -> str:
-    if profile is None or cost != "latency_ms" or skip not in profile.costs:
+    if profile is None or cost not in TIMED or getattr(profile.costs.get(skip), cost, None) is None:
         return ""
-    low, high = profile.costs[skip].latency_low_ms, profile.costs[skip].latency_high_ms
+    low, high = profile.interval(skip)
     return "" if low is None or high is None else f"{quantity.number(low)} to {quantity.number(high)}"
 
 
