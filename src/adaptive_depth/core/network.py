@@ -22,7 +22,7 @@ from ..plan.checks import complete, homes, prove
 from ..plan.norms import gathers_inside, has_statistics
 from ..skip import Skip, all_skips, parse_skip
 from ..wrapping import plain_names, unwrapped
-from .caches import guard
+from .caches import guarded
 from .left import Left
 from .recompute import recompute
 from .stand_in import hooks_of, readable, stand_in
@@ -350,10 +350,10 @@ class AdaptiveNetwork(OnTheHub):
                     f"sub-network {skip} cannot be a {type(self.model).__name__} of its own: {error}. It runs inside "
                     f"the network without a cache: network(..., use_cache=False, skip={skip!r})"
                 ) from error
-            view.module.__dict__["save_pretrained"] = partial(_not_saved, type(self.model).__name__, str(error))
+            view.keep("save_pretrained", partial(_not_saved, type(self.model).__name__, str(error)))
             return view
         if writes_text(self.model):
-            guard(whole.module, self._name, skip, plain=skip == self.skips[0])
+            whole.keep("forward", guarded(whole.module, self._name, skip, plain=skip == self.skips[0]))
         return whole
 
     # -- views --------------------------------------------------------------------------------------------------

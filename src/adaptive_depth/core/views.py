@@ -114,9 +114,19 @@ class View:
     def add_twin(self, copy: nn.Module, original: nn.Module, own: Mapping[str, Any]) -> None:
         """Let a twin follow the mode and the plain attributes of its original, all but those of its `own`."""
         self.add(copy, original)
-        children = {"_modules": copy._modules, _COMPILED: None}
-        for kept, value in zip(self._followed, (original.__dict__, copy.__dict__, children | dict(own)), strict=True):
+        self.add_object(copy, original, {"_modules": copy._modules, _COMPILED: None} | dict(own))
+
+    def add_object(self, copy: Any, original: Any, own: dict[str, Any]) -> None:
+        """Let an object of any kind follow the attributes of another, all but those of its `own`."""
+        for kept, value in zip(self._followed, (original.__dict__, copy.__dict__, own), strict=True):
             kept.append(value)
+
+    def keep(self, name: str, value: Any) -> None:
+        """Give the root a plain attribute of its own: it neither follows the original's nor is handed back to it."""
+        self.module.__dict__[name] = value
+        for twin, own in zip(*self._followed[1:], strict=True):
+            if twin is self.module.__dict__:
+                own[name] = value
 
     def hand_attributes_back(self) -> None:
         """Give the originals the plain attributes that a run left on their twins."""

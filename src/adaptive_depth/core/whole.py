@@ -95,12 +95,21 @@ class Whole:
                 own.setdefault(path, {}).update(mine)
         own |= {path: own.get(path, {}) for path in self.lists}
         view = build_view(self.model, changes, links, own)
+        for config in self._configs():  # what is changed in one later (which attention runs), is so at every depth
+            if (shorter := configs.get(id(config))) is not None:
+                view.add_object(shorter, config, _otherwise(config, shorter))
         for path, numbers in kept.items():
             layers = view.copies[id(self.model.get_submodule(path))]
             left = {str(place): layers._modules[str(was)] for place, was in enumerate(numbers)}
             layers._modules.clear()  # the very dictionary, which the view knows
             layers._modules.update(left)
         return view
+
+    def _configs(self) -> list[Any]:
+        """The configs of the model and of its modules, each once."""
+        held = [value for part in self.model.modules() for value in vars(part).values()]
+        found = [*(inner for _, inner in _nested(self.model.config)), *held]
+        return list({id(each): each for each in found if isinstance(each, _config_class())}.values())
 
     def _renumbered(self, kept: Mapping[str, Sequence[int]]) -> tuple[dict[str, dict[str, Any]], dict[int, Any]]:
         """The plain attributes of the shorter model by module path, and its configs by the id of the whole one's."""
@@ -225,6 +234,16 @@ def _nested(config: Any, within: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
     for name, value in vars(config).items():
         if isinstance(value, _config_class()):
             yield from _nested(value, (*within, name))
+
+
+def _otherwise(config: Any, shorter: Any) -> dict[str, Any]:
+    """What a config has otherwise than another, and the configs inside it."""
+    before = vars(config)
+    return {
+        name: value
+        for name, value in vars(shorter).items()
+        if isinstance(value, _config_class()) or _differ(before.get(name), value)
+    }
 
 
 def _at(config: Any, within: Sequence[str]) -> Any:
