@@ -1,9 +1,9 @@
 """Sub-networks of models of transformers, against models that are built by hand with the layers that are left."""
 
 import copy
-import pickle
 import re
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -154,6 +154,14 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    yield
+    transformers.logging.set_verbosity(before)
+
+
 def build(family: Family, **more: Any) -> Any:
     torch.manual_seed(0)
     kind = getattr(transformers, family.model)
@@ -227,17 +235,17 @@ def prompt_of(name: str) -> dict[str, torch.Tensor]:
     return prompt
 
 
-def written(model: Any, prompt: dict[str, torch.Tensor], **how: Any) -> torch.Tensor | type:
+def written(model: Any, prompt: dict[str, torch.Tensor], **how: Any) -> Any:
     torch.manual_seed(1)
     how = {"do_sample": False, **how}
     try:
         return model.generate(**prompt, max_new_tokens=7, min_new_tokens=7, **how)
-    except (ValueError, AttributeError, NotImplementedError) as error:  # not every class has every cache
-        return type(error)
+    except (ValueError, AttributeError, NotImplementedError, IndexError) as error:  # not every class has every cache
+        return error if isinstance(error, ad.StagesError) else type(error)
 
 
 def same(ours: Any, theirs: Any) -> bool:
-    return ours is theirs or (not isinstance(ours, type) and torch.equal(ours, theirs))
+    return ours is theirs or (isinstance(ours, torch.Tensor) and torch.equal(ours, theirs))
 
 
 def in_chunks(model: Any) -> torch.Tensor:
@@ -279,11 +287,12 @@ def test_every_depth_continues_texts_as_that_model_does(name: str) -> None:
     for skip in ("TF", "TT"):
         ours, theirs = network.subnet(skip), hand_built(name, network, skip)
         expected = written(theirs, prompt)
-        assert isinstance(expected, torch.Tensor)
+        # Of T5 with fewer layers in its encoder, transformers makes a cache that is too short for its decoder.
+        assert isinstance(expected, torch.Tensor) or (name, skip) == ("T5", "TF")
         assert same(written(ours, prompt), expected)
         if skip == "TT":
             assert same(written(ours, prompt, **MODES["static"]), written(theirs, prompt, **MODES["static"]))
-            if name in DECODERS:
+            if name in DECODERS and name != "RecurrentGemma":  # which hands out no cache
                 torch.testing.assert_close(in_chunks(ours), in_chunks(theirs), rtol=1e-4, atol=1e-5)
 
 
@@ -311,7 +320,7 @@ def test_a_draft_by_a_sub_network_loses_nothing(name: str) -> None:
     if isinstance(found, type):  # of a state that cannot go back, as in Mamba: not of these classes at all
         assert found is written(network.model, prompt, assistant_model=hand_built(name, network, "TT"))
     else:
-        assert torch.equal(found, alone)
+        assert torch.equal(found[:, -alone.shape[1] :], alone)  # Whisper's hands out its first token only with a draft
 
 
 @pytest.mark.slow
@@ -344,3 +353,156 @@ def test_the_network_is_saved_and_loaded_by_its_config(name: str, tmp_path: Path
     assert type(loaded.model) is type(network.model)
     for skip in network.skips:
         assert torch.equal(loaded(**inputs, skip=skip).logits, network(**inputs, skip=skip).logits)
+
+
+# -- one network, in all of its sub-networks ---------------------------------------------------------------------
+
+
+def small(name: str = "Llama") -> ad.AdaptiveNetwork:
+    """One that a test may change."""
+    return shaken(ad.adapt(build(FAMILIES[name]))).eval()
+
+
+@pytest.mark.parametrize("name", ["Llama", "Gemma2", "Mamba", "T5"])
+def test_weights_are_shared_whatever_reaches_them(name: str) -> None:
+    network, inputs = small(name), inputs_of(name)
+    subnets = {skip: network.subnet(skip) for skip in network.skips}
+    own = {each.data_ptr() for each in network.state_dict().values()}
+    for subnet in subnets.values():
+        assert {each.data_ptr() for each in subnet.state_dict().values()} <= own
+    network.train()
+    assert all(part.training for subnet in subnets.values() for part in subnet.modules())
+    before = [subnet(**inputs).logits.detach() for subnet in subnets.values()]
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    subnets["TT"](**inputs, labels=inputs.get("decoder_input_ids", inputs["input_ids"])).loss.backward()
+    optimizer.step()
+    network.eval()
+    assert not any(part.training for subnet in subnets.values() for part in subnet.modules())
+    for (skip, subnet), was in zip(subnets.items(), before, strict=True):
+        assert not torch.equal(subnet(**inputs).logits, was)
+        with torch.no_grad():
+            torch.testing.assert_close(subnet(**inputs).logits, hand_built(name, network, skip)(**inputs).logits)
+    network.to(torch.bfloat16)
+    assert all(part.dtype is torch.bfloat16 for subnet in subnets.values() for part in subnet.parameters())
+    kind = network.model(**inputs).logits.dtype
+    assert all(subnet(**inputs).logits.dtype is kind for subnet in subnets.values())
+
+
+@torch.no_grad()
+def test_what_is_changed_in_the_model_later_is_followed() -> None:
+    network, x = small("Gemma2"), tokens()
+    subnet = network.subnet("TF")
+    softer = hand_built("Gemma2", network, "TF")
+    softer.config.final_logit_softcapping = network.model.config.final_logit_softcapping = 0.5
+    network.model.set_attn_implementation("eager")
+    torch.testing.assert_close(network(x, skip="TF").logits, softer(x).logits)
+    assert subnet.config.num_hidden_layers == 5
+    assert len(subnet.config.layer_types) == 5
+    assert subnet.config._attn_implementation == "eager"
+    assert subnet.model.layers[0].self_attn.config is subnet.model.config is subnet.config
+    assert network.model.config.num_hidden_layers == LAYERS
+    torch.testing.assert_close(network.extract("TF")(x).logits, softer(x).logits)
+
+
+@torch.no_grad()
+def test_a_copy_of_the_network_has_sub_networks_of_its_own() -> None:
+    network, x = small(), tokens()
+    theirs = network.subnet("TF")
+    expected = theirs(x).logits
+    other = copy.deepcopy(network)
+    for parameter in network.parameters():
+        parameter.zero_()
+    assert torch.equal(other.subnet("TF")(x).logits, expected)
+    assert torch.equal(other(x, skip="TF").logits, expected)
+    assert not theirs(x).logits.any()
+
+
+@torch.no_grad()
+def test_an_extracted_one_stays_as_it_is() -> None:
+    network, x = small(), tokens()
+    alone = network.extract("TF")
+    before = alone(x).logits
+    for parameter in network.parameters():
+        parameter.zero_()
+    network.train()
+    network.model.config.num_hidden_layers = 99
+    assert not alone.training
+    assert torch.equal(alone(x).logits, before)
+    assert alone.config.num_hidden_layers == 5
+
+
+@torch.no_grad()
+def test_threads_that_write_at_two_depths_at_once() -> None:
+    network, prompt = small(), prompt_of("Llama")
+    expected = {skip: written(network.extract(skip), prompt) for skip in network.skips}
+    wrong: list[Any] = []
+
+    def write(skip: str) -> None:
+        with torch.no_grad():
+            for _ in range(4):
+                found = network.subnet(skip).generate(**prompt, max_new_tokens=7, min_new_tokens=7, do_sample=False)
+                wrong.extend([] if torch.equal(found, expected[skip]) else [skip])
+
+    threads = [threading.Thread(target=write, args=(skip,)) for skip in network.skips]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.alone
+@pytest.mark.slow
+@torch.no_grad()
+def test_compiled_it_is_the_same() -> None:
+    network, x = small(), tokens()
+    expected = {skip: network.subnet(skip)(x, use_cache=False).logits for skip in ("FF", "TF")}
+    for skip, logits in expected.items():
+        compiled = torch.compile(network.subnet(skip), backend="aot_eager")
+        torch.testing.assert_close(compiled(x, use_cache=False).logits, logits, rtol=1e-4, atol=1e-5)
+    network.compile(backend="aot_eager")
+    for skip, logits in expected.items():
+        torch.testing.assert_close(network.subnet(skip)(x, use_cache=False).logits, logits, rtol=1e-4, atol=1e-5)
+    expected_text = written(hand_built("Llama", network, "TF"), prompt_of("Llama"))
+    assert same(written(network.subnet("TF"), prompt_of("Llama")), expected_text)
+
+
+# -- what cannot be said in a config -----------------------------------------------------------------------------
+
+
+class ByPlace(transformers.LlamaForCausalLM):
+    """Of the user's own: its class makes other numbers with fewer layers."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        for number, layer in enumerate(self.model.layers):
+            layer.depth = number / len(self.model.layers)
+
+
+def test_a_language_model_whose_class_makes_something_else_is_refused() -> None:
+    network = ad.adapt(ByPlace(transformers.LlamaConfig(**BASE)).eval())
+    message = "sub-network TF cannot be a ByPlace of its own: .*depth of model.layers.1 0.2 in place of 0.333"
+    with pytest.raises(ad.StagesError, match=message):
+        network.subnet("TF")
+    with pytest.raises(ad.StagesError, match=r"network\(..., use_cache=False, skip='TF'\)"):
+        network(tokens(), skip="TF")
+    assert network(tokens(), use_cache=False, skip="TF").logits.shape == (2, 12, 64)
+
+
+class Drifting(transformers.BertForMaskedLM):
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        for number, layer in enumerate(self.bert.encoder.layer):
+            layer.depth = number / len(self.bert.encoder.layer)
+
+
+def test_a_model_without_a_cache_runs_then_but_is_not_saved(tmp_path: Path) -> None:
+    network = ad.adapt(Drifting(transformers.BertConfig(**BASE)).eval())
+    message = "this sub-network cannot be saved as a Drifting: with fewer layers, its class makes depth"
+    for subnet in (network.subnet("TFF"), network.extract("TFF")):
+        assert subnet(tokens()).logits.shape == (2, 12, 64)
+        with pytest.raises(ad.StagesError, match=message):
+            subnet.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    network(tokens(), skip="TFF")
+    network.model.save_pretrained(tmp_path / "whole")  # which may be saved

@@ -42,6 +42,19 @@ def guarded(module: nn.Module, network: str, skip: str, *, plain: bool) -> Metho
     return MethodType(functools.wraps(run.__func__)(own), module)
 
 
+def marking(module: nn.Module, network: str, skip: str) -> MethodType:
+    """The `generate` of a sub-network, whose caches are marked, too: Whisper's returns copies of those that it filled."""
+    run = module.generate
+
+    def generate(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        output = run(*args, **kwargs)  # type: ignore[operator]
+        for name in _NAMES:
+            _mark(output.get(name) if isinstance(output, Mapping) else None, network, skip)
+        return output
+
+    return MethodType(functools.wraps(run.__func__)(generate), module)  # type: ignore[union-attr]
+
+
 def _given(run: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     if name in kwargs or not args:
         return kwargs.get(name)

@@ -22,7 +22,7 @@ from ..plan.checks import complete, homes, prove
 from ..plan.norms import gathers_inside, has_statistics
 from ..skip import Skip, all_skips, parse_skip
 from ..wrapping import plain_names, unwrapped
-from .caches import guarded
+from .caches import guarded, marking
 from .left import Left
 from .recompute import recompute
 from .stand_in import hooks_of, readable, stand_in
@@ -354,6 +354,7 @@ class AdaptiveNetwork(OnTheHub):
             return view
         if writes_text(self.model):
             whole.keep("forward", guarded(whole.module, self._name, skip, plain=skip == self.skips[0]))
+            whole.keep("generate", marking(whole.module, self._name, skip))
         return whole
 
     # -- views --------------------------------------------------------------------------------------------------

@@ -388,8 +388,8 @@ def independent_copy(module: nn.Module) -> nn.Module:
 
 
 def plain(module: nn.Module, original: nn.Module) -> nn.Module:
-    """Take back what `build_view` added: the forward of the root is that of `original`, and in an `nn.Sequential`,
-    which gives one input, an `nn.Identity` does for a block that takes no more."""
+    """Take back what was put on a view: the forward of the root is that of `original` (and its `generate`), and in an
+    `nn.Sequential`, which gives one input, an `nn.Identity` does for a block that takes no more."""
     for container in module.modules():
         if type(container) is nn.Sequential:
             for name, child in container.named_children():
@@ -397,8 +397,9 @@ def plain(module: nn.Module, original: nn.Module) -> nn.Module:
                     identity = nn.Identity().train(child.training)
                     identity.__dict__.update(hooks_of(child))
                     container._modules[name] = identity
-    module.__dict__.pop("forward", None)
-    forward = original.__dict__.get("forward")
-    if isinstance(forward, MethodType):  # a method that the user gave to this one object
-        module.__dict__["forward"] = MethodType(forward.__func__, module)
+    for name in ("forward", "generate"):
+        module.__dict__.pop(name, None)
+        method = original.__dict__.get(name)
+        if isinstance(method, MethodType):  # that the user gave to this one object
+            module.__dict__[name] = MethodType(method.__func__, module)
     return module
