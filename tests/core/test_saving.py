@@ -116,7 +116,7 @@ def test_a_model_of_the_users_own_is_given_to_load(nets, tmp_path: Path, unchang
         folder = ad.save(network, tmp_path / name)
         kind = type(network.model).__name__
         said = (
-            f"holds a {kind} that no timm or torchvision name builds: give an instance of it, load('{folder}', model="
+            f"holds a {kind} that no name of timm, torchvision or transformers builds: give an instance of it, load('{folder}', model="
         )
         with pytest.raises(ad.CheckpointError, match=re.escape(said)):
             ad.load(folder)
