@@ -60,7 +60,7 @@ def test_a_config_that_asks_for_something_is_kept_without_it(name: str, tmp_path
 def test_a_folder_that_asks_for_it_does_not_get_it(name: str, tmp_path: Path) -> None:
     changed_folder(tmp_path, lambda source: source["arguments"]["config"].update({name: ASKS[name]}))
     config = ad.load(tmp_path).model.config
-    assert "somebody" not in str({key: value for key, value in vars(config).items()})
+    assert "somebody" not in str(vars(config))
 
 
 def test_no_trained_backbone_is_asked_for() -> None:

@@ -177,7 +177,8 @@ def table(_: Text, work: Path) -> None:
     for name in VARIANTS:
         runs = read(name.replace(" ", "_"))
         depths = {skip: [run["nats"][skip] for run in runs] for skip in runs[0]["nats"]}
-        ends = list(depths)[0], list(depths)[-1]
+        first, *_, last = depths
+        ends = first, last
         result[name] = {
             "nats": depths,
             "steps": runs[0]["steps"],

@@ -106,7 +106,11 @@ def built_from(name: str, config: Any, generation_config: Any = None) -> nn.Modu
     fields = config if isinstance(config, dict) else config.to_dict() if hasattr(config, "to_dict") else None
     if fields is None:
         raise ValueError(f"config={config!r}: expected a dict, or a config of transformers")
-    model = kind(kind.config_class.from_dict(_with_numbers(_architecture(fields))))
+    model = kind(
+        kind.config_class.from_dict(  # type: ignore[union-attr] - asked above
+            _with_numbers(_architecture(fields))
+        )
+    )
     if generation_config is not None:
         model.generation_config = transformers.GenerationConfig.from_dict(dict(generation_config))
     return model

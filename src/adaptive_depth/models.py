@@ -101,8 +101,8 @@ def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> nn
 def _of_transformers(name: str, short: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
     if pretrained:
         raise ModelError(
-            f"model {name!r} with pretrained weights: expected transformers.{short}.from_pretrained(folder or name), and "
-            "adapt that"
+            f"model {name!r} with pretrained weights: expected transformers.{short}.from_pretrained(folder or name), "
+            "and adapt that"
         )
     try:
         model = built_from(short, **arguments)

@@ -46,11 +46,13 @@ def test_a_cache_of_another_depth_is_refused_and_left_as_it_is(kind: str, way: s
     (held,) = cache.values()
     before = copy.deepcopy(held)
     for skip in ("FF", "FT", "TT"):
-        with pytest.raises(ad.StagesError, match=f"sub-network {skip} received a cache that sub-network TF filled: run"):
+        with pytest.raises(ad.StagesError, match=f"{skip} received a cache that sub-network TF filled: run"):
             run(skip, x[:, :1], use_cache=True, **cache)
     again = run("TF", x[:, :1], use_cache=True, **cache).logits
     (name,) = cache
-    assert torch.equal(run("TF", x[:, :1], use_cache=True, **{name: before}).logits, again)  # a deep copy is marked, too
+    assert torch.equal(
+        run("TF", x[:, :1], use_cache=True, **{name: before}).logits, again
+    )  # a deep copy is marked, too
 
 
 @torch.no_grad()
@@ -133,7 +135,9 @@ def test_what_generate_returns_is_gone_on_with_at_the_same_depth_only() -> None:
     how = {"do_sample": False, "min_new_tokens": 4, "max_new_tokens": 4, "return_dict_in_generate": True}
     first = net.subnet("TF").generate(x, **how)
     longer = net.subnet("TF").generate(first.sequences, past_key_values=first.past_key_values, **how).sequences
-    assert torch.equal(longer, net.subnet("TF").generate(x, **how | {"min_new_tokens": 8, "max_new_tokens": 8}).sequences)
+    assert torch.equal(
+        longer, net.subnet("TF").generate(x, **how | {"min_new_tokens": 8, "max_new_tokens": 8}).sequences
+    )
     with pytest.raises(ad.StagesError, match="TT received a cache that sub-network TF filled"):
         net.subnet("TT").generate(first.sequences, past_key_values=first.past_key_values, **how)
 

@@ -71,7 +71,9 @@ def test_the_cut_is_the_cheapest_of_all_with_the_last_layer_protected(layers: in
     fitting = []
     for chosen in itertools.combinations(range(1, layers - 1), number):
         stretches = 1 + sum(b - a > 1 for a, b in itertools.pairwise(chosen))
-        lengths = [len(list(group)) for _, group in itertools.groupby(enumerate(chosen), lambda pair: pair[1] - pair[0])]
+        lengths = [
+            len(list(group)) for _, group in itertools.groupby(enumerate(chosen), lambda pair: pair[1] - pair[0])
+        ]
         if stretches == len(usual) and max(lengths) <= -(-3 * number // (2 * len(usual))):
             fitting.append((sum(costs[one] for one in chosen), list(chosen)))
     assert skipped == min(fitting)[1]
@@ -101,7 +103,7 @@ def test_what_it_cannot_be_asked_of(nets) -> None:
         ad.find_stages(llama(), cut="measured")
     with pytest.raises(ad.StagesError, match="needs one run of layers of one shape, and ResNet has 4 stages"):
         ad.find_stages("resnet18", torch.randn(1, 3, 64, 64), cut="measured")
-    with pytest.raises(ad.StagesError, match="stages were given, so there is nothing to cut: leave .* cut out"):
+    with pytest.raises(ad.StagesError, match=r"stages were given, so there is nothing to cut: leave .* cut out"):
         ad.adapt(nets.Transformer(), [ad.Stage(("blocks.0",), ("blocks.1",))], cut="measured")
 
     class Features(nets.Transformer):

@@ -115,9 +115,8 @@ def test_a_model_of_the_users_own_is_given_to_load(nets, tmp_path: Path, unchang
         network = getattr(nets, name)().eval()
         folder = ad.save(network, tmp_path / name)
         kind = type(network.model).__name__
-        said = (
-            f"holds a {kind} that no name of timm, torchvision or transformers builds: give an instance of it, load('{folder}', model="
-        )
+        said = f"holds a {kind} that no name of timm, torchvision or transformers builds: give an instance of it, "
+        said += f"load('{folder}', model="
         with pytest.raises(ad.CheckpointError, match=re.escape(said)):
             ad.load(folder)
         model = type(network.model)(*(nets.Residual() for _ in range(4))) if name == "chain" else type(network.model)()

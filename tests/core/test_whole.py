@@ -85,9 +85,7 @@ FAMILIES = {
     "Gemma3": causal("Gemma3", head_dim=8, **THIRDS),
     "Phi": causal("Phi"),
     "Phi3": causal("Phi3"),
-    "SmolLM3": causal(
-        "SmolLM3", {"no_rope_layers": [1, 1, 1, 0, 1, 1], "layer_types": ["full_attention"] * LAYERS}
-    ),
+    "SmolLM3": causal("SmolLM3", {"no_rope_layers": [1, 1, 1, 0, 1, 1], "layer_types": ["full_attention"] * LAYERS}),
     "StableLm": causal("StableLm"),
     "Olmo": causal("Olmo"),
     "Olmo2": causal("Olmo2"),
@@ -506,3 +504,67 @@ def test_a_model_without_a_cache_runs_then_but_is_not_saved(tmp_path: Path) -> N
     assert not (tmp_path / "new").exists()
     network(tokens(), skip="TFF")
     network.model.save_pretrained(tmp_path / "whole")  # which may be saved
+
+
+# -- adapters ----------------------------------------------------------------------------------------------------
+
+
+def lora() -> Any:
+    peft = pytest.importorskip("peft")
+    return peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=2, init_lora_weights=False)
+
+
+@torch.no_grad()
+def test_lora_adapters_before_and_after() -> None:
+    peft, prompt = pytest.importorskip("peft"), prompt_of("Llama")
+    wrapped = peft.get_peft_model(build(FAMILIES["Llama"]), lora()).eval()
+    with pytest.raises(ad.StagesError, match=r"wrapped in a PeftModel: adapt what it holds, model.get_base_model\(\)"):
+        ad.adapt(wrapped, example=prompt)
+    before = ad.adapt(wrapped.get_base_model()).eval()
+    after = ad.adapt(build(FAMILIES["Llama"])).eval()
+    plain = after.subnet("TF")(tokens()).logits
+    torch.manual_seed(7)
+    peft.get_peft_model(after.model, lora())
+    after.forget_views()
+    for network in (before, after.eval()):
+        subnet = network.subnet("TF")
+        assert sum("lora_A" in name for name, _ in subnet.named_parameters()) == 2 * 5
+        assert not torch.equal(subnet(tokens()).logits, plain)
+        assert torch.equal(written(subnet, prompt), written(subnet, prompt, use_cache=False))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_checkpoints_of_gradients(when: str) -> None:
+    network, plain, x = small(), small().train(), tokens()
+    if when == "before":
+        model = build(FAMILIES["Llama"])
+        model.gradient_checkpointing_enable()
+        network = shaken(ad.adapt(model))
+    else:
+        network.subnet("TF")
+        network.model.gradient_checkpointing_enable()
+    network.train()
+    assert network.subnet("TF").model.layers[0].gradient_checkpointing
+    for each in (network, plain):
+        each.subnet("TF")(x, labels=x).loss.backward()
+        each(x, labels=x, skip="TT").loss.backward()
+    for ours, theirs in zip(network.parameters(), plain.parameters(), strict=True):
+        assert (ours.grad is None) == (theirs.grad is None)
+        if ours.grad is not None:
+            torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@torch.no_grad()
+def test_tied_embeddings_stay_tied(tmp_path: Path) -> None:
+    network = ad.adapt(build(FAMILIES["Llama"], tie_word_embeddings=True)).eval()
+    expected = network.subnet("TF")(tokens()).logits
+    network.extract("TF").save_pretrained(tmp_path / "alone")
+    again = ad.load(ad.save(network, tmp_path / "network"))
+    for model in (
+        network.subnet("TF"),
+        network.extract("TF"),
+        type(network.model).from_pretrained(tmp_path / "alone").eval(),
+        again.subnet("TF"),
+    ):
+        assert model.lm_head.weight is model.model.embed_tokens.weight
+        assert torch.equal(model(tokens()).logits, expected)

@@ -22,7 +22,7 @@ def stretches_of(chosen: tuple[int, ...]) -> list[range]:
 
 
 def best_of_all(costs: list[float], stages: int, skipped: int) -> float:
-    """The smallest sum over all choices of so many layers that make so many stretches, none too long, the first kept."""
+    """The smallest sum over all choices of so many layers in so many stretches, none too long, the first kept."""
     longest = ceil(1.5 * skipped / stages)
     sums = [inf]
     for chosen in itertools.combinations(range(1, len(costs)), skipped):

@@ -43,7 +43,7 @@ def guarded(module: nn.Module, network: str, skip: str, *, plain: bool) -> Metho
 
 
 def marking(module: nn.Module, network: str, skip: str) -> MethodType:
-    """The `generate` of a sub-network, whose caches are marked, too: Whisper's returns copies of those that it filled."""
+    """The `generate` of a sub-network, whose caches are marked, too: Whisper's returns copies of what it filled."""
     run = module.generate
 
     def generate(_: nn.Module, *args: Any, **kwargs: Any) -> Any:

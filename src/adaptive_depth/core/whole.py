@@ -128,7 +128,7 @@ class Whole:
     def why_not_saved(self, view: View, left_out: Sequence[str]) -> str | None:
         """Why a shorter model would not be read back as it is, for its config means something else when it is read."""
         kept = self._kept(left_out)
-        config = view.module.config
+        config: Any = view.module.config
         try:
             with TemporaryDirectory() as folder:
                 config.to_json_file(file := f"{folder}/config.json")

@@ -379,8 +379,8 @@ def _build(
     source = description.source
     if source is None:
         raise CheckpointError(
-            f"{file.parent} holds a {description.model} that no name of timm, torchvision or transformers builds: give an instance of "
-            f"it, {call} (a model that ad.create_model made is built again by itself)"
+            f"{file.parent} holds a {description.model} that no name of timm, torchvision or transformers builds: give "
+            f"an instance of it, {call} (a model that ad.create_model made is built again by itself)"
         )
     if wrong := {*source.arguments} & WEIGHT_ARGUMENTS:
         raise CheckpointError(
