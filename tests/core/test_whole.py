@@ -568,3 +568,38 @@ def test_tied_embeddings_stay_tied(tmp_path: Path) -> None:
     ):
         assert model.lm_head.weight is model.model.embed_tokens.weight
         assert torch.equal(model(tokens()).logits, expected)
+
+
+VISION = {"hidden_size": 16, "num_hidden_layers": LAYERS, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 24, "head_dim": 8}
+OTHERS = {
+    "its layers have names": ("Dinov2ForImageClassification", VISION),
+    "numbers of layers with experts": ("Llama4ForCausalLM", BASE | EXPERTS),
+    "rates of stochastic depth": ("BeitForImageClassification", VISION | {"intermediate_size": 24}),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+@torch.no_grad()
+def test_what_else_a_config_says_of_layers(what: str, tmp_path: Path) -> None:
+    network = shaken(ad.adapt(build(Family(*OTHERS[what])))).eval()
+    inputs = {"input_ids": tokens()} if "experts" in what else {"pixel_values": torch.randn(1, 3, 32, 32)}
+    for skip in (network.skips[1], network.skips[-1]):
+        network.extract(skip).save_pretrained(tmp_path / skip)
+        loaded, said = type(network.model).from_pretrained(tmp_path / skip, output_loading_info=True)
+        assert not any(said[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        torch.testing.assert_close(loaded.eval()(**inputs).logits, network(**inputs, skip=skip).logits)
+
+
+@torch.no_grad()
+def test_a_config_that_would_not_be_read_back_is_not_written(tmp_path: Path) -> None:
+    """It names layers that it hands out, and one of them may be gone."""
+    fields = VISION | {"out_features": ["stage2", "stage6"]}
+    network = shaken(ad.adapt(build(Family("Dinov2ForImageClassification", fields)))).eval()
+    subnet, x = network.subnet("TFF"), torch.randn(1, 3, 32, 32)
+    assert torch.equal(subnet(x).logits, network(x, skip="TFF").logits)
+    for module in (subnet, network.extract("TFF")):
+        with pytest.raises(ad.StagesError, match=r"its config is not read back \(ValueError: out_features must"):
+            module.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    network.extract("FFF").save_pretrained(tmp_path / "whole")

@@ -33,7 +33,7 @@ def best_of_all(costs: list[float], stages: int, skipped: int) -> float:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("layers", "stages", "skipped"), [(5, 1, 2), (7, 2, 3), (8, 2, 5), (9, 3, 5), (10, 4, 4)])
+@pytest.mark.parametrize(("layers", "stages", "skipped"), [(5, 1, 2), (7, 2, 3), (8, 2, 5), (9, 3, 5), (11, 3, 6)])
 def test_no_other_choice_costs_less(layers: int, stages: int, skipped: int, seed: int) -> None:
     torch.manual_seed(seed)
     costs = [inf, *torch.rand(layers - 1).tolist()]
@@ -52,8 +52,9 @@ def test_by_hand() -> None:
     # All three cheap layers beside each other would be one stretch; two stretches of at most three.
     assert cheapest_stretches([9, 0, 0, 0, 9, 9, 4, 9], 2, 4) == [range(1, 4), range(6, 7)]
     assert cheapest_stretches([0, 1, 5, 1], 2, 2) == [range(1, 2), range(3, 4)]
-    # The longest stretch is half as long again as its share: here 2 of 2, and so not all three cheap ones.
-    assert cheapest_stretches([9, 0, 0, 0, 9, 9], 2, 2) == [range(1, 2), range(3, 4)]
+    # The longest stretch is half as long again as its share, 3 of 6 / 3: so not all four cheap ones.
+    costs = [9, 0, 0, 0, 0.5, 9, 1, 9, 1, 2, 9]
+    assert cheapest_stretches(costs, 3, 6) == [range(1, 4), range(6, 7), range(8, 10)]
 
 
 @pytest.mark.parametrize(("stages", "skipped"), [(0, 0), (2, 1), (1, 4), (2, 3), (-1, 2)])
