@@ -515,3 +515,24 @@ def test_discover_returns_plain_runs(nets) -> None:
     [run] = runs
     assert (run.blocks, run.name, run.flat) == (("blocks.0", "blocks.1", "blocks.2", "blocks.3"), "blocks", True)
     assert run.norms(["blocks.0"]) == ["blocks.0.norm"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("place", [1, 2, 4])
+def test_a_layer_that_discovery_would_lose_is_an_error(place: int) -> None:
+    """A decoder, one of whose layers does not add to its input: with it, stages would be lost without a word."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=6, num_attention_heads=2
+    )
+    model = transformers.LlamaForCausalLM(config).eval()
+    assert len(ad.find_stages(model)) == 2
+
+    class Replacing(type(model.model.layers[0])):
+        def forward(self, hidden_states, **_):
+            return self.mlp(hidden_states)
+
+    model.model.layers[place].__class__ = Replacing
+    said = rf"layer model.layers.{place} \(Replacing\) can be part of no stage: .*does not add to its input.*Name"
+    with pytest.raises(ad.StagesError, match=said):
+        ad.adapt(model)

@@ -38,7 +38,8 @@ _FORM = Form(FORMAT, VERSION, f"a file with format {FORMAT!r}", CheckpointError)
 _PARTS, _NUMBERS = 20, 2  # times as many as are kept, and
 _MORE_PARTS, _MORE_NUMBERS = 10_000, 1 << 26
 _LARGEST = 1 << 14  # of an argument, such as an image's side, where no weights have a side as long
-_LARGEST_IN_CONFIGS = 1 << 24  # configs of transformers also tell how long a text may be
+_LARGEST_IN_CONFIGS = 1 << 24  # configs of transformers also tell how long a text may be, and
+_LABELS = "num_labels"  # how many they name one by one
 
 _Digest = Annotated[str, Such(lambda text: re.fullmatch("[0-9a-f]{64}", text), "64 hexadecimal digits")]
 _KINDS = {  # of numbers that are no whole ones
@@ -402,7 +403,8 @@ def _build(
         )
     largest = _LARGEST_IN_CONFIGS if source.name.startswith("transformers/") else _LARGEST
     longest = max(largest, len(shapes), *(side for shape in shapes.values() for side in shape))
-    if large := [number for number in _integers(source.arguments) if abs(number) > longest]:
+    large = [number for number in _integers(source.arguments) if abs(number) > longest]
+    if large := large + [number for number in _named(source.arguments, _LABELS) if number > _LARGEST]:
         raise CheckpointError(
             f"{file} asks for {source.name!r} with the number {large[0]} in {dict(source.arguments)!r}, and no side of "
             f"its weights is longer than {longest}: it is damaged, or the weights are of another network"
@@ -428,6 +430,14 @@ def _integers(value: Any) -> Iterator[int]:
     elif not isinstance(value, str | float | None):
         for each in value.values() if isinstance(value, Mapping) else value:
             yield from _integers(each)
+
+
+def _named(value: Any, name: str) -> list[int]:
+    """The whole numbers of a name, wherever it stands."""
+    if not isinstance(value, Mapping):
+        return []
+    own = [value[name]] if isinstance(value.get(name), int) else []
+    return own + [number for inner in value.values() for number in _named(inner, name)]
 
 
 def _check_fit(network: Kept, kept: Mapping[str, Any], folder: Path, reader: str) -> None:
