@@ -20,6 +20,7 @@ CHOOSING = README.parent / "docs" / "choosing.md"
 EXPORTING = README.parent / "docs" / "exporting.md"
 GOVERNING = README.parent / "docs" / "governing.md"
 SCHEDULES = README.parent / "docs" / "schedules.md"
+LANGUAGE = README.parent / "docs" / "language.md"
 TASKS = README.parent / "docs" / "tasks.md"
 
 
@@ -46,13 +47,30 @@ def test_what_the_page_on_choosing_prints_is_what_its_block_prints(capsys: pytes
     assert capsys.readouterr().out in blocks("text", CHOOSING)
 
 
-def test_commands_and_options_exist() -> None:
+@pytest.mark.slow
+def test_the_page_on_language_models_runs_in_python_and_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test_python_blocks_run(tmp_path, monkeypatch, LANGUAGE, 8)
+    assert "sub-networks within token_ms <= 1,000" in capsys.readouterr().out
+    lines = [line for block in blocks("sh", LANGUAGE) for line in block.splitlines()]
+    assert len(lines) == 7
+    for line in lines:
+        words = shlex.split(line)
+        status = cli.main(words[1:])
+        assert status == (2 if words[2] == "chat" else 0), line  # its tokenizer has no chat template
+    assert "The quick brown fox" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", [README, LANGUAGE])
+def test_commands_and_options_exist(page: Path) -> None:
     commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
-    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("adaptive-depth")]
+    lines = [line for block in blocks("sh", page) for line in block.splitlines() if line.startswith("adaptive-depth")]
     assert lines
     for line in lines:
         words = shlex.split(line, comments=True)
         command = commands[words[1]]
+        command = getattr(command, "commands", {}).get(words[2], command)  # of a group
         known = {option for parameter in command.params for option in parameter.opts + parameter.secondary_opts}
         assert {word.split("=")[0] for word in words if word.startswith("--")} <= known | {"--help"}, line
 

@@ -12,6 +12,7 @@ from .analyze import analyze
 from .demo import demo
 from .evaluate import evaluate
 from .export import export
+from .language import text
 from .profiling import profile
 from .reference import load_reference
 from .report import report
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 for _command in (demo, stages, train, evaluate, profile, select, analyze, report, export, run, share, load_reference):
     app.command()(_command)
+app.add_typer(text, name="text")
 
 
 def _show_version(wanted: bool) -> None:

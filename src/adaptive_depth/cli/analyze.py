@@ -48,6 +48,7 @@ def analyze(
     Writes RUN/analysis.json, RUN/transformations.png and, where pytorch-grad-cam is installed, RUN/maps.png, unless
     other images are named. Example: adaptive-depth analyze runs/demo
     """
+    runs.check_of_images(run)
     from ..analysis.rationale import analyze as measure
     from ..data import create_loader
     from ..plotting.analysis import plot_transformations

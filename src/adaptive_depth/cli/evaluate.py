@@ -33,6 +33,7 @@ def evaluate(
 
     Writes RUN/accuracy.json, unless other images are named. Example: adaptive-depth evaluate runs/demo
     """
+    runs.check_of_images(run)
     from ..data import create_loader
     from ..quality import TOP_1
 

@@ -63,6 +63,7 @@ def export(
 
     Example: adaptive-depth export runs/demo --to onnx
     """
+    runs.check_of_images(model)
     name, asked = _format(to, output, int8=int8), tasks.Chosen(task, metric, metric_name)
     if asked.metric is not None and not int8:
         raise typer.BadParameter("--metric says how --int8 is measured: leave it out, or add --int8")

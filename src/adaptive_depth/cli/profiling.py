@@ -43,6 +43,7 @@ def profile(
 
     Example: adaptive-depth profile resnet50 --batch-sizes 1,8,32
     """
+    runs.check_of_images(model)
     sizes, is_run = _sizes(batch_sizes), runs.is_run(model)
     if output is not None:
         runs.check_output(output, b'{\n  "costs"')

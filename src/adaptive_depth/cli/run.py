@@ -183,6 +183,7 @@ def _open(
     from ..deploy.session import open_session
 
     if runs.is_run(artifact):
+        runs.check_of_images(artifact)
         session = open_session(runs.open_run(artifact), backend=backend, threads=threads)
         known = _of_run(session.artifact, artifact, governed=governed)
     else:

@@ -4,7 +4,8 @@ A run folder holds a network (`save`), data.json (the preprocessing), history.cs
 training that is under way (checkpoints/), what was exported (export/), task.json where it was trained for another task
 than classification, and what was measured later: accuracy.json (or another quality, which it names then),
 profile.json, alone.json (networks of the same depths trained alone), tradeoffs.json and .png, analysis.json with
-transformations.png and maps.png, and report.html.
+transformations.png and maps.png, and report.html. That of a language model has its tokenizer and text.json in place of
+data.json.
 """
 
 import json
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 NETWORK, DATA, HISTORY, RECIPE = "network.json", "data.json", "history.csv", "recipe.yaml"
 CHECKPOINTS = "checkpoints"
+TEXT = "text.json"  # of a language model: what it was trained on
 ACCURACY, PROFILE, TRADEOFFS, PLOT = "accuracy.json", "profile.json", "tradeoffs.json", "tradeoffs.png"
 ALONE, ANALYSIS, TRANSFORMATIONS, MAPS = "alone.json", "analysis.json", "transformations.png", "maps.png"
 REPORT = "report.html"
@@ -120,7 +122,8 @@ def as_network(
     group_size: int | None = None,
     example: Any = None,
     *,
-    skip_aware: bool = True,
+    skip_aware: bool | None = True,
+    cut: str = "groups",
 ) -> "AdaptiveNetwork":
     """The model, adapted where it is not yet; `mandatory` is written 0.5, or 2,2,3,2 with one number a stage."""
     from ..core.adapting import adapt
@@ -130,8 +133,8 @@ def as_network(
         if mandatory is not None or group_size is not None:
             raise typer.BadParameter("a run folder's network is cut already: leave --mandatory and --group-size out")
         return model
-    cut: Any = _parse_mandatory(mandatory)
-    return adapt(model, example=example, mandatory=cut, group_size=group_size, skip_aware=skip_aware)
+    kept: Any = _parse_mandatory(mandatory)
+    return adapt(model, example=example, mandatory=kept, group_size=group_size, skip_aware=skip_aware, cut=cut)
 
 
 def _parse_mandatory(text: str | None) -> Any:
@@ -321,6 +324,19 @@ def images_of(run: Path, network: "AdaptiveNetwork", data: str | None, root: Pat
     return config if root is None else replace(config, root=str(root.resolve()))
 
 
+def check_of_images(target: str | Path) -> None:
+    """Raise where a folder holds a language model: what follows is for networks of images."""
+    if (Path(target) / TEXT).exists():
+        raise DataError(f"{target} holds a language model, and this is for images: {_measuring('text', Path(target))}")
+
+
+def _measuring(name: str, run: Path, *options: object) -> str:
+    """The command that measures a run."""
+    if (run / TEXT).exists():
+        return show.command("text", "table", run, "--text", "FILE")
+    return show.command(name, run, *options)
+
+
 def check_run(run: Path) -> None:
     """Raise the error that says what is wrong with a folder that holds no network."""
     if not is_run(run):
@@ -340,7 +356,7 @@ def read_accuracy(run: Path) -> dict[str, Any]:
     """
     from ..choose.tradeoffs import check_value
 
-    mend = show.command("evaluate", run)
+    mend = _measuring("evaluate", run)
     measured = read_json(run / ACCURACY, f"measure it with {mend}")
     quality = tasks.quality_of(measured.get("quality") if isinstance(measured, dict) else None, run / ACCURACY)
     try:
@@ -361,7 +377,7 @@ def read_profile(run: Path, file: Path | None = None) -> "Profile":
     from ..choose.costs import Profile
 
     place = file or run / PROFILE
-    mend = show.command("profile", run, *(["--output", file] if file else []))
+    mend = _measuring("profile", run, *(["--output", file] if file else []))
     measured = read_json(place, f"measure it with {mend}")
     try:
         return Profile.from_json(measured)

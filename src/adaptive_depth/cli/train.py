@@ -215,7 +215,7 @@ def _train(
         )
         tasks.check_images(plain, config, task)
         example = torch.randn(2, config.channels, config.image_size, config.image_size)
-        cut = {"skip_aware": recipe.skip_aware_norms}
+        cut: Any = {"skip_aware": recipe.skip_aware_norms}
         network = runs.as_network(plain, mandatory, group_size, example, **cut).to(place)
         processes = Processes()
         shown = {"workers": workers, "share": (processes.index, processes.count)}

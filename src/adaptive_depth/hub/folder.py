@@ -7,7 +7,6 @@ A folder holds `network.json` and the weights file that it names. A new weights 
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -24,7 +23,7 @@ from ..files import drafts, move
 from ..models import WEIGHT_ARGUMENTS, Source, create_model, no_larger_than, source_of
 from ..plan import Stage, Stages
 from ..preprocessing import Preprocessing
-from ..schema import FileName, Form, Open, Such, one_of, parse_json, read_json
+from ..schema import Digest, FileName, Form, Open, one_of, parse_json, read_json
 from ..tensor_files import is_extra
 from ..wrapping import COMPILED, check_shaped, plain_names, unwrapped, without
 from .extra_state import apart, together
@@ -41,7 +40,6 @@ _LARGEST = 1 << 14  # of an argument, such as an image's side, where no weights 
 _LARGEST_IN_CONFIGS = 1 << 24  # configs of transformers also tell how long a text may be, and
 _LABELS = "num_labels"  # how many they name one by one
 
-_Digest = Annotated[str, Such(lambda text: re.fullmatch("[0-9a-f]{64}", text), "64 hexadecimal digits")]
 _KINDS = {  # of numbers that are no whole ones
     str(kind).removeprefix("torch."): kind
     for kind in vars(torch).values()
@@ -77,7 +75,7 @@ class Description(Open):
     model: str = "model"
     proven: bool = True
     preprocessing: Preprocessing | None = None
-    sha256: _Digest | None = None
+    sha256: Digest | None = None
     extra_state: dict[str, Any] = field(default_factory=dict)
     complex128: tuple[str, ...] = ()
     passing: dict[str, _Kind] = field(default_factory=dict)

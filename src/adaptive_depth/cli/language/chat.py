@@ -1,0 +1,168 @@
+"""adaptive-depth text chat: a conversation, whose depth may change."""
+
+import json as as_json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ...errors import AdaptiveDepthError, DataError, one_line
+from .. import show
+from ..stages import Json
+from ..train import Device
+from . import folders, writing
+from .train import Threads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HELP = "/depth TTF changes the depth, /new starts anew, /quit ends"
+
+
+class Conversation:
+    """Messages, and a cache of what the depth has read of them.
+
+    Arguments:
+        writer: who answers.
+
+    Raises:
+        DataError: a tokenizer that knows no conversations.
+    """
+
+    def __init__(self, writer: writing.Writer, folder: Any) -> None:
+        if not writer.opened.tokenizer.chat_template:
+            way = show.command("text", "complete", folder, "PROMPT")
+            raise DataError(
+                f"the tokenizer of {folder} has no chat template, so the model was not made for conversations: let it "
+                f"go on from a text, {way}"
+            )
+        self.writer = writer
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        self.messages: list[dict[str, str]] = []
+        self._read: list[int] = []  # the tokens that the cache holds
+        self._cache: Any = None
+
+    def answer(self, message: str, *, streamed: bool) -> tuple[str, float]:
+        """The answer to a message, and how many tokens were written a second. After an error nothing was said."""
+        messages = [*self.messages, {"role": "user", "content": message}]
+        ids = self._tokens(messages)
+        self.writer.room(ids)
+        cache = self._cache_for(ids)
+        self._cache, self._read = None, []  # whatever happens meanwhile
+        found, rate = self.writer.write(ids, streamed=streamed, cache=cache)
+        if cache is not None and cache.get_seq_length() == len(found) - 1:
+            self._cache, self._read = cache, found[:-1]
+        said = self.writer.text(found, len(ids))
+        self.messages = [*messages, {"role": "assistant", "content": said}]
+        return said, rate
+
+    def change_depth(self, skip: str) -> None:
+        """Go on at another depth, which reads what was said so far.
+
+        Raises:
+            SkipError: a depth that the network does not have, or that is no deeper than the draft.
+        """
+        from ...skip import parse_skip
+
+        chosen = parse_skip(skip, len(self.writer.network.stages))
+        writing.check_draft(self.writer, chosen)
+        if self._read:
+            self._cache = self._caught_up(chosen, self._read)
+        self.writer.skip = chosen
+
+    def _tokens(self, messages: list[dict[str, str]]) -> list[int]:
+        try:
+            found = self.writer.opened.tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_dict=True
+            )
+        except Exception as error:  # of the template, which is the folder's
+            raise DataError(f"the chat template does not take this conversation ({one_line(error)})") from error
+        return list(found["input_ids"])
+
+    def _cache_for(self, ids: list[int]) -> Any:
+        """The cache with all tokens but the last: what was read already is not read again, where the text goes on."""
+        goes_on = 0 < len(self._read) < len(ids) and ids[: len(self._read)] == self._read
+        if goes_on and self._cache is not None:
+            return self._cache
+        return self._caught_up(self.writer.skip, ids[:-1]) if len(ids) > 1 else None
+
+    def _caught_up(self, skip: str, ids: list[int]) -> Any:
+        import torch
+
+        from ...language import catch_up
+
+        cache = catch_up(self.writer.network, skip, torch.tensor([ids]))
+        return cache if hasattr(cache, "get_seq_length") else None  # a state of a Mamba is not gone on with
+
+
+def chat(
+    folder: folders.Folder,
+    skip: writing.Depth = None,
+    ms_per_token: writing.MsPerToken = None,
+    tokens: writing.NewTokens = None,
+    temperature: writing.Temperature = 0.0,
+    top_p: writing.TopP = None,
+    seed: writing.Seed = None,
+    draft: writing.DraftName = "none",
+    device: Device = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Talk with a model that has a chat template, at a depth that may change between two answers.
+
+    /depth TTF changes the depth, /new starts a new conversation, /quit ends.
+
+    Example: adaptive-depth text chat runs/assistant --temperature 0.7
+    """
+    asked = {
+        "skip": skip, "ms_per_token": ms_per_token, "tokens": tokens, "temperature": temperature, "top_p": top_p,
+        "seed": seed, "draft": draft, "device": device, "threads": threads,
+    }  # fmt: skip
+    with writing.opened_writer(folder, **asked) as writer:
+        talk = Conversation(writer, folder)
+        if sys.stdin.isatty():
+            typer.echo(f"{writer.skip} of {', '.join(writer.network.skips)}; {_HELP}", err=True)
+        for line in _lines():
+            if line == "/quit":
+                break
+            try:
+                _turn(talk, line, json=json)
+            except AdaptiveDepthError as error:
+                typer.echo(f"Error: {one_line(error)}", err=True)
+            except KeyboardInterrupt:
+                typer.echo("\n[stopped: this answer is not part of the conversation]", err=True)
+
+
+def _turn(talk: Conversation, line: str, *, json: bool) -> None:
+    name, _, rest = line.partition(" ")
+    if name == "/depth":
+        talk.change_depth(rest.strip())
+        typer.echo(f"[{talk.writer.skip}]", err=True)
+    elif line == "/new":
+        talk.start_anew()
+        typer.echo("[a new conversation]", err=True)
+    elif line.startswith("/"):
+        typer.echo(f"{name} is no command: {_HELP}", err=True)
+    elif line:
+        said, rate = talk.answer(line, streamed=not json)
+        if json:
+            told = {"prompt": line, "text": said, "skip": talk.writer.skip, "tokens_per_s": rate}
+            typer.echo(as_json.dumps(told))
+        else:
+            typer.echo(writing.told(talk.writer, rate), err=True)
+
+
+def _lines() -> "Iterator[str]":
+    """What is typed, or comes on stdin, a line each."""
+    while True:
+        if sys.stdin.isatty():
+            typer.echo("> ", nl=False, err=True)
+        try:
+            line = sys.stdin.readline()
+        except KeyboardInterrupt:
+            return
+        if not line:
+            return
+        yield line.strip()

@@ -1,0 +1,335 @@
+"""Language models in folders: of transformers, or adapted already. Nothing is fetched, and no code of a folder runs."""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...errors import CheckpointError, DataError, one_line
+from ...schema import Digest, Letters, Number, Open, Size, Text, from_plain, read_bytes
+from .. import runs, show
+from ..reading import read_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ...core.network import AdaptiveNetwork
+
+CONFIG, NETWORK = "config.json", runs.NETWORK
+# What a tokenizer is made of: one of these is in every folder that has one.
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_ENCODER = "an encoder, whose tokens see those that come next"
+
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that text train wrote.", show_default=False)]
+
+
+@dataclass(frozen=True)
+class About(Open):
+    """What text.json of a folder says of its training.
+
+    Attributes:
+        text: the file, as it was named.
+        sha256: of that file.
+        context: tokens of a piece of text.
+        held_out: tokens at the end of the text that were not trained on.
+        before, after: perplexities on those by skip, before and after the training.
+    """
+
+    reading_error = DataError
+
+    text: Text
+    sha256: Digest
+    context: Size
+    held_out: Size
+    before: dict[Letters, Number] = field(default_factory=dict)
+    after: dict[Letters, Number] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A language model and its tokenizer.
+
+    Attributes:
+        model: of transformers, or an `AdaptiveNetwork` of one.
+        tokenizer: of transformers.
+    """
+
+    model: Any
+    tokenizer: Any
+
+    @property
+    def context(self) -> int | None:
+        """The most tokens that the model takes; None where there is no limit."""
+        return context_of(self.model)
+
+
+def context_of(model: Any) -> int | None:
+    inside = getattr(model, "model", model) if is_adapted(model) else model
+    known = getattr(inside.config.get_text_config(), "max_position_embeddings", None)
+    return known if isinstance(known, int) and known > 0 else None
+
+
+def pick_context(asked: int | None, opened: Opened, usual: int = 256) -> int:
+    """Tokens of a piece of text.
+
+    Raises:
+        DataError: more than the model takes.
+    """
+    most = opened.context
+    if asked is not None and most is not None and asked > most:
+        raise DataError(f"--context {asked}: expected at most {most}, the tokens that the model takes")
+    return asked or min(usual, most or usual)
+
+
+def is_adapted(model: Any) -> bool:
+    from ...core.network import AdaptiveNetwork
+
+    return isinstance(model, AdaptiveNetwork)
+
+
+def read_about(folder: Path) -> About | None:
+    """What a folder says of its training; None where it says nothing.
+
+    Raises:
+        DataError: damaged.
+    """
+    path = folder / runs.TEXT
+    if not path.exists():
+        return None
+    mend = "remove it, and name --context"
+    try:
+        return from_plain(About, read_json(path, mend), DataError)
+    except DataError as error:
+        raise DataError(f"{path} is damaged ({error}): {mend}") from error
+
+
+# -- a folder, opened -------------------------------------------------------------------------------------------
+
+
+def open_model(folder: Path) -> Opened:
+    """A model of transformers, or a network that is adapted already, with its tokenizer.
+
+    Raises:
+        CheckpointError: no folder, no model in it or a damaged one, one that transformers does not know, that is no
+            causal language model, or that asks for code of its own.
+        DataError: no tokenizer, or one that does not fit.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder} is no folder: expected one of transformers, with config.json, safetensors and a tokenizer; "
+            "nothing is downloaded here: fetch a model first (hf download NAME --local-dir FOLDER), and name its folder"
+        )
+    with quiet():
+        model = _network(folder) if _is_ours(folder) else _plain(folder)
+        return Opened(model, _tokenizer(folder, model))
+
+
+def open_network(folder: Path) -> Opened:
+    """A network that is adapted already, with its tokenizer.
+
+    Raises:
+        CheckpointError, DataError: as `open_model`; a model that is not adapted yet.
+    """
+    if folder.is_dir() and not _is_ours(folder) and (folder / CONFIG).is_file():
+        train = show.command("text", "train", folder, "TEXT", "--output", "NEW")
+        raise CheckpointError(f"{folder} holds a model that is not adapted yet: {train} makes a network of it")
+    return open_model(folder)
+
+
+def _is_ours(folder: Path) -> bool:
+    if runs.is_run(folder):
+        return True
+    told = _config(folder) if (folder / CONFIG).is_file() else {}
+    return "stages" in told and "model_type" not in told  # save_pretrained
+
+
+def _network(folder: Path) -> "AdaptiveNetwork":
+    from ...core.saving import load
+    from ...hugging_face import predicts_the_next_token
+
+    network = load(folder)
+    if not predicts_the_next_token(network.model):
+        raise CheckpointError(
+            f"{folder} holds a network of {type(network.model).__name__}: expected one of a causal language model of "
+            "transformers, such as LlamaForCausalLM; the other commands are for networks of images"
+        )
+    return network
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    return _object(folder / CONFIG, "fetch the folder anew")
+
+
+def _object(path: Path, mend: str) -> dict[str, Any]:
+    """A JSON object of transformers, whose numbers may be infinite or have 100 bits."""
+    try:
+        told = json.loads(read_bytes(path, CheckpointError, mend))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} is damaged ({one_line(error)}): {mend}") from error
+    if not isinstance(told, dict):
+        raise CheckpointError(f"{path} holds no object of names and values: {mend}")
+    return told
+
+
+def _plain(folder: Path) -> "nn.Module":
+    """The model of a folder of transformers, in float32, on the CPU, in eval mode."""
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(
+            f"{folder} holds neither {CONFIG} nor {NETWORK}: expected a folder of transformers, with {CONFIG}, "
+            "safetensors and a tokenizer, or one that text train wrote"
+        )
+    _check_config(folder, _config(folder))
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    found: Any
+    load: Any = AutoModelForCausalLM.from_pretrained
+    try:
+        model, found = load(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # of transformers and safetensors, of any kind
+        raise CheckpointError(
+            f"{folder} cannot be read ({type(error).__name__}: {one_line(error)}): its files are missing, truncated or "
+            "do not fit together; fetch it anew, with its weights as safetensors"
+        ) from error
+    if other := sorted(str(key[0]) for key in found["mismatched_keys"]):
+        raise CheckpointError(
+            f"{folder} holds weights of other shapes than its {CONFIG} says ({', '.join(other[:3])}"
+            f"{', ...' * (len(other) > 3)}): the files of two models are mixed, fetch it anew"
+        )
+    if absent := sorted(found["missing_keys"]):
+        raise CheckpointError(
+            f"{folder} lacks weights of its model, which would be random ({', '.join(absent[:3])}"
+            f"{', ...' * (len(absent) > 3)}, {len(absent)} in all): fetch it anew, all of its safetensors"
+        )
+    _check_kind(folder, model)
+    return model.eval()
+
+
+def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise where a config names something else than a causal language model that transformers itself knows."""
+    import transformers
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto import modeling_auto as auto
+
+    kind, remote = config.get("model_type"), config.get("auto_map")
+    if remote and kind not in CONFIG_MAPPING:
+        raise CheckpointError(
+            f"{folder} asks for code of its own ({CONFIG}: auto_map), which is never run unasked, and transformers "
+            f"{transformers.__version__} has no model_type {kind!r}: load it in Python, where you decide, and adapt it "
+            "there (ad.adapt, docs/language.md)"
+        )
+    if kind not in CONFIG_MAPPING:
+        near = get_close_matches(str(kind), CONFIG_MAPPING, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "expected one such as llama, qwen3 or gpt2"
+        raise CheckpointError(
+            f"{folder / CONFIG} names model_type {kind!r}, which transformers {transformers.__version__} does not "
+            f"know: {hint}"
+        )
+    if remote:
+        typer.echo(f"{folder} names code of its own (auto_map), which is not run: {kind} of transformers is", err=True)
+    if (code := _kernel(config)) is not None:
+        raise CheckpointError(
+            f"{folder / CONFIG} asks for a kernel of the Hub, {code!r}, which is code that is never fetched unasked: "
+            "remove that entry"
+        )
+    decoder = config.get("is_decoder", False) or config.get("is_encoder_decoder") is False
+    if config.get("is_encoder_decoder") or (kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES and not decoder):
+        raise _of_another_kind(folder, kind, "an encoder-decoder")
+    if kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decoder:
+        raise _of_another_kind(folder, kind, _ENCODER)
+    if kind not in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise _of_another_kind(folder, kind, "no causal language model")
+
+
+def _of_another_kind(folder: Path, kind: Any, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{folder} holds a model of {kind}, {what}: expected a causal language model, such as llama, qwen3 or gpt2; "
+        "train others in Python (ad.tasks.LanguageModel(shift=False))"
+    )
+
+
+def _kernel(config: Any) -> str | None:
+    """What a config asks the Hub for, to compute with."""
+    for name, value in config.items() if isinstance(config, Mapping) else ():
+        if isinstance(value, str) and "implementation" in str(name) and "/" in value:
+            return value
+        if (inside := _kernel(value)) is not None:
+            return inside
+    return None
+
+
+def _check_kind(folder: Path, model: Any) -> None:
+    from ...errors import TrainingError
+    from ...tasks.language import language_task
+
+    try:
+        known = language_task(model)
+    except TrainingError as error:
+        raise _of_another_kind(folder, model.config.model_type, _ENCODER) from error
+    if known is None:
+        raise _of_another_kind(folder, model.config.model_type, "no causal language model")
+
+
+def _tokenizer(folder: Path, model: Any) -> Any:
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        raise DataError(
+            f"{folder} holds no tokenizer: expected tokenizer.json beside the model; copy the tokenizer's files there"
+        )
+    import transformers
+    from transformers import AutoTokenizer
+
+    path = folder / "tokenizer_config.json"
+    told = _object(path, "copy the tokenizer's files there anew") if path.is_file() else {}
+    if "auto_map" in told and not hasattr(transformers, str(told.get("tokenizer_class"))):
+        raise DataError(
+            f"the tokenizer of {folder} asks for code of its own ({path.name}: auto_map), which is never run unasked: "
+            "save it in Python, where you decide, as a plain tokenizer.json"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        largest = max(tokenizer.get_vocab().values())
+    except Exception as error:  # of transformers and tokenizers, of any kind
+        raise DataError(
+            f"the tokenizer of {folder} cannot be read ({type(error).__name__}: {one_line(error)}): copy the "
+            "tokenizer's files there anew"
+        ) from error
+    rows = (model.model if is_adapted(model) else model).get_input_embeddings().num_embeddings
+    if largest >= rows:
+        raise DataError(
+            f"the tokenizer of {folder} does not fit the model: it has ids up to {largest}, and the embedding has "
+            f"{rows} rows; expected the model's own tokenizer"
+        )
+    return tokenizer
+
+
+@contextmanager
+def quiet() -> "Iterator[None]":
+    """Inside, transformers shows no progress and warns of nothing: what matters is said here."""
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # of torchao, which transformers imports
+    from transformers.utils import logging as theirs
+
+    before, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity(logging.CRITICAL)
+    theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        theirs.set_verbosity(before)
+        if bars:
+            theirs.enable_progress_bar()

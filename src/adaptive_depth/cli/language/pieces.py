@@ -1,0 +1,121 @@
+"""A text as pieces of equal length, for training and measuring."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HELD_OUT = 10  # one part in so many, at the end
+
+
+def read_text(path: Path) -> tuple[str, str]:
+    """A text file, and its SHA-256.
+
+    Raises:
+        DataError: missing, no file, empty, or no UTF-8 text.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"the text {path} cannot be read ({error.strerror}): expected a text file") from error
+    if b"\0" in content:
+        raise DataError(f"{path} is no text, it holds zero bytes: expected a plain text file in UTF-8")
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text ({error}): expected a plain text file in UTF-8") from error
+    if not text.strip():
+        raise DataError(f"the text {path} is empty: expected some thousand words")
+    return text, hashlib.sha256(content).hexdigest()
+
+
+class Tokens:
+    """A text as a model reads it, in pieces of `context` tokens.
+
+    Where the tokenizer begins a text with a token of its own (BOS), every piece begins with it, too.
+
+    Raises:
+        DataError: ids that are outside of the model's vocabulary.
+    """
+
+    def __init__(self, tokenizer: Any, text: str, context: int) -> None:
+        import torch
+
+        self.ids = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        first, bos = tokenizer("a")["input_ids"][:1], tokenizer.bos_token_id
+        self.first = torch.tensor([bos] if bos is not None and first == [bos] else [], dtype=self.ids.dtype)
+        self.context, self.own = context, context - len(self.first)  # tokens of the text in a piece
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def split(self, path: Path) -> tuple["Tensor", "Tensor"]:
+        """What is trained on, and what is held out.
+
+        Raises:
+            DataError: either is shorter than one piece.
+        """
+        rest = len(self) - max(len(self) // HELD_OUT, self.own)
+        if rest < self.own:
+            raise DataError(
+                f"{path} is too short, {len(self)} tokens: expected {2 * self.own} or more, one context of "
+                f"{self.context} tokens to train on and one to measure; take a longer text, or a smaller --context"
+            )
+        return self.ids[:rest], self.ids[rest:]
+
+    def pieces(self, ids: "Tensor", starts: Sequence[int]) -> "Tensor":
+        """`[pieces, context]`."""
+        import torch
+
+        return torch.stack([torch.cat([self.first, ids[start : start + self.own]]) for start in starts])
+
+    def check(self, path: Path, ids: "Tensor") -> None:
+        """Raise where a text is shorter than one piece."""
+        if len(ids) < self.own:
+            raise DataError(
+                f"{path} is too short, {len(ids)} tokens: expected {self.own} or more, one context of {self.context}; "
+                "take a longer text, or a smaller --context"
+            )
+
+    def in_turn(self, ids: "Tensor", size: int, most: int | None = None) -> list["Tensor"]:
+        """All whole pieces one behind the other, so many in a batch; of at most so many tokens."""
+        count = len(ids) // self.own
+        if most is not None:
+            count = min(count, max(1, most // self.own))
+        starts = [number * self.own for number in range(count)]
+        return [self.pieces(ids, starts[at : at + size]) for at in range(0, count, size)]
+
+
+class Drawn:
+    """Batches of pieces from anywhere in a text, other ones in each round.
+
+    Arguments:
+        tokens: the text.
+        ids: the part of it.
+        size: pieces in a batch.
+        batches: in a round.
+        seed: the same seed draws the same pieces.
+    """
+
+    def __init__(self, tokens: Tokens, ids: "Tensor", size: int, batches: int, seed: int) -> None:
+        self.tokens, self.ids, self.size, self.batches, self.seed, self.round = tokens, ids, size, batches, seed, 0
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def set_epoch(self, epoch: int) -> None:
+        self.round = epoch
+
+    def __iter__(self) -> Iterator["Tensor"]:
+        import torch
+
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.round)
+        last = len(self.ids) - self.tokens.own
+        for _ in range(self.batches):
+            starts = torch.randint(last + 1, (self.size,), generator=generator).tolist()
+            yield self.tokens.pieces(self.ids, starts)
