@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from adaptive_depth.choose.tradeoffs import Row, TradeOffs
 from adaptive_depth.errors import BudgetError
+from adaptive_depth.governor.generation import TextGovernor
 from adaptive_depth.governor.governor import Governor
 from adaptive_depth.quality import Quality
 
@@ -97,6 +98,46 @@ def simulate(
     missed = tuple(wait + latency > target for wait, latency in zip(waits, latencies, strict=True))
     expected = sum(governor.expected(skip) for skip in skips) / len(skips)
     return Simulated(tuple(skips), tuple(starts), tuple(waits), tuple(latencies), missed, expected)
+
+
+def simulate_texts(
+    governor: TextGovernor,
+    clock: SimulatedClock,
+    table: TradeOffs,
+    texts: Sequence[tuple[int, float, float]],
+    *,
+    first_token_ms: float,
+    token_ms: float,
+    new_tokens: int = 64,
+    attention: float = 0.0,
+) -> tuple[tuple[str, ...], float, float]:
+    """Run a governor over texts, one after the other, with what the device takes for them at the depth that it chooses.
+
+    Arguments:
+        governor: a new one, made with `clock`; or anything with `choose` and `observe`, such as a fixed depth.
+        clock: is set to the simulated time.
+        table: the times of each depth; its prompt's length is known.
+        texts: of each its prompt's tokens, and how slow the device is at prefill and at decoding.
+        first_token_ms, token_ms: the limits.
+        new_tokens: of each text.
+        attention: what part of the first token's time in the table grows with the square of the prompt.
+
+    Returns:
+        The depths, and the parts of the texts that met each limit.
+    """
+    rows, skips, met = {row.skip: row for row in table.rows}, [], [0, 0]
+    assert table.prompt_tokens is not None
+    for tokens, prefill, decoding in texts:
+        skip = governor.choose(prompt_tokens=tokens)
+        row, length = rows[skip], (tokens - 1) / (table.prompt_tokens - 1)
+        first, one = row.first_token_ms or 0.0, row.token_ms or 0.0
+        taken = prefill * (one + (first - one) * ((1 - attention) * length + attention * length**2))
+        each = decoding * one
+        clock.now += (taken + each * (new_tokens - 1)) / 1000
+        governor.observe(skip, first_token_ms=taken, token_ms=each, prompt_tokens=tokens)
+        skips.append(skip)
+        met = [met[0] + (taken <= first_token_ms), met[1] + (each <= token_ms)]
+    return tuple(skips), met[0] / len(texts), met[1] / len(texts)
 
 
 def oracle(

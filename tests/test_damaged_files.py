@@ -26,6 +26,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import torch
 import yaml
@@ -43,7 +45,9 @@ from adaptive_depth.cli.share import _read_table
 from adaptive_depth.data import DataConfig
 from adaptive_depth.data.sets import open_set
 from adaptive_depth.deploy.artifact import Artifact
+from adaptive_depth.deploy.session import open_session
 from adaptive_depth.governor.decisions import Decision, Seen, read_log
+from adaptive_depth.meaning import Meaning
 from adaptive_depth.preprocessing import Preprocessing
 from adaptive_depth.quality import Quality
 from adaptive_depth.training.history import Epoch, History
@@ -138,7 +142,8 @@ def _make(folder: Path, nets: Any) -> None:
     artifact = Artifact(
         "onnx", [{"mandatory": ["a"], "skippable": ["b"], "norms": None, "name": n} for n in "ab"], SKIPS,
         (None, 3, 32, 32), "0123456789abcdef", "folded", "int8", (), PREPROCESSING, _table(),
-        dict.fromkeys(SKIPS, 80.0), Quality("F1", "%"), dict.fromkeys(SKIPS, 81.0),
+        dict.fromkeys(SKIPS, 80.0), Quality("F1", "%"), dict.fromkeys(SKIPS, 81.0), ("kind", "size"),
+        {"kind": Meaning("classes"), "size": Meaning("numbers", "m")},
     )  # fmt: skip
     _write(folder / "artifact.json", artifact.to_json())
     decision = Decision(2, 1.5, 0.25, {"latency_ms": 9.0}, "FT", "deeper", 1.25, (Seen(1.25, "TT", 3.0, 0.0),))
@@ -149,6 +154,13 @@ def _make(folder: Path, nets: Any) -> None:
     _write(folder / "shards" / "_info.json", {"splits": {"train": part}, "classes": ["ant", "bee"]})
     train(nets.chain(), _batches(), folder=folder / "checkpoints", keep=1, **RECIPE)
     (folder / "checkpoints" / "best.json").unlink()
+    (folder / "exported").mkdir()
+    ad.export_network(nets.chain().eval(), folder / "exported" / "model.onnx", torch.randn(1, 3, 8, 8))
+    model = onnx.load(folder / "exported" / "model.onnx")
+    kept = [entry for entry in model.metadata_props if entry.key == "adaptive_depth"]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)  # as version 0.1 wrote it
+    onnx.save(model, folder / "exported" / "old.onnx")
     named = {json.loads(file.read_text())["tensors"] for file in (folder / "checkpoints").glob("*.json")}
     for file in (folder / "checkpoints").glob("weights-*"):
         if file.name not in named:
@@ -611,6 +623,20 @@ def _resumed(file: Path, nets: Any) -> History:
     return train(_network(nets), _batches(), folder=file.parent, resume=True, **RECIPE)
 
 
+def _outputs(file: Path) -> dict[str, Any]:
+    session = open_session(file, threads=1)
+    return {skip: session(np.ones((1, 3, 8, 8), np.float32), skip) for skip in session.skips}
+
+
+def _right_outputs(found: dict[str, Any]) -> None:
+    _RIGHT.update(_RIGHT or found)  # the whole file is read first
+    assert found.keys() == _RIGHT.keys()
+    assert all(np.array_equal(output, _RIGHT[skip]) for skip, output in found.items())
+
+
+_RIGHT: dict[str, Any] = {}
+
+
 KINDS = {
     "network": Kind("run/network.json", damaged_json, lambda file, _: ad.load(file.parent), _right_network),
     "config": Kind(
@@ -683,6 +709,9 @@ KINDS = {
         _right_artifact,
         1200,
     ),
+    "onnx": Kind("exported/model.onnx", _damage_bytes, lambda file, _: _outputs(file), _right_outputs, 400),
+    # Without a checksum some of its numbers may be others, and it may fail when it runs: never in another way.
+    "onnx of 0.1": Kind("exported/old.onnx", _damage_bytes, lambda file, _: _outputs(file), lambda _: None, 300),
     "decision": Kind(
         "decision.json",
         damaged_json,
@@ -793,7 +822,7 @@ def test_a_damaged_file_is_one_clear_error_or_a_value_that_is_right(name, whole,
 
 
 def _not_needed(_: str, names: list[str]) -> list[str]:
-    return [name for name in names if name in ("run", "hub", "own", "shards", "checkpoints")]
+    return [name for name in names if name in ("run", "hub", "own", "shards", "checkpoints", "exported")]
 
 
 def test_there_are_ten_thousand_and_each_kind_has_its_share() -> None:

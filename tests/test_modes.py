@@ -1,13 +1,14 @@
 """State that is put back, whatever happens in between."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from adaptive_depth.modes import Generators, buffers_restored_on_error, evaluating
+from adaptive_depth.modes import Generators, buffers_restored_on_error, evaluating, looking_at
 
 
 def mixed() -> nn.Module:
@@ -81,18 +82,38 @@ def test_buffers_come_back_after_an_error_only() -> None:
     assert module.num_batches_tracked == 1
 
 
-@pytest.mark.parametrize("kind", ["torch", "python", "numpy", "own", "own numpy", "own python"])
-def test_generators_tell_what_was_drawn_and_go_back(kind: str) -> None:
-    module = nn.Sequential(nn.Linear(1, 1))
-    module[0].own, module[0].numpy, module.python = torch.Generator(), np.random.default_rng(3), random.Random(3)
-    draw = {
+def _drawing(module: Any) -> dict[str, Any]:
+    """A number of each generator."""
+    return {
         "torch": lambda: float(torch.rand(())),
         "python": random.random,
         "numpy": np.random.rand,
         "own": lambda: float(torch.rand((), generator=module[0].own)),
         "own numpy": module[0].numpy.random,
         "own python": module.python.random,
-    }[kind]
+    }
+
+
+@pytest.mark.parametrize("kind", ["torch", "python", "numpy", "own", "own numpy", "own python"])
+def test_looking_leaves_every_generator_as_it_was(kind: str) -> None:
+    module = nn.Sequential(nn.Linear(1, 1))
+    module[0].own, module[0].numpy, module.python = torch.Generator(), np.random.default_rng(3), random.Random(3)
+    draw = _drawing(module)[kind]
+    state = Generators(module).state()
+    with looking_at(module), looking_at(module):
+        draw()
+        assert Generators(module).state() != state
+    assert Generators(module).state() == state
+    with pytest.raises(ZeroDivisionError), looking_at(module):
+        draw() / 0
+    assert Generators(module).state() == state
+
+
+@pytest.mark.parametrize("kind", ["torch", "python", "numpy", "own", "own numpy", "own python"])
+def test_generators_tell_what_was_drawn_and_go_back(kind: str) -> None:
+    module = nn.Sequential(nn.Linear(1, 1))
+    module[0].own, module[0].numpy, module.python = torch.Generator(), np.random.default_rng(3), random.Random(3)
+    draw = _drawing(module)[kind]
     generators = Generators(module, torch.device("cpu"))
     before, quick = generators.state(), generators.state(quickly=True)
     assert generators.state() == before

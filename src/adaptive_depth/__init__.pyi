@@ -33,6 +33,9 @@ from .analysis.activation_maps import class_activation_maps
 from .plotting import plot_maps, plot_tradeoffs, plot_training, plot_transformations
 from .report import report_page
 
+# text from it
+from . import language
+
 # on the device
 from .preprocessing import Preprocessing
 from .deploy.artifact import Artifact
@@ -40,6 +43,7 @@ from .deploy.exporting import export_network, quantize_network
 from .deploy.session import Session, open_session
 from .deploy.preparing import prepare
 from .governor.governor import Governor
+from .governor.generation import TextGovernor
 
 # keeping it
 from .core.saving import load, save
@@ -79,6 +83,7 @@ __all__ = [
     "plot_training",
     "plot_transformations",
     "report_page",
+    "language",
     "Artifact",
     "Preprocessing",
     "export_network",
@@ -87,6 +92,7 @@ __all__ = [
     "open_session",
     "prepare",
     "Governor",
+    "TextGovernor",
     "load",
     "load_reference",
     "save",

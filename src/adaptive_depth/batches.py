@@ -1,6 +1,7 @@
 """What a loader yields, taken apart: the input, the labels, on the network's device; and what a network returns."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -165,6 +166,58 @@ def logits_in(output: Any) -> Any:
     """
     found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     return found if isinstance(found, Tensor) else output
+
+
+def outputs_in(output: Any) -> dict[str, Any]:
+    """The parts of what a network returned, without those that are None: of a dict, a dataclass or a named tuple by
+    name, of another tuple as `output_0`, `output_1`, ...; of a single tensor none.
+
+    Example:
+        >>> list(outputs_in({"kind": torch.zeros(1, 2), "size": torch.zeros(1), "loss": None}))
+        ['kind', 'size']
+        >>> list(outputs_in((torch.zeros(1, 2), torch.zeros(1))))
+        ['output_0', 'output_1']
+    """
+    if isinstance(output, Mapping):
+        parts = {str(name): part for name, part in output.items()}
+    elif is_dataclass(output) and not isinstance(output, type):
+        parts = {field.name: getattr(output, field.name) for field in fields(output)}
+    elif isinstance(output, tuple | list):
+        names = getattr(output, "_fields", None) or [f"output_{place}" for place in range(len(output))]
+        parts = dict(zip(names, output, strict=True))
+    else:
+        parts = {}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def with_outputs(output: Any, parts: Mapping[str, Any]) -> Any:
+    """What a network returned with other parts in it, named as `outputs_in` has them; those that are not named go.
+
+    Example:
+        >>> with_outputs((torch.zeros(1), torch.zeros(1)), {"output_0": 1, "output_1": 2})
+        (1, 2)
+    """
+    if isinstance(output, Mapping):
+        return dict(parts)
+    if is_dataclass(output) and not isinstance(output, type):
+        return replace(output, **{field.name: parts.get(field.name) for field in fields(output)})
+    given: Any = output
+    if names := getattr(given, "_fields", None):  # a named tuple
+        return type(given)(*(parts.get(name) for name in names))
+    return type(given)(parts.get(f"output_{place}") for place in range(len(given)))
+
+
+def taken_from(output: Any, names: Sequence[str]) -> Any:
+    """The parts of these names, in this order, of what a network returned; without names its logits, or all of it.
+
+    Example:
+        >>> taken_from({"kind": 1, "size": 2}, ["size"]), taken_from(3, ())
+        ({'size': 2}, 3)
+    """
+    if not names:
+        return logits_in(output)
+    parts = outputs_in(output)
+    return {name: parts[name] for name in names}
 
 
 def described(output: Any) -> str:

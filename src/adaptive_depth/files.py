@@ -11,6 +11,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -21,7 +22,17 @@ from .errors import AdaptiveDepthError
 _DRAFTS = (".adaptive-depth-", ".unfinished")  # how the name of a folder of drafts begins and ends
 _LOCK = ".adaptive-depth.lock"
 _PATIENCE = 10.0  # seconds that a short write waits for another one
+_CHUNK = 1 << 22
 _held = threading.local()
+
+
+def checksum(path: Path, but_the_last: int = 0) -> str:
+    """CRC-32 of a file, without so many bytes at its end: eight hexadecimal digits."""
+    value, rest = 0, max(0, path.stat().st_size - but_the_last)
+    with path.open("rb") as file:
+        while part := file.read(min(rest, _CHUNK)):
+            value, rest = zlib.crc32(part, value), rest - len(part)
+    return f"{value:08x}"
 
 
 def write_atomically(path: Path, content: bytes) -> None:

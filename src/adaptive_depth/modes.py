@@ -49,7 +49,7 @@ _looked_at: ContextVar[frozenset[int]] = ContextVar("the ids of modules that are
 @contextmanager
 def looking_at(model: nn.Module) -> Iterator[None]:
     """Whatever runs inside, the model is afterwards what it was: its modules and their classes, attributes, hooks and
-    modes, the numbers of its buffers, and the state of torch's and Python's random generators.
+    modes, the numbers of its buffers, and the state of all random generators that it can draw from.
 
     The numbers of parameters are exchanged at most, which is taken back; a forward that changes its own weights in
     place changes them, as it does when anyone else runs it.
@@ -63,18 +63,15 @@ def _looking_at(model: nn.Module) -> Iterator[None]:
     parts = () if id(model) in kept else model.modules()
     before = [_Kept(part) for part in parts if id(part) not in kept]
     token = _looked_at.set(kept | {id(part.module) for part in before})
-    devices = sorted(
-        {p.device.index for p in model.parameters() if p.device.type == "cuda" and p.device.index is not None}
-    )
-    state = random.getstate()
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            _looked_at.reset(token)
-            random.setstate(state)
-            for part in before:
-                part.put_back()
+    generators = Generators(model, *{parameter.device for parameter in model.parameters()})
+    state = generators.state()
+    try:
+        yield
+    finally:
+        _looked_at.reset(token)
+        for part in before:
+            part.put_back()
+        generators.put(state)
 
 
 class _Kept:
@@ -183,14 +180,15 @@ class Generators:
 
     Arguments:
         module: whose attributes are looked through.
-        device: on which it runs.
+        devices: on which it runs.
     """
 
-    def __init__(self, module: nn.Module, device: torch.device) -> None:
+    def __init__(self, module: nn.Module, *devices: torch.device) -> None:
         found: list[Any] = [torch.default_generator]
-        if device.type == "cuda":
-            index = torch.cuda.current_device() if device.index is None else device.index
-            found.append(torch.cuda.default_generators[index])
+        for device in devices:
+            if device.type == "cuda":
+                index = torch.cuda.current_device() if device.index is None else device.index
+                found.append(torch.cuda.default_generators[index])
         kinds = (torch.Generator, np.random.Generator, random.Random)
         found += [value for part in module.modules() for value in vars(part).values() if isinstance(value, kinds)]
         self._of = [_access(generator) for generator in (*found, random, np.random)]

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from adaptive_depth.choose.costs import Cost, Profile, Saving, median_interval
+from adaptive_depth.choose.costs import Cost, Profile, Saving, median_interval, tokens_a_second
+from adaptive_depth.errors import MeasurementError
 
 
 def timed(**times):
@@ -150,3 +151,86 @@ def test_memory_energy_throughput_and_backend_are_printed():
     conditions = {"rounds": 9, "warmup_rounds": 3, "drift_percent": -1.26}
     said = str(Profile({"F": cost}, 1, {}, {}, conditions=conditions))
     assert "Timed in 9 rounds, after 3 of warm-up; they were 1.3 % shorter in the second half." in said
+
+
+# -- text -------------------------------------------------------------------------------------------------------
+
+
+def of_text(skip, times, first, cache):
+    return Cost(
+        skip,
+        1000 * skip.count("F") + 2000,
+        5,
+        times_ms=times,
+        first_token_ms=first,
+        token_ms=sorted(times)[len(times) // 2],
+        cache_kb=cache,
+    )
+
+
+TEXT = Profile(
+    {
+        "FF": of_text("FF", (20.0,) * 7, 200.0, 0.512),
+        "FT": of_text("FT", (14, 16, 14, 16, 14, 16, 15), 150.0, 0.384),
+        "TF": of_text("TF", (15.0,) * 7, 160.0, 0.384),
+        "TT": of_text("TT", (10.0,) * 7, 100.0, 0.256),
+    },
+    2,
+    {"processor": "an EPYC", "type": "cpu", "threads": 1, "torch": "2.15"},
+    {},
+    prompt_tokens=100,
+)
+
+
+def test_costs_of_text_are_printed_with_their_rates():
+    lines = str(TEXT).splitlines()
+    assert lines[0] == "an EPYC (cpu), 1 CPU thread, torch 2.15, batch of 2, prompt of 100 tokens"
+    assert " ".join(lines[1].split()) == (
+        "skip kMACs a sample parameters first token ms prompt tokens/s ms/token 95 % interval tokens/s cache kB/token"
+    )
+    # 2 x 100 tokens in 200 ms, 2 in 20 ms.
+    assert " ".join(lines[2].split()) == "FF 4.000 5 200.00 1000.0 20.00 20.00 to 20.00 100.0 0.51"
+    assert lines[6:] == ["Cannot be told apart in time per token: FT, TF."]
+    assert "latency" not in str(TEXT)
+    assert "Energy" not in str(TEXT)
+
+
+def test_what_skipping_saves_is_said_of_a_token():
+    assert TEXT.ties() == (("FT", "TF"),)
+    first, second = TEXT.savings()
+    assert (first.ms, first.macs) == (5.0, 1000)  # of 20 and 15, and of 14 to 16 and 10: 5 and 4 to 6
+    assert second.ms == 5.0
+    assert TEXT.interval("FT") == (14, 16)
+    assert timed(F=[2, 1, 3, 2, 2, 2]).interval("F") == (1, 3)
+
+
+def test_times_of_text_that_are_not_steady_are_told():
+    wild = Profile({"F": of_text("F", (10, 40, 10, 40, 10, 40, 40), 9.0, 0.0)}, 1, {}, {}, prompt_tokens=4)
+    assert "The machine was not steady: intervals are 75 % of the median wide." in str(wild)
+
+
+def test_rates_of_what_is_known():
+    assert tokens_a_second(TEXT.costs["TT"], 1, 50) == {"prompt": 500.0, "new": 100.0}
+    assert tokens_a_second(TEXT.costs["TT"], 1, None) == {"new": 100.0}
+    assert tokens_a_second(Cost("T", 1, 1, 5.0), 1, 50) == {}
+
+
+def test_costs_of_text_survive_json_and_others_are_written_as_before():
+    assert Profile.from_json(json.loads(json.dumps(TEXT.to_json()))) == TEXT
+    plain = timed(F=[2, 1, 3]).to_json()
+    assert "prompt_tokens" not in plain
+    assert "token_ms" not in plain["costs"][0]
+    assert Profile.from_json(plain) == timed(F=[2, 1, 3])
+    for name, value in (("token_ms", 0), ("first_token_ms", -1.0), ("cache_kb", -0.5)):
+        damaged = TEXT.to_json()
+        damaged["costs"][0][name] = value
+        with pytest.raises(MeasurementError, match=name):
+            Profile.from_json(damaged)
+
+
+def test_a_cache_of_fixed_size_is_told():
+    said = "The cache does not grow with every token (windows, or a state of fixed size)"
+    for grows, told in ((True, False), (False, True)):
+        profile = replace(TEXT, conditions={"cache_grows": grows, "cache_tokens": 131})
+        assert (said in str(profile)) is told
+        assert ("is said of 131 tokens, and is less for more." in str(profile)) is told

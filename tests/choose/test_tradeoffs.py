@@ -13,7 +13,7 @@ from adaptive_depth import BudgetError
 from adaptive_depth.choose.costs import Cost, Profile
 from adaptive_depth.choose.tradeoffs import Row, TradeOffs, tradeoffs
 from adaptive_depth.errors import MeasurementError
-from adaptive_depth.quality import Measured
+from adaptive_depth.quality import Measured, Quality
 
 #                 accuracy  macs  parameters  latency
 SUPER = Row("FF", 77.6, 4_110, 900, 50.0)
@@ -176,11 +176,12 @@ def test_ties(rows, limits, skip):
     [
         (
             {},
-            "no limit was given: expected one or more of latency_ms, token_ms, first_token_ms, macs, energy_mj, memory_mb, parameters, cache_kb, accuracy",
+            "no limit was given: expected one or more of latency_ms, token_ms, first_token_ms, macs, energy_mj, "
+            "memory_mb, parameters, cache_kb, accuracy",
         ),
         (
             {"latency": 3},
-            "unknown limit latency=3: expected one or more of latency_ms, token_ms, first_token_ms, macs, energy_mj, memory_mb",
+            "unknown limit latency=3: expected one or more of latency_ms, token_ms, first_token_ms, macs, ",
         ),
         ({"macs": math.nan}, "limit macs=nan: expected a finite number above 0"),
         ({"macs": math.inf}, "limit macs=inf: expected a finite number above 0"),
@@ -577,3 +578,91 @@ def test_what_evaluate_returns_says_what_it_is():
     assert tradeoffs({"F": 76.0, "T": 75.0}, costs).quality == ad.tasks.Quality("top-1", "%")
     with pytest.raises(MeasurementError, match=r"these numbers are of RMSE \(m, lower is better\), and quality=F1"):
         tradeoffs(Measured({"F": 0.1, "T": 0.5}, RMSE), costs, quality=ad.tasks.Quality("F1"))
+
+
+# -- text -------------------------------------------------------------------------------------------------------
+
+
+PERPLEXITY = Quality("perplexity", higher_is_better=False)
+TEXT = TradeOffs(
+    (
+        Row("FF", 12.0, 4000, 900, first_token_ms=200.0, token_ms=20.0, cache_kb=0.512),
+        Row("FT", 12.5, 3000, 800, first_token_ms=160.0, token_ms=15.0, cache_kb=0.384),
+        Row("TF", 12.6, 3000, 800, first_token_ms=150.0, token_ms=15.25, cache_kb=0.384),  # dominated in time per token
+        Row("TT", 14.0, 2000, 700, first_token_ms=100.0, token_ms=10.0, cache_kb=0.256),
+    ),
+    2,
+    {"processor": "an EPYC", "backend": "eager"},
+    (("FT", "TF"),),
+    quality=PERPLEXITY,
+    prompt_tokens=100,
+)
+
+
+def test_costs_of_text_are_joined_with_the_perplexity():
+    costs = {
+        row.skip: Cost(
+            row.skip,
+            row.macs,
+            row.parameters,
+            first_token_ms=row.first_token_ms,
+            token_ms=row.token_ms,
+            cache_kb=row.cache_kb,
+            times_ms=(row.token_ms,) * 6,
+        )
+        for row in TEXT.rows
+    }
+    perplexities = {row.skip: row.accuracy for row in TEXT.rows}
+    table = tradeoffs(
+        perplexities, Profile(costs, 2, {"processor": "an EPYC"}, {}, prompt_tokens=100), quality=PERPLEXITY
+    )
+    assert table == replace(TEXT, ties=())
+
+
+def test_the_time_per_token_leads_where_no_latency_was_measured():
+    assert TEXT.measured == ("token_ms", "first_token_ms", "macs", "parameters", "cache_kb")
+    assert TEXT.cost_name() == "token_ms"
+    assert skips(TEXT.front()) == ["TT", "FT", "FF"]
+    assert skips(TEXT.front("first_token_ms")) == ["TT", "TF", "FT", "FF"]
+    assert TEXT.dominated() == {"TF": "FT"}
+    both = replace(TEXT, rows=tuple(replace(row, latency_ms=1.0) for row in TEXT.rows))
+    assert both.cost_name() == "latency_ms"
+
+
+def test_limits_of_text():
+    assert TEXT.best(token_ms=15.0) == "FT"
+    assert TEXT.best(first_token_ms=155.0) == "TF"
+    assert TEXT.best(cache_kb=0.3) == "TT"
+    assert TEXT.best(token_ms=15.1, first_token_ms=155.0) == "TT"
+    with pytest.raises(
+        BudgetError, match=r"no sub-network meets token_ms <= 9: the one that writes fastest, 'TT', needs 10;"
+    ):
+        TEXT.best(token_ms=9)
+    with pytest.raises(BudgetError, match=r"first_token_ms was not measured: profile_generation, or limit macs"):
+        TABLE.best(first_token_ms=9)
+    chosen = TEXT.choose(quality=13)
+    assert (chosen.skip, chosen.ties) == ("FT", ("TF",))
+    assert chosen.why[-1] == "Against the super-net: perplexity 0.50 worse, 25.0 % less time per token."
+
+
+def test_a_table_of_text_prints_times_and_rates():
+    lines = str(TEXT).splitlines()
+    assert " ".join(lines[0].split()) == (
+        "skip perplexity kMACs a sample parameters first token ms prompt tokens/s ms/token tokens/s cache kB/token"
+    )
+    assert " ".join(lines[1].split()) == "FF 12.00 4.000 900 200.00 1000.0 20.00 100.0 0.51 *"
+    assert lines[-1] == "Times of text are those of a batch of 2, after a prompt of 100 tokens on an EPYC, eager."
+    assert TEXT.tokens_a_second(TEXT.rows[3]) == {"prompt": 2000.0, "new": 200.0}
+    assert TABLE.tokens_a_second(TABLE.rows[0]) == {}
+
+
+def test_a_table_of_text_survives_json_and_others_are_written_as_before():
+    assert TradeOffs.from_json(json.loads(json.dumps(TEXT.to_json()))) == TEXT
+    plain = TABLE.to_json()
+    assert "prompt_tokens" not in plain
+    assert not {"first_token_ms", "token_ms", "cache_kb"} & {*plain["rows"][0]}
+
+
+def test_times_of_text_are_of_all_sub_networks_or_none():
+    with pytest.raises(MeasurementError, match="token_ms is missing for TT only"):
+        TradeOffs((TEXT.rows[0], replace(TEXT.rows[3], token_ms=None)))

@@ -753,3 +753,21 @@ def test_a_command_to_paste_works_where_the_program_is_not_on_the_path(tmp_path,
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert show.command("select", "my run") == "adaptive-depth select 'my run'"
+
+
+def test_select_takes_limits_of_text(call, run, tmp_path):
+    profile = json.loads((run / "profile.json").read_text())
+    for cost in profile["costs"]:
+        depth = cost["skip"].count("F") + 1
+        cost |= {"latency_ms": None, "latency_low_ms": None, "latency_high_ms": None, "times_ms": []}
+        cost |= {"first_token_ms": 20.0 * depth, "token_ms": 2.0 * depth, "cache_kb": 0.5 * depth}
+    file = tmp_path / "text.json"
+    file.write_text(json.dumps(profile))
+    for limit, most in (("--token-ms=6", 2), ("--first-token-ms=45", 1), ("--cache-kb=0.6", 0)):
+        status, out, _ = call("select", run, "--profile", file, limit, "--json")
+        chosen = json.loads(out)["chosen"]
+        assert status == 0
+        assert chosen.count("F") <= most
+    status, _, err = call("select", run, "--token-ms=6")
+    assert status == 2
+    assert "token_ms was not measured: profile_generation" in err

@@ -21,6 +21,7 @@ from adaptive_depth.cli import live
 from adaptive_depth.data import DataConfig
 from adaptive_depth.deploy.artifact import Artifact
 from adaptive_depth.deploy.exporting import export_network
+from adaptive_depth.deploy.predictions import Prediction
 from adaptive_depth.deploy.preparing import prepare, read_image
 from adaptive_depth.deploy.streaming import Pass, Tally
 from adaptive_depth.errors import ArtifactError
@@ -91,6 +92,7 @@ def described(model, tmp_path):
     def changed(**fields):
         whole = onnx.load(model)
         artifact = Artifact.from_json(whole.metadata_props[0].value).to_json()
+        del whole.metadata_props[1:]  # the checksum, as the message says of what was changed on purpose
         whole.metadata_props[0].value = json.dumps(artifact | to_plain(fields))
         onnx.save(whole, tmp_path / "described.onnx")
         return tmp_path / "described.onnx"
@@ -125,8 +127,10 @@ def test_one_depth_names_what_the_network_sees(call, exported, photos, shown):
         with torch.no_grad():
             shares = network(x, skip="TF")[0].softmax(0)
         assert passed.image == str(photos / f"{number}.png")
-        assert passed.label == LABELS[int(shares.argmax())]
-        assert passed.probability == pytest.approx(float(shares.max()), abs=1e-4)
+        (said_of,) = passed.predictions
+        assert said_of.values["class"] == LABELS[int(shares.argmax())]
+        assert said_of.values["score"] == pytest.approx(float(shares.max()), abs=1e-4)
+        assert said["predictions"][number] == {"image": passed.image, "skip": "TF", "outputs": {"": said_of.values}}
     assert len(shown) == 6
     assert (said["images"], said["depths"], said["expected"], said["switches"]) == (6, {"TF": 6}, 70.0, 0)
     assert (said["target_ms"], said["misses"], said["met_percent"], said["table"]) == (None, None, None, None)
@@ -168,7 +172,10 @@ def test_in_words(call, model, photos):
     (photos / "7.png").write_text("no image")
     status, out, err = call("run", model, photos, "--target-ms", "1000", "--repeat", "3")
     assert status == 0
-    images, deadline, latency, depths, accuracy = out.splitlines()
+    *predictions, images, deadline, latency, depths, accuracy = out.splitlines()
+    assert len(predictions) == 6  # of the first round
+    for number, line in enumerate(predictions):
+        assert re.fullmatch(rf"{photos}/{number}\.png  FF  ({'|'.join(LABELS)}) \d+\.\d %", line)
     assert re.fullmatch(r"Images: 18 in \S+ s, \S+ a second with reading and preparing, 1 left out", images)
     assert deadline == "Deadline: 1000 ms met by 100.0 %, 0 missed"
     assert re.fullmatch(
@@ -178,6 +185,52 @@ def test_in_words(call, model, photos):
     assert accuracy == "Accuracy: 80.00 % expected of these depths"
     assert err.count("Left out: ") == 1  # told once, although it was tried three times
     assert "7.png cannot be read" in err
+
+
+class FourHeads(nn.Module):
+    """One class, several labels, two numbers, and the class of each pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Sequential(Block(), Block())
+        self.heads = nn.ModuleDict({name: nn.Conv2d(3, n, 1) for name, n in (("kind", 5), ("tags", 5), ("size", 2))})
+        self.pixels = nn.Conv2d(3, 5, 1)
+
+    def forward(self, x):
+        x = self.blocks(x)
+        return {name: head(x).mean((2, 3)) for name, head in self.heads.items()} | {"pixels": self.pixels(x)}
+
+
+def test_every_head_in_turn(call, photos, tmp_path):
+    torch.manual_seed(0)
+    network = ad.adapt(FourHeads(), [ad.Stage(("blocks.0",), ("blocks.1",))], example=torch.randn(2, 3, 16, 16)).eval()
+    heads = {"kind": ad.tasks.Classification(), "tags": ad.tasks.MultiLabel(), "size": ad.tasks.Regression(unit="m")}
+    task = ad.tasks.Heads(heads | {"pixels": ad.tasks.Segmentation()})
+    file, options = tmp_path / "heads.onnx", {"data": DATA, "meanings": task.meanings()}
+    export_network(network, file, torch.randn(1, 3, 16, 16), **options)
+    status, out, err = call("run", file, photos / "0.png", "--skip=T")
+    assert status == 0, err
+    with torch.no_grad():
+        given = torch.from_numpy(prepare(read_image(photos / "0.png"), PREPROCESSING)[None])
+        found = {name: output[0] for name, output in network(given, skip="T").items()}
+    shares = found["kind"].softmax(0)
+    kind = f"kind: {LABELS[int(shares.argmax())]} {100 * float(shares.max()):.1f} %"
+    scores = found["tags"].sigmoid()
+    tags = ", ".join(
+        f"{LABELS[i]} {100 * float(scores[i]):.1f} %" for i in scores.argsort(descending=True) if scores[i] > 0.5
+    )
+    size = f"size: {found['size'][0]:.4g}, {found['size'][1]:.4g} m"
+    parts = torch.bincount(found["pixels"].argmax(0).flatten(), minlength=5) / 256
+    pixels = ", ".join(f"{LABELS[i]} {100 * float(parts[i]):.1f} %" for i in parts.argsort(descending=True) if parts[i])
+    assert len(tags.split(",")) in (1, 2, 3, 4)  # some, not all
+    assert out.splitlines()[0] == f"{photos / '0.png'}  T  {kind}; tags: {tags}; {size}; pixels: {pixels}"
+    outputs = json.loads(call("run", file, photos / "0.png", "--skip=T", "--json")[1])["predictions"][0]["outputs"]
+    assert {name: [*values] for name, values in outputs.items()} == {
+        "kind": ["class", "score"],
+        "tags": ["labels"],
+        "size": ["numbers", "unit"],
+        "pixels": ["shares"],
+    }
 
 
 def test_for_some_seconds(call, model, photos):
@@ -205,8 +258,9 @@ def test_a_run_folder_prepares_as_its_training_says(call, run, pictures, shown):
     x = prepare(read_image(pictures / "val" / "left" / "0.png"), preprocessing)[None]
     with torch.no_grad():
         shares = network.eval()(torch.from_numpy(x))[0].softmax(0)
-    assert shown[0].label == ("left", "middle", "right")[int(shares.argmax())]
-    assert shown[0].probability == pytest.approx(float(shares.max()), abs=1e-4)
+    values = shown[0].predictions[0].values
+    assert values["class"] == ("left", "middle", "right")[int(shares.argmax())]
+    assert values["score"] == pytest.approx(float(shares.max()), abs=1e-4)
 
 
 def test_the_accuracy_of_the_file_itself_counts(call, described, photos):
@@ -230,7 +284,7 @@ def test_a_network_that_is_judged_by_an_error_runs_the_lowest_that_fits(call, de
     assert said["expected"] == pytest.approx(0.2)
     assert said["quality"] == {"name": "RMSE", "unit": "m", "higher_is_better": False}
     assert ad.TradeOffs.from_json(said["table"]).quality == ERRORS.quality
-    assert {(passed.label, passed.probability) for passed in shown} == {("", 0.0)}  # no classes
+    assert not any("class" in passed.predictions[0].values for passed in shown)
     status, out, _ = call("run", regression, photos, "--target-ms", "1000")
     assert (status, out.splitlines()[-1]) == (0, "RMSE: 0.200 m expected of these depths")
 
@@ -362,7 +416,7 @@ def test_a_backend_that_fails_for_good_ends_with_its_error_after_the_summary(cal
     monkeypatch.setattr(OnnxBackend, "run", failing)
     status, out, err = call("run", model, photos, "--skip", "FF", "--repeat", "5")
     assert status == 2
-    assert re.match(r"Images: 4 in .*, 10 failed\n", out)
+    assert re.search(r"(?m)^Images: 4 in .*, 10 failed\n", out)
     assert re.search(r"Error: 10 passes in a row failed, the last one so: .*: the device is gone$", err.strip())
     assert len(passes) == 16
 
@@ -386,7 +440,7 @@ def test_an_exported_file_runs_without_torch(model, photos):
         timeout=120,
     )
     assert done.stderr == ""
-    assert done.stdout.startswith("Images: 6 in")
+    assert "\nImages: 6 in" in done.stdout
     assert done.stdout.splitlines()[-1] == "0 []"
 
 
@@ -409,7 +463,7 @@ def test_ctrl_c_ends_with_the_summary(model, photos):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
-    assert re.match(r"Images: \d+ in .*, 1 left out, interrupted\n", out)
+    assert re.search(r"(?m)^Images: \d+ in .*, 1 left out, interrupted\n", out)
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="terminals of another kind")
@@ -428,7 +482,7 @@ def test_the_view_in_a_terminal(model, photos):
         written = _all_of(ours)
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert out.startswith("Images: ")
+    assert "\nImages: " in out
     assert "\x1b" not in out
     for words in ("measuring 4 depths on this machine", "depth     \x1b[1mFF", "of 1000 ms", "slowdown", "Left out: "):
         assert words in written
@@ -452,6 +506,9 @@ def _all_of(terminal):
 # -- the view ---------------------------------------------------------------------------------------------------
 
 
+DOG = Prediction("", "dog 87.5 %", {"class": "dog", "score": 0.875})
+
+
 def printed(*arguments):
     written = StringIO()
     Console(width=80, file=written).print(live.draw(*arguments))
@@ -461,11 +518,11 @@ def printed(*arguments):
 def test_the_view_says_what_was_counted():
     tally = Tally(10.0, ACCURACY)
     for skip, latency in (("FF", 8.0), ("FF", 8.0), ("FF", 12.0), ("TT", 5.0)):
-        tally.add(Pass("[b]a.png", skip, 1.0, latency, "dog", 0.875))
+        tally.add(Pass("[b]a.png", skip, 1.0, latency, (DOG,)))
     tally.add(Pass("[b]a.png", "TT", 1.0))
-    assert printed(Pass("[b]a.png", "FF", 1.0, 12.0, "dog", 0.875), tally, 1.5) == [
+    assert printed(Pass("[b]a.png", "FF", 1.0, 12.0, (DOG,)), tally, 1.5) == [
         "image     [b]a.png",
-        "class     dog  87.5 %",
+        "output    dog 87.5 %",
         "depth     FF",
         "latency   12.0 ms of 10 ms, missed",
         "images    4, 1 missed (25.0 %), 1 failed",
@@ -490,7 +547,6 @@ def test_the_view_of_a_failed_pass_without_deadline():
     tally.add(failed)
     assert printed(failed, tally, None) == [
         "image    a.png",
-        "class    -",
         "depth    FF",
         "latency  failed",
         "images   0, 1 failed",

@@ -12,6 +12,7 @@ from sklearn.metrics import f1_score
 import adaptive_depth as ad
 from adaptive_depth.cli import runs, tasks
 from adaptive_depth.data import create_loader
+from adaptive_depth.meaning import Meaning
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # timm leaves closing to Python
 F1 = "torchmetrics.classification.MulticlassF1Score(num_classes=3)"
@@ -46,6 +47,10 @@ def made(unit="m"):
 
 def worst(predictions, targets, scale=1):
     return scale * (predictions - targets).abs().max()
+
+
+def undefined(predictions, targets):
+    return (predictions - predictions).sum() / 0
 
 
 class NoDirection(torchmetrics.MeanAbsoluteError):
@@ -98,6 +103,30 @@ def test_evaluate_by_f1_as_scikit_learn_has_it(call, run):
     status, _, err = call("select", run, "--accuracy=90")
     assert (status, "unknown limit accuracy=90" in err) == (2, True)
     assert "quality" not in json.loads(call("evaluate", run, "--json")[1])  # another time without: top-1
+
+
+UNDEFINED = ("--metric=own.py:undefined", "--metric-name=F1 (higher is better)")
+
+
+def test_a_metric_that_is_not_a_number_is_written_nowhere(call, run, own):
+    before = (run / "accuracy.json").read_bytes()
+    status, out, err = call("evaluate", run, *UNDEFINED)
+    assert (status, out) == (2, "")
+    assert "Error: F1 of FFFF is nan: expected a finite number; nothing was written. Is the metric defined" in err
+    assert (run / "accuracy.json").read_bytes() == before
+
+
+@pytest.mark.filterwarnings("ignore:the metric of the validation is not finite")
+def test_a_training_whose_metric_is_not_a_number_keeps_its_network(call, train_arguments, tmp_path, own):
+    run = tmp_path / "run"
+    status, _, err = call(*train_arguments, "--epochs=1", *UNDEFINED, f"--output={run}")
+    assert status == 2
+    assert f"Error: F1 of FFFF is nan: expected a finite number; the trained network is in {run}. Is the metric" in err
+    assert ad.load(run).calibrated
+    assert not (run / "accuracy.json").exists()
+    status, _, err = call("evaluate", run, "--task=classification")
+    assert status == 0, err
+    assert len(judged(run)["accuracy"]) == 16
 
 
 def test_train_by_a_metric_remembers_it(call, train_arguments, tmp_path):
@@ -292,6 +321,8 @@ def test_a_run_of_another_task_is_exported_quantised_and_run(call, train_argumen
             "run", what, *images, "--skip=FFFF", "--backend=eager" if what == run else "--threads=1"
         )
         assert status == 0, err
+        first, _, _, *_ = out.splitlines()
+        assert re.fullmatch(rf"{re.escape(images[0])}  FFFF  -?[\d.e-]+ stripes", first)  # no code was named
         if what != run:
             assert f"RMSE: {measured['FFFF']:.3f} stripes expected of these depths" in out
     status, out, _ = call("run", run / "export" / "model.onnx", *images, "--target-ms=1000", "--json")
@@ -311,10 +342,13 @@ def test_a_run_of_another_task_is_exported_quantised_and_run(call, train_argumen
     assert f"{artifact.accuracy['TTTT']:.4f}" in out
 
 
-def test_export_asks_for_a_task_where_it_measures(call, run):
-    status, _, err = call("export", run, "--to=onnx", "--task=classification")
+def test_export_asks_for_a_metric_where_it_measures_and_for_a_task_to_say_what_outputs_are(call, run):
+    status, _, err = call("export", run, "--to=onnx", f"--metric={F1}")
     assert status == 2
-    assert "--task and --metric say how --int8 is measured: leave them out, or add --int8" in err
+    assert "--metric says how --int8 is measured: leave it out, or add --int8" in err
+    status, _, err = call("export", run, "--to=onnx", "--task=multi-label", "--skips=TTTT")
+    assert status == 0, err
+    assert ad.open_session(run / "export" / "model.onnx").artifact.meanings == {"": Meaning("labels")}
 
 
 def test_an_instance_has_no_arguments(own):

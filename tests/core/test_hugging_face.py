@@ -54,7 +54,8 @@ SMALL = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-MIXED = {"layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 4}
+FIVE = {**SMALL, "num_hidden_layers": 5}  # of a causal language model the last one is protected
+MIXED = {"layer_types": ["sliding_attention", "full_attention"] * 2 + ["full_attention"], "sliding_window": 4}
 DECODERS: dict[str, dict[str, Any]] = {
     "Llama": {},
     "Mistral": {"sliding_window": 4},
@@ -68,7 +69,7 @@ DECODERS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", DECODERS)
 def test_decoders_with_the_cache_that_is_their_default(name: str) -> None:
     transformers = pytest.importorskip("transformers")
-    config = getattr(transformers, f"{name}Config")(**SMALL, **DECODERS[name])
+    config = getattr(transformers, f"{name}Config")(**FIVE, **DECODERS[name])
     model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
     tokens = torch.randint(3, 50, (2, 8))
     mask = torch.ones_like(tokens)
@@ -76,22 +77,25 @@ def test_decoders_with_the_cache_that_is_their_default(name: str) -> None:
     inputs = {"input_ids": tokens, "attention_mask": mask}
     network = ad.adapt(model, example=inputs).eval()
     assert [(len(stage.mandatory), len(stage.skippable)) for stage in network.stages] == [(1, 1), (1, 1)]
+    assert network.stages[-1].blocks[-1].endswith(".3")
+    assert not any(stage.norms for stage in network.stages)
     assert torch.equal(network(**inputs).logits, model(**inputs).logits)
 
 
-def test_padding_and_a_cache_against_a_model_of_two_layers() -> None:
+def test_padding_and_a_cache_against_a_model_of_three_layers() -> None:
     transformers = pytest.importorskip("transformers")
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL)).eval()
-    two = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**SMALL, "num_hidden_layers": 2})).eval()
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**FIVE)).eval()
+    three = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**SMALL, "num_hidden_layers": 3})).eval()
     left_out = ("layers.1.", "layers.3.")
     weights = {name: value for name, value in model.state_dict().items() if not any(out in name for out in left_out)}
-    two.load_state_dict({name.replace("layers.2.", "layers.1."): value for name, value in weights.items()})
+    moved = {name.replace("layers.2.", "layers.1."): value for name, value in weights.items()}
+    three.load_state_dict({name.replace("layers.4.", "layers.2."): value for name, value in moved.items()})
     tokens = torch.randint(3, 50, (2, 6))
     mask = torch.ones_like(tokens)
     mask[0, :2] = 0
     inputs = {"input_ids": tokens, "attention_mask": mask}
     network = ad.adapt(model, example=inputs).eval()
-    torch.testing.assert_close(network(**inputs, skip="TT").logits, two(**inputs).logits)
+    torch.testing.assert_close(network(**inputs, skip="TT").logits, three(**inputs).logits)
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["in the example", "later"])

@@ -116,7 +116,8 @@ def test_a_model_of_the_users_own_is_given_to_load(nets, tmp_path: Path, unchang
         folder = ad.save(network, tmp_path / name)
         kind = type(network.model).__name__
         said = (
-            f"holds a {kind} that no name of timm, torchvision or transformers builds: give an instance of it, load('{folder}', model="
+            f"holds a {kind} that no name of timm, torchvision or transformers builds: give an instance of it, "
+            f"load('{folder}', model="
         )
         with pytest.raises(ad.CheckpointError, match=re.escape(said)):
             ad.load(folder)
@@ -125,6 +126,33 @@ def test_a_model_of_the_users_own_is_given_to_load(nets, tmp_path: Path, unchang
         assert again.model is model
         assert again.stages == network.stages
         assert same(outputs(again, SMALL), outputs(network, SMALL))
+
+
+def test_a_model_of_another_class_is_refused_unless_it_is_said_to_be_the_same(nets, tmp_path: Path, unchanged) -> None:
+    """The weights fit, and what is computed is another thing."""
+    network = nets.chain().eval()
+
+    class Twice(type(network.model)):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    ad.save(network, tmp_path / "saved")
+    network.save_pretrained(tmp_path / "hub")
+    given = Twice(*(nets.Residual() for _ in range(4)))
+    for reader, name, file in (
+        (ad.load, "saved", "network.json"),
+        (ad.AdaptiveNetwork.from_pretrained, "hub", "config.json"),
+    ):
+        folder = tmp_path / name
+        said = f"{folder / file} keeps a Chain, and the given model is a Twice: "
+        way = rf"load|from_pretrained\('{folder}', model=\.\.\., another_class=True\)"
+        with unchanged(given), pytest.raises(ad.CheckpointError, match=rf"{re.escape(said)}.*({way})"):
+            reader(folder, model=given)
+        again = reader(folder, model=Twice(*(nets.Residual() for _ in range(4))), another_class=True)
+        assert type(again.model) is Twice
+        assert torch.equal(again(SMALL), 2 * network(SMALL))
+    edit(tmp_path / "saved", model="model")  # what a folder that names no class is read as
+    assert type(ad.load(tmp_path / "saved", model=given).model) is Twice
 
 
 def test_a_replaced_head_asks_for_the_model_and_takes_it(tmp_path: Path) -> None:

@@ -52,12 +52,22 @@ def test_it_prints_what_it_is() -> None:
 
 
 def test_a_newer_library_may_add_nothing_unseen() -> None:
-    newer = {**BARE.to_json(), "version": 3}
+    newer = {**BARE.to_json(), "version": 4}
     with pytest.raises(
-        ArtifactError, match=r"model\.onnx has version 3, this library reads up to 2: pip install -U adapt"
+        ArtifactError, match=r"model\.onnx has version 4, this library reads up to 3: pip install -U adapt"
     ):
         Artifact.from_json(newer, "model.onnx")
     assert Artifact.from_json({**BARE.to_json(), "version": 1}) == BARE
+
+
+def test_names_of_outputs_need_this_version_and_one_output_none() -> None:
+    several = replace(FULL, outputs=("kind", "size"))
+    assert (several.to_json()["version"], several.to_json()["outputs"]) == (3, ["kind", "size"])
+    assert Artifact.from_json(json.dumps(several.to_json())) == several
+    assert str(several).endswith("input any x 3 x 32 x 32, outputs kind, size")
+    assert "outputs" not in FULL.to_json()
+    assert several.named([1, 2]) == {"kind": 1, "size": 2}
+    assert FULL.named([1]) == 1
 
 
 def test_another_quality_is_named_and_needs_this_version() -> None:
@@ -67,6 +77,7 @@ def test_another_quality_is_named_and_needs_this_version() -> None:
         replace(BARE, accuracy={"FF": 1.5}, quality=error),
         replace(BARE, accuracy={"FF": 90.0}, float_accuracy={"FF": 91.0}),
         replace(FULL, trade_offs=ad.TradeOffs((ad.Row("FF", 1.5, 400, 9),), quality=error)),
+        replace(FULL, trade_offs=ad.TradeOffs((ad.Row("FF", 90.0, 400, 9, token_ms=2.0),))),
     ):
         plain = json.loads(json.dumps(artifact.to_json()))
         assert plain["version"] == 2
@@ -110,6 +121,9 @@ def test_a_foreign_or_truncated_description(description: Any, message: str) -> N
             r"describes itself wrongly .*input_shape.1: Input should be a valid integer",
         ),
         ({"input_shape": []}, r"describes itself wrongly \(input_shape"),
+        ({"outputs": ["a", "a"]}, r"describes itself wrongly \(outputs are a, a: expected names that differ"),
+        ({"outputs": ["skip"]}, r"outputs are skip: expected .* those of the inputs, image and skip"),
+        ({"outputs": [""]}, r"describes itself wrongly .*outputs.0"),
         ({"quality": "RMSE"}, "describes itself wrongly"),
         ({"quality": {"kind": "RMSE"}}, "describes itself wrongly .*kind"),
     ],

@@ -1,16 +1,21 @@
-"""Outputs of any shape in every format: numbers, maps, several labels; and what is no one tensor."""
+"""Outputs in every format: of any shape, and several by name."""
 
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 import adaptive_depth as ad
-from adaptive_depth.deploy.session import open_session
+from adaptive_depth.batches import outputs_in
+from adaptive_depth.deploy.exporting import compare
+from adaptive_depth.deploy.session import Session, open_session
 from adaptive_depth.deploy.torch.programs import open_written
 from adaptive_depth.errors import ExportError
 
@@ -24,6 +29,12 @@ class Block(nn.Module):
         return x + torch.relu(self.norm(self.conv(x)))
 
 
+@dataclass
+class Both:
+    out: Tensor
+    aux: Tensor
+
+
 class Network(nn.Module):
     """Images `[batch, 3, 8, 8]`, two stages of 1 + 1 blocks, and an output of some kind."""
 
@@ -34,7 +45,8 @@ class Network(nn.Module):
         self.head = nn.Conv2d(16, 1 if kind in ("number", "bare number") else 3, 1)
 
     def forward(self, x: Tensor) -> Any:
-        found = self.head(self.two(self.one(self.stem(x))))
+        middle = self.one(self.stem(x))
+        found = self.head(self.two(middle))
         vector = found.mean((2, 3))
         return {
             "number": lambda: vector,
@@ -43,6 +55,21 @@ class Network(nn.Module):
             "tokens": lambda: found.flatten(2).transpose(1, 2),
             "named": lambda: {"out": found, "aux": vector},
             "pair": lambda: (found, vector),
+            "dataclass": lambda: Both(found, vector),
+            "with logits": lambda: {"logits": vector, "map": found},
+            "one": lambda: {"out": found},
+            # Of a stage in the middle, the same tensor twice, whole numbers, one that no image changes, and none.
+            "odd": lambda: {
+                "middle": middle,
+                "found": found,
+                "again": found,
+                "class": vector.argmax(1),
+                "anchors": torch.arange(4.0).reshape(2, 2),
+                "loss": None,
+            },
+            "nested": lambda: {"out": found, "features": [middle, found]},
+            "no tensor": lambda: {"out": 3.0},
+            "like an input": lambda: {"image": found, "aux": vector},
         }[self.kind]()
 
 
@@ -66,9 +93,12 @@ def built(kind: str) -> ad.AdaptiveNetwork:
     return network
 
 
-@pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize(
-    "name", ["model.onnx", "model.xml", pytest.param("model.pte", marks=pytest.mark.slow), "programs"]
+    ("name", "kind"),
+    [
+        *product(("model.onnx", "model.xml", "programs"), SHAPES),
+        pytest.param("model.pte", "map", marks=pytest.mark.slow),  # other shapes: among several outputs, below
+    ],
 )
 def test_an_output_of_any_shape_at_every_depth(tmp_path: Path, name: str, kind: str) -> None:
     network, images = built(kind), torch.randn(4, 3, 8, 8)
@@ -84,22 +114,223 @@ def test_an_output_of_any_shape_at_every_depth(tmp_path: Path, name: str, kind: 
         assert np.array_equal(open_session(network)(images, skip), wanted.numpy())
 
 
-@pytest.mark.parametrize(("kind", "received"), [("named", "a dict with 'out', 'aux'"), ("pair", "a tuple of 2")])
-@pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
-def test_several_outputs_are_refused(tmp_path: Path, kind: str, received: str, name: str) -> None:
-    with pytest.raises(ExportError, match=f"the network returned {received}: expected one tensor of any shape, or an"):
-        ad.export_network(built(kind), tmp_path / name, torch.randn(2, 3, 8, 8))
-    with pytest.raises(ExportError, match=f"the network returned {received}: expected one tensor of any shape"):
-        ad.quantize_network(built(kind), tmp_path / "int8.xml", torch.randn(20, 3, 8, 8))
+FORMATS = pytest.mark.parametrize(
+    "name", ["model.onnx", "model.xml", pytest.param("model.pte", marks=pytest.mark.slow), "programs"]
+)
+
+
+def written(network: ad.AdaptiveNetwork, file: Path, **options: Any) -> Session:
+    """The session of an export; `programs` is the folder of torch."""
+    options |= {"to": "torch"} if file.name == "programs" else {}
+    artifact = ad.export_network(network, file, IMAGES, **options)
+    session = open_written(file) if file.name == "programs" else open_session(file)
+    assert session.artifact == artifact
+    return session
+
+
+IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@FORMATS
+def test_several_outputs_by_name_at_every_depth(tmp_path: Path, name: str) -> None:
+    network, names = built("odd"), ("middle", "found", "again", "class", "anchors")
+    session = written(network, tmp_path / name)
+    assert session.artifact.outputs == names
+    assert str(session.artifact).endswith(
+        f"input {'4' if name == 'model.pte' else 'any'} x 3 x 8 x 8, outputs {', '.join(names)}"
+    )
+    eager = open_session(network)
+    for skip in network.skips:
+        with torch.no_grad():
+            output = network(IMAGES, skip=skip)
+        found = session(IMAGES, skip)
+        assert list(found) == list(names) == list(eager(IMAGES, skip))
+        for each, wanted in zip(names, output.values(), strict=False):
+            assert found[each].shape == wanted.shape
+            assert found[each] == pytest.approx(wanted.numpy(), abs=1e-4)
+            assert np.array_equal(eager(IMAGES, skip)[each], wanted.numpy())
+
+
+@pytest.mark.parametrize("form", ["shared", "folded"])
+def test_several_outputs_in_both_forms_of_onnx(tmp_path: Path, form: str) -> None:
+    network = built("named")
+    session = written(network, tmp_path / "model.onnx", form=form)
+    for skip in network.skips:
+        with torch.no_grad():
+            wanted = network(IMAGES, skip=skip)
+        found = session(IMAGES, skip)
+        assert {name: found[name] == pytest.approx(wanted[name].numpy(), abs=1e-4) for name in found} == dict.fromkeys(
+            ("out", "aux"), True
+        )
+
+
+def test_a_stock_runtime_reads_the_outputs_by_name(tmp_path: Path) -> None:
+    network = built("named")
+    session = written(network, tmp_path / "model.onnx")
+    stock = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    assert [output.name for output in stock.get_outputs()] == ["out", "aux"]
+    (aux,) = stock.run(["aux"], {"image": IMAGES.numpy(), "skip": np.array([True, False])})
+    assert np.array_equal(aux, session(IMAGES, "TF")["aux"])
+    program = written(network, tmp_path / "programs")._opened._load("TF")[0]
+    assert list(program(IMAGES)) == ["out", "aux"]  # for users of torch a dictionary, too
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "names"),
+    [
+        ("dataclass", None, ("out", "aux")),
+        ("one", None, ("out",)),
+        ("pair", None, ("output_0", "output_1")),
+        ("pair", ["output_1"], ("output_1",)),
+        ("with logits", None, ()),  # as models of Hugging Face have them
+        ("with logits", ["map", "logits"], ("map", "logits")),
+        ("nested", "out", ("out",)),
+    ],
+)
+def test_which_outputs_a_file_has(tmp_path: Path, kind: str, asked: Any, names: tuple[str, ...]) -> None:
+    network = built(kind)
+    session = written(network, tmp_path / "model.onnx", outputs=asked)
+    assert session.artifact.outputs == names
+    with torch.no_grad():
+        wanted = network(IMAGES, skip="TF")
+    wanted = outputs_in(wanted)
+    found = session(IMAGES, "TF")
+    for name in names or ("logits",):
+        assert (found[name] if names else found) == pytest.approx(wanted[name].numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "message"),
+    [
+        (
+            "nested",
+            None,
+            r"the output 'features' of the network is a list of 2: expected a tensor; leave it out, outputs=\['out'\]",
+        ),
+        ("no tensor", None, "the output 'out' of the network is a float: expected a tensor; adapt a model whose"),
+        ("named", ["out", "mask"], r"outputs=\['out', 'mask'\]: expected some of 'out', 'aux', which the network"),
+        ("named", [], r"outputs=\[\]: expected some of 'out', 'aux'"),
+        ("named", ["out", "out"], "the outputs are named out, out: expected each once"),
+        (
+            "like an input",
+            None,
+            r"named image, aux: expected each once, and none named like an input .*\(image or skip",
+        ),
+        ("number", ["out"], r"returned a Tensor, which has no name: leave outputs=\['out'\] out"),
+    ],
+)
+def test_outputs_that_no_file_can_have(tmp_path: Path, kind: str, asked: Any, message: str) -> None:
+    network = built(kind)
+    for export in (ad.export_network, ad.quantize_network):
+        with pytest.raises(ExportError, match=message):
+            export(network, tmp_path / "model.xml", IMAGES, outputs=asked)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_session_of_a_network_with_several_outputs_is_refused() -> None:
-    with pytest.raises(ad.ArtifactError, match="the network returned a dict with 'out', 'aux': expected one"):
-        open_session(built("named"))(torch.randn(2, 3, 8, 8))
+def test_a_session_of_a_network_whose_outputs_are_no_tensors_is_refused() -> None:
+    with pytest.raises(ad.ArtifactError, match="the network returned a dict with 'out', 'features': expected a tensor"):
+        open_session(built("nested"))(torch.randn(2, 3, 8, 8))
 
 
-@pytest.mark.parametrize("kind", ["bare number", "map"])
+def test_each_output_is_compared(tmp_path: Path) -> None:
+    """One that is far larger must not hide that another is wrong."""
+    network = built("named")
+    session = written(network, tmp_path / "model.onnx")
+
+    class Wrong:
+        artifact = session.artifact
+
+        def run(self, x: Any, skip: str) -> Any:
+            found = session(x, skip)
+            return found | {"aux": found["aux"] + (skip == "FT") * 2e-4 * found["aux"].std()}
+
+    with pytest.raises(ExportError, match=r"at depth FT: its output 'aux' is off by 2.0e-04 of their"):
+        compare(Session("test", Wrong()), network, IMAGES, lambda *_: None)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
+def test_numbers_far_from_zero_that_vary_little(tmp_path: Path, name: str) -> None:
+    """Of 1000 and a little, float32 has steps of 6e-5: no export can be nearer, and a wrong one still is further."""
+    network = built("number")
+    with torch.no_grad():
+        network.model.head.bias.fill_(1000)
+        network.model.head.weight.mul_(0.01)
+        spread = float(network(IMAGES).std())
+    assert spread < 0.01
+    session = written(network, tmp_path / name, skips=["FF"])
+
+    class Wrong:
+        artifact = session.artifact
+
+        def run(self, x: Any, skip: str) -> Any:
+            return session(x, skip) + np.float32(2e-3)
+
+    with pytest.raises(ExportError, match="at depth FF: its outputs are off by"):
+        compare(Session("test", Wrong()), network, IMAGES, lambda *_: None)
+
+
+@pytest.mark.parametrize(("kind", "judged_by", "in_float"), [("named", "out", 100.0), ("pair", "aux", 0.0)])
+def test_several_heads_in_int8_are_measured_by_their_task(
+    tmp_path: Path, kind: str, judged_by: str, in_float: float
+) -> None:
+    network, images = built(kind), torch.randn(40, 3, 8, 8)
+    with torch.no_grad():  # what the float network says is right
+        out = network(images)
+    out = dict(zip(("out", "aux"), outputs_in(out).values(), strict=True))
+    targets = {"out": out["out"].argmax(1), "aux": out["aux"]}
+    pixels = ad.tasks.Segmentation().with_metric(share_right, ad.tasks.Quality("right", "%"))
+    task = ad.tasks.Heads({"out": pixels, "aux": ad.tasks.Regression(unit="m")}, judged_by=judged_by)
+    artifact = ad.quantize_network(
+        network, tmp_path / "int8.xml", images, labelled=[(images, targets)], task=task, skips=["FF", "TT"]
+    )
+    assert artifact.float_accuracy is not None
+    assert artifact.accuracy is not None
+    assert artifact.quality == task.quality
+    assert artifact.float_accuracy["FF"] == pytest.approx(in_float, abs=1e-3)
+    session = open_session(tmp_path / "int8.xml")
+    for skip in artifact.skips:  # the number is that of the file
+        found = list(session(images, skip).values())[("out", "aux").index(judged_by)]
+        by_hand = (
+            100 * (found.argmax(1) == targets["out"].numpy()).mean()
+            if judged_by == "out"
+            else float(np.sqrt(np.square(found - targets["aux"].numpy()).mean()))
+        )
+        assert artifact.accuracy[skip] == pytest.approx(by_hand, rel=1e-3)
+    assert abs(artifact.accuracy["FF"] - in_float) < (10 if judged_by == "out" else 0.2 * float(out["aux"].std()))
+
+
+def test_a_metric_that_is_not_a_number_is_no_quality_of_a_file(tmp_path: Path) -> None:
+    def undefined(predictions: Tensor, targets: Tensor) -> Tensor:
+        return (predictions - targets).sum() * torch.nan
+
+    task = ad.tasks.Regression().with_metric(undefined, ad.tasks.Quality("fit"))
+    labelled = [(IMAGES, torch.zeros(4, 1))]
+    with pytest.raises(ad.MeasurementError, match="fit of FF, measured on labelled=, is nan: expected a finite number"):
+        ad.quantize_network(built("number"), tmp_path / "int8.xml", IMAGES, labelled=labelled, task=task, skips=["FF"])
+    assert not list(tmp_path.iterdir())
+
+
+def share_right(predictions: Tensor, targets: Tensor) -> Tensor:
+    return (predictions.argmax(1) == targets).float().mean()
+
+
+@pytest.mark.parametrize("kind", ["odd"])
+def test_outputs_of_every_kind_in_int8(tmp_path: Path, kind: str) -> None:
+    network, images = built(kind), torch.randn(40, 3, 8, 8)
+    ad.quantize_network(network, tmp_path / "int8.xml", images)
+    session = open_session(tmp_path / "int8.xml")
+    for skip in network.skips:
+        with torch.no_grad():
+            wanted = network(images, skip=skip)
+        found = session(images, skip)
+        assert np.array_equal(found["anchors"], wanted["anchors"].numpy())
+        assert np.array_equal(found["found"], found["again"])
+        for name in ("middle", "found"):
+            assert np.abs(found[name] - wanted[name].numpy()).mean() < 0.2 * float(wanted[name].std())
+        assert (found["class"] == wanted["class"].numpy()).mean() > 0.7
+
+
+@pytest.mark.parametrize("kind", ["bare number"])  # maps: among several outputs, above
 def test_an_output_of_any_shape_in_int8(tmp_path: Path, kind: str) -> None:
     network, images = built(kind), torch.randn(40, 3, 8, 8)
     ad.quantize_network(network, tmp_path / "int8.xml", images)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from adaptive_depth import Row, TradeOffs
+from adaptive_depth.deploy.predictions import Reader
 from adaptive_depth.deploy.sources import Picture
 from adaptive_depth.deploy.streaming import Fixed, Pass, Tally, stream
 from adaptive_depth.errors import ArtifactError, DataError
@@ -44,18 +45,20 @@ class Device:
 def test_each_image_is_prepared_run_timed_and_named():
     device = Device(5.0, 7.0)
     labels = ("night", "day")
-    first, second = stream(device, pictures(0, 255), PREPROCESSING, Fixed("FT"), labels=labels, clock=device.clock)
+    first, second = stream(
+        device, pictures(0, 255), PREPROCESSING, Fixed("FT"), read=Reader(labels), clock=device.clock
+    )
     assert (first.image, first.skip, first.latency_ms) == ("0.png", "FT", pytest.approx(5.0))
-    assert (first.label, first.probability) == ("night", 0.5)
-    assert (second.latency_ms, second.label) == (pytest.approx(7.0), "day")
-    assert second.probability == pytest.approx(np.e / (1 + np.e))  # softmax of 0 and 1
+    assert [each.values for each in first.predictions] == [{"class": "night", "score": 0.5}]
+    assert (second.latency_ms, str(second.predictions[0])) == (pytest.approx(7.0), "day 73.1 %")
+    assert second.predictions[0].values["score"] == pytest.approx(np.e / (1 + np.e))  # softmax of 0 and 1
     assert device.skips == ["FT", "FT"]
 
 
 def test_classes_without_names_have_numbers():
     device = Device(5.0, 5.0)
-    named = list(stream(device, pictures(255, 255), PREPROCESSING, Fixed("F"), labels=("one", "two", "three")))
-    assert [passed.label for passed in named] == ["class 1", "class 1"]
+    named = list(stream(device, pictures(255, 255), PREPROCESSING, Fixed("F"), read=Reader(("one", "two", "three"))))
+    assert [passed.predictions[0].values["class"] for passed in named] == ["class 1", "class 1"]
 
 
 def test_a_governor_picks_from_what_passes_took():
@@ -71,7 +74,7 @@ def test_a_backend_that_fails_goes_on():
     governor = Governor(TABLE, target_ms=30, clock=device.clock)
     good, bad, again = stream(device, pictures(1, 2, 3), PREPROCESSING, governor, clock=device.clock)
     assert good.error is None
-    assert (bad.image, bad.latency_ms, bad.label) == ("2.png", None, "")
+    assert (bad.image, bad.latency_ms, bad.predictions) == ("2.png", None, ())
     assert str(bad.error) == "broken at pass 2"
     assert again.latency_ms == pytest.approx(21.0)
     assert [len(decision.seen) for decision in governor.log] == [0, 1, 0]  # the failed pass says nothing of the device
@@ -127,8 +130,9 @@ def test_another_quality_is_summed_up_in_its_own_unit():
 
 def test_outputs_that_are_no_classes_are_not_named():
     device = Device(5.0)
-    (passed,) = stream(device, pictures(255), PREPROCESSING, Fixed("F"), labels=None, clock=device.clock)
-    assert (passed.latency_ms, passed.label, passed.probability) == (pytest.approx(5.0), "", 0.0)
+    (passed,) = stream(device, pictures(255), PREPROCESSING, Fixed("F"), read=Reader(None), clock=device.clock)
+    assert passed.latency_ms == pytest.approx(5.0)
+    assert [*passed.predictions[0].values] == ["shape", "range", "mean"]
 
 
 def test_failures_in_a_row_begin_anew_after_a_pass():
@@ -155,13 +159,3 @@ def test_nothing_counted_and_nothing_known():
     summary = tally.summary()
     assert (summary.target_ms, summary.misses, summary.met_percent) == (None, None, None)
     assert summary.expected is None  # of T nothing is known
-
-
-@pytest.mark.parametrize(
-    ("output", "labels"),
-    [([[0.0, 1.0]], None), ([0.5], ()), ([[0.5]], ()), (np.zeros((1, 3, 4, 4)), ("a", "b", "c"))],
-    ids=["several labels", "a number", "a number in a list", "a map"],
-)
-def test_outputs_that_stand_for_no_classes_have_no_label(output, labels):
-    (passed,) = stream(lambda *_: np.array(output), pictures(0), PREPROCESSING, Fixed("F"), labels=labels)
-    assert (passed.label, passed.probability, passed.error) == ("", 0.0, None)

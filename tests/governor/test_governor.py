@@ -532,3 +532,68 @@ def test_it_prints_what_it_is():
 def test_no_table():
     with pytest.raises(MeasurementError, match="a governor received a NoneType instead of a table: expected tradeoffs"):
         Governor(None, target_ms=30)
+
+
+# -- inputs of more work ------------------------------------------------------------------------------------------
+
+
+def test_an_input_of_more_work_gets_a_shallower_depth():
+    # Of 30 ms, twice the work leaves 15 for a pass like the table's, three times 10.
+    assert [Governor(TABLE, target_ms=30.0).choose(work=work) for work in (0.5, 1.5, 2.0, 3.0)] == [
+        "FF",
+        "FF",
+        "TF",
+        "TT",
+    ]
+    assert Governor(TABLE, target_ms=30.0).choose(2.0, work=2.0) == "TT"  # 14 ms are left
+
+
+def test_what_it_took_is_judged_by_its_work():
+    device = Device()
+    device.governor.observe("FF", 44.0, work=2.0)  # 1.1 times 40; missed
+    assert device.governor.slowdown == pytest.approx(1.1)
+    assert device.governor.choose(work=2.0) == "TT"  # 1.1 x 15 = 16.5 ms of 15
+    assert device.governor.choose(work=0.5) == "TT"  # what it can climb to has to be seen first
+    for _ in range(20):  # and the miss has to be earned back
+        device.clock.now += 0.2
+        device.governor.observe("TT", 5.5, work=0.5)
+    assert device.governor.choose(work=0.5) == "FF"
+
+
+def test_what_long_inputs_would_have_missed_is_not_tried_on_them():
+    device = Device()
+    assert device.run(2.5, 1.0) == ["FF", "TT"]
+    for _ in range(40):
+        device.clock.now += 0.2
+        device.governor.observe("TT", 20.0, work=2.0)  # of 30 ms FF would have taken 40
+    assert device.governor.choose() == "TT"
+
+
+def test_work_is_in_the_log_and_replayed():
+    device = Device()
+    for slowdown, work in zip((1.0, 1.3, 0.9, 2.0) * 20, (0.3, 1.0, 2.2, 1.1, 0.7) * 16, strict=True):
+        skip = device.governor.choose(work=work)
+        device.clock.now += 0.033
+        device.governor.observe(skip, LATENCY[skip] * slowdown * work, work=work)
+    log = [Decision.from_json(json.loads(json.dumps(each.to_json()))) for each in device.governor.log]
+    assert [each.work for each in log[:5]] == [0.3, 1.0, 2.2, 1.1, 0.7]
+    assert len({each.skip for each in log}) > 1
+    assert replay(log, TABLE, target_ms=30.0) == device.governor.log
+    older = log[0].to_json()
+    del older["work"]
+    assert Decision.from_json(older).work == 1.0
+
+
+@pytest.mark.parametrize("work", [0, -1.0, math.nan, math.inf, "2", True])
+def test_work_that_is_none_is_refused_and_nothing_is_counted(work):
+    governor = Governor(TABLE, target_ms=30.0)
+    for call in (lambda: governor.choose(work=work), lambda: governor.observe("FF", 20.0, work=work)):
+        with pytest.raises(BudgetError, match=r"work=.*: expected a finite number above 0, 1 for an input like"):
+            call()
+    assert governor.log == ()
+    assert governor.ignored == 0
+
+
+def test_some_depths_of_a_table_with_ties():
+    table = replace(TABLE, ties=(("TF", "FT"), ("FF", "TF")))
+    assert Governor(table, target_ms=30.0, skips=["FF", "TT", "TF"]).choose() == "FF"

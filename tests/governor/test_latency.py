@@ -100,3 +100,9 @@ def test_the_quality_stays():
 def test_latencies_of_other_depths():
     with pytest.raises(MeasurementError, match=r"has FF, FT, TT, the latencies are of FFF: expected the same depths"):
         with_latencies(TABLE, {"FFF": 3.0}, device={})
+
+
+def test_times_of_text_of_another_device_are_left_out():
+    rows = tuple(replace(row, first_token_ms=9.0, token_ms=2.0, cache_kb=1.0) for row in TABLE.rows)
+    table = with_latencies(replace(TABLE, rows=rows), {"FF": 3.0, "TT": 2.0}, device={})
+    assert table.measured == ("latency_ms", "macs", "parameters")

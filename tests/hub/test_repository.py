@@ -30,6 +30,7 @@ import adaptive_depth as ad
 from adaptive_depth.choose.tradeoffs import Row, TradeOffs
 from adaptive_depth.data import configure, open_data
 from adaptive_depth.hub import folder as folders
+from adaptive_depth.hub.card import trade_off_table
 from adaptive_depth.preprocessing import Preprocessing
 from adaptive_depth.quality import Quality
 
@@ -142,8 +143,10 @@ def test_tied_weights_are_kept_once(nets, tmp_path: Path) -> None:
 def test_a_model_of_the_users_own_is_given(nets, tmp_path: Path) -> None:
     network = nets.transformer().eval()
     network.save_pretrained(tmp_path)
-    said = "holds a Transformer that no name of timm, torchvision or transformers builds: give an instance of it, AdaptiveNetwork.fro"
-    with pytest.raises(ad.CheckpointError, match=re.escape(f"{said}m_pretrained('{tmp_path}', model=MyModel())")):
+    said = "holds a Transformer that no name of timm, torchvision or transformers builds: give an instance of it, "
+    with pytest.raises(
+        ad.CheckpointError, match=re.escape(f"{said}AdaptiveNetwork.from_pretrained('{tmp_path}', model=MyModel())")
+    ):
         from_pretrained(tmp_path)
     model = nets.Transformer()
     again = from_pretrained(tmp_path, model=model)
@@ -829,3 +832,12 @@ def test_errors_of_the_hub_are_one_line(network, monkeypatch: pytest.MonkeyPatch
     ) as caught:
         network.push_to_hub("me/insects", token="hf_x")
     assert "\n" not in str(caught.value)
+
+
+def test_a_table_of_text_in_a_card_has_the_time_per_token() -> None:
+    rows = Row("F", 12.0, 4000, 900, token_ms=20.0), Row("T", 14.0, 2000, 700, token_ms=10.0)
+    quality = Quality("perplexity", higher_is_better=False)
+    text = trade_off_table(TradeOffs(rows, 2, quality=quality, prompt_tokens=100))
+    assert "| skip | perplexity (lower is better) | kMACs | parameters | time per token | Pareto front |" in text
+    assert "| F | 12.00 | 4.000 | 900 | 20.00 ms | * |" in text
+    assert "Time per token is the median of a batch of 2, after a prompt of 100 tokens." in text

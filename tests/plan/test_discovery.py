@@ -3,6 +3,7 @@
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -340,6 +341,45 @@ def test_blocks_that_do_more_than_add_are_refused(name: str, nets) -> None:
         ad.find_stages(model, X)
 
 
+class MaskFirst(nn.Module):
+    """h + conv(h) where a mask says so; the mask comes first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, mask: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        return h + self.conv(h) * mask
+
+
+class Masked(nn.Module):
+    def __init__(self, mask: Any) -> None:
+        super().__init__()
+        self.stem, self.mask = nn.Conv2d(3, 4, 1), mask
+        self.blocks = nn.ModuleList(MaskFirst() for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(self.mask(x), x)
+        return x
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [lambda x: x > 0, lambda x: (x[:, :1] > 0).float(), lambda x: torch.ones_like(x)],
+    ids=["of yes and no", "of one channel", "of the same shape"],
+)
+def test_a_block_whose_first_input_is_not_what_it_adds_to_is_refused_with_that_reason(mask: Any, unchanged) -> None:
+    model = Masked(mask)
+    why = r"it adds to its input 'h' and not to the first, .* let its forward take 'h' first, and call it so"
+    with unchanged(model), pytest.raises(ad.StagesError, match=rf"blocks holds 3 MaskFirst, but .*{why}"):
+        ad.find_stages(model, torch.randn(2, 3, 8, 8))
+    stages = [ad.Stage(("blocks.0",), ("blocks.1", "blocks.2"))]
+    with unchanged(model), pytest.raises(ad.StagesError, match=rf"block 'blocks.1' is not skippable: {why}"):
+        ad.adapt(model, stages, example=torch.randn(2, 3, 8, 8))
+
+
 ADDED = {
     "half": lambda s, x: x + 0.5 * s.conv(x),
     "in place": lambda s, x: x.add_(s.conv(x)),
@@ -475,3 +515,24 @@ def test_discover_returns_plain_runs(nets) -> None:
     [run] = runs
     assert (run.blocks, run.name, run.flat) == (("blocks.0", "blocks.1", "blocks.2", "blocks.3"), "blocks", True)
     assert run.norms(["blocks.0"]) == ["blocks.0.norm"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("place", [1, 2, 4])
+def test_a_layer_that_discovery_would_lose_is_an_error(place: int) -> None:
+    """A decoder, one of whose layers does not add to its input: with it, stages would be lost without a word."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=6, num_attention_heads=2
+    )
+    model = transformers.LlamaForCausalLM(config).eval()
+    assert len(ad.find_stages(model)) == 2
+
+    class Replacing(type(model.model.layers[0])):
+        def forward(self, hidden_states, **_):
+            return self.mlp(hidden_states)
+
+    model.model.layers[place].__class__ = Replacing
+    said = rf"layer model.layers.{place} \(Replacing\) can be part of no stage: .*does not add to its input.*Name"
+    with pytest.raises(ad.StagesError, match=said):
+        ad.adapt(model)

@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 import adaptive_depth as ad
-from adaptive_depth.plan import cut
+from adaptive_depth.plan import Run, cut, protect_last
 
 
 @pytest.mark.parametrize(("blocks", "mandatory"), [(2, 1), (3, 2), (4, 2), (5, 3), (6, 3), (8, 4), (23, 12), (36, 18)])
@@ -116,3 +116,10 @@ def test_json_and_back() -> None:
 def test_what_is_no_stage(make, said: str) -> None:
     with pytest.raises(ad.StagesError, match=re.escape(said)):
         make()
+
+
+@pytest.mark.parametrize(("layers", "protected"), [(1, 0), (2, 0), (3, 1), (6, 1), (23, 1), (30, 2), (40, 2), (64, 4)])
+def test_the_last_layers_of_a_language_model_are_protected(layers: int, protected: int) -> None:
+    names = tuple(str(number) for number in range(layers))
+    (run,) = protect_last([Run(names, name="layers", channel_dim=-1, flat=True)])
+    assert run == Run(names[: layers - protected], name="layers", channel_dim=-1, flat=True)

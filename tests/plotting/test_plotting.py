@@ -247,3 +247,21 @@ def test_where_neither_validation_nor_accuracy_is_known_losses_alone_are_drawn()
 def test_a_training_that_did_not_begin_cannot_be_drawn():
     with pytest.raises(MeasurementError, match="a history without epochs: expected what train returned"):
         plot_training(History(()))
+
+
+@pytest.mark.parametrize(
+    ("cost", "label"),
+    [
+        (None, "time per token (ms, batch of 2, after a prompt of 100 tokens)"),
+        ("first_token_ms", "time to first token (ms, batch of 2, after a prompt of 100 tokens)"),
+        ("cache_kb", "cache per token (kB)"),
+    ],
+)
+def test_costs_of_text_are_drawn(cost, label):
+    rows = (
+        Row("F", 12.0, 4000, 900, first_token_ms=200.0, token_ms=20.0, cache_kb=0.512),
+        Row("T", 14.0, 2000, 700, first_token_ms=100.0, token_ms=10.0, cache_kb=0.256),
+    )
+    quality = Quality("perplexity", higher_is_better=False)
+    axes = plot_tradeoffs(TradeOffs(rows, 2, quality=quality, prompt_tokens=100), cost=cost).axes[0]
+    assert axes.get_xlabel() == label

@@ -13,11 +13,12 @@ from itertools import pairwise
 import pytest
 
 from adaptive_depth.analysis.values import Analysis, BlockAnalysis, StageAnalysis
-from adaptive_depth.choose.tradeoffs import Row, TradeOffs
+from adaptive_depth.choose.costs import Cost, Profile
+from adaptive_depth.choose.tradeoffs import Row, TradeOffs, tradeoffs
 from adaptive_depth.errors import MeasurementError
 from adaptive_depth.plotting import plot_tradeoffs
 from adaptive_depth.quality import Quality
-from adaptive_depth.report import report_page
+from adaptive_depth.report import report_page, words
 from adaptive_depth.report.charts import inline_svg, places
 from adaptive_depth.training.history import Epoch, History
 
@@ -413,3 +414,38 @@ def test_equal_costs_have_no_line():
     inline_svg(figure, "one", "", "")
     assert places(figure, {"F": 0.4, "T": 0.4})["line"] == [0.0, 0.0]
     assert data_of(make_page(table, stages=STAGES[:1]))["charts"]["macs"]["line"] == [0.0, 0.0]
+
+
+# -- text -------------------------------------------------------------------------------------------------------
+
+
+def make_text():
+    """A profile and a table of a network that writes text: twice the time and the cache for twice the depth."""
+    costs = {
+        skip: Cost(
+            skip, macs, 900, first_token_ms=20 * ms, token_ms=ms, cache_kb=cache, times_ms=(ms - 1, ms, ms + 1) * 3
+        )
+        for skip, macs, ms, cache in (("FFF", 4_000_000, 20.0, 0.512), ("TTT", 2_000_000, 10.0, 0.256))
+    }
+    profile = Profile(costs, 2, {"processor": "A processor"}, {}, prompt_tokens=100)
+    quality = Quality("perplexity", higher_is_better=False)
+    return tradeoffs({"FFF": 12.0, "TTT": 14.0}, profile, quality=quality), profile
+
+
+def test_a_network_that_writes_text_has_times_rates_and_charts_of_them():
+    table, profile = make_text()
+    page = make_page(table, profile=profile)
+    heads = ["Time per token (ms/token)", "Time to first token (ms)", "Cache per token (kB/token)"]
+    heads += ["Prompt tokens/s", "New tokens/s"]
+    assert all(head in page for head in heads)
+    assert "Latency" not in page
+    assert "Times of text are those of a batch of 2, after a prompt of 100 tokens." in page
+    assert "with 10.00\N{NO-BREAK SPACE}ms/token (TTT, the base-net)" in page
+    [full, base] = words.rows(table, profile)
+    cells = {(cell["name"], cell["text"]): cell for cell in full["cells"]}
+    assert cells["token_ms", "20.00"]["more"] == "19.00 to 21.00"
+    assert ("rate", "500.0") in cells  # 2 x 100 tokens in 400 ms
+    assert [cell["value"] for cell in base["cells"] if cell["name"] == "rate"] == [1000.0, 200.0]
+    assert len(full["cells"]) + 1 == len(words.columns(table, profile))
+    assert [limit["name"] for limit in data_of(page)["limits"]][:2] == ["token_ms", "first_token_ms"]
+    assert set(data_of(page)["charts"]) == {"token_ms", "first_token_ms", "macs", "cache_kb"}

@@ -311,7 +311,7 @@ SMALL = {
     "vocab_size": 50,
     "hidden_size": 16,
     "intermediate_size": 24,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": 5,
     "num_attention_heads": 2,
     "pad_token_id": 0,
     "bos_token_id": 1,

@@ -253,7 +253,7 @@ class Profile(Plain):
         text = text_columns(costs, self.batch_size, self.prompt_tokens)
         if self._has("latency_ms") or not text:
             yield "latency ms", ">11", [or_dash(cost.latency_ms) for cost in costs]
-        intervals = [self._interval(cost) for cost in costs]
+        intervals = [self.interval(cost.skip) for cost in costs]
         told = ["-" if None in both else "{:.2f} to {:.2f}".format(*both) for both in intervals]
         for title, form, cells in text:
             yield title, form, cells
@@ -307,12 +307,13 @@ class Profile(Plain):
     def _spread(self) -> float:
         """How wide intervals are, as a part of the median, for the sub-network in the middle; 0 without intervals."""
         name = self._timed or "latency_ms"
-        low_high = [(*self._interval(cost), getattr(cost, name)) for cost in self.costs.values()]
+        low_high = [(*self.interval(cost.skip), getattr(cost, name)) for cost in self.costs.values()]
         widths = [(high - low) / middle for low, high, middle in low_high if low and high and middle]
         return median(widths) if widths else 0.0
 
-    def _interval(self, cost: Cost) -> tuple[float | None, float | None]:
-        """Of the median that `times_ms` have."""
+    def interval(self, skip: str) -> tuple[float | None, float | None]:
+        """An interval of at least 95 % of the median latency of a sub-network, or of its median time per token."""
+        cost = self.costs[skip]
         if self._timed == "token_ms":
             return median_interval(cost.times_ms)
         return cost.latency_low_ms, cost.latency_high_ms

@@ -47,7 +47,9 @@ def evaluate(
     tasks.check_images(network, config, judged)
     workers = runs.pick_workers(workers, place)
     loader = create_loader(config, "validation", batch_size=batch_size, workers=workers)
-    result = {"run": str(run), "data": config.name, "accuracy": runs.measure_accuracy(network, loader, task=judged)}
+    found = runs.measure_accuracy(network, loader, task=judged)
+    runs.check_measured(found, judged, "nothing was written")
+    result = {"run": str(run), "data": config.name, "accuracy": found}
     result |= {} if quality == TOP_1 else {"quality": asdict(quality)}
     result |= {"images": images_in(loader), "statistics": runs.statistics_of(network), "network": network.fingerprint}
     if data is None:

@@ -65,8 +65,8 @@ def export(
     """
     runs.check_of_images(model)
     name, asked = _format(to, output, int8=int8), tasks.Chosen(task, metric, metric_name)
-    if asked and not int8:
-        raise typer.BadParameter("--task and --metric say how --int8 is measured: leave them out, or add --int8")
+    if asked.metric is not None and not int8:
+        raise typer.BadParameter("--metric says how --int8 is measured: leave it out, or add --int8")
     place = output or _default_place(model, name, int8=int8)
     from ..deploy.exporting import FORMATS, export_network, import_format
 
@@ -75,6 +75,10 @@ def export(
     run = Path(model) if runs.is_run(model) else None
     data = _data(run, network, root)
     judged = tasks.task_of(asked if run is None else tasks.remembered(run, asked)) if int8 else None
+    means = {} if run is None else tasks.meanings_of(run)
+    if asked.task is not None and not int8:
+        named = tasks.task_of(asked)
+        means = {} if named is None else named.meanings()
     told = data if data is None or run is None else runs.with_outputs_named(run, data)
     example = _example(network, data, image_size, 1 if FORMATS[name].free_batch else batch_size)
     chosen = [skip.strip() for skip in skips.split(",")] if skips else None
@@ -84,6 +88,7 @@ def export(
         if int8:
             artifact = _quantized(network, place, chosen, data, told, known, images, advance, judged)
         else:
+            options: Any = {"compiled": True} if compiled else {}
             artifact = export_network(
                 network,
                 place,
@@ -93,8 +98,9 @@ def export(
                 form=form,
                 data=told,
                 trade_offs=known,
+                meanings=means,
                 on_progress=advance,
-                **({"compiled": True} if compiled else {}),
+                **options,
             )
     size = sum(file.stat().st_size for file in written(place))
     if json:

@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from ..deploy.streaming import Pass, Tally
-from ..quality import TOP_1
 
 _EVERY_S = 0.1
 _BAR, _MOST_BARS = 24, 8
@@ -47,9 +46,8 @@ def draw(passed: Pass, tally: Tally, slowdown: float | None) -> Table:
     """The view, as something that rich prints."""
     view = Table.grid(padding=(0, 2))
     view.add_row("image", Text(passed.image, no_wrap=True, overflow="ellipsis"))
-    if tally.quality == TOP_1 or passed.label:  # other outputs are not classes
-        named = f"{passed.label}  {100 * passed.probability:.1f} %" if passed.label else "-"
-        view.add_row("class", Text(named))
+    for prediction in passed.predictions:
+        view.add_row(Text(prediction.output or "output"), Text(prediction.text))
     view.add_row("depth", Text(passed.skip, style="bold"))
     view.add_row("latency", _latency(passed, tally.target_ms))
     view.add_row("images", _counts(tally))

@@ -16,7 +16,7 @@ import typer
 
 from ..errors import ArtifactError, DataError
 from ..quality import TOP_1, Quality
-from . import runs, show
+from . import runs, show, tasks
 from .stages import Json
 
 if TYPE_CHECKING:
@@ -79,10 +79,14 @@ def run(
     what the last ones took. The latency is that of the network alone; preparing an image (resizing, normalising) is
     told separately, reading its file is in neither. Ctrl-C ends the run and prints the summary.
 
+    What the network says of each image stands above the summary: the most probable class, labels above 50 %, numbers,
+    the share of each class of pixels, or of several heads each in turn.
+
     Example: adaptive-depth run runs/demo/export/model.onnx photos/ --target-ms 30
     """
+    from ..deploy.predictions import Reader
     from ..deploy.preparing import prepare
-    from ..deploy.sources import find_images, read_images
+    from ..deploy.sources import Camera, find_images, read_images
     from ..deploy.streaming import Fixed, Tally, stream
     from ..governor.governor import Governor
 
@@ -101,15 +105,19 @@ def run(
         governor = None if table is None else Governor(table, target_ms=target, met=met, on_decision=write)
         chooser = governor or Fixed(skip or known.skips[0])
         quality = _quality(known)
-        labels = known.labels if known.labels or quality == TOP_1 else None
-        passes = stream(session, chain([first], pictures), preprocessing, chooser, labels=labels)
+        read = Reader.of(known, classes=quality == TOP_1)
+        passes = stream(session, chain([first], pictures), preprocessing, chooser, read=read)
         tally = Tally(target, _measured(known), quality)
-        said = _follow(passes, tally, governor, seconds)
+        told: dict[str, Pass] = {}
+        seen = None if any(isinstance(source, Camera) for source in found) else told
+        said = _follow(passes, tally, governor, seconds, seen)
     said |= {"left_out": len(left_out.told), "backend": session.backend}
     said |= {"accuracy": said["expected"]} if quality == TOP_1 else {}  # its name in version 0.1
     if json:
-        show.as_json({**said, "table": None if table is None else table.to_json()})
+        show.as_json({**said, "predictions": _as_json(told), "table": None if table is None else table.to_json()})
     else:
+        for image, passed in told.items():
+            typer.echo(f"{image}  {passed.skip}  {'; '.join(map(str, passed.predictions))}")
         typer.echo(_in_words(said, tally))
     if said["error"] is not None:
         raise ArtifactError(said["error"])
@@ -204,7 +212,8 @@ def _of_run(artifact: "Artifact", run: Path, *, governed: bool) -> "Artifact":
     if not (run / runs.DATA).exists():  # saved by a program
         return known
     data = runs.with_outputs_named(run, runs.read_data(run))
-    return replace(known, preprocessing=data.preprocessing, labels=data.classes)
+    means = tasks.meanings_of(run)
+    return replace(known, preprocessing=data.preprocessing, labels=data.classes, meanings=means)
 
 
 def _warmed_up(session: "Session", known: "Artifact", x: Any, skip: str | None) -> "TradeOffs | None":
@@ -230,9 +239,17 @@ def _warmed_up(session: "Session", known: "Artifact", x: Any, skip: str | None) 
 
 
 def _follow(
-    passes: "Iterable[Pass]", tally: "Tally", governor: "Governor | None", seconds: float | None
+    passes: "Iterable[Pass]",
+    tally: "Tally",
+    governor: "Governor | None",
+    seconds: float | None,
+    told: "dict[str, Pass] | None",
 ) -> dict[str, Any]:
-    """Run all images, or until the time is over or somebody interrupts; what came of it, as JSON has it."""
+    """Run all images, or until the time is over or somebody interrupts; what came of it, as JSON has it.
+
+    Arguments:
+        told: takes the first pass of each image; None for images without end.
+    """
     from .live import watching
 
     start, ended = perf_counter(), {"interrupted": False, "error": None}
@@ -240,6 +257,8 @@ def _follow(
         try:
             for passed in passes:
                 tally.add(passed)
+                if told is not None and passed.error is None:
+                    told.setdefault(passed.image, passed)
                 if passed.error is not None and tally.failures_in_a_row == 1:
                     _tell(f"Failed: {passed.image}: {passed.error}")
                 view.show(passed, tally, None if governor is None else governor.slowdown)
@@ -250,6 +269,14 @@ def _follow(
         except ArtifactError as error:
             ended["error"] = str(error)
     return {**tally.summary().to_json(), "seconds": perf_counter() - start, **ended}
+
+
+def _as_json(told: "dict[str, Pass]") -> list[dict[str, Any]]:
+    """What the network says of each image; `""` is its only output."""
+    return [
+        {"image": image, "skip": passed.skip, "outputs": {each.output: each.values for each in passed.predictions}}
+        for image, passed in told.items()
+    ]
 
 
 def _quality(known: "Artifact") -> Quality:

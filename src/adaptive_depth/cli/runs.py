@@ -472,6 +472,27 @@ def measure_accuracy(
         return evaluate(network, batches, task=task, across_processes=across_processes)
 
 
+def check_measured(accuracies: dict[str, float], task: "Task | None", left: str) -> None:
+    """Raise a MeasurementError where a metric gave what no file of a run may hold, such as nan.
+
+    Arguments:
+        accuracies: what `measure_accuracy` returned.
+        left: what is as it was, for the error.
+    """
+    from ..choose.tradeoffs import check_value
+    from ..quality import TOP_1
+
+    quality = TOP_1 if task is None else task.quality
+    for skip, value in accuracies.items():
+        try:
+            check_value(quality, f"{quality.noun} of {skip}", value)
+        except MeasurementError as error:
+            raise MeasurementError(
+                f"{error}; {left}. Is the metric defined for these images and outputs (all of one class, say)? Judge "
+                "by another --metric, or let yours return a number"
+            ) from error
+
+
 def statistics_of(network: "AdaptiveNetwork") -> str:
     """Which statistics the network's norms use, in words."""
     if network.calibrated:

@@ -10,7 +10,7 @@ import importlib.util
 import json
 import re
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import partial, update_wrapper
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import AdaptiveDepthError, DataError, TrainingError, one_line
+from ..meaning import Meanings
 from ..schema import Plain, from_plain
 from . import show
 
@@ -78,12 +79,14 @@ class Chosen(Plain):
     Attributes:
         task, metric, metric_name: as they were given.
         classes: do outputs stand for classes, so that names of classes are names of outputs?
+        meanings: what outputs stand for, where that is another thing.
     """
 
     task: str | None = None
     metric: str | None = None
     metric_name: str | None = None
     classes: bool = True
+    meanings: Meanings = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return self != Chosen()
@@ -151,6 +154,11 @@ def names_classes(run: Path) -> bool:
     return not (run / FILE).exists() or _read(run / FILE).classes
 
 
+def meanings_of(run: Path) -> Meanings:
+    """What the outputs of a run's network stand for, as far as it says more than `names_classes`."""
+    return _read(run / FILE).meanings if (run / FILE).exists() else {}
+
+
 def is_of_classes(task: "Task | None") -> bool:
     """Is it one class an image, or for each place of it?"""
     from ..tasks import Classification
@@ -161,7 +169,9 @@ def is_of_classes(task: "Task | None") -> bool:
 def remember(run: Path, chosen: Chosen) -> None:
     """Keep what a run was trained for."""
     if chosen:
-        show.write_json(run / FILE, asdict(chosen))
+        show.write_json(
+            run / FILE, {name: value for name, value in asdict(chosen).items() if name != "meanings" or value}
+        )
     else:
         (run / FILE).unlink(missing_ok=True)
 

@@ -195,7 +195,8 @@ def _train(
     assert recipe.model is not None
     assert recipe.data is not None
     task = tasks.task_of(asked, recipe)
-    asked = replace(asked, classes=tasks.is_of_classes(task))
+    other = {} if task is None or tasks.is_of_classes(task) else task.meanings()
+    asked = replace(asked, classes=tasks.is_of_classes(task), meanings=other)
     quality = TOP_1 if task is None else task.quality
     with seeded(recipe.seed):
         classes = _classes(recipe.data, root, download)
@@ -261,6 +262,8 @@ def _train(
     if not processes.is_first:  # one process is enough for the rest
         return {}, history
     runs.save_run(output, network, config, history, recipe, asked)
+    for measured in (before, after):
+        runs.check_measured(measured, task, f"the trained network is in {output}")
     result = {"run": str(output), "before_calibration": before, "accuracy": after, "images": images}
     result |= {"statistics": runs.statistics_of(network), "network": network.fingerprint}
     result |= {} if quality == TOP_1 else {"quality": asdict(quality)}

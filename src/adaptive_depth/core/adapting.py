@@ -78,6 +78,11 @@ def find_stages(
         raise StagesError(
             f"the model is wrapped in a {type(model).__name__}: adapt what it holds, model.{inner}, first"
         )
+    if type(model).__module__.startswith("peft.") and hasattr(model, "get_base_model"):
+        raise StagesError(
+            f"the model is wrapped in a {type(model).__name__}: adapt what it holds, model.get_base_model(), whose "
+            "layers have its adapters"
+        )
     if isinstance(model, AdaptiveNetwork):
         raise StagesError("find_stages received a network that is adapted already: see its stages, network.stages")
     check_shaped(model, "find_stages received", StagesError)

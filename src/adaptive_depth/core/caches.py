@@ -15,11 +15,11 @@ _NAMES = ("past_key_values", "cache_params")  # how models of transformers call 
 _MARK = "_adaptive_depth"
 
 
-def guard(module: nn.Module, network: str, skip: str, *, plain: bool) -> None:
-    """Let a sub-network mark the caches that it fills, and refuse those of others.
+def guarded(module: nn.Module, network: str, skip: str, *, plain: bool) -> MethodType:
+    """The forward of a sub-network that marks the caches that it fills, and refuses those of others.
 
     Arguments:
-        module: the root of a view; its forward is replaced.
+        module: the root of a view, with a forward of its own.
         network: what tells this network from others.
         skip: the sub-network.
         plain: is it the super-net? It takes caches without a mark, too, which the original model filled.
@@ -39,7 +39,20 @@ def guard(module: nn.Module, network: str, skip: str, *, plain: bool) -> None:
 
     # A code object of its own, as views.py gives to the forward inside.
     own = FunctionType(forward.__code__.replace(), forward.__globals__, "forward", None, forward.__closure__)
-    module.__dict__["forward"] = MethodType(functools.wraps(run.__func__)(own), module)
+    return MethodType(functools.wraps(run.__func__)(own), module)
+
+
+def marking(module: nn.Module, network: str, skip: str) -> MethodType:
+    """The `generate` of a sub-network, whose caches are marked, too: Whisper's returns copies of what it filled."""
+    run = module.generate
+
+    def generate(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        output = run(*args, **kwargs)  # type: ignore[operator]
+        for name in _NAMES:
+            _mark(output.get(name) if isinstance(output, Mapping) else None, network, skip)
+        return output
+
+    return MethodType(functools.wraps(run.__func__)(generate), module)  # type: ignore[union-attr]
 
 
 def _given(run: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -22,7 +22,7 @@ from ..plan.checks import complete, homes, prove
 from ..plan.norms import gathers_inside, has_statistics
 from ..skip import Skip, all_skips, parse_skip
 from ..wrapping import plain_names, unwrapped
-from .caches import guard
+from .caches import guarded, marking
 from .left import Left
 from .recompute import recompute
 from .stand_in import hooks_of, readable, stand_in
@@ -332,28 +332,39 @@ class AdaptiveNetwork(OnTheHub):
         Raises:
             StagesError: a language model whose class cannot say how it looks without the skipped layers.
         """
-        skip = view.skip
-        pairs = zip(self.stages, skip, strict=True)
-        left_out = [path for stage, flag in pairs if flag == "T" for path in stage.skippable]
-        try:
-            with self._lock:
-                if self._whole is None:
-                    self._whole = Whole.of(self.model, self.stages)
-                assert self._links is not None
-                whole = self._whole.view(self._changes(skip), left_out, self._links)
-            whole.left, whole.skip = self.left, skip
-            whole.follow_modes()
-            check_same(self.model, view.module, whole.module)
-        except StagesError as error:
-            if writes_text(self.model):
-                raise StagesError(
-                    f"sub-network {skip} cannot be a {type(self.model).__name__} of its own: {error}. It runs inside "
-                    f"the network without a cache: network(..., use_cache=False, skip={skip!r})"
-                ) from error
-            view.module.__dict__["save_pretrained"] = partial(_not_saved, type(self.model).__name__, str(error))
-            return view
+        skip, whole = view.skip, view
+        if "T" in skip:  # the super-net is the model as it is
+            try:
+                whole = self._without_layers(view)
+            except StagesError as error:
+                if writes_text(self.model):
+                    raise StagesError(
+                        f"sub-network {skip} cannot be a {type(self.model).__name__} of its own: {error}. It runs "
+                        f"inside the network without a cache: network(..., use_cache=False, skip={skip!r})"
+                    ) from error
+                view.keep("save_pretrained", partial(_not_saved, type(self.model).__name__, str(error)))
         if writes_text(self.model):
-            guard(whole.module, self._name, skip, plain=skip == self.skips[0])
+            whole.keep("forward", guarded(whole.module, self._name, skip, plain="T" not in skip))
+            whole.keep("generate", marking(whole.module, self._name, skip))
+        return whole
+
+    def _without_layers(self, view: View) -> View:
+        """
+        Raises:
+            StagesError: a model whose class cannot say how it looks without the skipped layers.
+        """
+        pairs = zip(self.stages, view.skip, strict=True)
+        left_out = [path for stage, flag in pairs if flag == "T" for path in stage.skippable]
+        with self._lock:
+            if self._whole is None:
+                self._whole = Whole.of(self.model, self.stages)
+            assert self._links is not None
+            whole = self._whole.view(self._changes(view.skip), left_out, self._links)
+        whole.left, whole.skip = self.left, view.skip
+        whole.follow_modes()
+        check_same(self.model, view.module, whole.module)
+        if reason := self._whole.why_not_saved(whole, left_out):
+            whole.keep("save_pretrained", partial(_not_saved, type(self.model).__name__, reason))
         return whole
 
     # -- views --------------------------------------------------------------------------------------------------

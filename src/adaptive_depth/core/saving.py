@@ -65,15 +65,18 @@ def save(network: AdaptiveNetwork | nn.Module, folder: str | os.PathLike[str]) -
     return folder
 
 
-def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> AdaptiveNetwork:
+def load(
+    folder: str | os.PathLike[str], model: nn.Module | None = None, *, another_class: bool = False
+) -> AdaptiveNetwork:
     """Read a network that `save` or `save_pretrained` wrote, in eval mode on the CPU.
 
     Arguments:
         folder: what was given to it.
         model: a model of the same architecture, for networks whose model no name builds; its weights are replaced.
+        another_class: may the model's class have another name than the one that was saved?
 
     Raises:
         CheckpointError: no network there, a file that is truncated, foreign or of a newer version, or weights that
-            do not fit the model.
+            do not fit the model; a model of another class.
     """
-    return read_folder(AdaptiveNetwork, Path(folder), model)
+    return read_folder(AdaptiveNetwork, Path(folder), model, another_class=another_class)

@@ -114,9 +114,19 @@ class View:
     def add_twin(self, copy: nn.Module, original: nn.Module, own: Mapping[str, Any]) -> None:
         """Let a twin follow the mode and the plain attributes of its original, all but those of its `own`."""
         self.add(copy, original)
-        children = {"_modules": copy._modules, _COMPILED: None}
-        for kept, value in zip(self._followed, (original.__dict__, copy.__dict__, children | dict(own)), strict=True):
+        self.add_object(copy, original, {"_modules": copy._modules, _COMPILED: None} | dict(own))
+
+    def add_object(self, copy: Any, original: Any, own: dict[str, Any]) -> None:
+        """Let an object of any kind follow the attributes of another, all but those of its `own`."""
+        for kept, value in zip(self._followed, (original.__dict__, copy.__dict__, own), strict=True):
             kept.append(value)
+
+    def keep(self, name: str, value: Any) -> None:
+        """Give the root a plain attribute of its own: it neither follows the original's nor is handed back to it."""
+        self.module.__dict__[name] = value
+        for twin, own in zip(*self._followed[1:], strict=True):
+            if twin is self.module.__dict__:
+                own[name] = value
 
     def hand_attributes_back(self) -> None:
         """Give the originals the plain attributes that a run left on their twins."""
@@ -378,8 +388,8 @@ def independent_copy(module: nn.Module) -> nn.Module:
 
 
 def plain(module: nn.Module, original: nn.Module) -> nn.Module:
-    """Take back what `build_view` added: the forward of the root is that of `original`, and in an `nn.Sequential`,
-    which gives one input, an `nn.Identity` does for a block that takes no more."""
+    """Take back what was put on a view: the forward of the root is that of `original` (and its `generate`), and in an
+    `nn.Sequential`, which gives one input, an `nn.Identity` does for a block that takes no more."""
     for container in module.modules():
         if type(container) is nn.Sequential:
             for name, child in container.named_children():
@@ -387,8 +397,9 @@ def plain(module: nn.Module, original: nn.Module) -> nn.Module:
                     identity = nn.Identity().train(child.training)
                     identity.__dict__.update(hooks_of(child))
                     container._modules[name] = identity
-    module.__dict__.pop("forward", None)
-    forward = original.__dict__.get("forward")
-    if isinstance(forward, MethodType):  # a method that the user gave to this one object
-        module.__dict__["forward"] = MethodType(forward.__func__, module)
+    for name in ("forward", "generate"):
+        module.__dict__.pop(name, None)
+        method = original.__dict__.get(name)
+        if isinstance(method, MethodType):  # that the user gave to this one object
+            module.__dict__[name] = MethodType(method.__func__, module)
     return module

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ from ..plan.calls import tensors_of
 from .left import OWN
 from .views import Links, View, build_view
 
-_NEVER_COMPARED = {*OWN, "config", "generation_config", "name_or_path"}
+# Stochastic depth has its rates from all layers that a model is built with: those that are trained keep theirs.
+_NEVER_COMPARED = {*OWN, "config", "generation_config", "name_or_path", "drop_prob"}
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,7 @@ class Whole:
         Raises:
             StagesError: the shorter model would differ in more than its numbers, with what.
         """
-        kept = {
-            path: [number for number in range(length) if f"{path}.{number}" not in left_out]
-            for path, length in self.lists.items()
-        }
+        kept = self._kept(left_out)
         own, configs = self._renumbered(kept)
         skipped = tuple(f"{path}." for path in left_out)
         for path, module in self.model.named_modules():
@@ -95,6 +94,9 @@ class Whole:
                 own.setdefault(path, {}).update(mine)
         own |= {path: own.get(path, {}) for path in self.lists}
         view = build_view(self.model, changes, links, own)
+        for config in self._configs():  # what is changed in one later (which attention runs), is so at every depth
+            if (shorter := configs.get(id(config))) is not None:
+                view.add_object(shorter, config, _otherwise(config, shorter))
         for path, numbers in kept.items():
             layers = view.copies[id(self.model.get_submodule(path))]
             left = {str(place): layers._modules[str(was)] for place, was in enumerate(numbers)}
@@ -102,20 +104,48 @@ class Whole:
             layers._modules.update(left)
         return view
 
+    def _configs(self) -> list[Any]:
+        """The configs of the model and of its modules, each once."""
+        held = [value for part in self.model.modules() for value in vars(part).values()]
+        found = [*(inner for _, inner in _nested(self.model.config)), *held]
+        return list({id(each): each for each in found if isinstance(each, _config_class())}.values())
+
     def _renumbered(self, kept: Mapping[str, Sequence[int]]) -> tuple[dict[str, dict[str, Any]], dict[int, Any]]:
         """The plain attributes of the shorter model by module path, and its configs by the id of the whole one's."""
         reasons = []
-        for written_out in (False, True):
+        for way in ("by layer", "in turn", "numbers"):
             memo: dict[int, Any] = {}
             config = copy.deepcopy(self.model.config, memo)
             configs = {id(inner): memo.get(id(inner), inner) for _, inner in _nested(self.model.config)}
-            self._shorten(config, kept, written_out)
             try:
+                self._shorten(config, kept, way)
                 short = _built(self.model, config)
                 return self._own(kept, short), configs | self._configs_inside(kept, short, configs)
             except StagesError as error:
                 reasons.append(error)
         raise reasons[0]
+
+    def why_not_saved(self, view: View, left_out: Sequence[str]) -> str | None:
+        """Why a shorter model would not be read back as it is, for its config means something else when it is read."""
+        kept = self._kept(left_out)
+        config: Any = view.module.config
+        try:
+            with TemporaryDirectory() as folder:
+                config.to_json_file(file := f"{folder}/config.json")
+                again = _built(self.model, type(config).from_json_file(file))
+            if self._own(kept, again) == self._own(kept, _built(self.model, config)):
+                return None
+        except StagesError as error:
+            return str(error)
+        except Exception as error:  # noqa: BLE001 - configs check themselves, each in its own way
+            return f"its config is not read back ({type(error).__name__}: {one_line(error)})"
+        return "its config is read back as another"
+
+    def _kept(self, left_out: Sequence[str]) -> dict[str, list[int]]:
+        return {
+            path: [number for number in range(length) if f"{path}.{number}" not in left_out]
+            for path, length in self.lists.items()
+        }
 
     def _configs_inside(
         self, kept: Mapping[str, Sequence[int]], short: nn.Module, known: Mapping[int, Any]
@@ -135,24 +165,32 @@ class Whole:
                         setattr(found[id(value)], field_name, copy.deepcopy(new))
         return found
 
-    def _shorten(self, config: Any, kept: Mapping[str, Sequence[int]], written_out: bool) -> None:
+    def _shorten(self, config: Any, kept: Mapping[str, Sequence[int]], way: str) -> None:
         """Let a config name fewer layers.
 
         Arguments:
             config: the model's, which is changed.
             kept: the numbers of the layers that stay, by the path of their list.
-            written_out: also in lists that are shorter than there are layers, for they are gone through again and
-                again (kinds of blocks that alternate).
+            way: which lists are changed: those with an entry `"by layer"`; also shorter ones that are gone through
+                again and again, `"in turn"` (kinds of blocks that alternate); also those that hold the `"numbers"` of
+                some layers (the ones with experts).
+
+        Raises:
+            StagesError: a config that does not take it.
         """
         for path, numbers in kept.items():
             where = self.fields[path]
-            _set(config, where, len(numbers))
-            inner = _at(config, where.within)
-            length = self.lists[path]
-            for name, value in vars(inner).items() if inner is not None else ():
-                fits = isinstance(value, list | tuple) and where.place is None
-                if fits and (len(value) == length or (written_out and 0 < len(value) < length)):
-                    setattr(inner, name, type(value)(value[number % len(value)] for number in numbers))
+            try:
+                _set(config, where, len(numbers))
+                inner = _at(config, where.within)
+                for name, value in list(vars(inner).items()) if inner is not None and where.place is None else ():
+                    if isinstance(value, list | tuple):
+                        setattr(inner, name, type(value)(_shorter(value, self.lists[path], numbers, way)))
+                _name_the_last(inner, self.lists[path], len(numbers))
+            except Exception as error:
+                raise StagesError(
+                    f"its config does not take {len(numbers)} layers ({type(error).__name__}: {one_line(error)})"
+                ) from error
 
     def _own(self, kept: Mapping[str, Sequence[int]], short: nn.Module) -> dict[str, dict[str, Any]]:
         """The plain attributes that the shorter model has otherwise, by module path in the whole one."""
@@ -161,7 +199,7 @@ class Whole:
         for path, module in short.named_modules():
             was, numbers = self._path_before(path, kept)
             other = full.get(was)
-            if type(other) is not type(module) or _shapes(other) != _shapes(module):
+            if _kind(other) != _kind(module) or _shapes(other) != _shapes(module):
                 raise StagesError(
                     f"with fewer layers, its class makes {path or 'the model'} a {_said(module)} in place of a "
                     f"{_said(other)}"
@@ -171,12 +209,20 @@ class Whole:
                 if name in _NEVER_COMPARED or not _differ(before, value):
                     continue
                 allowed = {self.lists[p]: len(numbers) for p, numbers in kept.items()} | numbers
-                if not (isinstance(value, int) and (before in numbers or before in allowed)):
+                number = isinstance(value, int) and (before in numbers or before in allowed)
+                if not (number or self._by_layer(before, value, kept)):
                     raise StagesError(
                         f"with fewer layers, its class makes {name} of {path} {value!r} in place of {before!r}"
                     )
                 own.setdefault(was, {})[name] = value
         return own
+
+    def _by_layer(self, before: Any, value: Any, kept: Mapping[str, Sequence[int]]) -> bool:
+        """Is it a list with an entry a layer, of which those of the layers that stay are left?"""
+        return isinstance(before, list | tuple) and any(
+            len(before) == self.lists[path] and list(value) == [before[number] for number in numbers]
+            for path, numbers in kept.items()
+        )
 
     def _path_before(self, path: str, kept: Mapping[str, Sequence[int]]) -> tuple[str, dict[int, int]]:
         """The path in the whole model of a module of the shorter one, and the layer's number: {before: now}."""
@@ -225,6 +271,33 @@ def _nested(config: Any, within: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
     for name, value in vars(config).items():
         if isinstance(value, _config_class()):
             yield from _nested(value, (*within, name))
+
+
+def _shorter(value: Sequence[Any], length: int, numbers: Sequence[int], way: str) -> list[Any]:
+    """A list of a config for the layers of these numbers alone; as it is where it does not go by layer."""
+    if way == "numbers" and list(value) == sorted({each for each in value if type(each) is int and 0 <= each < length}):
+        return [numbers.index(each) for each in value if each in numbers]
+    if len(value) == length or (way == "in turn" and 0 < len(value) < length):
+        return [value[number % len(value)] for number in numbers]
+    return list(value)
+
+
+def _name_the_last(config: Any, length: int, left: int) -> None:
+    """Of a backbone, whose config names each layer and what it hands out: still what the last one returns."""
+    names = getattr(config, "stage_names", None)
+    if isinstance(names, list) and len(names) == length + 1 and config.out_features == names[-1:]:
+        config.stage_names = names[: left + 1]
+        config.set_output_features_output_indices(out_features=None, out_indices=None)
+
+
+def _otherwise(config: Any, shorter: Any) -> dict[str, Any]:
+    """What a config has otherwise than another, and the configs inside it."""
+    before = vars(config)
+    return {
+        name: value
+        for name, value in vars(shorter).items()
+        if isinstance(value, _config_class()) or _differ(before.get(name), value)
+    }
 
 
 def _at(config: Any, within: Sequence[str]) -> Any:
@@ -293,6 +366,11 @@ def _shapes(module: Any) -> dict[str, Any]:
     }
 
 
+def _kind(module: Any) -> tuple[str, str]:
+    """Of a parametrised module (a weight norm), each has a class of its own."""
+    return type(module).__module__, type(module).__qualname__
+
+
 def _said(module: Any) -> str:
     return "nothing" if module is None else f"{type(module).__name__} of {_shapes(module) or 'no tensors'}"
 
@@ -303,6 +381,8 @@ _COMPARED = (bool, int, float, str, type(None), list, tuple, dict, set, frozense
 def _differ(before: Any, now: Any) -> bool:
     if not (isinstance(before, _COMPARED) and isinstance(now, _COMPARED)):
         return False
+    if isinstance(before, list | tuple) and isinstance(now, list | tuple):  # JSON has no tuples
+        before, now = list(before), list(now)
     try:
         return bool(before != now)
     except Exception:  # noqa: BLE001 - lists of tensors and other things that do not compare

@@ -1,22 +1,24 @@
 """What an exported file says of itself: everything that a runtime needs beside the numbers, so no model code."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from ..choose.costs import OF_TEXT
 from ..choose.tradeoffs import TradeOffs, check_value
 from ..errors import AdaptiveDepthError, ArtifactError
+from ..meaning import Meanings
 from ..preprocessing import Preprocessing
 from ..quality import TOP_1, Quality
-from ..schema import Form, Letters, Number, Plain, Size, from_plain, one_of, parse_json, to_plain
+from ..schema import Form, Letters, Number, Plain, Size, Text, from_plain, one_of, parse_json, to_plain
 from ..skip import parse_skip
 
-FORMAT, VERSION = "adaptive-depth artifact", 2  # 2 names a quality; files of top-1 are as version 1 has them
+FORMAT, VERSION = "adaptive-depth artifact", 3  # 2 names a quality, 3 outputs; what has none is as version 1 has it
 FILE = "artifact.json"  # where an artifact that is a folder keeps its description
 _FORM = Form(FORMAT, VERSION, "a file that adaptive-depth export wrote", ArtifactError)
 _MOST_NUMBERS = 1 << 28  # in an input: 1 GiB of float32
+INPUTS = ("image", "skip")  # of a file, whose names no output may have
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ class Artifact(Plain):
             (int8).
         quality: what `accuracy` is: its name, unit and direction.
         float_accuracy: the same of the float network on the same samples, where that was measured.
+        outputs: the names of the outputs of a network that returns several; empty of one that returns a tensor.
+        meanings: what outputs stand for, by name, `""` where there is only one; empty where that is not known, which
+            is one class an image where `labels` are.
     """
 
     kind: Annotated[str, one_of("onnx", "openvino", "executorch", "torch", "network")]
@@ -53,9 +58,11 @@ class Artifact(Plain):
     accuracy: dict[Letters, Number] | None = None
     quality: Quality = TOP_1
     float_accuracy: dict[Letters, Number] | None = None
+    outputs: tuple[Text, ...] = ()
+    meanings: Meanings = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("stages", "skips", "input_shape", "labels"):
+        for name in ("stages", "skips", "input_shape", "labels", "outputs"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "stages", tuple(_with_tuples(stage) for stage in self.stages))
         if self.preprocessing is not None and self.preprocessing.classes:  # said once in a file, by its labels
@@ -64,7 +71,12 @@ class Artifact(Plain):
 
     def __str__(self) -> str:
         size = " x ".join("any" if side is None else str(side) for side in self.input_shape)
-        return f"{self.kind} of {len(self.skips)} depths, {self.precision}, norms {self.form}, input {size}"
+        outputs = f", outputs {', '.join(self.outputs)}" if self.outputs else ""
+        return f"{self.kind} of {len(self.skips)} depths, {self.precision}, norms {self.form}, input {size}{outputs}"
+
+    def named(self, arrays: Sequence[Any]) -> Any:
+        """The outputs of a file in its order as a session gives them: by name, or one alone as it is."""
+        return dict(zip(self.outputs, arrays, strict=True)) if self.outputs else arrays[0]
 
     def to_json(self) -> dict[str, Any]:
         """Dictionaries, lists, strings and numbers only, as `from_json` reads them."""
@@ -76,9 +88,12 @@ class Artifact(Plain):
             del plain["quality"]
         if self.float_accuracy is None:
             del plain["float_accuracy"]
+        for name in ("outputs", "meanings"):
+            if not plain[name]:
+                del plain[name]
         of_text = table is not None and any(name in row for row in table["rows"] for name in OF_TEXT)
-        newer = of_text or "quality" in plain or "float_accuracy" in plain or "quality" in (table or {})
-        return {"format": FORMAT, "version": VERSION if newer else 1, **plain}
+        judged = of_text or "quality" in plain or "float_accuracy" in plain or "quality" in (table or {})
+        return {"format": FORMAT, "version": 3 if self.outputs or self.meanings else 2 if judged else 1, **plain}
 
     @classmethod
     def from_json(cls, content: Any, file: object = "the description") -> "Artifact":
@@ -118,6 +133,11 @@ class Artifact(Plain):
             check_value(self.quality, f"{self.quality.noun} of {skip!r}", value)
             if skip not in self.skips:
                 raise ArtifactError(f"accuracy of {skip!r} is told: expected some of {', '.join(self.skips)}")
+        if len({*self.outputs, *INPUTS}) < len(self.outputs) + len(INPUTS):
+            raise ArtifactError(
+                f"outputs are {', '.join(self.outputs)}: expected names that differ, from each other and from those of "
+                f"the inputs, {' and '.join(INPUTS)}"
+            )
         if self.trade_offs is not None and len(self.trade_offs.rows[0].skip) != len(self.stages):
             raise ArtifactError(f"trade-offs are of {self.trade_offs.rows[0].skip!r}, of {len(self.stages)} stages")
 

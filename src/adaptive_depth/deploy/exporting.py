@@ -1,6 +1,7 @@
 """network → artifact: written by one of the formats, and compared with the network at every depth before it counts."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -13,19 +14,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..batches import described, device_of, logits_in
+from ..batches import described, device_of, logits_in, outputs_in, taken_from
 from ..choose.tradeoffs import TradeOffs
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..data import DataConfig
 from ..errors import ExportError, one_line
 from ..files import alone, drafts, move
+from ..meaning import Meanings
 from ..modes import evaluating
 from ..registry import Registry
 from ..skip import Skip, parse_skip
-from .artifact import FILE, Artifact
+from ..tasks import as_task
+from .artifact import FILE, INPUTS, Artifact
 from .session import Session, open_session
 
-TOLERANCE = 1e-4  # of the logits' standard deviation
+TOLERANCE = 1e-4  # of an output's standard deviation
+_ROUNDING = 1e-6  # of its largest number, 8 units in its last place, as float32 rounds it
 
 _PARAMETERS = ("network", "path", "example", "artifact", "form")  # of every format's `write`
 
@@ -68,6 +72,8 @@ def export_network(
     form: str | None = None,
     data: DataConfig | None = None,
     trade_offs: TradeOffs | None = None,
+    outputs: Iterable[str] | None = None,
+    meanings: Meanings | None = None,
     on_progress: OnProgress | None = None,
     **options: Any,
 ) -> Artifact:
@@ -87,6 +93,10 @@ def export_network(
             `"folded"` into copies of them, which is a little faster and takes more memory. The usual one by default.
         data: the images that the network was trained on: their preprocessing and classes go into the artifact.
         trade_offs: accuracy and cost of the depths, for whoever has to choose one.
+        outputs: which outputs of a network that returns several, by their names in its dict, dataclass or named tuple;
+            `"output_0"`, ... of a tuple. By default the one named `logits` where there is one, else all.
+        meanings: what outputs stand for, `task.meanings()`, with which `adaptive-depth run` reads them. A vector is one
+            class an image where None.
         on_progress: called with (done, in all, what).
         **options: of the format: `compiled=True` of torch writes AOTInductor packages, too.
 
@@ -111,7 +121,8 @@ def export_network(
     chosen = kind.forms[0] if form is None else form
     if chosen not in kind.forms:
         raise ExportError(f"form={form!r} of {name}: expected {' or '.join(kind.forms)}")
-    artifact = describe(network, name, example, skips=skips, form=chosen, data=data, trade_offs=trade_offs)
+    told: Any = {"skips": skips, "data": data, "trade_offs": trade_offs, "outputs": outputs, "meanings": meanings}
+    artifact = describe(network, name, example, form=chosen, **told)
     writer = import_format(name)
     _check_options(name, writer, options)
     with into_place(path, kind) as new:
@@ -133,6 +144,7 @@ def quantize_network(
     skips: Iterable[Skip] | None = None,
     data: DataConfig | None = None,
     trade_offs: TradeOffs | None = None,
+    outputs: Iterable[str] | None = None,
 ) -> Artifact:
     """Write every depth of a network to one OpenVINO model in int8, by post-training quantisation (NNCF).
 
@@ -146,7 +158,7 @@ def quantize_network(
             what the task takes.
         task: what the network is for, as `evaluate` takes it: its quality is measured in int8 and, on the same batches,
             in float. One class a sample where None.
-        skips, data, trade_offs: as for `export_network`.
+        skips, data, trade_offs, outputs: as for `export_network`.
 
     Returns:
         What the file says of itself; `accuracy` are the int8 accuracies, or what `quality` names, `trade_offs` those
@@ -172,7 +184,9 @@ def quantize_network(
             f"quantize_network received images as a {type(images).__name__} ({one_line(error)[:200]}): expected one "
             "array [samples, channels, height, width]; networks of several inputs cannot be exported"
         ) from error
-    artifact = describe(network, "openvino", example, skips=skips, data=data, trade_offs=trade_offs)
+    told: Any = {"skips": skips, "data": data, "trade_offs": trade_offs, "outputs": outputs}
+    known = None if task is None else as_task(task).meanings()
+    artifact = describe(network, "openvino", example, meanings=known, **told)
     writer = import_format("openvino", "openvino.quantization")
     with into_place(Path(path), FORMATS["openvino"]) as new:
         return writer.quantize(network, new, images, artifact, labelled=labelled, task=task)
@@ -187,6 +201,8 @@ def describe(
     form: str = "shared",
     data: DataConfig | None = None,
     trade_offs: TradeOffs | None = None,
+    outputs: Iterable[str] | None = None,
+    meanings: Meanings | None = None,
 ) -> Artifact:
     """What an artifact of a network will say of itself; arguments and errors as for `export_network`."""
     if not isinstance(example, Tensor) or example.dim() != 4:
@@ -195,7 +211,7 @@ def describe(
     if not network.proven:
         with evaluating(network), torch.no_grad():
             network.prove(example)
-    _check_output(network, example)
+    names = _names_of_outputs(network, example, outputs)
     asked = network.skips if skips is None else [skips] if isinstance(skips, str) else list(skips)
     depths = {parse_skip(skip, len(network.stages)) for skip in asked}
     if not depths:
@@ -210,19 +226,50 @@ def describe(
         labels=data.classes if data is not None else (),
         preprocessing=None if data is None else data.preprocessing,
         trade_offs=None if trade_offs is None else _of_depths(trade_offs, depths),
+        outputs=names,
+        meanings=_meanings(names, meanings or {}),
     )
 
 
-def _check_output(network: AdaptiveNetwork, example: Tensor) -> None:
-    """Formats hold one tensor: of several a file would have the first one only, or none."""
+def _meanings(outputs: Sequence[str], known: Meanings) -> Meanings:
+    """What the outputs of a file stand for, of what a task says of those of its network."""
+    if not outputs or set(known) & set(outputs):
+        return {name: meaning for name, meaning in known.items() if name in (outputs or ("",))}
+    if all(re.fullmatch(r"output_\d+", name) for name in outputs):  # heads of a tuple are in its order
+        by_place = {f"output_{place}": meaning for place, meaning in enumerate(known.values())}
+        return {name: meaning for name, meaning in by_place.items() if name in outputs}
+    return {"out": known[""]} if "" in known and "out" in outputs else {}  # as torchvision's segmentation has it
+
+
+def _names_of_outputs(network: AdaptiveNetwork, example: Tensor, asked: Iterable[str] | None) -> tuple[str, ...]:
+    """The outputs that a file has, in its order; none of a network that returns one tensor, or logits."""
     with evaluating(network), torch.no_grad():
-        output = logits_in(network(example.float().to(device_of(network))))
-    if isinstance(output, Tensor):
-        return
-    raise ExportError(
-        f"the network returned {described(output)}: expected one tensor of any shape, or an object with logits; "
-        "adapt a model whose forward returns the one that is needed"
-    )
+        output = network(example.float().to(device_of(network)))
+    if asked is None and isinstance(logits_in(output), Tensor):
+        return ()
+    parts = outputs_in(output)
+    names = tuple(parts) if asked is None else (asked,) if isinstance(asked, str) else tuple(asked)
+    if not parts:
+        expected = "expected a tensor, or tensors in a dict, a dataclass or a tuple"
+        if isinstance(output, Tensor):
+            expected = f"which has no name: leave outputs={asked!r} out"
+        raise ExportError(f"the network returned {described(output)}, {expected}")
+    if not names or [name for name in names if name not in parts]:
+        raise ExportError(
+            f"outputs={asked!r}: expected some of {', '.join(map(repr, parts))}, which the network returns"
+        )
+    if wrong := [name for name in names if not isinstance(parts[name], Tensor)]:
+        tensors = [name for name, part in parts.items() if isinstance(part, Tensor)]
+        mend = f"leave it out, outputs={tensors}" if tensors else "adapt a model whose forward returns tensors"
+        raise ExportError(
+            f"the output {wrong[0]!r} of the network is {described(parts[wrong[0]])}: expected a tensor; {mend}"
+        )
+    if len({*names, *INPUTS}) < len(names) + len(INPUTS):
+        raise ExportError(
+            f"the outputs are named {', '.join(names)}: expected each once, and none named like an input of the file "
+            f"({' or '.join(INPUTS)}); rename it in the model's forward"
+        )
+    return names
 
 
 def compare(session: Session, network: AdaptiveNetwork, example: Tensor, tell: OnProgress) -> None:
@@ -235,11 +282,16 @@ def compare(session: Session, network: AdaptiveNetwork, example: Tensor, tell: O
     with evaluating(network), torch.no_grad():
         for done, skip in enumerate(session.skips, 1):
             for x in inputs:
-                wanted = logits_in(network(x.to(device_of(network)), skip=skip)).double().cpu().numpy()
-                difference = float(np.abs(session(x, skip) - wanted).max()) / _spread(wanted)
-                if not difference <= TOLERANCE:
+                found, names = session(x, skip), session.artifact.outputs
+                wanted = taken_from(network(x.to(device_of(network)), skip=skip), names)
+                for name in names or ("",):
+                    pair = (found[name], wanted[name]) if name else (found, wanted)
+                    difference = _difference(pair[0], pair[1].double().cpu().numpy())
+                    if difference <= TOLERANCE:
+                        continue
+                    what = f"its output {name!r} is" if name else "its outputs are"
                     raise ExportError(
-                        f"the export does not compute what the network does at depth {skip}: its outputs are off by "
+                        f"the export does not compute what the network does at depth {skip}: {what} off by "
                         f"{difference:.1e} of their standard deviation, {TOLERANCE:.0e} is "
                         "allowed; nothing was written. A layer that draws random numbers or depends on the batch, or "
                         "weights that are far out of range, can be the reason"
@@ -256,9 +308,18 @@ def _inputs(session: Session, example: Tensor) -> list[Tensor]:
     return [first, noise]
 
 
-def _spread(logits: NDArray[np.float64]) -> float:
-    """Their standard deviation; where they are all equal, as a single one is, their size."""
-    return float(logits.std()) or float(np.abs(logits).max()) or 1.0
+def _difference(found: NDArray[Any], wanted: NDArray[np.float64]) -> float:
+    """How far an output is off beyond rounding, in its standard deviations; infinite where its shape is another.
+
+    Where all numbers are equal, as a single one is, their size is what it is a part of.
+    """
+    if found.shape != wanted.shape:
+        return float("inf")
+    if not wanted.size:
+        return 0.0
+    off, largest = float(np.abs(found - wanted).max()), float(np.abs(wanted).max())
+    beyond = 0.0 if off <= _ROUNDING * largest else off  # nan stays nan
+    return beyond / (float(wanted.std()) or largest or 1.0)
 
 
 def _check_options(name: str, writer: Any, options: Mapping[str, Any]) -> None:

@@ -15,14 +15,16 @@ from ..registry import Registry
 from ..skip import Skip, parse_skip
 from .artifact import Artifact
 
+Arrays = NDArray[np.float32] | dict[str, NDArray[np.float32]]  # one output, or several by name
+
 
 class Backend(Protocol):
     """What runs the numbers. Inputs and skips were checked before; several threads may call it at once."""
 
     artifact: Artifact
 
-    def run(self, x: NDArray[np.float32], skip: str) -> NDArray[np.float32]:
-        """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
+    def run(self, x: NDArray[np.float32], skip: str) -> Arrays:
+        """What one depth returns for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
         ...
 
 
@@ -68,7 +70,7 @@ class Session:
         """The depths that it can run, super-net first."""
         return self.artifact.skips
 
-    def __call__(self, x: Any, skip: Skip | None = None) -> NDArray[np.float32]:
+    def __call__(self, x: Any, skip: Skip | None = None) -> Any:
         """The output of one depth.
 
         Arguments:
@@ -76,7 +78,8 @@ class Session:
             skip: which depth, such as `"TTFF"`; by default the deepest that the session has.
 
         Returns:
-            The output, `[batch, classes]` of a classifier.
+            The output, an array, `[batch, classes]` of a classifier; of a network that returns several, a dictionary
+            of arrays by name (`artifact.outputs`).
 
         Raises:
             SkipError: a skip that does not fit the stages, or a depth that was not exported.

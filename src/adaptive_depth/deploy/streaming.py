@@ -2,17 +2,17 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import ArtifactError
 from ..quality import TOP_1, Quality
 from .artifact import Preprocessing
+from .predictions import Prediction, Reader
 from .preparing import prepare
 from .sources import Picture
 
@@ -48,8 +48,7 @@ class Pass:
         skip: the depth that ran.
         prepared_ms: resizing and normalising it; reading the file is not in it.
         latency_ms: of the network alone; None where it failed.
-        label: the most probable class; its number where names are not known; empty where outputs are not classes.
-        probability: of that class, between 0 and 1.
+        predictions: what each output says of the image.
         error: what the backend raised.
     """
 
@@ -57,18 +56,17 @@ class Pass:
     skip: str
     prepared_ms: float
     latency_ms: float | None = None
-    label: str = ""
-    probability: float = 0.0
+    predictions: tuple[Prediction, ...] = ()
     error: ArtifactError | None = None
 
 
 def stream(
-    session: Callable[[Any, str], NDArray[np.float32]],
+    session: Callable[[Any, str], Any],
     pictures: Iterable[Picture],
     preprocessing: Preprocessing,
     chooser: Chooser,
     *,
-    labels: Sequence[str] | None = (),
+    read: Callable[[Any], tuple[Prediction, ...]] = Reader(),  # noqa: B008 - a plain value
     clock: Callable[[], float] = perf_counter,
 ) -> Iterator[Pass]:
     """Prepare, choose, run, observe: one image after the other, as fast as it goes.
@@ -80,7 +78,7 @@ def stream(
         pictures: what `read_images` yields.
         preprocessing: that of the network.
         chooser: a governor, or `Fixed`.
-        labels: class names in the order of the outputs; None where these are not classes.
+        read: what the outputs for an image say of it; the most probable class by default.
         clock: seconds.
 
     Raises:
@@ -105,16 +103,7 @@ def stream(
         latency_ms = 1000 * (clock() - began)
         chooser.observe(skip, latency_ms)
         failed = 0
-        yield Pass(name, skip, prepared_ms, latency_ms, *_most_probable(output[0], labels))
-
-
-def _most_probable(logits: NDArray[np.float32], labels: Sequence[str] | None) -> tuple[str, float]:
-    if labels is None or logits.ndim != 1 or len(logits) < 2:  # numbers, a map, several yes or no
-        return "", 0.0
-    shares = np.exp(logits.astype(np.float64) - float(logits.max()))
-    number = int(logits.argmax())
-    name = labels[number] if len(labels) == len(logits) else f"class {number}"
-    return name, float(shares[number] / shares.sum())
+        yield Pass(name, skip, prepared_ms, latency_ms, read(output))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..batches import logits_in
+from ..batches import taken_from
 from ..core.network import AdaptiveNetwork
 from ..core.stand_in import stand_in
 from ..core.views import build_view
@@ -19,22 +19,33 @@ from ..modes import evaluating
 from ..plan import Stage
 from ..plan.norms import has_statistics
 from ..skip import all_skips
+from .tracing import apart
 
 
 class Switching(nn.Module):
     """An adapted network with its skip as an input; the weights are the network's own.
 
-    `forward(x, skip)` takes `[batch, ...]` and booleans `[stages]` (True skips), and returns logits `[batch, classes]`.
+    `forward(x, skip)` takes `[batch, ...]` and booleans `[stages]` (True skips), and returns logits
+    `[batch, classes]`, or what `outputs` names.
 
     Arguments:
         network: an adapted network; it has to be in eval mode when this module runs, which it shares its parts with.
         folded: compute blocks once for each context, each with norms of its own, which can then be folded into
             convolutions; by default blocks run once, and the parameters of their norms are looked up.
         skips: with `folded`, the depths that are needed; all by default.
+        outputs: the names of those of the network's outputs that are returned; its logits alone by default.
     """
 
-    def __init__(self, network: AdaptiveNetwork, *, folded: bool = False, skips: Iterable[str] | None = None) -> None:
+    def __init__(
+        self,
+        network: AdaptiveNetwork,
+        *,
+        folded: bool = False,
+        skips: Iterable[str] | None = None,
+        outputs: Sequence[str] = (),
+    ) -> None:
         super().__init__()
+        self.outputs = tuple(outputs)
         self.flags = flags = _Flags()
         self.stages = len(network.stages)
         wanted = tuple(network.skips if skips is None else skips)
@@ -49,9 +60,9 @@ class Switching(nn.Module):
             self.view = build_view(view, blocks).module
             self.eval()  # its own parts: those of the network get their modes back
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+    def forward(self, x: Tensor, skip: Tensor) -> Any:
         self.flags.now = [skip[number] for number in range(self.stages)]
-        return logits_in(self.view(x))
+        return apart(taken_from(self.view(x), self.outputs))
 
 
 class _Flags:

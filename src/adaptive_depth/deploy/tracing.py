@@ -1,7 +1,7 @@
 """A module → the graph that an exporter reads; what cannot be followed is named with the block it came from."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from ..batches import logits_in
+from ..batches import taken_from
 from ..errors import ExportError, one_line
 from ..modes import without_fast_paths
 
@@ -21,15 +21,31 @@ _WRAPPER = re.compile(r"^(view|model)(\.|$)")  # what holds the user's model
 _WRAPPED = re.compile(r"\.(skippable_block|by_context\.[TF]+)(?=\.|$)")  # what `Switching` puts around a block
 
 
-class Logits(nn.Module):
-    """A network whose output is the logits alone."""
+class Outputs(nn.Module):
+    """A network that returns the outputs of some names, in that order, or the logits alone."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.names = model, tuple(names)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return logits_in(self.model(x))
+    def forward(self, x: Tensor) -> Any:
+        return apart(taken_from(self.model(x), self.names))
+
+
+def apart(outputs: Any) -> Any:
+    """The same, with another tensor in place of one that stands there twice: a graph has each value as an output once.
+
+    It is computed, for exporters look through a copy.
+    """
+    if not isinstance(outputs, dict):
+        return outputs
+    seen: set[int] = set()
+    found = {}
+    for name, output in outputs.items():
+        again = id(output) in seen
+        found[name] = output * torch.ones((), dtype=output.dtype) if again else output
+        seen.add(id(output))
+    return found
 
 
 def two_samples(example: Tensor) -> Tensor:

@@ -12,12 +12,13 @@ from ..schema import Letters, NotNegative, Number, Plain, Positive, Size, one_of
 
 @dataclass(frozen=True)
 class Seen(Plain):
-    """What one input took: `waited_ms` before it began, then `latency_ms`; `at_s` as in `Decision`."""
+    """What one input took: `waited_ms` before it began, then `latency_ms`; `at_s` and `work` as in `Decision`."""
 
     at_s: NotNegative
     skip: Letters
     latency_ms: Positive
     waited_ms: NotNegative
+    work: Positive = 1.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Decision(Plain):
         why: `"start"`, `"stay"`, `"deeper"` or `"shallower"`.
         slowdown: how many times its profile the device was expected to take.
         seen: what was observed since the decision before.
+        work: how many times that of the table's input the work of this one was expected to be.
     """
 
     reading_error = MeasurementError
@@ -45,6 +47,7 @@ class Decision(Plain):
     why: Annotated[str, one_of("start", "stay", "deeper", "shallower")]
     slowdown: Positive
     seen: tuple[Seen, ...]
+    work: Positive = 1.0
 
 
 def read_log(path: str | os.PathLike[str]) -> tuple[Decision, ...]:

@@ -80,7 +80,7 @@ class Governor:
             raise BudgetError(f"met={met!r}: expected a share of inputs between 0 and 1, such as 0.95")
         if not _is_positive(hold_s):
             raise BudgetError(f"hold_s={hold_s!r}: expected seconds, a finite number above 0")
-        self._table = table if skips is None else _only(table, set(skips))
+        self._table = table if skips is None else only(table, set(skips))
         self._rows = {row.skip: row for row in self._table.rows}
         self._ladder = self._table.front()
         self._places = {row.skip: place for place, row in enumerate(self._ladder)}
@@ -99,28 +99,31 @@ class Governor:
 
     # -- choosing and observing ---------------------------------------------------------------------------------
 
-    def choose(self, waited_ms: float = 0.0) -> str:
+    def choose(self, waited_ms: float = 0.0, *, work: float = 1.0) -> str:
         """The skip for the next input.
 
         Arguments:
             waited_ms: how long it has waited already.
+            work: how many times as long as the table's input it is expected to take, at every depth: of a longer
+                prompt, say.
 
         Raises:
-            BudgetError: the callback returned something that is no limit. What it raises itself comes through. The
-                governor is as before.
+            BudgetError: work that is no number above 0; or the callback returned something that is no limit. What it
+                raises itself comes through. The governor is as before.
         """
+        _check_work(work)
         with self._lock:
             at_s = self._time()
             if self._limit is not None and at_s - self._asked_s >= 1:
                 limits = self._limit()
                 allowed = self._within(limits)
                 self._limits, self._allowed, self._asked_s = limits, allowed, at_s
-            decision = self._decide(at_s, waited_ms if 0 <= waited_ms < math.inf else 0.0)
+            decision = self._decide(at_s, waited_ms if 0 <= waited_ms < math.inf else 0.0, work)
         if self._on_decision is not None:
             self._on_decision(decision)
         return decision.skip
 
-    def observe(self, skip: str, latency_ms: float, waited_ms: float = 0.0) -> None:
+    def observe(self, skip: str, latency_ms: float, waited_ms: float = 0.0, *, work: float = 1.0) -> None:
         """Tell what an input took.
 
         A latency that is not finite or not above 0 comes from a broken clock: it is counted in `ignored`.
@@ -129,16 +132,19 @@ class Governor:
             skip: the depth that ran.
             latency_ms: of the pass.
             waited_ms: how long the input had waited before.
+            work: as in `choose`, at this depth.
 
         Raises:
             SkipError: a depth that is not in the table.
+            BudgetError: work that is no number above 0.
         """
+        _check_work(work)
         if skip not in self._rows:
             raise SkipError(f"skip {skip!r} is not in the governor's table: expected one of {', '.join(self._rows)}")
         with self._lock:
             at_s = self._time()
             if 0 < latency_ms < math.inf:
-                self._take(Seen(at_s, skip, latency_ms, waited_ms if 0 <= waited_ms < math.inf else 0.0))
+                self._take(Seen(at_s, skip, latency_ms, waited_ms if 0 <= waited_ms < math.inf else 0.0, work))
             else:
                 self.ignored += 1
 
@@ -211,17 +217,19 @@ class Governor:
     def _take(self, seen: Seen) -> None:
         self._seen.append(seen)
         profiled = self._rows[seen.skip].latency_ms
-        slowdown = seen.latency_ms / profiled if profiled else 1.0
+        slowdown = seen.latency_ms / (profiled * seen.work) if profiled else 1.0
         missed = seen.waited_ms + seen.latency_ms > self.target_ms
-        self._policy.observe(seen.at_s, self._places.get(seen.skip), slowdown, missed, seen.waited_ms)
+        room = (self.target_ms - seen.waited_ms) / seen.work
+        self._policy.observe(seen.at_s, self._places.get(seen.skip), slowdown, missed, room)
 
-    def _decide(self, at_s: float, waited_ms: float) -> Decision:
+    def _decide(self, at_s: float, waited_ms: float, work: float) -> Decision:
         policy = self._policy
-        why = policy.decide(at_s, waited_ms, self._allowed)
+        why = policy.decide(at_s, (self.target_ms - waited_ms) / work, self._allowed)
         assert policy.at is not None
         skip = self._ladder[policy.at].skip
         self._number += 1
-        decision = Decision(self._number, at_s, waited_ms, self._limits, skip, why, policy.slowdown, tuple(self._seen))
+        seen = tuple(self._seen)
+        decision = Decision(self._number, at_s, waited_ms, self._limits, skip, why, policy.slowdown, seen, work)
         self._seen.clear()
         self._log.append(decision)
         self._say_once(policy.meets(self._allowed[0]), skip)
@@ -233,7 +241,7 @@ class Governor:
             self._take(seen)
         if decision.limits != self._limits:
             self._limits, self._allowed = decision.limits, self._within(decision.limits)
-        return self._decide(decision.at_s, decision.waited_ms)
+        return self._decide(decision.at_s, decision.waited_ms, decision.work)
 
     def _say_once(self, meets: bool | None, skip: str) -> None:
         """Warn where the shallowest depth cannot meet the target; again only after it could for a while."""
@@ -313,6 +321,11 @@ def _is_positive(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
 
 
+def _check_work(work: object) -> None:
+    if not _is_positive(work):
+        raise BudgetError(f"work={work!r}: expected a finite number above 0, 1 for an input like the table's")
+
+
 def _check_limits(limits: object, table: TradeOffs) -> None:
     example = 'expected limits such as {"energy_mj": 40.0}, or {} for none'
     if not isinstance(limits, Mapping):
@@ -326,10 +339,11 @@ def _check_limits(limits: object, table: TradeOffs) -> None:
             raise BudgetError(f"the governor's limit returned {name}={value!r}: expected a finite number above 0")
 
 
-def _only(table: TradeOffs, skips: set[str]) -> TradeOffs:
+def only(table: TradeOffs, skips: set[str]) -> TradeOffs:
+    """A table of some of its depths."""
     rows = tuple(row for row in table.rows if row.skip in skips)
     if skips - {row.skip for row in rows} or not rows:
         raise SkipError(
             f"skips={sorted(skips)}: expected some of those in the table, {', '.join(row.skip for row in table.rows)}"
         )
-    return replace(table, rows=rows)
+    return replace(table, rows=rows, ties=tuple(pair for pair in table.ties if skips.issuperset(pair)))

@@ -60,15 +60,15 @@ class Policy:
             return False
         return True if self._fitting[depth] >= SUCCESS else None
 
-    def decide(self, at_s: float, waited_ms: float, allowed: Sequence[int]) -> str:
+    def decide(self, at_s: float, room: float, allowed: Sequence[int]) -> str:
         """Choose a depth (it is `at` afterwards), and say why.
 
         Arguments:
             at_s: now, in seconds; never less than before.
-            waited_ms: how long the input has waited already.
+            room: what is left of the target, in milliseconds of the table's input: what the input has waited is gone,
+                and one of twice the work has half the room.
             allowed: the depths that the limits allow, shallowest first; at least one.
         """
-        room = self.target_ms - waited_ms
         if self.at is None:
             self.at = self._deepest(allowed, max(self._recent, default=1.0), room)
             return "start"
@@ -104,7 +104,7 @@ class Policy:
             and self.latencies[depth] * self._recent[-1] * ROOM <= room
         )
 
-    def observe(self, at_s: float, depth: int | None, slowdown: float, missed: bool, waited_ms: float) -> None:
+    def observe(self, at_s: float, depth: int | None, slowdown: float, missed: bool, room: float) -> None:
         """Take in what one input took.
 
         Arguments:
@@ -112,12 +112,11 @@ class Policy:
             depth: what ran, by its place on the ladder; None where it is not on the ladder.
             slowdown: its latency against its profile.
             missed: did it end after the target, waiting included?
-            waited_ms: how long the input had waited before.
+            room: what it had been given, as in `decide`.
         """
         self._recent.append(slowdown)
-        room = (self.target_ms - waited_ms) / ROOM
         for place, latency in enumerate(self.latencies):
-            if latency * slowdown > room:
+            if latency * slowdown > room / ROOM:
                 self._fitting[place], self._since[place] = 0, at_s
             else:
                 self._fitting[place] += 1

@@ -37,7 +37,8 @@ _FORM = Form(FORMAT, VERSION, f"a file with format {FORMAT!r}", CheckpointError)
 _PARTS, _NUMBERS = 20, 2  # times as many as are kept, and
 _MORE_PARTS, _MORE_NUMBERS = 10_000, 1 << 26
 _LARGEST = 1 << 14  # of an argument, such as an image's side, where no weights have a side as long
-_LARGEST_IN_CONFIGS = 1 << 24  # configs of transformers also tell how long a text may be
+_LARGEST_IN_CONFIGS = 1 << 24  # configs of transformers also tell how long a text may be, and
+_LABELS = "num_labels"  # how many they name one by one
 
 _KINDS = {  # of numbers that are no whole ones
     str(kind).removeprefix("torch."): kind
@@ -157,6 +158,7 @@ def read_folder(
     folder: Path,
     model: nn.Module | None = None,
     *,
+    another_class: bool = False,
     reader: str = "load",
     given: str | None = None,
 ) -> KeptNetwork:
@@ -165,7 +167,7 @@ def read_folder(
     Arguments:
         kind: the class of the network.
         folder: of its files.
-        model: as for `load`.
+        model, another_class: as for `load`.
         reader, given: the function that the user called, and with what, for the errors; by default `load(folder)`.
 
     Raises:
@@ -194,6 +196,8 @@ def read_folder(
         else:
             built = unwrapped(model)
             check_shaped(built, f"{reader} received", CheckpointError)
+            if not another_class:
+                _check_class(built, description, file, f"{reader}({given!r}, model=..., another_class=True)")
         network = made(built)
     except CheckpointError:
         raise
@@ -214,6 +218,17 @@ def read_folder(
         network.source = description.source
     network.preprocessing = description.preprocessing
     return network.eval()
+
+
+def _check_class(model: nn.Module, description: Description, file: Path, way_round: str) -> None:
+    """A class of another name may compute something else with tensors of the same names and shapes."""
+    name, kept = type(model).__name__, description.model
+    if name != kept and kept != Description.model:
+        raise CheckpointError(
+            f"{file} keeps a {kept}, and the given model is a {name}: weights that fit its names may mean something "
+            f"else there; give a {kept}, or where {name} computes the same (a class that was renamed, a subclass) say "
+            f"so, {way_round}"
+        )
 
 
 # -- files ------------------------------------------------------------------------------------------------------
@@ -386,7 +401,8 @@ def _build(
         )
     largest = _LARGEST_IN_CONFIGS if source.name.startswith("transformers/") else _LARGEST
     longest = max(largest, len(shapes), *(side for shape in shapes.values() for side in shape))
-    if large := [number for number in _integers(source.arguments) if abs(number) > longest]:
+    large = [number for number in _integers(source.arguments) if abs(number) > longest]
+    if large := large + [number for number in _named(source.arguments, _LABELS) if number > _LARGEST]:
         raise CheckpointError(
             f"{file} asks for {source.name!r} with the number {large[0]} in {dict(source.arguments)!r}, and no side of "
             f"its weights is longer than {longest}: it is damaged, or the weights are of another network"
@@ -412,6 +428,14 @@ def _integers(value: Any) -> Iterator[int]:
     elif not isinstance(value, str | float | None):
         for each in value.values() if isinstance(value, Mapping) else value:
             yield from _integers(each)
+
+
+def _named(value: Any, name: str) -> list[int]:
+    """The whole numbers of a name, wherever it stands."""
+    if not isinstance(value, Mapping):
+        return []
+    own = [value[name]] if isinstance(value.get(name), int) else []
+    return own + [number for inner in value.values() for number in _named(inner, name)]
 
 
 def _check_fit(network: Kept, kept: Mapping[str, Any], folder: Path, reader: str) -> None:

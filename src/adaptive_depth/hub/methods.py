@@ -85,6 +85,7 @@ class OnTheHub(Kept):
         pretrained_model_name_or_path: str | os.PathLike[str],
         *,
         model: nn.Module | None = None,
+        another_class: bool = False,
         force_download: bool = False,
         token: str | bool | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
@@ -99,6 +100,7 @@ class OnTheHub(Kept):
             pretrained_model_name_or_path: a folder that `save_pretrained` or `save` wrote, or `"USER/NAME"`.
             model: a model of the same architecture, for networks whose model no name builds; its weights are
                 replaced.
+            another_class: may the model's class have another name than the one that was saved?
             force_download: fetch again what the cache holds.
             token: of the Hub; by default that of `hf auth login`.
             cache_dir: where fetched files are kept.
@@ -124,6 +126,7 @@ class OnTheHub(Kept):
             cls,
             pretrained_model_name_or_path,
             model,
+            another_class=another_class,
             force_download=force_download,
             token=token,
             cache_dir=cache_dir,

@@ -164,14 +164,19 @@ def _replace_together(finished: Mapping[Path, Path]) -> None:
 
 
 def read(
-    kind: type[KeptNetwork], given: str | os.PathLike[str], model: nn.Module | None = None, **options: Any
+    kind: type[KeptNetwork],
+    given: str | os.PathLike[str],
+    model: nn.Module | None = None,
+    *,
+    another_class: bool = False,
+    **options: Any,
 ) -> KeptNetwork:
     """The network in a folder or repository, as `from_pretrained` returns it.
 
     Arguments:
         kind: the class of the network.
         given: a folder, or the id of a repository.
-        model: as for `load`.
+        model, another_class: as for `load`.
         **options: of huggingface_hub's `snapshot_download`.
 
     Raises:
@@ -189,7 +194,7 @@ def read(
             f"{os.fspath(given)!r} holds no network, neither {CONFIG} nor {RUN}: expected what save_pretrained, "
             "push_to_hub or save wrote"
         )
-    return read_folder(kind, folder, model, reader=_READER, given=os.fspath(given))
+    return read_folder(kind, folder, model, another_class=another_class, reader=_READER, given=os.fspath(given))
 
 
 def _find(given: object, options: Mapping[str, Any]) -> Path:

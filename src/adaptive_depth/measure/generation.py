@@ -163,7 +163,9 @@ class _Text:
     def _step(self) -> None:
         """One more token."""
         inputs: dict[str, Any] = {"input_ids": self._token, self._name: self._cache, "use_cache": True}
-        if self._seen is not None and self._name == "past_key_values":  # a state has no places to mask
+        if (
+            self._seen is not None and self._name == "past_key_values"
+        ):  # a state has no places to mask (Mamba would write another text)
             self._seen = torch.cat([self._seen, self._seen.new_ones(self._batch, 1)], 1)
             inputs["attention_mask"] = self._seen
             if self._places:
@@ -257,8 +259,8 @@ def _check_sizes(ids: Tensor, new_tokens: int, model: Any) -> None:
     most = getattr(config, "max_position_embeddings", None)
     if isinstance(most, int) and 0 < most < ids.shape[1] + new_tokens:
         raise MeasurementError(
-            f"a prompt of {ids.shape[1]} tokens and {new_tokens} new ones are more than the {most} that the model takes "
-            "(max_position_embeddings): expected a shorter prompt, or fewer new_tokens"
+            f"a prompt of {ids.shape[1]} tokens and {new_tokens} new ones are more than the {most} that the model "
+            "takes (max_position_embeddings): expected a shorter prompt, or fewer new_tokens"
         )
     words = getattr(config, "vocab_size", None)
     low, high = int(ids.min()), int(ids.max())

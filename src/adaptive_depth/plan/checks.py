@@ -14,7 +14,7 @@ from ..modes import evaluating, looking_at, without_fast_paths
 from .calls import NOWHERE, Call, hidden_of, record, without_use
 from .norms import gathers_inside, has_statistics, is_norm, norms_inside
 from .plan import Stage, Stages
-from .residual import is_residual
+from .residual import is_residual, why_another_input
 
 MOST_STAGES = 12  # 4,096 sub-networks
 
@@ -234,6 +234,9 @@ def _reject_stray_norms(order: Sequence[str], strays: Sequence[str], stages: Sta
 def _prove_skippable(block: nn.Module, call: Call, stage: Stage, asked: bool) -> None:
     said = f"stage {stage.name!r}: block {call.path!r} is not skippable: "
     hidden = hidden_of(call)
+    fits = hidden is not None and hidden.shape == call.output_shape
+    if stage.residual and not fits and (another := why_another_input(block, call)):
+        raise StagesError(f"{said}{another}")
     if stage.returns is not None and any(place is not None and place >= len(call.given) for place in stage.returns):
         raise StagesError(
             f"{said}returns={stage.returns} names an input that it does not have: it is called with {len(call.given)} "
@@ -261,6 +264,8 @@ def _prove_skippable(block: nn.Module, call: Call, stage: Stage, asked: bool) ->
             f"{said}it does not run once more by itself ({type(error).__name__}: {one_line(error)}), so it cannot be "
             "asked whether it adds to its input; if you know that it may be left out, say Stage(..., residual=False)"
         ) from error
+    if not residual and (another := why_another_input(block, call)):
+        raise StagesError(f"{said}{another}")
     if not residual:
         raise StagesError(
             f"{said}it does not add to its input, so leaving it out would leave something else than its input; "

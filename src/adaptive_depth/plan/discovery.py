@@ -20,7 +20,7 @@ from ..modes import evaluating, looking_at, without_fast_paths
 from .calls import Call, fresh, hidden_of, record, same_output, without_use
 from .norms import norms_inside
 from .plan import Run
-from .residual import has_weights, is_residual
+from .residual import has_weights, is_residual, why_another_input
 
 MOST_STAGES = 6  # so at most 64 sub-networks; of more runs, those that do most of the work become stages
 
@@ -235,6 +235,9 @@ class _Search:
         for path, each in zip(group, calls, strict=True):
             if len(each) != 1:
                 return f"{path} ran {len(each)} times in one forward pass, where a block must run once"
+        for path, (call,) in reversed([*zip(group, calls, strict=True)]):
+            if not self._is_block(path) and (another := why_another_input(self._at(path), call)):
+                return f"{path} cannot be left out: {another}"
         for path, (call,) in zip(group, calls, strict=True):
             hidden = hidden_of(call)
             if hidden is None or call.output_shape is None:

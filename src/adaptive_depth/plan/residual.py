@@ -7,6 +7,7 @@ its parameters keep their identity, only the numbers behind them are exchanged.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,6 +30,39 @@ def is_residual(block: nn.Module, call: Call) -> bool:
         or _norm_of_input(asked, call, given, change)
         or _adds_to_input(block, call, given)
     )
+
+
+def why_another_input(block: nn.Module, call: Call) -> str | None:
+    """In words, that a block which does not add to its first input adds to a later one; None where it does not."""
+    given = call.given
+    for place, value in enumerate(given[1:], 1):
+        if isinstance(value, Tensor) and value.is_floating_point() and value.shape == call.output_shape:
+            swapped = [value, *given[1:place], given[0], *given[place + 1 :]]
+            asked = replace(call, args=tuple(swapped), kwargs={}, names=())
+            try:
+                adds = is_residual(_Swapped(block, place), asked)
+            except Exception:  # noqa: BLE001 - inputs that may only be named, say
+                continue
+            if adds:
+                name = call.names[place] if place < len(call.names) else f"number {place + 1}"
+                return (
+                    f"it adds to its input {name!r} and not to the first, which is what is handed on where a block is "
+                    f"left out: let its forward take {name!r} first, and call it so"
+                )
+    return None
+
+
+class _Swapped(nn.Module):
+    """A block whose first input changes places with a later one."""
+
+    def __init__(self, block: nn.Module, place: int) -> None:
+        super().__init__()
+        self.block, self.place = block, place
+
+    def forward(self, *args: Any) -> Any:
+        inputs = [*args]
+        inputs[0], inputs[self.place] = inputs[self.place], inputs[0]
+        return self.block(*inputs)
 
 
 class _Asked:

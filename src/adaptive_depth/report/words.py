@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..choose.costs import Profile
+from ..choose.costs import TIMED, Profile
 from ..choose.quantities import Quantity, quality_of, quantities
 from ..choose.tradeoffs import Row, TradeOffs
 from ..quality import TOP_1, Quality
@@ -125,9 +125,9 @@ def _cell(name: str, value: Any, text: str, more: str = "") -> dict[str, Any]:
 
 
 def _interval(profile: Profile | None, skip: str, cost: str, quantity: Quantity) -> str:
-    if profile is None or cost != "latency_ms" or skip not in profile.costs:
+    if profile is None or cost not in TIMED or getattr(profile.costs.get(skip), cost, None) is None:
         return ""
-    low, high = profile.costs[skip].latency_low_ms, profile.costs[skip].latency_high_ms
+    low, high = profile.interval(skip)
     return "" if low is None or high is None else f"{quantity.number(low)} to {quantity.number(high)}"
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import TrainingError
+from ..meaning import Meaning, Meanings
 from ..quality import TOP_1, Quality
 from .checks import called, check_meant, same_device, tensor_of, value_range
 from .task import Task
@@ -45,6 +46,9 @@ class Classification(Task):
         self.criterion: Any = check_meant("Classification", criterion, "nn.CrossEntropyLoss()")
         self.temperature = temperature
         self.ignore_index = getattr(self.criterion, "ignore_index", -100)
+
+    def meanings(self) -> Meanings:
+        return {"": Meaning("classes")}
 
     def loss(self, output: Any, target: Any) -> Tensor:
         logits = self._logits(output)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..errors import TrainingError
+from ..meaning import Meanings
 from .task import Task
 
 if TYPE_CHECKING:
@@ -57,6 +58,9 @@ class Heads(Task):
             if name not in self.tasks:
                 raise TrainingError(f"head {name!r} is unknown: expected one of {', '.join(self.tasks)}")
         self.quality = self.tasks[self.judged_by].quality
+
+    def meanings(self) -> Meanings:
+        return {name: each for name, task in self.tasks.items() for each in task.meanings().values()}
 
     def output(self, output: Any) -> Any:
         return self._split("output", output)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import TrainingError
+from ..meaning import Meaning, Meanings
 from ..quality import Quality
 from .checks import called, check_meant, same_device, same_shape, tensor_of
 from .task import Task
@@ -36,6 +37,9 @@ class MultiLabel(Task):
         criterion = nn.BCEWithLogitsLoss() if criterion is None else criterion
         self.criterion: Any = check_meant("MultiLabel", criterion, "nn.BCEWithLogitsLoss()")
         self.threshold = threshold
+
+    def meanings(self) -> Meanings:
+        return {"": Meaning("labels")}
 
     def loss(self, output: Any, target: Any) -> Tensor:
         logits = self._logits(output)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
+from ..meaning import Meaning, Meanings
 from ..quality import Quality
 from .checks import called, check_meant, same_device, same_shape, tensor_of
 from .task import Task
@@ -32,7 +33,11 @@ class Regression(Task):
     def __init__(self, criterion: Any = None, *, unit: str = "") -> None:
         criterion = nn.MSELoss() if criterion is None else criterion
         self.criterion: Any = check_meant("Regression", criterion, "nn.MSELoss()")
+        self.unit = unit
         self.quality = Quality("RMSE", unit, higher_is_better=False)
+
+    def meanings(self) -> Meanings:
+        return {"": Meaning("numbers", getattr(self, "unit", ""))}
 
     def loss(self, output: Any, target: Any) -> Tensor:
         numbers, y = self._both(output, target)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..batches import logits_in, split_batch
 from ..errors import DataError
+from ..meaning import Meanings
 from ..quality import TOP_1, Quality
 
 if TYPE_CHECKING:
@@ -70,6 +71,13 @@ class Task(ABC):
         Raises:
             TrainingError: they do not; with what was received, and what was expected.
         """
+
+    def meanings(self) -> Meanings:
+        """What the outputs of the network stand for, by name, `""` where there is one; empty where nobody says.
+
+        An exported file carries it, so that `adaptive-depth run` can say what it sees.
+        """
+        return {}
 
     @abstractmethod
     def loss(self, output: Any, target: Any) -> Tensor:

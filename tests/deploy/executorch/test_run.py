@@ -144,7 +144,7 @@ def test_foreign_files(tmp_path):
     with pytest.raises(ArtifactError, match=r"foreign\.pte does not end as .*: it is truncated, or another program"):
         open_session(foreign)
     pretending = tmp_path / "pretending.pte"
-    pretending.write_bytes(b"abc" + backend.ending(0x352441C2))  # the CRC-32 of "abc", as published
+    pretending.write_bytes(b"abc" + backend.ending("352441c2"))  # the CRC-32 of "abc", as published
     with pytest.raises(ArtifactError, match=r"pretending\.pte cannot be loaded: "):
         open_session(pretending)
     folder = tmp_path / "folder.pte"

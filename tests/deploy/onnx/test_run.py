@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import helper, parser
+from onnx import helper, numpy_helper, parser
 
 from adaptive_depth.deploy.onnx import run as runtime
 from adaptive_depth.deploy.session import open_session
@@ -57,8 +58,31 @@ def test_a_truncated_file(exported, part: float, tmp_path: Path) -> None:
     content = exported[1].read_bytes()
     path = tmp_path / "model.onnx"
     path.write_bytes(content[: int(part * len(content))])
-    with pytest.raises(ArtifactError, match=r"model\.onnx (cannot be loaded \(.*truncated|is not of this library)"):
+    with pytest.raises(
+        ArtifactError, match=r"model\.onnx (cannot be loaded \(.*truncated|is not of this lib|does not have the ch)"
+    ):
         open_session(path)
+
+
+def test_a_changed_file_and_what_a_tool_wrote_anew(exported, tmp_path: Path) -> None:
+    """ONNX Runtime computes with whatever weights it reads: the checksum at the end tells."""
+    content = exported[1].read_bytes()
+    assert content[-8:].decode() == f"{zlib.crc32(content[:-37]):08x}"
+    path = tmp_path / "model.onnx"
+    model = onnx.load(exported[1])
+    onnx.save(model, path)  # the same bytes
+    open_session(path)
+    weight = model.graph.initializer[0]
+    numbers = numpy_helper.to_array(weight)
+    weight.CopyFrom(numpy_helper.from_array(2 * numbers, weight.name))
+    onnx.save(model, path)
+    with pytest.raises(ArtifactError, match=r"model\.onnx does not have the checksum .* if the change was meant"):
+        open_session(path)
+    kept = [entry for entry in model.metadata_props if entry.key == "adaptive_depth"]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    onnx.save(model, path)  # as the message says, and as version 0.1 wrote files
+    assert open_session(path).skips == ("FF", "FT", "TT")
 
 
 def test_a_foreign_file(tmp_path: Path) -> None:
@@ -76,7 +100,7 @@ def test_a_foreign_file(tmp_path: Path) -> None:
         open_session(path)
     helper.set_model_props(foreign, {"adaptive_depth": '{"format": "adaptive-depth artifact", "version": 9}'})
     onnx.save(foreign, path)
-    with pytest.raises(ArtifactError, match=r"model\.onnx has version 9, this library reads up to 2"):
+    with pytest.raises(ArtifactError, match=r"model\.onnx has version 9, this library reads up to 3"):
         open_session(path)
 
 

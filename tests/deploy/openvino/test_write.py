@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import adaptive_depth as ad
 from adaptive_depth.deploy.artifact import Artifact
-from adaptive_depth.deploy.openvino.write import checksum, write
+from adaptive_depth.deploy.openvino.write import write
 from adaptive_depth.errors import ExportError
+from adaptive_depth.files import checksum
 
 
 def differing(network: ad.AdaptiveNetwork, *, calibrated: bool) -> ad.AdaptiveNetwork:

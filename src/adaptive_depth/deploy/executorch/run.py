@@ -1,7 +1,6 @@
 """Sessions over a `.pte` file, run by ExecuTorch."""
 
 import warnings
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ArtifactError, one_line
+from ...files import checksum
 from ..artifact import Artifact
+from ..session import Arrays
 
 DESCRIPTION = "artifact"  # the method of the file that returns its description, as JSON
 # Depths that stay loaded. Each holds weights of its own, which XNNPACK packs for its kernels when it is loaded: with
 # one alone every change of depth would pack them again, with many the weights would lie in memory as often.
 LOADED = 2
 _MARK = b"adaptive-depth:"
-_CHUNK = 1 << 22
 _LOCK = Lock()  # ExecuTorch has one pool of threads and XNNPACK one workspace: one call at a time in a process
 
 
@@ -71,13 +71,14 @@ class ExecuTorchBackend:
         self._methods: OrderedDict[str, Any] = OrderedDict()
         _OPENED.add(self)
 
-    def run(self, x: NDArray[np.float32], skip: str) -> NDArray[np.float32]:
-        """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
+    def run(self, x: NDArray[np.float32], skip: str) -> Arrays:
+        """What one depth returns for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
         import torch
 
         writable = x if x.flags.writeable else x.copy()  # as torch asks, although nothing is written
         with _LOCK:
-            return self._method(skip)([torch.from_numpy(writable)])[0].numpy()
+            outputs = self._method(skip)([torch.from_numpy(writable)])
+            return self.artifact.named([output.numpy() for output in outputs])
 
     def _method(self, skip: str) -> Any:
         if skip not in self._methods:
@@ -94,21 +95,18 @@ _OPENED: WeakSet[ExecuTorchBackend] = WeakSet()
 # -- the file ---------------------------------------------------------------------------------------------------
 
 
-def ending(checksum: int) -> bytes:
-    """The last bytes of a file, for the checksum (`zlib.crc32`) of all that stands before them."""
-    return _MARK + f"{checksum:08x}".encode()
+def ending(digits: str) -> bytes:
+    """The last bytes of a file, for the checksum of all that stands before them."""
+    return _MARK + digits.encode()
 
 
 def check_whole(path: Path) -> None:
     """Raise an ArtifactError where a file does not end as its content says: ExecuTorch may crash on a damaged one."""
-    length = len(ending(0))
+    length = len(ending("0" * 8))
     try:
+        right = ending(checksum(path, but_the_last=length))
         with path.open("rb") as file:
-            rest = max(0, path.stat().st_size - length)
-            checksum = 0
-            while chunk := file.read(min(rest, _CHUNK)):
-                checksum = zlib.crc32(chunk, checksum)
-                rest -= len(chunk)
+            file.seek(max(0, path.stat().st_size - length))
             end = file.read()
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error}") from error
@@ -117,7 +115,7 @@ def check_whole(path: Path) -> None:
             f"{path} does not end as a file of adaptive-depth does: it is truncated, or another program wrote it; "
             "export it again with adaptive-depth export RUN --to executorch"
         )
-    if end != ending(checksum):
+    if end != right:
         raise ArtifactError(f"{path} does not have the checksum that stands at its end: it is damaged; export it again")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import ExportedProgram
 
 from ...core.network import AdaptiveNetwork
@@ -15,7 +15,7 @@ from ...errors import ExportError
 from ...files import write_atomically
 from ...modes import evaluating
 from ..artifact import Artifact
-from ..tracing import Logits, cannot_convert, exported
+from ..tracing import Outputs, cannot_convert, exported
 from .run import DESCRIPTION, ending
 from .scale_and_shift import unfolded
 
@@ -52,13 +52,9 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
             if form == "shared"
             else {skip: network.subnet(skip) for skip in artifact.skips}
         )
-        programs = {skip: _exported(module, example) for skip, module in modules.items()}
+        programs = {skip: exported(Outputs(module, artifact.outputs), (example,)) for skip, module in modules.items()}
     content = _lowered(programs, json.dumps(artifact.to_json()))
-    write_atomically(path, content + ending(zlib.crc32(content)))
-
-
-def _exported(module: nn.Module, example: Tensor) -> ExportedProgram:
-    return exported(Logits(module), (example,))
+    write_atomically(path, content + ending(f"{zlib.crc32(content):08x}"))
 
 
 def _lowered(programs: Mapping[str, ExportedProgram], description: str) -> bytes:

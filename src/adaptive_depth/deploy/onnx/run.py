@@ -8,11 +8,15 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from ...errors import ArtifactError, one_line
-from ..artifact import Artifact
+from ...files import checksum
+from ..artifact import INPUTS, Artifact
+from ..session import Arrays
 
 DESCRIPTION = "adaptive_depth"  # the name of the description in the model's metadata
-IMAGE, SKIP = "image", "skip"  # the model's inputs
+IMAGE, SKIP = INPUTS
 
+CHECKED = "adaptive_depth_checked"  # of a file that has a checksum at its end; those of version 0.1 have none
+_CHECKSUM = "adaptive_depth_checksum"
 _ERRORS_ONLY = 3
 
 
@@ -32,20 +36,47 @@ def open_backend(source: Any, *, threads: int | None, backend: str) -> "OnnxBack
             f"{backend} received a {type(source).__name__}: expected the path of an .onnx file; adaptive-depth export "
             "RUN --to onnx writes one"
         )
+    checked = _is_whole(Path(source))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
         session = onnxruntime.InferenceSession(str(source), options, providers=onnxruntime.get_available_providers())
+        said = session.get_modelmeta().custom_metadata_map
     except Exception as error:  # its classes share no other base
         raise ArtifactError(
             f"{source} cannot be loaded ({one_line(error)[:300]}): it is truncated, or no ONNX model; export it again"
         ) from error
-    described = session.get_modelmeta().custom_metadata_map.get(DESCRIPTION)
+    if CHECKED in said and not checked:
+        raise ArtifactError(
+            f"{source} does not have the checksum that its export put at its end: it is damaged, or another tool wrote "
+            f"it anew; export it again, or remove the entries {CHECKED} and {_CHECKSUM} of its metadata if the change "
+            "was meant"
+        )
+    described = said.get(DESCRIPTION)
     if described is None:
         raise ArtifactError(f"{source} is not of this library: expected a file that adaptive-depth export wrote")
     return OnnxBackend(session, Artifact.from_json(described, source))
+
+
+def ending(digits: str) -> bytes:
+    """The last bytes of a file, for the checksum of all that stands before them: one more entry of its metadata."""
+    name, value = _CHECKSUM.encode(), digits.encode()
+    entry = b"\x0a" + bytes([len(name)]) + name + b"\x12" + bytes([len(value)]) + value
+    return b"\x72" + bytes([len(entry)]) + entry
+
+
+def _is_whole(path: Path) -> bool:
+    """Does a file end with the checksum of what it holds? ONNX Runtime would compute with damaged weights."""
+    length = len(ending("0" * 8))
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - length))
+            end = file.read()
+        return end == ending(checksum(path, but_the_last=length))
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
 
 
 class OnnxBackend:
@@ -56,7 +87,7 @@ class OnnxBackend:
         self._session = session
         self._flags = {skip: np.array([flag == "T" for flag in skip]) for skip in artifact.skips}
 
-    def run(self, x: NDArray[np.float32], skip: str) -> NDArray[np.float32]:
-        """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
-        output: Any = self._session.run(None, {IMAGE: x, SKIP: self._flags[skip]})[0]
-        return output
+    def run(self, x: NDArray[np.float32], skip: str) -> Arrays:
+        """What one depth returns for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
+        wanted = self.artifact.outputs or None
+        return self.artifact.named(self._session.run(wanted, {IMAGE: x, SKIP: self._flags[skip]}))

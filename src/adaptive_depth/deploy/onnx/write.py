@@ -1,6 +1,7 @@
 """One ONNX model with every depth: each stage's choice is an `If` node, and the skip is an input."""
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..artifact import Artifact
 from ..switching import Switching
 from ..tracing import cannot_convert, exported, two_samples
 from .branches import add_branches, move_constants
-from .run import DESCRIPTION, IMAGE, SKIP
+from .run import CHECKED, DESCRIPTION, IMAGE, SKIP, ending
 
 LARGEST = 2**31 - 1  # bytes of a file in protocol buffers
 
@@ -24,7 +25,8 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
     """Write one ONNX model of all depths; the batch is free.
 
     Its inputs are `image`, float32 `[batch, channels, height, width]`, and `skip`, booleans `[stages]`, True where a
-    stage is skipped; its output is `logits`, `[batch, classes]`. Weights are stored once.
+    stage is skipped; its output is `logits`, `[batch, classes]`, or those that the artifact names. Weights are stored
+    once. An entry of the metadata at the end is a checksum of all before it.
 
     Arguments:
         network: an adapted network.
@@ -37,13 +39,18 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
     Raises:
         ExportError: an operator that ONNX does not have, with the block it came from; a model above 2 GB.
     """
-    module = Switching(network, folded=form == "folded", skips=artifact.skips)
+    module = Switching(network, folded=form == "folded", skips=artifact.skips, outputs=artifact.outputs)
     examples = (two_samples(example), torch.zeros(len(network.stages), dtype=torch.bool))
     with torch.no_grad():
         program = exported(module, examples, dynamic_shapes=({0: torch.export.Dim.DYNAMIC}, None))
         try:
             converted: Any = torch.onnx.export(
-                program, input_names=[IMAGE, SKIP], output_names=["logits"], dynamo=True, optimize=False, verbose=False
+                program,
+                input_names=[IMAGE, SKIP],
+                output_names=[*(artifact.outputs or ("logits",))],
+                dynamo=True,
+                optimize=False,
+                verbose=False,
             )
         except Exception as error:
             raise cannot_convert("ONNX", [program], error) from error
@@ -52,13 +59,15 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
     add_branches(graph, next(value for value in graph.inputs if value.name == SKIP))
     converted.optimize()
     move_constants(graph)
+    converted.model.metadata_props[CHECKED] = "crc32"
     converted.model.metadata_props[DESCRIPTION] = json.dumps(artifact.to_json())
     _write(converted.model, path)
 
 
 def _write(model: onnx_ir.Model, path: Path) -> None:
     proto = onnx_ir.to_proto(model)
-    size = proto.ByteSize()
+    size = proto.ByteSize() + len(ending("0" * 8))
     if size > LARGEST:
         raise ExportError(f"the model has {size / 1e9:.1f} GB, and an ONNX file at most 2: export to openvino")
-    write_atomically(path, proto.SerializeToString())
+    content = proto.SerializeToString()
+    write_atomically(path, content + ending(f"{zlib.crc32(content):08x}"))

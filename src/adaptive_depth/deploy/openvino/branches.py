@@ -16,7 +16,10 @@ from openvino import Model, Node, Output, Type, opset13
 from openvino.op import Parameter, Result, if_op
 from openvino.passes import ConstantFolding, Manager
 
-IMAGE, SKIP, LOGITS = "image", "skip", "logits"
+from ..artifact import INPUTS
+
+IMAGE, SKIP = INPUTS
+LOGITS = "logits"
 LAYERS = ("Convolution", "GroupConvolution", "MatMul")
 _NORM_STEPS = ("Add", "Subtract", "Multiply", "Divide")
 
@@ -24,30 +27,32 @@ Value = tuple[str, int]  # an output of a node: the node's name, and which of it
 Branch = tuple[Model, dict[Value, Parameter]]  # and what each of its parameters takes
 
 
-def branched(flat: Model, skips: Sequence[str], *, keep_norms: bool = True) -> Model:
+def branched(flat: Model, skips: Sequence[str], outputs: Sequence[str] = (), *, keep_norms: bool = True) -> Model:
     """The same computation with a branch for each context.
 
     Arguments:
         flat: a graph with two parameters, images and booleans `[stages]`, in which each choice is a `Select`. It is
             changed: convert it anew to use it again.
         skips: the depths that the result computes; for another it gives the output of one of them.
+        outputs: the names of the graph's outputs; `logits` of one alone.
         keep_norms: leave the norms beside the layers; False lets OpenVINO fold them, for each branch anew.
 
     Returns:
-        A graph with the inputs `image` and `skip`, and the output `logits`.
+        A graph with the inputs `image` and `skip`, and these outputs.
     """
     plan = _plan(flat, len(skips[0]))
     if keep_norms:
         _hold_norms(plan)
     body, parameters = _grow(plan, skips, "", 0)
     model = new_model(body.get_results(), [parameters[plan.image], parameters[plan.skip]])
-    name_ends(model)
+    name_ends(model, outputs)
     return model
 
 
-def name_ends(model: Model) -> None:
-    """Give the two inputs and the output their names."""
-    for node, name in zip([*model.get_parameters(), *model.get_results()], (IMAGE, SKIP, LOGITS), strict=True):
+def name_ends(model: Model, outputs: Sequence[str]) -> None:
+    """Give the two inputs and the outputs their names."""
+    names = (*INPUTS, *(outputs or (LOGITS,)))
+    for node, name in zip([*model.get_parameters(), *model.get_results()], names, strict=True):
         node.set_friendly_name(name)
         node.output(0).set_names({name})
 
@@ -89,10 +94,10 @@ def _plan(flat: Model, stages: int) -> _Plan:
         if node.get_type_name() == "Select" and _name(node) in of_image and sources[_name(node)][0][0] in of_skip
     }
     last = {stage: name for name, stage in choices.items()}
-    ends = [*(last[stage] for stage in range(stages - 1)), _name(flat.get_results()[0])]
+    ends = [*([last[stage]] for stage in range(stages - 1)), [_name(result) for result in flat.get_results()]]
     seen, regions = {image, skip}, []
-    for end in ends:
-        regions.append(_needed(sources, end, seen))
+    for stage_ends in ends:
+        regions.append(_needed(sources, stage_ends, seen))
         seen |= regions[-1]
     return _Plan(flat, (image, 0), (skip, 0), sources, of_image, of_skip, choices, tuple(regions))
 
@@ -106,10 +111,10 @@ def _depending(sources: Mapping[str, Sequence[Value]], parameter: str) -> frozen
     return frozenset(found)
 
 
-def _needed(sources: Mapping[str, Sequence[Value]], end: str, without: set[str]) -> frozenset[str]:
-    """What must be computed for a node, itself included, beyond the nodes of `without`."""
+def _needed(sources: Mapping[str, Sequence[Value]], ends: Sequence[str], without: set[str]) -> frozenset[str]:
+    """What must be computed for some nodes, themselves included, beyond the nodes of `without`."""
     found: set[str] = set()
-    waiting = [end]
+    waiting = [*ends]
     while waiting:
         name = waiting.pop()
         if name not in found and name not in without:
@@ -160,7 +165,7 @@ def _grow(plan: _Plan, skips: Sequence[str], context: str, start: int) -> Branch
 
     copy = plan.flat.clone()
     nodes = {_name(node): node for node in copy.get_ops()}
-    output = copy.get_results()[0]
+    results = copy.get_results()
     handles = {value: Result(_output(nodes, value)) for value in wanted}  # they follow what replaces their value
     parameters = {plan.skip: Parameter(Type.boolean, nodes[plan.skip[0]].get_output_partial_shape(0))}
     for value in dict.fromkeys([*read, *wanted]):
@@ -180,7 +185,7 @@ def _grow(plan: _Plan, skips: Sequence[str], context: str, start: int) -> Branch
         models, takes = [model for model, _ in branches], [taken for _, taken in branches]
         chosen = choose(values[plan.skip], len(context), models, takes, values)
         return _body(chosen, parameters), parameters
-    return _body(output.input_value(0), parameters), parameters
+    return _body([result.input_value(0) for result in results], parameters), parameters
 
 
 def choose(
@@ -189,8 +194,8 @@ def choose(
     branches: Sequence[Model],
     takes: Sequence[Mapping[Any, Parameter]],
     values: Mapping[Any, Output] | Sequence[Output],
-) -> Output:
-    """An `If` on the flag of a stage: the branch that skips it, and the one that does not.
+) -> list[Output]:
+    """The outputs of an `If` on the flag of a stage: of the branch that skips it, or of the one that does not.
 
     Arguments:
         skip: booleans `[stages]`.
@@ -202,12 +207,13 @@ def choose(
     node.set_else_body(branches[1])
     for key in dict.fromkeys([*takes[0], *takes[1]]):
         node.set_input(values[key], takes[0].get(key), takes[1].get(key))  # type: ignore[arg-type] None: not read
-    return node.set_output(branches[0].get_results()[0], branches[1].get_results()[0])
+    pairs = zip(branches[0].get_results(), branches[1].get_results(), strict=True)
+    return [node.set_output(skipped, kept) for skipped, kept in pairs]
 
 
-def _body(output: Output, parameters: Mapping[Value, Parameter]) -> Model:
+def _body(outputs: Sequence[Output], parameters: Mapping[Value, Parameter]) -> Model:
     """A graph of one branch; what depends on constants alone is computed, look-ups in the norms' tables with it."""
-    body = new_model([Result(output)], list(parameters.values()))
+    body = new_model([Result(output) for output in outputs], list(parameters.values()))
     passes = Manager()
     passes.register_pass(ConstantFolding())
     passes.run_passes(body)

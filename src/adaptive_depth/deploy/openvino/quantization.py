@@ -23,7 +23,8 @@ from openvino.op import Result
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ...batches import device_of, logits_in
+from ...batches import device_of, logits_in, on_device, with_outputs
+from ...choose.tradeoffs import check_value
 from ...core.network import AdaptiveNetwork
 from ...errors import DataError, ExportError, TrainingError, one_line
 from ...modes import evaluating
@@ -80,11 +81,12 @@ def quantize(
         quantized = _quantized(model, batches, batches)
     except Exception as error:
         raise ExportError(f"NNCF cannot quantise the network: {one_line(error)[:300]}") from error
-    name_ends(quantized)
+    name_ends(quantized, artifact.outputs)
     artifact = replace(artifact, precision="int8")
     if labelled is not None:
-        compared = [_int8(quantized), *([] if task is None else [_float(network)])]
         with evaluating(network), torch.no_grad():
+            like = network(torch.from_numpy(images[:1]).to(device_of(network)))
+            compared = [_int8(quantized, artifact, like), *([] if task is None else [_float(network)])]
             accuracy, *in_float = _qualities(compared, labelled, artifact.skips, judged)
         artifact = replace(
             artifact, accuracy=accuracy, quality=judged.quality, float_accuracy=in_float[0] if in_float else None
@@ -111,7 +113,7 @@ def _quantized(model: Model, batches: Batches, met: Batches) -> Model:
     """A branch in int8, and the branches that it chooses between.
 
     Arguments:
-        model: at most one `If`, whose output is the model's own.
+        model: at most one `If`, whose outputs are the model's own.
         batches: arrays for the parameters of `model`, as float branches before it give them.
         met: the same as the int8 branches before it give them.
     """
@@ -135,7 +137,8 @@ def _quantized(model: Model, batches: Batches, met: Batches) -> Model:
     skip = next(parameter for parameter in trunk.get_parameters() if parameter.get_element_type() == Type.boolean)
     stage = int(choice.input_value(0).get_node().input_value(1).get_node().data)
     outputs = [result.input_value(0) for result in trunk.get_results()]
-    return new_model([Result(choose(skip.output(0), stage, branches, takes, outputs))], trunk.get_parameters())
+    chosen = choose(skip.output(0), stage, branches, takes, outputs)
+    return new_model([Result(output) for output in chosen], trunk.get_parameters())
 
 
 def _ordered(values: Batches, places: Sequence[int]) -> Batches:
@@ -194,7 +197,7 @@ def _first_layers(model: Model) -> list[str]:
 
 
 def _qualities(
-    models: Sequence[Callable[[Tensor, str], Tensor]], labelled: Iterable[Any], skips: Sequence[str], task: Task
+    models: Sequence[Callable[[Tensor, str], Any]], labelled: Iterable[Any], skips: Sequence[str], task: Task
 ) -> list[dict[str, float]]:
     """What a task says of each depth of some models; the batches are gone through once."""
     metrics: list[dict[str, Any]] = [{} for _ in models]
@@ -214,21 +217,29 @@ def _qualities(
                 task.measure(found[skip], output, y)
     if not metrics[0]:
         raise DataError("quantize received no labelled images: expected batches of images and labels, or None")
-    return [{skip: task.value(metric) for skip, metric in found.items()} for found in metrics]
+    values = [{skip: task.value(metric) for skip, metric in found.items()} for found in metrics]
+    for found in values:
+        for skip, value in found.items():  # no file holds nan
+            check_value(task.quality, f"{task.quality.noun} of {skip}, measured on labelled=,", value)
+    return values
 
 
-def _int8(model: Model) -> Callable[[Tensor, str], Tensor]:
+def _int8(model: Model, artifact: Artifact, like: Any) -> Callable[[Tensor, str], Any]:
+    """Its outputs as a task takes them: in a dict, a dataclass or a tuple like that of the network."""
     compiled = openvino.compile_model(model, "CPU", _EXACT)
 
-    def run(x: Tensor, skip: str) -> Tensor:
-        return torch.from_numpy(np.array(compiled({IMAGE: x.float().numpy(), SKIP: _flags(skip)})[LOGITS]))
+    def run(x: Tensor, skip: str) -> Any:
+        found = compiled({IMAGE: x.float().numpy(), SKIP: _flags(skip)})
+        outputs = {name: torch.from_numpy(np.array(found[name])) for name in artifact.outputs or (LOGITS,)}
+        return with_outputs(like, outputs) if artifact.outputs else outputs[LOGITS]
 
     return run
 
 
-def _float(network: AdaptiveNetwork) -> Callable[[Tensor, str], Tensor]:
+def _float(network: AdaptiveNetwork) -> Callable[[Tensor, str], Any]:
     device = device_of(network)
-    return lambda x, skip: logits_in(network(x.float().to(device), skip=skip)).cpu()
+    cpu = torch.device("cpu")
+    return lambda x, skip: on_device(logits_in(network(x.float().to(device), skip=skip)), cpu)
 
 
 def _flags(skip: str) -> NDArray[np.bool_]:

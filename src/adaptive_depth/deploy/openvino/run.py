@@ -1,6 +1,5 @@
 """Sessions over an OpenVINO model of every depth, `model.xml` with `model.bin` beside it."""
 
-import zlib
 from pathlib import Path
 from threading import local
 from typing import Any
@@ -10,10 +9,11 @@ import openvino
 from numpy.typing import NDArray
 
 from ...errors import ArtifactError, one_line
+from ...files import checksum
 from ..artifact import Artifact
+from ..session import Arrays
 
 DESCRIPTION, CHECKSUM = "adaptive_depth", "adaptive_depth_weights"  # what the .xml holds under `rt_info`
-_CHUNK = 1 << 20
 _CHANNELS = 16  # in a block of the CPU plugin's int8 kernels
 
 
@@ -64,14 +64,15 @@ class OpenVINOBackend:
             raise ArtifactError(f"OpenVINO cannot run {path} here: {one_line(error)[:300]}") from error
         self._own = local()
 
-    def run(self, x: NDArray[np.float32], skip: str) -> NDArray[np.float32]:
-        """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
+    def run(self, x: NDArray[np.float32], skip: str) -> Arrays:
+        """What one depth returns for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
         request: openvino.InferRequest | None = getattr(self._own, "request", None)
         if request is None:  # of this thread: two threads must not put their images into one
             request = self._own.request = self._compiled.create_infer_request()
         flags = np.array([letter == "T" for letter in skip])
-        # A copy of the output: the next call of this thread writes to the same place.
-        return request.infer({"image": x, "skip": flags}, share_inputs=True, share_outputs=False)["logits"]
+        # A copy of the outputs: the next call of this thread writes to the same place.
+        found = request.infer({"image": x, "skip": flags}, share_inputs=True, share_outputs=False)
+        return self.artifact.named([found[name] for name in self.artifact.outputs or ("logits",)])
 
 
 def _has_partial_blocks(model: openvino.Model) -> bool:
@@ -102,12 +103,3 @@ def _read(core: openvino.Core, path: Path) -> tuple[openvino.Model, Artifact]:
     if checksum(weights) != model.get_rt_info([CHECKSUM]).astype(str):
         raise ArtifactError(f"{weights} is not what was written with {path.name}: it is damaged, or of another export")
     return model, artifact
-
-
-def checksum(file: Path) -> str:
-    """CRC-32 of a file, eight hexadecimal digits."""
-    value = 0
-    with file.open("rb") as content:
-        while part := content.read(_CHUNK):
-            value = zlib.crc32(part, value)
-    return f"{value:08x}"

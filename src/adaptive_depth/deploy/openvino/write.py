@@ -19,20 +19,20 @@ from torch.export import Dim, ExportedProgram
 
 from ...core.network import AdaptiveNetwork
 from ...errors import ExportError
-from ...files import drafts, move
+from ...files import checksum, drafts, move
 from ...modes import evaluating
 from ..artifact import Artifact
 from ..switching import Switching
 from ..tracing import cannot_convert, exported, two_samples
 from .branches import branched
-from .run import CHECKSUM, DESCRIPTION, checksum
+from .run import CHECKSUM, DESCRIPTION
 
 
 def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artifact, *, form: str) -> None:
     """Write the depths of a network to one OpenVINO model.
 
     Any OpenVINO runtime reads it. Its inputs are `image`, of any batch size, and `skip`, booleans `[stages]` (True
-    skips); its output is `logits`.
+    skips); its output is `logits`, or those that the artifact names.
 
     Arguments:
         network: an adapted network.
@@ -69,14 +69,14 @@ def converted(
     free = [place for place, side in enumerate(artifact.input_shape) if side is None]
     with evaluating(network), torch.no_grad(), warnings.catch_warnings(), _root_logger_kept():
         warnings.simplefilter("ignore")  # deprecations inside of the converters
-        program = _exported(network, example, free)
+        program = _exported(network, example, artifact.outputs, free)
         try:
             flat = openvino.convert_model(program)
         except Exception as error:
             raise cannot_convert("OpenVINO", [program], error) from error
     shape = [-1 if side is None else side for side in artifact.input_shape]
     flat.reshape({flat.inputs[0]: shape, flat.inputs[1]: [len(network.stages)]})
-    return branched(flat, artifact.skips, keep_norms=keep_norms)
+    return branched(flat, artifact.skips, artifact.outputs, keep_norms=keep_norms)
 
 
 def save(model: openvino.Model, path: Path, artifact: Artifact) -> None:
@@ -104,8 +104,12 @@ def _root_logger_kept() -> Iterator[None]:
         root.filters[:], root.handlers[:] = filters, handlers
 
 
-def _exported(network: AdaptiveNetwork, example: Tensor, free: Sequence[int]) -> ExportedProgram:
+def _exported(
+    network: AdaptiveNetwork, example: Tensor, outputs: Sequence[str], free: Sequence[int]
+) -> ExportedProgram:
     skip = torch.zeros(len(network.stages), dtype=torch.bool, device=example.device)
     return exported(
-        Switching(network), (two_samples(example), skip), dynamic_shapes=(dict.fromkeys(free, Dim.DYNAMIC), None)
+        Switching(network, outputs=outputs),
+        (two_samples(example), skip),
+        dynamic_shapes=(dict.fromkeys(free, Dim.DYNAMIC), None),
     )

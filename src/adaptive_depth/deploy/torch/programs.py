@@ -20,8 +20,8 @@ from ...core.network import AdaptiveNetwork
 from ...errors import ExportError, one_line
 from ...skip import Skip, parse_skip
 from ..artifact import FILE, Artifact
-from ..session import Session
-from ..tracing import MOST_SAID, Logits, exported, two_samples
+from ..session import Arrays, Session
+from ..tracing import MOST_SAID, Outputs, exported, two_samples
 
 
 def write(
@@ -45,7 +45,7 @@ def write(
         raise ExportError(f"form={form!r} of torch: expected 'folded', for each depth is a network of its own")
     path.mkdir()
     for skip in artifact.skips:
-        module = Logits(network.extract(skip)).eval()
+        module = Outputs(network.extract(skip), artifact.outputs).eval()
         with torch.no_grad():
             program = exported(module, (two_samples(example),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
         torch.export.save(program, path / f"{skip}.pt2")
@@ -137,14 +137,16 @@ class _Programs:
         self.artifact = Artifact.from_json((path / FILE).read_bytes(), path)
         self._loaded: dict[str, list[Any]] = {}
 
-    def run(self, x: NDArray[Any], skip: str) -> NDArray[Any]:
+    def run(self, x: NDArray[Any], skip: str) -> Arrays:
         if skip not in self._loaded:
             self._loaded = {skip: self._load(skip)}  # one depth at a time: each has weights of its own
         with torch.no_grad():
             outputs = [run(torch.from_numpy(x)) for run in self._loaded[skip]]
-        for output in outputs[1:]:
-            torch.testing.assert_close(output, outputs[0], rtol=1e-3, atol=1e-4 * float(outputs[0].std()))
-        return outputs[0].numpy()
+        wanted, *others = [list(output.values()) if isinstance(output, dict) else [output] for output in outputs]
+        for other in others:
+            for one, same in zip(other, wanted, strict=True):
+                torch.testing.assert_close(one, same, rtol=1e-3, atol=1e-4 * float(same.double().std()))
+        return self.artifact.named([output.numpy() for output in wanted])
 
     def _load(self, skip: str) -> list[Any]:
         program = torch.export.load(self.path / f"{skip}.pt2").module()

@@ -7,11 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...batches import described, device_of, logits_in
+from ...batches import described, device_of, logits_in, outputs_in
 from ...core.network import AdaptiveNetwork
 from ...data import input_shape
 from ...errors import ArtifactError, StagesError
 from ..artifact import Artifact
+from ..session import Arrays
 
 
 def open_backend(source: Any, *, threads: int | None, backend: str) -> "NetworkBackend":
@@ -58,15 +59,23 @@ class NetworkBackend:
         )
         self._network = network
 
-    def run(self, x: NDArray[np.float32], skip: str) -> NDArray[np.float32]:
-        """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
+    def run(self, x: NDArray[np.float32], skip: str) -> Arrays:
+        """What one depth returns for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
         writable = x if x.flags.writeable else x.copy()  # as torch asks, although nothing is written
         with torch.inference_mode():
             given = torch.from_numpy(writable).to(device_of(self._network))
-            output = logits_in(self._subnets[skip](given))
-            if not isinstance(output, Tensor):
+            output = self._subnets[skip](given)
+            logits = logits_in(output)
+            if isinstance(logits, Tensor):
+                return _array(logits)
+            parts = outputs_in(output)
+            if not parts or not all(isinstance(part, Tensor) for part in parts.values()):
                 raise ArtifactError(
-                    f"the network returned {described(output)}: expected one tensor, or an object with logits; "
-                    "call the network itself, network(x, skip=...)"
+                    f"the network returned {described(output)}: expected a tensor, or tensors in a dict, a dataclass "
+                    "or a tuple; call the network itself, network(x, skip=...)"
                 )
-            return output.float().cpu().numpy()
+            return {name: _array(part) for name, part in parts.items()}
+
+
+def _array(output: Tensor) -> NDArray[Any]:
+    return (output.float() if output.is_floating_point() else output).cpu().numpy()

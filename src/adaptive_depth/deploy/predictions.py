@@ -1,0 +1,137 @@
+"""What a network says of an image, in words and as plain values: outputs read by what they stand for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..meaning import Meaning
+from .artifact import Artifact
+
+_MOST = 5  # classes or labels in a line
+_FEW = 8  # numbers in a line
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one output says of one image.
+
+    Attributes:
+        output: its name; empty where a network has only one.
+        text: in words, such as `"cat 93.1 %"`.
+        values: the same as JSON has it: `class` and `score`, `labels`, `shares`, `numbers`, or `shape` and `range`.
+    """
+
+    output: str
+    text: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.output}: {self.text}" if self.output else self.text
+
+
+class Reader:
+    """Reads what a session returns for one image.
+
+    Arguments:
+        labels: class names in the order of the outputs; None where a single output does not stand for classes.
+        meanings: what outputs stand for, where that is known; a single vector is of classes where it is not.
+
+    Example:
+        >>> [prediction] = Reader(("cat", "dog"))(np.array([[0.0, 2.0]]))
+        >>> prediction.text, round(prediction.values["score"], 3)
+        ('dog 88.1 %', 0.881)
+        >>> meanings = {"kind": Meaning("classes"), "size": Meaning("numbers", "m")}
+        >>> print(*Reader((), meanings)({"kind": np.array([[0.0, 2.0]]), "size": np.array([[3.25]])}), sep="; ")
+        kind: class 1 88.1 %; size: 3.25 m
+    """
+
+    def __init__(self, labels: Sequence[str] | None = (), meanings: Mapping[str, Meaning] | None = None) -> None:
+        self.labels, self.meanings = labels, dict(meanings or {})
+
+    @classmethod
+    def of(cls, artifact: Artifact, *, classes: bool) -> "Reader":
+        """That of a file.
+
+        Arguments:
+            classes: does a vector stand for classes where the file does not say?
+        """
+        return cls(artifact.labels if artifact.labels or classes else None, artifact.meanings)
+
+    def __call__(self, output: Any) -> tuple[Prediction, ...]:
+        """One prediction for each output of a batch of one."""
+        parts = output if isinstance(output, Mapping) else {"": output}
+        return tuple(self._read(name, np.asarray(part)) for name, part in parts.items())
+
+    def _read(self, name: str, output: NDArray[Any]) -> Prediction:
+        sample = output[0] if output.ndim and len(output) == 1 else output
+        meaning = self.meanings.get(name)
+        if meaning is None and not name and self.labels is not None and sample.ndim == 1 and len(sample) > 1:
+            meaning = Meaning("classes")
+        if not np.isfinite(sample).all():
+            return Prediction(name, "not finite numbers")
+        sample = sample.astype(np.float64) if sample.dtype.kind == "f" else sample
+        if meaning is None or not sample.size:
+            return _unknown(name, sample)
+        if meaning.kind == "classes" and sample.ndim and len(sample) > 1:
+            return self._classes(name, sample)
+        if meaning.kind == "labels" and sample.ndim:
+            return self._labels(name, sample)
+        return _numbers(name, sample, meaning.unit)
+
+    def _classes(self, name: str, logits: NDArray[np.float64]) -> Prediction:
+        if logits.ndim == 1:
+            shares = np.exp(logits - logits.max())
+            number = int(logits.argmax())
+            score = float(shares[number] / shares.sum())
+            found = self._name(number, len(logits))
+            return Prediction(name, f"{found} {100 * score:.1f} %", {"class": found, "score": score})
+        numbers, places = np.unique(logits.argmax(axis=0), return_counts=True)
+        shares = {
+            self._name(int(n), len(logits)): float(p / places.sum()) for n, p in zip(numbers, places, strict=True)
+        }
+        shares = dict(sorted(shares.items(), key=lambda item: -item[1]))
+        return Prediction(name, _listed(shares), {"shares": shares})
+
+    def _labels(self, name: str, logits: NDArray[np.float64]) -> Prediction:
+        """Those that are more probable than not; of maps, the share of places where they are."""
+        scores = 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
+        if logits.ndim > 1:
+            shares = (scores > 0.5).reshape(len(scores), -1).mean(axis=1)
+            found = {self._name(i, len(scores)): float(share) for i, share in enumerate(shares) if share}
+            return Prediction(name, _listed(found) if found else "none", {"shares": found})
+        best = sorted(range(len(scores)), key=lambda i: -scores[i])
+        found = {self._name(i, len(scores)): float(scores[i]) for i in best if scores[i] > 0.5}
+        most = f"none, most probable {self._name(best[0], len(scores))} {100 * scores[best[0]]:.1f} %"
+        return Prediction(name, _listed(found) if found else most, {"labels": found})
+
+    def _name(self, number: int, of: int) -> str:
+        labels = self.labels or ()
+        return labels[number] if len(labels) == of else f"class {number}"
+
+
+def _listed(shares: Mapping[str, float]) -> str:
+    said = [f"{name} {100 * share:.1f} %" for name, share in list(shares.items())[:_MOST]]
+    return ", ".join([*said, f"{len(shares) - _MOST} more"] if len(shares) > _MOST else said)
+
+
+def _numbers(name: str, sample: NDArray[Any], unit: str) -> Prediction:
+    values = [float(value) for value in sample.reshape(-1)[: _FEW + 1]]
+    if sample.size > _FEW:
+        return _unknown(name, sample, unit)
+    text = f"{', '.join(f'{value:.4g}' for value in values)} {unit}".rstrip()
+    return Prediction(name, text, {"numbers": values, **({"unit": unit} if unit else {})})
+
+
+def _unknown(name: str, sample: NDArray[Any], unit: str = "") -> Prediction:
+    """Too many numbers for a line, or some that nobody says the meaning of."""
+    shape = " x ".join(map(str, sample.shape))
+    if not sample.size:
+        return Prediction(name, f"{shape}, no numbers", {"shape": list(sample.shape)})
+    low, mean, high = float(sample.min()), float(sample.mean()), float(sample.max())
+    text = f"{shape} numbers" if sample.size > 1 else "number"
+    text = f"{text} from {low:.4g} to {high:.4g} {unit}".rstrip() if sample.size > 1 else f"{text} {low:.4g}"
+    values = {"shape": list(sample.shape), "range": [low, high], "mean": mean, **({"unit": unit} if unit else {})}
+    return Prediction(name, text, values)

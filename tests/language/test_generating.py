@@ -1,0 +1,180 @@
+"""Text at a depth, against `generate` of models that were built with the layers of that depth."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+import adaptive_depth as ad
+from adaptive_depth.language import Draft, catch_up, choose_draft, generate
+
+transformers = pytest.importorskip("transformers")
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 48,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+}
+PROMPTS = [[5, 9, 7], [4], [11, 12, 13, 14, 15]]
+
+
+@pytest.fixture
+def network() -> ad.AdaptiveNetwork:
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES))
+    for parameter in model.parameters():  # of trained size, so that depths write different texts
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    return ad.adapt(model.eval())
+
+
+def by_hand(network: ad.AdaptiveNetwork, skip: str) -> Any:
+    """The model that was built with these layers, for `transformers` alone."""
+    left_out = {
+        path for stage, flag in zip(network.stages, skip, strict=True) if flag == "T" for path in stage.skippable
+    }
+    numbers = [number for number in range(5) if f"model.layers.{number}" not in left_out]
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**SIZES, "num_hidden_layers": len(numbers)}))
+    state = {}
+    for name, value in network.model.state_dict().items():
+        parts = name.split(".")
+        if parts[:2] == ["model", "layers"]:
+            if int(parts[2]) not in numbers:
+                continue
+            parts[2] = str(numbers.index(int(parts[2])))
+        state[".".join(parts)] = value
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def alone(model: Any, prompt: list[int], **options: Any) -> list[int]:
+    """What follows a prompt, row by row and without padding."""
+    return model.generate(torch.tensor([prompt]), **options)[0, len(prompt) :].tolist()
+
+
+def test_prompts_of_any_length_each_at_its_depth(network: ad.AdaptiveNetwork) -> None:
+    skips = [network.skips[0], network.skips[-1], network.skips[1]]
+    found = generate(network, PROMPTS, skip=skips, max_new_tokens=6, do_sample=False)
+    assert found.shape == (3, 11)
+    for row, prompt, skip in zip(found.tolist(), PROMPTS, skips, strict=True):
+        assert row[5 - len(prompt) : 5] == prompt
+        assert row[5:] == alone(by_hand(network, skip), prompt, max_new_tokens=6, do_sample=False), skip
+
+
+def test_depths_write_different_texts(network: ad.AdaptiveNetwork) -> None:
+    texts = {tuple(generate(network, [PROMPTS[2]], skip=skip, max_new_tokens=12)[0].tolist()) for skip in network.skips}
+    assert len(texts) == len(network.skips)
+
+
+def test_rows_that_end_early_are_filled_up(network: ad.AdaptiveNetwork) -> None:
+    plain = generate(network, PROMPTS[:1], max_new_tokens=8, do_sample=False)[0, 3:].tolist()
+    ends = plain.index(plain[2])
+    both = generate(network, PROMPTS, skip=["FF", "TT", "TT"], max_new_tokens=8, do_sample=False, eos_token_id=plain[2])
+    assert both[0, 5:].tolist()[: ends + 1] == plain[: ends + 1]
+    assert set(both[0, 5 + ends + 1 :].tolist()) <= {0}
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_drafts_change_nothing_that_is_written(network: ad.AdaptiveNetwork, tokens: int) -> None:
+    for verifier, draft in ((network.skips[0], network.skips[-1]), (network.skips[1], network.skips[-1])):
+        plain = generate(network, PROMPTS, skip=verifier, max_new_tokens=10, do_sample=False)
+        drafted = generate(
+            network, PROMPTS, skip=verifier, draft=Draft(draft, tokens), max_new_tokens=10, do_sample=False
+        )
+        assert torch.equal(plain, drafted)
+
+
+def test_the_assistant_is_asked_as_often_as_drafts_need_it(network: ad.AdaptiveNetwork) -> None:
+    """The verifier runs less often than once a token, so drafts are used at all: its own base-net agrees sometimes."""
+    ran: list[int] = []
+    handle = network.subnet("FF").model.layers[1].register_forward_hook(lambda *_: ran.append(1))
+    generate(network, PROMPTS[:1], draft=Draft("TT", 4), max_new_tokens=20, do_sample=False)
+    with_draft = len(ran)
+    ran.clear()
+    generate(network, PROMPTS[:1], max_new_tokens=20, do_sample=False)
+    handle.remove()
+    assert with_draft < len(ran) == 20
+
+
+def test_drafts_leave_the_settings_of_the_network_alone(network: ad.AdaptiveNetwork) -> None:
+    before = copy.deepcopy(network.subnet("TT").generation_config.to_dict())
+    generate(network, PROMPTS[:1], draft=Draft("TT", 7), max_new_tokens=4)
+    assert network.subnet("TT").generation_config.to_dict() == before
+
+
+def test_a_sampled_text_has_the_distribution_of_the_verifier(network: ad.AdaptiveNetwork) -> None:
+    """Frequencies of the second token, drafted, against exact probabilities: chi-squared at 0.1 %."""
+    torch.manual_seed(0)
+    verifier, prompt, draws = by_hand(network, "FF"), PROMPTS[0], 600
+    with torch.no_grad():
+        first = verifier(torch.tensor([prompt])).logits[0, -1].softmax(0)
+        after = verifier(torch.tensor([[*prompt, token] for token in range(40)])).logits[:, -1].softmax(1)
+    expected = draws * (first @ after)
+    options = {"max_new_tokens": 2, "min_new_tokens": 2, "do_sample": True, "top_k": 0}
+    found = torch.zeros(40)
+    for _ in range(draws):
+        found[generate(network, [prompt], draft=Draft("TT", 2), **options)[0, -1]] += 1
+    common = expected >= 5
+    kinds = torch.stack([torch.cat([each[common], each[~common].sum()[None]]) for each in (found, expected)])
+    statistic = float(((kinds[0] - kinds[1]) ** 2 / kinds[1]).sum())
+    degrees = kinds.shape[1] - 1
+    limit = degrees * (1 - 2 / (9 * degrees) + 3.09 * (2 / (9 * degrees)) ** 0.5) ** 3  # Wilson and Hilferty
+    assert statistic < limit
+
+
+def test_a_cache_that_caught_up_goes_on_as_if_written_there(network: ad.AdaptiveNetwork) -> None:
+    tokens = torch.tensor([[5, 9, 7, 8]])
+    cache = catch_up(network, "TT", tokens[:, :3])
+    found = network.subnet("TT")(input_ids=tokens[:, 3:], past_key_values=cache).logits[:, -1]
+    torch.testing.assert_close(found, by_hand(network, "TT")(input_ids=tokens).logits[:, -1])
+
+
+def test_choosing_a_draft_measures_every_way(network: ad.AdaptiveNetwork) -> None:
+    seen: list[tuple[int, int, str]] = []
+    tried = choose_draft(network, PROMPTS, lengths=(2, 3), new_tokens=4, on_progress=lambda *step: seen.append(step))
+    assert {(draft.skip, draft.tokens) for draft in tried.speedups} == {
+        (s, n) for s in network.skips[1:] for n in (2, 3)
+    }
+    assert all(speedup > 0 for speedup in tried.speedups.values())
+    best = max(tried.speedups, key=tried.speedups.__getitem__)
+    assert tried.draft == (best if tried.speedups[best] > 1 else None)
+    assert seen[-1][:2] == (4, 4)
+    assert "times as fast" in str(tried)
+
+
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "empty": ({"tokens": [[5], []]}, "a prompt is empty"),
+    "no tokens": ({"tokens": torch.zeros(1, 0, dtype=torch.long)}, "at least one token"),
+    "too long": (
+        {"tokens": [[5] * 40], "max_new_tokens": 20},
+        "40 tokens and 20 new ones is longer than the model's context of 48",
+    ),
+    "foreign": ({"tokens": [[5, 40]]}, "token ids from 5 to 40, and the model knows 0 to 39"),
+    "padded": ({"tokens": torch.tensor([[0, 5], [6, 7]])}, "there is no attention_mask"),
+    "mask": ({"tokens": torch.tensor([[5, 6]]), "attention_mask": torch.ones(1, 3)}, "attention_mask [1, 3]"),
+    "numbers": ({"tokens": torch.ones(1, 3)}, "expected token ids"),
+    "skips": ({"tokens": PROMPTS, "skip": ["FF", "TT"]}, "for 3 rows"),
+    "draft as deep": ({"tokens": [[5]], "draft": "FF"}, "no shallower"),
+    "draft deeper": ({"tokens": [[5]], "skip": "TF", "draft": "FT"}, "no shallower"),
+    "draft of nothing": ({"tokens": [[5]], "draft": "TTT"}, "TTT"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_what_cannot_be_continued(network: ad.AdaptiveNetwork, bad: str) -> None:
+    given, said = BAD[bad]
+    with pytest.raises(ad.AdaptiveDepthError) as error:
+        generate(network, **given)
+    assert said in str(error.value)
+
+
+def test_no_language_model() -> None:
+    import timm
+
+    with pytest.raises(ad.AdaptiveDepthError, match="expected one of a causal language model"):
+        generate(ad.adapt(timm.create_model("resnet18")), [[1]])
