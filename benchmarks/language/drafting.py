@@ -53,7 +53,7 @@ def train(text: Text, work: Path) -> None:
 
 def measure(text: Text, work: Path, prompts: int = 1000, new: int = 24) -> None:
     """Every prompt plainly and drafted, one after the other: the ratio of all times, and whether texts are equal."""
-    network = ad.load(work / "drafting")
+    network = ad.load(work / "drafting", model=llama(len(text.letters), LAYERS, WIDTH))
     places = torch.linspace(0, len(text.held_out) - 64, prompts).long().tolist()
     rows = [text.held_out[place : place + 32].tolist() for place in places]
     tried = choose_draft(network, rows[:8], lengths=(3, 5, 8), new_tokens=new)
