@@ -1,7 +1,7 @@
 """SmolLM2-135M made adaptive on a text, beside the same model with the same layers deleted and fine-tuned as long.
 
     python smollm2.py MODEL TEXT WORK costs                what leaving out each layer costs, untrained
-    python smollm2.py MODEL TEXT WORK adaptive [SECONDS]   fine-tune all depths (3600 seconds of the processor)
+    python smollm2.py MODEL TEXT WORK adaptive [SECONDS]   fine-tune all depths (3600 of the processor)
     python smollm2.py MODEL TEXT WORK deleted [SECONDS]    the layers of the base-net alone, as long
     python smollm2.py MODEL TEXT WORK table                all of it as results/language_smollm2.json
 
@@ -24,6 +24,9 @@ import adaptive_depth as ad
 from adaptive_depth.core.measured import costs_of_layers
 from adaptive_depth.training.passes import Passes
 from adaptive_depth.training.schedule import Schedule
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from measure import report
 
 ROWS, CONTEXT, LR = 2, 256, 2e-4
 MANDATORY = (3, 3, 3, 4)  # of 7 layers each: 15 of 30 are skippable
@@ -48,7 +51,7 @@ class Text:
             places = torch.randint(len(self.learned) - CONTEXT, (ROWS,), generator=generator)
             yield torch.stack([self.learned[place : place + CONTEXT] for place in places.tolist()])
 
-    def judged(self, rows: int = 20) -> list[Tensor]:
+    def judged(self, rows: int = 12) -> list[Tensor]:
         """The same stretches of the held-out text for everyone."""
         return list(self.held_out[: rows * CONTEXT].view(-1, CONTEXT).split(4))
 
@@ -150,6 +153,30 @@ def costs(folder: str, text: Text, work: Path) -> None:
     print(nats(model, text), found)
 
 
+def table(work: Path) -> None:
+    """What both reached, and how far half of the layers is above all of them."""
+    adaptive, deleted, costs = (
+        json.loads((work / f"{name}.json").read_text()) for name in ("adaptive", "deleted", "costs")
+    )
+    before, after = adaptive["before"], adaptive["after"]
+    full, *_, base = after
+    result = {
+        "targets": "the super-net within 0.05 nats of the original; the base-net, half of the layers, at most 0.5 above",
+        "seconds of the processor, each": adaptive["seconds"],
+        "nats before": before,
+        "nats after": after,
+        "super-net above the original": after[full] - before[full],
+        "base-net above the original": after[base] - before[full],
+        "base-net above the super-net": after[base] - after[full],
+        "the layers of the base-net alone": {"before": deleted["before"], "after": deleted["after"]},
+        "optimiser steps": {"all depths": adaptive["steps"], "alone": deleted["steps"]},
+        "nats that leaving out one layer costs": costs["costs"],
+        "stages": adaptive["stages"],
+    }
+    within = result["super-net above the original"] <= 0.05 and result["base-net above the original"] <= 0.5
+    report("language_smollm2", result, passed=within)
+
+
 if __name__ == "__main__":
     folder, text, work, what, *rest = (
         sys.argv[1],
@@ -161,5 +188,7 @@ if __name__ == "__main__":
     work.mkdir(parents=True, exist_ok=True)
     if what == "costs":
         costs(folder, text, work)
+    elif what == "table":
+        table(work)
     else:
         {"adaptive": adaptive, "deleted": deleted}[what](folder, text, work, float(rest[0]) if rest else 3600)
