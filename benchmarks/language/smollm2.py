@@ -161,7 +161,7 @@ def table(work: Path) -> None:
     before, after = adaptive["before"], adaptive["after"]
     full, *_, base = after
     result = {
-        "targets": "the super-net within 0.05 nats of the original; the base-net, half of the layers, at most 0.5 above",
+        "targets": "super-net within 0.05 nats of the original; base-net, half of the layers, at most 0.5 above it",
         "seconds of the processor, each": adaptive["seconds"],
         "nats before": before,
         "nats after": after,
