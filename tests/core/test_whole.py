@@ -603,3 +603,38 @@ def test_a_config_that_would_not_be_read_back_is_not_written(tmp_path: Path) -> 
             module.save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new").exists()
     network.extract("FFF").save_pretrained(tmp_path / "whole")
+
+
+def test_frequencies_of_a_kind_of_attention_that_no_layer_is_of_any_more() -> None:
+    """Gemma 3 computes them for each kind; a depth without full attention is a model without those."""
+    kinds = ["sliding_attention"] * 3 + ["full_attention"] + ["sliding_attention"] * 3
+    sizes = BASE | {"num_hidden_layers": 7, "head_dim": 8, "sliding_window": 5}
+    config = transformers.Gemma3TextConfig(**sizes, layer_types=kinds)
+    network = ad.adapt(transformers.Gemma3ForCausalLM(config).eval(), mandatory=1, group_size=2)
+    skip = next(skip for skip in network.skips if "full_attention" not in network.subnet(skip).config.layer_types)
+    short = network.subnet(skip)
+    kept = [n for n in range(7) if f"model.layers.{n}" not in skipped_paths(network, skip)]
+    other = transformers.Gemma3ForCausalLM(
+        transformers.Gemma3TextConfig(
+            **(sizes | {"num_hidden_layers": len(kept)}), layer_types=[kinds[n] for n in kept]
+        )
+    ).eval()
+    state = {name: value for name, value in network.model.state_dict().items() if ".layers." not in name}
+    for place, number in enumerate(kept):
+        layer = network.model.model.layers[number].state_dict()
+        state |= {f"model.layers.{place}.{name}": value for name, value in layer.items()}
+    other.load_state_dict(state)
+    tokens = torch.arange(3, 15)[None]
+    torch.testing.assert_close(short(input_ids=tokens).logits, other(input_ids=tokens).logits)
+
+
+def skipped_paths(network: ad.AdaptiveNetwork, skip: str) -> set[str]:
+    return {p for stage, flag in zip(network.stages, skip, strict=True) if flag == "T" for p in stage.skippable}
+
+
+def test_a_large_vocabulary_with_tied_embeddings_is_read_back(tmp_path: Path) -> None:
+    sizes = BASE | {"vocab_size": 600_000, "hidden_size": 64, "tie_word_embeddings": True}
+    network = ad.adapt(transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).eval())
+    ad.save(network, tmp_path / "net")
+    same, tokens = ad.load(tmp_path / "net"), torch.tensor([[5, 599_999]])
+    assert torch.equal(same(input_ids=tokens).logits, network(input_ids=tokens).logits)

@@ -161,6 +161,17 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "skips": ({"tokens": PROMPTS, "skip": ["FF", "TT"]}, "for 3 rows"),
     "draft as deep": ({"tokens": [[5]], "draft": "FF"}, "no shallower"),
     "draft deeper": ({"tokens": [[5]], "skip": "TF", "draft": "FT"}, "no shallower"),
+    "text": ({"tokens": ["hello"]}, "prompts are text"),
+    "right padding": (
+        {"tokens": torch.tensor([[5, 6, 0], [5, 6, 7]]), "attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]])},
+        "expected padding on the left",
+    ),
+    "a hole": ({"tokens": torch.ones(1, 3).long(), "attention_mask": torch.tensor([[1, 0, 1]])}, "behind others"),
+    "two masks": ({"tokens": [[5]], "attention_mask": torch.ones(1, 1)}, "leave the mask out"),
+    "several texts": ({"tokens": [[5]], "num_return_sequences": 2}, "network.subnet(skip).generate(...)"),
+    "scores": ({"tokens": [[5]], "return_dict_in_generate": True}, "network.subnet(skip).generate(...)"),
+    "a static draft": ({"tokens": [[5]], "draft": "TT", "cache_implementation": "static"}, "with a draft"),
+    "a stop of one's own": ({"tokens": [[5]], "draft": "TT", "stopping_criteria": [len]}, "with a draft"),
     "draft of nothing": ({"tokens": [[5]], "draft": "TTT"}, "TTT"),
 }
 
@@ -178,3 +189,14 @@ def test_no_language_model() -> None:
 
     with pytest.raises(ad.AdaptiveDepthError, match="expected one of a causal language model"):
         generate(ad.adapt(timm.create_model("resnet18")), [[1]])
+
+
+def test_a_cache_of_the_whole_text_or_of_one_used_before(network: ad.AdaptiveNetwork) -> None:
+    tokens = torch.tensor([[5, 9, 7, 8]])
+    with pytest.raises(ad.AdaptiveDepthError, match="a cache of 4 tokens for prompts of 4"):
+        generate(network, tokens, skip="TT", past_key_values=catch_up(network, "TT", tokens), max_new_tokens=2)
+    cache = catch_up(network, "TT", tokens[:, :-1])
+    first = generate(network, tokens, skip="TT", past_key_values=cache, max_new_tokens=3, do_sample=False)
+    assert torch.equal(first, generate(network, tokens, skip="TT", max_new_tokens=3, do_sample=False))
+    with pytest.raises(ad.AdaptiveDepthError, match="for each text anew"):
+        generate(network, tokens, skip="TT", past_key_values=cache, max_new_tokens=3)

@@ -199,7 +199,7 @@ class Whole:
         for path, module in short.named_modules():
             was, numbers = self._path_before(path, kept)
             other = full.get(was)
-            if _kind(other) != _kind(module) or _shapes(other) != _shapes(module):
+            if _kind(other) != _kind(module) or not _holds(other, module):
                 raise StagesError(
                     f"with fewer layers, its class makes {path or 'the model'} a {_said(module)} in place of a "
                     f"{_said(other)}"
@@ -210,7 +210,7 @@ class Whole:
                     continue
                 allowed = {self.lists[p]: len(numbers) for p, numbers in kept.items()} | numbers
                 number = isinstance(value, int) and (before in numbers or before in allowed)
-                if not (number or self._by_layer(before, value, kept)):
+                if not (number or _fewer_kinds(before, value) or self._by_layer(before, value, kept)):
                     raise StagesError(
                         f"with fewer layers, its class makes {name} of {path} {value!r} in place of {before!r}"
                     )
@@ -357,6 +357,25 @@ def _field_of(model: Any, path: str, length: int) -> _Field:
                 except (StagesError, AttributeError, TypeError):
                     tried.append(name)
     raise StagesError(f"nothing in its config says how many layers {path} has")
+
+
+def _fewer_kinds(before: Any, now: Any) -> bool:
+    """Is it a list of words, such as kinds of attention, or something for each of them, of which some are gone?"""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return now != before and all(name in before and before[name] == value for name, value in now.items())
+    if not (isinstance(before, list) and isinstance(now, list) and all(isinstance(kind, str) for kind in before)):
+        return False
+    return len(set(before)) == len(before) and set(now) < set(before)
+
+
+def _holds(full: Any, short: nn.Module) -> bool:
+    """Has a module all tensors that it has in the shorter model? What else it has must be computed, as the frequencies
+    of a kind of attention that no layer is of any more."""
+    wanted, found = _shapes(short), _shapes(full)
+    computed = full._non_persistent_buffers_set
+    return all(found.get(name) == shape for name, shape in wanted.items()) and all(
+        name in wanted or name in computed for name in found
+    )
 
 
 def _shapes(module: Any) -> dict[str, Any]:

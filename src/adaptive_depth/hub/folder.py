@@ -34,7 +34,7 @@ RUN, CONFIG = "network.json", "config.json"  # the description, as `save` and as
 WEIGHTS = f"weights-{'[0-9a-f]' * 16}.safetensors"  # what `save` writes, and may delete: no file of the user's
 _FORM = Form(FORMAT, VERSION, f"a file with format {FORMAT!r}", CheckpointError)
 # What a model may have that its weights do not tell of, such as containers, and buffers that are not kept.
-_PARTS, _NUMBERS = 20, 2  # times as many as are kept, and
+_PARTS, _NUMBERS = 20, 4  # times as many as are kept (an embedding that is tied is counted three times), and
 _MORE_PARTS, _MORE_NUMBERS = 10_000, 1 << 26
 _LARGEST = 1 << 14  # of an argument, such as an image's side, where no weights have a side as long
 _LARGEST_IN_CONFIGS = 1 << 24  # configs of transformers also tell how long a text may be, and
@@ -418,6 +418,7 @@ def _build(
                 raise
         else:
             made(plain)
+    with no_larger_than(parts, numbers):
         # Of the few that need numbers to be built (torchvision's RegNets), the size alone is known before.
         return create_model(source.name, **source.arguments)
 

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.caches import filled
 from ..core.network import AdaptiveNetwork
-from ..errors import SkipError
+from ..errors import DataError, SkipError
 from ..skip import Skip, parse_skip
 from .draft import Draft, check_shallower, check_verifies, draft_of
 from .prompts import check_length, check_writes, padding_of, prompts_of, with_padding
@@ -55,6 +56,7 @@ def generate(
     ids, mask = prompts_of(network, tokens, attention_mask)
     rows = _skips(network, skip, len(ids))
     check_length(network, mask, options)
+    _check_options(ids, options, drafted=draft is not None)
     assisted = None if draft is None else draft_of(network, draft)
     if assisted is not None:
         check_verifies(network)
@@ -71,6 +73,31 @@ def generate(
     return torch.stack([_padded(results[row], longest, pad) for row in range(len(ids))])
 
 
+def _check_options(ids: Tensor, options: Mapping[str, Any], *, drafted: bool) -> None:
+    """Raise where `generate` of transformers is asked for something else than one text a prompt."""
+    own = "call network.subnet(skip).generate(...), which takes all options of transformers"
+    for name in ("num_return_sequences", "return_dict_in_generate"):
+        if options.get(name) and (options[name] is True or options[name] != 1):
+            raise DataError(f"{name}={options[name]!r}: expected one text a prompt, as token ids; {own}")
+    if drafted:
+        alone = [name for name in ("cache_implementation", "stopping_criteria") if options.get(name)]
+        alone += ["use_cache"] if options.get("use_cache") is False else []
+        alone += ["num_beams"] if (options.get("num_beams") or 1) > 1 else []
+        if alone:
+            raise DataError(
+                f"{', '.join(alone)} with a draft: transformers verifies drafts on a cache that grows, and stops at "
+                "once only by end tokens and lengths; leave either out"
+            )
+    cache = options.get("past_key_values")
+    if not filled(cache) or not hasattr(cache, "get_seq_length"):
+        return
+    if cache.get_seq_length() >= ids.shape[1]:
+        raise DataError(
+            f"a cache of {cache.get_seq_length()} tokens for prompts of {ids.shape[1]}: expected one of fewer, for the "
+            "last token at least is given next; make one for each text anew, catch_up(network, skip, tokens[:, :-1])"
+        )
+
+
 def catch_up(network: AdaptiveNetwork, skip: Skip, tokens: Tensor, attention_mask: Tensor | None = None) -> Any:
     """A cache of a sub-network for the tokens so far, to go on at another depth than that which wrote them.
 
@@ -81,7 +108,7 @@ def catch_up(network: AdaptiveNetwork, skip: Skip, tokens: Tensor, attention_mas
         tokens: `[rows, tokens]`, all but the one that is to be given next.
 
     Returns:
-        What the sub-network takes as `past_key_values` (`cache_params` of a Mamba).
+        What the sub-network and `generate` take as `past_key_values`; of a Mamba, as `cache_params`.
 
     Raises:
         DataError: as `generate`.

@@ -45,7 +45,12 @@ def prompts_of(network: AdaptiveNetwork, tokens: Any, mask: Tensor | None) -> tu
     if isinstance(tokens, Mapping):  # what a tokenizer returns
         mask = tokens.get("attention_mask") if mask is None else mask
         tokens = tokens["input_ids"]
+    text = isinstance(tokens, str) or (isinstance(tokens, Sequence) and any(isinstance(line, str) for line in tokens))
+    if text:
+        raise DataError(f"prompts are text, {tokens!r}: expected token ids, tokenizer(text)['input_ids']")
     if isinstance(tokens, Sequence) and tokens and all(isinstance(line, Sequence | Tensor) for line in tokens):
+        if isinstance(mask, Tensor):
+            raise DataError("an attention_mask beside a list of prompts, which are padded here: leave the mask out")
         lines = [torch.as_tensor(line, dtype=torch.long) for line in tokens]
         longest = max(len(line) for line in lines)
         ids = torch.stack([torch.cat([line.new_full((longest - len(line),), pad), line]) for line in lines])
@@ -72,6 +77,12 @@ def prompts_of(network: AdaptiveNetwork, tokens: Any, mask: Tensor | None) -> tu
         mask = torch.ones_like(ids)
     if mask.shape != ids.shape:
         raise DataError(f"attention_mask {list(mask.shape)} for tokens {list(ids.shape)}: expected one entry a token")
+    seen = mask != 0
+    if not bool(seen[:, -1].all()) or bool((seen[:, :-1] & ~seen[:, 1:]).any()):
+        raise DataError(
+            "attention_mask leaves out tokens behind others, and a text goes on where its prompt ends: expected "
+            "padding on the left (padding_side='left' of the tokenizer), or the prompts as a list of lists"
+        )
     return ids.to(device), mask.to(device)
 
 

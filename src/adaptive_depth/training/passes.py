@@ -165,16 +165,17 @@ class Passes:
         self._newest: list[tuple[Any, Any]] | None = None
         self.resumed = False  # from a checkpoint, and no loader has been started since
 
-    def __call__(self, x: Any, y: Any) -> Iterator[Tensor]:
+    def __call__(self, x: Any, y: Any = None) -> Iterator[Tensor]:
         """The losses that follow a new batch; make an optimiser step with each before you ask for the next.
 
         Arguments:
-            x, y: input and labels, on the network's device.
+            x, y: input and labels, on the network's device; or a batch of the loader as it is, which the task takes
+                apart (token ids of a language model, a dict with `labels`).
 
         Raises:
             TrainingError: what the task refuses, or a batch that cannot be kept for a later pass.
         """
-        for due in self.load([(x, y)]):
+        for due in self.load([self.task.inputs(x) if y is None else (x, y)]):
             yield self.learn(self.items(due)[0]).loss
             self.done()
 
