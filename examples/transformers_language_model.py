@@ -36,7 +36,7 @@ import adaptive_depth as ad
 def small_llama() -> tuple[Any, Any]:
     """Four layers on bytes, and its tokenizer, which needs no file."""
     tokenizer = ByT5Tokenizer(extra_ids=0)
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 7, "num_attention_heads": 4}
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 5, "num_attention_heads": 4}
     ends = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id}
     return LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, **ends)), tokenizer
 

@@ -89,7 +89,7 @@ def _check_options(ids: Tensor, options: Mapping[str, Any], *, drafted: bool) ->
                 "once only by end tokens and lengths; leave either out"
             )
     cache = options.get("past_key_values")
-    if not filled(cache) or not hasattr(cache, "get_seq_length"):
+    if cache is None or not filled(cache) or not hasattr(cache, "get_seq_length"):
         return
     if cache.get_seq_length() >= ids.shape[1]:
         raise DataError(
