@@ -142,9 +142,9 @@ def made_adaptive(text: Text, start: Path, seed: int, steps: int, lr: float = 1e
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "default": {"steps": int(STEPS * PART)},
-    "doubled norms": {"steps": int(STEPS * PART), "skip_aware": True},
-    "a fifth in all passes together": {"steps": 50},
+    "default": {"steps": int(STEPS * PART), "lr": 2e-3},  # that of the training before
+    "half the learning rate": {"steps": int(STEPS * PART)},
+    "half the learning rate, doubled norms": {"steps": int(STEPS * PART), "skip_aware": True},
 }
 
 
