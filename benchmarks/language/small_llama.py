@@ -167,7 +167,8 @@ def adaptive(text: Text, work: Path) -> None:
 
 def table(_: Text, work: Path) -> None:
     def read(name: str) -> list[Any]:
-        return [json.loads((work / f"{name}_{seed}.json").read_text()) for seed in SEEDS]
+        files = [work / f"{name}_{seed}.json" for seed in SEEDS]
+        return [json.loads(file.read_text()) for file in files if file.exists()]
 
     alone_at = {
         n: [json.loads((work / f"alone_{n}_{s}" / "nats.json").read_text())["nats"] for s in SEEDS] for n in (8, 5)
