@@ -24,6 +24,12 @@ def predicts_the_next_token(model: nn.Module) -> bool:
     return writes_text(model) and not model.config.is_encoder_decoder  # type: ignore[union-attr]
 
 
+def context_of(model: Any) -> int | None:
+    """The most tokens that a language model of transformers takes; None where there is no limit."""
+    known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return known if isinstance(known, int) and known > 0 else None
+
+
 def layer_lists(model: nn.Module) -> list[list[str]]:
     """The paths of the layers of each list that a model of transformers goes through, as its library marks them."""
     layers = sys.modules.get("transformers.modeling_layers")
@@ -60,8 +66,8 @@ def short_input(model: Any) -> dict[str, Tensor] | None:
     return None
 
 
-# Code or weights that are fetched, or a file's choice of what runs: no part of an architecture.
 _NOT_FINITE = "__float__"
+# Code or weights that are fetched, or a file's choice of what runs: no part of an architecture.
 _NEVER_KEPT = (
     "auto_map",
     "implementation",

@@ -97,11 +97,7 @@ def find_stages(
     with looking_at(model):
         runs = known_runs(model)
         if runs is not None:
-            if cut == "measured":
-                stages = measured_stages(model, runs, *arguments(example), mandatory, group_size)
-                stages = _with_norms(model, stages, skip_aware)
-            else:
-                stages = _cut(model, runs, mandatory, group_size, skip_aware)
+            stages = _planned(model, runs, example, cut, mandatory, group_size, skip_aware)
             if example is not None:
                 prove_every_depth(AdaptiveNetwork(model, stages), *arguments(example))
             return stages
@@ -116,11 +112,7 @@ def find_stages(
         runs = discover(model, args, kwargs)
         if predicts_the_next_token(model):
             runs = protect_last(runs)
-        if cut == "measured":
-            measured = measured_stages(model, runs, args, kwargs, mandatory, group_size)
-            stages = _with_norms(model, measured, skip_aware)
-        else:
-            stages = _cut(model, runs, mandatory, group_size, skip_aware)
+        stages = _planned(model, runs, example, cut, mandatory, group_size, skip_aware)
         try:
             prove_every_depth(AdaptiveNetwork(model, stages), args, kwargs, asked=True)
         except StagesError:
@@ -199,6 +191,22 @@ def _overridden(model: nn.Module) -> bool:
     if any(origins) and not origins[0]:
         return True
     return any(name in vars(part) and name != "forward" for part in model.modules() for name in vars(type(part)))
+
+
+def _planned(
+    model: nn.Module,
+    runs: Sequence[Run],
+    example: Any,
+    cut: str,
+    mandatory: Mandatory,
+    group_size: int | None,
+    skip_aware: bool,
+) -> Stages:
+    """Runs cut as was asked: in groups, or by what each block is worth on the example."""
+    if cut == "measured":
+        stages = measured_stages(model, runs, *arguments(example), mandatory, group_size)
+        return _with_norms(model, stages, skip_aware)
+    return _cut(model, runs, mandatory, group_size, skip_aware)
 
 
 def _cut(

@@ -11,7 +11,7 @@ import copy
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -56,7 +56,6 @@ class Whole:
     lists: dict[str, int]
     fields: dict[str, _Field]
     full: nn.Module
-    reasons: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: nn.Module, stages: Stages) -> "Whole":
@@ -339,7 +338,6 @@ def _no_weights() -> Iterator[None]:
 
 def _field_of(model: Any, path: str, length: int) -> _Field:
     """What in the config says how long a list of layers is: found by changing it."""
-    tried = []
     for within, config in _nested(model.config):
         for name, value in vars(config).items():
             if isinstance(value, list | tuple) and length in value:
@@ -354,8 +352,8 @@ def _field_of(model: Any, path: str, length: int) -> _Field:
                 try:
                     if len(_built(model, shorter).get_submodule(path)) == length - 1:  # type: ignore[arg-type]
                         return each
-                except (StagesError, AttributeError, TypeError):
-                    tried.append(name)
+                except (StagesError, AttributeError, TypeError):  # it says something else
+                    continue
     raise StagesError(f"nothing in its config says how many layers {path} has")
 
 

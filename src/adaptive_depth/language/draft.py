@@ -65,10 +65,14 @@ def check_verifies(network: AdaptiveNetwork) -> None:
         )
 
 
+def is_shallower(draft: str, verifier: str) -> bool:
+    """Does a depth skip all that another skips, and more?"""
+    return draft != verifier and all(a == "T" or b == "F" for a, b in zip(draft, verifier, strict=True))
+
+
 def check_shallower(draft: str, verifier: str) -> None:
     """Raise where a draft does not leave out more than what verifies it."""
-    deeper = any(one == "F" and other == "T" for one, other in zip(draft, verifier, strict=True))
-    if deeper or draft == verifier:
+    if not is_shallower(draft, verifier):
         raise SkipError(
             f"the draft {draft} is no shallower than {verifier}, which verifies it: expected one that skips all that "
             f"{verifier} skips, and more"

@@ -12,7 +12,7 @@ import torch
 from ..core.network import AdaptiveNetwork
 from ..errors import MeasurementError
 from ..skip import Skip, parse_skip
-from .draft import Draft, check_shallower, check_verifies
+from .draft import Draft, check_shallower, check_verifies, is_shallower
 from .prompts import check_length, check_writes, prompts_of, with_padding
 
 _LENGTHS = (2, 4, 8)
@@ -113,9 +113,5 @@ def choose_draft(
 
 def _shallower(network: AdaptiveNetwork, verifier: str) -> list[str]:
     """The depths that skip all that the verifier skips and more: of at most eight, the shallowest."""
-    found = [
-        each
-        for each in network.skips
-        if each != verifier and all(a == "T" or b == "F" for a, b in zip(each, verifier, strict=True))
-    ]
+    found = [each for each in network.skips if is_shallower(each, verifier)]
     return sorted(found, key=lambda each: -each.count("T"))[:8]

@@ -134,8 +134,8 @@ def _continued(
         else:
             found = draft.run(network, model, ids, mask, with_padding(network, options))
     text = found if isinstance(found, Tensor) else found.sequences
-    filled = ids.new_full((len(text), int(kept)), padding_of(network))
-    return torch.cat([filled, text], dim=1)
+    padding = ids.new_full((len(text), int(kept)), padding_of(network))
+    return torch.cat([padding, text], dim=1)
 
 
 def _padded(line: Tensor, length: int, pad: int) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..batches import device_of
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..errors import DataError
-from ..hugging_face import predicts_the_next_token
+from ..hugging_face import context_of, predicts_the_next_token
 
 
 def check_writes(network: object, received_by: str) -> None:
@@ -101,9 +101,8 @@ def _check_not_padded(network: AdaptiveNetwork, ids: Tensor) -> None:
 
 def check_length(network: AdaptiveNetwork, mask: Tensor, options: Mapping[str, Any]) -> None:
     """Raise where a text gets longer than the model's positions."""
-    known = getattr(network.model.config.get_text_config(), "max_position_embeddings", None)  # type: ignore[union-attr]
-    longest = int(mask.sum(dim=1).max())
-    if not isinstance(known, int) or known <= 0:
+    known, longest = context_of(network.model), int(mask.sum(dim=1).max())
+    if known is None:
         return
     new = options.get("max_new_tokens", 0) or 0
     if longest + new > known:

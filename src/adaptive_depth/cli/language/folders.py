@@ -71,9 +71,9 @@ class Opened:
 
 
 def context_of(model: Any) -> int | None:
-    inside = getattr(model, "model", model) if is_adapted(model) else model
-    known = getattr(inside.config.get_text_config(), "max_position_embeddings", None)
-    return known if isinstance(known, int) and known > 0 else None
+    from ... import hugging_face
+
+    return hugging_face.context_of(model.model if is_adapted(model) else model)
 
 
 def pick_context(asked: int | None, opened: Opened, usual: int = 256) -> int:

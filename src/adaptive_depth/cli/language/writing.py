@@ -145,14 +145,14 @@ class Writer:
     def _drafting(self, ids: list[int], room: int) -> "Draft | None":
         """Who drafts; what is to be measured is measured once for each depth."""
         from ...language import Draft, choose_draft
-        from ...language.draft import can_be_verified
+        from ...language.draft import can_be_verified, is_shallower
 
         if self.draft == "none":
             return None
         if self.draft != "auto":
             return Draft(self.draft, _AHEAD)
         if self.skip not in self._chosen:
-            shallower = [each for each in self.network.skips[::-1] if _is_shallower(each, self.skip)][:_TRIED]
+            shallower = [each for each in self.network.skips[::-1] if is_shallower(each, self.skip)][:_TRIED]
             self._chosen[self.skip] = None
             if shallower and can_be_verified(self.network):
                 with show.progress("trying drafts") as advance:
@@ -162,10 +162,6 @@ class Writer:
                     )  # fmt: skip
                 self._chosen[self.skip] = tried.draft
         return self._chosen[self.skip]
-
-
-def _is_shallower(draft: str, verifier: str) -> bool:
-    return draft != verifier and all(a == "T" or b == "F" for a, b in zip(draft, verifier, strict=True))
 
 
 @contextmanager
