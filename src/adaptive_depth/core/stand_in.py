@@ -82,12 +82,8 @@ def hooks_of(block: nn.Module) -> dict[str, dict[int, Any]]:
 
 def readable(module: nn.Module) -> dict[str, Any]:
     """What code may read of a module that has no weights: plain attributes, its children's likewise."""
-    found: dict[str, Any] = {}
-    for kind in type(module).__mro__[:-1]:
-        for name, value in vars(kind).items() if kind is not nn.Module else ():
-            value = _answer(module, name) if isinstance(value, property) else value
-            if isinstance(value, _PLAIN) and not name.startswith("__") and not hasattr(nn.Module, name):
-                found.setdefault(name, value)
+    found = {name: _answer(module, name) for name in _read_of(type(module))}
+    found = {name: value for name, value in found.items() if isinstance(value, _PLAIN)}
     found |= {
         name: nothing_of(value) for name, value in module.__dict__.items() if name not in OWN and not callable(value)
     }
@@ -96,6 +92,19 @@ def readable(module: nn.Module) -> dict[str, Any]:
         n: child for n, child in module._modules.items() if child is not None and not isinstance(child, scripted)
     }
     return found | {name: SimpleNamespace(**readable(child)) for name, child in children.items()}
+
+
+@lru_cache(maxsize=4096)
+def _read_of(kind: type[nn.Module]) -> tuple[str, ...]:
+    """The properties and plain attributes of a class, of its bases but not of torch's own."""
+    values = {
+        name: value for base in kind.__mro__[-2::-1] if base is not nn.Module for name, value in vars(base).items()
+    }
+    return tuple(
+        name
+        for name, value in values.items()
+        if isinstance(value, (property, *_PLAIN)) and not name.startswith("__") and not hasattr(nn.Module, name)
+    )
 
 
 def _answer(module: nn.Module, name: str) -> Any:
