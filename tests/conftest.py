@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -139,6 +140,18 @@ class Nets:
     def resnet(classes: int = 5) -> ad.AdaptiveNetwork:
         """Four stages of 1 + 1 basic blocks, of timm's own classes."""
         return randomised(ad.adapt(timm.create_model("resnet18", num_classes=classes, channels=(8, 8, 16, 16))))
+
+    @staticmethod
+    def one_attention(**changes: Any) -> ad.AdaptiveNetwork:
+        """A language model of two stages of 2 + 1 layers and a last one, whose one layer of attention is the skippable
+        one of the first: TF and TT have a state of convolutions alone, of which transformers knows no length."""
+        from transformers import Lfm2Config, Lfm2ForCausalLM
+
+        kinds = ["conv", "conv", "full_attention", "conv", "conv", "conv", "conv"]
+        sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+        sizes |= {"num_key_value_heads": 2, "num_hidden_layers": len(kinds), "max_position_embeddings": 64}
+        config = Lfm2Config(**{**sizes, "layer_types": kinds, "pad_token_id": 0, **changes})
+        return ad.adapt(Lfm2ForCausalLM(config).eval(), group_size=3)
 
 
 def randomised(module: nn.Module) -> nn.Module:

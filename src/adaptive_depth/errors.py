@@ -21,6 +21,14 @@ class StagesError(AdaptiveDepthError):
     """Stages that do not fit the model, or a model without residual stages."""
 
 
+class DepthError(StagesError):
+    """One depth of a network that cannot be used by itself, where others can."""
+
+
+class DepthsLeftOut(UserWarning):
+    """Of all depths, some cannot be used: a call goes over the others."""
+
+
 class ModelError(AdaptiveDepthError):
     """A model name or model arguments that cannot be built."""
 

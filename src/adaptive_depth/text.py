@@ -1,6 +1,6 @@
 """Plain values as text."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def table(columns: Iterable[tuple[str, str, Sequence[str]]]) -> list[str]:
@@ -33,3 +33,16 @@ def printable(text: str) -> str:
         'a b  c é'
     """
     return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def left_out_lines(reasons: Mapping[str, str]) -> list[str]:
+    """Of depths that cannot be used, a line for each reason.
+
+    Example:
+        >>> left_out_lines({"FT": "no attention layer is left", "TT": "no attention layer is left"})
+        ['Left out: FT, TT (no attention layer is left).']
+    """
+    skips: dict[str, list[str]] = {}
+    for skip, reason in reasons.items():
+        skips.setdefault(reason, []).append(skip)
+    return [f"Left out: {', '.join(sorted(those))} ({reason.removesuffix('.')})." for reason, those in skips.items()]

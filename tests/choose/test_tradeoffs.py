@@ -666,3 +666,14 @@ def test_a_table_of_text_survives_json_and_others_are_written_as_before():
 def test_times_of_text_are_of_all_sub_networks_or_none():
     with pytest.raises(MeasurementError, match="token_ms is missing for TT only"):
         TradeOffs((TEXT.rows[0], replace(TEXT.rows[3], token_ms=None)))
+
+
+def test_depths_that_the_profile_left_out_are_no_rows_and_are_named():
+    costs = {"F": Cost("F", 400, 9)}
+    table = tradeoffs({"F": 76.0, "T": 75.0}, Profile(costs, 1, {}, {}, left_out={"T": "it has no cache."}))
+    assert [row.skip for row in table.rows] == ["F"]
+    assert str(table).splitlines()[-1] == "Left out: T (it has no cache)."
+    assert TradeOffs.from_json(json.loads(json.dumps(table.to_json()))) == table
+    assert "left_out" not in TradeOffs(table.rows).to_json()  # which older versions do not know
+    with pytest.raises(MeasurementError, match="cost lacks the sub-networks T"):
+        tradeoffs({"F": 76.0, "T": 75.0}, Profile(costs, 1, {}, {}))

@@ -292,6 +292,24 @@ def test_a_state_takes_no_draft_back(call, notes, tmp_path, talk):
     assert ([each["skip"] for each in said], err) == (["F", "T"], "[T]\n")
 
 
+def test_depths_that_cannot_write_are_left_out_of_the_table_and_the_drafts(call, notes, tmp_path, nets):
+    folder, run = tmp_path / "lfm2", tmp_path / "of lfm2"
+    network = nets.one_attention(vocab_size=259, bos_token_id=0, eos_token_id=1, pad_token_id=2)
+    network.model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    ways = ["--steps=2", "--group-size=3"]
+    assert call("text", "train", folder, notes, "--out", run, *TRAINING, *ways)[0] == 0
+    status, out, err = call("text", "table", run, "--text", notes, "--seconds=0.1")
+    assert (status, "UserWarning" in err) == (0, False), err
+    assert re.findall(r"^([FT]{2}) ", out, re.M) == ["FF", "FT"]
+    assert "\nLeft out: TF, TT (Lfm2ForCausalLM does not run with these layers alone" in out
+    assert "\nLeft out: TF, TT (Lfm2" in call("select", run)[1]
+    assert call("report", run)[0] == 0
+    status, _, err = call("text", "complete", run, "A", "--tokens=3", "--draft=auto")
+    assert (status, err.count("Left out: TF, TT (")) == (0, 1), err
+    assert call("text", "complete", run, "A", "--skip=TT")[0] == 2
+
+
 def test_the_limit_chooses_a_depth_of_the_table(call, run):
     profile = json.loads((run / "profile.json").read_text())
     for cost, ms in zip(profile["costs"], (8.0, 5.0), strict=True):

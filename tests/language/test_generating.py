@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import adaptive_depth as ad
+from adaptive_depth.errors import DepthsLeftOut
 from adaptive_depth.language import Draft, catch_up, choose_draft, generate
 
 transformers = pytest.importorskip("transformers")
@@ -145,6 +146,18 @@ def test_choosing_a_draft_measures_every_way(network: ad.AdaptiveNetwork) -> Non
     assert tried.draft == (best if tried.speedups[best] > 1 else None)
     assert seen[-1][:2] == (4, 4)
     assert "times as fast" in str(tried)
+
+
+def test_depths_that_cannot_write_are_no_drafts(nets: Any) -> None:
+    network = nets.one_attention()
+    with pytest.warns(DepthsLeftOut, match="Left out: TF, TT"):
+        tried = choose_draft(network, PROMPTS[:1], lengths=(2,), new_tokens=3)
+    assert [draft.skip for draft in tried.speedups] == ["FT"]
+    assert str(tried).splitlines()[-1].startswith("Left out: TF, TT (Lfm2ForCausalLM does not run")
+    with pytest.raises(ad.StagesError, match="sub-network TT cannot be a Lfm2ForCausalLM of its own"):
+        choose_draft(network, PROMPTS[:1], drafts=["FT", "TT"], lengths=(2,), new_tokens=3)
+    with pytest.warns(DepthsLeftOut), pytest.raises(ad.AdaptiveDepthError, match=r"no draft to try for FT.*out: TT"):
+        choose_draft(network, PROMPTS[:1], skip="FT")
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import adaptive_depth as ad
 from adaptive_depth.choose.costs import Profile
-from adaptive_depth.errors import MeasurementError, SkipError
+from adaptive_depth.errors import DepthsLeftOut, MeasurementError, SkipError, StagesError
 from adaptive_depth.measure import generation
 from adaptive_depth.measure.generation import profile_generation, tensor_bytes
 
@@ -274,3 +274,21 @@ def test_a_model_that_returns_no_cache_is_refused() -> None:
     network = ad.adapt(transformers.XLNetLMHeadModel(config))
     with pytest.raises(MeasurementError, match="XLNetLMHeadModel returned no cache that the next token could continue"):
         profile_generation(network, PROMPT)
+
+
+def test_depths_that_keep_no_cache_are_left_out_and_the_table_says_so(nets: Any) -> None:
+    network = nets.one_attention()
+    with pytest.warns(DepthsLeftOut, match="Left out: TF, TT") as warned:
+        result = profile_generation(network, PROMPT, new_tokens=2, rounds=1, warmup=0)
+    assert [each.filename for each in warned] == [__file__]
+    assert (list(result.costs), list(result.left_out)) == (["FF", "FT"], ["TF", "TT"])
+    assert Profile.from_json(json.loads(json.dumps(result.to_json()))) == result
+    perplexity = ad.evaluate(network, [PROMPT])
+    assert list(perplexity) == ["FF", "FT", "TF", "TT"]  # which runs them inside the network, without a cache
+    table = ad.tradeoffs(perplexity, result)
+    line = "\nLeft out: TF, TT (Lfm2ForCausalLM does not run with these layers alone"
+    assert [row.skip for row in table.rows] == ["FF", "FT"]
+    assert line in str(result)
+    assert line in str(table)
+    with pytest.raises(StagesError, match="sub-network TT cannot be a Lfm2ForCausalLM of its own"):
+        profile_generation(network, PROMPT, new_tokens=2, skips=["FF", "TT"], rounds=1)

@@ -12,7 +12,7 @@ from torch import nn
 
 from adaptive_depth import AdaptiveDepthError, SkipError, Stage, Stages, adapt, stopwatch
 from adaptive_depth.choose.costs import Profile, macs_unit
-from adaptive_depth.errors import MeasurementError
+from adaptive_depth.errors import DepthsLeftOut, MeasurementError, StagesError
 from adaptive_depth.measure.instruments import energy
 from adaptive_depth.measure.profiling import profile
 
@@ -594,3 +594,12 @@ def test_a_batch_of_keyword_arguments(nets):
     plain = profile(network, x, latency=False)
     named = profile(adapt(Named(network.model), stages), {"pixel_values": x}, latency=False)
     assert [cost.macs for cost in named.costs.values()] == [cost.macs for cost in plain.costs.values()]
+
+
+def test_depths_that_cannot_be_used_by_themselves_are_left_out(nets):
+    x, network = torch.tensor([[5, 9, 3]]), nets.one_attention()
+    with pytest.warns(DepthsLeftOut, match="Left out: TF, TT"):
+        result = profile(network, x, latency=False)
+    assert (list(result.costs), list(result.left_out)) == (["FF", "FT"], ["TF", "TT"])
+    with pytest.raises(StagesError, match="sub-network TT cannot be"):
+        profile(network, x, latency=False, skips="TT")

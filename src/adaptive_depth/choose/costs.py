@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import MeasurementError
 from ..schema import Count, Letters, NotNegative, Plain, Positive, Size, from_plain, to_plain
-from ..text import or_dash, table
+from ..text import left_out_lines, or_dash, table
 
 _UNSTEADY = 0.25  # of the median: on a quiet machine an interval is 1 to 5 % of it wide
 
@@ -146,6 +146,7 @@ class Profile(Plain):
         energy: what measured the energy, or why it was not measured.
         inputs: the shapes of the example's tensors.
         prompt_tokens: how long the prompt was, where text was generated; None elsewhere.
+        left_out: of all depths, those that cannot be used by themselves, and why.
     """
 
     reading_error = MeasurementError
@@ -160,6 +161,7 @@ class Profile(Plain):
     energy: str = "not measured"
     inputs: tuple[tuple[Count, ...], ...] = ()
     prompt_tokens: Size | None = None
+    left_out: dict[Letters, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "inputs", tuple(tuple(shape) for shape in self.inputs))
@@ -231,8 +233,8 @@ class Profile(Plain):
         return next((name for name in TIMED if self._has(name)), None)
 
     def notes(self) -> tuple[str, ...]:
-        """What the figures do not say themselves, a sentence each: what was not counted, how time was measured, which
-        sub-networks cannot be told apart, which stage's skip buys no time."""
+        """What the figures do not say themselves, a sentence each: what was left out or not counted, how time was
+        measured, which sub-networks cannot be told apart, which stage's skip buys no time."""
         return tuple(self._notes())
 
     def _head(self) -> Iterator[str]:
@@ -269,6 +271,7 @@ class Profile(Plain):
             yield f"a second, batch {batch}", ">9", [or_dash(cost.throughput.get(batch), 1) for cost in costs]
 
     def _notes(self) -> Iterator[str]:
+        yield from left_out_lines(self.left_out)
         if self.uncounted:
             calls = ", ".join(f"{name} ({count} calls)" for name, count in self.uncounted.items())
             yield f"multiply-adds NOT counted, no formula: {calls}"
@@ -390,9 +393,8 @@ def text_columns(costs: Sequence[Any], batch_size: int, prompt_tokens: int | Non
 
 def without_text(plain: dict[str, Any]) -> dict[str, Any]:
     """Without the fields of generated text that hold nothing, which older versions do not know."""
-    return {
-        name: value for name, value in plain.items() if value is not None or name not in (*OF_TEXT, "prompt_tokens")
-    }
+    named = (*OF_TEXT, "prompt_tokens", "left_out")
+    return {name: value for name, value in plain.items() if value not in (None, {}) or name not in named}
 
 
 def macs_unit(largest: float) -> tuple[float, str]:

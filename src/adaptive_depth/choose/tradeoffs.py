@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import BudgetError, MeasurementError
 from ..quality import TOP_1, Quality
 from ..schema import Count, Letters, NotNegative, Number, Plain, Positive, Size, to_plain
-from ..text import or_dash, table
+from ..text import left_out_lines, or_dash, table
 from .costs import COSTS, TIMED, Profile, macs_unit, text_columns, tokens_a_second, without_text
 
 _QUALITIES = {"accuracy", "quality"}  # names of the limit on what `Row.accuracy` holds
@@ -87,6 +87,7 @@ class TradeOffs(Plain):
         images: how many samples the accuracies are of; None where that is not known.
         quality: what `Row.accuracy` is: its name, unit and direction.
         prompt_tokens: how long the prompt was that `first_token_ms` is of; None where that is not known.
+        left_out: depths that cannot be used by themselves, and why (`Profile.left_out`).
     """
 
     reading_error = MeasurementError
@@ -98,6 +99,7 @@ class TradeOffs(Plain):
     images: Size | None = None
     quality: Quality = TOP_1
     prompt_tokens: Size | None = None
+    left_out: dict[Letters, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", tuple(self.rows))
@@ -475,6 +477,7 @@ class TradeOffs(Plain):
             lines.append(f"Latency of a batch of {self.batch_size}{on}.")
         if {"token_ms", "first_token_ms"} & {*self.measured}:
             lines.append(f"Times of text are those of a {self.of_text()}{on}.")
+        lines += left_out_lines(self.left_out)
         return "\n".join(lines)
 
     def of_text(self) -> str:
@@ -524,7 +527,8 @@ def tradeoffs(
     """Join what sub-networks reach and what they cost; the two may come from different machines.
 
     Arguments:
-        accuracy: top-1 accuracy in percent by skip, or another quality, as `evaluate` returns it.
+        accuracy: top-1 accuracy in percent by skip, or another quality, as `evaluate` returns it; what it says of
+            depths that the profile left out is not used.
         cost: of the same sub-networks, as `profile` returns it.
         alone: the same of networks of some of these depths trained alone, to compare with, by skip.
         network: the `fingerprint` of the network whose accuracy it is; with it a profile of another architecture or
@@ -559,7 +563,7 @@ def tradeoffs(
             f"{network}): profile the network whose accuracy this is"
         )
     for holder, has, needs in (("accuracy", accuracy, cost.costs), ("cost", cost.costs, accuracy)):
-        missing = [skip for skip in needs if skip not in has]
+        missing = [skip for skip in needs if skip not in has and skip not in cost.left_out]
         if missing:
             raise MeasurementError(
                 f"{holder} lacks the sub-networks {', '.join(missing)}: evaluate and profile the same ones"
@@ -588,7 +592,8 @@ def tradeoffs(
     )
     device = {**cost.device, "backend": cost.backend}
     judged_by = quality or told or TOP_1
-    return TradeOffs(tuple(rows), cost.batch_size, device, cost.ties(), images, judged_by, cost.prompt_tokens)
+    of_text: Any = {"prompt_tokens": cost.prompt_tokens, "left_out": cost.left_out}
+    return TradeOffs(tuple(rows), cost.batch_size, device, cost.ties(), images, judged_by, **of_text)
 
 
 def check_value(quality: Quality, what: str, value: object) -> None:

@@ -5,6 +5,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from inspect import getattr_static
 from typing import Any, NoReturn, Self
@@ -13,7 +14,7 @@ from uuid import uuid4
 import torch
 from torch import nn
 
-from ..errors import AdaptiveDepthError, StagesError
+from ..errors import AdaptiveDepthError, DepthError, StagesError
 from ..hub.methods import OnTheHub
 from ..hugging_face import is_of_transformers, writes_text
 from ..models import Source, remembered_source
@@ -199,7 +200,7 @@ class AdaptiveNetwork(OnTheHub):
         Raises:
             SkipError: a skip that does not fit the stages.
             StagesError: stages written by hand that no input has proven yet; a language model of transformers whose
-                config cannot say that it has fewer layers.
+                config cannot say that it has fewer layers, or (DepthError) that does not run with these alone.
         """
         return self._given(skip).module
 
@@ -239,7 +240,10 @@ class AdaptiveNetwork(OnTheHub):
         Each is compiled when it runs for the first time; switching between compiled ones compiles nothing again.
         """
         for skip in self.skips:
-            for module in {id(view): view.module for view in (self.view(skip), self._given(skip))}.values():
+            views = [self.view(skip)]
+            with suppress(DepthError):  # one that runs inside the network alone
+                views.append(self._given(skip))
+            for module in {id(view): view.module for view in views}.values():
                 hooked = twin(module)  # calls the hooks of the sub-network around its compiled forward
                 hooked.__dict__["forward"] = torch.compile(module.forward, *args, **kwargs)
                 module._compiled_call_impl = hooked._call_impl
@@ -338,7 +342,7 @@ class AdaptiveNetwork(OnTheHub):
                 whole = self._without_layers(view)
             except StagesError as error:
                 if writes_text(self.model):
-                    raise StagesError(
+                    raise type(error)(
                         f"sub-network {skip} cannot be a {type(self.model).__name__} of its own: {error}. It runs "
                         f"inside the network without a cache: network(..., use_cache=False, skip={skip!r})"
                     ) from error

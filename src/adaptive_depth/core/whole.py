@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ..batches import logits_in
-from ..errors import StagesError, one_line
+from ..errors import DepthError, StagesError, one_line
 from ..models import usual_input
 from ..modes import evaluating, looking_at
 from ..plan import Stages
@@ -82,7 +82,7 @@ class Whole:
             links: of the model.
 
         Raises:
-            StagesError: the shorter model would differ in more than its numbers, with what.
+            DepthError: the shorter model would differ in more than its numbers, with what.
         """
         kept = self._kept(left_out)
         own, configs = self._renumbered(kept)
@@ -122,7 +122,7 @@ class Whole:
                 return self._own(kept, short), configs | self._configs_inside(kept, short, configs)
             except StagesError as error:
                 reasons.append(error)
-        raise reasons[0]
+        raise DepthError(str(reasons[0])) from reasons[0]
 
     def why_not_saved(self, view: View, left_out: Sequence[str]) -> str | None:
         """Why a shorter model would not be read back as it is, for its config means something else when it is read."""
@@ -237,6 +237,7 @@ def check_same(model: nn.Module, view: nn.Module, whole: nn.Module) -> None:
     """Run both on a short input: without a cache they must return the same.
 
     Raises:
+        DepthError: with these layers alone the model does not run.
         StagesError: they do not.
     """
     example = usual_input(model)
@@ -246,7 +247,7 @@ def check_same(model: nn.Module, view: nn.Module, whole: nn.Module) -> None:
         with looking_at(model), evaluating(view), evaluating(whole), torch.no_grad():
             outputs = [tensors_of(logits_in(each(**example))) for each in (view, whole)]
     except Exception as error:
-        raise StagesError(
+        raise DepthError(
             f"{type(model).__name__} does not run with these layers alone ({type(error).__name__}: {one_line(error)})"
         ) from error
     same = len(outputs[0]) == len(outputs[1]) and all(map(_close, *outputs))

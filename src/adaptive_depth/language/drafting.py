@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from ..core.network import AdaptiveNetwork
+from ..core.usable import usable
 from ..errors import MeasurementError
 from ..skip import Skip, parse_skip
+from ..text import left_out_lines
 from .draft import Draft, check_shallower, check_verifies, is_shallower
 from .prompts import check_length, check_writes, prompts_of, with_padding
 
@@ -25,17 +27,19 @@ class Tried:
     Attributes:
         draft: the fastest way; None where decoding plainly is.
         speedups: of each draft that was tried, how many times as fast as without one (the median over prompts).
+        left_out: shallower depths that cannot write text by themselves, and why.
     """
 
     draft: Draft | None
     speedups: dict[Draft, float]
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [f"{'draft':<10} {'tokens ahead':>12} {'times as fast':>13}"]
         for draft, speedup in sorted(self.speedups.items(), key=lambda each: -each[1]):
             lines.append(f"{draft.skip:<10} {draft.tokens:>12} {speedup:>13.2f}")
         lines.append("best: none, decode plainly" if self.draft is None else f"best: {self.draft}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *left_out_lines(self.left_out)])
 
 
 def choose_draft(
@@ -59,7 +63,7 @@ def choose_draft(
         prompts: some of those that are to come, as `generate` takes them; three or more, for a median.
         skip: the depth that verifies; the super-net where None.
         drafts: the depths to try: by default those that skip all that it skips and more, of at most eight the
-            shallowest.
+            shallowest, without those that cannot write text by themselves (`Tried.left_out`).
         lengths: how many tokens ahead.
         new_tokens: to write after each prompt.
         **options: of `generate` of transformers, such as `do_sample`.
@@ -81,12 +85,19 @@ def choose_draft(
     ids, mask = prompts_of(network, prompts, None)
     check_length(network, mask, {"max_new_tokens": new_tokens})
     verifier = network.skips[0] if skip is None else parse_skip(skip, len(network.stages))
-    chosen = _shallower(network, verifier) if drafts is None else [parse_skip(d, len(network.stages)) for d in drafts]
+    left_out: dict[str, str] = {}
+    if drafts is None:
+        chosen, left_out = usable(network, _shallower(network, verifier))
+    else:
+        chosen = [parse_skip(draft, len(network.stages)) for draft in drafts]
     for each in chosen:
         check_shallower(each, verifier)
     tried = [Draft(each, length) for each in chosen for length in lengths]
     if not tried:
-        raise MeasurementError(f"no draft to try for {verifier}: expected depths that skip more, and lengths such as 4")
+        why = " ".join(left_out_lines(left_out))
+        raise MeasurementError(
+            f"no draft to try for {verifier}: expected depths that skip more, and lengths such as 4. {why}".rstrip()
+        )
     settings = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, **with_padding(network, options)}
     model: Any = network.subnet(verifier)
     ways: list[Draft | None] = [None, *tried]
@@ -108,7 +119,7 @@ def choose_draft(
     plain = seconds[None]
     speedups = {way: median(a / b for a, b in zip(plain, seconds[way], strict=True)) for way in tried}
     best = max(tried, key=speedups.__getitem__)
-    return Tried(best if speedups[best] > 1 else None, speedups)
+    return Tried(best if speedups[best] > 1 else None, speedups, left_out)
 
 
 def _shallower(network: AdaptiveNetwork, verifier: str) -> list[str]:

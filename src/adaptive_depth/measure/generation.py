@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..choose.costs import Cost, Profile
 from ..core.caches import cache_in
 from ..core.network import AdaptiveNetwork, check_adapted
+from ..core.usable import usable
 from ..errors import MeasurementError
 from ..hugging_face import predicts_the_next_token, writes_text
 from ..modes import evaluating
@@ -49,7 +50,8 @@ def profile_generation(
         network: an adapted causal language model of transformers.
         prompt: token ids `[batch, tokens]`, or a dict of `input_ids` and `attention_mask`. Padding stands on the left.
         new_tokens: to write, the first one included; at least 2.
-        skips: which sub-networks, one or several; all by default.
+        skips: which sub-networks, one or several; by default all that can keep a cache of their own: of the others
+            the profile and a warning say why not (`Profile.left_out`).
         rounds: how often each continues the prompt. By default as often as `seconds` allow, 6 to 100 times.
         seconds: about how long the timing takes where `rounds` is not given; warm-up comes on top.
         warmup: rounds that are run before and not timed; by default until steady, as in `profile`.
@@ -60,7 +62,7 @@ def profile_generation(
 
     Raises:
         SkipError: a skip that does not fit the stages.
-        StagesError: a model whose sub-networks cannot keep a cache of their own.
+        StagesError: a model whose sub-networks cannot keep a cache of their own, or one of `skips` that cannot.
         MeasurementError: a model that does not continue text, a prompt that is none or too long, arguments out of
             range, or a device that failed meanwhile.
 
@@ -81,6 +83,7 @@ def profile_generation(
     ids, tell = inputs["input_ids"], on_progress or say_nothing
     with evaluating(network), torch.no_grad(), device_failures(ids.device):
         network(**inputs, use_cache=False)  # proves stages written by hand
+        chosen, left_out = usable(network, chosen) if skips is None else (chosen, {})
         wait, takes = waiter(ids.device), {*inspect.signature(type(network.model).forward).parameters}
         texts = {skip: _Text(network.subnet(skip), inputs, new_tokens, wait, takes) for skip in chosen}
         counts, uncounted = count_macs({skip: text.begin for skip, text in texts.items()})
@@ -107,7 +110,7 @@ def profile_generation(
     }
     found = Profile(costs, len(ids), describe(ids.device), uncounted, network=network.fingerprint)
     shapes = tuple(tuple(each.shape) for each in inputs.values())
-    return replace(found, conditions=conditions, inputs=shapes, prompt_tokens=ids.shape[1])
+    return replace(found, conditions=conditions, inputs=shapes, prompt_tokens=ids.shape[1], left_out=left_out)
 
 
 class _Text:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from ..batches import samples_in, shapes_in
 from ..choose.costs import Cost, Profile, median_interval
 from ..core.network import AdaptiveNetwork, check_adapted
+from ..core.usable import usable
 from ..errors import MeasurementError, one_line
 from ..modes import evaluating
 from ..registry import Registry
@@ -61,7 +62,7 @@ def profile(
         *example, **kwargs: the input, as the original model takes it, such as `[batch, channels, height, width]`,
             on the device of the network. The first dimension of its tensors is the batch size. Where they differ, or
             stand in a list (nodes and edges of a graph, images of a detector), the whole example counts as one sample.
-        skips: which sub-networks, one or several; all by default.
+        skips: which sub-networks, one or several; by default all that can be used by themselves (`Profile.left_out`).
         latency: also measure time, memory and energy. Without, an example and a network on the meta device do.
         backend: what runs the sub-networks: `eager`, or `compiled` (`torch.compile`, which leaves the network itself
             as it is and takes its time for each sub-network).
@@ -103,6 +104,7 @@ def profile(
     plan = partial(planned, rounds, seconds)
     with evaluating(network), torch.no_grad(), device_failures(device):
         network(*example, **kwargs)  # proves stages written by hand
+        chosen, left_out = usable(network, chosen) if skips is None else (chosen, {})
         subnets = {skip: network.subnet(skip) for skip in chosen}
         counts, uncounted = count_macs({skip: partial(subnet, *example, **kwargs) for skip, subnet in subnets.items()})
         costs = {
@@ -110,7 +112,8 @@ def profile(
             for skip, subnet in subnets.items()
         }
         shapes = tuple(tuple(leaf.shape) for leaf in tree_leaves((example, kwargs)) if isinstance(leaf, Tensor))
-        found = Profile(costs, batch_size, describe(device), uncounted, backend, network.fingerprint, inputs=shapes)
+        told: Any = {"backend": backend, "network": network.fingerprint, "inputs": shapes, "left_out": left_out}
+        found = Profile(costs, batch_size, describe(device), uncounted, **told)
         if not latency:
             return found
         bench = _Bench(subnets, example, kwargs, device, BACKENDS[backend], on_progress or say_nothing)

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import CheckpointError, DataError, one_line
+from ...errors import CheckpointError, DataError, DepthsLeftOut, one_line
 from ...schema import Digest, Letters, Number, Open, Size, Text, from_plain, read_bytes
 from .. import runs, show
 from ..reading import read_json
@@ -331,7 +332,9 @@ def quiet() -> "Iterator[None]":
     theirs.set_verbosity(logging.CRITICAL)
     theirs.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DepthsLeftOut)
+            yield
     finally:
         theirs.set_verbosity(before)
         if bars:

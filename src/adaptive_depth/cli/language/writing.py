@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import DataError, MeasurementError
+from ...text import left_out_lines
 from .. import runs, show
 from . import folders
 
@@ -144,6 +145,7 @@ class Writer:
 
     def _drafting(self, ids: list[int], room: int) -> "Draft | None":
         """Who drafts; what is to be measured is measured once for each depth."""
+        from ...core.usable import usable
         from ...language import Draft, choose_draft
         from ...language.draft import can_be_verified, is_shallower
 
@@ -152,12 +154,17 @@ class Writer:
         if self.draft != "auto":
             return Draft(self.draft, _AHEAD)
         if self.skip not in self._chosen:
-            shallower = [each for each in self.network.skips[::-1] if is_shallower(each, self.skip)][:_TRIED]
             self._chosen[self.skip] = None
-            if shallower and can_be_verified(self.network):
+            if not can_be_verified(self.network):
+                return None
+            shallower = [each for each in self.network.skips[::-1] if is_shallower(each, self.skip)][:_TRIED]
+            drafts, left_out = usable(self.network, shallower)
+            for line in left_out_lines(left_out):
+                typer.echo(line, err=True)
+            if drafts:
                 with show.progress("trying drafts") as advance:
                     tried = choose_draft(
-                        self.network, [ids], skip=self.skip, drafts=shallower, lengths=(_AHEAD,),
+                        self.network, [ids], skip=self.skip, drafts=drafts, lengths=(_AHEAD,),
                         new_tokens=min(16, room), on_progress=advance, **self.options,
                     )  # fmt: skip
                 self._chosen[self.skip] = tried.draft
