@@ -30,6 +30,33 @@ def context_of(model: Any) -> int | None:
     return known if isinstance(known, int) and known > 0 else None
 
 
+def vocabulary_of(model: Any) -> int | None:
+    """How many tokens a language model of transformers knows: the rows of its embedding; None where it has none."""
+    try:
+        rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    except NotImplementedError:  # what transformers raises for a model without one
+        rows = None
+    known = getattr(model.config.get_text_config(), "vocab_size", None) if rows is None else rows
+    return known if isinstance(known, int) and known > 0 else None
+
+
+def foreign_tokens(model: Any, ids: Tensor) -> str | None:
+    """What is to be said of token ids that a model does not know, whose embedding they would crash; else None.
+
+    Arguments:
+        model: of transformers.
+        ids: whole numbers of any shape, at least one.
+    """
+    words = vocabulary_of(model)
+    low, high = torch.stack(ids.aminmax()).tolist()  # in one transfer from the device
+    if low >= 0 and (words is None or high < words):
+        return None
+    return (
+        f"token ids from {low} to {high}, and the model knows those from 0 to {'...' if words is None else words - 1}: "
+        "expected the ids of the model's own tokenizer"
+    )
+
+
 def layer_lists(model: nn.Module) -> list[list[str]]:
     """The paths of the layers of each list that a model of transformers goes through, as its library marks them."""
     layers = sys.modules.get("transformers.modeling_layers")

@@ -319,10 +319,10 @@ SMALL = {
 }
 
 
-def llama() -> Any:
+def llama(**changes: Any) -> Any:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL))
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL | changes))
 
 
 def batches(*lengths: int) -> list[dict[str, Tensor]]:
@@ -408,6 +408,49 @@ def test_a_causal_model_of_transformers_needs_no_task(where: str) -> None:
     after = ad.evaluate(network, data)
     assert all(after[skip] < before[skip] for skip in network.skips)
     assert history.epochs[-1].validation == {"FF": after["FF"], "TT": after["TT"]}
+
+
+BEYOND = torch.arange(6)[None].repeat(4, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "ids", "said"),
+    [
+        ({}, BEYOND + 45, "token ids from 45 to 50, and the model knows those from 0 to 49: expected the ids of"),
+        ({}, BEYOND - 100, "token ids from -100 to -95, .*; padding has an id, too, only labels may be -100"),
+        ({"max_position_embeddings": 5}, BEYOND, "texts of 6 tokens, and the model's context is 5"),
+    ],
+)
+@pytest.mark.parametrize(
+    "where",
+    ["evaluate", "Passes", "over", "SelfDistillation", "backward", "train", "algorithm 1", "analyze", "a plain model"],
+)
+def test_texts_that_the_model_cannot_take(where: str, changes: dict[str, Any], ids: Tensor, said: str) -> None:
+    model, labels = llama(**changes), torch.full_like(ids, 7)
+    network, batch = ad.adapt(model), {"input_ids": ids, "labels": labels}
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    calls = {
+        "evaluate": lambda: ad.evaluate(network, [batch]),
+        "Passes": lambda: next(ad.Passes(network)({"input_ids": ids}, labels)),
+        "over": lambda: next(iter(ad.Passes(network).over([batch]))),
+        "SelfDistillation": lambda: ad.SelfDistillation(network)({"input_ids": ids}, labels),
+        "backward": lambda: ad.SelfDistillation(network).backward({"input_ids": ids}, labels),
+        "train": lambda: ad.train(network, [batch], epochs=1),
+        "algorithm 1": lambda: ad.train(network, [batch], epochs=1, passes="algorithm 1"),
+        "analyze": lambda: ad.analyze(network, [batch]),
+        "a plain model": lambda: ad.train(model, [batch], epochs=1),
+    }
+    with pytest.raises(ad.DataError, match=said):
+        calls[where]()
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_a_context_is_what_the_config_says_of_it() -> None:
+    network = ad.adapt(llama(max_position_embeddings=5))
+    network.model.config.max_position_embeddings = 6  # as the error says
+    assert len(ad.evaluate(network, [BEYOND])) == 4
+    with pytest.raises(ad.DataError, match="texts of 6 tokens"):
+        ad.evaluate(ad.adapt(llama(max_position_embeddings=5)), [(BEYOND, {"": BEYOND})], task={"": LanguageModel()})
 
 
 def test_the_objective_softens_by_its_own_temperature_or_the_tasks() -> None:

@@ -92,6 +92,8 @@ def analyze(
             x, y = on_device(taken, device_of(network))
             if is_empty(x):
                 continue
+            if judge.task:
+                judge.task.check_input(x, network.model)
             args, kwargs = arguments(x)
             if not network.proven:
                 network.prove(*args, **kwargs)

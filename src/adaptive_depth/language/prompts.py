@@ -9,7 +9,7 @@ from torch import Tensor
 from ..batches import device_of
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..errors import DataError
-from ..hugging_face import context_of, predicts_the_next_token
+from ..hugging_face import context_of, foreign_tokens, predicts_the_next_token
 
 
 def check_writes(network: object, received_by: str) -> None:
@@ -66,12 +66,8 @@ def prompts_of(network: AdaptiveNetwork, tokens: Any, mask: Tensor | None) -> tu
         raise DataError(
             f"prompts are {list(ids.shape)}: expected at least one token in each, such as the model's bos_token_id"
         )
-    words = network.model.config.get_text_config().vocab_size  # type: ignore[union-attr]
-    if int(ids.min()) < 0 or int(ids.max()) >= words:
-        raise DataError(
-            f"prompts hold token ids from {int(ids.min())} to {int(ids.max())}, and the model knows 0 to {words - 1}: "
-            "expected the ids of its own tokenizer"
-        )
+    if found := foreign_tokens(network.model, ids):
+        raise DataError(f"prompts hold {found}")
     if mask is None:
         _check_not_padded(network, ids)
         mask = torch.ones_like(ids)

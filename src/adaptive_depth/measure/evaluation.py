@@ -48,8 +48,9 @@ def evaluate(
         samples whose largest logit is the label's. Its attribute `quality` says what that is.
 
     Raises:
-        DataError: no batch, no labels, labels that name no class of the network, a data set (the loader's `dataset`)
-            of fewer classes than the network has, or outputs that are not finite.
+        DataError: no batch, no labels, labels that name no class of the network, token ids that a language model does
+            not know or texts beyond its context, a data set (the loader's `dataset`) of fewer classes than the network
+            has, or outputs that are not finite.
         MeasurementError: a metric of one's own that refuses what the task compares.
         SkipError: a skip that does not fit the network.
         StagesError: stages written by hand that the first input proves wrong.
@@ -75,6 +76,7 @@ def evaluate(
             x, y = on_device(judged.inputs(batch), device)
             if is_empty(x):
                 continue
+            judged.check_input(x, network.model)
             args, kwargs = arguments(x)
             if not network.proven:
                 network.prove(*args, **kwargs)

@@ -15,7 +15,7 @@ from ..core.caches import cache_in
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..core.usable import usable
 from ..errors import MeasurementError
-from ..hugging_face import predicts_the_next_token, writes_text
+from ..hugging_face import context_of, foreign_tokens, predicts_the_next_token, writes_text
 from ..modes import evaluating
 from ..skip import Skip
 from ..stopwatch import drift, milliseconds, planned, time_all
@@ -258,20 +258,14 @@ def _check_mask(mask: Any, ids: Tensor) -> None:
 
 
 def _check_sizes(ids: Tensor, new_tokens: int, model: Any) -> None:
-    config = model.config.get_text_config()
-    most = getattr(config, "max_position_embeddings", None)
-    if isinstance(most, int) and 0 < most < ids.shape[1] + new_tokens:
+    most = context_of(model)
+    if most is not None and most < ids.shape[1] + new_tokens:
         raise MeasurementError(
             f"a prompt of {ids.shape[1]} tokens and {new_tokens} new ones are more than the {most} that the model "
             "takes (max_position_embeddings): expected a shorter prompt, or fewer new_tokens"
         )
-    words = getattr(config, "vocab_size", None)
-    low, high = int(ids.min()), int(ids.max())
-    if low < 0 or (isinstance(words, int) and high >= words):
-        raise MeasurementError(
-            f"the prompt has token ids from {low} to {high}, and the model knows those from 0 to {words} - 1: expected "
-            "the ids of the model's own tokenizer"
-        )
+    if found := foreign_tokens(model, ids):
+        raise MeasurementError(f"the prompt has {found}")
 
 
 def _is_whole(ids: Tensor) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..meaning import Meanings
@@ -61,6 +61,10 @@ class Heads(Task):
 
     def meanings(self) -> Meanings:
         return {name: each for name, task in self.tasks.items() for each in task.meanings().values()}
+
+    def check_input(self, x: Any, model: nn.Module) -> None:
+        for task in self.tasks.values():
+            task.check_input(x, model)
 
     def output(self, output: Any) -> Any:
         return self._split("output", output)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..batches import described, split_batch
 from ..errors import DataError, TrainingError
+from ..hugging_face import context_of, foreign_tokens, is_of_transformers
 from ..quality import Quality
 from .checks import same_device, tensor_of, value_range
 from .task import Task
@@ -110,6 +111,25 @@ class LanguageModel(Task):
                 "the labels are 0 and 1 alone, as an attention mask is, and the token ids are not: expected "
                 "{'input_ids': ids, 'attention_mask': mask}, or labels that are token ids"
             )
+
+    def check_input(self, x: Any, model: nn.Module) -> None:
+        """Token ids that a model of transformers knows, in texts that it has positions for."""
+        if not is_of_transformers(model):
+            return
+        further = x.get("decoder_input_ids") if isinstance(x, Mapping) else None
+        for ids in (_token_ids(x), further):
+            if not isinstance(ids, Tensor) or ids.ndim != 2 or not ids.numel() or not _is_whole(ids):
+                continue
+            if found := foreign_tokens(model, ids):
+                labels = f"padding has an id, too, only labels may be {self.ignore_index}"
+                raise DataError(f"the batch has {found}; {labels}")
+            most = context_of(model)
+            if most is not None and ids.shape[1] > most:
+                raise DataError(
+                    f"texts of {ids.shape[1]} tokens, and the model's context is {most} (max_position_embeddings): "
+                    "expected shorter ones; cut them in pieces, or where its positions reach further say so, "
+                    f"model.config.max_position_embeddings = {ids.shape[1]}"
+                )
 
     # -- losses and perplexity ----------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..batches import logits_in, split_batch
 from ..errors import DataError
@@ -60,6 +60,13 @@ class Task(ABC):
         if target is None:
             raise DataError("the loader yielded inputs without labels: expected pairs (input, labels)")
         return x, target
+
+    def check_input(self, x: Any, model: nn.Module) -> None:  # noqa: B027 - a task of one's own may have none
+        """Can a model take an input of `inputs`? Asked of each batch, once, before the model runs.
+
+        Raises:
+            DataError: it cannot; with what was received, and what was expected.
+        """
 
     def output(self, output: Any) -> Any:
         """What a network returned, as the other methods take it; by default its `logits` where it has such a field."""

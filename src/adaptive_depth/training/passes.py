@@ -184,7 +184,12 @@ class Passes:
 
         Arguments:
             parts: the batch as pairs of input and labels, in parts where a step is accumulated; usually one.
+
+        Raises:
+            DataError: an input that the network cannot take (`Task.check_input`).
         """
+        for x, _ in parts:
+            self.task.check_input(x, self.network.model)
         self.waiting = list(self.schedule.due(self.loaded))
         if not self.schedule.fresh:
             self._kept.put(self.loaded, {"parts": list(parts), "teacher": [None] * len(parts)})

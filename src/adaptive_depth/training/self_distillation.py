@@ -285,6 +285,7 @@ class SelfDistillation(nn.Module):
 
     def _prepare(self, x: Any) -> SharedForward:
         network = self.network
+        self.task.check_input(x, network.model)
         args, kwargs = arguments(x)
         self._distilled(x)  # which may raise
         if not network.proven:

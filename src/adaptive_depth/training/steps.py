@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_map_only
 
 from ..batches import arguments
 from ..tasks import as_task
+from ..wrapping import unwrapped
 from .meter import StepResult
 from .objective import checked
 
@@ -44,9 +45,12 @@ def distil(objective: nn.Module, *, low_memory: bool = False) -> Step:
 
 def supervise(network: Callable[..., Any], task: Any = None) -> Step:
     """The usual step of a plain network: the loss of a task, or of a criterion (cross-entropy where None)."""
-    task = as_task(task, network if isinstance(network, nn.Module) else None)
+    model = unwrapped(network) if isinstance(network, nn.Module) else None
+    task = as_task(task, model)
 
     def step(x: Any, y: Any, backward: Backward) -> StepResult:
+        if model is not None:
+            task.check_input(x, model)
         args, kwargs = arguments(x)
         output = task.output(network(*args, **kwargs))
         loss = checked("the loss", task.loss(output, y))
