@@ -24,6 +24,11 @@ def predicts_the_next_token(model: nn.Module) -> bool:
     return writes_text(model) and not model.config.is_encoder_decoder  # type: ignore[union-attr]
 
 
+def keeps_a_state(model: Any) -> bool:
+    """Does it carry a state from token to token, as a Mamba does, in place of keys and values of each?"""
+    return bool(getattr(model, "_is_stateful", False))
+
+
 def context_of(model: Any) -> int | None:
     """The most tokens that a language model of transformers takes; None where there is no limit."""
     known = getattr(model.config.get_text_config(), "max_position_embeddings", None)

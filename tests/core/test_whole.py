@@ -506,6 +506,16 @@ def test_a_model_without_a_cache_runs_then_but_is_not_saved(tmp_path: Path) -> N
     network.model.save_pretrained(tmp_path / "whole")  # which may be saved
 
 
+def test_a_model_that_rewrites_its_weights_by_layer_is_refused() -> None:
+    """RWKV: a base-net that runs first, in eval mode, ended in an AttributeError and half of the weights divided."""
+    sizes = {"vocab_size": 64, "hidden_size": 16, "attention_hidden_size": 16, "num_hidden_layers": 8}
+    with pytest.raises(ad.StagesError, match=r"RwkvForCausalLM divides the .* load it with rescale_every=0"):
+        ad.adapt(transformers.RwkvForCausalLM(transformers.RwkvConfig(**sizes)))
+    network = ad.adapt(transformers.RwkvForCausalLM(transformers.RwkvConfig(**sizes, rescale_every=0)).eval())
+    x, base = tokens(), network.skips[-1]
+    torch.testing.assert_close(network.subnet(base)(x).logits, network(x, use_cache=False, skip=base).logits)
+
+
 # -- adapters ----------------------------------------------------------------------------------------------------
 
 

@@ -135,6 +135,49 @@ def test_a_cache_that_caught_up_goes_on_as_if_written_there(network: ad.Adaptive
     torch.testing.assert_close(found, by_hand(network, "TT")(input_ids=tokens).logits[:, -1])
 
 
+RWKV: dict[str, Any] = {"vocab_size": 40, "hidden_size": 16, "attention_hidden_size": 16, "num_hidden_layers": 4}
+RWKV |= {"rescale_every": 0}
+GEMMA: dict[str, Any] = SIZES | {
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 6,
+    "lru_width": 16,
+    "attention_window_size": 8,
+    "block_types": ["recurrent", "recurrent", "attention"] * 2,
+}
+
+
+@pytest.mark.parametrize(("kind", "sizes"), [("Rwkv", RWKV), ("RecurrentGemma", GEMMA), ("Llama", SIZES)])
+def test_rows_of_several_lengths_are_written_as_if_each_were_alone(kind: str, sizes: dict[str, Any]) -> None:
+    """RWKV's config knows no padding; it and RecurrentGemma read padding as text, whatever the mask says."""
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**sizes))
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    prompts, how = [[5, 9, 7], [4, 6], [11, 12, 13, 14]], {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    found = generate(ad.adapt(model.eval()), prompts, **how)
+    assert [row[4:] for row in found.tolist()] == [alone(model, prompt, **how) for prompt in prompts]
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "tokens", "mask", "said"),
+    [
+        ("Rwkv", RWKV, [[5, 9, 7]], None, "RwkvForCausalLM returned no cache that the next token could continue"),
+        (
+            "RecurrentGemma",
+            GEMMA,
+            [[5, 9], [0, 4]],
+            [[1, 1], [0, 1]],
+            "texts of several lengths, padded, for the state",
+        ),
+    ],
+)
+def test_texts_that_no_cache_catches_up_with(kind: str, sizes: Any, tokens: Any, mask: Any, said: str) -> None:
+    config = getattr(transformers, f"{kind}Config")(**sizes)
+    network = ad.adapt(getattr(transformers, f"{kind}ForCausalLM")(config).eval())
+    with pytest.raises(ad.DataError, match=said):
+        catch_up(network, network.skips[0], torch.tensor(tokens), None if mask is None else torch.tensor(mask))
+
+
 def test_choosing_a_draft_measures_every_way(network: ad.AdaptiveNetwork) -> None:
     seen: list[tuple[int, int, str]] = []
     tried = choose_draft(network, PROMPTS, lengths=(2, 3), new_tokens=4, on_progress=lambda *step: seen.append(step))

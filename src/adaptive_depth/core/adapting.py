@@ -9,7 +9,7 @@ from torch import nn
 
 from ..batches import arguments
 from ..errors import StagesError
-from ..hugging_face import predicts_the_next_token
+from ..hugging_face import is_of_transformers, predicts_the_next_token
 from ..models import create_model, usual_input
 from ..modes import looking_at
 from ..plan import Mandatory, Run, Stage, Stages, cut_runs, discover, families, known_runs, protect_last
@@ -86,6 +86,11 @@ def find_stages(
     if isinstance(model, AdaptiveNetwork):
         raise StagesError("find_stages received a network that is adapted already: see its stages, network.stages")
     check_shaped(model, "find_stages received", StagesError)
+    if is_of_transformers(model) and getattr(model.config, "rescale_every", 0):
+        raise StagesError(
+            f"{type(model).__name__} divides the weights of later layers, by their number, when it first runs in eval "
+            "mode, and multiplies them again in training, so its depths cannot share them: load it with rescale_every=0"
+        )
     if cut not in ("groups", "measured"):
         raise StagesError(f"cut={cut!r}: expected 'groups' or 'measured'")
     if cut == "measured" and example is None:

@@ -97,6 +97,14 @@ def cache_in(output: Any) -> tuple[str, Any] | None:
     return next(((name, cache) for name, cache in found if cache is not None), None)
 
 
+def no_cache(model: nn.Module) -> str:
+    """What is to be said where a model returned none."""
+    return (
+        f"{type(model).__name__} returned no cache that the next token could continue: expected a model that returns "
+        "past_key_values or cache_params"
+    )
+
+
 def filled(cache: Any) -> bool:
     """Does a cache hold anything?"""
     for ask in ("get_seq_length", "has_previous_state"):

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..core.network import AdaptiveNetwork
 from ..core.views import twin
 from ..errors import DataError, SkipError
+from ..hugging_face import keeps_a_state
 from ..skip import parse_skip
 
 
@@ -53,7 +54,7 @@ def draft_of(network: AdaptiveNetwork, given: Any) -> Draft:
 
 def can_be_verified(network: AdaptiveNetwork) -> bool:
     """Can a draft be taken back? A cache of keys can be cut; a state, such as that of a Mamba, cannot."""
-    return not getattr(network.model, "_is_stateful", False)
+    return not keeps_a_state(network.model)
 
 
 def check_verifies(network: AdaptiveNetwork) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.caches import filled
+from ..core.caches import cache_in, filled, no_cache
 from ..core.network import AdaptiveNetwork
 from ..errors import DataError, SkipError
+from ..hugging_face import keeps_a_state
 from ..skip import Skip, parse_skip
 from .draft import Draft, check_shallower, check_verifies, draft_of
 from .prompts import check_length, check_writes, padding_of, prompts_of, with_padding
@@ -29,7 +30,8 @@ def generate(
         network: an adapted causal language model of transformers.
         tokens: prompts, token ids `[rows, tokens]`; or a list with the ids of each prompt, of any lengths, which are
             padded on the left.
-        skip: the depth of all rows, or one a row; the super-net where None. Rows of one depth run as one batch.
+        skip: the depth of all rows, or one a row; the super-net where None. Rows of one depth run as one batch; of a
+            model that keeps a state (Mamba), those of one depth and length.
         draft: a shallower depth that drafts tokens, which the depth of the row verifies: the text is the same, in less
             time where the drafts are good (Leviathan et al., 2023). A `Draft` of `choose_draft`, or a skip.
         attention_mask: `[rows, tokens]`, 0 where a tensor of tokens is padded.
@@ -63,14 +65,27 @@ def generate(
         for each in set(rows):
             check_shallower(assisted.skip, each)
     results: dict[int, Tensor] = {}
-    for each in sorted(set(rows)):
-        chosen = [row for row, of_row in enumerate(rows) if of_row == each]
-        for part in [chosen] if assisted is None else [[row] for row in chosen]:  # transformers drafts for one row
-            found = _continued(network, each, ids[part], mask[part], assisted, options)
-            results |= dict(zip(part, found, strict=True))
+    for each, part in _together(network, rows, mask, drafted=draft is not None):
+        found = _continued(network, each, ids[part], mask[part], assisted, options)
+        results |= dict(zip(part, found, strict=True))
     longest = max(len(line) for line in results.values())
     pad = padding_of(network)
     return torch.stack([_padded(results[row], longest, pad) for row in range(len(ids))])
+
+
+def _together(
+    network: AdaptiveNetwork, skips: Sequence[str], mask: Tensor, *, drafted: bool
+) -> list[tuple[str, list[int]]]:
+    """Which rows run as one batch, and their depth.
+
+    Drafts are for one row in transformers. Of models that keep a state not all leave padding out of it
+    (RecurrentGemma's and RWKV's do not), so they get none.
+    """
+    lengths = mask.sum(dim=1).tolist() if keeps_a_state(network.model) else [0] * len(skips)
+    found: dict[tuple[str, int, int], list[int]] = {}
+    for row, (skip, length) in enumerate(zip(skips, lengths, strict=True)):
+        found.setdefault((skip, length, row if drafted else 0), []).append(row)
+    return [(key[0], found[key]) for key in sorted(found)]
 
 
 def _check_options(ids: Tensor, options: Mapping[str, Any], *, drafted: bool) -> None:
@@ -116,10 +131,17 @@ def catch_up(network: AdaptiveNetwork, skip: Skip, tokens: Tensor, attention_mas
     check_writes(network, "catch_up")
     ids, mask = prompts_of(network, tokens, attention_mask)
     check_length(network, mask, {"max_new_tokens": 0})
+    if keeps_a_state(network.model) and not bool(mask.all()):
+        raise DataError(
+            f"texts of several lengths, padded, for the state of a {type(network.model).__name__}, which padding may "
+            "change: expected texts of one length; catch up with the others apart"
+        )
     with torch.no_grad():
-        found = network.subnet(skip)(input_ids=ids, attention_mask=mask, use_cache=True)
-    cache = found.get("past_key_values")
-    return found["cache_params"] if cache is None else cache
+        output = network.subnet(skip)(input_ids=ids, attention_mask=mask, use_cache=True)
+    found = cache_in(output)
+    if found is None:
+        raise DataError(no_cache(network.model))
+    return found[1]
 
 
 def _continued(

@@ -31,12 +31,18 @@ def with_padding(network: AdaptiveNetwork, options: Mapping[str, Any]) -> dict[s
 
 def padding_of(network: AdaptiveNetwork) -> int:
     """The id that fills rows up: the model's own, or that of its end, or 0 where there is neither."""
-    config: Any = network.model.config
-    for found in (config.get_text_config().pad_token_id, config.get_text_config().eos_token_id):
+    for name in ("pad_token_id", "eos_token_id"):
+        found = _special(network, name)
         found = found[0] if isinstance(found, list) and found else found
         if isinstance(found, int):
             return found
     return 0
+
+
+def _special(network: AdaptiveNetwork, name: str) -> Any:
+    """A token of a model's config; None where it has no such field (RWKV's has no padding)."""
+    config: Any = network.model.config
+    return getattr(config.get_text_config(), name, None)
 
 
 def prompts_of(network: AdaptiveNetwork, tokens: Any, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -84,7 +90,7 @@ def prompts_of(network: AdaptiveNetwork, tokens: Any, mask: Tensor | None) -> tu
 
 def _check_not_padded(network: AdaptiveNetwork, ids: Tensor) -> None:
     """Padding without a mask would be read as text."""
-    pad = network.model.config.get_text_config().pad_token_id  # type: ignore[union-attr]
+    pad = _special(network, "pad_token_id")
     if not isinstance(pad, int) or len(ids) < 2:
         return
     edges = (ids[:, 0] == pad) | (ids[:, -1] == pad)

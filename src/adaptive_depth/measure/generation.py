@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..choose.costs import Cost, Profile
-from ..core.caches import cache_in
+from ..core.caches import cache_in, no_cache
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..core.usable import usable
 from ..errors import MeasurementError
@@ -155,10 +155,7 @@ class _Text:
         output = self.subnet(**inputs, **self._last, use_cache=True)
         found = cache_in(output)
         if found is None:
-            raise MeasurementError(
-                f"{type(self.subnet).__name__} returned no cache that the next token could continue: expected a model "
-                "that returns past_key_values or cache_params; time passes of this one with profile"
-            )
+            raise MeasurementError(f"{no_cache(self.subnet)}; time passes of this one with profile")
         self._name, self._cache = found
         self._seen = self._mask
         self._token = output["logits"][:, -1:].argmax(-1)
