@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import adaptive_depth as ad
-from adaptive_depth.core.caches import filled
+from adaptive_depth.core.caches import filled, rows_in
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -53,6 +53,18 @@ def test_a_cache_of_another_depth_is_refused_and_left_as_it_is(kind: str, way: s
     assert torch.equal(
         run("TF", x[:, :1], use_cache=True, **{name: before}).logits, again
     )  # a deep copy is marked, too
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Mamba"])
+@torch.no_grad()
+def test_a_cache_of_fewer_or_more_texts_is_refused(kind: str) -> None:
+    net, x = network(kind), tokens()
+    cache = cache_of(kind, net(x.repeat(2, 1), use_cache=True, skip="TF"))
+    assert [rows_in(each) for each in (*cache.values(), None, transformers.DynamicCache())] == [2, None, None]
+    for inputs in ({"input_ids": x[:, :1]}, {"inputs_embeds": net.model.get_input_embeddings()(x[:, :1])}):
+        with pytest.raises(ad.DataError, match="a cache of 2 texts for a batch of 1: expected as many"):
+            net.subnet("TF")(**inputs, **cache, use_cache=True)
+    assert net.subnet("TF")(x[:, :1].repeat(2, 1), **cache, use_cache=True).logits.shape == (2, 1, 64)
 
 
 @torch.no_grad()

@@ -247,6 +247,20 @@ def test_no_language_model() -> None:
         generate(ad.adapt(timm.create_model("resnet18")), [[1]])
 
 
+def test_a_cache_of_other_rows(network: ad.AdaptiveNetwork) -> None:
+    tokens = torch.tensor([[5, 9, 7, 8], [6, 9, 3, 4]])
+    for given in (tokens[:1], tokens.repeat(2, 1)):
+        cache = catch_up(network, "TT", given[:, :-1])
+        with pytest.raises(ad.DataError, match=f"a cache of {len(given)} texts? for a batch of 2: expected as many"):
+            generate(network, tokens, skip="TT", past_key_values=cache, max_new_tokens=2)
+        with pytest.raises(ad.DataError, match=f"a cache of {len(given)} texts? for a batch of 2: expected as many"):
+            network.subnet("TT")(tokens[:, 3:], past_key_values=cache)
+    for how in ({"skip": ["TT", "FF"]}, {"skip": "FF", "draft": "TT"}):
+        cache = catch_up(network, "FF", tokens[:, :-1])
+        with pytest.raises(ad.DataError, match="one cache for 2 batches"):
+            generate(network, tokens, past_key_values=cache, max_new_tokens=2, **how)
+
+
 def test_a_cache_of_the_whole_text_or_of_one_used_before(network: ad.AdaptiveNetwork) -> None:
     tokens = torch.tensor([[5, 9, 7, 8]])
     with pytest.raises(ad.AdaptiveDepthError, match="a cache of 4 tokens for prompts of 4"):

@@ -2,16 +2,18 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import StagesError
+from ..errors import DataError, StagesError
 
 _NAMES = ("past_key_values", "cache_params")  # how models of transformers call it, as an input and in their output
+_TOKENS = ("input_ids", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds")  # `[texts, ...]`
+_HELD = ("keys", "conv_states", "recurrent_states")  # what a layer of a cache holds, `[texts, ...]`
 _MARK = "_adaptive_depth"
 
 
@@ -30,7 +32,9 @@ def guarded(module: nn.Module, network: str, skip: str, *, plain: bool) -> Metho
         if torch.compiler.is_compiling():
             return run(*args, **kwargs)
         for name in _NAMES:
-            _check(_given(run, name, args, kwargs), network, skip, plain)
+            if (cache := _given(run, name, args, kwargs)) is not None:
+                _check(cache, network, skip, plain)
+                _check_rows(cache, [_given(run, tokens, args, kwargs) for tokens in _TOKENS])
         output = run(*args, **kwargs)
         for name in _NAMES:
             _mark(output.get(name) if isinstance(output, Mapping) else None, network, skip)
@@ -72,9 +76,19 @@ def _mark(cache: Any, network: str, skip: str) -> None:
         cache.__dict__[_MARK] = (network, skip)
 
 
+def _check_rows(cache: Any, tokens: Sequence[Any]) -> None:
+    """Raise where a cache was filled for another number of texts than are given, in whichever form they are."""
+    known = rows_in(cache)
+    given = next((len(each) for each in tokens if isinstance(each, torch.Tensor) and each.ndim > 1), known)
+    if known is not None and given != known:
+        raise DataError(
+            f"a cache of {known} text{'s' * (known != 1)} for a batch of {given}: expected as many as it was "
+            "filled for, in their order (of a search over several beams as many as it holds at a time); fill one for "
+            "this batch"
+        )
+
+
 def _check(cache: Any, network: str, skip: str, plain: bool) -> None:
-    if cache is None:
-        return
     mark = getattr(cache, _MARK, None)
     if mark == (network, skip) or not filled(cache) or (mark is None and plain):
         return
@@ -95,6 +109,17 @@ def cache_in(output: Any) -> tuple[str, Any] | None:
     """The cache that a model of transformers returned, behind the name of the input that takes it; None without one."""
     found = ((name, output.get(name)) for name in _NAMES) if isinstance(output, Mapping) else ()
     return next(((name, cache) for name, cache in found if cache is not None), None)
+
+
+def rows_in(cache: Any) -> int | None:
+    """For how many texts a cache of transformers was filled; None for one that does not say."""
+    for layer in getattr(getattr(cache, "self_attention_cache", cache), "layers", None) or ():
+        for name in _HELD:
+            held = getattr(layer, name, None)
+            held = next(iter(held.values()), None) if isinstance(held, Mapping) else held
+            if isinstance(held, torch.Tensor) and held.ndim > 1 and held.numel():
+                return len(held)
+    return None
 
 
 def no_cache(model: nn.Module) -> str:

@@ -65,7 +65,13 @@ def generate(
         for each in set(rows):
             check_shallower(assisted.skip, each)
     results: dict[int, Tensor] = {}
-    for each, part in _together(network, rows, mask, drafted=draft is not None):
+    together = _together(network, rows, mask, drafted=draft is not None)
+    if len(together) > 1 and options.get("past_key_values") is not None:
+        raise DataError(
+            f"one cache for {len(together)} batches, for rows of another depth (or length, or with drafts) run apart: "
+            "expected a call for each"
+        )
+    for each, part in together:
         found = _continued(network, each, ids[part], mask[part], assisted, options)
         results |= dict(zip(part, found, strict=True))
     longest = max(len(line) for line in results.values())
