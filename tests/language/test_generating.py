@@ -67,6 +67,17 @@ def test_prompts_of_any_length_each_at_its_depth(network: ad.AdaptiveNetwork) ->
         assert row[5:] == alone(by_hand(network, skip), prompt, max_new_tokens=6, do_sample=False), skip
 
 
+def test_what_a_tokenizer_returns_is_taken_by_name_or_as_it_is(network: ad.AdaptiveNetwork) -> None:
+    """As tensors, padded on the left; as lists, padded on either side or not at all."""
+    how, lists = {"max_new_tokens": 4, "do_sample": False}, [[5, 9, 7], [4]]
+    expected = generate(network, lists, **how)
+    left, right = ([[5, 9, 7], [0, 0, 4]], [[1, 1, 1], [0, 0, 1]]), ([[5, 9, 7], [4, 0, 0]], [[1, 1, 1], [1, 0, 0]])
+    for ids, mask in ((lists, [[1, 1, 1], [1]]), left, right, [torch.tensor(each) for each in left]):
+        told = {"input_ids": ids, "attention_mask": mask}
+        for found in (generate(network, **told, **how), generate(network, told, **how)):
+            assert torch.equal(found, expected)
+
+
 def test_depths_write_different_texts(network: ad.AdaptiveNetwork) -> None:
     texts = {tuple(generate(network, [PROMPTS[2]], skip=skip, max_new_tokens=12)[0].tolist()) for skip in network.skips}
     assert len(texts) == len(network.skips)
@@ -223,7 +234,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "expected padding on the left",
     ),
     "a hole": ({"tokens": torch.ones(1, 3).long(), "attention_mask": torch.tensor([[1, 0, 1]])}, "behind others"),
-    "two masks": ({"tokens": [[5]], "attention_mask": torch.ones(1, 1)}, "leave the mask out"),
+    "another mask": ({"tokens": [[5], [6, 7]], "attention_mask": torch.ones(2, 1)}, "1, 1 tokens for prompts of 1, 2"),
+    "one prompt": ({"tokens": [5, 6, 7]}, "a list of lists of them; one prompt is [ids]"),
+    "no prompts": ({}, "generate(network, **tokenizer(texts))"),
+    "prompts twice": ({"tokens": [[5]], "input_ids": [[5]]}, "twice, as tokens and as input_ids"),
     "several texts": ({"tokens": [[5]], "num_return_sequences": 2}, "network.subnet(skip).generate(...)"),
     "scores": ({"tokens": [[5]], "return_dict_in_generate": True}, "network.subnet(skip).generate(...)"),
     "a static draft": ({"tokens": [[5]], "draft": "TT", "cache_implementation": "static"}, "with a draft"),

@@ -17,11 +17,12 @@ from .prompts import check_length, check_writes, padding_of, prompts_of, with_pa
 
 def generate(
     network: AdaptiveNetwork,
-    tokens: Any,
+    tokens: Any = None,
     *,
     skip: Skip | Sequence[Skip] | None = None,
     draft: Draft | Skip | None = None,
-    attention_mask: Tensor | None = None,
+    input_ids: Any = None,
+    attention_mask: Any = None,
     **options: Any,
 ) -> Tensor:
     """Continue texts at a depth, as `generate` of transformers does on a model with these layers alone.
@@ -29,12 +30,13 @@ def generate(
     Arguments:
         network: an adapted causal language model of transformers.
         tokens: prompts, token ids `[rows, tokens]`; or a list with the ids of each prompt, of any lengths, which are
-            padded on the left.
+            padded on the left; or what a tokenizer returns for some texts.
         skip: the depth of all rows, or one a row; the super-net where None. Rows of one depth run as one batch; of a
             model that keeps a state (Mamba), those of one depth and length.
         draft: a shallower depth that drafts tokens, which the depth of the row verifies: the text is the same, in less
             time where the drafts are good (Leviathan et al., 2023). A `Draft` of `choose_draft`, or a skip.
-        attention_mask: `[rows, tokens]`, 0 where a tensor of tokens is padded.
+        input_ids: `tokens` by the name that tokenizers give them: `generate(network, **tokenizer(texts))`.
+        attention_mask: `[rows, tokens]`, 0 where tokens are padded; the padding of a tensor stands on the left.
         **options: of `generate` of transformers: `max_new_tokens`, `do_sample`, `streamer`, ...
 
     Returns:
@@ -55,7 +57,13 @@ def generate(
         torch.Size([2, 5])
     """
     check_writes(network, "generate")
-    ids, mask = prompts_of(network, tokens, attention_mask)
+    if (tokens is None) == (input_ids is None):
+        raise DataError(
+            f"generate received {'no prompts' if tokens is None else 'prompts twice, as tokens and as input_ids'}: "
+            "expected token ids, generate(network, tokens), or what a tokenizer returns, "
+            "generate(network, **tokenizer(texts))"
+        )
+    ids, mask = prompts_of(network, input_ids if tokens is None else tokens, attention_mask)
     rows = _skips(network, skip, len(ids))
     check_length(network, mask, options)
     _check_options(ids, options, drafted=draft is not None)

@@ -45,7 +45,7 @@ def _special(network: AdaptiveNetwork, name: str) -> Any:
     return getattr(config.get_text_config(), name, None)
 
 
-def prompts_of(network: AdaptiveNetwork, tokens: Any, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def prompts_of(network: AdaptiveNetwork, tokens: Any, mask: Any) -> tuple[Tensor, Tensor]:
     """Token ids `[rows, tokens]` and their mask, on the network's device."""
     device, pad = device_of(network), padding_of(network)
     if isinstance(tokens, Mapping):  # what a tokenizer returns
@@ -55,9 +55,7 @@ def prompts_of(network: AdaptiveNetwork, tokens: Any, mask: Tensor | None) -> tu
     if text:
         raise DataError(f"prompts are text, {tokens!r}: expected token ids, tokenizer(text)['input_ids']")
     if isinstance(tokens, Sequence) and tokens and all(isinstance(line, Sequence | Tensor) for line in tokens):
-        if isinstance(mask, Tensor):
-            raise DataError("an attention_mask beside a list of prompts, which are padded here: leave the mask out")
-        lines = [torch.as_tensor(line, dtype=torch.long) for line in tokens]
+        lines = _lines(tokens, mask)
         longest = max(len(line) for line in lines)
         ids = torch.stack([torch.cat([line.new_full((longest - len(line),), pad), line]) for line in lines])
         mask = torch.stack([torch.arange(longest) >= longest - len(line) for line in lines]).long()
@@ -67,7 +65,9 @@ def prompts_of(network: AdaptiveNetwork, tokens: Any, mask: Tensor | None) -> tu
         ids = tokens
     else:
         received = f"a tensor {list(tokens.shape)} of {tokens.dtype}" if isinstance(tokens, Tensor) else repr(tokens)
-        raise DataError(f"prompts are {received}: expected token ids [rows, tokens], or a list of lists of them")
+        raise DataError(
+            f"prompts are {received}: expected token ids [rows, tokens], or a list of lists of them; one prompt is [ids]"
+        )
     if not ids.numel():
         raise DataError(
             f"prompts are {list(ids.shape)}: expected at least one token in each, such as the model's bos_token_id"
@@ -77,6 +77,7 @@ def prompts_of(network: AdaptiveNetwork, tokens: Any, mask: Tensor | None) -> tu
     if mask is None:
         _check_not_padded(network, ids)
         mask = torch.ones_like(ids)
+    mask = torch.as_tensor(mask)
     if mask.shape != ids.shape:
         raise DataError(f"attention_mask {list(mask.shape)} for tokens {list(ids.shape)}: expected one entry a token")
     seen = mask != 0
@@ -86,6 +87,20 @@ def prompts_of(network: AdaptiveNetwork, tokens: Any, mask: Tensor | None) -> tu
             "padding on the left (padding_side='left' of the tokenizer), or the prompts as a list of lists"
         )
     return ids.to(device), mask.to(device)
+
+
+def _lines(tokens: Sequence[Any], mask: Any) -> list[Tensor]:
+    """The prompts of a list, without the padding that a mask beside them tells."""
+    lines = [torch.as_tensor(line, dtype=torch.long) for line in tokens]
+    if mask is None:
+        return lines
+    seen = [torch.as_tensor(line) != 0 for line in mask]
+    if [len(each) for each in seen] != [len(line) for line in lines]:
+        raise DataError(
+            f"attention_mask of {', '.join(str(len(each)) for each in seen)} tokens for prompts of "
+            f"{', '.join(str(len(line)) for line in lines)}: expected one entry a token; prompts in a list need none"
+        )
+    return [line[each] for line, each in zip(lines, seen, strict=True)]
 
 
 def _check_not_padded(network: AdaptiveNetwork, ids: Tensor) -> None:
