@@ -113,6 +113,27 @@ def test_the_assistant_is_asked_as_often_as_drafts_need_it(network: ad.AdaptiveN
     assert with_draft < len(ran) == 20
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"eos_token_id": 7, "min_new_tokens": 10},
+        {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "min_length": 12, "eos_token_id": 7},
+        {"do_sample": True, "temperature": 0.7, "top_k": 5, "top_p": 0.9},
+    ],
+)
+def test_transformers_has_nothing_to_warn_of(
+    network: ad.AdaptiveNetwork, how: dict[str, Any], caplog: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(network.model.generation_config, "repetition_penalty", 1.1)  # in turn what a model may say
+    logger = transformers.utils.logging.get_logger("transformers.generation")
+    monkeypatch.setattr(type(logger), "warning_once", type(logger).warning)  # once in a process, it says
+    found = generate(network, PROMPTS[:1], draft="TT", max_new_tokens=10, **how)
+    if not how.get("do_sample"):
+        assert torch.equal(found, generate(network, PROMPTS[:1], max_new_tokens=10, **how))
+    assert caplog.messages == []
+
+
 def test_drafts_leave_the_settings_of_the_network_alone(network: ad.AdaptiveNetwork) -> None:
     before = copy.deepcopy(network.subnet("TT").generation_config.to_dict())
     generate(network, PROMPTS[:1], draft=Draft("TT", 7), max_new_tokens=4)
@@ -235,7 +256,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a hole": ({"tokens": torch.ones(1, 3).long(), "attention_mask": torch.tensor([[1, 0, 1]])}, "behind others"),
     "another mask": ({"tokens": [[5], [6, 7]], "attention_mask": torch.ones(2, 1)}, "1, 1 tokens for prompts of 1, 2"),
-    "one prompt": ({"tokens": [5, 6, 7]}, "a list of lists of them; one prompt is [ids]"),
+    "one prompt": ({"tokens": [5, 6, 7]}, "lists of them in a list; one prompt is [ids]"),
     "no prompts": ({}, "generate(network, **tokenizer(texts))"),
     "prompts twice": ({"tokens": [[5]], "input_ids": [[5]]}, "twice, as tokens and as input_ids"),
     "several texts": ({"tokens": [[5]], "num_return_sequences": 2}, "network.subnet(skip).generate(...)"),

@@ -1,8 +1,8 @@
 """A shallower depth that drafts tokens for a deeper one."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -37,13 +37,37 @@ class Draft:
         self, network: AdaptiveNetwork, model: Any, ids: Tensor, mask: Tensor, options: Mapping[str, Any]
     ) -> Tensor:
         """`generate` of transformers with the draft as its assistant, for one row."""
-        shared: Any = network.subnet(self.skip)
-        assistant: Any = twin(shared)  # how far it goes is a setting of the assistant: of this call's own
-        settings = copy.deepcopy(shared.generation_config)
-        settings.num_assistant_tokens, settings.num_assistant_tokens_schedule = self.tokens, "constant"
-        settings.assistant_confidence_threshold = 0.0
-        assistant.__dict__["generation_config"] = settings
+        from transformers import GenerationConfig
+
+        assistant: Any = twin(network.subnet(self.skip))  # how far it goes is a setting of the assistant
+        assistant.__dict__["generation_config"] = GenerationConfig(
+            num_assistant_tokens=self.tokens,
+            num_assistant_tokens_schedule="constant",
+            assistant_confidence_threshold=0.0,
+        )
+        assistant.__dict__["generate"] = partial(_drafted, assistant)
         return model.generate(ids, attention_mask=mask, assistant_model=assistant, **options)
+
+
+_OF_ASSISTANT = ("do_sample", "bos_token_id", "eos_token_id", "pad_token_id", "assistant_confidence_threshold")
+
+
+def _drafted(assistant: Any, generation_config: Any, logits_processor: Any, **inputs: Any) -> Any:
+    """`generate` of an assistant, called as transformers wants it to be.
+
+    It calls the assistant with the verifier's settings and their logits processors both, and with arguments beside the
+    settings, which it warns of itself (5.23). The processors are all that is needed: they are the verifier's own, and
+    win.
+    """
+    from transformers import GenerationConfig, MinNewTokensLengthLogitsProcessor
+
+    if any(isinstance(each, MinNewTokensLengthLogitsProcessor) for each in logits_processor):
+        inputs["min_new_tokens"] = 0
+    own = {name: inputs.pop(name) for name in ("max_new_tokens", "min_new_tokens", "use_cache") if name in inputs}
+    own |= {name: getattr(generation_config, name) for name in _OF_ASSISTANT}
+    own |= {"top_k": 0} if generation_config.do_sample else {}  # which would be 50
+    settings = GenerationConfig(**own, is_assistant=True, output_scores=True, return_dict_in_generate=True)
+    return type(assistant).generate(assistant, generation_config=settings, logits_processor=logits_processor, **inputs)
 
 
 def draft_of(network: AdaptiveNetwork, given: Any) -> Draft:
