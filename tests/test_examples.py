@@ -23,7 +23,7 @@ from adaptive_depth.data import configure, create_loader, open_data
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 LIGHTNING, TRANSFORMERS = EXAMPLES / "train_with_lightning.py", EXAMPLES / "train_with_transformers.py"
-LANGUAGE = EXAMPLES / "transformers_language_model.py"
+LANGUAGE, ACCELERATE = EXAMPLES / "transformers_language_model.py", EXAMPLES / "accelerate_language_model.py"
 TIMM, TIMM_SCRIPT = EXAMPLES / "train_with_timm.py", EXAMPLES / "run_timm_script.py"
 ONE_IMAGE = 0.21  # of 500, in percent: numbers of threads may decide a tie
 
@@ -294,6 +294,49 @@ def test_transformers_trains_in_two_processes(tmp_path: Path) -> None:
     one, other = (load_file(kept / f"passes-{number}-of-2.safetensors") for number in (0, 1))
     assert one.keys() == other.keys()
     assert all(not torch.equal(one[name], other[name]) for name in one)  # each has images of its own
+
+
+# -- accelerate -------------------------------------------------------------------------------------------------
+
+TWO_PROCESSES = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+@pytest.mark.slow
+def test_accelerate_trains_alike_in_parts_in_two_processes_and_nearly_so_in_bf16(tmp_path: Path) -> None:
+    """13 batches of 16 rows: 13 + 9 passes, and 2 of an intermediate sub-network."""
+    pytest.importorskip("transformers")
+    text = tmp_path / "text.txt"
+    text.write_text((EXAMPLES.parent / "docs" / "schedules.md").read_text()[:6000])
+    common = "--cpu", "--text", str(text), "--length", "24", "--batch-size"
+    ways = {
+        "one": ((sys.executable,), "16"),
+        "parts": ((sys.executable,), "8", "--accumulate", "2"),
+        "two": (TWO_PROCESSES, "8"),
+        "all": (TWO_PROCESSES, "4", "--accumulate", "2", "--precision", "bf16"),
+    }
+    found, weights = {}, {}
+    for name, (by, *more) in ways.items():
+        printed = run(ACCELERATE, tmp_path / name, 1, *common, *more, by=by)
+        assert "step 24:" in printed
+        found[name] = perplexities(printed, "after")
+        [file] = (tmp_path / name / "network").glob("weights-*")
+        weights[name] = load_file(file)
+    expected = found.pop("one")
+    assert all(value < 60 for value in expected.values())  # a guess among 259 bytes: 259
+    for name, after in found.items():
+        assert after == pytest.approx(expected, rel=0.02 if name == "all" else 1e-3)
+    # A step of AdamW is as long for the smallest gradient, whose sign is rounding, as for any: no difference of every
+    # element is small, but their mean is.
+    apart = {name: mean_distance(weights["one"], weights[name]) for name in found}
+    assert apart["parts"] < 5e-5
+    assert apart["two"] < 5e-5
+    assert 2e-4 < apart["all"] < 1e-2  # bfloat16 has three digits: or else nothing ran in it
+
+
+def mean_distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    apart = [(one[name] - other[name]).abs().flatten() for name in one]
+    return float(torch.cat(apart).mean())
 
 
 # -- timm -------------------------------------------------------------------------------------------------------

@@ -84,7 +84,6 @@ def evaluate(
                 found = _checked(judged, output, y, getattr(batches, "dataset", None), strict=strict)
                 if skip not in metrics:
                     metrics[skip] = _new_metric(judged, found).to(device)
-                    metrics[skip].sync_on_compute = False  # processes may evaluate something of their own
                 judged.measure(metrics[skip], found, y)
     if across_processes:
         _join(metrics, device)
@@ -94,6 +93,7 @@ def evaluate(
 
 
 def _new_metric(task: Task, output: Any) -> "Metric":
+    """One that asks no other process when it computes: they may evaluate something of their own."""
     from torchmetrics import Metric
 
     metric = task.metric(output)
@@ -101,7 +101,21 @@ def _new_metric(task: Task, output: Any) -> "Metric":
         raise MeasurementError(
             f"the task's metric() returned a {type(metric).__name__}: expected a new torchmetrics.Metric"
         )
+    for part in _parts_of(metric):
+        part.distributed_available_fn = _alone  # `sync_on_compute` is read when a metric is made, and not again
     return metric
+
+
+def _parts_of(metric: "Metric") -> "list[Metric]":
+    """A metric and those that it holds."""
+    from torchmetrics import Metric
+
+    return [part for part in metric.modules() if isinstance(part, Metric)]
+
+
+def _alone() -> bool:
+    """What torchmetrics asks: are there other processes?"""
+    return False
 
 
 def _checked(task: Task, output: Any, y: Any, data: Any, *, strict: bool) -> Any:
@@ -144,8 +158,12 @@ def _join(metrics: dict[str, "Metric"], device: torch.device) -> None:
     ready = int(processes.sum(torch.tensor(int(bool(metrics)), device=device)))
     if ready < processes.count:
         raise DataError(f"{processes.count - ready} of {processes.count} processes had no batch: give each its share")
-    for metric in metrics.values():
-        metric.sync()
+    for part in (part for metric in metrics.values() for part in _parts_of(metric)):
+        part.sync(distributed_available=lambda: True)
+        joined = dict(part.metric_state)
+        part.unsync()  # one that is synced refuses to compute unless it syncs itself
+        for name, value in joined.items():
+            setattr(part, name, value)
 
 
 def _check_classes(data: Any, outputs: int) -> None:
