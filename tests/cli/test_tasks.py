@@ -36,6 +36,20 @@ class Yes(ad.tasks.MultiLabel):
         return images, torch.nn.functional.one_hot(labels, 3).float()
 
 
+class Both(ad.tasks.Heads):
+    # Which stripe and where it is, by one layer: the first three outputs are logits, the last one is a number.
+    def inputs(self, batch):
+        images, labels = ad.tasks.Classification().inputs(batch)
+        return images, {"kind": labels, "place": labels.float()}
+
+    def output(self, output):
+        if isinstance(output, torch.Tensor):
+            output = {"kind": output[:, :3], "place": output[:, 3]}
+        return super().output(output)
+
+
+heads = {"kind": ad.tasks.Classification(), "place": ad.tasks.Regression(unit="stripes")}
+both = Both(heads, judged_by="place")
 place = Place(unit="stripes")
 plain = ad.tasks.Regression()
 number = 3
@@ -205,6 +219,24 @@ def test_several_labels_of_a_class_and_a_function_as_metric(call, train_argument
     assert (status, err) == (0, "")
 
 
+def test_several_heads_of_a_class(call, train_arguments, tmp_path, own):
+    run, task = tmp_path / "run", "--task=own.py:both"
+    status, out, err = call(
+        *train_arguments, "--epochs=1", task, "--model-kwargs=num_classes=4", "--lr=0.01", f"--output={run}"
+    )
+    assert status == 0, err
+    assert out.startswith("RMSE (stripes, lower is better) on 12 validation images")
+    network = ad.load(run)
+    (images, labels), *_ = create_loader(runs.read_data(run), "validation", batch_size=12)
+    with torch.no_grad():
+        error = (network(images, skip="TTTT")[:, 3] - labels).square().mean().sqrt().item()
+    status, out, err = call("evaluate", run, task, "--json")
+    assert status == 0, err
+    assert json.loads(out)["accuracy"]["TTTT"] == pytest.approx(error, rel=1e-4)
+    status, out, err = call("analyze", run, task)
+    assert (status, err) == (0, "Without maps.png: class-activation maps are of classes, and Both has none\n")
+
+
 @pytest.mark.parametrize("name", ["Place", "place", "made", "made(unit='km')", "Place(unit='km')"])
 def test_a_class_an_instance_and_what_makes_one(own, name):
     if name == "made":
@@ -229,6 +261,7 @@ def test_a_module_that_can_be_imported(own, monkeypatch):
         (["--task=multi-label"], "train in Python, ad.train(net, loader, task=...), or make targets of classes"),
         (["--task=segmentation(ignore_index=0)"], "the task Segmentation needs the class of every pixel"),
         (["--task=own.py:plain"], "the task Regression needs numbers for each image"),
+        (["--task=own.py:heads"], "the task Heads needs a target for each head for each image, and the data"),
         (["--task=angle"], "--task 'angle': expected one of classification, multi-label, regression, segmentation, or"),
         (["--task=own.py:Nobody"], "--task 'own.py:Nobody': own.py has no 'Nobody'; it has"),
         (["--task=own.py:number"], "--task 'own.py:number' is a int: expected a task"),

@@ -88,6 +88,9 @@ def test_torchvisions_dict_and_a_coarser_grid() -> None:
     assert task.distil(other, logits, target).item() == pytest.approx(0.130812, abs=1e-6)
 
 
+OF_0 = nn.CrossEntropyLoss(ignore_index=0)
+
+
 @pytest.mark.parametrize(
     ("task", "output", "target", "said"),
     [
@@ -98,15 +101,20 @@ def test_torchvisions_dict_and_a_coarser_grid() -> None:
         (Classification(), torch.zeros(2, 3, 4), torch.tensor([0, 0]), r"labels \[2\] for logits \[2, 3, 4\]: expe"),
         (Classification(), torch.zeros(2, 3), "ab", "the target is a str: expected one tensor; class indices"),
         (Classification(), [torch.zeros(2, 3)], torch.tensor([0, 0]), "the network's output is a list: expected one"),
+        (Classification(), {"a": torch.zeros(2, 3)}, torch.tensor([0, 0]), "the network's output is a dict: expected"),
         (Classification(), torch.zeros(2, 3), torch.tensor([-100, -100]), "all labels of this batch are ignore_index="),
+        (Classification(OF_0), torch.zeros(2, 3), torch.tensor([0, 0]), "all labels of this batch are ignore_index=0"),
+        (Classification(), torch.zeros(2, 3), torch.full((2, 3), float("nan")), "a target is not a finite number"),
+        (Classification(), torch.zeros(2, 3), torch.zeros(2, dtype=torch.complex64), "the target is of complex numb"),
         (Segmentation(), torch.zeros(1, 2, 1, 1), torch.full((1, 1, 1), 255), "all labels of this batch are ignor"),
         (Segmentation(), torch.zeros(1, 2), torch.zeros(1, 1, 1).long(), r"segmentation expects logits \[batch, cl"),
         (Segmentation(), torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1, device="meta"), "the target on meta: move both"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit(task, output, target, said: str) -> None:
-    with pytest.raises(ad.TrainingError, match=said):
-        task.loss(output, target)
+    for asked in (task.loss, task.check):  # in training, in evaluation
+        with pytest.raises(ad.TrainingError, match=said):
+            asked(output, target)
 
 
 def test_arguments() -> None:

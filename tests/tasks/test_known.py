@@ -259,6 +259,19 @@ def test_a_metric_that_cannot_work_is_refused_before_the_first_step(nets) -> Non
     assert all(torch.equal(tensor, without.state_dict()[name]) for name, tensor in network.state_dict().items())
 
 
+def test_so_is_the_metric_of_a_head(nets, unchanged) -> None:
+    class Named(nets.Chain):
+        def forward(self, x):
+            return {"kind": super().forward(x)}
+
+    x, y = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
+    network = ad.adapt(Named(*(nets.Residual() for _ in range(4))), nets.chain_stages(), example=x)
+    several = Classification().with_metric(MulticlassF1Score(num_classes=5, average=None), Quality("F1"))
+    batches = [(x, {"kind": y})]
+    with unchanged(network), pytest.raises(ad.AdaptiveDepthError, match=r"gives numbers \[5\]: expected one number"):
+        ad.train(network, batches, epochs=1, task={"kind": several}, validation=batches)
+
+
 def test_a_training_that_fails_leaves_the_modes_as_they_were(nets) -> None:
     network = nets.chain().eval()
     with pytest.raises(ad.TrainingError, match="labels of float32"):

@@ -51,9 +51,15 @@ def test_dense() -> None:
         (torch.zeros(4), torch.zeros(4, 1), r"the network returned \[4\] for a target \[4, 1\]"),
         (torch.zeros(2), torch.tensor([0.0, float("nan")]), "a target is not a finite number"),
         ({"size": torch.zeros(2)}, torch.zeros(2), "the network's output is a dict: expected one tensor"),
+        (
+            torch.zeros(2),
+            torch.zeros(2, dtype=torch.complex64),
+            r"complex numbers \(complex64\): expected numbers \[2\]",
+        ),
         (torch.zeros(2), [0.0, 1.0], "the target is a list: expected one tensor"),
     ],
 )
 def test_what_does_not_fit(output, target, said: str) -> None:
-    with pytest.raises(ad.TrainingError, match=said):
-        Regression().loss(output, target)
+    for asked in (Regression().loss, Regression().check):  # in training, in evaluation
+        with pytest.raises(ad.TrainingError, match=said):
+            asked(output, target)

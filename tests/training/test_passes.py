@@ -9,6 +9,7 @@ from torch import nn
 
 import adaptive_depth as ad
 from adaptive_depth.training.passes import gathers
+from adaptive_depth.training.schedule import Due
 
 Y = torch.tensor([0, 3, 1, 4])
 KINDS = ["resnet", "transformer", "chain"]
@@ -65,6 +66,56 @@ def test_a_training_is_the_one_written_by_hand(kind, way, nets, randomised):
     for (name, ours), theirs in zip(network.state_dict().items(), plain.state_dict().values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11, msg=name)
     assert passes.steps_done == schedule.steps(len(data)) == len(dues)
+
+
+class InTurn(ad.Schedule):
+    """A schedule of one's own: the super-net on each batch, and on the batch before it one of the others in turn."""
+
+    kept = 2
+
+    def due(self, batch):
+        yield Due("S", batch, batch)
+        if batch:
+            yield Due("other", batch - 1, batch - 1)
+
+    def steps(self, batches):
+        return max(0, 2 * batches - 1)
+
+    def skip_of(self, due, skips):
+        return skips[0] if due.letter == "S" else skips[1 + due.drawn % (len(skips) - 1)]
+
+
+class WithoutSuperNet(ad.Schedule):
+    def due(self, batch):
+        yield Due("B", batch, batch)
+
+
+@pytest.mark.parametrize("form", ["own loop", "loader of steps"])
+def test_a_schedule_of_ones_own_is_a_class_and_nothing_else(form, nets):
+    network = nets.chain().double().train()
+    plain = copy.deepcopy(network)
+    data = [(x.double(), y) for x, y in batches("chain", 5)]
+    passes = ad.Passes(network, schedule=InTurn())
+    optimizer = sgd(network)
+    losses = (loss for x, y in data for loss in passes(x, y))
+    if form == "loader of steps":
+        items = passes.over(data)
+        assert len(items) == 9
+        losses = (passes.learn(item).loss for item in items)
+    for loss in losses:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    order = [("S", 0), ("S", 1), ("other", 0), ("S", 2), ("other", 1), ("S", 3), ("other", 2), ("S", 4), ("other", 3)]
+    by_hand(plain, sgd(plain), data, order, ["FF", "FF", "FT", "FF", "TF", "FF", "TT", "FF", "FT"])
+    for (name, ours), theirs in zip(network.state_dict().items(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_a_schedule_of_ones_own_that_never_trains_the_super_net(nets, unchanged):
+    network = nets.chain()
+    with unchanged(network), pytest.raises(ad.TrainingError, match="WithoutSuperNet trains no super-net on the first"):
+        ad.Passes(network, schedule=WithoutSuperNet())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -235,9 +235,11 @@ def _classification(recipe: "Recipe | None") -> "Task":
 
 
 def _named_task(text: str) -> "Task":
-    from ..tasks import Task
+    from ..tasks import Task, as_task
 
     task = _built("--task", text, _TASKS)
+    if isinstance(task, dict):
+        return as_task(task)  # of several heads
     if not isinstance(task, Task):
         raise TrainingError(
             f"--task {text!r} is a {type(task).__name__}: expected a task, a class or an instance of one "

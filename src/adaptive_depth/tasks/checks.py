@@ -65,12 +65,23 @@ def tensor_of(what: str, value: Any, hint: str) -> Tensor:
     return value
 
 
-def same_device(output: Tensor, target: Tensor) -> None:
-    if output.device != target.device:
+def target_beside(output: Tensor, target: Any, hint: str) -> Tensor:
+    """The target as it is, where it may be compared with an output: a tensor of finite numbers on the same device."""
+    y = tensor_of("the target", target, hint)
+    if output.device != y.device:
         raise TrainingError(
-            f"the output is on {output.device} and the target on {target.device}: move both to one device, "
+            f"the output is on {output.device} and the target on {y.device}: move both to one device, "
             f"target.to({str(output.device)!r})"
         )
+    if y.is_complex() and not output.is_complex():
+        raise TrainingError(f"the target is of complex numbers ({dtype_name(y)}): expected {hint}")
+    if y.is_floating_point() and not torch.isfinite(y).all():
+        raise TrainingError("a target is not a finite number (nan or inf): leave such samples out, or repair them")
+    return y
+
+
+def dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def same_shape(task: str, output: Tensor, target: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import TrainingError
 from ..meaning import Meaning, Meanings
 from ..quality import TOP_1, Quality
-from .checks import called, check_meant, same_device, tensor_of, value_range
+from .checks import called, check_meant, dtype_name, target_beside, tensor_of, value_range
 from .task import Task
 
 if TYPE_CHECKING:
@@ -91,10 +91,10 @@ class Classification(Task):
         right, wrong = int(metric.tp), int(metric.fn)  # type: ignore[arg-type] - compute() would round to float32
         return 100 * right / max(1, right + wrong)
 
-    def check(self, logits: Tensor, target: Any, /) -> None:
+    def check(self, output: Any, target: Any, /) -> None:
         """Labels must name a class: on an accelerator the criterion itself would say so only by a crash."""
-        y = tensor_of("the target", target, f"class indices {_shape(logits)} for logits {list(logits.shape)}")
-        same_device(logits, y)
+        logits = self._logits(output)
+        y = target_beside(logits, target, f"class indices {_shape(logits)} for logits {list(logits.shape)}")
         if y.shape == logits.shape and y.is_floating_point():
             return
         if y.shape[:1] != logits.shape[:1]:
@@ -106,11 +106,11 @@ class Classification(Task):
             )
         if y.is_floating_point():
             raise TrainingError(
-                f"labels of {str(y.dtype).removeprefix('torch.')}: expected class indices, whole numbers from 0 to "
+                f"labels of {dtype_name(y)}: expected class indices, whole numbers from 0 to "
                 f"{logits.shape[1] - 1}; convert them with y.long()"
             )
         low, high = value_range(y)
-        if low < 0 or high >= logits.shape[1]:
+        if low < 0 or high >= logits.shape[1] or low == high == self.ignore_index:
             low, high = value_range(y[y != self.ignore_index])  # seldom: a copy of the labels costs time
         if (low, high) == (0, -1):
             raise TrainingError(
@@ -196,7 +196,8 @@ class Segmentation(Classification):
     def hits(self, output: Any, target: Any) -> tuple[Tensor, Tensor]:
         return super().hits(self._sized(output, target), target)
 
-    def check(self, logits: Tensor, target: Any, /) -> None:
+    def check(self, output: Any, target: Any, /) -> None:
+        logits = self._logits(output)
         size = self._size(logits, target)
         super().check(logits[..., :1, :1].expand(*logits.shape[:2], *size), target)  # the shape alone is looked at
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import TrainingError
 from ..quality import Quality
 from ..wrapping import unwrapped
-from .checks import MEANT, called, kind_of, single_number, value_range
+from .checks import MEANT, called, dtype_name, kind_of, single_number, value_range
 from .classification import Classification, Segmentation
 from .heads import Heads
 from .language import LanguageModel, language_task
@@ -135,7 +135,7 @@ _IGNORED = -100  # what torch's criteria leave out
 def _shape(value: Any) -> str:
     if not isinstance(value, Tensor):
         return f"({type(value).__name__})"
-    return f"{list(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    return f"{list(value.shape)} of {dtype_name(value)}"
 
 
 _ASK = (

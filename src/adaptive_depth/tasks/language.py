@@ -10,7 +10,7 @@ from ..batches import described, split_batch
 from ..errors import DataError, TrainingError
 from ..hugging_face import context_of, foreign_tokens, is_of_transformers
 from ..quality import Quality
-from .checks import same_device, tensor_of, value_range
+from .checks import dtype_name, target_beside, tensor_of, value_range
 from .task import Task
 from .token_losses import token_cross_entropy, token_divergence
 
@@ -75,7 +75,7 @@ class LanguageModel(Task):
             )
         ids = _token_ids(x)
         if ids is None or ids.ndim != 2 or not _is_whole(ids):
-            received = described(x) if ids is None else f"{list(ids.shape)} of {_kind(ids)}"
+            received = described(x) if ids is None else f"{list(ids.shape)} of {dtype_name(ids)}"
             raise DataError(
                 f"the loader yielded {received}, without labels: expected token ids [batch, tokens], whole numbers, as "
                 "a tensor or as 'input_ids' of a dict; or give the labels, too"
@@ -177,15 +177,16 @@ class LanguageModel(Task):
 
     def _counted(self, logits: Tensor, target: Any) -> tuple[Tensor, Tensor]:
         """The rows that count of all `batch * tokens`, and the token ids that they are compared with."""
-        y = tensor_of("the target", target, f"token ids {list(logits.shape[:2])} for logits {list(logits.shape)}")
-        same_device(logits, y)
+        y = target_beside(logits, target, f"token ids {list(logits.shape[:2])} for logits {list(logits.shape)}")
         if y.shape != logits.shape[:2]:
             raise TrainingError(
                 f"labels {list(y.shape)} for logits {list(logits.shape)}: expected token ids {list(logits.shape[:2])}, "
                 "one for each place; a model that returns logits of some places alone must return all"
             )
         if not _is_whole(y):
-            raise TrainingError(f"labels of {_kind(y)}: expected token ids, whole numbers; convert them with y.long()")
+            raise TrainingError(
+                f"labels of {dtype_name(y)}: expected token ids, whole numbers; convert them with y.long()"
+            )
         # The labels are shifted and not the logits, for these would have to be copied.
         y = (F.pad(y[:, 1:], (0, 1), value=self.ignore_index) if self.shift else y).flatten()
         rows = (y != self.ignore_index).nonzero().squeeze(1)
@@ -216,7 +217,7 @@ class LanguageModel(Task):
         logits = tensor_of("the network's output", found, hint)
         if logits.ndim != 3 or not logits.is_floating_point():
             raise TrainingError(
-                f"the network returned {list(logits.shape)} of {_kind(logits)}: expected logits [batch, tokens, "
+                f"the network returned {list(logits.shape)} of {dtype_name(logits)}: expected logits [batch, tokens, "
                 "vocabulary]"
             )
         return logits
@@ -276,8 +277,4 @@ def _token_ids(x: Any) -> Tensor | None:
 
 
 def _is_whole(tensor: Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex() or _kind(tensor) == "bool")
-
-
-def _kind(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+    return not (tensor.is_floating_point() or tensor.is_complex() or dtype_name(tensor) == "bool")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..errors import TrainingError
 from ..meaning import Meaning, Meanings
 from ..quality import Quality
-from .checks import called, check_meant, same_device, same_shape, tensor_of
+from .checks import called, check_meant, same_shape, target_beside, tensor_of
 from .task import Task
 
 if TYPE_CHECKING:
@@ -68,11 +68,11 @@ class MultiLabel(Task):
         return self._logits(output).float().sigmoid(), (target > self.threshold).long()
 
     def check(self, output: Any, target: Any, /) -> None:
-        y = tensor_of("the target", target, f"yes or no for each label, {list(output.shape)}")
-        same_device(output, y)
-        same_shape("multi-label", output, y)
+        logits = self._logits(output)
+        y = target_beside(logits, target, f"yes or no for each label, {list(logits.shape)}")
+        same_shape("multi-label", logits, y)
         low, high = torch.stack(y.detach().float().aminmax()).tolist() if y.numel() else (0.0, 0.0)
-        if not (low >= 0 and high <= 1):  # nan is neither
+        if low < 0 or high > 1:
             raise TrainingError(f"targets from {low:g} to {high:g}: expected 0 (no) to 1 (yes) for each label")
 
     def _logits(self, output: Any) -> Tensor:

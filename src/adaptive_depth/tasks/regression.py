@@ -2,13 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
-from ..errors import TrainingError
 from ..meaning import Meaning, Meanings
 from ..quality import Quality
-from .checks import called, check_meant, same_device, same_shape, tensor_of
+from .checks import called, check_meant, same_shape, target_beside, tensor_of
 from .task import Task
 
 if TYPE_CHECKING:
@@ -68,13 +66,10 @@ class Regression(Task):
 
     def _both(self, output: Any, target: Any) -> tuple[Tensor, Tensor]:
         numbers = self._numbers(output)
-        y = tensor_of("the target", target, f"numbers {list(numbers.shape)}")
-        same_device(numbers, y)
+        y = target_beside(numbers, target, f"numbers {list(numbers.shape)}")
         if numbers.shape == (*y.shape, 1):  # else torch would compare each number with every other
             numbers = numbers.squeeze(-1)
         same_shape("regression", numbers, y)
-        if not torch.isfinite(y).all():
-            raise TrainingError("a target is not a finite number (nan or inf): leave such samples out, or repair them")
         return numbers, y
 
     def _numbers(self, output: Any) -> Tensor:

@@ -23,7 +23,8 @@ from ..errors import CheckpointError, DataError, TrainingError
 from ..files import writing
 from ..measure.evaluation import evaluate
 from ..modes import modes_restored_on_error
-from ..tasks import Classification, OwnCriterion, Task, as_task
+from ..tasks import Classification, Heads, Task, as_task
+from ..tasks.known import TASKS
 from . import state
 from .history import Epoch, History, Progress
 from .interrupting import seeded, stopping
@@ -143,8 +144,8 @@ def _try_metric(network: AdaptiveNetwork, validation: Any, task: Task) -> None:
 
     So does the one of a criterion that says nothing for certain before a batch does.
     """
-    own = "metric" in vars(task) or not type(task).__module__.startswith("adaptive_depth.tasks")
-    if not own and not isinstance(task, OwnCriterion):
+    judging = task.tasks[task.judged_by] if isinstance(task, Heads) else task
+    if type(judging) in TASKS and "metric" not in vars(judging) and type(task) in TASKS:
         return
     with seeded(0), warnings.catch_warnings():  # the training draws the numbers that it would draw without this
         warnings.simplefilter("ignore")  # of one batch a metric may say that classes are missing

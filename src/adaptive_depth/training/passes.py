@@ -144,6 +144,11 @@ class Passes:
             schedule = Schedule("SBSBR" if len(network.stages) > 1 else "SB")
         if not isinstance(schedule, Schedule):
             raise TrainingError(f"schedule={schedule!r}: expected a Schedule, such as Schedule('SBSBR', delay=16)")
+        if not any(due.letter == "S" for due in schedule.due(0)):
+            raise TrainingError(
+                f"the schedule {type(schedule).__name__} trains no super-net on the first batch: expected a pass S, "
+                "which loads it, as in Schedule('SBSBR')"
+            )
         if not buffer_mb > 0:
             raise TrainingError(f"buffer_mb={buffer_mb!r}: expected megabytes, above 0")
         if "R" in schedule.pattern:
