@@ -14,7 +14,7 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
 import adaptive_depth as ad
 
-WIDTH = 8
+WIDTH, NECK = 8, 32  # channels; FCOS normalises the neck's in 32 groups
 
 
 class Block(nn.Module):
@@ -48,8 +48,8 @@ class Backbone(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.fpn = Body(), FeaturePyramidNetwork([WIDTH, WIDTH], WIDTH)
-        self.out_channels = WIDTH
+        self.body, self.fpn = Body(), FeaturePyramidNetwork([WIDTH, WIDTH], NECK)
+        self.out_channels = NECK
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return self.fpn(self.body(x))
@@ -74,20 +74,22 @@ def faster_rcnn(kind: type[FasterRCNN] = FasterRCNN, **more: Any) -> FasterRCNN:
         rpn_post_nms_top_n_test=20,
         box_detections_per_img=10,
         box_roi_pool=MultiScaleRoIAlign(["0", "1"], 3, 2),
-        box_head=TwoMLPHead(WIDTH * 9, 16),
+        box_head=TwoMLPHead(NECK * 9, 16),
         box_predictor=FastRCNNPredictor(16, 4),
         **SIZES | more,
     )
 
 
 def mask_rcnn() -> MaskRCNN:
-    heads = {"mask_head": MaskRCNNHeads(WIDTH, (WIDTH,), 1), "mask_predictor": MaskRCNNPredictor(WIDTH, WIDTH, 4)}
+    heads = {"mask_head": MaskRCNNHeads(NECK, (WIDTH,), 1), "mask_predictor": MaskRCNNPredictor(WIDTH, WIDTH, 4)}
     return faster_rcnn(MaskRCNN, mask_roi_pool=MultiScaleRoIAlign(["0", "1"], 6, 2), **heads)
 
 
 def retinanet(**more: Any) -> RetinaNet:
     """Classes 0 to 3."""
-    return RetinaNet(Backbone(), 4, anchor_generator=anchors(), topk_candidates=50, detections_per_img=10, **SIZES | more)
+    return RetinaNet(
+        Backbone(), 4, anchor_generator=anchors(), topk_candidates=50, detections_per_img=10, **SIZES | more
+    )
 
 
 def fcos(**more: Any) -> FCOS:
@@ -99,7 +101,7 @@ def ssd() -> SSD:
     """Classes 1 to 3, and the background."""
     boxes = DefaultBoxGenerator([[2], [2]], scales=[0.2, 0.5, 0.9])
     backbone = Backbone()
-    backbone.out_channels = [WIDTH, WIDTH]  # one for each level, as SSD asks
+    backbone.out_channels = [NECK, NECK]  # one for each level, as SSD asks
     return SSD(backbone, boxes, (32, 32), 4, topk_candidates=50, detections_per_img=10)
 
 

@@ -98,9 +98,10 @@ def padded(batch: Mapping[str, Any], detector: Detector | None) -> tuple[dict[st
 def as_padded(images: Sequence[Tensor], targets: Sequence[Target], detector: Detector) -> dict[str, Any]:
     """What a detector of transformers takes, of images and boxes in pixels: images padded to one size.
 
-    `pixel_mask` is there where sizes differ and the model takes it. Boxes are relative to the padded size.
+    That is a multiple of 32, the coarsest grid that their bodies have. `pixel_mask` is there where an image was padded
+    and the model takes it. Boxes are relative to the padded size.
     """
-    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    height, width = (32 * max(-(-image.shape[axis] // 32) for image in images) for axis in (1, 2))
     frame = torch.tensor([width, height, width, height])
     x: dict[str, Any] = {"pixel_values": torch.stack([_with_border(image, height, width) for image in images])}
     if detector.takes_mask and any(image.shape[1:] != (height, width) for image in images):
