@@ -79,7 +79,7 @@ class Left:
                     continue
                 for name, value in now.items():
                     old = attributes.get(name, _MISSING)
-                    if name not in _NEVER_LEFT and not _is_still(old, value):
+                    if name not in _NEVER_LEFT and old is not value:
                         self._modules[id(original)] = original
                         self._before.setdefault((id(original), name), old)
                         matters |= _matters(old, value)
@@ -104,15 +104,6 @@ class Left:
             attributes.pop(attribute[1], None)
         else:
             attributes[attribute[1]] = value
-
-
-def _is_still(old: Any, value: Any) -> bool:
-    """Is it what stood there before, or a new list of the same tensors (anchors of a detector, moved to the device)?"""
-    if old is value:
-        return True
-    if not (isinstance(old, list | tuple) and type(old) is type(value) and len(old) == len(value) and old):
-        return False
-    return all(a is b and isinstance(a, Tensor) for a, b in zip(old, value, strict=True))
 
 
 def _matters(old: Any, value: Any) -> bool:

@@ -13,10 +13,8 @@ The code around the recorded modules runs again for every sub-network, and must 
 something (it changes what it is given: a cache, a list of features), the sub-networks run one by one.
 """
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import copy as shallow_copy
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
@@ -26,7 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_map_only
 
 from ..batches import device_of
 from ..modes import Generators, evaluating, looking_at
@@ -112,7 +110,7 @@ class Branch:
         def leaf(tensor: Tensor) -> Tensor:
             return tensor.detach().requires_grad_(tensor.requires_grad)
 
-        calls = [replace(call, output=_mapped(leaf, call.output)) for call in self.calls]
+        calls = [replace(call, output=tree_map_only(Tensor, leaf, call.output)) for call in self.calls]
         return Branch(self.fork, calls, later=None, versions=_versions(call.output for call in calls))
 
     def differentiate(self, leaves: "Branch") -> None:
@@ -139,7 +137,7 @@ def _version(tensor: Tensor) -> int:
 def _contents(args: Any, kwargs: Any) -> tuple[Any, list[Any]]:
     """What a module may change in what it is given: the nesting, the objects, and the versions of tensors."""
     plain = not kwargs and all(isinstance(each, Tensor) for each in args)  # seldom anything else, and looked at often
-    leaves, nesting = (list(args), None) if plain else tree_flatten(_opened((args, kwargs)))
+    leaves, nesting = (list(args), None) if plain else tree_flatten((args, kwargs))
     return nesting, [(leaf, _version(leaf)) if isinstance(leaf, Tensor) else (leaf, 0) for leaf in leaves]
 
 
@@ -173,33 +171,7 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def _leaves(value: Any) -> list[Any]:
-    return [value] if isinstance(value, Tensor) else tree_leaves(_opened(value))
-
-
-def _is_batch_of_images(leaf: Any) -> bool:
-    """torchvision's detectors hand theirs on in an object of their own: a tensor, and the size of each image."""
-    detection = sys.modules.get("torchvision.models.detection.image_list")
-    return detection is not None and type(leaf) is detection.ImageList
-
-
-def _opened(value: Any) -> Any:
-    """The same with what is inside such objects in their places."""
-    return tree_map(lambda leaf: dict(vars(leaf)) if _is_batch_of_images(leaf) else leaf, value)
-
-
-def _mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """The same nesting anew, with other tensors, also in these objects."""
-
-    def of(leaf: Any) -> Any:
-        if isinstance(leaf, Tensor):
-            return function(leaf)
-        if not _is_batch_of_images(leaf):
-            return leaf
-        other = shallow_copy(leaf)
-        vars(other).update(tree_map(of, vars(leaf)))
-        return other
-
-    return tree_map(of, value)
+    return [value] if isinstance(value, Tensor) else tree_leaves(value)
 
 
 class _Before:
@@ -296,7 +268,7 @@ class _Tape:
                 raise _NotShareable
             if isinstance(call.output, Tensor):
                 return call.output
-            return _mapped(lambda tensor: tensor, call.output)  # lists of its own, which the code around may change
+            return tree_map(lambda leaf: leaf, call.output)  # lists of its own, which the code around may change
         shares = self.branch is not None and self.branch.later is not None and path not in self.source.touched
         shares = shares and self.hooks == _saving_hooks()
         if not shares or kwargs or len(args) != 1 or id(args[0]) not in self.known:

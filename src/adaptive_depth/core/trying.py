@@ -135,19 +135,14 @@ def _check_output(network: Network, skip: str, output: Any, expected: Any, args:
             )
         raise StagesError("the super-net returns something else than the model: name the stages by hand")
     got, wanted = tensors_of(output), tensors_of(expected)
-    if not _of_the_data(output) and [tensor.shape for tensor in got] != [tensor.shape for tensor in wanted]:
+    if [tensor.shape for tensor in got] != [tensor.shape for tensor in wanted]:
         raise StagesError(
             f"sub-network {skip} returns {[list(tensor.shape) for tensor in got]} where the model returns "
             f"{[list(tensor.shape) for tensor in wanted]}: name the stages by hand"
         )
-    for tensor, model in zip(got, wanted, strict=not _of_the_data(output)):
+    for tensor, model in zip(got, wanted, strict=True):
         if torch.isfinite(model).all() and not torch.isfinite(tensor).all():
             raise StagesError(f"sub-network {skip} returns numbers that are not finite, unlike the model")
-
-
-def _of_the_data(output: Any) -> bool:
-    """Predictions of images, a dict for each: how many boxes there are depends on what was seen."""
-    return isinstance(output, list) and bool(output) and all(isinstance(each, dict) for each in output)
 
 
 def _check_skipped(network: Network, skip: str, ran: set[str]) -> None:
@@ -173,7 +168,7 @@ def _reject_left_over(network: Network, args: Sequence[Any], kwargs: Mapping[str
     except Exception:  # noqa: BLE001 - the depths are tried one by one behind this, and the first that fails is told
         return
     for tensor in tensors_of(output):
-        if tensor.numel() and _place(tensor) in before - constant:
+        if _place(tensor) in before - constant:
             raise StagesError(
                 f"sub-network {skip} returns a tensor {list(tensor.shape)} that an earlier run left behind: something "
                 "outside the model's modules keeps what a skipped block returned; name the stages by hand, without "

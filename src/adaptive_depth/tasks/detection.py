@@ -196,8 +196,8 @@ class Detection(Task):
         features = self.feature_weight * feature_distance(student.seen, teacher.seen)
         if torch.is_grad_enabled() and not features.requires_grad:
             raise TrainingError(
-                f"learn={self.learn!r} compares what {', '.join(self.watch)} returns, and none of its parameters learns: "
-                "let them, parameter.requires_grad_(), or learn='labels'"
+                f"learn={self.learn!r} compares what {', '.join(self.watch)} returns, and none of its parameters "
+                "learns: let them, parameter.requires_grad_(), or learn='labels'"
             )
         return features if self.learn == "features" else features + self.loss(student.output, target)
 

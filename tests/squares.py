@@ -1,4 +1,7 @@
-"""Thin detectors of every kind, and batches for them: they train on a processor within seconds."""
+"""Thin detectors, and images of squares for them: they train on a processor within seconds.
+
+`detectors.py` beside has small models of all kinds, for tests that need not train them.
+"""
 
 from collections import OrderedDict
 from typing import Any
@@ -56,6 +59,7 @@ class Backbone(nn.Module):
 
 
 SIZES: dict[str, Any] = {"min_size": 32, "max_size": 48}
+FEW: dict[str, Any] = {"topk_candidates": 50, "detections_per_img": 10}
 STAGES = [ad.Stage((f"backbone.body.layer{n}.0",), (f"backbone.body.layer{n}.1",)) for n in (1, 2)]
 
 
@@ -94,7 +98,7 @@ def retinanet(**more: Any) -> RetinaNet:
 
 def fcos(**more: Any) -> FCOS:
     """Classes 0 to 3."""
-    return FCOS(Backbone(), 4, anchor_generator=anchors(), topk_candidates=50, detections_per_img=10, **SIZES | more)
+    return FCOS(Backbone(), 4, anchor_generator=anchors(), **FEW, **SIZES | more)
 
 
 def ssd() -> SSD:
@@ -102,7 +106,7 @@ def ssd() -> SSD:
     boxes = DefaultBoxGenerator([[2], [2]], scales=[0.2, 0.5, 0.9])
     backbone = Backbone()
     backbone.out_channels = [NECK, NECK]  # one for each level, as SSD asks
-    return SSD(backbone, boxes, (32, 32), 4, topk_candidates=50, detections_per_img=10)
+    return SSD(backbone, boxes, (32, 32), 4, **FEW)
 
 
 def adapted(model: nn.Module) -> ad.AdaptiveNetwork:
