@@ -29,6 +29,7 @@ from ..plan import (
 )
 from ..plan.bodies import LIBRARIES
 from ..plan.checks import complete
+from ..plan.frozen import can_be_doubled
 from ..wrapping import check_shaped
 from .measured import measured_stages
 from .network import AdaptiveNetwork
@@ -261,13 +262,19 @@ def _cut(
 
 
 def _with_norms(model: nn.Module, stages: Stages, skip_aware: bool) -> Stages:
-    if not skip_aware:
-        stages = Stages(tuple(replace(stage, norms=()) for stage in stages))
+    stages = Stages(tuple(replace(stage, norms=_doubled(model, stage) if skip_aware else ()) for stage in stages))
     if not len(stages):
         raise StagesError(
             f"{type(model).__name__} has no residual stage of two or more blocks, so there is none to cut"
         )
     return complete(model, stages)
+
+
+def _doubled(model: nn.Module, stage: Stage) -> tuple[str, ...] | None:
+    """The norms that a plan names, without frozen ones of which a second copy could not be trained."""
+    if stage.norms is None:
+        return None
+    return tuple(path for path in stage.norms if can_be_doubled(model.get_submodule(path)))
 
 
 def _those_that_work(model: nn.Module, runs: Sequence[Run], args: Any, kwargs: Any) -> list[Run]:
