@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 MOST_PIXELS = 1 << 14  # a side of a resized image, before its crop
 MODES = {1: "L", 3: "RGB"}  # Pillow's names, by channels
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+FITS = ("crop", "stretch", "inside")
 
 
 class Convert:
@@ -30,12 +31,15 @@ class Preprocessing(Plain):
     """How images become the input of a network, and what its outputs mean: a plain value that survives JSON.
 
     Attributes:
-        image_size: height and width in pixels after resizing; before the crop, at most 16,384.
+        image_size: height and width in pixels after resizing, one number or a pair; before the crop, at most 16,384.
+            With `fit="inside"`, the most pixels of the shorter side and of the longer.
         channels: 1 (grey) or 3 (colour); images are converted.
         mean, std: subtracted from, and divided out of, pixels between 0 and 1; one number a channel.
         interpolation: of the resizing, such as `"bicubic"` or `"bilinear"`.
         crop_pct: the part of a resized image's side that the central crop keeps.
         classes: the class names, in the order of the outputs; empty where they are not known.
+        fit: `"crop"`: the central square of an image that keeps its proportions; `"stretch"`: all of it, whatever its
+            proportions; `"inside"`: all of it in its proportions, so that inputs differ in size.
 
     Raises:
         DataError: a value that is out of range.
@@ -43,38 +47,47 @@ class Preprocessing(Plain):
 
     reading_error = DataError
 
-    image_size: int
+    image_size: int | tuple[int, int]
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
     classes: tuple[str, ...] = ()
+    fit: str = "crop"
 
     def __post_init__(self) -> None:
-        size, per_channel = self.image_size, f"{self.channels} numbers, one a channel"
+        size: Any = self.image_size
+        sizes: tuple[Any, ...] = tuple(size) if _is_list(size) else (size,)
+        per_channel = f"{self.channels} numbers, one a channel"
+        if self.fit not in FITS:
+            raise DataError(f"preprocessing has fit={self.fit!r}: expected one of {', '.join(FITS)}")
         for field, fits, expected in (
             (
                 "image_size",
-                type(size) is int and 0 < size <= MOST_PIXELS,
+                len(sizes) in (1, 2) and all(type(side) is int and 0 < side <= MOST_PIXELS for side in sizes),
                 f"a number of pixels above 0, such as 224, and at most {MOST_PIXELS:,}",
             ),
+            ("image_size", len(sizes) == 1 or self.fit != "crop", "one number, for the square that is cut out"),
+            ("image_size", len(sizes) == 2 or self.fit != "inside", "two, of the shorter and of the longer side"),
+            ("image_size", self.fit != "inside" or sizes[0] <= sizes[-1], "first the shorter side, then the longer"),
             ("channels", type(self.channels) is int and self.channels in MODES, "1 (grey) or 3 (colour)"),
             ("mean", _are_numbers(self.mean, self.channels), per_channel),
             ("std", _are_numbers(self.std, self.channels) and min(self.std) > 0, f"{per_channel}, above 0"),
             ("interpolation", self.interpolation in _INTERPOLATIONS, f"one of {', '.join(_INTERPOLATIONS)}"),
             ("crop_pct", _is_number(self.crop_pct) and 0 < self.crop_pct <= 1, "a part, above 0 and at most 1"),
+            ("crop_pct", self.fit == "crop" or self.crop_pct == 1, f"1, for with fit={self.fit!r} nothing is cut off"),
             ("classes", _is_list(self.classes) and all(isinstance(each, str) for each in self.classes), "names"),
         ):
             if not fits:
                 raise DataError(f"preprocessing has {field}={getattr(self, field)!r}: expected {expected}")
-        if size > MOST_PIXELS * self.crop_pct:
+        if sizes[0] > MOST_PIXELS * self.crop_pct:
             raise DataError(
                 f"preprocessing has image_size={size} and crop_pct={self.crop_pct!r}, a crop of images of "
-                f"{size / self.crop_pct:.4g} pixels: expected at most {MOST_PIXELS:,}, so a crop_pct of at least "
-                f"{size / MOST_PIXELS:.3g}"
+                f"{sizes[0] / self.crop_pct:.4g} pixels: expected at most {MOST_PIXELS:,}, so a crop_pct of at least "
+                f"{sizes[0] / MOST_PIXELS:.3g}"
             )
-        for field in ("mean", "std", "classes"):
+        for field in ("mean", "std", "classes", *(["image_size"] * (len(sizes) == 2))):
             object.__setattr__(self, field, tuple(getattr(self, field)))
 
     @classmethod
@@ -96,10 +109,41 @@ class Preprocessing(Plain):
 
     def to_json(self) -> dict[str, Any]:
         """Lists, strings and numbers only, as `of` reads them."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        if self.fit == "crop":  # as files said it before there was another
+            del plain["fit"]
+        return plain
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of an input; with `fit="inside"` those of a photograph, whose sides are as 4 to 3.
+
+        Example:
+            >>> Preprocessing((320, 640), 3, mean=(0.0,) * 3, std=(1.0,) * 3, fit="inside").sides
+            (320, 427)
+        """
+        if isinstance(self.image_size, int):
+            return self.image_size, self.image_size
+        if self.fit == "inside":
+            return self.resized(400, 300)
+        return self.image_size
+
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """The height and the width to which an image is resized; not for `fit="crop"`.
+
+        Example:
+            >>> Preprocessing((320, 640), 3, mean=(0.0,) * 3, std=(1.0,) * 3, fit="inside").resized(900, 300)
+            (213, 640)
+        """
+        if self.fit != "inside":
+            return self.sides
+        assert not isinstance(self.image_size, int)
+        shorter, longer = self.image_size
+        scale = min(shorter / min(height, width), longer / max(height, width))
+        return max(1, round(height * scale)), max(1, round(width * scale))
 
     def transform(self) -> "Callable[[Any], Tensor]":
-        """What turns a `PIL.Image` into an input `[channels, image_size, image_size]`, by timm; needs torch.
+        """What turns a `PIL.Image` into an input `[channels, height, width]`, by timm or torchvision; needs torch.
 
         Example:
             >>> from PIL import Image
@@ -110,14 +154,31 @@ class Preprocessing(Plain):
         from timm.data.transforms_factory import create_transform
         from torchvision.transforms import Compose
 
+        if self.fit != "crop":
+            from torchvision.transforms import Normalize, ToTensor
+
+            return Compose([Convert(self.channels), Fitted(self), ToTensor(), Normalize(self.mean, self.std)])
         prepare: Any = create_transform(
-            (self.channels, self.image_size, self.image_size),
+            (self.channels, *self.sides),
             interpolation=self.interpolation,
             crop_pct=self.crop_pct,
             mean=self.mean,
             std=self.std,
         )
         return Compose([Convert(self.channels), prepare])
+
+
+class Fitted:
+    """A `PIL.Image` resized as a whole, without torch; not for `fit="crop"`."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self.preprocessing = preprocessing
+
+    def __call__(self, image: Any) -> Any:
+        from PIL import Image
+
+        height, width = self.preprocessing.resized(*image.size)
+        return image.resize((width, height), Image.Resampling[self.preprocessing.interpolation.upper()])
 
 
 def _is_number(value: object) -> bool:

@@ -195,15 +195,23 @@ def _open(
             f"adaptive-depth evaluate RUN and profile RUN, then export again; or run one depth, with --skip "
             f"{known.skips[0]}"
         )
-    batch, _, _, width = known.input_shape
+    batch, _, *sides = known.input_shape
     if batch not in (None, 1):
         raise ArtifactError(f"{artifact} takes {batch} images at a time, run gives one: export with --batch-size 1")
     if known.preprocessing is None:
         raise ArtifactError(
             f"{artifact} does not say how images are prepared: export a run that train or demo wrote, with its images"
         )
-    size = width or known.preprocessing.image_size
-    return session, known, replace(known.preprocessing, image_size=size)
+    return session, known, _of_size(known.preprocessing, *sides)
+
+
+def _of_size(preprocessing: "Preprocessing", height: int | None, width: int | None) -> "Preprocessing":
+    """The same for the size that a file takes, where it takes one only."""
+    if height is None or width is None:
+        return preprocessing
+    if preprocessing.fit == "crop" and height == width:
+        return replace(preprocessing, image_size=width)
+    return replace(preprocessing, image_size=(height, width), fit="stretch", crop_pct=1.0)
 
 
 def _of_run(artifact: "Artifact", run: Path, *, governed: bool) -> "Artifact":

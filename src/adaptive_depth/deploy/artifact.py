@@ -83,6 +83,7 @@ class Artifact(Plain):
         plain, table = to_plain(self), None if self.trade_offs is None else self.trade_offs.to_json()
         plain["trade_offs"] = table
         if self.preprocessing is not None:
+            plain["preprocessing"] = self.preprocessing.to_json()
             del plain["preprocessing"]["classes"]
         if self.quality == TOP_1:
             del plain["quality"]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import DataError, one_line
-from ..preprocessing import MODES, Preprocessing
+from ..preprocessing import MODES, Fitted, Preprocessing
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -27,14 +27,15 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def prepare(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """The shorter side resized to `image_size / crop_pct` pixels, the central square cut out, normalised.
+    """An image resized and normalised; with `fit="crop"` its shorter side to `image_size / crop_pct` pixels, of which
+    the central square is cut out.
 
     Arguments:
         image: of any size and mode; converted to grey or colour.
         preprocessing: that of the network.
 
     Returns:
-        `[channels, size, size]`; a batch of one is `prepare(...)[None]`.
+        `[channels, height, width]`; a batch of one is `prepare(...)[None]`.
 
     Example:
         >>> from PIL import Image
@@ -43,15 +44,20 @@ def prepare(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.floa
         >>> x.shape, float(x.min())
         ((3, 224, 224), 1.0)
     """
-    size = preprocessing.image_size
     image = image.convert(MODES[preprocessing.channels])
-    image = _resized(image, math.floor(size / preprocessing.crop_pct), preprocessing.interpolation)
-    left, top = (_start(side, size) for side in image.size)
-    square = image.crop((left, top, left + size, top + size))
-    pixels = np.asarray(square, dtype=np.float32).reshape(size, size, preprocessing.channels) / np.float32(255)
+    image = _square(image, preprocessing) if preprocessing.fit == "crop" else Fitted(preprocessing)(image)
+    shape = (image.height, image.width, preprocessing.channels)
+    pixels = np.asarray(image, dtype=np.float32).reshape(shape) / np.float32(255)
     mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
     normalised = (pixels - mean) / std
     return np.ascontiguousarray(normalised.transpose(2, 0, 1))
+
+
+def _square(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    size, _ = preprocessing.sides
+    image = _resized(image, math.floor(size / preprocessing.crop_pct), preprocessing.interpolation)
+    left, top = (_start(side, size) for side in image.size)
+    return image.crop((left, top, left + size, top + size))
 
 
 def _resized(image: Image.Image, shorter: int, interpolation: str) -> Image.Image:

@@ -59,10 +59,26 @@ def readable(items: list[Any]) -> list[Any]:
     return [item for item in items if not isinstance(item[1], DataError)]
 
 
-def collate_readable(items: list[Any]) -> Batch:
-    """A batch of what could be read; an empty one where nothing could."""
-    whole = readable(items)
-    return default_collate(whole) if whole else (torch.empty(0), torch.empty(0, dtype=torch.int64))
+class Collate:
+    """A batch of items, in the form that a model takes.
+
+    Arguments:
+        form: `"tensors"`: stacked; `"lists"`: a tuple of images and one of targets, which may differ in size, as
+            detectors of torchvision take them; `"dicts"`: `pixel_values` and `labels`, as those of transformers do.
+        leave_out: items that could not be read, which come from a `Readable` set.
+    """
+
+    def __init__(self, form: str = "tensors", *, leave_out: bool = False) -> None:
+        self.form, self.leave_out = form, leave_out
+
+    def __call__(self, items: list[Any]) -> Any:
+        whole = readable(items) if self.leave_out else items
+        if self.form == "lists":
+            return tuple(zip(*whole, strict=True)) or ((), ())
+        if self.form == "dicts":
+            images = torch.stack([image for image, _ in whole]) if whole else torch.empty(0)
+            return {"pixel_values": images, "labels": [target for _, target in whole]}
+        return default_collate(whole) if whole else (torch.empty(0), torch.empty(0, dtype=torch.int64))
 
 
 def joined(
