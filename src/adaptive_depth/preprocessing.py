@@ -67,7 +67,7 @@ class Placement:
         (left, top), (width, height) = self.corner, self.frame
         if left <= 0 and top <= 0 and left + self.resized[0] >= width and top + self.resized[1] >= height:
             return resized.crop((-left, -top, width - left, height - top))
-        canvas = Image.new(image.mode, self.frame, fill if len(fill) > 1 else fill[0])
+        canvas = Image.new(image.mode, self.frame, fill if image.mode != "L" else fill[0])
         canvas.paste(resized, self.corner)
         return canvas
 
@@ -153,7 +153,9 @@ class Preprocessing(Plain):
         """Lists, strings and numbers only, as `of` reads them; without what older versions do not know, where that is
         as they do it."""
         fields = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        return {key: value for key, value in fields.items() if key not in ("resize", "fill") or value not in ("crop", [])}
+        return {
+            key: value for key, value in fields.items() if key not in ("resize", "fill") or value not in ("crop", [])
+        }
 
     def place(self, width: int, height: int, shape: tuple[int, int] | None = None) -> Placement:
         """Where an image of this size comes to lie in the input.
@@ -165,7 +167,7 @@ class Preprocessing(Plain):
         Raises:
             DataError: a crop that is no square.
         """
-        frame = (self.image_size, self.image_size) if shape is None else shape[::-1]
+        frame = (self.image_size, self.image_size) if shape is None else (shape[1], shape[0])
         if self.resize == "stretch":
             return Placement((width, height), frame, (0, 0), frame)
         if self.resize == "letterbox":
@@ -174,8 +176,8 @@ class Preprocessing(Plain):
             return Placement((width, height), resized, (0, 0), frame)
         if frame[0] != frame[1]:
             raise DataError(
-                f"the input has {frame[1]} x {frame[0]} pixels: expected a square for resize='crop', or resize='stretch' "
-                "or 'letterbox', which take any shape"
+                f"the input has {frame[1]} x {frame[0]} pixels: expected a square for resize='crop', or "
+                "resize='stretch' or 'letterbox', which take any shape"
             )
         shorter = math.floor(frame[0] / self.crop_pct)
         longer = int(shorter * max(width, height) / min(width, height))

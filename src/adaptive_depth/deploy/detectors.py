@@ -1,11 +1,11 @@
 """Detectors as an exporter takes them: one tensor in, tensors out, all but the suppression; and what these stand for.
 
-A detector of torchvision takes a list of images and returns a list of boxes whose number depends on the images, which no
-graph holds. Its network with another forward (`exportable`) takes a batch of one size and returns boxes and scores of all
-candidates; all else, stages, weights and norms, is the network's own. Detectors of transformers return tensors as it is.
+A detector of torchvision takes a list of images and returns a list of boxes whose number depends on the images, which
+no graph holds. Its network with another forward (`exportable`) takes a batch of one size and returns boxes and scores
+of all candidates; all else, stages, weights and norms, is the network's own. Detectors of transformers return tensors
+anyway.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from types import MethodType
@@ -41,9 +41,9 @@ def exportable(network: AdaptiveNetwork) -> AdaptiveNetwork:
     model = network.model
     if isinstance(model, GeneralizedRCNN):
         raise ExportError(
-            f"a {type(model).__name__} suppresses boxes in its middle (of its proposals), and how many are left depends on "
-            "the image, so no file of one graph holds it: run it in torch, network(images, skip=...); or export a "
-            "detector of one step, RetinaNet, FCOS, SSD or SSDlite, or one of transformers"
+            f"a {type(model).__name__} suppresses proposals in its middle, and how many are left depends on the image, "
+            "so no graph of fixed sizes holds it: run it in torch, network(images, skip=...); or export a detector of "
+            "one step, RetinaNet, FCOS, SSD or SSDlite, or one of transformers"
         )
     kind = next((kind for kind in _KINDS if isinstance(model, kind)), None)
     if kind is None:
@@ -248,7 +248,5 @@ _OF_TRANSFORMERS = {
     **dict.fromkeys(
         ("ConditionalDetrForObjectDetection", "DeformableDetrForObjectDetection", "DabDetrForObjectDetection"), _HUNDRED
     ),
-    **dict.fromkeys(
-        ("RTDetrForObjectDetection", "RTDetrV2ForObjectDetection", "DFineForObjectDetection"), _QUERIES
-    ),
+    **dict.fromkeys(("RTDetrForObjectDetection", "RTDetrV2ForObjectDetection", "DFineForObjectDetection"), _QUERIES),
 }

@@ -29,6 +29,7 @@ from ..tasks import as_task
 from .artifact import FILE, INPUTS, Artifact
 from .detectors import class_names, detections_of, exportable, usual_preprocessing
 from .session import Session, open_session
+from .tracing import FixedBatchError
 
 TOLERANCE = 1e-4  # of an output's standard deviation
 _ROUNDING = 1e-6  # of its largest number, 8 units in its last place, as float32 rounds it
@@ -47,7 +48,7 @@ class Format:
         module: the one of this package whose `write(network, path, example, artifact, form=...)` writes it.
         extra: of this package, that brings what the format needs; None where torch does.
         forms: the ways to store norms that differ between depths, the usual one first.
-        free_batch: does one file take batches of any size?
+        free_batch: can one file take batches of any size?
     """
 
     suffix: str
@@ -87,14 +88,14 @@ def export_network(
     Arguments:
         network: an adapted network; it stays as it is.
         path: the file (`model.onnx`, `model.xml`, `model.pte`) or, for torch, the folder.
-        example: an input `[batch, channels, height, width]` on the CPU. Height and width are those of the artifact; of
-            ExecuTorch, the batch is, too.
+        example: an input `[batch, channels, height, width]` on the CPU. Height and width are those of the artifact; the
+            batch is, too, of ExecuTorch and of a network whose code makes a number of it (RT-DETR, say).
         to: `"onnx"`, `"openvino"`, `"executorch"` or `"torch"`; by default what the ending of `path` says.
         skips: the depths; all by default.
         form: how norms that differ between depths are stored: `"shared"` beside the weights that all depths share, or
             `"folded"` into copies of them, which is a little faster and takes more memory. The usual one by default.
-        data: the images that the network was trained on, or a `Preprocessing`: how they are prepared, and their classes,
-            go into the artifact. A detector of torchvision says the first by itself.
+        data: the images that the network was trained on, or a `Preprocessing`: how they are prepared, and their
+            classes, go into the artifact. A detector of torchvision says the first by itself.
         trade_offs: accuracy and cost of the depths, for whoever has to choose one.
         outputs: which outputs of a network that returns several, by their names in its dict, dataclass or named tuple;
             `"output_0"`, ... of a tuple. By default the one named `logits` where there is one, else all.
@@ -132,7 +133,11 @@ def export_network(
     with into_place(path, kind) as new:
         tell(0, len(artifact.skips) + 1, f"writing {name}")
         with evaluating(network):
-            writer.write(network, new, example, artifact, form=chosen, **options)
+            try:
+                writer.write(network, new, example, artifact, form=chosen, **options)
+            except FixedBatchError:
+                artifact = replace(artifact, input_shape=tuple(example.shape))
+                writer.write(network, new, example, artifact, form=chosen, **options)
         session = writer.open_written(new) if hasattr(writer, "open_written") else open_session(new)
         compare(session, network, example, tell)
     return session.artifact
