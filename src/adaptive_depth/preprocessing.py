@@ -1,19 +1,24 @@
 """How images become the input of a network: one value, in a run, on the Hub and in an exported file. Without torch."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .errors import DataError
 from .schema import Plain
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 MOST_PIXELS = 1 << 14  # a side of a resized image, before its crop
 MODES = {1: "L", 3: "RGB"}  # Pillow's names, by channels
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-FITS = ("crop", "stretch", "inside")
+FITS = ("crop", "stretch", "inside", "letterbox")
 
 
 class Convert:
@@ -24,6 +29,47 @@ class Convert:
 
     def __call__(self, image: Any) -> Any:
         return image.convert(self.mode)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an image lies in the input that is made of it. All pairs are of x and y, in pixels.
+
+    Attributes:
+        image: width and height of the image.
+        resized: the same once it is resized.
+        corner: where the upper left corner of the resized image lies in the input; below 0 where it is cropped.
+        frame: width and height of the input.
+
+    Example:
+        >>> COCO = Preprocessing(320, 3, (0.0,) * 3, (1.0,) * 3, fit="letterbox")
+        >>> COCO.place(640, 480)
+        Placement(image=(640, 480), resized=(320, 240), corner=(0, 0), frame=(320, 320))
+        >>> COCO.place(640, 480).to_image(np.array([[0, 0, 160, 320]])).tolist()
+        [[0.0, 0.0, 320.0, 480.0]]
+    """
+
+    image: tuple[int, int]
+    resized: tuple[int, int]
+    corner: tuple[int, int]
+    frame: tuple[int, int]
+
+    def to_image(self, boxes: NDArray[Any]) -> NDArray[np.float64]:
+        """Boxes `[boxes, 4]` (x1, y1, x2, y2) in pixels of the input, in those of the image; cut off at its edges."""
+        inside = (np.asarray(boxes, np.float64) - np.tile(self.corner, 2)) / np.tile(self.resized, 2)
+        return np.clip(inside, 0, 1) * np.tile(self.image, 2)
+
+    def fit(self, image: "Image", interpolation: str, fill: tuple[int, ...]) -> "Image":
+        """The input, as an image; what the image does not reach has the colour `fill`."""
+        from PIL import Image
+
+        resized = image.resize(self.resized, Image.Resampling[interpolation.upper()])
+        (left, top), (width, height) = self.corner, self.frame
+        if left <= 0 and top <= 0 and left + self.resized[0] >= width and top + self.resized[1] >= height:
+            return resized.crop((-left, -top, width - left, height - top))
+        canvas = Image.new(image.mode, self.frame, fill if image.mode != "L" else fill[0])
+        canvas.paste(resized, self.corner)
+        return canvas
 
 
 @dataclass(frozen=True)
@@ -39,7 +85,9 @@ class Preprocessing(Plain):
         crop_pct: the part of a resized image's side that the central crop keeps.
         classes: the class names, in the order of the outputs; empty where they are not known.
         fit: `"crop"`: the central square of an image that keeps its proportions; `"stretch"`: all of it, whatever its
-            proportions; `"inside"`: all of it in its proportions, so that inputs differ in size.
+            proportions; `"inside"`: all of it in its proportions, so that inputs differ in size; `"letterbox"`: the same,
+            at the upper left of an input of one size, and the rest filled.
+        fill: with what `"letterbox"` fills, pixels between 0 and 1, one number a channel; by default `mean`.
 
     Raises:
         DataError: a value that is out of range.
@@ -55,6 +103,7 @@ class Preprocessing(Plain):
     crop_pct: float = 1.0
     classes: tuple[str, ...] = ()
     fit: str = "crop"
+    fill: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         size: Any = self.image_size
@@ -78,6 +127,7 @@ class Preprocessing(Plain):
             ("crop_pct", _is_number(self.crop_pct) and 0 < self.crop_pct <= 1, "a part, above 0 and at most 1"),
             ("crop_pct", self.fit == "crop" or self.crop_pct == 1, f"1, for with fit={self.fit!r} nothing is cut off"),
             ("classes", _is_list(self.classes) and all(isinstance(each, str) for each in self.classes), "names"),
+            ("fill", tuple(self.fill) == () or _are_numbers(self.fill, self.channels), f"none, or {per_channel}"),
         ):
             if not fits:
                 raise DataError(f"preprocessing has {field}={getattr(self, field)!r}: expected {expected}")
@@ -87,7 +137,7 @@ class Preprocessing(Plain):
                 f"{sizes[0] / self.crop_pct:.4g} pixels: expected at most {MOST_PIXELS:,}, so a crop_pct of at least "
                 f"{sizes[0] / MOST_PIXELS:.3g}"
             )
-        for field in ("mean", "std", "classes", *(["image_size"] * (len(sizes) == 2))):
+        for field in ("mean", "std", "classes", "fill", *(["image_size"] * (len(sizes) == 2))):
             object.__setattr__(self, field, tuple(getattr(self, field)))
 
     @classmethod
@@ -108,11 +158,10 @@ class Preprocessing(Plain):
             ) from error
 
     def to_json(self) -> dict[str, Any]:
-        """Lists, strings and numbers only, as `of` reads them."""
+        """Lists, strings and numbers only, as `of` reads them; without what files of older versions did not say."""
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        if self.fit == "crop":  # as files said it before there was another
-            del plain["fit"]
-        return plain
+        usual = {"fit": "crop", "fill": []}
+        return {key: value for key, value in plain.items() if usual.get(key) != value}
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -125,22 +174,54 @@ class Preprocessing(Plain):
         if isinstance(self.image_size, int):
             return self.image_size, self.image_size
         if self.fit == "inside":
-            return self.resized(400, 300)
+            return self.place(400, 300).frame[::-1]
         return self.image_size
 
-    def resized(self, width: int, height: int) -> tuple[int, int]:
-        """The height and the width to which an image is resized; not for `fit="crop"`.
+    def place(self, width: int, height: int, shape: tuple[int, int] | None = None) -> Placement:
+        """Where an image of this size comes to lie in the input.
+
+        Arguments:
+            width, height: of the image.
+            shape: height and width of the input where that has one size; by default what `image_size` says. Of
+                `"inside"`, an image then lies at the upper left, as in a batch of several.
+
+        Raises:
+            DataError: a crop that is no square.
 
         Example:
-            >>> Preprocessing((320, 640), 3, mean=(0.0,) * 3, std=(1.0,) * 3, fit="inside").resized(900, 300)
-            (213, 640)
+            >>> detector = Preprocessing((320, 640), 3, mean=(0.0,) * 3, std=(1.0,) * 3, fit="inside")
+            >>> detector.place(900, 300).frame, detector.place(900, 300, (640, 640)).frame
+            ((640, 213), (640, 640))
         """
-        if self.fit != "inside":
-            return self.sides
-        assert not isinstance(self.image_size, int)
-        shorter, longer = self.image_size
-        scale = min(shorter / min(height, width), longer / max(height, width))
-        return max(1, round(height * scale)), max(1, round(width * scale))
+        image = (width, height)
+        if self.fit == "inside" and shape is None:
+            assert not isinstance(self.image_size, int)
+            shorter, longer = self.image_size
+            scale = min(shorter / min(image), longer / max(image))
+            resized = (max(1, round(width * scale)), max(1, round(height * scale)))
+            return Placement(image, resized, (0, 0), resized)
+        frame = (self.sides if shape is None else shape)[::-1]
+        if self.fit == "stretch":
+            return Placement(image, frame, (0, 0), frame)
+        if self.fit != "crop":
+            scale = min(frame[0] / width, frame[1] / height)
+            resized = (max(1, round(scale * width)), max(1, round(scale * height)))
+            return Placement(image, resized, (0, 0), frame)
+        if frame[0] != frame[1]:
+            raise DataError(
+                f"the input has {frame[1]} x {frame[0]} pixels: expected a square for fit='crop', or fit='stretch' or "
+                "'letterbox', which take any shape"
+            )
+        shorter = math.floor(frame[0] / self.crop_pct)
+        longer = int(shorter * max(image) / min(image))
+        resized = (shorter, longer) if width <= height else (longer, shorter)
+        corner = (-round((resized[0] - frame[0]) / 2), -round((resized[1] - frame[1]) / 2))
+        return Placement(image, resized, corner, frame)
+
+    def fitted(self, image: "Image", shape: tuple[int, int] | None = None) -> "Image":
+        """An image, already grey or in colour, as the input of the network, but not yet normalised."""
+        colour = tuple(round(255 * value) for value in self.fill or self.mean)
+        return self.place(*image.size, shape).fit(image, self.interpolation, colour)
 
     def transform(self) -> "Callable[[Any], Tensor]":
         """What turns a `PIL.Image` into an input `[channels, height, width]`, by timm or torchvision; needs torch.
@@ -157,7 +238,7 @@ class Preprocessing(Plain):
         if self.fit != "crop":
             from torchvision.transforms import Normalize, ToTensor
 
-            return Compose([Convert(self.channels), Fitted(self), ToTensor(), Normalize(self.mean, self.std)])
+            return Compose([Convert(self.channels), self.fitted, ToTensor(), Normalize(self.mean, self.std)])
         prepare: Any = create_transform(
             (self.channels, *self.sides),
             interpolation=self.interpolation,
@@ -166,19 +247,6 @@ class Preprocessing(Plain):
             std=self.std,
         )
         return Compose([Convert(self.channels), prepare])
-
-
-class Fitted:
-    """A `PIL.Image` resized as a whole, without torch; not for `fit="crop"`."""
-
-    def __init__(self, preprocessing: Preprocessing) -> None:
-        self.preprocessing = preprocessing
-
-    def __call__(self, image: Any) -> Any:
-        from PIL import Image
-
-        height, width = self.preprocessing.resized(*image.size)
-        return image.resize((width, height), Image.Resampling[self.preprocessing.interpolation.upper()])
 
 
 def _is_number(value: object) -> bool:

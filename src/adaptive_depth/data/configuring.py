@@ -74,7 +74,8 @@ class DataConfig(Plain):
     @property
     def preprocessing(self) -> Preprocessing:
         """All but where its images are."""
-        return Preprocessing(**{each.name: getattr(self, each.name) for each in fields(Preprocessing)})
+        known = [each.name for each in fields(Preprocessing) if hasattr(self, each.name)]
+        return Preprocessing(**{name: getattr(self, name) for name in known})
 
 
 # -- which images -----------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ class Together:
         image = self.convert(image)
         for step in self.augment:
             image, target = step(image, target)
-        size = self.preprocessing.resized(*image.size)
+        size = self.preprocessing.place(*image.size).resized[::-1]
         resize = v2.Resize(size, InterpolationMode(self.preprocessing.interpolation))
         image, target = resize(image, target)
         pixels = v2.functional.pil_to_tensor(image).float().div_(255).sub_(self.mean).div_(self.std)

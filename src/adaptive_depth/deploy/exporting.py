@@ -22,11 +22,14 @@ from ..errors import ExportError, one_line
 from ..files import alone, drafts, move
 from ..meaning import Meanings
 from ..modes import evaluating
+from ..preprocessing import Preprocessing
 from ..registry import Registry
 from ..skip import Skip, parse_skip
 from ..tasks import as_task
 from .artifact import FILE, INPUTS, Artifact
+from .detectors import class_names, detections_of, exportable, usual_preprocessing
 from .session import Session, open_session
+from .tracing import FixedBatchError
 
 TOLERANCE = 1e-4  # of an output's standard deviation
 _ROUNDING = 1e-6  # of its largest number, 8 units in its last place, as float32 rounds it
@@ -45,7 +48,7 @@ class Format:
         module: the one of this package whose `write(network, path, example, artifact, form=...)` writes it.
         extra: of this package, that brings what the format needs; None where torch does.
         forms: the ways to store norms that differ between depths, the usual one first.
-        free_batch: does one file take batches of any size?
+        free_batch: can one file take batches of any size?
     """
 
     suffix: str
@@ -70,7 +73,7 @@ def export_network(
     to: str | None = None,
     skips: Iterable[Skip] | None = None,
     form: str | None = None,
-    data: DataConfig | None = None,
+    data: DataConfig | Preprocessing | None = None,
     trade_offs: TradeOffs | None = None,
     outputs: Iterable[str] | None = None,
     meanings: Meanings | None = None,
@@ -85,13 +88,14 @@ def export_network(
     Arguments:
         network: an adapted network; it stays as it is.
         path: the file (`model.onnx`, `model.xml`, `model.pte`) or, for torch, the folder.
-        example: an input `[batch, channels, height, width]` on the CPU. Height and width are those of the artifact; of
-            ExecuTorch, the batch is, too.
+        example: an input `[batch, channels, height, width]` on the CPU. Height and width are those of the artifact; the
+            batch is, too, of ExecuTorch and of a network whose code makes a number of it (RT-DETR, say).
         to: `"onnx"`, `"openvino"`, `"executorch"` or `"torch"`; by default what the ending of `path` says.
         skips: the depths; all by default.
         form: how norms that differ between depths are stored: `"shared"` beside the weights that all depths share, or
             `"folded"` into copies of them, which is a little faster and takes more memory. The usual one by default.
-        data: the images that the network was trained on: their preprocessing and classes go into the artifact.
+        data: the images that the network was trained on, or a `Preprocessing`: how they are prepared, and their
+            classes, go into the artifact. A detector of torchvision says the first by itself.
         trade_offs: accuracy and cost of the depths, for whoever has to choose one.
         outputs: which outputs of a network that returns several, by their names in its dict, dataclass or named tuple;
             `"output_0"`, ... of a tuple. By default the one named `logits` where there is one, else all.
@@ -115,6 +119,7 @@ def export_network(
         onnx of 16 depths, float32, norms shared, input any x 3 x 32 x 32
     """
     check_adapted(network, "export_network", ExportError)
+    network = exportable(network)
     path, tell = Path(path), on_progress or _say_nothing
     name = format_of(path) if to is None else to
     kind = FORMATS.take(name)
@@ -128,7 +133,11 @@ def export_network(
     with into_place(path, kind) as new:
         tell(0, len(artifact.skips) + 1, f"writing {name}")
         with evaluating(network):
-            writer.write(network, new, example, artifact, form=chosen, **options)
+            try:
+                writer.write(network, new, example, artifact, form=chosen, **options)
+            except FixedBatchError:
+                artifact = replace(artifact, input_shape=tuple(example.shape))
+                writer.write(network, new, example, artifact, form=chosen, **options)
         session = writer.open_written(new) if hasattr(writer, "open_written") else open_session(new)
         compare(session, network, example, tell)
     return session.artifact
@@ -142,7 +151,7 @@ def quantize_network(
     labelled: Iterable[Any] | None = None,
     task: Any = None,
     skips: Iterable[Skip] | None = None,
-    data: DataConfig | None = None,
+    data: DataConfig | Preprocessing | None = None,
     trade_offs: TradeOffs | None = None,
     outputs: Iterable[str] | None = None,
 ) -> Artifact:
@@ -177,6 +186,7 @@ def quantize_network(
         'int8'
     """
     check_adapted(network, "quantize_network", ExportError)
+    network = exportable(network)
     try:
         example = torch.as_tensor(images)[:1]
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
@@ -199,7 +209,7 @@ def describe(
     *,
     skips: Iterable[Skip] | None = None,
     form: str = "shared",
-    data: DataConfig | None = None,
+    data: DataConfig | Preprocessing | None = None,
     trade_offs: TradeOffs | None = None,
     outputs: Iterable[str] | None = None,
     meanings: Meanings | None = None,
@@ -208,10 +218,18 @@ def describe(
     if not isinstance(example, Tensor) or example.dim() != 4:
         what = list(example.shape) if isinstance(example, Tensor) else type(example).__name__
         raise ExportError(f"export received the example {what}: expected a tensor [batch, channels, height, width]")
-    if not network.proven:
-        with evaluating(network), torch.no_grad():
+    with evaluating(network), torch.no_grad():
+        if not network.proven:
             network.prove(example)
-    names = _names_of_outputs(network, example, outputs)
+        output = network(example.float().to(device_of(network)))
+    detections = detections_of(network, output)
+    if outputs is None and detections is not None:
+        outputs = detections.outputs
+    names = _names_of_outputs(output, outputs)
+    if data is None:
+        prepared, labels = usual_preprocessing(network.model, example.shape[-1]), class_names(network.model)
+    else:
+        prepared, labels = Preprocessing.of(data), tuple(data.classes)
     asked = network.skips if skips is None else [skips] if isinstance(skips, str) else list(skips)
     depths = {parse_skip(skip, len(network.stages)) for skip in asked}
     if not depths:
@@ -223,11 +241,12 @@ def describe(
         (None if FORMATS[kind].free_batch else example.shape[0], *example.shape[1:]),
         network.fingerprint,
         form,
-        labels=data.classes if data is not None else (),
-        preprocessing=None if data is None else data.preprocessing,
+        labels=labels,
+        preprocessing=prepared,
         trade_offs=None if trade_offs is None else _of_depths(trade_offs, depths),
         outputs=names,
         meanings=_meanings(names, meanings or {}),
+        detections=None if detections is None or {*detections.outputs} - {*names} else detections,
     )
 
 
@@ -241,10 +260,8 @@ def _meanings(outputs: Sequence[str], known: Meanings) -> Meanings:
     return {"out": known[""]} if "" in known and "out" in outputs else {}  # as torchvision's segmentation has it
 
 
-def _names_of_outputs(network: AdaptiveNetwork, example: Tensor, asked: Iterable[str] | None) -> tuple[str, ...]:
+def _names_of_outputs(output: Any, asked: Iterable[str] | None) -> tuple[str, ...]:
     """The outputs that a file has, in its order; none of a network that returns one tensor, or logits."""
-    with evaluating(network), torch.no_grad():
-        output = network(example.float().to(device_of(network)))
     if asked is None and isinstance(logits_in(output), Tensor):
         return ()
     parts = outputs_in(output)

@@ -14,7 +14,7 @@ from ...errors import ExportError
 from ...files import write_atomically
 from ..artifact import Artifact
 from ..switching import Switching
-from ..tracing import cannot_convert, exported, two_samples
+from ..tracing import cannot_convert, exported, with_free_sides
 from .branches import add_branches, move_constants
 from .run import CHECKED, DESCRIPTION, IMAGE, SKIP, ending
 
@@ -22,7 +22,7 @@ LARGEST = 2**31 - 1  # bytes of a file in protocol buffers
 
 
 def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artifact, *, form: str) -> None:
-    """Write one ONNX model of all depths; the batch is free.
+    """Write one ONNX model of all depths; the batch is free where the artifact's `input_shape` says so.
 
     Its inputs are `image`, float32 `[batch, channels, height, width]`, and `skip`, booleans `[stages]`, True where a
     stage is skipped; its output is `logits`, `[batch, classes]`, or those that the artifact names. Weights are stored
@@ -37,12 +37,14 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
             norms of its own, which a runtime folds into copies of the convolutions when it loads the file.
 
     Raises:
+        FixedBatchError: a network whose code fixes a batch that was to be free.
         ExportError: an operator that ONNX does not have, with the block it came from; a model above 2 GB.
     """
     module = Switching(network, folded=form == "folded", skips=artifact.skips, outputs=artifact.outputs)
-    examples = (two_samples(example), torch.zeros(len(network.stages), dtype=torch.bool))
+    images, free = with_free_sides(example, artifact.input_shape)
+    examples = (images, torch.zeros(len(network.stages), dtype=torch.bool))
     with torch.no_grad():
-        program = exported(module, examples, dynamic_shapes=({0: torch.export.Dim.DYNAMIC}, None))
+        program = exported(module, examples, dynamic_shapes=(free, None))
         try:
             converted: Any = torch.onnx.export(
                 program,
