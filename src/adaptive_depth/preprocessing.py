@@ -85,8 +85,8 @@ class Preprocessing(Plain):
         crop_pct: the part of a resized image's side that the central crop keeps.
         classes: the class names, in the order of the outputs; empty where they are not known.
         fit: `"crop"`: the central square of an image that keeps its proportions; `"stretch"`: all of it, whatever its
-            proportions; `"inside"`: all of it in its proportions, so that inputs differ in size; `"letterbox"`: the same,
-            at the upper left of an input of one size, and the rest filled.
+            proportions; `"inside"`: all of it in its proportions, so that inputs differ in size; `"letterbox"`: the
+            same, at the upper left of an input of one size, and the rest filled.
         fill: with what `"letterbox"` fills, pixels between 0 and 1, one number a channel; by default `mean`.
 
     Raises:
@@ -200,7 +200,8 @@ class Preprocessing(Plain):
             scale = min(shorter / min(image), longer / max(image))
             resized = (max(1, round(width * scale)), max(1, round(height * scale)))
             return Placement(image, resized, (0, 0), resized)
-        frame = (self.sides if shape is None else shape)[::-1]
+        across, down = reversed(self.sides if shape is None else shape)
+        frame = (across, down)
         if self.fit == "stretch":
             return Placement(image, frame, (0, 0), frame)
         if self.fit != "crop":
