@@ -58,7 +58,8 @@ def find_stages(
         The plan that `adapt` applies. Nothing in the model is changed.
 
     Raises:
-        StagesError: no residual stage that can be cut, with the reason; an example that the model does not take; a
+        StagesError: no residual stage that can be cut, with the reason (of a language model, fewer than three layers);
+            an example that the model does not take; a
             cut that the stages do not allow.
 
     Example:
@@ -116,7 +117,7 @@ def find_stages(
         args, kwargs = arguments(example)
         runs = discover(model, args, kwargs)
         if predicts_the_next_token(model):
-            runs = protect_last(runs)
+            runs = _without_last(model, runs)
         stages = _planned(model, runs, example, cut, mandatory, group_size, skip_aware)
         try:
             prove_every_depth(AdaptiveNetwork(model, stages), args, kwargs, asked=True)
@@ -196,6 +197,18 @@ def _overridden(model: nn.Module) -> bool:
     if any(origins) and not origins[0]:
         return True
     return any(name in vars(part) and name != "forward" for part in model.modules() for name in vars(type(part)))
+
+
+def _without_last(model: nn.Module, runs: Sequence[Run]) -> list[Run]:
+    """The runs of a language model without its last layers, where others are left to skip."""
+    left = protect_last(runs)
+    if runs and all(len(run.blocks) < 2 for run in left):
+        layers = max(len(run.blocks) for run in runs)
+        raise StagesError(
+            f"{type(model).__name__} has {layers} layer{'s' * (layers > 1)}: expected 3 or more, for the first and the "
+            "last one of a language model always run; to skip one all the same, name the stages by hand"
+        )
+    return left
 
 
 def _planned(
