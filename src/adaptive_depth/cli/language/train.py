@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import CheckpointError, StagesError
+from ...errors import CheckpointError
 from .. import runs, show
 from ..stages import GroupSize, Json, Mandatory
 from ..train import Device
