@@ -174,7 +174,8 @@ class Preprocessing(Plain):
         if isinstance(self.image_size, int):
             return self.image_size, self.image_size
         if self.fit == "inside":
-            return self.place(400, 300).frame[::-1]
+            width, height = self.place(400, 300).frame
+            return height, width
         return self.image_size
 
     def place(self, width: int, height: int, shape: tuple[int, int] | None = None) -> Placement:

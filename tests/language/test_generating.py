@@ -256,7 +256,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a hole": ({"tokens": torch.ones(1, 3).long(), "attention_mask": torch.tensor([[1, 0, 1]])}, "behind others"),
     "another mask": ({"tokens": [[5], [6, 7]], "attention_mask": torch.ones(2, 1)}, "1, 1 tokens for prompts of 1, 2"),
-    "one prompt": ({"tokens": [5, 6, 7]}, "lists of them in a list; one prompt is [ids]"),
+    "one prompt": ({"tokens": [5, 6, 7]}, "or lists in a list; one prompt is [ids]"),
     "no prompts": ({}, "generate(network, **tokenizer(texts))"),
     "prompts twice": ({"tokens": [[5]], "input_ids": [[5]]}, "twice, as tokens and as input_ids"),
     "several texts": ({"tokens": [[5]], "num_return_sequences": 2}, "network.subnet(skip).generate(...)"),

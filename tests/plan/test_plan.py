@@ -118,7 +118,7 @@ def test_what_is_no_stage(make, said: str) -> None:
         make()
 
 
-@pytest.mark.parametrize(("layers", "protected"), [(1, 0), (2, 0), (3, 1), (6, 1), (23, 1), (30, 2), (40, 2), (64, 4)])
+@pytest.mark.parametrize(("layers", "protected"), [(1, 1), (2, 1), (3, 1), (6, 1), (23, 1), (30, 2), (40, 2), (64, 4)])
 def test_the_last_layers_of_a_language_model_are_protected(layers: int, protected: int) -> None:
     names = tuple(str(number) for number in range(layers))
     (run,) = protect_last([Run(names, name="layers", channel_dim=-1, flat=True)])

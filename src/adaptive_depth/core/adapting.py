@@ -82,8 +82,9 @@ def find_stages(
         The plan that `adapt` applies. Nothing in the model is changed.
 
     Raises:
-        StagesError: no residual stage that can be cut, with the reason; an example that the model does not take; a
-            cut that the stages do not allow; a detector of which it is not known what its body is.
+        StagesError: no residual stage that can be cut, with the reason (of a language model, fewer than three layers);
+            an example that the model does not take; a cut that the stages do not allow; a detector of which it is not
+            known what its body is.
 
     Example:
         >>> import torchvision
@@ -124,7 +125,7 @@ def find_stages(
         if within is None and places == WHOLE and not _of_a_library(model):
             check_one_part(model, runs, args, kwargs)
         if predicts_the_next_token(model):
-            runs = protect_last(runs)
+            runs = _without_last(model, runs)
         stages = _planned(model, runs, example, cut, mandatory, group_size, skip_aware)
         try:
             prove_every_depth(AdaptiveNetwork(model, stages), args, kwargs, asked=True)
@@ -300,6 +301,18 @@ def _overridden(model: nn.Module, places: Sequence[str]) -> bool:
     if not _of_a_library(model) and (derived or places != WHOLE):
         return True
     return any(name in vars(part) and name != "forward" for part in model.modules() for name in vars(type(part)))
+
+
+def _without_last(model: nn.Module, runs: Sequence[Run]) -> list[Run]:
+    """The runs of a language model without its last layers, where others are left to skip."""
+    left = protect_last(runs)
+    if runs and all(len(run.blocks) < 2 for run in left):
+        layers = max(len(run.blocks) for run in runs)
+        raise StagesError(
+            f"{type(model).__name__} has {layers} layer{'s' * (layers > 1)}: expected 3 or more, for the first and the "
+            "last one of a language model always run; to skip one all the same, name the stages by hand"
+        )
+    return left
 
 
 def _planned(

@@ -66,8 +66,7 @@ def prompts_of(network: AdaptiveNetwork, tokens: Any, mask: Any) -> tuple[Tensor
     else:
         received = f"a tensor {list(tokens.shape)} of {tokens.dtype}" if isinstance(tokens, Tensor) else repr(tokens)
         raise DataError(
-            f"prompts are {received}: expected token ids [rows, tokens], or lists of them in a list; one prompt is "
-            "[ids]"
+            f"prompts are {received}: expected token ids [rows, tokens], or lists in a list; one prompt is [ids]"
         )
     if not ids.numel():
         raise DataError(

@@ -158,7 +158,7 @@ def protect_last(runs: Sequence[Run]) -> list[Run]:
     """
     protected = []
     for run in runs:
-        last = max(1, round(len(run.blocks) / 16)) if len(run.blocks) > 2 else 0
+        last = max(1, round(len(run.blocks) / 16))
         protected.append(replace(run, blocks=run.blocks[: len(run.blocks) - last]))
     return protected
 

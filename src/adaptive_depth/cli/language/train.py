@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import CheckpointError, StagesError
+from ...errors import CheckpointError
 from .. import runs, show
 from ..stages import GroupSize, Json, Mandatory
 from ..train import Device
@@ -133,12 +133,6 @@ def _adapted(
         if cut is not None:
             raise typer.BadParameter("the network is cut already: leave --cut out")
         return runs.as_network(model, mandatory, group_size)
-    layers = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    if isinstance(layers, int) and layers < 3:
-        raise StagesError(
-            f"the model has {layers} layer{'s' * (layers > 1)}: expected 3 or more, for the first and the last one "
-            "always run"
-        )
     if cut not in (None, "groups", "measured"):
         raise typer.BadParameter(f"--cut {cut!r}: expected groups or measured")
     if cut != "measured":
