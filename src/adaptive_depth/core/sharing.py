@@ -186,9 +186,7 @@ def _opened(output: Any) -> Any:
     """What a module returned, in containers that torch looks into."""
     if isinstance(output, Tensor):
         return output
-    return tree_map(
-        lambda leaf: _Images(leaf.tensors, leaf.image_sizes) if type(leaf) is ImageList else leaf, output
-    )
+    return tree_map(lambda leaf: _Images(leaf.tensors, leaf.image_sizes) if type(leaf) is ImageList else leaf, output)
 
 
 def _closed(opened: Any) -> Any:
