@@ -58,7 +58,8 @@ class Backbone(nn.Module):
         return self.fpn(self.body(x))
 
 
-SIZES: dict[str, Any] = {"min_size": 32, "max_size": 48}
+# Padded to less than usual: a region pool works the scales of the levels out from sizes without padding.
+SIZES: dict[str, Any] = {"min_size": 32, "max_size": 48, "size_divisible": 8}
 FEW: dict[str, Any] = {"topk_candidates": 50, "detections_per_img": 10}
 STAGES = [ad.Stage((f"backbone.body.layer{n}.0",), (f"backbone.body.layer{n}.1",)) for n in (1, 2)]
 

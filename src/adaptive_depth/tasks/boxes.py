@@ -64,7 +64,9 @@ def pairs(batch: Any, detector: Detector | None) -> tuple[list[Tensor], list[Tar
         raise DataError(f"the loader yielded {missing}: {_PAIR}")
     images, targets = images_in(batch), batch[1]
     if not (isinstance(targets, tuple | list) and all(isinstance(each, Mapping) for each in targets)):
-        raise DataError(f"the loader yielded targets as {described(targets)}: {_PAIR}")
+        inside = next((type(each).__name__ for each in targets if not isinstance(each, Mapping)), "")
+        of = f" with a {inside} in it" if isinstance(targets, tuple | list) else ""
+        raise DataError(f"the loader yielded targets as {described(targets)}{of}: {_PAIR}")
     if len(images) != len(targets):
         raise DataError(f"the loader yielded {len(images)} images and {len(targets)} targets: expected one for each")
     found = [

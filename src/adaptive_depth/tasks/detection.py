@@ -214,7 +214,7 @@ class Detection(Task):
         if not isinstance(target, Sequence) or number != len(target):
             received = f"{len(target)} targets" if isinstance(target, Sequence) else f"a {type(target).__name__}"
             raise TrainingError(
-                f"the detector returned predictions of {number} images for {received}: expected one each"
+                f"the detector returned predictions of {number} images for {received}: expected one for each"
             )
 
     def metric(self, output: Any) -> "Metric":  # noqa: ARG002 - of any number of classes
