@@ -209,9 +209,7 @@ def _of_size(preprocessing: "Preprocessing", height: int | None, width: int | No
     """The same for the size that a file takes, where it takes one only."""
     if height is None or width is None:
         return preprocessing
-    if preprocessing.fit == "crop" and height == width:
-        return replace(preprocessing, image_size=width)
-    return replace(preprocessing, image_size=(height, width), fit="stretch", crop_pct=1.0)
+    return replace(preprocessing, image_size=width if height == width else (height, width))
 
 
 def _of_run(artifact: "Artifact", run: Path, *, governed: bool) -> "Artifact":

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 from ..choose.costs import OF_TEXT
 from ..choose.tradeoffs import TradeOffs, check_value
 from ..errors import AdaptiveDepthError, ArtifactError
-from ..meaning import Meanings
+from ..meaning import Detections, Meanings
 from ..preprocessing import Preprocessing
 from ..quality import TOP_1, Quality
 from ..schema import Form, Letters, Number, Plain, Size, Text, from_plain, one_of, parse_json, to_plain
 from ..skip import parse_skip
 
-FORMAT, VERSION = "adaptive-depth artifact", 3  # 2 names a quality, 3 outputs; what has none is as version 1 has it
+FORMAT, VERSION = "adaptive-depth artifact", 4  # 2 names a quality, 3 outputs, 4 objects; what has none is as 1 has it
 FILE = "artifact.json"  # where an artifact that is a folder keeps its description
 _FORM = Form(FORMAT, VERSION, "a file that adaptive-depth export wrote", ArtifactError)
 _MOST_NUMBERS = 1 << 28  # in an input: 1 GiB of float32
@@ -43,6 +43,7 @@ class Artifact(Plain):
         outputs: the names of the outputs of a network that returns several; empty of one that returns a tensor.
         meanings: what outputs stand for, by name, `""` where there is only one; empty where that is not known, which
             is one class an image where `labels` are.
+        detections: how outputs become the objects in an image; None of what is no detector.
     """
 
     kind: Annotated[str, one_of("onnx", "openvino", "executorch", "torch", "network")]
@@ -60,6 +61,7 @@ class Artifact(Plain):
     float_accuracy: dict[Letters, Number] | None = None
     outputs: tuple[Text, ...] = ()
     meanings: Meanings = field(default_factory=dict)
+    detections: Detections | None = None
 
     def __post_init__(self) -> None:
         for name in ("stages", "skips", "input_shape", "labels", "outputs"):
@@ -87,14 +89,15 @@ class Artifact(Plain):
             del plain["preprocessing"]["classes"]
         if self.quality == TOP_1:
             del plain["quality"]
-        if self.float_accuracy is None:
-            del plain["float_accuracy"]
-        for name in ("outputs", "meanings"):
+        for name in ("float_accuracy", "outputs", "meanings", "detections"):
             if not plain[name]:
                 del plain[name]
         of_text = table is not None and any(name in row for row in table["rows"] for name in OF_TEXT)
         judged = of_text or "quality" in plain or "float_accuracy" in plain or "quality" in (table or {})
-        return {"format": FORMAT, "version": 3 if self.outputs or self.meanings else 2 if judged else 1, **plain}
+        fitted = self.preprocessing is not None and self.preprocessing.resize != "crop"
+        named = self.outputs or self.meanings
+        version = 4 if self.detections is not None or fitted else 3 if named else 2 if judged else 1
+        return {"format": FORMAT, "version": version, **plain}
 
     @classmethod
     def from_json(cls, content: Any, file: object = "the description") -> "Artifact":
@@ -139,6 +142,8 @@ class Artifact(Plain):
                 f"outputs are {', '.join(self.outputs)}: expected names that differ, from each other and from those of "
                 f"the inputs, {' and '.join(INPUTS)}"
             )
+        if self.detections is not None and (missing := {*self.detections.outputs} - {*self.outputs}):
+            raise ArtifactError(f"objects are made of {', '.join(sorted(missing))}: expected outputs of the file")
         if self.trade_offs is not None and len(self.trade_offs.rows[0].skip) != len(self.stages):
             raise ArtifactError(f"trade-offs are of {self.trade_offs.rows[0].skip!r}, of {len(self.stages)} stages")
 

@@ -22,10 +22,12 @@ from ..errors import ExportError, one_line
 from ..files import alone, drafts, move
 from ..meaning import Meanings
 from ..modes import evaluating
+from ..preprocessing import Preprocessing
 from ..registry import Registry
 from ..skip import Skip, parse_skip
 from ..tasks import as_task
 from .artifact import FILE, INPUTS, Artifact
+from .detectors import class_names, detections_of, exportable, usual_preprocessing
 from .session import Session, open_session
 
 TOLERANCE = 1e-4  # of an output's standard deviation
@@ -70,7 +72,7 @@ def export_network(
     to: str | None = None,
     skips: Iterable[Skip] | None = None,
     form: str | None = None,
-    data: DataConfig | None = None,
+    data: DataConfig | Preprocessing | None = None,
     trade_offs: TradeOffs | None = None,
     outputs: Iterable[str] | None = None,
     meanings: Meanings | None = None,
@@ -91,7 +93,8 @@ def export_network(
         skips: the depths; all by default.
         form: how norms that differ between depths are stored: `"shared"` beside the weights that all depths share, or
             `"folded"` into copies of them, which is a little faster and takes more memory. The usual one by default.
-        data: the images that the network was trained on: their preprocessing and classes go into the artifact.
+        data: the images that the network was trained on, or a `Preprocessing`: how they are prepared, and their classes,
+            go into the artifact. A detector of torchvision says the first by itself.
         trade_offs: accuracy and cost of the depths, for whoever has to choose one.
         outputs: which outputs of a network that returns several, by their names in its dict, dataclass or named tuple;
             `"output_0"`, ... of a tuple. By default the one named `logits` where there is one, else all.
@@ -115,6 +118,7 @@ def export_network(
         onnx of 16 depths, float32, norms shared, input any x 3 x 32 x 32
     """
     check_adapted(network, "export_network", ExportError)
+    network = exportable(network)
     path, tell = Path(path), on_progress or _say_nothing
     name = format_of(path) if to is None else to
     kind = FORMATS.take(name)
@@ -142,7 +146,7 @@ def quantize_network(
     labelled: Iterable[Any] | None = None,
     task: Any = None,
     skips: Iterable[Skip] | None = None,
-    data: DataConfig | None = None,
+    data: DataConfig | Preprocessing | None = None,
     trade_offs: TradeOffs | None = None,
     outputs: Iterable[str] | None = None,
 ) -> Artifact:
@@ -177,6 +181,7 @@ def quantize_network(
         'int8'
     """
     check_adapted(network, "quantize_network", ExportError)
+    network = exportable(network)
     try:
         example = torch.as_tensor(images)[:1]
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
@@ -199,7 +204,7 @@ def describe(
     *,
     skips: Iterable[Skip] | None = None,
     form: str = "shared",
-    data: DataConfig | None = None,
+    data: DataConfig | Preprocessing | None = None,
     trade_offs: TradeOffs | None = None,
     outputs: Iterable[str] | None = None,
     meanings: Meanings | None = None,
@@ -208,10 +213,19 @@ def describe(
     if not isinstance(example, Tensor) or example.dim() != 4:
         what = list(example.shape) if isinstance(example, Tensor) else type(example).__name__
         raise ExportError(f"export received the example {what}: expected a tensor [batch, channels, height, width]")
-    if not network.proven:
-        with evaluating(network), torch.no_grad():
+    with evaluating(network), torch.no_grad():
+        if not network.proven:
             network.prove(example)
-    names = _names_of_outputs(network, example, outputs)
+        output = network(example.float().to(device_of(network)))
+    detections = detections_of(network, output)
+    if outputs is None and detections is not None:
+        outputs = detections.outputs
+    names = _names_of_outputs(output, outputs)
+    if data is None:
+        prepared, labels = usual_preprocessing(network.model, example.shape[-1]), class_names(network.model)
+    else:
+        prepared = Preprocessing.of(data)
+        labels = prepared.classes
     asked = network.skips if skips is None else [skips] if isinstance(skips, str) else list(skips)
     depths = {parse_skip(skip, len(network.stages)) for skip in asked}
     if not depths:
@@ -223,11 +237,12 @@ def describe(
         (None if FORMATS[kind].free_batch else example.shape[0], *example.shape[1:]),
         network.fingerprint,
         form,
-        labels=data.classes if data is not None else (),
-        preprocessing=None if data is None else data.preprocessing,
+        labels=labels,
+        preprocessing=prepared,
         trade_offs=None if trade_offs is None else _of_depths(trade_offs, depths),
         outputs=names,
         meanings=_meanings(names, meanings or {}),
+        detections=None if detections is None or {*detections.outputs} - {*names} else detections,
     )
 
 
@@ -241,10 +256,8 @@ def _meanings(outputs: Sequence[str], known: Meanings) -> Meanings:
     return {"out": known[""]} if "" in known and "out" in outputs else {}  # as torchvision's segmentation has it
 
 
-def _names_of_outputs(network: AdaptiveNetwork, example: Tensor, asked: Iterable[str] | None) -> tuple[str, ...]:
+def _names_of_outputs(output: Any, asked: Iterable[str] | None) -> tuple[str, ...]:
     """The outputs that a file has, in its order; none of a network that returns one tensor, or logits."""
-    with evaluating(network), torch.no_grad():
-        output = network(example.float().to(device_of(network)))
     if asked is None and isinstance(logits_in(output), Tensor):
         return ()
     parts = outputs_in(output)

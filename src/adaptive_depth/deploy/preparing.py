@@ -1,6 +1,5 @@
 """An image as the input of a network, as in evaluation, by NumPy and Pillow alone."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import DataError, one_line
-from ..preprocessing import MODES, Fitted, Preprocessing
+from ..preprocessing import MODES, Preprocessing
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -26,16 +25,23 @@ def read_image(path: str | Path) -> Image.Image:
         ) from error
 
 
-def prepare(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """An image resized and normalised; with `fit="crop"` its shorter side to `image_size / crop_pct` pixels, of which
-    the central square is cut out.
+def prepare(
+    image: Image.Image, preprocessing: Preprocessing, shape: tuple[int, int] | None = None
+) -> NDArray[np.float32]:
+    """An image as the input of a network: resized as `preprocessing.resize` says, and normalised.
+
+    By default (`"crop"`) its shorter side is resized to `image_size / crop_pct` pixels, and the central square cut out.
 
     Arguments:
         image: of any size and mode; converted to grey or colour.
         preprocessing: that of the network.
+        shape: height and width of the input; by default those of `preprocessing`.
 
     Returns:
         `[channels, height, width]`; a batch of one is `prepare(...)[None]`.
+
+    Raises:
+        DataError: an input that is no square, of a preprocessing that crops.
 
     Example:
         >>> from PIL import Image
@@ -44,28 +50,8 @@ def prepare(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.floa
         >>> x.shape, float(x.min())
         ((3, 224, 224), 1.0)
     """
-    image = image.convert(MODES[preprocessing.channels])
-    image = _square(image, preprocessing) if preprocessing.fit == "crop" else Fitted(preprocessing)(image)
-    shape = (image.height, image.width, preprocessing.channels)
-    pixels = np.asarray(image, dtype=np.float32).reshape(shape) / np.float32(255)
+    fitted = preprocessing.fitted(image.convert(MODES[preprocessing.channels]), shape)
+    pixels = np.asarray(fitted, dtype=np.float32).reshape(*fitted.size[::-1], preprocessing.channels) / np.float32(255)
     mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
     normalised = (pixels - mean) / std
     return np.ascontiguousarray(normalised.transpose(2, 0, 1))
-
-
-def _square(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    size, _ = preprocessing.sides
-    image = _resized(image, math.floor(size / preprocessing.crop_pct), preprocessing.interpolation)
-    left, top = (_start(side, size) for side in image.size)
-    return image.crop((left, top, left + size, top + size))
-
-
-def _resized(image: Image.Image, shorter: int, interpolation: str) -> Image.Image:
-    longer = int(shorter * max(image.size) / min(image.size))
-    size = (shorter, longer) if image.width <= image.height else (longer, shorter)
-    return image.resize(size, Image.Resampling[interpolation.upper()])
-
-
-def _start(side: int, wanted: int) -> int:
-    """Where the central part begins."""
-    return round((side - wanted) / 2)
