@@ -75,7 +75,7 @@ class DataConfig(Plain):
         """Lists, strings and numbers only, as `from_json` reads them; what is as for one class an image is not said."""
         plain = super().to_json()
         usual = {each.name: each.default for each in fields(self)}
-        return {name: value for name, value in plain.items() if value != usual[name]}
+        return {name: value for name, value in plain.items() if getattr(self, name) != usual[name]}
 
     @property
     def shown(self) -> str:
@@ -249,7 +249,9 @@ def _open(
     usual = config.preprocessing.transform() if alone else Together(config.preprocessing, config.ignored)
     data.transform = transform or usual
     if isinstance(data, Boxes):
-        data.crowds, data.masks = split != "train", config.outlined
+        data.crowds = split != "train"
+        if config.outlined:
+            data.learn_masks()
     return data
 
 

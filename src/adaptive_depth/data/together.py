@@ -48,11 +48,22 @@ class Together:
         place = self.preprocessing.place(*image.size)
         (width, height), (right, below) = place.resized, (place.frame[n] - place.resized[n] for n in range(2))
         interpolation = InterpolationMode(self.preprocessing.interpolation)
-        image, target = v2.Resize([height, width], interpolation)(image, target)
+        image, target = _Resize([height, width], interpolation)(image, target)
         if right or below:
             image, target = v2.Pad([0, 0, right, below], self.fill)(image, target)
         pixels = v2.functional.pil_to_tensor(image).float().div_(255).sub_(self.mean).div_(self.std)
         return pixels, _plain(target)
+
+
+class _Resize(v2.Resize):
+    """Masks by the pixel in the middle, as images are; v2's own takes the upper left one, up to half a pixel away."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if not isinstance(inpt, Mask):
+            return super().transform(inpt, params)
+        layers = inpt.reshape(-1, *inpt.shape[-2:])
+        resized = v2.functional.resize_image(layers, self.size, InterpolationMode.NEAREST_EXACT)
+        return Mask(resized.reshape(*inpt.shape[:-2], *self.size))
 
 
 def _plain(target: Any) -> Any:
