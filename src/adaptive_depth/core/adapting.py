@@ -12,8 +12,24 @@ from ..errors import StagesError
 from ..hugging_face import predicts_the_next_token
 from ..models import create_model, usual_input
 from ..modes import looking_at
-from ..plan import Mandatory, Run, Stage, Stages, cut_runs, discover, families, known_runs, protect_last
+from ..plan import (
+    WHOLE,
+    Mandatory,
+    Run,
+    Stage,
+    Stages,
+    Within,
+    check_one_part,
+    cut_runs,
+    discover,
+    families,
+    known_runs,
+    protect_last,
+    searched,
+)
+from ..plan.bodies import LIBRARIES
 from ..plan.checks import complete
+from ..plan.frozen import can_be_doubled
 from ..wrapping import check_shaped
 from .measured import measured_stages
 from .network import AdaptiveNetwork
@@ -24,6 +40,7 @@ def find_stages(
     model: nn.Module | str,
     example: Any = None,
     *,
+    within: Within = None,
     mandatory: Mandatory = None,
     group_size: int | None = None,
     skip_aware: bool | None = None,
@@ -36,11 +53,17 @@ def find_stages(
     container that keep the shape of their input and only add to it. With an example, and for every plan that was
     found in this way, all sub-networks are tried on it before the plan is returned.
 
+    Of a detector or a segmentation network only the body is cut: the backbone of torchvision's and transformers'
+    networks, the encoder of segmentation_models_pytorch's, timm's `features_only` in a model of one's own, or what a
+    model calls `backbone`. Where the body is a network of a known family, its plan is that of the classifier.
+
     Arguments:
         model: any residual module, left as it is; or a name for `create_model`.
         example: an input of the model: a tensor such as `[batch, channels, height, width]`, a tuple of positional or
-            a dict of keyword arguments. Needed for models that are neither of a known family nor of timm or
-            torchvision.
+            a dict of keyword arguments; so of a model that takes a list of images a tuple, `([image, image],)`. Needed
+            for models that are neither of a known family nor of timm, torchvision or transformers.
+        within: the module below which stages are looked for, such as `"backbone.body"`, or several; `""` is the
+            whole model. By default the body of a detector or of a segmentation network, else the whole model.
         mandatory: where to cut, for all stages or in a sequence with one entry a stage: a number of blocks, or a part
             of them such as 0.5; by default the paper's ``m = min(L - 1, ceil(L / 2))`` of L blocks.
         group_size: blocks in each stage of a flat transformer; by default four stages of equal size (12 blocks: the
@@ -59,7 +82,7 @@ def find_stages(
 
     Raises:
         StagesError: no residual stage that can be cut, with the reason; an example that the model does not take; a
-            cut that the stages do not allow.
+            cut that the stages do not allow; a detector of which it is not known what its body is.
 
     Example:
         >>> import torchvision
@@ -94,8 +117,9 @@ def find_stages(
             "some text, or a batch of images"
         )
     skip_aware = not predicts_the_next_token(model) if skip_aware is None else skip_aware
+    places = _places(model, within)
     with looking_at(model):
-        runs = known_runs(model)
+        runs = known_runs(model, places)
         if runs is not None:
             stages = _planned(model, runs, example, cut, mandatory, group_size, skip_aware)
             if example is not None:
@@ -109,7 +133,9 @@ def find_stages(
                 "adapt(model, stages=[Stage(mandatory=('layer1.0',), skippable=('layer1.1',)), ...])"
             )
         args, kwargs = arguments(example)
-        runs = discover(model, args, kwargs)
+        runs = discover(model, args, kwargs, places)
+        if within is None and places == WHOLE and not _of_a_library(model):
+            check_one_part(model, runs, args, kwargs)
         if predicts_the_next_token(model):
             runs = protect_last(runs)
         stages = _planned(model, runs, example, cut, mandatory, group_size, skip_aware)
@@ -128,6 +154,7 @@ def adapt(
     stages: Stages | Sequence[Stage] | None = None,
     *,
     example: Any = None,
+    within: Within = None,
     mandatory: Mandatory = None,
     group_size: int | None = None,
     skip_aware: bool | None = None,
@@ -146,7 +173,7 @@ def adapt(
         example: an input of the model, such as a tensor `[batch, channels, height, width]`, a tuple of positional
             or a dict of keyword arguments. Stages written by hand are proven on it at once; without it, on the
             first input that the network receives.
-        mandatory, group_size, skip_aware, cut: as for `find_stages`.
+        within, mandatory, group_size, skip_aware, cut: as for `find_stages`.
 
     Raises:
         StagesError: the stages do not fit the model.
@@ -166,10 +193,18 @@ def adapt(
     check_shaped(model, "adapt received", StagesError)
     by_hand = stages is not None
     if stages is None:
-        chosen = find_stages(model, example, mandatory=mandatory, group_size=group_size, skip_aware=skip_aware, cut=cut)
-    elif mandatory is not None or group_size is not None or skip_aware is not None or cut != "groups":
+        chosen = find_stages(
+            model,
+            example,
+            within=within,
+            mandatory=mandatory,
+            group_size=group_size,
+            skip_aware=skip_aware,
+            cut=cut,
+        )
+    elif not (within is mandatory is group_size is skip_aware is None and cut == "groups"):
         raise StagesError(
-            "stages were given, so there is nothing to cut: leave mandatory, group_size, skip_aware and cut out"
+            "stages were given, so there is nothing to cut: leave within, mandatory, group_size, skip_aware and cut out"
         )
     else:
         given = stages if isinstance(stages, Stages) else Stages(stages)  # type: ignore[arg-type]
@@ -180,15 +215,26 @@ def adapt(
                 prove_every_depth(AdaptiveNetwork(model, chosen), *arguments(example), named)
     with torch.inference_mode(False):  # tensors that are made in it cannot be trained
         network = AdaptiveNetwork.adapted(model, chosen)
-    watched = not by_hand and known_runs(model) is None  # found by running, so proven already
-    network.proven = example is not None or watched or not (by_hand or _overridden(model))
+    places = WHOLE if by_hand else _places(model, within)
+    watched = not by_hand and known_runs(model, places) is None  # found by running, so proven already
+    network.proven = example is not None or watched or not (by_hand or _overridden(model, places))
     return network
 
 
-def _overridden(model: nn.Module) -> bool:
-    """Has a model of a known family code of the user's own: a subclass, or methods that were put on the object?"""
-    origins = [kind.__module__.startswith(("timm.", "torchvision.")) for kind in type(model).__mro__]
-    if any(origins) and not origins[0]:
+def _places(model: nn.Module, within: Within) -> tuple[str, ...]:
+    """Where stages are looked for: in a classifier of a known family, whatever it is made of, everywhere."""
+    return WHOLE if within is None and known_runs(model) is not None else searched(model, within)
+
+
+def _of_a_library(model: nn.Module) -> bool:
+    return type(model).__module__.startswith(LIBRARIES)
+
+
+def _overridden(model: nn.Module, places: Sequence[str]) -> bool:
+    """Has a model of a known family, or one around a body of one, code of the user's own: a class, or methods that were
+    put on the object?"""
+    derived = any(kind.__module__.startswith(LIBRARIES) for kind in type(model).__mro__)
+    if not _of_a_library(model) and (derived or places != WHOLE):
         return True
     return any(name in vars(part) and name != "forward" for part in model.modules() for name in vars(type(part)))
 
@@ -216,13 +262,19 @@ def _cut(
 
 
 def _with_norms(model: nn.Module, stages: Stages, skip_aware: bool) -> Stages:
-    if not skip_aware:
-        stages = Stages(tuple(replace(stage, norms=()) for stage in stages))
+    stages = Stages(tuple(replace(stage, norms=_doubled(model, stage) if skip_aware else ()) for stage in stages))
     if not len(stages):
         raise StagesError(
             f"{type(model).__name__} has no residual stage of two or more blocks, so there is none to cut"
         )
     return complete(model, stages)
+
+
+def _doubled(model: nn.Module, stage: Stage) -> tuple[str, ...] | None:
+    """The norms that a plan names, without frozen ones of which a second copy could not be trained."""
+    if stage.norms is None:
+        return None
+    return tuple(path for path in stage.norms if can_be_doubled(model.get_submodule(path)))
 
 
 def _those_that_work(model: nn.Module, runs: Sequence[Run], args: Any, kwargs: Any) -> list[Run]:
