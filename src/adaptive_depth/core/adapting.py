@@ -1,6 +1,6 @@
 """model → stages → network: the plan, and applying it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,9 +30,10 @@ from ..plan import (
 from ..plan.bodies import LIBRARIES
 from ..plan.checks import complete
 from ..plan.frozen import can_be_doubled
-from ..wrapping import check_shaped
+from ..wrapping import check_shaped, unwrapped
 from .measured import measured_stages
-from .network import AdaptiveNetwork
+from .moving import fitting, taken_apart
+from .network import AdaptiveNetwork, check_adapted
 from .proof import prove_every_depth
 
 
@@ -94,21 +95,7 @@ def find_stages(
         layer4                   2         1                 6
     """
     model = create_model(model) if isinstance(model, str) else model
-    if not isinstance(model, nn.Module):
-        raise StagesError(f"find_stages received a {type(model).__name__}: expected an nn.Module or a model's name")
-    inner = "module" if isinstance(model, nn.DataParallel) else "_orig_mod" if hasattr(model, "_orig_mod") else None
-    if inner:
-        raise StagesError(
-            f"the model is wrapped in a {type(model).__name__}: adapt what it holds, model.{inner}, first"
-        )
-    if type(model).__module__.startswith("peft.") and hasattr(model, "get_base_model"):
-        raise StagesError(
-            f"the model is wrapped in a {type(model).__name__}: adapt what it holds, model.get_base_model(), whose "
-            "layers have its adapters"
-        )
-    if isinstance(model, AdaptiveNetwork):
-        raise StagesError("find_stages received a network that is adapted already: see its stages, network.stages")
-    check_shaped(model, "find_stages received", StagesError)
+    _check_plain(model)
     if cut not in ("groups", "measured"):
         raise StagesError(f"cut={cut!r}: expected 'groups' or 'measured'")
     if cut == "measured" and example is None:
@@ -155,6 +142,7 @@ def adapt(
     *,
     example: Any = None,
     within: Within = None,
+    body: AdaptiveNetwork | None = None,
     mandatory: Mandatory = None,
     group_size: int | None = None,
     skip_aware: bool | None = None,
@@ -173,10 +161,14 @@ def adapt(
         example: an input of the model, such as a tensor `[batch, channels, height, width]`, a tuple of positional
             or a dict of keyword arguments. Stages written by hand are proven on it at once; without it, on the
             first input that the network receives.
+        body: an adapted network of the same body, such as a classifier that was trained with its depths: its weights,
+            its plan, its second norms and its statistics per context go into the model's body; it stays as it is. An
+            adapted network that stands inside the model (`detector.backbone.body = network`) is found, taken apart,
+            and goes in likewise.
         within, mandatory, group_size, skip_aware, cut: as for `find_stages`.
 
     Raises:
-        StagesError: the stages do not fit the model.
+        StagesError: the stages, or the network given as `body`, do not fit the model; whatever `find_stages` raises.
 
     Example:
         >>> import timm, torch
@@ -191,6 +183,11 @@ def adapt(
     if isinstance(model, AdaptiveNetwork):
         raise StagesError("adapt received a network that is adapted already: adapt its plain model, network.model")
     check_shaped(model, "adapt received", StagesError)
+    with taken_apart(model) as inside:
+        if body is not None or inside is not None:
+            plan = {"stages": stages, "mandatory": mandatory, "group_size": group_size, "skip_aware": skip_aware}
+            _reject_another_plan(plan | {"cut": None if cut == "groups" else cut})
+            return _with_body(model, *_one_body(body, within, inside), example)
     by_hand = stages is not None
     if stages is None:
         chosen = find_stages(
@@ -218,6 +215,67 @@ def adapt(
     places = WHOLE if by_hand else _places(model, within)
     watched = not by_hand and known_runs(model, places) is None  # found by running, so proven already
     network.proven = example is not None or watched or not (by_hand or _overridden(model, places))
+    return network
+
+
+def _check_plain(model: nn.Module) -> None:
+    """Raise a StagesError where something else than a plain model was given to `find_stages`."""
+    if not isinstance(model, nn.Module):
+        raise StagesError(f"find_stages received a {type(model).__name__}: expected an nn.Module or a model's name")
+    inner = "module" if isinstance(model, nn.DataParallel) else "_orig_mod" if hasattr(model, "_orig_mod") else None
+    if inner:
+        raise StagesError(
+            f"the model is wrapped in a {type(model).__name__}: adapt what it holds, model.{inner}, first"
+        )
+    if type(model).__module__.startswith("peft.") and hasattr(model, "get_base_model"):
+        raise StagesError(
+            f"the model is wrapped in a {type(model).__name__}: adapt what it holds, model.get_base_model(), whose "
+            "layers have its adapters"
+        )
+    if isinstance(model, AdaptiveNetwork):
+        raise StagesError("find_stages received a network that is adapted already: see its stages, network.stages")
+    check_shaped(model, "find_stages received", StagesError)
+    if inside := next((path for path, part in model.named_modules() if isinstance(part, AdaptiveNetwork)), None):
+        raise StagesError(
+            f"find_stages received a model that holds an adapted network at {inside!r}, whose stages are its .stages: "
+            "adapt(model) takes it with them"
+        )
+
+
+def _reject_another_plan(given: Mapping[str, Any]) -> None:
+    wrong = [name for name, value in given.items() if value is not None]
+    if wrong:
+        raise StagesError(
+            f"an adapted network goes into the model's body, and brings its plan: leave {', '.join(wrong)} out, or "
+            "adapt the network anew"
+        )
+
+
+def _one_body(body: Any, within: Within, inside: tuple[AdaptiveNetwork, str] | None) -> tuple[AdaptiveNetwork, Within]:
+    """The network that goes into a model, and where."""
+    if inside is None:
+        network: Any = unwrapped(body) if isinstance(body, nn.Module) else body
+        check_adapted(network, "adapt(body=...)", StagesError)
+        return network, within
+    network, path = inside
+    if body is not None or within not in (None, path):
+        raise StagesError(
+            f"the model holds an adapted network at {path!r} already, which is its body: leave body and within out, or "
+            "put the plain model, network.model, there first"
+        )
+    return network, path
+
+
+def _with_body(model: nn.Module, body: AdaptiveNetwork, within: Within, example: Any) -> AdaptiveNetwork:
+    move = fitting(model, body, within)
+    chosen = complete(model, move.stages)
+    if example is not None:
+        with looking_at(model):
+            prove_every_depth(AdaptiveNetwork(model, chosen), *arguments(example))
+    with torch.inference_mode(False):
+        network = AdaptiveNetwork.adapted(model, chosen)
+        move.fill(network)
+    network.proven = example is not None or (body.proven and not _overridden(model, ("body",)))
     return network
 
 

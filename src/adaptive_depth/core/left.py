@@ -107,8 +107,8 @@ class Left:
 
 
 def _matters(old: Any, value: Any) -> bool:
-    """Tensors do, but not the same numbers once more (anchors); and a value that was another before (a count). A size that
-    is written down does not."""
+    """Tensors do, unless they are the same numbers once more (anchors); and so does a value that was another before (a
+    count), not a size that is written down."""
     if holds_tensors(value):
         return not _same_numbers(old, value)
     return old is not _MISSING and old is not None and type(old) in (int, float) and old != value

@@ -7,7 +7,7 @@ gathers statistics and is calibrated. The frozen one stays as it is.
 import copy
 
 import torch
-from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d, FrozenBatchNormAct2d
 from torch import Tensor, nn
 
 _NUMBERS = ("weight", "bias", "running_mean", "running_var")
