@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 MOST_PIXELS = 1 << 14  # a side of a resized image, before its crop
 MODES = {1: "L", 3: "RGB"}  # Pillow's names, by channels
+RESIZES = ("crop", "stretch", "letterbox")
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-FITS = ("crop", "stretch", "inside", "letterbox")
 
 
 class Convert:
@@ -42,7 +42,7 @@ class Placement:
         frame: width and height of the input.
 
     Example:
-        >>> COCO = Preprocessing(320, 3, (0.0,) * 3, (1.0,) * 3, fit="letterbox")
+        >>> COCO = Preprocessing(320, 3, (0.0,) * 3, (1.0,) * 3, resize="letterbox")
         >>> COCO.place(640, 480)
         Placement(image=(640, 480), resized=(320, 240), corner=(0, 0), frame=(320, 320))
         >>> COCO.place(640, 480).to_image(np.array([[0, 0, 160, 320]])).tolist()
@@ -67,7 +67,7 @@ class Placement:
         (left, top), (width, height) = self.corner, self.frame
         if left <= 0 and top <= 0 and left + self.resized[0] >= width and top + self.resized[1] >= height:
             return resized.crop((-left, -top, width - left, height - top))
-        canvas = Image.new(image.mode, self.frame, fill if image.mode != "L" else fill[0])
+        canvas = Image.new(image.mode, self.frame, fill if image.mode == "RGB" else fill[0])
         canvas.paste(resized, self.corner)
         return canvas
 
@@ -77,16 +77,16 @@ class Preprocessing(Plain):
     """How images become the input of a network, and what its outputs mean: a plain value that survives JSON.
 
     Attributes:
-        image_size: height and width in pixels after resizing, one number or a pair; before the crop, at most 16,384.
-            With `fit="inside"`, the most pixels of the shorter side and of the longer.
+        image_size: height and width in pixels of the input, one number for a square or a pair; before the crop, at
+            most 16,384.
         channels: 1 (grey) or 3 (colour); images are converted.
         mean, std: subtracted from, and divided out of, pixels between 0 and 1; one number a channel.
         interpolation: of the resizing, such as `"bicubic"` or `"bilinear"`.
         crop_pct: the part of a resized image's side that the central crop keeps.
         classes: the class names, in the order of the outputs; empty where they are not known.
-        fit: `"crop"`: the central square of an image that keeps its proportions; `"stretch"`: all of it, whatever its
-            proportions; `"inside"`: all of it in its proportions, so that inputs differ in size; `"letterbox"`: the
-            same, at the upper left of an input of one size, and the rest filled.
+        resize: how an image of another shape becomes the input: `"crop"`, by its central part; `"stretch"`, all of it,
+            its sides in another ratio; `"letterbox"`, all of it, as large as it fits at the upper left, and the rest
+            filled. Where things are to be found in images, nothing may be cut off.
         fill: with what `"letterbox"` fills, pixels between 0 and 1, one number a channel; by default `mean`.
 
     Raises:
@@ -102,42 +102,38 @@ class Preprocessing(Plain):
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
     classes: tuple[str, ...] = ()
-    fit: str = "crop"
+    resize: str = "crop"
     fill: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         size: Any = self.image_size
-        sizes: tuple[Any, ...] = tuple(size) if _is_list(size) else (size,)
+        sides: tuple[Any, ...] = tuple(size) if _is_list(size) else (size,)
         per_channel = f"{self.channels} numbers, one a channel"
-        if self.fit not in FITS:
-            raise DataError(f"preprocessing has fit={self.fit!r}: expected one of {', '.join(FITS)}")
         for field, fits, expected in (
             (
                 "image_size",
-                len(sizes) in (1, 2) and all(type(side) is int and 0 < side <= MOST_PIXELS for side in sizes),
+                len(sides) in (1, 2) and all(type(side) is int and 0 < side <= MOST_PIXELS for side in sides),
                 f"a number of pixels above 0, such as 224, and at most {MOST_PIXELS:,}",
             ),
-            ("image_size", len(sizes) == 1 or self.fit != "crop", "one number, for the square that is cut out"),
-            ("image_size", len(sizes) == 2 or self.fit != "inside", "two, of the shorter and of the longer side"),
-            ("image_size", self.fit != "inside" or sizes[0] <= sizes[-1], "first the shorter side, then the longer"),
+            ("image_size", len(sides) == 1 or self.resize != "crop", "one number, of the square that is cut out"),
             ("channels", type(self.channels) is int and self.channels in MODES, "1 (grey) or 3 (colour)"),
             ("mean", _are_numbers(self.mean, self.channels), per_channel),
             ("std", _are_numbers(self.std, self.channels) and min(self.std) > 0, f"{per_channel}, above 0"),
             ("interpolation", self.interpolation in _INTERPOLATIONS, f"one of {', '.join(_INTERPOLATIONS)}"),
             ("crop_pct", _is_number(self.crop_pct) and 0 < self.crop_pct <= 1, "a part, above 0 and at most 1"),
-            ("crop_pct", self.fit == "crop" or self.crop_pct == 1, f"1, for with fit={self.fit!r} nothing is cut off"),
             ("classes", _is_list(self.classes) and all(isinstance(each, str) for each in self.classes), "names"),
-            ("fill", tuple(self.fill) == () or _are_numbers(self.fill, self.channels), f"none, or {per_channel}"),
+            ("resize", self.resize in RESIZES, f"one of {', '.join(RESIZES)}"),
+            ("fill", self.fill == () or _are_numbers(self.fill, self.channels), f"none, or {per_channel}"),
         ):
             if not fits:
                 raise DataError(f"preprocessing has {field}={getattr(self, field)!r}: expected {expected}")
-        if sizes[0] > MOST_PIXELS * self.crop_pct:
+        if max(sides) > MOST_PIXELS * self.crop_pct:
             raise DataError(
                 f"preprocessing has image_size={size} and crop_pct={self.crop_pct!r}, a crop of images of "
-                f"{sizes[0] / self.crop_pct:.4g} pixels: expected at most {MOST_PIXELS:,}, so a crop_pct of at least "
-                f"{sizes[0] / MOST_PIXELS:.3g}"
+                f"{max(sides) / self.crop_pct:.4g} pixels: expected at most {MOST_PIXELS:,}, so a crop_pct of at least "
+                f"{max(sides) / MOST_PIXELS:.3g}"
             )
-        for field in ("mean", "std", "classes", "fill", *(["image_size"] * (len(sizes) == 2))):
+        for field in ("mean", "std", "classes", "fill", *(["image_size"] * (len(sides) == 2))):
             object.__setattr__(self, field, tuple(getattr(self, field)))
 
     @classmethod
@@ -158,72 +154,55 @@ class Preprocessing(Plain):
             ) from error
 
     def to_json(self) -> dict[str, Any]:
-        """Lists, strings and numbers only, as `of` reads them; without what files of older versions did not say."""
-        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-        usual = {"fit": "crop", "fill": []}
-        return {key: value for key, value in plain.items() if usual.get(key) != value}
+        """Lists, strings and numbers only, as `of` reads them; without what older versions do not know, where that is
+        as they do it."""
+        fields = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {
+            key: value for key, value in fields.items() if key not in ("resize", "fill") or value not in ("crop", [])
+        }
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Height and width of an input; with `fit="inside"` those of a photograph, whose sides are as 4 to 3.
-
-        Example:
-            >>> Preprocessing((320, 640), 3, mean=(0.0,) * 3, std=(1.0,) * 3, fit="inside").sides
-            (320, 427)
-        """
-        if isinstance(self.image_size, int):
-            return self.image_size, self.image_size
-        if self.fit == "inside":
-            width, height = self.place(400, 300).frame
-            return height, width
-        return self.image_size
+        """Height and width of the input, in pixels."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
     def place(self, width: int, height: int, shape: tuple[int, int] | None = None) -> Placement:
         """Where an image of this size comes to lie in the input.
 
         Arguments:
             width, height: of the image.
-            shape: height and width of the input where that has one size; by default what `image_size` says. Of
-                `"inside"`, an image then lies at the upper left, as in a batch of several.
+            shape: height and width of the input; by default `sides`.
 
         Raises:
             DataError: a crop that is no square.
-
-        Example:
-            >>> detector = Preprocessing((320, 640), 3, mean=(0.0,) * 3, std=(1.0,) * 3, fit="inside")
-            >>> detector.place(900, 300).frame, detector.place(900, 300, (640, 640)).frame
-            ((640, 213), (640, 640))
         """
-        image = (width, height)
-        if self.fit == "inside" and shape is None:
-            assert not isinstance(self.image_size, int)
-            shorter, longer = self.image_size
-            scale = min(shorter / min(image), longer / max(image))
-            resized = (max(1, round(width * scale)), max(1, round(height * scale)))
-            return Placement(image, resized, (0, 0), resized)
-        across, down = reversed(self.sides if shape is None else shape)
-        frame = (across, down)
-        if self.fit == "stretch":
-            return Placement(image, frame, (0, 0), frame)
-        if self.fit != "crop":
+        rows, columns = shape or self.sides
+        frame = (columns, rows)
+        if self.resize == "stretch":
+            return Placement((width, height), frame, (0, 0), frame)
+        if self.resize == "letterbox":
             scale = min(frame[0] / width, frame[1] / height)
             resized = (max(1, round(scale * width)), max(1, round(scale * height)))
-            return Placement(image, resized, (0, 0), frame)
+            return Placement((width, height), resized, (0, 0), frame)
         if frame[0] != frame[1]:
             raise DataError(
-                f"the input has {frame[1]} x {frame[0]} pixels: expected a square for fit='crop', or fit='stretch' or "
-                "'letterbox', which take any shape"
+                f"the input has {frame[1]} x {frame[0]} pixels: expected a square for resize='crop', or "
+                "resize='stretch' or 'letterbox', which take any shape"
             )
         shorter = math.floor(frame[0] / self.crop_pct)
-        longer = int(shorter * max(image) / min(image))
+        longer = int(shorter * max(width, height) / min(width, height))
         resized = (shorter, longer) if width <= height else (longer, shorter)
         corner = (-round((resized[0] - frame[0]) / 2), -round((resized[1] - frame[1]) / 2))
-        return Placement(image, resized, corner, frame)
+        return Placement((width, height), resized, corner, frame)
 
     def fitted(self, image: "Image", shape: tuple[int, int] | None = None) -> "Image":
         """An image, already grey or in colour, as the input of the network, but not yet normalised."""
-        colour = tuple(round(255 * value) for value in self.fill or self.mean)
-        return self.place(*image.size, shape).fit(image, self.interpolation, colour)
+        return self.place(*image.size, shape).fit(image, self.interpolation, self.colour)
+
+    @property
+    def colour(self) -> tuple[int, ...]:
+        """With what `"letterbox"` fills, from 0 to 255, one number a channel."""
+        return tuple(round(255 * value) for value in self.fill or self.mean)
 
     def transform(self) -> "Callable[[Any], Tensor]":
         """What turns a `PIL.Image` into an input `[channels, height, width]`, by timm or torchvision; needs torch.
@@ -235,11 +214,9 @@ class Preprocessing(Plain):
             torch.Size([3, 32, 32])
         """
         from timm.data.transforms_factory import create_transform
-        from torchvision.transforms import Compose
+        from torchvision.transforms import Compose, Normalize, ToTensor
 
-        if self.fit != "crop":
-            from torchvision.transforms import Normalize, ToTensor
-
+        if self.resize != "crop":
             return Compose([Convert(self.channels), self.fitted, ToTensor(), Normalize(self.mean, self.std)])
         prepare: Any = create_transform(
             (self.channels, *self.sides),

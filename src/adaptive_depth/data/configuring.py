@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,24 @@ from ..batches import logits_in
 from ..errors import DataError
 from ..modes import evaluating
 from ..preprocessing import MODES, Preprocessing
-from ..schema import Plain, one_of
-from .sets import DRAWN, NO_CLASS, Boxes, Collate, ImageSet, Loader, Readable, Shards, locate, open_set, shown_in
+from ..schema import Plain
+from .sets import (
+    BACKGROUND,
+    DRAWN,
+    NO_CLASS,
+    Boxes,
+    Collate,
+    ImageSet,
+    Loader,
+    Readable,
+    Shards,
+    locate,
+    open_set,
+    shown_in,
+)
 from .sets import Digits as Digits
 from .together import Together
-from .wanted import Wanted, channels_of, draws_masks, longest, wanted, with_background
+from .wanted import Wanted, channels_of, draws_masks, wanted, with_background
 
 # Mirrored, they are others or none.
 CHARACTERS = (*DRAWN, "torch/mnist", "torch/kmnist", "torch/qmnist")
@@ -32,11 +45,9 @@ class DataConfig(Plain):
             `"torch/cifar10"`, `"hfds/NAME"` or `"hfds/FOLDER"` (Hugging Face), `"wds/FOLDER"` (tar shards);
             `"coco/FOLDER"`, `"voc/FOLDER"` or `"yolo/FOLDER"` (boxes), `"masks/FOLDER"` (a mask for each image).
         root: where a named set is stored; None where that goes without saying.
-        image_size, channels, mean, std, interpolation, crop_pct, fit: those of `Preprocessing`.
-        classes: the class names, in the order of the labels; for a detector that keeps its first output for what is
-            nothing, that is `"__background__"`.
-        batches: the form of a batch: `"tensors"` (images and labels or masks), `"lists"` (images and boxes, as
-            detectors of torchvision take them) or `"dicts"` (those of transformers).
+        image_size, channels, mean, std, interpolation, crop_pct, resize, fill: those of `Preprocessing`.
+        classes: the class names, in the order of the labels; of a detector whose first output is for what is nothing,
+            that is `"__background__"`.
         outlined: does each box come with a mask?
         ignored: of masks, the number of pixels that belong to no class.
     """
@@ -52,8 +63,8 @@ class DataConfig(Plain):
     interpolation: str
     crop_pct: float
     classes: tuple[str, ...]
-    fit: str = "crop"
-    batches: Annotated[str, one_of("tensors", "lists", "dicts")] = "tensors"
+    resize: str = "crop"
+    fill: tuple[float, ...] = ()
     outlined: bool = False
     ignored: int = NO_CLASS
 
@@ -64,7 +75,7 @@ class DataConfig(Plain):
         """Lists, strings and numbers only, as `from_json` reads them; what is as for one class an image is not said."""
         plain = super().to_json()
         usual = {each.name: each.default for each in fields(self)}
-        return {name: value for name, value in plain.items() if value != usual[name]}
+        return {name: value for name, value in plain.items() if getattr(self, name) != usual[name]}
 
     @property
     def shown(self) -> str:
@@ -74,8 +85,9 @@ class DataConfig(Plain):
     @property
     def preprocessing(self) -> Preprocessing:
         """All but where its images are."""
-        known = [each.name for each in fields(Preprocessing) if hasattr(self, each.name)]
-        return Preprocessing(**{name: getattr(self, name) for name in known})
+        known: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(Preprocessing)}
+        known["classes"] = tuple(name for name in self.classes if name != BACKGROUND)
+        return Preprocessing(**known)
 
 
 # -- which images -----------------------------------------------------------------------------------------------
@@ -128,8 +140,7 @@ def configure(
             torchvision itself, the rest; ImageNet's otherwise.
         root: where a named set is stored, or is to be.
         image_size: in pixels; by default the model's own (32 for digits). For boxes and masks it may be a pair, height
-            and width; for detectors that take all sizes, one number is the most of the shorter side, and images keep
-            their proportions.
+            and width.
         resize: pixels of an image's shorter side, of which the central `image_size` are kept; by default timm's share.
         interpolation: `"bicubic"` or `"bilinear"`; by default timm's.
         download: fetch a named set that is not in `root`.
@@ -165,8 +176,8 @@ def configure(
         interpolation=interpolation or asked.interpolation,
         crop_pct=asked.crop_pct,
         classes=with_background(model, classes) if shown == "boxes" else classes,
-        fit=asked.fit,
-        batches=asked.batches,
+        resize=asked.resize,
+        fill=asked.fill,
         outlined=shown == "boxes" and draws_masks(model),
         ignored=ignored if shown == "masks" else NO_CLASS,
     )
@@ -176,29 +187,20 @@ def _sized(asked: Wanted, size: int | tuple[int, int] | None) -> Wanted:
     """With images of another size, where the model leaves that open."""
     if size is None:
         return asked
-    sides = size if isinstance(size, tuple) else (size,)
+    sides = size if isinstance(size, tuple) else (size, size)
     if min(sides) < 1:
         raise DataError(f"image_size={size}: expected a number of pixels above 0, such as 224")
-    if asked.fit == "crop" and len(sides) == 2:
-        raise DataError(
-            f"image_size={size}: expected one number, for of images with one class each a square is cut out"
-        )
-    if asked.batches == "lists" and asked.fit == "stretch":
-        height, width = Preprocessing(asked.image_size, 3, (0.0,) * 3, (1.0,) * 3, fit="stretch").sides
-        if (sides * 2)[:2] != (height, width):
-            raise DataError(
-                f"image_size={size}: the model resizes images to {height} x {width} by itself, leave it out"
-            )
-    if asked.fit != "inside":
-        return replace(asked, image_size=size)
-    if len(sides) == 2:
-        return replace(asked, image_size=size, fit="stretch")
-    return replace(asked, image_size=(sides[0], longest(sides[0])))
+    if asked.resize == "crop" and not isinstance(size, int):
+        raise DataError(f"image_size={size}: of images with one class each a square is cut out, expected one number")
+    if asked.only and sides != asked.only:
+        height, width = asked.only
+        raise DataError(f"image_size={size}: the model resizes images to {height} x {width} by itself, leave it out")
+    return replace(asked, image_size=size)
 
 
 def _cropped(asked: Wanted, resize: int) -> Wanted:
-    if asked.fit != "crop" or not isinstance(asked.image_size, int):
-        raise DataError(f"resize={resize}: of images with boxes or masks nothing is cut off; leave it out")
+    if asked.resize != "crop" or not isinstance(asked.image_size, int):
+        raise DataError(f"resize={resize}: of images with boxes or masks nothing is cut off, leave it out")
     if resize < asked.image_size:
         raise DataError(f"resize={resize}: expected at least the image size, {asked.image_size} pixels")
     return replace(asked, crop_pct=asked.image_size / resize)
@@ -244,10 +246,12 @@ def _open(
 ) -> ImageSet:
     data = open_set(config.name, config.root, split, download, config.classes, config.ignored)
     alone = config.shown == "class"
-    usual = config.preprocessing.transform() if alone else Together(config.preprocessing, config.batches)
+    usual = config.preprocessing.transform() if alone else Together(config.preprocessing, config.ignored)
     data.transform = transform or usual
     if isinstance(data, Boxes):
-        data.crowds, data.masks = split != "train", config.outlined
+        data.crowds = split != "train"
+        if config.outlined:
+            data.learn_masks()
     return data
 
 
@@ -300,7 +304,7 @@ def create_loader(
         shuffle=shuffle and not streamed,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        collate_fn=Collate(config.batches, leave_out=leave_out_damaged),
+        collate_fn=Collate(lists=config.shown == "boxes", leave_out=leave_out_damaged),
     )
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.ops import box_convert
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.tv_tensors import Mask
 
 from ..errors import DataError
 from ..preprocessing import Convert, Preprocessing
+from .sets import NO_CLASS
 
 AUGMENTED = ("crop", "flip", "none")
 
@@ -21,14 +21,13 @@ class Together:
     """An image and a target as an input `[channels, height, width]` and its target, plain tensors both.
 
     Arguments:
-        preprocessing: how large, and how normalised.
-        form: of the batch: targets of `"dicts"` are those of transformers, `class_labels` and `boxes` as centre, width
-            and height in parts of the image.
+        preprocessing: how large, and how normalised; all of an image stays in it.
+        ignored: what a mask holds where there is no image.
         augment: transforms of torchvision (v2) before that.
 
     Example:
         >>> from torchvision.tv_tensors import BoundingBoxes
-        >>> prepare = Together(Preprocessing(32, 3, mean=(0.0,) * 3, std=(1.0,) * 3, fit="stretch"))
+        >>> prepare = Together(Preprocessing(32, 3, mean=(0.0,) * 3, std=(1.0,) * 3, resize="stretch"))
         >>> boxes = BoundingBoxes([[0.0, 0.0, 30.0, 20.0]], format="XYXY", canvas_size=(40, 60))
         >>> x, y = prepare(Image.new("L", (60, 40)), {"boxes": boxes, "labels": torch.tensor([1])})
         >>> x.shape, y["boxes"]
@@ -36,30 +35,42 @@ class Together:
     """
 
     def __init__(
-        self, preprocessing: Preprocessing, form: str = "tensors", augment: Sequence[v2.Transform] = ()
+        self, preprocessing: Preprocessing, ignored: int = NO_CLASS, augment: Sequence[v2.Transform] = ()
     ) -> None:
-        self.preprocessing, self.form, self.augment = preprocessing, form, tuple(augment)
-        self.convert = Convert(preprocessing.channels)
+        self.preprocessing, self.augment = preprocessing, tuple(augment)
+        self.convert, self.fill = Convert(preprocessing.channels), {Mask: ignored, Image.Image: preprocessing.colour}
         self.mean, self.std = (torch.tensor(each)[:, None, None] for each in (preprocessing.mean, preprocessing.std))
 
     def __call__(self, image: Image.Image, target: Any) -> tuple[Tensor, Any]:
         image = self.convert(image)
         for step in self.augment:
             image, target = step(image, target)
-        size = self.preprocessing.place(*image.size).resized[::-1]
-        resize = v2.Resize(size, InterpolationMode(self.preprocessing.interpolation))
-        image, target = resize(image, target)
+        place = self.preprocessing.place(*image.size)
+        (width, height), (right, below) = place.resized, (place.frame[n] - place.resized[n] for n in range(2))
+        interpolation = InterpolationMode(self.preprocessing.interpolation)
+        image, target = _Resize([height, width], interpolation)(image, target)
+        if right or below:
+            image, target = v2.Pad([0, 0, right, below], self.fill)(image, target)
         pixels = v2.functional.pil_to_tensor(image).float().div_(255).sub_(self.mean).div_(self.std)
-        return pixels, self._plain(target, *size)
+        return pixels, _plain(target)
 
-    def _plain(self, target: Any, height: int, width: int) -> Any:
-        if isinstance(target, Mask):
-            return target.as_subclass(Tensor).long()
-        plain = {name: each.as_subclass(Tensor) if isinstance(each, Tensor) else each for name, each in target.items()}
-        if self.form != "dicts":
-            return plain
-        boxes = box_convert(plain.pop("boxes"), "xyxy", "cxcywh") / torch.tensor([width, height, width, height])
-        return {"class_labels": plain.pop("labels"), "boxes": boxes, **plain}
+
+class _Resize(v2.Resize):
+    """Masks by the pixel in the middle, as images are; v2's own takes the upper left one, up to half a pixel away."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if not isinstance(inpt, Mask):
+            return super().transform(inpt, params)
+        layers = inpt.reshape(-1, *inpt.shape[-2:])
+        resized = v2.functional.resize_image(layers, self.size, InterpolationMode.NEAREST_EXACT)
+        return Mask(resized.reshape(*inpt.shape[:-2], *self.size))
+
+
+def _plain(target: Any) -> Any:
+    """Tensors that are no more than that."""
+    if isinstance(target, Mask):
+        return target.as_subclass(Tensor).long()
+    return {name: each.as_subclass(Tensor) if isinstance(each, Tensor) else each for name, each in target.items()}
 
 
 def augmentation(kind: str, target: str, smallest: float) -> list[v2.Transform]:

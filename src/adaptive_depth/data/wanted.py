@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.config import resolve_data_config, resolve_model_data_config
 from torch import nn
 from torchvision.models import get_model_builder
@@ -17,21 +18,22 @@ from ..errors import DataError
 from ..hugging_face import image_processor_of, is_of_transformers
 from .sets import BACKGROUND
 
-_USUAL = 512  # pixels of an image with a mask, where nobody says
+_USUAL = 512  # pixels of an image with boxes or a mask, where nobody says
 _ZEROS, _ONES = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # a mean and a std that leave pixels as they are
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """How a model wants to see images; the fields are those of `DataConfig`."""
+    """How a model wants to see images: fields of `Preprocessing`, and the only size that it takes, height and width."""
 
     image_size: int | tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str = "bilinear"
     crop_pct: float = 1.0
-    fit: str = "stretch"
-    batches: str = "tensors"
+    resize: str = "stretch"
+    fill: tuple[float, ...] = ()
+    only: tuple[int, int] | None = None
 
 
 def plain_model(model: nn.Module) -> nn.Module:
@@ -61,7 +63,7 @@ def wanted(model: nn.Module, shown: str) -> Wanted:
     usual = _of_timm(model)
     if shown == "class":
         return usual
-    known = _of_a_processor(model, "tensors")
+    known = _of_a_processor(model)
     if known is not None:
         return known
     size = usual.image_size if getattr(model, "pretrained_cfg", None) else _USUAL
@@ -78,22 +80,6 @@ def with_background(model: nn.Module, classes: tuple[str, ...]) -> tuple[str, ..
     return (BACKGROUND, *classes) if keeps_background(model) else classes
 
 
-def resizing_to(size: int | tuple[int, int]) -> dict[str, int]:
-    """The arguments of a detector of torchvision that resizes by itself, with which nothing is left to resize.
-
-    Example:
-        >>> resizing_to(320), resizing_to((240, 320))
-        ({'min_size': 320, 'max_size': 533}, {'min_size': 240, 'max_size': 320})
-    """
-    sides = size if isinstance(size, tuple) else (size, longest(size))
-    return {"min_size": min(sides), "max_size": max(sides)}
-
-
-def longest(shorter: int) -> int:
-    """Of images in their own proportions, the most pixels of the longer side, as COCO's 800 and 1333."""
-    return round(shorter * 1333 / 800)
-
-
 def arguments_for(
     name: str, classes: tuple[str, ...], size: int | tuple[int, int] | None, given: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -108,8 +94,8 @@ def arguments_for(
     Example:
         >>> arguments_for("resnet18", ("cat", "dog"), 64, {})
         {'num_classes': 2}
-        >>> arguments_for("torchvision/fasterrcnn_resnet50_fpn", ("cat", "dog"), 320, {"max_size": 640})
-        {'num_classes': 3, 'min_size': 320, 'max_size': 640}
+        >>> arguments_for("torchvision/fasterrcnn_resnet50_fpn", ("cat", "dog"), (240, 320), {"box_nms_thresh": 0.6})
+        {'num_classes': 3, 'min_size': 240, 'max_size': 320, 'box_nms_thresh': 0.6}
     """
     library, _, short = name.rpartition("/")
     if library == "transformers":
@@ -124,8 +110,9 @@ def arguments_for(
     if not kind:
         return {"num_classes": len(classes), **given}
     arguments = {"num_classes": len(classes) + (kind in _WITH_BACKGROUND)}
-    if size is not None and kind not in _OF_ONE_SIZE:
-        arguments |= resizing_to(size)
+    if size is not None and kind not in _OF_ONE_SIZE:  # with which nothing is left to resize
+        sides = size if isinstance(size, tuple) else (size, size)
+        arguments |= {"min_size": min(sides), "max_size": max(sides)}
     return {**arguments, **given}
 
 
@@ -152,17 +139,14 @@ def draws_masks(model: nn.Module) -> bool:
 def _of_timm(model: nn.Module) -> Wanted:
     named = bool(getattr(model, "pretrained_cfg", None))
     told: dict[str, Any] = resolve_model_data_config(model) if named else resolve_data_config({"in_chans": 3})
-    return Wanted(
-        told["input_size"][-1], told["mean"], told["std"], told["interpolation"], told["crop_pct"], fit="crop"
-    )
+    return Wanted(told["input_size"][-1], told["mean"], told["std"], told["interpolation"], told["crop_pct"], "crop")
 
 
 def _of_a_detector(model: nn.Module) -> Wanted:
     if isinstance(model, GeneralizedRCNN | SSD | RetinaNet | FCOS):
         return _of_torchvision(model)
     if is_of_transformers(model) and type(model).__name__.endswith("ForObjectDetection"):
-        known = _of_a_processor(model, "dicts")
-        return known or Wanted(640, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), batches="dicts")
+        return _of_a_processor(model) or Wanted(_USUAL, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     raise DataError(
         f"the data has boxes, and a {type(model).__name__} is no detector of which it is known how it takes them: "
         "expected one of torchvision, such as torchvision/fcos_resnet50_fpn, or a class of transformers that ends with "
@@ -171,7 +155,7 @@ def _of_a_detector(model: nn.Module) -> Wanted:
 
 
 def _of_torchvision(model: nn.Module) -> Wanted:
-    """It resizes and normalises by itself: images come in its size, so that nothing is left for it to resize."""
+    """It normalises by itself; images come in its size, so that nothing is left for it to resize."""
     if getattr(getattr(model, "roi_heads", None), "has_keypoint", bool)():
         raise DataError(
             f"a {type(model).__name__} learns keypoints, which no data has that the command line reads: train it in "
@@ -180,12 +164,12 @@ def _of_torchvision(model: nn.Module) -> Wanted:
     resizes: Any = model.transform
     if resizes.fixed_size is not None:
         width, height = resizes.fixed_size
-        return Wanted((height, width), _ZEROS, _ONES, batches="lists")
-    shorter, longer = resizes.min_size[-1], resizes.max_size
-    return Wanted((shorter, max(shorter, longer)), _ZEROS, _ONES, fit="inside", batches="lists")
+        return Wanted((height, width), _ZEROS, _ONES, only=(height, width))
+    # Its own padding is of zeros, after it has normalised.
+    return Wanted(resizes.min_size[-1], _ZEROS, _ONES, resize="letterbox", fill=tuple(resizes.image_mean))
 
 
-def _of_a_processor(model: Any, batches: str) -> Wanted | None:
+def _of_a_processor(model: Any) -> Wanted | None:
     """What a model of transformers' image processor does by default, but to one size, whatever the proportions."""
     told = image_processor_of(model) if is_of_transformers(model) else None
     if told is None:
@@ -197,4 +181,4 @@ def _of_a_processor(model: Any, batches: str) -> Wanted | None:
         sides = size.get("height") or size.get("shortest_edge") or _USUAL
     normalised = told.do_normalize is not False and told.image_mean is not None
     mean, std = (told.image_mean or (), told.image_std or ()) if normalised else (_ZEROS, _ONES)
-    return Wanted(sides, tuple(mean), tuple(std), told.resample.name.lower(), batches=batches)
+    return Wanted(sides, tuple(mean), tuple(std), told.resample.name.lower())

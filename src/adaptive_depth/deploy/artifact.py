@@ -94,7 +94,7 @@ class Artifact(Plain):
                 del plain[name]
         of_text = table is not None and any(name in row for row in table["rows"] for name in OF_TEXT)
         judged = of_text or "quality" in plain or "float_accuracy" in plain or "quality" in (table or {})
-        fitted = self.preprocessing is not None and self.preprocessing.fit != "crop"
+        fitted = self.preprocessing is not None and self.preprocessing.resize != "crop"
         named = self.outputs or self.meanings
         version = 4 if self.detections is not None or fitted else 3 if named else 2 if judged else 1
         return {"format": FORMAT, "version": version, **plain}

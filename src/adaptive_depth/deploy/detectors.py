@@ -86,8 +86,8 @@ def usual_preprocessing(model: nn.Module, size: int) -> Preprocessing | None:
         return None
     plain: Any = {"channels": 3, "mean": (0.0,) * 3, "std": (1.0,) * 3, "interpolation": "bilinear"}
     if transform.fixed_size is not None:
-        return Preprocessing(size, **plain, fit="stretch")
-    return Preprocessing(size, **plain, fit="letterbox", fill=tuple(transform.image_mean))
+        return Preprocessing(size, **plain, resize="stretch")
+    return Preprocessing(size, **plain, resize="letterbox", fill=tuple(transform.image_mean))
 
 
 def class_names(model: Any) -> tuple[str, ...]:

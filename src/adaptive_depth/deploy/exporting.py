@@ -229,7 +229,8 @@ def describe(
     if data is None:
         prepared, labels = usual_preprocessing(network.model, example.shape[-1]), class_names(network.model)
     else:
-        prepared, labels = Preprocessing.of(data), tuple(data.classes)
+        prepared = Preprocessing.of(data)
+        labels = prepared.classes
     asked = network.skips if skips is None else [skips] if isinstance(skips, str) else list(skips)
     depths = {parse_skip(skip, len(network.stages)) for skip in asked}
     if not depths:

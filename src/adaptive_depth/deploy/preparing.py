@@ -28,14 +28,14 @@ def read_image(path: str | Path) -> Image.Image:
 def prepare(
     image: Image.Image, preprocessing: Preprocessing, shape: tuple[int, int] | None = None
 ) -> NDArray[np.float32]:
-    """An image as the input of a network: resized as `preprocessing.fit` says, and normalised.
+    """An image as the input of a network: resized as `preprocessing.resize` says, and normalised.
 
     By default (`"crop"`) its shorter side is resized to `image_size / crop_pct` pixels, and the central square cut out.
 
     Arguments:
         image: of any size and mode; converted to grey or colour.
         preprocessing: that of the network.
-        shape: height and width of the input; by default a square of `image_size`.
+        shape: height and width of the input; by default those of `preprocessing`.
 
     Returns:
         `[channels, height, width]`; a batch of one is `prepare(...)[None]`.

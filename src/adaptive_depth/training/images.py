@@ -295,7 +295,7 @@ class _Finish:
 def _preparing(config: DataConfig, recipe: Recipe) -> tuple[Callable[..., Any], _Finished]:
     """What is done with each image, and what with a batch of them."""
     if config.shown != "class":
-        return _with_what_is_marked(config, recipe), Collate(config.batches)
+        return _with_what_is_marked(config, recipe), Collate(lists=config.shown == "boxes")
     steps, last = _augmenting(config, recipe), [_Numbers(config)]
     if recipe.random_erasing:  # rectangles of normalised images, another one in each
         steps, last = [*steps, *last, transforms.RandomErasing(recipe.random_erasing)], []
@@ -310,17 +310,12 @@ def _with_what_is_marked(config: DataConfig, recipe: Recipe) -> Together:
                 f"{name}={getattr(recipe, name)} changes images and not what is marked on them: leave it out, the data "
                 f"{config.name!r} has {config.shown}"
             )
-    if config.batches == "lists" and recipe.eval_size not in (None, recipe.image_size):
-        raise DataError(
-            f"image_size={recipe.image_size} and eval_size={recipe.eval_size}: the model resizes images by itself, to "
-            "one size for both; leave one of them out"
-        )
     usual = "flip" if config.shown == "boxes" else "crop"
     augment = augmentation(recipe.augment or usual, config.shown, recipe.crop_scale)
     prepared = config.preprocessing
-    if recipe.image_size is not None and prepared.fit == "stretch":
+    if recipe.image_size is not None:
         prepared = replace(prepared, image_size=recipe.image_size)
-    return Together(prepared, config.batches, augment)
+    return Together(prepared, config.ignored, augment)
 
 
 def training_transform(config: DataConfig, recipe: Recipe) -> Callable[[Any], Tensor]:

@@ -1,6 +1,7 @@
 """Images with boxes on them, whatever the form of their annotations: what is read, checked, and not used."""
 
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from torchvision.tv_tensors import BoundingBoxes, Mask
 
-from ...errors import DataError
+from ...errors import DataError, one_line
 from .indexed import SPLITS, agree, decode, unreadable
 
 BACKGROUND = "__background__"  # torchvision's name for the class of what is none
@@ -121,6 +122,25 @@ class Boxes(Dataset[tuple[Any, dict[str, Any]]]):
         self.transform: Any = None
         self.crowds, self.masks = True, False
 
+    def learn_masks(self) -> None:
+        """From now on items have a mask for each box.
+
+        Raises:
+            DataError: a box that has no outline; pycocotools is not installed.
+        """
+        missing = [each for each in self.pictures if any(outline is None for outline in each.outlines)]
+        if missing:
+            raise DataError(
+                f"{self.what} has boxes without outlines on {len(missing)} of {len(self)} images, such as "
+                f"{missing[0].path}, and the model learns a mask for each: expected 'segmentation' of each "
+                "annotation, as COCO has it"
+            )
+        try:
+            import pycocotools  # noqa: F401
+        except ImportError as error:
+            raise DataError("outlines need a package that is not installed: pip install pycocotools") from error
+        self.masks = True
+
     def __len__(self) -> int:
         return len(self.pictures)
 
@@ -153,7 +173,7 @@ class Boxes(Dataset[tuple[Any, dict[str, Any]]]):
         }
         if self.masks:
             wanted = [outline for outline, one in zip(picture.outlines, chosen, strict=True) if one]
-            target["masks"] = Mask(torch.from_numpy(_drawn(wanted, width, height)))
+            target["masks"] = Mask(torch.from_numpy(_drawn(wanted, width, height, picture.path)))
         return target
 
 
@@ -255,16 +275,27 @@ def _inside(box: tuple[float, ...], width: float, height: float) -> tuple[tuple[
     return (max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)), ""
 
 
-def _drawn(outlines: Sequence[Any], width: int, height: int) -> NDArray[np.uint8]:
+def _drawn(outlines: Sequence[Any], width: int, height: int, path: Path) -> NDArray[np.uint8]:
     """Masks `[boxes, height, width]` of COCO's outlines."""
     from pycocotools import mask
 
     drawn = np.zeros((len(outlines), height, width), np.uint8)
-    for number, outline in enumerate(outlines):
-        lengths: Any = outline
-        if isinstance(outline, list):
-            lengths = mask.merge(mask.frPyObjects(outline, height, width))
-        elif isinstance(outline["counts"], list):
-            lengths = mask.frPyObjects(outline, height, width)
-        drawn[number] = mask.decode(lengths)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
+        for number, outline in enumerate(outlines):
+            try:
+                drawn[number] = mask.decode(_run_lengths(mask, outline, width, height))
+            except Exception as error:  # whatever it stumbles over
+                raise DataError(
+                    f"image {path}: the outline of its box number {number} is damaged ({one_line(error)}): mend it, or "
+                    "take the box out"
+                ) from error
     return drawn
+
+
+def _run_lengths(mask: Any, outline: Any, width: int, height: int) -> Any:
+    if isinstance(outline, list):
+        return mask.merge(mask.frPyObjects(outline, height, width))
+    if outline["size"] != [height, width]:
+        raise ValueError(f"it is of size {outline['size']}, the image of {[height, width]}")
+    return mask.frPyObjects(outline, height, width) if isinstance(outline["counts"], list) else outline

@@ -60,24 +60,20 @@ def readable(items: list[Any]) -> list[Any]:
 
 
 class Collate:
-    """A batch of items, in the form that a model takes.
+    """A batch of items: images and labels, or masks, stacked; or lists.
 
     Arguments:
-        form: `"tensors"`: stacked; `"lists"`: a tuple of images and one of targets, which may differ in size, as
-            detectors of torchvision take them; `"dicts"`: `pixel_values` and `labels`, as those of transformers do.
+        lists: a tuple of images and one of targets, as detectors take them, whose boxes differ in number.
         leave_out: items that could not be read, which come from a `Readable` set.
     """
 
-    def __init__(self, form: str = "tensors", *, leave_out: bool = False) -> None:
-        self.form, self.leave_out = form, leave_out
+    def __init__(self, *, lists: bool = False, leave_out: bool = False) -> None:
+        self.lists, self.leave_out = lists, leave_out
 
     def __call__(self, items: list[Any]) -> Any:
         whole = readable(items) if self.leave_out else items
-        if self.form == "lists":
+        if self.lists:
             return tuple(zip(*whole, strict=True)) or ((), ())
-        if self.form == "dicts":
-            images = torch.stack([image for image, _ in whole]) if whole else torch.empty(0)
-            return {"pixel_values": images, "labels": [target for _, target in whole]}
         return default_collate(whole) if whole else (torch.empty(0), torch.empty(0, dtype=torch.int64))
 
 
