@@ -72,7 +72,8 @@ def detections_of(network: AdaptiveNetwork, output: Any) -> Detections | None:
         return None
     queries = outputs_in(output)["logits"].shape[1]
     detections = _OF_TRANSFORMERS[name]
-    return replace(detections, most=min(detections.most, queries))
+    chosen = detections.chosen or bool(getattr(model.config, "two_stage", False))  # type: ignore[union-attr]
+    return replace(detections, most=min(detections.most, queries), chosen=chosen)
 
 
 def usual_preprocessing(model: nn.Module, size: int) -> Preprocessing | None:
@@ -88,6 +89,14 @@ def usual_preprocessing(model: nn.Module, size: int) -> Preprocessing | None:
     if transform.fixed_size is not None:
         return Preprocessing(size, **plain, resize="stretch")
     return Preprocessing(size, **plain, resize="letterbox", fill=tuple(transform.image_mean))
+
+
+def usual_size(model: nn.Module) -> int | None:
+    """Height and width that a detector of torchvision gives to a square image; None of other models."""
+    transform = getattr(model, "transform", None)
+    if not isinstance(transform, GeneralizedRCNNTransform):
+        return None
+    return max(transform.fixed_size) if transform.fixed_size is not None else transform.min_size[-1]
 
 
 def class_names(model: Any) -> tuple[str, ...]:
@@ -240,7 +249,7 @@ _KINDS: dict[Any, _Kind] = {
 _SET = Detections("pred_boxes", "logits", box_format="centres", activation="softmax", one_class=True, threshold=0.5,
                   overlap=None, most=1 << 20)  # fmt: skip
 _HUNDRED = replace(_SET, activation="sigmoid", one_class=False, most=100)
-_QUERIES = replace(_HUNDRED, most=1 << 20)
+_CHOSEN = replace(_HUNDRED, most=1 << 20, chosen=True)
 
 # What the image processors of transformers make of the outputs.
 _OF_TRANSFORMERS = {
@@ -248,5 +257,5 @@ _OF_TRANSFORMERS = {
     **dict.fromkeys(
         ("ConditionalDetrForObjectDetection", "DeformableDetrForObjectDetection", "DabDetrForObjectDetection"), _HUNDRED
     ),
-    **dict.fromkeys(("RTDetrForObjectDetection", "RTDetrV2ForObjectDetection", "DFineForObjectDetection"), _QUERIES),
+    **dict.fromkeys(("RTDetrForObjectDetection", "RTDetrV2ForObjectDetection", "DFineForObjectDetection"), _CHOSEN),
 }

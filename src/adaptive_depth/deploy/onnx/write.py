@@ -16,7 +16,7 @@ from ..artifact import Artifact
 from ..switching import Switching
 from ..tracing import cannot_convert, exported, with_free_sides
 from .branches import add_branches, move_constants
-from .run import CHECKED, DESCRIPTION, IMAGE, SKIP, ending
+from .run import CHECKED, CHECKSUM, DESCRIPTION, IMAGE, SKIP, ending
 
 LARGEST = 2**31 - 1  # bytes of a file in protocol buffers
 
@@ -63,10 +63,16 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
     move_constants(graph)
     converted.model.metadata_props[CHECKED] = "crc32"
     converted.model.metadata_props[DESCRIPTION] = json.dumps(artifact.to_json())
-    _write(converted.model, path)
+    save(converted.model, path)
 
 
-def _write(model: onnx_ir.Model, path: Path) -> None:
+def save(model: onnx_ir.Model, path: Path) -> None:
+    """Write a model with a checksum at its end; one that it has from before is left out.
+
+    Raises:
+        ExportError: a model above 2 GB.
+    """
+    model.metadata_props.pop(CHECKSUM, None)
     proto = onnx_ir.to_proto(model)
     size = proto.ByteSize() + len(ending("0" * 8))
     if size > LARGEST:
