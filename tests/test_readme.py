@@ -17,6 +17,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 CHOOSING = README.parent / "docs" / "choosing.md"
+DETECTION = README.parent / "docs" / "detection.md"
 EXPORTING = README.parent / "docs" / "exporting.md"
 GOVERNING = README.parent / "docs" / "governing.md"
 SCHEDULES = README.parent / "docs" / "schedules.md"
@@ -30,7 +31,8 @@ def blocks(language: str, page: Path = README) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("page", "least"), [(README, 4), (CHOOSING, 2), (EXPORTING, 3), (GOVERNING, 3), (SCHEDULES, 1), (TASKS, 2)]
+    ("page", "least"),
+    [(README, 4), (CHOOSING, 2), (DETECTION, 2), (EXPORTING, 3), (GOVERNING, 3), (SCHEDULES, 1), (TASKS, 2)],
 )
 def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: Path, least: int) -> None:
     monkeypatch.chdir(tmp_path)
@@ -62,7 +64,7 @@ def test_the_page_on_language_models_runs_in_python_and_on_the_command_line(
     assert "The quick brown fox" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", [README, LANGUAGE])
+@pytest.mark.parametrize("page", [README, DETECTION, LANGUAGE])
 def test_commands_and_options_exist(page: Path) -> None:
     commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
     lines = [line for block in blocks("sh", page) for line in block.splitlines() if line.startswith("adaptive-depth")]
