@@ -358,11 +358,17 @@ def test_mistakes_in_a_conversation_do_not_end_it(talk):
     assert [each["text"] for each in said] == [said[0]["text"]] * 2
     assert "Error: skip 'X' has the letters 'X'" in err
     assert "/nonsense is no command: /depth TTF changes the depth, /new starts anew, /quit ends" in err
-    assert "Error: a prompt of 205 tokens leaves no room in the model's context of 96" in err
+    assert "leaves no room in the model's context of 96: expected a shorter message\n" in err
     assert "[a new conversation]" in err
     said, err = talk("/depth T", "hello", options=["--draft=T"])
     assert "Error: the draft T is no shallower than T" in err
     assert said[0]["skip"] == "F"
+
+
+def test_a_full_conversation_names_the_way_to_a_new_one(talk):
+    said, err = talk("y" * 60, "y" * 60, "/new", "hello")
+    assert [each["prompt"] for each in said] == ["y" * 60, "hello"]
+    assert re.search(r"^Error: a prompt of \d+ tokens leaves no room .* context of 96: .* with /new, or", err, re.M)
 
 
 def test_without_a_template_there_is_a_way_round(call, run):

@@ -543,6 +543,31 @@ def test_lora_adapters_before_and_after() -> None:
         assert torch.equal(written(subnet, prompt), written(subnet, prompt, use_cache=False))
 
 
+@torch.no_grad()
+def test_a_network_with_adapters_is_saved_once_they_are_merged(tmp_path: Path) -> None:
+    peft, folder = pytest.importorskip("peft"), tmp_path / "network"
+    injected, merged = (ad.adapt(build(FAMILIES["Llama"])).eval() for _ in range(2))
+    peft.inject_adapter_in_model(lora(), injected.model)
+    wrapper = peft.get_peft_model(merged.model, lora())
+    for network in (injected, merged):
+        network.forget_views()
+        for save in (lambda net: ad.save(net, folder), lambda net: net.save_pretrained(folder)):
+            with pytest.raises(ad.CheckpointError, match=r"q_proj holds adapters of peft, .* merge them first"):
+                save(network)
+        for alone in (network.subnet("TF"), network.extract("TF")):  # which transformers would read as random weights
+            with pytest.raises(ad.StagesError, match=r"its class builds no such weights .*q_proj.base_"):
+                alone.save_pretrained(folder)
+    assert not folder.exists()
+    expected = merged.subnet("TF")(tokens()).logits
+    wrapper.merge_and_unload()
+    merged.forget_views()
+    again = ad.load(ad.save(merged, folder))
+    torch.testing.assert_close(again.subnet("TF")(tokens()).logits, expected)
+    merged.extract("TF").save_pretrained(tmp_path / "alone")
+    alone = type(merged.model).from_pretrained(tmp_path / "alone").eval()
+    torch.testing.assert_close(alone(tokens()).logits, expected)
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_checkpoints_of_gradients(when: str) -> None:
     network, plain, x = small(), small().train(), tokens()

@@ -1,5 +1,6 @@
 """Limits on text: the depth that both allow, prompts of any length, and a trace on which no fixed depth keeps them."""
 
+import math
 import random
 import runpy
 from itertools import pairwise
@@ -191,6 +192,16 @@ def test_a_depth_that_it_never_chooses_cannot_be_observed():
             SkipError, match=f"skip '{skip}' is none of the governor's depths: expected one of TT, FT, FF"
         ):
             one.observe(skip, token_ms=9.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.0, "9", True])
+def test_a_time_that_is_none_is_refused_and_not_counted(value):
+    one = governor(first_token_ms=300, token_ms=30)
+    for bad in ("first_token_ms", "token_ms"):
+        with pytest.raises(MeasurementError, match=f"^{bad}={value!r} of a text at FF: expected"):
+            one.observe("FF", **{"first_token_ms": 600.0, "token_ms": 60.0, bad: value})
+    for each in (one.first_token, one.token):
+        assert (each.slowdown, each.ignored, each.log) == (1.0, 0, ())
 
 
 def test_some_depths_alone():

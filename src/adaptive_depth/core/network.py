@@ -371,11 +371,11 @@ class AdaptiveNetwork(OnTheHub):
             if self._whole is None:
                 self._whole = Whole.of(self.model, self.stages)
             assert self._links is not None
-            whole = self._whole.view(self._changes(view.skip), left_out, self._links)
+            whole, reason = self._whole.view(self._changes(view.skip), left_out, self._links)
         whole.left, whole.skip = self.left, view.skip
         whole.follow_modes()
         check_same(self.model, view.module, whole.module)
-        if reason := self._whole.why_not_saved(whole, left_out):
+        if reason is not None:
             whole.keep("save_pretrained", partial(_not_saved, type(self.model).__name__, reason))
         return whole
 

@@ -25,7 +25,7 @@ def save(network: AdaptiveNetwork | nn.Module, folder: str | os.PathLike[str]) -
 
     Raises:
         CheckpointError: the folder is a file, cannot be written, or is being written by another process; a network
-            that holds more than tensors and plain values.
+            that holds more than tensors and plain values, or adapters of peft, which are to be merged first.
 
     Example:
         >>> import tempfile, timm, adaptive_depth as ad

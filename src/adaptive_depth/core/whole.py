@@ -73,7 +73,9 @@ class Whole:
         full = _built(model, model.config)
         return cls(model, lists, {path: _field_of(model, path, number) for path, number in lists.items()}, full)
 
-    def view(self, changes: Mapping[str, nn.Module], left_out: Sequence[str], links: Links) -> View:
+    def view(
+        self, changes: Mapping[str, nn.Module], left_out: Sequence[str], links: Links
+    ) -> tuple[View, str | None]:
         """A view without the layers that are left out.
 
         Arguments:
@@ -81,11 +83,15 @@ class Whole:
             left_out: the paths of the skipped layers.
             links: of the model.
 
+        Returns:
+            The view, and why it would not be read back as it is from a folder; None where it would.
+
         Raises:
             DepthError: the shorter model would differ in more than its numbers, with what.
         """
         kept = self._kept(left_out)
-        own, configs = self._renumbered(kept)
+        numbers, configs = self._renumbered(kept)
+        own = {path: dict(values) for path, values in numbers.items()}
         skipped = tuple(f"{path}." for path in left_out)
         for path, module in self.model.named_modules():
             mine = {name: configs[id(value)] for name, value in vars(module).items() if id(value) in configs}
@@ -96,12 +102,12 @@ class Whole:
         for config in self._configs():  # what is changed in one later (which attention runs), is so at every depth
             if (shorter := configs.get(id(config))) is not None:
                 view.add_object(shorter, config, _otherwise(config, shorter))
-        for path, numbers in kept.items():
+        for path, places in kept.items():
             layers = view.copies[id(self.model.get_submodule(path))]
-            left = {str(place): layers._modules[str(was)] for place, was in enumerate(numbers)}
+            left = {str(place): layers._modules[str(was)] for place, was in enumerate(places)}
             layers._modules.clear()  # the very dictionary, which the view knows
             layers._modules.update(left)
-        return view
+        return view, self._why_not_saved(view.module, kept, numbers)
 
     def _configs(self) -> list[Any]:
         """The configs of the model and of its modules, each once."""
@@ -124,21 +130,26 @@ class Whole:
                 reasons.append(error)
         raise DepthError(str(reasons[0])) from reasons[0]
 
-    def why_not_saved(self, view: View, left_out: Sequence[str]) -> str | None:
-        """Why a shorter model would not be read back as it is, for its config means something else when it is read."""
-        kept = self._kept(left_out)
-        config: Any = view.module.config
+    def _why_not_saved(
+        self, short: Any, kept: Mapping[str, Sequence[int]], numbers: Mapping[str, Mapping[str, Any]]
+    ) -> str | None:
+        """Why a shorter model would not be read back as it is: its config means something else when it is read, or its
+        modules are no longer those that its class builds (adapters)."""
+        config = short.config
         try:
             with TemporaryDirectory() as folder:
                 config.to_json_file(file := f"{folder}/config.json")
                 again = _built(self.model, type(config).from_json_file(file))
-            if self._own(kept, again) == self._own(kept, _built(self.model, config)):
-                return None
+            if self._own(kept, again) != numbers:
+                return "its config is read back as another"
         except StagesError as error:
             return str(error)
         except Exception as error:  # noqa: BLE001 - configs check themselves, each in its own way
             return f"its config is not read back ({type(error).__name__}: {one_line(error)})"
-        return "its config is read back as another"
+        built, held = (_state_shapes(each) for each in (again, short))
+        if other := [name for name in held if held[name] != built.get(name)] or [*(built.keys() - held.keys())]:
+            return f"its class builds no such weights ({', '.join(other[:2])}{', ...' * (len(other) > 2)})"
+        return None
 
     def _kept(self, left_out: Sequence[str]) -> dict[str, list[int]]:
         return {
@@ -375,6 +386,11 @@ def _holds(full: Any, short: nn.Module) -> bool:
     return all(found.get(name) == shape for name, shape in wanted.items()) and all(
         name in wanted or name in computed for name in found
     )
+
+
+def _state_shapes(module: nn.Module) -> dict[str, Any]:
+    state = module.state_dict()
+    return {name: tuple(each.shape) for name, each in state.items() if isinstance(each, torch.Tensor)}
 
 
 def _shapes(module: Any) -> dict[str, Any]:

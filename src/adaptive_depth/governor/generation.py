@@ -8,7 +8,7 @@ from typing import Any
 
 from ..choose.tradeoffs import Row, TradeOffs
 from ..errors import BudgetError, MeasurementError, SkipError
-from .governor import Governor, only
+from .governor import Governor, is_positive, only
 
 
 class TextGovernor:
@@ -125,11 +125,18 @@ class TextGovernor:
         Raises:
             SkipError: a depth that this governor never chooses.
             BudgetError: a prompt without a token.
+            MeasurementError: a time that is no finite number above 0; nothing is counted then.
         """
         if skip not in self._places:
             raise SkipError(
                 f"skip {skip!r} is none of the governor's depths: expected one of {', '.join(self._places)}"
             )
+        for name, value in (("first_token_ms", first_token_ms), ("token_ms", token_ms)):
+            if value is not None and not is_positive(value):
+                raise MeasurementError(
+                    f"{name}={value!r} of a text at {skip}: expected milliseconds, a finite number above 0; leave it "
+                    "out where there is none (of a text that ended with its first token)"
+                )
         if self.first_token is not None and first_token_ms is not None:
             work = self._work(self._ladder[self._places[skip]], prompt_tokens)
             self.first_token.observe(skip, first_token_ms, waited_ms, work=work)

@@ -76,9 +76,9 @@ class Governor:
                 "or the trade_offs of an artifact that was exported with them"
             )
         self.target_ms = _target(table, target_ms, images_per_s, limit)
-        if not (_is_positive(met) and met < 1):
+        if not (is_positive(met) and met < 1):
             raise BudgetError(f"met={met!r}: expected a share of inputs between 0 and 1, such as 0.95")
-        if not _is_positive(hold_s):
+        if not is_positive(hold_s):
             raise BudgetError(f"hold_s={hold_s!r}: expected seconds, a finite number above 0")
         self._table = table if skips is None else only(table, set(skips))
         self._rows = {row.skip: row for row in self._table.rows}
@@ -309,7 +309,7 @@ def _target(table: TradeOffs, target_ms: object, images_per_s: object, limit: ob
     if target_ms is not None and images_per_s is not None:
         raise BudgetError(f"target_ms={target_ms!r} and images_per_s={images_per_s!r}: expected one of the two")
     for name, value in (("target_ms", target_ms), ("images_per_s", images_per_s)):
-        if value is not None and not _is_positive(value):
+        if value is not None and not is_positive(value):
             raise BudgetError(f"{name}={value!r}: expected a finite number above 0")
     if target_ms is None and images_per_s is None:
         return math.inf
@@ -317,12 +317,12 @@ def _target(table: TradeOffs, target_ms: object, images_per_s: object, limit: ob
     return float(target_ms or 1000 * table.batch_size / images_per_s)  # type: ignore[arg-type, operator]
 
 
-def _is_positive(value: object) -> bool:
+def is_positive(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < math.inf
 
 
 def _check_work(work: object) -> None:
-    if not _is_positive(work):
+    if not is_positive(work):
         raise BudgetError(f"work={work!r}: expected a finite number above 0, 1 for an input like the table's")
 
 
@@ -335,7 +335,7 @@ def _check_limits(limits: object, table: TradeOffs) -> None:
             raise BudgetError(
                 f"the governor's limit returned {name}={value!r}, the table has {', '.join(table.measured)}: {example}"
             )
-        if not _is_positive(value):
+        if not is_positive(value):
             raise BudgetError(f"the governor's limit returned {name}={value!r}: expected a finite number above 0")
 
 

@@ -122,6 +122,7 @@ def describe(network: Kept, reader: str = "load") -> tuple[dict[str, Any], dict[
             are no plain ones.
     """
     check_shaped(network, "save received", CheckpointError)
+    _check_no_adapters(network)
     names = plain_names(network)
     state, extra = apart({names[name]: value for name, value in network.state_dict().items()})
     check_storable(state)
@@ -151,6 +152,18 @@ def describe(network: Kept, reader: str = "load") -> tuple[dict[str, Any], dict[
     content = parse_json(written, CheckpointError, "the description of the network", f"{reader} could not read it")
     Description.from_json({**content, "weights": "as it will be named"})
     return description, tensors
+
+
+def _check_no_adapters(network: nn.Module) -> None:
+    """Raise where modules are those of peft: no name builds a model that has them."""
+    held = [path for path, part in network.named_modules() if type(part).__module__.startswith("peft.")]
+    if held:
+        raise CheckpointError(
+            f"{held[0].removeprefix('model.')} holds adapters of peft, which a saved network does not keep: merge them "
+            "first, with the wrapper that put them there (wrapper = peft.get_peft_model(network.model, config); "
+            "wrapper.merge_and_unload(), then network.forget_views()), or save the adapters alone, with "
+            "wrapper.save_pretrained(folder)"
+        )
 
 
 def read_folder(
@@ -392,7 +405,8 @@ def _build(
     if source is None:
         raise CheckpointError(
             f"{file.parent} holds a {description.model} that no name of timm, torchvision or transformers builds: give "
-            f"an instance of it, {call} (a model that ad.create_model made is built again by itself)"
+            f"an instance of it, {call} (its class is one's own, or its modules were changed after it was built; a model "
+            "that ad.create_model made is built again by itself)"
         )
     if wrong := {*source.arguments} & WEIGHT_ARGUMENTS:
         raise CheckpointError(

@@ -48,7 +48,8 @@ class Conversation:
         """The answer to a message, and how many tokens were written a second. After an error nothing was said."""
         messages = [*self.messages, {"role": "user", "content": message}]
         ids = self._tokens(messages)
-        self.writer.room(ids)
+        so_far = "all that was said so far is in it; start a new conversation with /new, or write a shorter message"
+        self.writer.room(ids, so_far if self.messages else "expected a shorter message")
         cache = self._cache_for(ids)
         self._cache, self._read = None, []  # whatever happens meanwhile
         found, rate = self.writer.write(ids, streamed=streamed, cache=cache)

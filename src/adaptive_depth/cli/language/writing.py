@@ -74,8 +74,12 @@ class Writer:
     def network(self) -> Any:
         return self.opened.model
 
-    def room(self, ids: list[int]) -> int:
+    def room(self, ids: list[int], mend: str = "expected a shorter prompt") -> int:
         """How many tokens are to be written after these.
+
+        Arguments:
+            ids: the prompt.
+            mend: what makes room.
 
         Raises:
             DataError: none, or fewer than were asked for.
@@ -85,14 +89,11 @@ class Writer:
             raise DataError("the prompt is empty: expected some text to go on from")
         left = wanted if context is None else context - len(ids)
         if left < 1:
-            raise DataError(
-                f"a prompt of {len(ids)} tokens leaves no room in the model's context of {context}: expected a shorter "
-                "prompt"
-            )
+            raise DataError(f"a prompt of {len(ids)} tokens leaves no room in the model's context of {context}: {mend}")
         if self.most is not None and left < wanted:
             raise DataError(
                 f"a prompt of {len(ids)} tokens and {wanted} new ones are more than the model's context of {context}: "
-                "expected a shorter prompt, or fewer --tokens"
+                f"{mend}, or fewer --tokens"
             )
         return min(left, wanted)
 
