@@ -73,9 +73,7 @@ class Whole:
         full = _built(model, model.config)
         return cls(model, lists, {path: _field_of(model, path, number) for path, number in lists.items()}, full)
 
-    def view(
-        self, changes: Mapping[str, nn.Module], left_out: Sequence[str], links: Links
-    ) -> tuple[View, str | None]:
+    def view(self, changes: Mapping[str, nn.Module], left_out: Sequence[str], links: Links) -> tuple[View, str | None]:
         """A view without the layers that are left out.
 
         Arguments:
