@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor, log10
 
 from .errors import TrainingError
@@ -46,6 +46,16 @@ class Quality(Plain):
     def title(self) -> str:
         """What it is called in a heading."""
         return "Accuracy" if self == TOP_1 else self.name
+
+    @property
+    def heading(self) -> str:
+        """What stands above several values of it, with the direction where lower is better; the unit is beside them.
+
+        Example:
+            >>> TOP_1.heading, Quality("RMSE", "m", higher_is_better=False).heading
+            ('Top-1 accuracy', 'RMSE (lower is better)')
+        """
+        return "Top-1 accuracy" if self == TOP_1 else str(replace(self, unit=""))
 
     def digits(self, values: Iterable[float]) -> int:
         """Digits behind the point that tell values apart: 2 of percent; else three of the largest, and 2 at least.

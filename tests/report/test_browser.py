@@ -431,8 +431,8 @@ def test_everything_has_a_name(opened, page_file):
         assert page.get_by_role("group", name="Limit").get_by_role("radio").count() == 5
         assert page.get_by_role("spinbutton", name="Latency: at most", exact=True).count() == 1
         assert page.get_by_role("slider", name="Latency, at most", exact=True).count() == 1
-        assert page.get_by_role("table", name="Accuracy and cost of 8 sub-networks").count() == 1
-        assert page.get_by_role("region", name="Accuracy and cost of 8 sub-networks").count() == 1
+        assert page.get_by_role("table", name="Top-1 accuracy and cost of 8 sub-networks").count() == 1
+        assert page.get_by_role("region", name="Top-1 accuracy and cost of 8 sub-networks").count() == 1
         assert page.get_by_role("rowheader").count() == 8
         assert page.get_by_role("img", name="Training, epoch by epoch").count() == 1
         assert page.get_by_role("heading", name="How it was measured").count() == 1

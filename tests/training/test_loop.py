@@ -191,9 +191,9 @@ def test_history_survives_json_and_prints_as_csv():
     ("settings", "error", "said"),
     [
         ({"epochs": 0}, ad.TrainingError, "epochs=0: expected a number above 0"),
-        ({"lr": 0}, ad.TrainingError, r"lr=0\.0: expected a number above 0"),
+        ({"lr": 0}, ad.TrainingError, "lr=0: expected a number above 0"),
         ({"lr": math.nan}, ad.TrainingError, "lr=nan"),
-        ({"weight_decay": -1}, ad.TrainingError, r"weight_decay=-1\.0: expected 0 or more"),
+        ({"weight_decay": -1}, ad.TrainingError, r"weight_decay=-1: expected 0 or more"),
         ({"optimizer": "sgdd"}, ad.TrainingError, "optimizer 'sgdd' is not one of timm's"),
         ({"batches": []}, ad.DataError, "empty loader"),
         ({"batches": iter(())}, ad.DataError, "without a length"),

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.sharing import tensors_in
 from ..errors import DataError, MeasurementError, TrainingError
+from ..measure.evaluation import taken
 from ..tasks import Classification, as_task
 
 
@@ -43,16 +43,7 @@ class Criterion:
         """
         if y is None:
             raise DataError("the loader yielded inputs without labels: expected pairs (input, labels)")
-        output = self.task.output(output)
-        if not all(torch.isfinite(tensor).all() for tensor in tensors_in(output)):
-            raise DataError(
-                f"{whose} returned numbers that are not finite: look for inputs that are not, or for weights that "
-                "diverged in training (a lower learning rate)"
-            )
-        try:
-            self.task.check(output, y)
-        except TrainingError as error:
-            raise DataError(str(error)) from error
+        output = taken(self.task, whose, output, y)
         if isinstance(self.task, Classification) and not y.is_floating_point():
             self.classes = self.task.classes_of(output)
             self.seen |= set(y[y != self.task.ignore_index].unique().tolist())

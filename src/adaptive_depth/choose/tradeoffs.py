@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from numbers import Real
 from typing import Any
@@ -573,21 +573,9 @@ def tradeoffs(
         raise MeasurementError(
             f"alone names {', '.join(map(repr, foreign))}: expected skips of this network, {', '.join(cost.costs)}"
         )
+    costs = [each.name for each in fields(Row) if each.name not in ("skip", "accuracy", "alone")]
     rows = (
-        Row(
-            skip,
-            accuracy[skip],
-            found.macs,
-            found.parameters,
-            found.latency_ms,
-            found.memory_mb,
-            found.energy_mj,
-            alone.get(skip),
-            found.latency_high_ms,
-            found.first_token_ms,
-            found.token_ms,
-            found.cache_kb,
-        )
+        Row(skip, accuracy[skip], alone=alone.get(skip), **{name: getattr(found, name) for name in costs})
         for skip, found in cost.costs.items()
     )
     device = {**cost.device, "backend": cost.backend}

@@ -59,9 +59,10 @@ def evaluate(
         show.as_json(result)
         return
     typer.echo(
-        f"{show.title(quality)} on {result['images']} images of {config.name}; norm statistics: {result['statistics']}:"
+        f"{quality.heading} on {result['images']} images of {config.name}; norm statistics: {result['statistics']}:"
     )
-    for skip, accuracy in result["accuracy"].items():
-        typer.echo(f"{skip:<8} {accuracy:>7.{show.digits(quality)}f} {quality.unit}".rstrip())
+    digits = quality.digits(found.values())
+    for skip, accuracy in found.items():
+        typer.echo(f"{skip:<8} {accuracy:>7.{digits}f} {quality.unit}".rstrip())
     if data is None:
         typer.echo(f"Written to {run / runs.ACCURACY}. Next: {show.command('profile', run)}")

@@ -232,7 +232,8 @@ def _accuracies(artifact: "Artifact") -> str:
     table_of = artifact.trade_offs
     same = table_of is not None and table_of.quality == artifact.quality
     known = artifact.float_accuracy or ({row.skip: row.accuracy for row in table_of.rows} if table_of and same else {})
-    digits, quality = show.digits(artifact.quality), artifact.quality
+    quality = artifact.quality
+    digits = quality.digits(measured.values())
     floats = [or_dash(known.get(skip), digits) for skip in measured]
     lines = table(
         [

@@ -9,15 +9,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
-
-if TYPE_CHECKING:
-    from ..quality import Quality
 
 
 class _Bar(Progress):
@@ -110,20 +107,6 @@ def command(*words: object) -> str:
     started = Path(sys.argv[0])
     elsewhere = started.name == "adaptive-depth" and started.is_file() and not shutil.which("adaptive-depth")
     return shlex.join([str(started) if elsewhere else "adaptive-depth", *map(str, words)])
-
-
-def title(quality: "Quality") -> str:
-    """What stands before values of a quality that have their unit beside them."""
-    from ..quality import TOP_1, Quality
-
-    if quality == TOP_1:
-        return "Top-1 accuracy"
-    return str(Quality(quality.name, "", quality.higher_is_better))
-
-
-def digits(quality: "Quality") -> int:
-    """Of a percentage two are plenty; what another number means nobody knows here."""
-    return 2 if quality.unit == "%" else 4
 
 
 def accuracy_table(before: Mapping[str, float], after: Mapping[str, float], columns: int = 2, digits: int = 2) -> str:

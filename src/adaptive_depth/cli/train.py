@@ -347,9 +347,9 @@ def _report(result: dict[str, Any], history: "History", json: bool) -> None:
         show.as_json(result | {"history": history.to_json()})
         return
     quality = tasks.quality_of(result.get("quality"), "the training")
-    what = str(quality) if "quality" in result else f"{show.title(quality)} (%)"
+    what = str(quality) if "quality" in result else f"{quality.heading} (%)"
     typer.echo(f"{what} on {result['images']} validation images, before and after calibration:")
-    table = show.accuracy_table(result["before_calibration"], result["accuracy"], digits=show.digits(quality))
-    typer.echo(table)
+    before, after = result["before_calibration"], result["accuracy"]
+    typer.echo(show.accuracy_table(before, after, digits=quality.digits([*before.values(), *after.values()])))
     typer.echo(f"Written to {result['run']}. Next, measure what each depth costs here:")
     typer.echo(f"  {show.command('profile', result['run'])}")

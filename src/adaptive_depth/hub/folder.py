@@ -405,8 +405,8 @@ def _build(
     if source is None:
         raise CheckpointError(
             f"{file.parent} holds a {description.model} that no name of timm, torchvision or transformers builds: give "
-            f"an instance of it, {call} (its class is one's own, or its modules were changed after it was built; a model "
-            "that ad.create_model made is built again by itself)"
+            f"an instance of it, {call} (its class is one's own, or its modules were changed after it was built; a "
+            "model that ad.create_model made is built again by itself)"
         )
     if wrong := {*source.arguments} & WEIGHT_ARGUMENTS:
         raise CheckpointError(

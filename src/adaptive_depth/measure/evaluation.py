@@ -81,7 +81,11 @@ def evaluate(
             if not network.proven:
                 network.prove(*args, **kwargs)
             for skip, output, _ in shared.outputs(chosen, *args, **kwargs):
-                found = _checked(judged, output, y, getattr(batches, "dataset", None), strict=strict)
+                if strict:
+                    _check_one_class(judged.output(output), y)
+                found = taken(judged, "the network", output, y)
+                if isinstance(judged, Classification) and isinstance(found, Tensor) and found.ndim == 2:
+                    _check_classes(getattr(batches, "dataset", None), found.shape[1])
                 if skip not in metrics:
                     metrics[skip] = _new_metric(judged, found).to(device)
                 judged.measure(metrics[skip], found, y)
@@ -118,22 +122,27 @@ def _alone() -> bool:
     return False
 
 
-def _checked(task: Task, output: Any, y: Any, data: Any, *, strict: bool) -> Any:
-    """What a sub-network returned, as the task takes it, where it is finite and fits the labels."""
+def taken(task: Task, whose: str, output: Any, y: Any) -> Any:
+    """What a network returned, as the task takes it.
+
+    Arguments:
+        task: what the network is for.
+        whose: the output is, for errors.
+        output, y: what it returned, and the labels.
+
+    Raises:
+        DataError: an output that does not fit the labels, or is not finite.
+    """
     try:
         found = task.output(output)
-        if strict:
-            _check_one_class(found, y)
         task.check(found, y)
     except TrainingError as error:
         raise DataError(str(error)) from error
     if not all(torch.isfinite(tensor).all() for tensor in tensors_in(found)):
         raise DataError(
-            "the network returned numbers that are not finite: look for inputs that are not, or for weights that "
+            f"{whose} returned numbers that are not finite: look for inputs that are not, or for weights that "
             "diverged in training (a lower learning rate)"
         )
-    if isinstance(task, Classification) and isinstance(found, Tensor) and found.ndim == 2:
-        _check_classes(data, found.shape[1])
     return found
 
 

@@ -44,39 +44,43 @@ def complete(model: nn.Module, stages: Stages) -> Stages:
                 )
     _reject_overlaps(stages, modules)
     _reject_replaced_forwards(stages, modules)
-    names, places = _names(model, stages), _Places(stages, modules)
-    completed = []
+    places, completed = _Places(stages, modules), []
     for stage in stages:
         norms = stage.norms
         if norms is None:
             inside = [path for path in norms_inside(model, stage.mandatory) if can_be_doubled(modules[path])]
             norms = [path for path in inside if places.follow_one_stage(modules[path])]
-        completed.append(replace(stage, norms=tuple(names[id(modules[path])] for path in norms)))
+        completed.append(replace(stage, norms=tuple(places.name(modules[path]) for path in norms)))
     _reject_wrong_norms(Stages(tuple(completed)), modules, places)
     return Stages(tuple(completed))
 
 
-def _names(model: nn.Module, stages: Stages) -> dict[int, str]:
-    """The path of every module, by its id: below its block where it stands in one, else the first."""
-    names: dict[int, str] = {}
-    for path in (path for stage in stages for path in stage.blocks):
-        for name, part in model.get_submodule(path).named_modules():
-            names.setdefault(id(part), f"{path}.{name}".rstrip("."))
-    return {id(part): path for path, part in model.named_modules()} | names
-
-
 class _Places:
-    """Where modules that are registered more than once stand: in which blocks."""
+    """Where modules stand, some of them registered more than once: in which blocks of which stages.
+
+    Arguments:
+        stages: whose blocks `modules` has.
+        modules: of the model, by every path that each one has.
+    """
 
     def __init__(self, stages: Stages, modules: Mapping[str, nn.Module]) -> None:
         self.paths: dict[int, list[str]] = {}
         for path, module in modules.items():
             self.paths.setdefault(id(module), []).append(path)
-        self._inside: dict[int, set[tuple[int, bool]]] = {}
+        self._inside: dict[int, dict[tuple[int, bool], str]] = {}
         for number, stage in enumerate(stages, 1):
             for path in stage.blocks:
-                for part in modules[path].modules():
-                    self._inside.setdefault(id(part), set()).add((number, path in stage.skippable))
+                for name, part in modules[path].named_modules():
+                    sub_path = number, path in stage.skippable
+                    self._inside.setdefault(id(part), {}).setdefault(sub_path, f"{path}.{name}".rstrip("."))
+
+    def name(self, module: nn.Module) -> str:
+        """Its path: below the first block that it stands in, else the first."""
+        return next(iter(self._inside.get(id(module), {}).values()), self.paths[id(module)][0])
+
+    def stage(self, module: nn.Module) -> int:
+        """The last stage whose blocks it stands in, from 1 on; 0 where it stands in none."""
+        return max((number for number, _ in self._inside.get(id(module), ())), default=0)
 
     def follow_one_stage(self, module: nn.Module) -> bool:
         """Does it stand in the blocks of one stage only, and there in one of the two sub-paths?"""
@@ -143,24 +147,19 @@ def homes(model: nn.Module, stages: Stages) -> dict[str, int]:
     registers its modules. What stands before the first stage sees the same in every sub-network and follows none.
     Norms inside a norm follow it.
     """
-    explicit = {id(model.get_submodule(path)): n for n, stage in enumerate(stages, 1) for path in stage.norms or ()}
-    inside = {
-        id(part): number
-        for number, stage in enumerate(stages, 1)
-        for path in stage.blocks
-        for part in model.get_submodule(path).modules()
-    }
-    names, blocks = _names(model, stages), {path for stage in stages for path in stage.blocks}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    explicit = {id(modules[path]): number for number, stage in enumerate(stages, 1) for path in stage.norms or ()}
+    places, blocks = _Places(stages, modules), {path for stage in stages for path in stage.blocks}
     homes: dict[str, int] = {}
     within: set[int] = set()
     current = 0
     for module in model.modules():
-        current = inside.get(id(module)) or current
+        current = places.stage(module) or current
         number = explicit.get(id(module), current)
-        block = names[id(module)] in blocks and not module._parameters and any(module.children())
+        block = places.name(module) in blocks and not module._parameters and any(module.children())
         whole = is_norm(module) and not block and (id(module) in explicit or gathers_inside(module))
         if number and id(module) not in within and (whole or has_statistics(module)):
-            homes[names[id(module)]] = number
+            homes[places.name(module)] = number
             within.update(map(id, module.modules()) if whole else ())
     return homes
 

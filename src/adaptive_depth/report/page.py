@@ -127,8 +127,8 @@ def _caption(table: TradeOffs) -> str:
     batch = f" Latency is that of a batch of {table.batch_size}." if "latency_ms" in table.measured else ""
     if {"token_ms", "first_token_ms"} & {*table.measured}:
         batch += f" Times of text are those of a {table.of_text()}."
-    judged_by = table.quality.title if table.quality.higher_is_better else f"{table.quality.title} (lower is better)"
-    return f"{judged_by} and cost of {len(table.rows)} sub-networks.{batch} A button in a head sorts by that column."
+    what = f"{table.quality.heading} and cost of {len(table.rows)} sub-networks."
+    return f"{what}{batch} A button in a head sorts by that column."
 
 
 # -- charts -----------------------------------------------------------------------------------------------------

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
 from pydantic import ValidationError
 
 from ..errors import TrainingError
 from ..preprocessing import MOST_PIXELS
-from ..schema import adapter, read_yaml
+from ..schema import Such, adapter, read_yaml
 from .schedule import Schedule
 
 ALGORITHM_1 = "algorithm 1"
@@ -23,6 +23,16 @@ _OF_ALGORITHM_1 = (
     "alpha", "temperature", "feature_weight", "low_memory", "learn_from", "teacher", "student", "distil_share",
     "keep_scale",
 )  # fmt: skip
+# Bounds far beyond any use, so that products of such numbers are finite.
+_Above0 = Such(lambda value: 0 < value < 1e15, "a number above 0")
+_From0 = Such(lambda value: 0 <= value < 1e15, "0 or more")
+_Share = Such(lambda value: 0 <= value <= 1, "a number from 0 to 1")
+_Part = Such(lambda value: 0 < value <= 1, "a part of each batch, above 0 and at most 1")
+_Decay = Such(lambda value: 0 < value < 1, "a decay between 0 and 1, such as 0.9999")
+_Pixels = Such(
+    lambda value: all(0 < side <= MOST_PIXELS for side in (value if isinstance(value, tuple) else (value,))),
+    f"a number above 0, of pixels, and at most {MOST_PIXELS:,}",
+)
 _FOLDERS = (Path(__file__).parent.parent / "recipes", Path(__file__).parents[3] / "recipes")  # installed, or in a clone
 
 
@@ -93,54 +103,54 @@ class Recipe:
     model_kwargs: dict[str, Any] = field(default_factory=dict)
     data: str | None = None
 
-    epochs: int = 30
-    batch_size: int = 64
-    accumulate: int = 1
+    epochs: Annotated[int, _Above0] = 30
+    batch_size: Annotated[int, _Above0] = 64
+    accumulate: Annotated[int, _Above0] = 1
     seed: int | None = 0
 
     optimizer: str = "sgd"
-    momentum: float = 0.9
-    lr: float = 0.1
-    weight_decay: float = 1e-4
+    momentum: Annotated[float, _Share] = 0.9
+    lr: Annotated[float, _Above0] = 0.1
+    weight_decay: Annotated[float, _From0] = 1e-4
     no_decay: tuple[str, ...] = ()
-    clip_grad: float | None = None
+    clip_grad: Annotated[float, _Above0] | None = None
 
     schedule: Literal["cosine", "multistep"] = "cosine"
     milestones: tuple[int, ...] = ()
-    decay_rate: float = 0.1
-    min_lr: float = 0.0
-    warmup_epochs: float | None = None
-    warmup_lr: float = 0.0
+    decay_rate: Annotated[float, _Above0] = 0.1
+    min_lr: Annotated[float, _From0] = 0.0
+    warmup_epochs: Annotated[float, _From0] | None = None
+    warmup_lr: Annotated[float, _From0] = 0.0
 
-    image_size: int | tuple[int, int] | None = None
-    eval_size: int | tuple[int, int] | None = None
-    eval_resize: int | None = None
+    image_size: Annotated[int | tuple[int, int], _Pixels] | None = None
+    eval_size: Annotated[int | tuple[int, int], _Pixels] | None = None
+    eval_resize: Annotated[int, _Pixels] | None = None
     interpolation: Literal["bilinear", "bicubic"] | None = None
     augment: Literal["crop", "flip", "trivial", "rand", "characters", "none"] | None = None
-    crop_scale: float = 0.35
-    random_erasing: float = 0.0
-    repeats: int = 1
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    label_smoothing: float = 0.0
+    crop_scale: Annotated[float, _Above0] = 0.35
+    random_erasing: Annotated[float, _Share] = 0.0
+    repeats: Annotated[int, _Above0] = 1
+    mixup: Annotated[float, _From0] = 0.0
+    cutmix: Annotated[float, _From0] = 0.0
+    label_smoothing: Annotated[float, _Share] = 0.0
 
     freeze: tuple[str, ...] = ()
     skip_aware_norms: bool = True
     passes: str = "SBSBR"
-    delay: int | None = None
+    delay: Annotated[int, _From0] | None = None
     fresh: bool = False
     intermediate: tuple[str, ...] | None = None
-    teacher_share: float = 0.0
-    teacher_start: float = 0.5
-    buffer_mb: float = 2048.0
-    alpha: float = 0.5
-    temperature: float = 1.0
-    feature_weight: float = 0.0
+    teacher_share: Annotated[float, _Share] = 0.0
+    teacher_start: Annotated[float, _Share] = 0.5
+    buffer_mb: Annotated[float, _Above0] = 2048.0
+    alpha: Annotated[float, _Share] = 0.5
+    temperature: Annotated[float, _Above0] = 1.0
+    feature_weight: Annotated[float, _From0] = 0.0
     low_memory: bool = False
     learn_from: Literal["teacher", "labels"] = "teacher"
     teacher: Literal["super-net", "random"] = "super-net"
     student: Literal["base-net", "random"] = "base-net"
-    distil_share: float = 1.0
+    distil_share: Annotated[float, _Part] = 1.0
     keep_scale: bool = True
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
@@ -148,22 +158,18 @@ class Recipe:
     grad_checkpointing: bool = False
     sync_batchnorm: bool = False
     fsdp: bool = False
-    ema: float | None = None
-    validate_every: int = 0
+    ema: Annotated[float, _Decay] | None = None
+    validate_every: Annotated[int, _From0] = 0
     validate: tuple[str, ...] | None = None
-    calibrate: int = 5000
-    checkpoint_every: int | None = None
-    keep: int = 2
-    skip_damaged: float = 0.01
+    calibrate: Annotated[int, _From0] = 5000
+    checkpoint_every: Annotated[int, _Above0] | None = None
+    keep: Annotated[int, _Above0] = 2
+    skip_damaged: Annotated[float, _Share] = 0.01
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        hints = get_type_hints(type(self), include_extras=True)
         for name, value in vars(self).items():
             object.__setattr__(self, name, _checked(name, value, hints[name]))
-        for name, (fits, expected) in _RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not fits(value):
-                raise TrainingError(f"{name}={value!r}: expected {expected}")
         if self.schedule == "multistep" and not self.milestones:
             raise TrainingError(
                 "schedule='multistep' without milestones: name the epochs, such as milestones=[60, 100]"
@@ -277,49 +283,4 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
         return adapter(kind).validate_python(value)
     except ValidationError as error:
         said = error.errors()[0]["msg"].replace("a valid tuple", "a list, such as [conv1, layer1] or [30, 60]")
-        raise TrainingError(f"{name}={value!r}: {said[0].lower()}{said[1:]}") from error
-
-
-_MOST = 1e15  # so that products of such numbers are finite
-
-
-def _positive(value: float) -> bool:
-    return 0 < value < _MOST
-
-
-def _not_negative(value: float) -> bool:
-    return 0 <= value < _MOST
-
-
-def _pixels(value: int | tuple[int, int]) -> bool:
-    sides = value if isinstance(value, tuple) else (value,)
-    return all(0 < side <= MOST_PIXELS for side in sides)
-
-
-def _inside(value: float) -> bool:
-    return 0 < value < 1
-
-
-def _share(value: float) -> bool:
-    return 0 <= value <= 1
-
-
-def _part(value: float) -> bool:
-    return 0 < value <= 1
-
-
-_RANGES: dict[str, tuple[Any, str]] = {
-    name: (fits, expected)
-    for names, fits, expected in (
-        ("epochs batch_size accumulate lr temperature clip_grad", _positive, "a number above 0"),
-        ("crop_scale repeats checkpoint_every keep buffer_mb decay_rate", _positive, "a number above 0"),
-        ("image_size eval_size eval_resize", _pixels, f"a number above 0, of pixels, and at most {MOST_PIXELS:,}"),
-        ("weight_decay min_lr warmup_lr feature_weight mixup cutmix calibrate delay", _not_negative, "0 or more"),
-        ("warmup_epochs validate_every", _not_negative, "0 or more"),
-        ("alpha random_erasing label_smoothing skip_damaged momentum", _share, "a number from 0 to 1"),
-        ("teacher_share teacher_start", _share, "a number from 0 to 1"),
-        ("distil_share", _part, "a part of each batch, above 0 and at most 1"),
-        ("ema", _inside, "a decay between 0 and 1, such as 0.9999"),
-    )
-    for name in names.split()
-}
+        raise TrainingError(f"{name}={value!r}: {said.replace('Input should be', 'expected')}") from error

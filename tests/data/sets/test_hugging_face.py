@@ -4,7 +4,7 @@ import io
 import json
 import subprocess
 import sys
-from itertools import chain
+from itertools import chain, pairwise
 
 import datasets
 import numpy as np
@@ -346,6 +346,15 @@ def test_a_folder_that_names_files_elsewhere(tmp_path, asked):
         with pytest.raises(ad.DataError, match="no such set"):
             class_names(name)
     assert asked == [(True, True)] * 4
+
+
+def test_a_card_whose_aliases_mean_more_than_fits_into_memory(tmp_path, asked):
+    name = write(tmp_path / "set", train=rows(6), validation=rows(3))
+    ten_times = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in pairwise("abcdefghijkl"))
+    (tmp_path / "set" / "README.md").write_text(f"---\na: &a [x]\n{ten_times}configs: *l\n---\n")
+    with pytest.raises(ad.DataError, match=r"README.md has YAML aliases at its head: expected the values themselves"):
+        class_names(name)
+    assert asked == []
 
 
 def test_a_run_or_recipe_from_elsewhere_asks_before_it_fetches(tmp_path, asked, monkeypatch, capsys):

@@ -128,9 +128,15 @@ def _offline(datasets: Any) -> Iterator[None]:
 
 
 def _named_elsewhere(folder: Path) -> str | None:
-    """The first URL among the data files that the card of a folder names: `datasets` would fetch it."""
+    """The first URL among the data files that the card of a folder names: `datasets` would fetch it.
+
+    Raises:
+        DataError: a card with aliases, with which a short text can mean a huge one.
+    """
     try:
         head = (folder / "README.md").read_text(encoding="utf-8", errors="replace").split("---")[1]
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(head, yaml.SafeLoader)):
+            raise DataError(f"{folder / 'README.md'} has YAML aliases at its head: expected the values themselves")
         configs = yaml.safe_load(head)["configs"]
     except (OSError, IndexError, KeyError, TypeError, yaml.YAMLError):
         return None
