@@ -72,7 +72,7 @@ def detections_of(network: AdaptiveNetwork, output: Any) -> Detections | None:
         return None
     queries = outputs_in(output)["logits"].shape[1]
     detections = _OF_TRANSFORMERS[name]
-    chosen = detections.chosen or bool(getattr(model.config, "two_stage", False))  # type: ignore[union-attr]
+    chosen = detections.chosen or bool(getattr(model.config, "two_stage", False))
     return replace(detections, most=min(detections.most, queries), chosen=chosen)
 
 
@@ -93,10 +93,10 @@ def usual_preprocessing(model: nn.Module, size: int) -> Preprocessing | None:
 
 def usual_size(model: nn.Module) -> int | None:
     """Height and width that a detector of torchvision gives to a square image; None of other models."""
-    transform = getattr(model, "transform", None)
+    transform: Any = getattr(model, "transform", None)
     if not isinstance(transform, GeneralizedRCNNTransform):
         return None
-    return max(transform.fixed_size) if transform.fixed_size is not None else transform.min_size[-1]
+    return _sizes(transform, 64, 64)[0][0]
 
 
 def class_names(model: Any) -> tuple[str, ...]:
