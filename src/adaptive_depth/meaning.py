@@ -47,6 +47,8 @@ class Detections(Plain):
             looks at all.
         levels: the candidates of each level of a pyramid, in their order; empty where levels are not told apart.
         first: the number of the first class, as the model counts.
+        chosen: does the network choose its candidates, by what they score? Then rounding may change which come out, and
+            in which order, where some score nearly the same.
     """
 
     boxes: Text = "boxes"
@@ -61,6 +63,7 @@ class Detections(Plain):
     candidates: Size | None = None
     levels: tuple[Size, ...] = ()
     first: Count = 0
+    chosen: bool = False
 
     @property
     def outputs(self) -> tuple[str, ...]:

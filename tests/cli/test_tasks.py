@@ -226,7 +226,7 @@ def test_a_module_that_can_be_imported(own, monkeypatch):
     ("options", "said"),
     [
         (["--task=regression"], "the task Regression needs numbers for each image, and the data"),
-        (["--task=multi-label"], "train in Python, ad.train(net, loader, task=...), or make targets of classes"),
+        (["--task=multi-label"], "no set has that which the command line reads; train in Python"),
         (["--task=segmentation(ignore_index=0)"], "the task Segmentation needs the class of every pixel"),
         (["--task=own.py:plain"], "the task Regression needs numbers for each image"),
         (["--task=angle"], "--task 'angle': expected one of classification, multi-label, regression, segmentation, or"),

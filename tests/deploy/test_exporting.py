@@ -17,7 +17,8 @@ import adaptive_depth as ad
 from adaptive_depth.data import DataConfig
 from adaptive_depth.deploy import exporting
 from adaptive_depth.deploy.artifact import Artifact
-from adaptive_depth.deploy.exporting import FORMATS, Format, compare, describe, export_network, into_place
+from adaptive_depth.deploy.comparing import compare
+from adaptive_depth.deploy.exporting import FORMATS, Format, describe, export_network, into_place
 from adaptive_depth.deploy.session import Session, open_session
 from adaptive_depth.errors import ExportError, SkipError
 from adaptive_depth.preprocessing import Preprocessing

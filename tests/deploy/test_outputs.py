@@ -14,7 +14,7 @@ from torch.nn import functional
 
 import adaptive_depth as ad
 from adaptive_depth.batches import outputs_in
-from adaptive_depth.deploy.exporting import compare
+from adaptive_depth.deploy.comparing import compare
 from adaptive_depth.deploy.session import Session, open_session
 from adaptive_depth.deploy.torch.programs import open_written
 from adaptive_depth.errors import ExportError

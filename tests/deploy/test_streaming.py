@@ -115,6 +115,7 @@ def test_counted_by_hand():
         "switches": 2,
         "quality": {"name": "top-1", "unit": "%", "higher_is_better": True},
         "expected": 75.0,
+        "read_mean_ms": 0.0,
     }
     assert json.loads(json.dumps(summary.to_json()))["depths"] == {"F": 3, "T": 1}
 

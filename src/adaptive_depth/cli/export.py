@@ -43,6 +43,9 @@ def export(
         bool, typer.Option("--int8", help="Quantise to int8 (openvino; of a run, with its images).")
     ] = False,
     images: Annotated[int, typer.Option(min=1, help="Training images that --int8 takes the ranges from.")] = 300,
+    suppress: Annotated[
+        bool, typer.Option("--suppress", help="onnx, of a detector: suppress inside of the file; it gives objects.")
+    ] = False,
     compiled: Annotated[bool, typer.Option("--compiled", help="torch: also write AOTInductor packages.")] = False,
     task: tasks.TaskName = None,
     metric: tasks.MetricName = None,
@@ -69,7 +72,7 @@ def export(
     Example: adaptive-depth export runs/demo --to onnx
     """
     runs.check_of_images(model)
-    name, asked = _format(to, output, int8=int8), tasks.Chosen(task, metric, metric_name)
+    name, asked = _format(to, output, int8=int8, suppress=suppress), tasks.Chosen(task, metric, metric_name)
     if asked.metric is not None and not int8:
         raise typer.BadParameter("--metric says how --int8 is measured: leave it out, or add --int8")
     place = output or _default_place(model, name, int8=int8)
@@ -106,6 +109,7 @@ def export(
                 data=told,
                 trade_offs=known,
                 meanings=means,
+                suppress=suppress,
                 on_progress=advance,
                 **options,
             )
@@ -124,7 +128,7 @@ def written(place: Path) -> list[Path]:
     return [place, weights] if place.suffix == ".xml" and weights.exists() else [place]
 
 
-def _format(to: str, output: Path | None, *, int8: bool) -> str:
+def _format(to: str, output: Path | None, *, int8: bool, suppress: bool) -> str:
     from ..deploy.exporting import FORMATS, format_of
 
     if to and to not in FORMATS:
@@ -134,6 +138,8 @@ def _format(to: str, output: Path | None, *, int8: bool) -> str:
     name = to or format_of(output or Path())
     if int8 and name != "openvino":
         raise typer.BadParameter(f"--int8 is there for openvino, which keeps int8 weights once; not for {name}")
+    if suppress and FORMATS[name].suppression is None:
+        raise typer.BadParameter(f"--suppress is there for onnx, which has an operator that does it; not for {name}")
     return name
 
 
@@ -158,9 +164,10 @@ def _example(
     import torch
 
     from ..data import input_shape
+    from ..deploy.detectors import usual_size
 
     channels, usual = (data.channels, data.preprocessing.sides) if data else input_shape(network)
-    sides = runs.sides_of(size or usual)
+    sides = runs.sides_of(size or (None if data else usual_size(network.model)) or usual)
     return torch.randn(batch, channels, *sides, generator=torch.Generator().manual_seed(0))
 
 

@@ -22,7 +22,9 @@ from .stages import Json
 if TYPE_CHECKING:
     from ..choose.tradeoffs import TradeOffs
     from ..deploy.artifact import Artifact, Preprocessing
+    from ..deploy.drawing import Drawer
     from ..deploy.session import Session
+    from ..deploy.sources import Source
     from ..deploy.streaming import Pass, Tally
     from ..governor.decisions import Decision
     from ..governor.governor import Governor
@@ -71,6 +73,14 @@ def run(
         Path | None,
         typer.Option(metavar="FILE", help="Write the governor's decisions, a line of JSON each.", show_default=False),
     ] = None,
+    draw: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write each image with what the network says of it: boxes, places in colours, else words.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run images through a network, each at the best depth that holds the deadline now.
@@ -80,7 +90,8 @@ def run(
     told separately, reading its file is in neither. Ctrl-C ends the run and prints the summary.
 
     What the network says of each image stands above the summary: the most probable class, labels above 50 %, numbers,
-    the share of each class of pixels, or of several heads each in turn.
+    the objects of a detector and where they are, the share of each class of pixels, or of several heads each in turn.
+    --draw shows it on the images.
 
     Example: adaptive-depth run runs/demo/export/model.onnx photos/ --target-ms 30
     """
@@ -94,19 +105,24 @@ def run(
     if log is not None:
         _check_log(log, skip)
     found = find_images(sources or ())
-    session, known, preprocessing = _open(artifact, backend, threads, governed=skip is None)
+    if draw is not None:
+        _check_drawn(draw)
+    session, known, preprocessing, shape = _open(artifact, backend, threads, governed=skip is None)
     left_out = _LeftOut()
     pictures = read_images(found, left_out, repeat=None if seconds is not None else repeat or 1)
     first = next(pictures, None)
     if first is None:
         raise DataError(f"none of the images can be read: {next(iter(left_out.told))}")
-    table = _warmed_up(session, known, prepare(first.image, preprocessing)[None], skip)
+    table = _warmed_up(session, known, prepare(first.image, preprocessing, shape)[None], skip)
+    known = replace(known, detections=session.artifact.detections)  # of a network, known once it ran
     with _writing(log) as write:
         governor = None if table is None else Governor(table, target_ms=target, met=met, on_decision=write)
         chooser = governor or Fixed(skip or known.skips[0])
         quality = _quality(known)
         read = Reader.of(known, classes=quality == TOP_1)
-        passes = stream(session, chain([first], pictures), preprocessing, chooser, read=read)
+        drawer = None if draw is None else _drawer(draw, known, found)
+        pictures = chain([first], pictures)
+        passes = stream(session, pictures, preprocessing, chooser, shape=shape, read=read, draw=drawer)
         tally = Tally(target, _measured(known), quality)
         told: dict[str, Pass] = {}
         seen = None if any(isinstance(source, Camera) for source in found) else told
@@ -176,10 +192,24 @@ def _check_log(log: Path, skip: str | None) -> None:
         raise typer.BadParameter(f"--log {log} holds something else, which would be lost: name another file")
 
 
+def _check_drawn(folder: Path) -> None:
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise typer.BadParameter(f"--draw {folder} holds something, which could be lost: name a new folder")
+    runs.check_writable(folder.absolute().parent, "name a folder in another with --draw")
+
+
+def _drawer(folder: Path, known: "Artifact", sources: "Iterable[Source]") -> "Drawer":
+    from ..deploy.drawing import Drawer
+
+    files = [source.parent for source in sources if isinstance(source, Path)]
+    below = Path(os.path.commonpath(files)) if files else None
+    return Drawer(folder, known.labels, known.meanings, below)
+
+
 def _open(
     artifact: Path, backend: str | None, threads: int | None, *, governed: bool
-) -> "tuple[Session, Artifact, Preprocessing]":
-    """A session, what is known of its network, and a preprocessing that can be done."""
+) -> "tuple[Session, Artifact, Preprocessing, tuple[int, int]]":
+    """A session, what is known of its network, a preprocessing that can be done, and the size of the input."""
     from ..deploy.session import open_session
 
     if runs.is_run(artifact):
@@ -195,21 +225,15 @@ def _open(
             f"adaptive-depth evaluate RUN and profile RUN, then export again; or run one depth, with --skip "
             f"{known.skips[0]}"
         )
-    batch, _, *sides = known.input_shape
+    batch, _, height, width = known.input_shape
     if batch not in (None, 1):
         raise ArtifactError(f"{artifact} takes {batch} images at a time, run gives one: export with --batch-size 1")
     if known.preprocessing is None:
         raise ArtifactError(
             f"{artifact} does not say how images are prepared: export a run that train or demo wrote, with its images"
         )
-    return session, known, _of_size(known.preprocessing, *sides)
-
-
-def _of_size(preprocessing: "Preprocessing", height: int | None, width: int | None) -> "Preprocessing":
-    """The same for the size that a file takes, where it takes one only."""
-    if height is None or width is None:
-        return preprocessing
-    return replace(preprocessing, image_size=width if height == width else (height, width))
+    rows, columns = known.preprocessing.sides
+    return session, known, known.preprocessing, (height or rows, width or columns)
 
 
 def _of_run(artifact: "Artifact", run: Path, *, governed: bool) -> "Artifact":
@@ -321,7 +345,8 @@ def _in_words(said: dict[str, Any], tally: "Tally") -> str:
         lines.append(f"Deadline: {said['target_ms']:g} ms met by {said['met_percent']:.1f} %, {said['misses']} missed")
     lines.append(
         f"Latency: {said['latency_mean_ms']:.2f} ms on average, 95 % within {said['latency_p95_ms']:.2f} ms "
-        f"({said['backend']}); preparing an image {said['prepared_mean_ms']:.2f} ms"
+        f"({said['backend']}); preparing an image {said['prepared_mean_ms']:.2f} ms, reading the outputs "
+        f"{said['read_mean_ms']:.2f} ms"
     )
     shares = (f"{skip} {100 * passes / said['images']:.1f} %" for skip, passes in said["depths"].items())
     lines.append(f"Depths: {', '.join(shares)}; switches: {said['switches']}")

@@ -63,7 +63,7 @@ class _Resize(v2.Resize):
             return super().transform(inpt, params)
         layers = inpt.reshape(-1, *inpt.shape[-2:])
         resized = v2.functional.resize_image(layers, self.size, InterpolationMode.NEAREST_EXACT)
-        return Mask(resized.reshape(*inpt.shape[:-2], *self.size))
+        return Mask(resized.reshape(*inpt.shape[:-2], *resized.shape[-2:]))
 
 
 def _plain(target: Any) -> Any:

@@ -1,11 +1,11 @@
 """Detectors as an exporter takes them: one tensor in, tensors out, all but the suppression; and what these stand for.
 
-A detector of torchvision takes a list of images and returns a list of boxes whose number depends on the images, which no
-graph holds. Its network with another forward (`exportable`) takes a batch of one size and returns boxes and scores of all
-candidates; all else, stages, weights and norms, is the network's own. Detectors of transformers return tensors as it is.
+A detector of torchvision takes a list of images and returns a list of boxes whose number depends on the images, which
+no graph holds. Its network with another forward (`exportable`) takes a batch of one size and returns boxes and scores
+of all candidates; all else, stages, weights and norms, is the network's own. Detectors of transformers return tensors
+anyway.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from types import MethodType
@@ -41,9 +41,9 @@ def exportable(network: AdaptiveNetwork) -> AdaptiveNetwork:
     model = network.model
     if isinstance(model, GeneralizedRCNN):
         raise ExportError(
-            f"a {type(model).__name__} suppresses boxes in its middle (of its proposals), and how many are left depends on "
-            "the image, so no file of one graph holds it: run it in torch, network(images, skip=...); or export a "
-            "detector of one step, RetinaNet, FCOS, SSD or SSDlite, or one of transformers"
+            f"a {type(model).__name__} suppresses proposals in its middle, and how many are left depends on the image, "
+            "so no graph of fixed sizes holds it: run it in torch, network(images, skip=...); or export a detector of "
+            "one step, RetinaNet, FCOS, SSD or SSDlite, or one of transformers"
         )
     kind = next((kind for kind in _KINDS if isinstance(model, kind)), None)
     if kind is None:
@@ -72,7 +72,8 @@ def detections_of(network: AdaptiveNetwork, output: Any) -> Detections | None:
         return None
     queries = outputs_in(output)["logits"].shape[1]
     detections = _OF_TRANSFORMERS[name]
-    return replace(detections, most=min(detections.most, queries))
+    chosen = detections.chosen or bool(getattr(model.config, "two_stage", False))  # type: ignore[union-attr]
+    return replace(detections, most=min(detections.most, queries), chosen=chosen)
 
 
 def usual_preprocessing(model: nn.Module, size: int) -> Preprocessing | None:
@@ -88,6 +89,14 @@ def usual_preprocessing(model: nn.Module, size: int) -> Preprocessing | None:
     if transform.fixed_size is not None:
         return Preprocessing(size, **plain, resize="stretch")
     return Preprocessing(size, **plain, resize="letterbox", fill=tuple(transform.image_mean))
+
+
+def usual_size(model: nn.Module) -> int | None:
+    """Height and width that a detector of torchvision gives to a square image; None of other models."""
+    transform = getattr(model, "transform", None)
+    if not isinstance(transform, GeneralizedRCNNTransform):
+        return None
+    return max(transform.fixed_size) if transform.fixed_size is not None else transform.min_size[-1]
 
 
 def class_names(model: Any) -> tuple[str, ...]:
@@ -240,7 +249,7 @@ _KINDS: dict[Any, _Kind] = {
 _SET = Detections("pred_boxes", "logits", box_format="centres", activation="softmax", one_class=True, threshold=0.5,
                   overlap=None, most=1 << 20)  # fmt: skip
 _HUNDRED = replace(_SET, activation="sigmoid", one_class=False, most=100)
-_QUERIES = replace(_HUNDRED, most=1 << 20)
+_CHOSEN = replace(_HUNDRED, most=1 << 20, chosen=True)
 
 # What the image processors of transformers make of the outputs.
 _OF_TRANSFORMERS = {
@@ -248,7 +257,5 @@ _OF_TRANSFORMERS = {
     **dict.fromkeys(
         ("ConditionalDetrForObjectDetection", "DeformableDetrForObjectDetection", "DabDetrForObjectDetection"), _HUNDRED
     ),
-    **dict.fromkeys(
-        ("RTDetrForObjectDetection", "RTDetrV2ForObjectDetection", "DFineForObjectDetection"), _QUERIES
-    ),
+    **dict.fromkeys(("RTDetrForObjectDetection", "RTDetrV2ForObjectDetection", "DFineForObjectDetection"), _CHOSEN),
 }

@@ -1,7 +1,7 @@
 """network → artifact: written by one of the formats, and compared with the network at every depth before it counts."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -9,12 +9,10 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ..batches import described, device_of, logits_in, outputs_in, taken_from
+from ..batches import described, device_of, logits_in, outputs_in
 from ..choose.tradeoffs import TradeOffs
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..data import DataConfig
@@ -27,15 +25,12 @@ from ..registry import Registry
 from ..skip import Skip, parse_skip
 from ..tasks import as_task
 from .artifact import FILE, INPUTS, Artifact
+from .comparing import OnProgress, compare, inputs_of
 from .detectors import class_names, detections_of, exportable, usual_preprocessing
-from .session import Session, open_session
-
-TOLERANCE = 1e-4  # of an output's standard deviation
-_ROUNDING = 1e-6  # of its largest number, 8 units in its last place, as float32 rounds it
+from .session import open_session
+from .tracing import FixedBatchError
 
 _PARAMETERS = ("network", "path", "example", "artifact", "form")  # of every format's `write`
-
-OnProgress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,9 @@ class Format:
         module: the one of this package whose `write(network, path, example, artifact, form=...)` writes it.
         extra: of this package, that brings what the format needs; None where torch does.
         forms: the ways to store norms that differ between depths, the usual one first.
-        free_batch: does one file take batches of any size?
+        free_batch: can one file take batches of any size?
+        suppression: the module whose `suppress(path, session, inputs)` lets a detector's file suppress by itself; None
+            where there is none.
     """
 
     suffix: str
@@ -55,10 +52,11 @@ class Format:
     extra: str | None
     forms: tuple[str, ...] = ("shared", "folded")
     free_batch: bool = True
+    suppression: str | None = None
 
 
 FORMATS: Registry[Format] = Registry("to", ExportError)
-FORMATS.register("onnx")(Format(".onnx", "onnx.write", "onnx"))
+FORMATS.register("onnx")(Format(".onnx", "onnx.write", "onnx", suppression="onnx.suppression"))
 FORMATS.register("openvino")(Format(".xml", "openvino.write", "openvino", forms=("shared",)))
 FORMATS.register("executorch")(Format(".pte", "executorch.write", "executorch", free_batch=False))
 FORMATS.register("torch")(Format("", "torch.programs", None, forms=("folded",)))
@@ -76,6 +74,7 @@ def export_network(
     trade_offs: TradeOffs | None = None,
     outputs: Iterable[str] | None = None,
     meanings: Meanings | None = None,
+    suppress: bool = False,
     on_progress: OnProgress | None = None,
     **options: Any,
 ) -> Artifact:
@@ -87,19 +86,22 @@ def export_network(
     Arguments:
         network: an adapted network; it stays as it is.
         path: the file (`model.onnx`, `model.xml`, `model.pte`) or, for torch, the folder.
-        example: an input `[batch, channels, height, width]` on the CPU. Height and width are those of the artifact; of
-            ExecuTorch, the batch is, too.
+        example: an input `[batch, channels, height, width]` on the CPU. Height and width are those of the artifact; the
+            batch is, too, of ExecuTorch and of a network whose code makes a number of it (RT-DETR, say).
         to: `"onnx"`, `"openvino"`, `"executorch"` or `"torch"`; by default what the ending of `path` says.
         skips: the depths; all by default.
         form: how norms that differ between depths are stored: `"shared"` beside the weights that all depths share, or
             `"folded"` into copies of them, which is a little faster and takes more memory. The usual one by default.
-        data: the images that the network was trained on, or a `Preprocessing`: how they are prepared, and their classes,
-            go into the artifact. A detector of torchvision says the first by itself.
+        data: the images that the network was trained on, or a `Preprocessing`: how they are prepared, and their
+            classes, go into the artifact. A detector of torchvision says the first by itself.
         trade_offs: accuracy and cost of the depths, for whoever has to choose one.
         outputs: which outputs of a network that returns several, by their names in its dict, dataclass or named tuple;
             `"output_0"`, ... of a tuple. By default the one named `logits` where there is one, else all.
         meanings: what outputs stand for, `task.meanings()`, with which `adaptive-depth run` reads them. A vector is one
             class an image where None.
+        suppress: let the file of a detector suppress by itself (onnx, by its operator NonMaxSuppression): its outputs
+            are then `boxes` `[batch, objects, 4]`, `scores` and `labels` `[batch, objects]`. By default they are boxes
+            and scores of all candidates, and what runs the file suppresses (`deploy.boxes.find_objects`).
         on_progress: called with (done, in all, what).
         **options: of the format: `compiled=True` of torch writes AOTInductor packages, too.
 
@@ -129,12 +131,23 @@ def export_network(
     artifact = describe(network, name, example, form=chosen, **told)
     writer = import_format(name)
     _check_options(name, writer, options)
+    if suppress and kind.suppression is None:
+        able = ", ".join(each for each, other in FORMATS.items() if other.suppression)
+        raise ExportError(
+            f"suppress=True of {name}: expected one of {able}; or leave it out, and suppress what comes out"
+        )
     with into_place(path, kind) as new:
         tell(0, len(artifact.skips) + 1, f"writing {name}")
         with evaluating(network):
-            writer.write(network, new, example, artifact, form=chosen, **options)
+            try:
+                writer.write(network, new, example, artifact, form=chosen, **options)
+            except FixedBatchError:
+                artifact = replace(artifact, input_shape=tuple(example.shape))
+                writer.write(network, new, example, artifact, form=chosen, **options)
         session = writer.open_written(new) if hasattr(writer, "open_written") else open_session(new)
         compare(session, network, example, tell)
+        if suppress:
+            session = import_format(name, kind.suppression).suppress(new, session, inputs_of(session, example))
     return session.artifact
 
 
@@ -283,56 +296,6 @@ def _names_of_outputs(output: Any, asked: Iterable[str] | None) -> tuple[str, ..
             f"({' or '.join(INPUTS)}); rename it in the model's forward"
         )
     return names
-
-
-def compare(session: Session, network: AdaptiveNetwork, example: Tensor, tell: OnProgress) -> None:
-    """Check that a session gives what the network gives at every depth.
-
-    Raises:
-        ExportError: the first depth at which it does not.
-    """
-    inputs = _inputs(session, example)
-    with evaluating(network), torch.no_grad():
-        for done, skip in enumerate(session.skips, 1):
-            for x in inputs:
-                found, names = session(x, skip), session.artifact.outputs
-                wanted = taken_from(network(x.to(device_of(network)), skip=skip), names)
-                for name in names or ("",):
-                    pair = (found[name], wanted[name]) if name else (found, wanted)
-                    difference = _difference(pair[0], pair[1].double().cpu().numpy())
-                    if difference <= TOLERANCE:
-                        continue
-                    what = f"its output {name!r} is" if name else "its outputs are"
-                    raise ExportError(
-                        f"the export does not compute what the network does at depth {skip}: {what} off by "
-                        f"{difference:.1e} of their standard deviation, {TOLERANCE:.0e} is "
-                        "allowed; nothing was written. A layer that draws random numbers or depends on the batch, or "
-                        "weights that are far out of range, can be the reason"
-                    )
-            tell(done, len(session.skips) + 1, "comparing every depth with the network")
-
-
-def _inputs(session: Session, example: Tensor) -> list[Tensor]:
-    """The example, and where batches are free another batch of other numbers."""
-    first = example.detach().cpu().float()
-    if session.artifact.input_shape[0] is not None:
-        return [first]
-    noise = torch.randn(3, *first.shape[1:], generator=torch.Generator().manual_seed(0))
-    return [first, noise]
-
-
-def _difference(found: NDArray[Any], wanted: NDArray[np.float64]) -> float:
-    """How far an output is off beyond rounding, in its standard deviations; infinite where its shape is another.
-
-    Where all numbers are equal, as a single one is, their size is what it is a part of.
-    """
-    if found.shape != wanted.shape:
-        return float("inf")
-    if not wanted.size:
-        return 0.0
-    off, largest = float(np.abs(found - wanted).max()), float(np.abs(wanted).max())
-    beyond = 0.0 if off <= _ROUNDING * largest else off  # nan stays nan
-    return beyond / (float(wanted.std()) or largest or 1.0)
 
 
 def _check_options(name: str, writer: Any, options: Mapping[str, Any]) -> None:

@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..meaning import Meaning
+from ..errors import DataError
+from ..meaning import Detections, Meaning
+from ..preprocessing import Placement
 from .artifact import Artifact
+from .boxes import find_objects
 
 _MOST = 5  # classes or labels in a line
 _FEW = 8  # numbers in a line
@@ -21,7 +24,9 @@ class Prediction:
     Attributes:
         output: its name; empty where a network has only one.
         text: in words, such as `"cat 93.1 %"`.
-        values: the same as JSON has it: `class` and `score`, `labels`, `shares`, `numbers`, or `shape` and `range`.
+        values: the same as JSON has it: `class` and `score`, `labels`, `shares`, `numbers`, `objects` (each with its
+            `class` and the place of that in the outputs, `number`, its `score` and its `box`, x1, y1, x2, y2 in pixels
+            of the image), or `shape` and `range`.
     """
 
     output: str
@@ -38,6 +43,7 @@ class Reader:
     Arguments:
         labels: class names in the order of the outputs; None where a single output does not stand for classes.
         meanings: what outputs stand for, where that is known; a single vector is of classes where it is not.
+        detections: how outputs become the objects in an image, of a detector.
 
     Example:
         >>> [prediction] = Reader(("cat", "dog"))(np.array([[0.0, 2.0]]))
@@ -48,8 +54,13 @@ class Reader:
         kind: class 1 88.1 %; size: 3.25 m
     """
 
-    def __init__(self, labels: Sequence[str] | None = (), meanings: Mapping[str, Meaning] | None = None) -> None:
-        self.labels, self.meanings = labels, dict(meanings or {})
+    def __init__(
+        self,
+        labels: Sequence[str] | None = (),
+        meanings: Mapping[str, Meaning] | None = None,
+        detections: Detections | None = None,
+    ) -> None:
+        self.labels, self.meanings, self.detections = labels, dict(meanings or {}), detections
 
     @classmethod
     def of(cls, artifact: Artifact, *, classes: bool) -> "Reader":
@@ -58,12 +69,39 @@ class Reader:
         Arguments:
             classes: does a vector stand for classes where the file does not say?
         """
-        return cls(artifact.labels if artifact.labels or classes else None, artifact.meanings)
+        labels = artifact.labels if artifact.labels or classes else None
+        return cls(labels, artifact.meanings, artifact.detections)
 
-    def __call__(self, output: Any) -> tuple[Prediction, ...]:
-        """One prediction for each output of a batch of one."""
-        parts = output if isinstance(output, Mapping) else {"": output}
-        return tuple(self._read(name, np.asarray(part)) for name, part in parts.items())
+    def __call__(self, output: Any, placement: Placement | None = None) -> tuple[Prediction, ...]:
+        """One prediction for each output of a batch of one; one for those that objects are made of.
+
+        Arguments:
+            output: what a session returned.
+            placement: where the image lies in the input; objects are found in pixels of the image.
+
+        Raises:
+            DataError: outputs of a detector without a placement.
+        """
+        parts = dict(output) if isinstance(output, Mapping) else {"": output}
+        found = []
+        if self.detections is not None:
+            if placement is None:
+                raise DataError("objects were to be found without their image: expected its placement in the input")
+            found.append(self._objects(parts, self.detections, placement))
+            parts = {name: part for name, part in parts.items() if name not in self.detections.outputs}
+        return (*found, *(self._read(name, np.asarray(part)) for name, part in parts.items()))
+
+    def _objects(self, outputs: Mapping[str, Any], how: Detections, placement: Placement) -> Prediction:
+        width, height = placement.frame
+        found = find_objects(outputs, how, (height, width))[0]
+        boxes = placement.to_image(found.boxes)
+        objects = [
+            {"class": self._name(n, found.of, how.first), "number": n, "score": float(score), "box": box.tolist()}
+            for box, score, n in zip(boxes, found.scores, found.classes.tolist(), strict=True)
+        ]
+        said = [f"{each['class']} {100 * each['score']:.1f} % {_place(each['box'])}" for each in objects[:_MOST]]
+        text = ", ".join([*said, f"{len(objects) - _MOST} more"] if len(objects) > _MOST else said)
+        return Prediction("", text or "nothing", {"objects": objects})
 
     def _read(self, name: str, output: NDArray[Any]) -> Prediction:
         sample = output[0] if output.ndim and len(output) == 1 else output
@@ -107,9 +145,16 @@ class Reader:
         most = f"none, most probable {self._name(best[0], len(scores))} {100 * scores[best[0]]:.1f} %"
         return Prediction(name, _listed(found) if found else most, {"labels": found})
 
-    def _name(self, number: int, of: int) -> str:
+    def _name(self, number: int, of: int | None, first: int = 0) -> str:
+        """Of a class by its place; names are those of the network where there are as many, or nobody knows how many."""
         labels = self.labels or ()
-        return labels[number] if len(labels) == of else f"class {number}"
+        known = number < len(labels) if of is None else len(labels) == of
+        return labels[number] if known else f"class {number + first}"
+
+
+def _place(box: Sequence[float]) -> str:
+    left, top, right, bottom = (round(side) for side in box)
+    return f"({left}, {top}) to ({right}, {bottom})"
 
 
 def _listed(shares: Mapping[str, float]) -> str:

@@ -56,14 +56,18 @@ class Session:
     """A network of many depths, ready to run; made by `open_session`. Threads may share one.
 
     Attributes:
-        artifact: what the file says of itself: depths, labels, preprocessing, trade-offs.
+        artifact: what the file says of itself: depths, labels, preprocessing, trade-offs. Of a network that is a
+            detector, its `detections` are those of the size that ran last, and None before.
         backend: its name.
     """
 
     def __init__(self, backend: str, opened: Backend) -> None:
         self.backend = backend
-        self.artifact = opened.artifact
         self._opened = opened
+
+    @property
+    def artifact(self) -> Artifact:
+        return self._opened.artifact
 
     @property
     def skips(self) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import ArtifactError
+from ..preprocessing import Placement, Preprocessing
 from ..quality import TOP_1, Quality
-from .artifact import Preprocessing
 from .predictions import Prediction, Reader
 from .preparing import prepare
 from .sources import Picture
@@ -50,6 +50,7 @@ class Pass:
         latency_ms: of the network alone; None where it failed.
         predictions: what each output says of the image.
         error: what the backend raised.
+        read_ms: reading the outputs: of a detector, the suppression.
     """
 
     image: str
@@ -58,6 +59,7 @@ class Pass:
     latency_ms: float | None = None
     predictions: tuple[Prediction, ...] = ()
     error: ArtifactError | None = None
+    read_ms: float = 0.0
 
 
 def stream(
@@ -66,7 +68,9 @@ def stream(
     preprocessing: Preprocessing,
     chooser: Chooser,
     *,
-    read: Callable[[Any], tuple[Prediction, ...]] = Reader(),  # noqa: B008 - a plain value
+    shape: tuple[int, int] | None = None,
+    read: Callable[[Any, Placement], tuple[Prediction, ...]] = Reader(),  # noqa: B008 - a plain value
+    draw: Callable[[Picture, Placement, Any, tuple[Prediction, ...]], None] | None = None,
     clock: Callable[[], float] = perf_counter,
 ) -> Iterator[Pass]:
     """Prepare, choose, run, observe: one image after the other, as fast as it goes.
@@ -74,11 +78,13 @@ def stream(
     A backend that fails is told in the `Pass`, and the next image runs.
 
     Arguments:
-        session: called as `session(x, skip)` with `[1, channels, size, size]`.
+        session: called as `session(x, skip)` with `[1, channels, height, width]`.
         pictures: what `read_images` yields.
         preprocessing: that of the network.
         chooser: a governor, or `Fixed`.
+        shape: height and width of the input; by default a square of the preprocessing's `image_size`.
         read: what the outputs for an image say of it; the most probable class by default.
+        draw: called with each picture, where it lies in the input, the output and what it says; its time is in none.
         clock: seconds.
 
     Raises:
@@ -86,9 +92,10 @@ def stream(
         DataError, SkipError: an input or a depth that the session does not take.
     """
     failed = 0
-    for name, image in pictures:
+    for picture in pictures:
+        name, image = picture
         began = clock()
-        x = prepare(image, preprocessing)[None]
+        x = prepare(image, preprocessing, shape)[None]
         prepared_ms = 1000 * (clock() - began)
         skip = chooser.choose()
         began = clock()
@@ -103,7 +110,12 @@ def stream(
         latency_ms = 1000 * (clock() - began)
         chooser.observe(skip, latency_ms)
         failed = 0
-        yield Pass(name, skip, prepared_ms, latency_ms, read(output))
+        began, placement = clock(), preprocessing.place(*image.size, shape)
+        predictions = read(output, placement)
+        read_ms = 1000 * (clock() - began)
+        if draw is not None:
+            draw(picture, placement, output, predictions)
+        yield Pass(name, skip, prepared_ms, latency_ms, predictions, read_ms=read_ms)
 
 
 @dataclass(frozen=True)
@@ -120,6 +132,7 @@ class Summary:
         switches: passes at another depth than the one before.
         quality: what depths are judged by.
         expected: the mean of what was measured of the depths that ran, in its unit; None where that is not known.
+        read_mean_ms: reading the outputs of an image: of a detector, the suppression.
     """
 
     images: int
@@ -134,6 +147,7 @@ class Summary:
     switches: int
     quality: Quality
     expected: float | None
+    read_mean_ms: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Dictionaries, strings and numbers only."""
@@ -160,7 +174,7 @@ class Tally:
         self.target_ms, self.quality, self._known = target_ms, quality, known
         self.failures = self.failures_in_a_row = self.misses = self.switches = 0
         self.depths: Counter[str] = Counter()
-        self._latencies, self._prepared = array("d"), 0.0
+        self._latencies, self._prepared, self._read = array("d"), 0.0, 0.0
         self._last: str | None = None
 
     @property
@@ -192,6 +206,7 @@ class Tally:
         self.depths[passed.skip] += 1
         self._latencies.append(passed.latency_ms)
         self._prepared += passed.prepared_ms
+        self._read += passed.read_ms
         self._last = passed.skip
 
     def summary(self) -> Summary:
@@ -210,4 +225,5 @@ class Tally:
             self.switches,
             self.quality,
             self.expected,
+            self._read / images if images else None,
         )

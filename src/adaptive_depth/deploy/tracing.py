@@ -17,6 +17,7 @@ from ..modes import without_fast_paths
 
 MOST_SAID = 300  # characters of another library's message
 MOST_NAMED = 3  # operators
+_SPECIALISED = re.compile(r"marked .* as dynamic but your code specialized it")
 _WRAPPER = re.compile(r"^(view|model)(\.|$)")  # what holds the user's model
 _WRAPPED = re.compile(r"\.(skippable_block|by_context\.[TF]+)(?=\.|$)")  # what `Switching` puts around a block
 
@@ -48,15 +49,24 @@ def apart(outputs: Any) -> Any:
     return found
 
 
-def two_samples(example: Tensor) -> Tensor:
-    """A batch of two or more: of one, `torch.export` would take the batch size for a constant."""
-    return torch.cat([example, example]) if len(example) == 1 else example
+class FixedBatchError(ExportError):
+    """A network whose code makes a number of the batch size (`len(x)`), so that a graph has one of it."""
+
+
+def with_free_sides(example: Tensor, shape: Sequence[int | None]) -> tuple[Tensor, dict[int, Any]]:
+    """The example of a graph, and its sides that are free, of an artifact's `input_shape` (None where any number does).
+
+    A free batch has two samples or more: of one, `torch.export` would take the batch size for a constant.
+    """
+    free = dict.fromkeys((place for place, side in enumerate(shape) if side is None), torch.export.Dim.DYNAMIC)
+    return torch.cat([example, example]) if 0 in free and len(example) == 1 else example, free
 
 
 def exported(module: nn.Module, args: tuple[Any, ...], *, dynamic_shapes: Any = None) -> ExportedProgram:
     """`torch.export.export`, with errors that name the part of the module.
 
     Raises:
+        FixedBatchError: code that makes a number of a batch size that was to be free.
         ExportError: code that cannot be followed, such as one that depends on the values of a tensor.
     """
     with _calls() as calls:
@@ -67,7 +77,8 @@ def exported(module: nn.Module, args: tuple[Any, ...], *, dynamic_shapes: Any = 
             names = {_identity(part): path for path, part in module.named_modules()}
             inside = next((names[call] for call in reversed(calls) if names.get(call)), type(module).__name__)
             said = one_line(error)[:MOST_SAID]
-            raise ExportError(f"torch.export cannot follow {block_name(inside)}: {said}") from error
+            kind = FixedBatchError if _SPECIALISED.search(said) else ExportError
+            raise kind(f"torch.export cannot follow {block_name(inside)}: {said}") from error
 
 
 def cannot_convert(what: str, programs: Iterable[ExportedProgram], error: BaseException) -> ExportError:

@@ -16,7 +16,7 @@ DESCRIPTION = "adaptive_depth"  # the name of the description in the model's met
 IMAGE, SKIP = INPUTS
 
 CHECKED = "adaptive_depth_checked"  # of a file that has a checksum at its end; those of version 0.1 have none
-_CHECKSUM = "adaptive_depth_checksum"
+CHECKSUM = "adaptive_depth_checksum"
 _ERRORS_ONLY = 3
 
 
@@ -51,7 +51,7 @@ def open_backend(source: Any, *, threads: int | None, backend: str) -> "OnnxBack
     if CHECKED in said and not checked:
         raise ArtifactError(
             f"{source} does not have the checksum that its export put at its end: it is damaged, or another tool wrote "
-            f"it anew; export it again, or remove the entries {CHECKED} and {_CHECKSUM} of its metadata if the change "
+            f"it anew; export it again, or remove the entries {CHECKED} and {CHECKSUM} of its metadata if the change "
             "was meant"
         )
     described = said.get(DESCRIPTION)
@@ -62,7 +62,7 @@ def open_backend(source: Any, *, threads: int | None, backend: str) -> "OnnxBack
 
 def ending(digits: str) -> bytes:
     """The last bytes of a file, for the checksum of all that stands before them: one more entry of its metadata."""
-    name, value = _CHECKSUM.encode(), digits.encode()
+    name, value = CHECKSUM.encode(), digits.encode()
     entry = b"\x0a" + bytes([len(name)]) + name + b"\x12" + bytes([len(value)]) + value
     return b"\x72" + bytes([len(entry)]) + entry
 

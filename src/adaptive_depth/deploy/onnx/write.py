@@ -14,15 +14,15 @@ from ...errors import ExportError
 from ...files import write_atomically
 from ..artifact import Artifact
 from ..switching import Switching
-from ..tracing import cannot_convert, exported, two_samples
+from ..tracing import cannot_convert, exported, with_free_sides
 from .branches import add_branches, move_constants
-from .run import CHECKED, DESCRIPTION, IMAGE, SKIP, ending
+from .run import CHECKED, CHECKSUM, DESCRIPTION, IMAGE, SKIP, ending
 
 LARGEST = 2**31 - 1  # bytes of a file in protocol buffers
 
 
 def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artifact, *, form: str) -> None:
-    """Write one ONNX model of all depths; the batch is free.
+    """Write one ONNX model of all depths; the batch is free where the artifact's `input_shape` says so.
 
     Its inputs are `image`, float32 `[batch, channels, height, width]`, and `skip`, booleans `[stages]`, True where a
     stage is skipped; its output is `logits`, `[batch, classes]`, or those that the artifact names. Weights are stored
@@ -37,12 +37,14 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
             norms of its own, which a runtime folds into copies of the convolutions when it loads the file.
 
     Raises:
+        FixedBatchError: a network whose code fixes a batch that was to be free.
         ExportError: an operator that ONNX does not have, with the block it came from; a model above 2 GB.
     """
     module = Switching(network, folded=form == "folded", skips=artifact.skips, outputs=artifact.outputs)
-    examples = (two_samples(example), torch.zeros(len(network.stages), dtype=torch.bool))
+    images, free = with_free_sides(example, artifact.input_shape)
+    examples = (images, torch.zeros(len(network.stages), dtype=torch.bool))
     with torch.no_grad():
-        program = exported(module, examples, dynamic_shapes=({0: torch.export.Dim.DYNAMIC}, None))
+        program = exported(module, examples, dynamic_shapes=(free, None))
         try:
             converted: Any = torch.onnx.export(
                 program,
@@ -61,10 +63,16 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
     move_constants(graph)
     converted.model.metadata_props[CHECKED] = "crc32"
     converted.model.metadata_props[DESCRIPTION] = json.dumps(artifact.to_json())
-    _write(converted.model, path)
+    save(converted.model, path)
 
 
-def _write(model: onnx_ir.Model, path: Path) -> None:
+def save(model: onnx_ir.Model, path: Path) -> None:
+    """Write a model with a checksum at its end; one that it has from before is left out.
+
+    Raises:
+        ExportError: a model above 2 GB.
+    """
+    model.metadata_props.pop(CHECKSUM, None)
     proto = onnx_ir.to_proto(model)
     size = proto.ByteSize() + len(ending("0" * 8))
     if size > LARGEST:

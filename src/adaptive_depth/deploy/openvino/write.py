@@ -8,14 +8,14 @@ that is used, the one model hardly more than the super-net alone. `benchmarks/ex
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import openvino
 import torch
 from torch import Tensor
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 from ...core.network import AdaptiveNetwork
 from ...errors import ExportError
@@ -23,7 +23,7 @@ from ...files import checksum, drafts, move
 from ...modes import evaluating
 from ..artifact import Artifact
 from ..switching import Switching
-from ..tracing import cannot_convert, exported, two_samples
+from ..tracing import cannot_convert, exported, with_free_sides
 from .branches import branched
 from .run import CHECKSUM, DESCRIPTION
 
@@ -66,10 +66,9 @@ def converted(
     Arguments:
         keep_norms: leave norms that differ between depths beside their layers, as `openvino_branches.branched` has it.
     """
-    free = [place for place, side in enumerate(artifact.input_shape) if side is None]
     with evaluating(network), torch.no_grad(), warnings.catch_warnings(), _root_logger_kept():
         warnings.simplefilter("ignore")  # deprecations inside of the converters
-        program = _exported(network, example, artifact.outputs, free)
+        program = _exported(network, example, artifact)
         try:
             flat = openvino.convert_model(program)
         except Exception as error:
@@ -104,12 +103,7 @@ def _root_logger_kept() -> Iterator[None]:
         root.filters[:], root.handlers[:] = filters, handlers
 
 
-def _exported(
-    network: AdaptiveNetwork, example: Tensor, outputs: Sequence[str], free: Sequence[int]
-) -> ExportedProgram:
+def _exported(network: AdaptiveNetwork, example: Tensor, artifact: Artifact) -> ExportedProgram:
     skip = torch.zeros(len(network.stages), dtype=torch.bool, device=example.device)
-    return exported(
-        Switching(network, outputs=outputs),
-        (two_samples(example), skip),
-        dynamic_shapes=(dict.fromkeys(free, Dim.DYNAMIC), None),
-    )
+    images, free = with_free_sides(example, artifact.input_shape)
+    return exported(Switching(network, outputs=artifact.outputs), (images, skip), dynamic_shapes=(free, None))

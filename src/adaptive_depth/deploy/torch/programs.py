@@ -21,7 +21,7 @@ from ...errors import ExportError, one_line
 from ...skip import Skip, parse_skip
 from ..artifact import FILE, Artifact
 from ..session import Arrays, Session
-from ..tracing import MOST_SAID, Outputs, exported, two_samples
+from ..tracing import MOST_SAID, Outputs, exported, with_free_sides
 
 
 def write(
@@ -32,22 +32,24 @@ def write(
     Arguments:
         network: an adapted network, on the device on which the programs will run.
         path: a folder that does not exist.
-        example: an input of the network; the batch of the programs is free.
+        example: an input of the network; the batch of the programs is free where the artifact's `input_shape` says so.
         artifact: what the folder says of itself: its `skips` are the depths.
         form: every program is a plain network of its depth, `"folded"` as others would say.
         compiled: also write `TTFF.aoti.pt2`, packages of machine code for this kind of processor (AOTInductor), which
             takes a C++ compiler and a minute or so for each depth.
 
     Raises:
+        FixedBatchError: a network whose code fixes a batch that was to be free.
         ExportError: code that `torch.export` cannot follow, with the block it is in; no working compiler.
     """
     if form != "folded":
         raise ExportError(f"form={form!r} of torch: expected 'folded', for each depth is a network of its own")
-    path.mkdir()
+    path.mkdir(exist_ok=True)
+    images, free = with_free_sides(example, artifact.input_shape)
     for skip in artifact.skips:
         module = Outputs(network.extract(skip), artifact.outputs).eval()
         with torch.no_grad():
-            program = exported(module, (two_samples(example),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+            program = exported(module, (images,), dynamic_shapes=(free,))
         torch.export.save(program, path / f"{skip}.pt2")
         save_file(plain_state_dict(network, skip), path / f"{skip}.safetensors", metadata={"format": "pt"})
         if compiled:

@@ -1,5 +1,6 @@
 """Sessions over an adapted network in this process: eager, or compiled by `torch.compile`."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ...core.network import AdaptiveNetwork
 from ...data import input_shape
 from ...errors import ArtifactError, StagesError
 from ..artifact import Artifact
+from ..detectors import detections_of, exportable
 from ..session import Arrays
 
 
@@ -45,6 +47,7 @@ class NetworkBackend:
     """
 
     def __init__(self, network: AdaptiveNetwork, *, compiled: bool) -> None:
+        network = exportable(network)
         channels, _ = input_shape(network)
         self.artifact = Artifact(
             "network",
@@ -65,10 +68,13 @@ class NetworkBackend:
         with torch.inference_mode():
             given = torch.from_numpy(writable).to(device_of(self._network))
             output = self._subnets[skip](given)
-            logits = logits_in(output)
-            if isinstance(logits, Tensor):
+            parts, detections = outputs_in(output), detections_of(self._network, output)
+            if detections is not None:
+                parts = {name: parts[name] for name in detections.outputs}
+                if detections != self.artifact.detections:
+                    self.artifact = replace(self.artifact, detections=detections, outputs=detections.outputs)
+            elif isinstance(logits := logits_in(output), Tensor):
                 return _array(logits)
-            parts = outputs_in(output)
             if not parts or not all(isinstance(part, Tensor) for part in parts.values()):
                 raise ArtifactError(
                     f"the network returned {described(output)}: expected a tensor, or tensors in a dict, a dataclass "

@@ -1,0 +1,104 @@
+"""An exported file beside its network: at every depth, every output."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..batches import device_of, taken_from
+from ..core.network import AdaptiveNetwork
+from ..errors import ExportError
+from ..modes import evaluating
+from .session import Session
+
+TOLERANCE = 1e-4  # of an output's standard deviation
+_ROUNDING = 1e-6  # of its largest number, 8 units in its last place, as float32 rounds it
+_OTHERS = 0.01  # of the candidates that a network chooses by their scores
+
+OnProgress = Callable[[int, int, str], None]
+_Outputs = dict[str, NDArray[Any]]
+
+
+def compare(session: Session, network: AdaptiveNetwork, example: Tensor, tell: OnProgress) -> None:
+    """Check that a session gives what the network gives at every depth.
+
+    Raises:
+        ExportError: the first depth at which it does not.
+    """
+    inputs = inputs_of(session, example)
+    with evaluating(network), torch.no_grad():
+        for done, skip in enumerate(session.skips, 1):
+            for x in inputs:
+                found, wanted = _pair(session, network, x, skip)
+                for name in wanted:
+                    difference = _difference(found[name], wanted[name])
+                    if difference <= TOLERANCE:
+                        continue
+                    what = f"its output {name!r} is" if name else "its outputs are"
+                    raise ExportError(
+                        f"the export does not compute what the network does at depth {skip}: {what} off by "
+                        f"{difference:.1e} of their standard deviation, {TOLERANCE:.0e} is "
+                        "allowed; nothing was written. A layer that draws random numbers or depends on the batch, or "
+                        "weights that are far out of range, can be the reason"
+                    )
+            tell(done, len(session.skips) + 1, "comparing every depth with the network")
+
+
+def inputs_of(session: Session, example: Tensor) -> list[Tensor]:
+    """The example, and where batches are free another batch of other numbers."""
+    first = example.detach().cpu().float()
+    if session.artifact.input_shape[0] is not None:
+        return [first]
+    noise = torch.randn(3, *first.shape[1:], generator=torch.Generator().manual_seed(0))
+    return [first, noise]
+
+
+def _pair(session: Session, network: AdaptiveNetwork, x: Tensor, skip: str) -> tuple[_Outputs, _Outputs]:
+    """What a session and the network give, by name; "" is the only output."""
+    names, how = session.artifact.outputs, session.artifact.detections
+    output, there = session(x, skip), taken_from(network(x.to(device_of(network)), skip=skip), names)
+    found: _Outputs = output if names else {"": output}
+    wanted = {name: part.double().cpu().numpy() for name, part in (there if names else {"": there}).items()}
+    if how is not None and how.chosen and all(found[name].shape == wanted[name].shape for name in wanted):
+        return _without_order(found, wanted, (how.boxes, how.scores))
+    return found, wanted
+
+
+def _without_order(found: _Outputs, wanted: _Outputs, names: Sequence[str]) -> tuple[_Outputs, _Outputs]:
+    """Candidates that a network chose, each beside the nearest one; without the few that only one of the two chose.
+
+    Where two score nearly the same, rounding decides which is chosen, or which comes first.
+    """
+    found = {name: part.copy() for name, part in found.items()}
+    for image in range(len(wanted[names[0]])):
+        rows = [_rows([outputs[name][image] for name in names], wanted, names) for outputs in (found, wanted)]
+        apart = [np.abs(rows[0] - row).max(axis=1) for row in rows[1]]
+        nearest = np.array([each.argmin() for each in apart])
+        worst = np.argsort([-each.min() for each in apart])[: int(_OTHERS * len(apart))]
+        for name in names:
+            found[name][image] = found[name][image][nearest]
+            found[name][image][worst] = wanted[name][image][worst]
+    return found, wanted
+
+
+def _rows(parts: Sequence[NDArray[Any]], wanted: _Outputs, names: Sequence[str]) -> NDArray[np.float64]:
+    """All numbers of each candidate, in standard deviations of their output."""
+    scaled = [part / (wanted[name].std() or 1.0) for part, name in zip(parts, names, strict=True)]
+    return np.concatenate([part.reshape(len(part), -1) for part in scaled], axis=1)
+
+
+def _difference(found: NDArray[Any], wanted: NDArray[np.float64]) -> float:
+    """How far an output is off beyond rounding, in its standard deviations; infinite where its shape is another.
+
+    Where all numbers are equal, as a single one is, their size is what it is a part of.
+    """
+    if found.shape != wanted.shape:
+        return float("inf")
+    if not wanted.size:
+        return 0.0
+    off, largest = float(np.abs(found - wanted).max()), float(np.abs(wanted).max())
+    beyond = 0.0 if off <= _ROUNDING * largest else off  # nan stays nan
+    return beyond / (float(wanted.std()) or largest or 1.0)
