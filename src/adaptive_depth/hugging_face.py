@@ -62,20 +62,26 @@ def foreign_tokens(model: Any, ids: Tensor) -> str | None:
     )
 
 
-def image_processor_of(model: Any) -> Any:
+# What their own checkpoints name, where the library itself names none for a config.
+_PROCESSORS = {
+    "d_fine": "RTDetrImageProcessor",
+    "rt_detr_v2": "RTDetrImageProcessor",
+    "dab-detr": "ConditionalDetrImageProcessor",
+}
+
+
+def image_processor_of(config: Any) -> Any:
     """The class of the image processor that goes with a model of transformers; its attributes are the usual numbers.
 
-    None where transformers names none.
+    None where nobody names one.
     """
+    import transformers
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
+    if config.model_type in _PROCESSORS:
+        return getattr(transformers, _PROCESSORS[config.model_type])
     mapping: Any = IMAGE_PROCESSOR_MAPPING
-    import transformers
-
-    kinds = [type(model.config)]
-    if model.config.model_type in ("rt_detr_v2", "d_fine"):  # whose checkpoints name that of RT-DETR
-        kinds.append(transformers.RTDetrConfig)
-    found = next((mapping[kind] for kind in kinds if kind in mapping), None)
+    found = mapping.get(type(config), None)
     return found.get("torchvision") or found.get("pil") if isinstance(found, dict) else found
 
 

@@ -258,10 +258,7 @@ def test_a_module_that_can_be_imported(own, monkeypatch):
     ("options", "said"),
     [
         (["--task=regression"], "the task Regression needs numbers for each image, and the data"),
-        (
-            ["--task=multi-label"],
-            "train in Python, ad.train(net, loader, task=...), or make targets in the method inputs",
-        ),
+        (["--task=multi-label"], "no set has that which the command line reads; train in Python"),
         (["--task=segmentation(ignore_index=0)"], "the task Segmentation needs the class of every pixel"),
         (["--task=own.py:plain"], "the task Regression needs numbers for each image"),
         (["--task=own.py:heads"], "the task Heads needs a target for each head for each image, and the data"),

@@ -232,8 +232,8 @@ def _open(
         raise ArtifactError(
             f"{artifact} does not say how images are prepared: export a run that train or demo wrote, with its images"
         )
-    size = known.preprocessing.sides
-    return session, known, known.preprocessing, (height or size[0], width or size[1])
+    rows, columns = known.preprocessing.sides
+    return session, known, known.preprocessing, (height or rows, width or columns)
 
 
 def _of_run(artifact: "Artifact", run: Path, *, governed: bool) -> "Artifact":

@@ -66,6 +66,7 @@ _NAMED = {  # in adaptive_depth.tasks
     "multi-label": "MultiLabel",
     "regression": "Regression",
     "segmentation": "Segmentation",
+    "detection": "Detection",
 }
 _TASKS = f"one of {', '.join(_NAMED)}, or your own as my_task.py:Angle or module:Angle"
 _METRICS = "a name such as torchmetrics.classification.MulticlassF1Score(num_classes=3), or my_metric.py:score"
@@ -187,6 +188,13 @@ def meanings_of(run: Path) -> Meanings:
     return _read(run / FILE).meanings if (run / FILE).exists() else {}
 
 
+def names_objects(task: "Task | None") -> bool:
+    """Does what it finds have one of the data's classes: an image, a place of it, a box?"""
+    from ..tasks import Detection
+
+    return is_of_classes(task) or isinstance(task, Detection)
+
+
 def is_of_classes(task: "Task | None") -> bool:
     """Is it one class an image, or for each place of it?"""
     from ..tasks import Classification
@@ -211,7 +219,7 @@ def check_images(network: Any, config: Any, task: "Task | None") -> None:
         DataError: outputs that are not one for each class, or a task that needs other targets.
     """
     from ..data import check_fit, check_input
-    from ..tasks import Classification, Heads, LanguageModel, MultiLabel, Regression, Segmentation
+    from ..tasks import Classification, Detection, Heads, LanguageModel, MultiLabel, Regression, Segmentation
 
     needs = {
         type(None): ("one class", "class"),
@@ -219,6 +227,7 @@ def check_images(network: Any, config: Any, task: "Task | None") -> None:
         MultiLabel: ("a yes or no for each label", None),
         Regression: ("numbers", None),
         Segmentation: ("the class of every pixel", "masks"),
+        Detection: ("boxes", "boxes"),
         LanguageModel: ("a text", None),
         Heads: ("a target for each head", None),
     }
@@ -229,8 +238,8 @@ def check_images(network: Any, config: Any, task: "Task | None") -> None:
         mend = f"{sets} that (--data; docs/data.md)" if sets else "no set has that which the command line reads"
         raise DataError(
             f"the task {type(task or Classification()).__name__} needs {needed} for each image, and the data "
-            f"{config.name!r} has {has[config.shown]}: {mend}; or train in Python, ad.train(net, loader, task=...), or "
-            "make targets in the method inputs of a task of your own (docs/tasks.md)"
+            f"{config.name!r} has {has[config.shown]}: {mend}; train in Python, ad.train(net, loader, task=...), or "
+            "make targets of what there is in the method inputs of a task of your own (docs/tasks.md)"
         )
     if is_of_classes(task):
         check_fit(network, config)

@@ -208,7 +208,7 @@ def _train(
     task = tasks.task_of(asked, recipe)
     ignored = tasks.ignored_by(task)
     other = {} if task is None or tasks.is_of_classes(task) else task.meanings()
-    asked = replace(asked, classes=tasks.is_of_classes(task), meanings=other)
+    asked = replace(asked, classes=tasks.names_objects(task), meanings=other)
     quality = TOP_1 if task is None else task.quality
     with seeded(recipe.seed):
         classes = _classes(recipe.data, root, download, ignored)

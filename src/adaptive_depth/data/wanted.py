@@ -8,14 +8,11 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.config import resolve_data_config, resolve_model_data_config
 from torch import nn
 from torchvision.models import get_model_builder
-from torchvision.models.detection.fcos import FCOS
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-from torchvision.models.detection.retinanet import RetinaNet
-from torchvision.models.detection.ssd import SSD
 
 from ..core.network import AdaptiveNetwork
 from ..errors import DataError
 from ..hugging_face import image_processor_of, is_of_transformers
+from ..tasks.detectors import detector_of
 from .sets import BACKGROUND
 
 _USUAL = 512  # pixels of an image with boxes or a mask, where nobody says
@@ -72,7 +69,8 @@ def wanted(model: nn.Module, shown: str) -> Wanted:
 
 def keeps_background(model: nn.Module) -> bool:
     """Is the first class of this detector that of what is none, so that its classes are counted from 1?"""
-    return isinstance(plain_model(model), GeneralizedRCNN | SSD)
+    known = detector_of(plain_model(model))
+    return known is not None and known.lowest == 1
 
 
 def with_background(model: nn.Module, classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -143,9 +141,10 @@ def _of_timm(model: nn.Module) -> Wanted:
 
 
 def _of_a_detector(model: nn.Module) -> Wanted:
-    if isinstance(model, GeneralizedRCNN | SSD | RetinaNet | FCOS):
+    known = detector_of(model)
+    if known is not None and known.library == "torchvision" and hasattr(model, "transform"):
         return _of_torchvision(model)
-    if is_of_transformers(model) and type(model).__name__.endswith("ForObjectDetection"):
+    if known is not None and known.library == "transformers":
         return _of_a_processor(model) or Wanted(_USUAL, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     raise DataError(
         f"the data has boxes, and a {type(model).__name__} is no detector of which it is known how it takes them: "
@@ -171,7 +170,7 @@ def _of_torchvision(model: nn.Module) -> Wanted:
 
 def _of_a_processor(model: Any) -> Wanted | None:
     """What a model of transformers' image processor does by default, but to one size, whatever the proportions."""
-    told = image_processor_of(model) if is_of_transformers(model) else None
+    told = image_processor_of(model.config) if is_of_transformers(model) else None
     if told is None:
         return None
     own: Any = getattr(model.config, "image_size", None)  # of its positions

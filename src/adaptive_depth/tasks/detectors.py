@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from ..hugging_face import is_of_transformers
+from ..hugging_face import image_processor_of, is_of_transformers
 
 Library = Literal["torchvision", "transformers"]
 
@@ -110,13 +110,6 @@ def losses_in_eval(*modules: nn.Module) -> Iterator[None]:
 
 # -- transformers -----------------------------------------------------------------------------------------------
 
-# What their own checkpoints name, where the library itself names none for a config.
-_PROCESSORS = {
-    "d_fine": "RTDetrImageProcessor",
-    "rt_detr_v2": "RTDetrImageProcessor",
-    "dab-detr": "ConditionalDetrImageProcessor",
-}
-
 
 def _of_transformers(path: str, part: Any) -> Detector | None:
     if not is_of_transformers(part):
@@ -150,19 +143,7 @@ def predictions_of(config: Any, logits: Tensor, boxes: Tensor, sizes: Tensor) ->
     """
     from types import SimpleNamespace
 
-    processor = _processor(config)
-    return processor.post_process_object_detection(
+    kind = image_processor_of(config)
+    return kind().post_process_object_detection(
         SimpleNamespace(logits=logits, pred_boxes=boxes), threshold=-1.0, target_sizes=sizes
     )
-
-
-def _processor(config: Any) -> Any:
-    """Of the kind that goes with a config, as it is without a file."""
-    import transformers
-    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
-
-    kind: Any = getattr(transformers, _PROCESSORS.get(config.model_type, ""), None)
-    if kind is None:
-        kinds: Any = IMAGE_PROCESSOR_MAPPING[type(config)]
-        kind = kinds["torchvision"] if isinstance(kinds, dict) else kinds
-    return kind()
