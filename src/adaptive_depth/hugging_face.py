@@ -30,6 +30,23 @@ def context_of(model: Any) -> int | None:
     return known if isinstance(known, int) and known > 0 else None
 
 
+def image_processor_of(model: Any) -> Any:
+    """The class of the image processor that goes with a model of transformers; its attributes are the usual numbers.
+
+    None where transformers names none.
+    """
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+
+    mapping: Any = IMAGE_PROCESSOR_MAPPING
+    import transformers
+
+    kinds = [type(model.config)]
+    if model.config.model_type in ("rt_detr_v2", "d_fine"):  # whose checkpoints name that of RT-DETR
+        kinds.append(transformers.RTDetrConfig)
+    found = next((mapping[kind] for kind in kinds if kind in mapping), None)
+    return found.get("torchvision") or found.get("pil") if isinstance(found, dict) else found
+
+
 def layer_lists(model: nn.Module) -> list[list[str]]:
     """The paths of the layers of each list that a model of transformers goes through, as its library marks them."""
     layers = sys.modules.get("transformers.modeling_layers")

@@ -67,7 +67,7 @@ class Placement:
         (left, top), (width, height) = self.corner, self.frame
         if left <= 0 and top <= 0 and left + self.resized[0] >= width and top + self.resized[1] >= height:
             return resized.crop((-left, -top, width - left, height - top))
-        canvas = Image.new(image.mode, self.frame, fill if image.mode != "L" else fill[0])
+        canvas = Image.new(image.mode, self.frame, fill if image.mode == "RGB" else fill[0])
         canvas.paste(resized, self.corner)
         return canvas
 
@@ -77,7 +77,8 @@ class Preprocessing(Plain):
     """How images become the input of a network, and what its outputs mean: a plain value that survives JSON.
 
     Attributes:
-        image_size: height and width in pixels of the input; before the crop, at most 16,384.
+        image_size: height and width in pixels of the input, one number for a square or a pair; before the crop, at
+            most 16,384.
         channels: 1 (grey) or 3 (colour); images are converted.
         mean, std: subtracted from, and divided out of, pixels between 0 and 1; one number a channel.
         interpolation: of the resizing, such as `"bicubic"` or `"bilinear"`.
@@ -94,7 +95,7 @@ class Preprocessing(Plain):
 
     reading_error = DataError
 
-    image_size: int
+    image_size: int | tuple[int, int]
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -105,13 +106,16 @@ class Preprocessing(Plain):
     fill: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        size, per_channel = self.image_size, f"{self.channels} numbers, one a channel"
+        size: Any = self.image_size
+        sides: tuple[Any, ...] = tuple(size) if _is_list(size) else (size,)
+        per_channel = f"{self.channels} numbers, one a channel"
         for field, fits, expected in (
             (
                 "image_size",
-                type(size) is int and 0 < size <= MOST_PIXELS,
+                len(sides) in (1, 2) and all(type(side) is int and 0 < side <= MOST_PIXELS for side in sides),
                 f"a number of pixels above 0, such as 224, and at most {MOST_PIXELS:,}",
             ),
+            ("image_size", len(sides) == 1 or self.resize != "crop", "one number, of the square that is cut out"),
             ("channels", type(self.channels) is int and self.channels in MODES, "1 (grey) or 3 (colour)"),
             ("mean", _are_numbers(self.mean, self.channels), per_channel),
             ("std", _are_numbers(self.std, self.channels) and min(self.std) > 0, f"{per_channel}, above 0"),
@@ -123,13 +127,13 @@ class Preprocessing(Plain):
         ):
             if not fits:
                 raise DataError(f"preprocessing has {field}={getattr(self, field)!r}: expected {expected}")
-        if size > MOST_PIXELS * self.crop_pct:
+        if max(sides) > MOST_PIXELS * self.crop_pct:
             raise DataError(
                 f"preprocessing has image_size={size} and crop_pct={self.crop_pct!r}, a crop of images of "
-                f"{size / self.crop_pct:.4g} pixels: expected at most {MOST_PIXELS:,}, so a crop_pct of at least "
-                f"{size / MOST_PIXELS:.3g}"
+                f"{max(sides) / self.crop_pct:.4g} pixels: expected at most {MOST_PIXELS:,}, so a crop_pct of at least "
+                f"{max(sides) / MOST_PIXELS:.3g}"
             )
-        for field in ("mean", "std", "classes", "fill"):
+        for field in ("mean", "std", "classes", "fill", *(["image_size"] * (len(sides) == 2))):
             object.__setattr__(self, field, tuple(getattr(self, field)))
 
     @classmethod
@@ -157,41 +161,38 @@ class Preprocessing(Plain):
             key: value for key, value in fields.items() if key not in ("resize", "fill") or value not in ("crop", [])
         }
 
-    def place(self, width: int, height: int, shape: tuple[int, int] | None = None) -> Placement:
-        """Where an image of this size comes to lie in the input.
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of the input, in pixels."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
-        Arguments:
-            width, height: of the image.
-            shape: height and width of the input; by default a square of `image_size`.
-
-        Raises:
-            DataError: a crop that is no square.
-        """
-        frame = (self.image_size, self.image_size) if shape is None else (shape[1], shape[0])
+    def place(self, width: int, height: int) -> Placement:
+        """Where an image of this size comes to lie in the input."""
+        rows, columns = self.sides
+        frame = (columns, rows)
         if self.resize == "stretch":
             return Placement((width, height), frame, (0, 0), frame)
         if self.resize == "letterbox":
             scale = min(frame[0] / width, frame[1] / height)
             resized = (max(1, round(scale * width)), max(1, round(scale * height)))
             return Placement((width, height), resized, (0, 0), frame)
-        if frame[0] != frame[1]:
-            raise DataError(
-                f"the input has {frame[1]} x {frame[0]} pixels: expected a square for resize='crop', or "
-                "resize='stretch' or 'letterbox', which take any shape"
-            )
         shorter = math.floor(frame[0] / self.crop_pct)
         longer = int(shorter * max(width, height) / min(width, height))
         resized = (shorter, longer) if width <= height else (longer, shorter)
         corner = (-round((resized[0] - frame[0]) / 2), -round((resized[1] - frame[1]) / 2))
         return Placement((width, height), resized, corner, frame)
 
-    def fitted(self, image: "Image", shape: tuple[int, int] | None = None) -> "Image":
+    def fitted(self, image: "Image") -> "Image":
         """An image, already grey or in colour, as the input of the network, but not yet normalised."""
-        colour = tuple(round(255 * value) for value in self.fill or self.mean)
-        return self.place(*image.size, shape).fit(image, self.interpolation, colour)
+        return self.place(*image.size).fit(image, self.interpolation, self.colour)
+
+    @property
+    def colour(self) -> tuple[int, ...]:
+        """With what `"letterbox"` fills, from 0 to 255, one number a channel."""
+        return tuple(round(255 * value) for value in self.fill or self.mean)
 
     def transform(self) -> "Callable[[Any], Tensor]":
-        """What turns a `PIL.Image` into an input `[channels, image_size, image_size]`, by timm; needs torch.
+        """What turns a `PIL.Image` into an input `[channels, height, width]`, by timm or torchvision; needs torch.
 
         Example:
             >>> from PIL import Image
@@ -205,7 +206,7 @@ class Preprocessing(Plain):
         if self.resize != "crop":
             return Compose([Convert(self.channels), self.fitted, ToTensor(), Normalize(self.mean, self.std)])
         prepare: Any = create_transform(
-            (self.channels, self.image_size, self.image_size),
+            (self.channels, *self.sides),
             interpolation=self.interpolation,
             crop_pct=self.crop_pct,
             mean=self.mean,

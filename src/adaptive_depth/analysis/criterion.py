@@ -54,7 +54,7 @@ class Criterion:
         except TrainingError as error:
             raise DataError(str(error)) from error
         if isinstance(self.task, Classification) and not y.is_floating_point():
-            self.classes = output.shape[1]
+            self.classes = self.task.classes_of(output)
             self.seen |= set(y[y != self.task.ignore_index].unique().tolist())
         try:
             loss = self.task.loss(output, y)

@@ -11,6 +11,7 @@ from ..core.network import AdaptiveNetwork
 from ..core.stand_in import stand_in
 from ..core.views import build_view
 from ..errors import MeasurementError
+from ..modes import Generators
 from ..plan import Stage
 from ..training.self_distillation import feature_loss
 from .criterion import Criterion
@@ -29,6 +30,7 @@ class Measurement:
 
     Attributes:
         passes: how many passes `add` takes for a batch.
+        losing: the modules whose outputs the criterion takes.
     """
 
     def __init__(self, network: AdaptiveNetwork, criterion: Criterion, compare: nn.Module | None) -> None:
@@ -49,13 +51,17 @@ class Measurement:
         self.terms = {path: _Term(network, stage, path) for stage in stages for path in stage.skippable}
         self.compared = None if compare is None else _Compared(compare, self.blocks, network.model)
         self.passes = len(skips) + len(self.terms) + (compare is not None)
+        self.losing = [*self.subnets.values(), *(term.subnet for term in self.terms.values())]
+        self.generators = Generators(network, device_of(network))
 
     def add(self, x: Any, y: Tensor | None) -> Iterator[None]:
         """Measure one batch; yields after each pass."""
         (args, kwargs), rows = arguments(x), samples_in(x)
         samples = entries_in(y) if rows is None else rows
+        drawn = self.generators.state()  # a detector draws the regions that it learns from: for each loss the same
         for skip, subnet in self.subnets.items():
             self.losses[skip].add(float(self.criterion(f"sub-network {skip}", subnet(*args, **kwargs), y)), samples)
+            self.generators.put(drawn)
             yield
         self.ratios.gather(rows)
         for stage, divergence in zip(self.network.stages, self.divergences, strict=True):
@@ -63,6 +69,7 @@ class Measurement:
             divergence.add(float(feature_loss(deep.after, shallow.after, stage.channel_dim)), samples)
         for path, term in self.terms.items():
             term.add(args, kwargs, y, self.criterion, self.blocks[path].kept.change, samples)
+            self.generators.put(drawn)
             yield
         for block in (*self.blocks.values(), *self.bases.values()):
             block.forget()

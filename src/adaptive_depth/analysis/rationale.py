@@ -96,9 +96,10 @@ def analyze(
             if not network.proven:
                 network.prove(*args, **kwargs)
             measured = measured or Measurement(network, judge, compare)
-            for _ in measured.add(x, y):
-                if on_progress is not None:
-                    on_progress(next(done), _passes(measured, batches, limit))
+            with judge.task.with_losses(*measured.losing):
+                for _ in measured.add(x, y):
+                    if on_progress is not None:
+                        on_progress(next(done), _passes(measured, batches, limit))
     if measured is None:
         raise DataError("analyze received an empty loader: expected at least one batch of (input, labels)")
     result = measured.result()

@@ -34,7 +34,7 @@ def evaluate(
     Writes RUN/accuracy.json, unless other images are named. Example: adaptive-depth evaluate runs/demo
     """
     runs.check_of_images(run)
-    from ..data import create_loader
+    from ..data import create_loader, notes_of
     from ..quality import TOP_1
 
     if data is None and runs.is_run(run):
@@ -47,6 +47,7 @@ def evaluate(
     tasks.check_images(network, config, judged)
     workers = runs.pick_workers(workers, place)
     loader = create_loader(config, "validation", batch_size=batch_size, workers=workers)
+    tasks.tell_notes("validation", notes_of(loader))
     found = runs.measure_accuracy(network, loader, task=judged)
     runs.check_measured(found, judged, "nothing was written")
     result = {"run": str(run), "data": config.name, "accuracy": found}

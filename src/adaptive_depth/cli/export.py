@@ -51,7 +51,12 @@ def export(
     metric: tasks.MetricName = None,
     metric_name: tasks.QualityName = None,
     image_size: Annotated[
-        int | None, typer.Option(min=1, help="Pixels; the run's or the model's own by default.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="N|HxW",
+            help="Pixels, or height and width; the run's or the model's own by default.",
+            show_default=False,
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a call, where a format fixes it (executorch).")] = 1,
     model_kwargs: ModelKwargs = None,
@@ -78,14 +83,16 @@ def export(
     run = Path(model) if runs.is_run(model) else None
     data = _data(run, network, root)
     judged = tasks.task_of(asked if run is None else tasks.remembered(run, asked)) if int8 else None
-    means = {} if run is None else tasks.meanings_of(run)
+    means = None if run is None else tasks.meanings_of(run)
     if asked.task is not None and not int8:
         named = tasks.task_of(asked)
-        means = {} if named is None else named.meanings()
+        means = None if named is None else named.meanings()
     told = data if data is None or run is None else runs.with_outputs_named(run, data)
-    example = _example(network, data, image_size, 1 if FORMATS[name].free_batch else batch_size)
+    size = runs.parse_size(image_size)
+    example = _example(network, data, size, 1 if FORMATS[name].free_batch else batch_size)
     chosen = [skip.strip() for skip in skips.split(",")] if skips else None
-    same_size = data is None or image_size in (None, data.image_size)  # what was measured is of images of that size
+    # What was measured is of images of that size.
+    same_size = data is None or size is None or runs.sides_of(size) == data.preprocessing.sides
     known = _trade_offs(run, network, example) if run is not None and same_size else None
     with show.progress(f"exporting to {name}") as advance:
         if int8:
@@ -151,15 +158,17 @@ def _data(run: Path | None, network: "AdaptiveNetwork", root: Path | None) -> "D
     return runs.images_of(run, network, None, root)
 
 
-def _example(network: "AdaptiveNetwork", data: "DataConfig | None", size: int | None, batch: int) -> Any:
+def _example(
+    network: "AdaptiveNetwork", data: "DataConfig | None", size: int | tuple[int, int] | None, batch: int
+) -> Any:
     import torch
 
     from ..data import input_shape
     from ..deploy.detectors import usual_size
 
-    channels, usual = (data.channels, data.image_size) if data else input_shape(network)
-    side = size or (None if data else usual_size(network.model)) or usual
-    return torch.randn(batch, channels, side, side, generator=torch.Generator().manual_seed(0))
+    channels, usual = (data.channels, data.preprocessing.sides) if data else input_shape(network)
+    sides = runs.sides_of(size or (None if data else usual_size(network.model)) or usual)
+    return torch.randn(batch, channels, *sides, generator=torch.Generator().manual_seed(0))
 
 
 def _trade_offs(run: Path, network: "AdaptiveNetwork", example: Any) -> "TradeOffs | None":

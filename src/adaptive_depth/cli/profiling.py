@@ -15,7 +15,12 @@ def profile(
     model: Model,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 1,
     image_size: Annotated[
-        int | None, typer.Option(min=1, help="Pixels; the run's or the model's own by default.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="N|HxW",
+            help="Pixels, or height and width; the run's or the model's own by default.",
+            show_default=False,
+        ),
     ] = None,
     latency: Annotated[bool, typer.Option(help="Also measure time, memory and energy.")] = True,
     backend: Annotated[str, typer.Option(help="What runs the network: eager or compiled.")] = "eager",
@@ -56,8 +61,9 @@ def profile(
 
     network = runs.as_network(runs.open_model(model, model_kwargs or ())).eval().to(runs.pick_device(device))
     known = runs.read_data(Path(model)) if is_run and (Path(model) / runs.DATA).exists() else None
-    channels, size = (known.channels, known.image_size) if known else input_shape(network)
-    example = torch.randn(batch_size, channels, image_size or size, image_size or size)
+    channels, usual = (known.channels, known.preprocessing.sides) if known else input_shape(network)
+    size, usual = runs.sides_of(runs.parse_size(image_size) or usual), runs.sides_of(usual)
+    example = torch.randn(batch_size, channels, *size)
     with runs.threads(threads), show.progress("measuring") as advance:
         result = measure(
             network,
@@ -70,7 +76,7 @@ def profile(
             on_progress=advance,
         )
     # Costs of other images do not go with what evaluate measured; and a profile to carry elsewhere is not the run's.
-    keeps = is_run and image_size in (None, size) and output is None
+    keeps = is_run and size == usual and output is None
     if keeps:
         show.write_json(Path(model) / runs.PROFILE, result.to_json())
     if output is not None:
@@ -84,7 +90,7 @@ def profile(
             f"Written to {output}. With what evaluate measured: {show.command('select', 'RUN', '--profile', output)}"
         )
     if is_run and not keeps and output is None:
-        typer.echo(f"Not written to {model}: its images have {size} pixels, not {image_size}.")
+        typer.echo(f"Not written to {model}: its images have {show.pixels(usual)} pixels, not {image_size}.")
     if keeps:
         middle = sorted(cost.macs for cost in result.costs.values())[len(result.costs) // 2]
         typer.echo(f"Written to {Path(model) / runs.PROFILE}. Next: {show.command('select', model, '--macs', middle)}")

@@ -11,15 +11,16 @@ data.json.
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ..errors import CheckpointError, DataError, MeasurementError, TrainingError
+from ..preprocessing import Preprocessing
 from ..schema import Letters, Number, Open, Size, from_plain, parse_yaml
 from . import show, tasks
 from .reading import read_json
@@ -69,11 +70,6 @@ class Measured(Open):
             raise DataError(
                 f"accuracies are of {', '.join(self.accuracy) or 'nothing'}: expected skips, all of as many stages"
             )
-
-
-@dataclass(frozen=True)
-class _Sized(Open):
-    image_size: Size | None = None
 
 
 def is_run(target: str | Path) -> bool:
@@ -179,6 +175,16 @@ def parse_arguments(arguments: Iterable[str]) -> dict[str, Any]:
     return parsed
 
 
+def with_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with what a file holds, where a config is named by its file, as `config=config.json`."""
+    named = arguments.get("config")
+    if not isinstance(named, str):
+        return dict(arguments)
+    path = Path(named).expanduser()
+    path = path / "config.json" if path.is_dir() else path
+    return {**arguments, "config": read_json(path, "expected the config of a model of transformers, as it saves one")}
+
+
 def parse_fields(fields: Iterable[str]) -> dict[str, Any]:
     """`["ema=0.999", "milestones=[2, 3]"]` as fields of a recipe; values are read as YAML."""
     parsed = {}
@@ -188,6 +194,22 @@ def parse_fields(fields: Iterable[str]) -> dict[str, Any]:
             raise typer.BadParameter(f"--set {text!r}: expected FIELD=VALUE, such as ema=0.999")
         parsed[name.strip()] = parse_yaml(value, TrainingError, f"--set {text!r}", "expected FIELD=VALUE")
     return parsed
+
+
+def parse_size(text: str | None) -> int | tuple[int, int] | None:
+    """`"96"` as a number of pixels, `"96x128"` as height and width."""
+    parts = (text or "").lower().split("x")
+    if text is None:
+        return None
+    if len(parts) > 2 or not all(part.strip().isdigit() and int(part) for part in parts):
+        raise typer.BadParameter(f"--image-size {text!r}: expected pixels, such as 96, or height and width, as 96x128")
+    sides = tuple(int(part) for part in parts)
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def sides_of(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width."""
+    return (size, size) if isinstance(size, int) else size
 
 
 def pick_device(name: str | None) -> "torch.device":
@@ -315,11 +337,16 @@ def with_outputs_named(run: Path, data: "DataConfig") -> "DataConfig":
 
 def images_of(run: Path, network: "AdaptiveNetwork", data: str | None, root: Path | None) -> "DataConfig":
     """The images that a run was trained with, or others of the same classes, in another place."""
-    from ..data import configure
+    from ..data import configure, shown_in
 
     if data is not None and not (run / DATA).exists():  # saved by a program
         return configure(data, network, root=root)
     config = read_data(run)
+    if data is not None and shown_in(data) != config.shown:
+        raise DataError(
+            f"--data {data!r} is of another kind than {config.name!r}, which {run} was trained on: expected images of "
+            "the same classes, as that has them"
+        )
     config = config if data is None else replace(config, name=data)
     return config if root is None else replace(config, root=str(root.resolve()))
 
@@ -427,12 +454,15 @@ def trade_offs(run: Path, profile: "Profile | None" = None, alone: dict[str, flo
 def _check_size(run: Path, profile: "Profile") -> None:
     """The cost must be that of images as large as those that the accuracy was measured on."""
     told = read_json(run / DATA, "name the images with --data") if (run / DATA).exists() else {}
-    size = from_plain(_Sized, told, DataError, str(run / DATA)).image_size  # `DataConfig` comes with torch
     shape = next((shape for shape in profile.inputs if len(shape) == 4), None)
-    if size and shape and shape[-1] != size:
+    if shape is None or not (isinstance(told, dict) and told.get("image_size")):
+        return
+    known = {each.name: told[each.name] for each in fields(Preprocessing) if each.name in told}
+    size = from_plain(Preprocessing, known, DataError, str(run / DATA)).sides  # `DataConfig` comes with torch
+    if tuple(shape[-2:]) != size:
         raise MeasurementError(
-            f"the profile is of images of {shape[-1]} pixels, the accuracy of {run} of {size}: profile without "
-            "--image-size"
+            f"the profile is of images of {show.pixels(shape[-2:])} pixels, the accuracy of {run} of "
+            f"{show.pixels(size)}: profile without --image-size"
         )
 
 

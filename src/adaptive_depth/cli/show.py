@@ -5,7 +5,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -28,6 +28,17 @@ class _Bar(Progress):
         for task in self.tasks:
             if task.fields["note"]:
                 yield Text(task.fields["note"])
+
+
+def pixels(sides: Sequence[int]) -> str:
+    """Height and width in words, a square by its side.
+
+    Example:
+        >>> pixels((224, 224)), pixels((96, 128))
+        ('224', '96x128')
+    """
+    height, width = sides
+    return f"{height}" if height == width else f"{height}x{width}"
 
 
 @contextmanager

@@ -73,8 +73,7 @@ def _macs(network: "AdaptiveNetwork", model: str) -> list[int]:
     example = usual_input(network.model)
     assert example is not None  # of a timm or torchvision name, or of a run that was built by one
     if runs.is_run(model) and (Path(model) / runs.DATA).exists():
-        size = runs.read_data(Path(model)).image_size
-        example = example[..., :1, :1].expand(-1, -1, size, size)
+        example = example[..., :1, :1].expand(-1, -1, *runs.read_data(Path(model)).preprocessing.sides)
     cost = profile(network, example, skips=[network.skips[0], network.skips[-1]], latency=False)
     return [each.macs for each in cost.costs.values()]
 

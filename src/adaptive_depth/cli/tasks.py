@@ -10,7 +10,7 @@ import importlib.util
 import json
 import re
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial, update_wrapper
 from pathlib import Path
@@ -35,8 +35,9 @@ TaskName = Annotated[
     typer.Option(
         "--task",
         metavar="NAME|FILE.py:OBJECT",
-        help="What the network is for: classification (the default), or a task of your own, a class or an instance, as "
-        "my_task.py:Angle or module:Angle; see docs/tasks.md.",
+        help="What the network is for: classification, segmentation or detection, by default what the data says; "
+        '"segmentation(ignore_index=11)"; or a task of your own, a class or an instance, as my_task.py:Angle or '
+        "module:Angle; see docs/tasks.md.",
         show_default=False,
     ),
 ]
@@ -113,6 +114,33 @@ def task_of(chosen: Chosen, recipe: "Recipe | None" = None) -> "Task | None":
     return task.with_metric(metric, _quality(metric, chosen.metric_name))
 
 
+def meant(given: Chosen, data: str) -> Chosen:
+    """What options say, and where they name no task, the one that the data is for.
+
+    Arguments:
+        given: the options.
+        data: the name of a set.
+    """
+    from ..data import shown_in
+
+    usual = {"masks": "segmentation", "boxes": "detection"}.get(shown_in(data))
+    return given if given.task is not None or usual is None else replace(given, task=usual)
+
+
+def ignored_by(task: "Task | None") -> int:
+    """The number of pixels in masks that belong to no class."""
+    from ..data.sets import NO_CLASS
+    from ..tasks import Segmentation
+
+    return task.ignore_index if isinstance(task, Segmentation) else NO_CLASS
+
+
+def tell_notes(part: str, notes: str) -> None:
+    """Say on stderr what of the boxes of some images is not used as it stands."""
+    for line in notes.splitlines():
+        typer.echo(f"{part} images: {line}", err=True)
+
+
 def remembered(run: Path, given: Chosen, *, judged: bool = True) -> Chosen:
     """What options say, and where they name no task, what a run was trained for.
 
@@ -177,26 +205,32 @@ def remember(run: Path, chosen: Chosen) -> None:
 
 
 def check_images(network: Any, config: Any, task: "Task | None") -> None:
-    """Do a network and a task fit images that have one class each?
+    """Do a network and a task fit images and what is known of them?
 
     Raises:
         DataError: outputs that are not one for each class, or a task that needs other targets.
     """
     from ..data import check_fit, check_input
-    from ..tasks import Heads, LanguageModel, MultiLabel, Regression, Segmentation
+    from ..tasks import Classification, Heads, LanguageModel, MultiLabel, Regression, Segmentation
 
     needs = {
-        MultiLabel: "a yes or no for each label",
-        Regression: "numbers",
-        Segmentation: "the class of every pixel",
-        LanguageModel: "a text",
-        Heads: "a target for each head",
+        type(None): ("one class", "class"),
+        Classification: ("one class", "class"),
+        MultiLabel: ("a yes or no for each label", None),
+        Regression: ("numbers", None),
+        Segmentation: ("the class of every pixel", "masks"),
+        LanguageModel: ("a text", None),
+        Heads: ("a target for each head", None),
     }
-    if type(task) in needs:  # one's own may make them of the class
+    needed, shown = needs.get(type(task), ("", config.shown))  # one's own may make them of what is there
+    if shown != config.shown:
+        has = {"class": "one class an image", "boxes": "boxes", "masks": "the class of every pixel"}
+        sets = {"boxes": "coco/FOLDER, voc/FOLDER and yolo/FOLDER have", "masks": "masks/FOLDER has"}.get(str(shown))
+        mend = f"{sets} that (--data; docs/data.md)" if sets else "no set has that which the command line reads"
         raise DataError(
-            f"the task {type(task).__name__} needs {needs[type(task)]} for each image, and the data {config.name!r} "
-            "has one class an image, as all sets have that the command line reads: train in Python, ad.train(net, "
-            "loader, task=...), or make targets of classes in the method inputs of a task of your own (docs/tasks.md)"
+            f"the task {type(task or Classification()).__name__} needs {needed} for each image, and the data "
+            f"{config.name!r} has {has[config.shown]}: {mend}; or train in Python, ad.train(net, loader, task=...), or "
+            "make targets in the method inputs of a task of your own (docs/tasks.md)"
         )
     if is_of_classes(task):
         check_fit(network, config)

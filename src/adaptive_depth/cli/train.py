@@ -37,18 +37,27 @@ _Data = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|DIR",
-        help="digits, torch/cifar10, hfds/NAME, wds/DIR, ..., or a folder with train/ and val/.",
+        help="digits, torch/cifar10, hfds/NAME, wds/DIR, ..., or a folder with train/ and val/; with boxes coco/DIR, "
+        "voc/DIR, yolo/DIR, with masks masks/DIR.",
         show_default=False,
     ),
 ]
-_Size = Annotated[int | None, typer.Option(min=1, help="Pixels; the model's own by default.", show_default=False)]
+_Size = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|HxW",
+        help="Pixels; with boxes or masks also height and width, as 240x320. The model's own by default.",
+        show_default=False,
+    ),
+]
 
 
 def train(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A timm name (resnet50) or torchvision/NAME; the recipe's if not given.", show_default=False
+            help="A timm name (resnet50), torchvision/NAME or transformers/CLASS; the recipe's if not given.",
+            show_default=False,
         ),
     ] = None,
     data: _Data = None,
@@ -120,7 +129,8 @@ def train(
     """Train a model once so that every depth of it works; calibrate, evaluate and save it.
 
     A recipe decides what no option says; without --recipe it is 30 epochs of SGD with a learning rate of 0.1. A task
-    of your own may need another number of outputs than there are classes: --model-kwargs num_classes=1.
+    of your own may need another number of outputs than there are classes: --model-kwargs num_classes=1. What a
+    transformers/CLASS is made of says --model-kwargs config=config.json.
 
     Example: adaptive-depth train resnet18 --data digits --epochs 10 --output runs/digits
     """
@@ -135,7 +145,7 @@ def train(
         "feature_weight": feature_weight, "low_memory": low_memory or None, "seed": seed,
     }  # fmt: skip
     if image_size is not None:
-        asked |= {"image_size": image_size, "eval_size": image_size}
+        asked |= dict.fromkeys(("image_size", "eval_size"), runs.parse_size(image_size))
     chosen = Recipe() if recipe is None else load_recipe(recipe)
     chosen = chosen.changed({name: value for name, value in asked.items() if value is not None})
     chosen = chosen.changed(runs.parse_fields(change or ()))
@@ -184,7 +194,7 @@ def _train(
     import torch
 
     from ..core.distributed import Processes
-    from ..data import configure, create_loader
+    from ..data import arguments_for, configure, create_loader, notes_of
     from ..models import create_model
     from ..quality import TOP_1
     from ..training.images import TrainingBatches
@@ -194,17 +204,19 @@ def _train(
 
     assert recipe.model is not None
     assert recipe.data is not None
+    asked = tasks.meant(asked, recipe.data)
     task = tasks.task_of(asked, recipe)
+    ignored = tasks.ignored_by(task)
     other = {} if task is None or tasks.is_of_classes(task) else task.meanings()
     asked = replace(asked, classes=tasks.is_of_classes(task), meanings=other)
     quality = TOP_1 if task is None else task.quality
     with seeded(recipe.seed):
-        classes = _classes(recipe.data, root, download)
-        arguments = {"num_classes": len(classes), **recipe.model_kwargs}
+        classes = _classes(recipe.data, root, download, ignored)
+        size = recipe.eval_size or recipe.image_size
+        arguments = arguments_for(recipe.model, classes, size, runs.with_config(recipe.model_kwargs))
         plain = create_model(recipe.model, pretrained=pretrained, **arguments)
         if weights is not None:
             runs.start_from(plain, weights, weights_entry)
-        size = recipe.eval_size or recipe.image_size
         config = configure(
             recipe.data,
             plain,
@@ -212,15 +224,19 @@ def _train(
             image_size=size,
             resize=recipe.eval_resize,
             interpolation=recipe.interpolation,
+            ignored=ignored,
         )
         tasks.check_images(plain, config, task)
-        example = torch.randn(2, config.channels, config.image_size, config.image_size)
+        example = torch.randn(2, config.channels, *config.preprocessing.sides)
         cut: Any = {"skip_aware": recipe.skip_aware_norms}
         network = runs.as_network(plain, mandatory, group_size, example, **cut).to(place)
         processes = Processes()
         shown = {"workers": workers, "share": (processes.index, processes.count)}
         batches = TrainingBatches(config, recipe, workers=workers)
         validation = create_loader(config, "validation", batch_size=2 * recipe.batch_size, **shown)
+        if processes.is_first:
+            for part, notes in (("training", batches.notes or ""), ("validation", notes_of(validation))):
+                tasks.tell_notes(part, str(notes))
         if resume and processes.is_first:
             typer.echo(_where_it_resumes(output / runs.CHECKPOINTS), err=True)
         with show.progress("training") as advance, tracking(track, output, recipe) as watch, _telling_how_to_go_on():
@@ -271,12 +287,12 @@ def _train(
     return result, history
 
 
-def _classes(name: str, root: Path | None, download: bool) -> tuple[str, ...]:
+def _classes(name: str, root: Path | None, download: bool, ignored: int) -> tuple[str, ...]:
     """The classes of a set; one that is not on this machine is fetched where the user says so, now or by --download."""
     from ..data import class_names
 
     try:
-        return class_names(name, root=root, download=download)
+        return class_names(name, root=root, download=download, ignored=ignored)
     except FetchError as error:
         if download or not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise

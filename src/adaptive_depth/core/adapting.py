@@ -1,6 +1,6 @@
 """model → stages → network: the plan, and applying it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +12,28 @@ from ..errors import StagesError
 from ..hugging_face import predicts_the_next_token
 from ..models import create_model, usual_input
 from ..modes import looking_at
-from ..plan import Mandatory, Run, Stage, Stages, cut_runs, discover, families, known_runs, protect_last
+from ..plan import (
+    WHOLE,
+    Mandatory,
+    Run,
+    Stage,
+    Stages,
+    Within,
+    check_one_part,
+    cut_runs,
+    discover,
+    families,
+    known_runs,
+    protect_last,
+    searched,
+)
+from ..plan.bodies import LIBRARIES
 from ..plan.checks import complete
-from ..wrapping import check_shaped
+from ..plan.frozen import can_be_doubled
+from ..wrapping import check_shaped, unwrapped
 from .measured import measured_stages
-from .network import AdaptiveNetwork
+from .moving import fitting, taken_apart
+from .network import AdaptiveNetwork, check_adapted
 from .proof import prove_every_depth
 
 
@@ -24,6 +41,7 @@ def find_stages(
     model: nn.Module | str,
     example: Any = None,
     *,
+    within: Within = None,
     mandatory: Mandatory = None,
     group_size: int | None = None,
     skip_aware: bool | None = None,
@@ -36,11 +54,17 @@ def find_stages(
     container that keep the shape of their input and only add to it. With an example, and for every plan that was
     found in this way, all sub-networks are tried on it before the plan is returned.
 
+    Of a detector or a segmentation network only the body is cut: the backbone of torchvision's and transformers'
+    networks, the encoder of segmentation_models_pytorch's, timm's `features_only` in a model of one's own, or what a
+    model calls `backbone`. Where the body is a network of a known family, its plan is that of the classifier.
+
     Arguments:
         model: any residual module, left as it is; or a name for `create_model`.
         example: an input of the model: a tensor such as `[batch, channels, height, width]`, a tuple of positional or
-            a dict of keyword arguments. Needed for models that are neither of a known family nor of timm or
-            torchvision.
+            a dict of keyword arguments; so of a model that takes a list of images a tuple, `([image, image],)`. Needed
+            for models that are neither of a known family nor of timm, torchvision or transformers.
+        within: the module below which stages are looked for, such as `"backbone.body"`, or several; `""` is the
+            whole model. By default the body of a detector or of a segmentation network, else the whole model.
         mandatory: where to cut, for all stages or in a sequence with one entry a stage: a number of blocks, or a part
             of them such as 0.5; by default the paper's ``m = min(L - 1, ceil(L / 2))`` of L blocks.
         group_size: blocks in each stage of a flat transformer; by default four stages of equal size (12 blocks: the
@@ -59,7 +83,7 @@ def find_stages(
 
     Raises:
         StagesError: no residual stage that can be cut, with the reason; an example that the model does not take; a
-            cut that the stages do not allow.
+            cut that the stages do not allow; a detector of which it is not known what its body is.
 
     Example:
         >>> import torchvision
@@ -71,21 +95,7 @@ def find_stages(
         layer4                   2         1                 6
     """
     model = create_model(model) if isinstance(model, str) else model
-    if not isinstance(model, nn.Module):
-        raise StagesError(f"find_stages received a {type(model).__name__}: expected an nn.Module or a model's name")
-    inner = "module" if isinstance(model, nn.DataParallel) else "_orig_mod" if hasattr(model, "_orig_mod") else None
-    if inner:
-        raise StagesError(
-            f"the model is wrapped in a {type(model).__name__}: adapt what it holds, model.{inner}, first"
-        )
-    if type(model).__module__.startswith("peft.") and hasattr(model, "get_base_model"):
-        raise StagesError(
-            f"the model is wrapped in a {type(model).__name__}: adapt what it holds, model.get_base_model(), whose "
-            "layers have its adapters"
-        )
-    if isinstance(model, AdaptiveNetwork):
-        raise StagesError("find_stages received a network that is adapted already: see its stages, network.stages")
-    check_shaped(model, "find_stages received", StagesError)
+    _check_plain(model)
     if cut not in ("groups", "measured"):
         raise StagesError(f"cut={cut!r}: expected 'groups' or 'measured'")
     if cut == "measured" and example is None:
@@ -94,8 +104,9 @@ def find_stages(
             "some text, or a batch of images"
         )
     skip_aware = not predicts_the_next_token(model) if skip_aware is None else skip_aware
+    places = _places(model, within)
     with looking_at(model):
-        runs = known_runs(model)
+        runs = known_runs(model, places)
         if runs is not None:
             stages = _planned(model, runs, example, cut, mandatory, group_size, skip_aware)
             if example is not None:
@@ -109,7 +120,9 @@ def find_stages(
                 "adapt(model, stages=[Stage(mandatory=('layer1.0',), skippable=('layer1.1',)), ...])"
             )
         args, kwargs = arguments(example)
-        runs = discover(model, args, kwargs)
+        runs = discover(model, args, kwargs, places)
+        if within is None and places == WHOLE and not _of_a_library(model):
+            check_one_part(model, runs, args, kwargs)
         if predicts_the_next_token(model):
             runs = protect_last(runs)
         stages = _planned(model, runs, example, cut, mandatory, group_size, skip_aware)
@@ -128,6 +141,8 @@ def adapt(
     stages: Stages | Sequence[Stage] | None = None,
     *,
     example: Any = None,
+    within: Within = None,
+    body: AdaptiveNetwork | None = None,
     mandatory: Mandatory = None,
     group_size: int | None = None,
     skip_aware: bool | None = None,
@@ -146,10 +161,14 @@ def adapt(
         example: an input of the model, such as a tensor `[batch, channels, height, width]`, a tuple of positional
             or a dict of keyword arguments. Stages written by hand are proven on it at once; without it, on the
             first input that the network receives.
-        mandatory, group_size, skip_aware, cut: as for `find_stages`.
+        body: an adapted network of the same body, such as a classifier that was trained with its depths: its weights,
+            its plan, its second norms and its statistics per context go into the model's body; it stays as it is. An
+            adapted network that stands inside the model (`detector.backbone.body = network`) is found, taken apart,
+            and goes in likewise.
+        within, mandatory, group_size, skip_aware, cut: as for `find_stages`.
 
     Raises:
-        StagesError: the stages do not fit the model.
+        StagesError: the stages, or the network given as `body`, do not fit the model; whatever `find_stages` raises.
 
     Example:
         >>> import timm, torch
@@ -164,12 +183,25 @@ def adapt(
     if isinstance(model, AdaptiveNetwork):
         raise StagesError("adapt received a network that is adapted already: adapt its plain model, network.model")
     check_shaped(model, "adapt received", StagesError)
+    with taken_apart(model) as inside:
+        if body is not None or inside is not None:
+            plan = {"stages": stages, "mandatory": mandatory, "group_size": group_size, "skip_aware": skip_aware}
+            _reject_another_plan(plan | {"cut": None if cut == "groups" else cut})
+            return _with_body(model, *_one_body(body, within, inside), example)
     by_hand = stages is not None
     if stages is None:
-        chosen = find_stages(model, example, mandatory=mandatory, group_size=group_size, skip_aware=skip_aware, cut=cut)
-    elif mandatory is not None or group_size is not None or skip_aware is not None or cut != "groups":
+        chosen = find_stages(
+            model,
+            example,
+            within=within,
+            mandatory=mandatory,
+            group_size=group_size,
+            skip_aware=skip_aware,
+            cut=cut,
+        )
+    elif not (within is mandatory is group_size is skip_aware is None and cut == "groups"):
         raise StagesError(
-            "stages were given, so there is nothing to cut: leave mandatory, group_size, skip_aware and cut out"
+            "stages were given, so there is nothing to cut: leave within, mandatory, group_size, skip_aware and cut out"
         )
     else:
         given = stages if isinstance(stages, Stages) else Stages(stages)  # type: ignore[arg-type]
@@ -180,15 +212,87 @@ def adapt(
                 prove_every_depth(AdaptiveNetwork(model, chosen), *arguments(example), named)
     with torch.inference_mode(False):  # tensors that are made in it cannot be trained
         network = AdaptiveNetwork.adapted(model, chosen)
-    watched = not by_hand and known_runs(model) is None  # found by running, so proven already
-    network.proven = example is not None or watched or not (by_hand or _overridden(model))
+    places = WHOLE if by_hand else _places(model, within)
+    watched = not by_hand and known_runs(model, places) is None  # found by running, so proven already
+    network.proven = example is not None or watched or not (by_hand or _overridden(model, places))
     return network
 
 
-def _overridden(model: nn.Module) -> bool:
-    """Has a model of a known family code of the user's own: a subclass, or methods that were put on the object?"""
-    origins = [kind.__module__.startswith(("timm.", "torchvision.")) for kind in type(model).__mro__]
-    if any(origins) and not origins[0]:
+def _check_plain(model: nn.Module) -> None:
+    """Raise a StagesError where something else than a plain model was given to `find_stages`."""
+    if not isinstance(model, nn.Module):
+        raise StagesError(f"find_stages received a {type(model).__name__}: expected an nn.Module or a model's name")
+    inner = "module" if isinstance(model, nn.DataParallel) else "_orig_mod" if hasattr(model, "_orig_mod") else None
+    if inner:
+        raise StagesError(
+            f"the model is wrapped in a {type(model).__name__}: adapt what it holds, model.{inner}, first"
+        )
+    if type(model).__module__.startswith("peft.") and hasattr(model, "get_base_model"):
+        raise StagesError(
+            f"the model is wrapped in a {type(model).__name__}: adapt what it holds, model.get_base_model(), whose "
+            "layers have its adapters"
+        )
+    if isinstance(model, AdaptiveNetwork):
+        raise StagesError("find_stages received a network that is adapted already: see its stages, network.stages")
+    check_shaped(model, "find_stages received", StagesError)
+    if inside := next((path for path, part in model.named_modules() if isinstance(part, AdaptiveNetwork)), None):
+        raise StagesError(
+            f"find_stages received a model that holds an adapted network at {inside!r}, whose stages are its .stages: "
+            "adapt(model) takes it with them"
+        )
+
+
+def _reject_another_plan(given: Mapping[str, Any]) -> None:
+    wrong = [name for name, value in given.items() if value is not None]
+    if wrong:
+        raise StagesError(
+            f"an adapted network goes into the model's body, and brings its plan: leave {', '.join(wrong)} out, or "
+            "adapt the network anew"
+        )
+
+
+def _one_body(body: Any, within: Within, inside: tuple[AdaptiveNetwork, str] | None) -> tuple[AdaptiveNetwork, Within]:
+    """The network that goes into a model, and where."""
+    if inside is None:
+        network: Any = unwrapped(body) if isinstance(body, nn.Module) else body
+        check_adapted(network, "adapt(body=...)", StagesError)
+        return network, within
+    network, path = inside
+    if body is not None or within not in (None, path):
+        raise StagesError(
+            f"the model holds an adapted network at {path!r} already, which is its body: leave body and within out, or "
+            "put the plain model, network.model, there first"
+        )
+    return network, path
+
+
+def _with_body(model: nn.Module, body: AdaptiveNetwork, within: Within, example: Any) -> AdaptiveNetwork:
+    move = fitting(model, body, within)
+    chosen = complete(model, move.stages)
+    if example is not None:
+        with looking_at(model):
+            prove_every_depth(AdaptiveNetwork(model, chosen), *arguments(example))
+    with torch.inference_mode(False):
+        network = AdaptiveNetwork.adapted(model, chosen)
+        move.fill(network)
+    network.proven = example is not None or (body.proven and not _overridden(model, ("body",)))
+    return network
+
+
+def _places(model: nn.Module, within: Within) -> tuple[str, ...]:
+    """Where stages are looked for: in a classifier of a known family, whatever it is made of, everywhere."""
+    return WHOLE if within is None and known_runs(model) is not None else searched(model, within)
+
+
+def _of_a_library(model: nn.Module) -> bool:
+    return type(model).__module__.startswith(LIBRARIES)
+
+
+def _overridden(model: nn.Module, places: Sequence[str]) -> bool:
+    """Has a model of a known family, or one around a body of one, code of the user's own: a class, or methods that were
+    put on the object?"""
+    derived = any(kind.__module__.startswith(LIBRARIES) for kind in type(model).__mro__)
+    if not _of_a_library(model) and (derived or places != WHOLE):
         return True
     return any(name in vars(part) and name != "forward" for part in model.modules() for name in vars(type(part)))
 
@@ -216,13 +320,19 @@ def _cut(
 
 
 def _with_norms(model: nn.Module, stages: Stages, skip_aware: bool) -> Stages:
-    if not skip_aware:
-        stages = Stages(tuple(replace(stage, norms=()) for stage in stages))
+    stages = Stages(tuple(replace(stage, norms=_doubled(model, stage) if skip_aware else ()) for stage in stages))
     if not len(stages):
         raise StagesError(
             f"{type(model).__name__} has no residual stage of two or more blocks, so there is none to cut"
         )
     return complete(model, stages)
+
+
+def _doubled(model: nn.Module, stage: Stage) -> tuple[str, ...] | None:
+    """The norms that a plan names, without frozen ones of which a second copy could not be trained."""
+    if stage.norms is None:
+        return None
+    return tuple(path for path in stage.norms if can_be_doubled(model.get_submodule(path)))
 
 
 def _those_that_work(model: nn.Module, runs: Sequence[Run], args: Any, kwargs: Any) -> list[Run]:

@@ -107,10 +107,22 @@ class Left:
 
 
 def _matters(old: Any, value: Any) -> bool:
-    """Tensors do, and a value that was another before (a count); a size that is written down does not."""
+    """Tensors do, unless they are the same numbers once more (anchors); and so does a value that was another before (a
+    count), not a size that is written down."""
     if holds_tensors(value):
-        return True
+        return not _same_numbers(old, value)
     return old is not _MISSING and old is not None and type(old) in (int, float) and old != value
+
+
+def _same_numbers(old: Any, value: Any) -> bool:
+    before, now = tree_leaves(old), tree_leaves(value)
+    return len(before) == len(now) and all(
+        isinstance(a, Tensor)
+        and isinstance(b, Tensor)
+        and (a.shape, a.dtype, a.device, a.requires_grad) == (b.shape, b.dtype, b.device, b.requires_grad)
+        and torch.equal(a, b)
+        for a, b in zip(before, now, strict=True)
+    )
 
 
 def holds_tensors(value: Any) -> bool:

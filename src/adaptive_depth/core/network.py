@@ -19,6 +19,7 @@ from ..hugging_face import is_of_transformers, writes_text
 from ..models import Source, remembered_source
 from ..plan import Stage, Stages
 from ..plan.checks import complete, homes, prove
+from ..plan.frozen import is_frozen, thawed
 from ..plan.norms import gathers_inside, has_statistics
 from ..skip import Skip, all_skips, parse_skip
 from ..wrapping import plain_names, unwrapped
@@ -92,8 +93,8 @@ class AdaptiveNetwork(OnTheHub):
         model: the original model; together with nothing else it is the super-net.
         stages: the plan.
         skip_norms: the second set of norms, used by a stage whose skippable sub-path is skipped, in a tree of
-            the same paths. Of a BatchNorm that is not doubled but sees what a skipped stage changed, only the
-            running statistics exist twice.
+            the same paths; of frozen ones thawed. Of a BatchNorm that is not doubled but sees what a skipped stage
+            changed, only the running statistics exist twice.
         statistics: running statistics per context, gathered by `calibrate`; empty before.
         skips: all skip configurations, super-net first.
         proven: did an input prove the stages (`prove`), or are they of a known family?
@@ -126,7 +127,7 @@ class AdaptiveNetwork(OnTheHub):
         for path in self.homes:
             norm = model.get_submodule(path)
             if path in doubled:
-                _plant(self.skip_norms, path, independent_copy(norm))
+                _plant(self.skip_norms, path, (is_frozen(norm) and thawed(norm)) or independent_copy(norm))
             elif not self._skippable(path):
                 _plant(self.skip_norms, path, RunningStatistics(norm))
         self.register_load_state_dict_pre_hook(_grow_statistics)
@@ -294,10 +295,17 @@ class AdaptiveNetwork(OnTheHub):
         A context is the letters of the stages up to and including the norm's own: 2 + 4 + ... + 2^N sets.
         """
         for path, home in self.homes.items():
-            if gathers_inside(self.model.get_submodule(path)):
-                for context in all_skips(home):
-                    if not (self._skippable(path) and context.endswith("T")):
-                        yield context, path
+            flags = self._gathering(path)
+            yield from ((context, path) for context in all_skips(home) if context[-1] in flags)
+
+    def gathers(self, path: str) -> bool:
+        """Does a norm have running statistics for each context, once it is calibrated?"""
+        return bool(self._gathering(path))
+
+    def _gathering(self, path: str) -> str:
+        """With which flags of its stage a norm gathers: of a frozen one, its thawed copy alone does."""
+        flags = "F" if self._skippable(path) else "FT"
+        return "".join(flag for flag in flags if gathers_inside(self._norm(path, flag)))
 
     def _skippable(self, path: str) -> bool:
         """Does a norm lie in a skippable block of the stage that it follows?"""
@@ -393,7 +401,7 @@ class AdaptiveNetwork(OnTheHub):
             if flag == "T" and self._skippable(path):
                 continue
             norm = self._norm(path, flag)
-            if self.calibrated and gathers_inside(self.model.get_submodule(path)):
+            if self.calibrated and gathers_inside(norm):
                 statistics = self.statistics.get_submodule(f"{skip[:home]}.{path}")
                 affine = self.model.get_submodule(path) if isinstance(norm, RunningStatistics) else norm
                 changes[path] = statistics_twin(affine, statistics)

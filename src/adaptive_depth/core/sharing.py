@@ -20,11 +20,12 @@ from enum import Enum
 from functools import partial
 from inspect import getattr_static
 from types import BuiltinFunctionType, FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_map_only
+from torchvision.models.detection.image_list import ImageList
 
 from ..batches import device_of
 from ..modes import Generators, evaluating, looking_at
@@ -34,6 +35,10 @@ from .views import View, intercepted, pointing_to, twin
 
 class _BranchReached(BaseException):
     """Ends a run at a branch. No error: a BaseException, so that no forward takes it for one."""
+
+
+class _AllSeen(BaseException):
+    """Ends a run when all watched modules have run. No error either."""
 
 
 class _NotShareable(BaseException):
@@ -72,7 +77,7 @@ class _Fork:
 
 @dataclass(frozen=True)
 class _Call:
-    """A recorded module: its path, what it was given (`_described`), and what it returned."""
+    """A recorded module: its path, what it was given (`_described`), and what it returned (`_opened`)."""
 
     path: str
     given: Any
@@ -170,6 +175,31 @@ def _leaves(value: Any) -> list[Any]:
     return [value] if isinstance(value, Tensor) else tree_leaves(value)
 
 
+class _Images(NamedTuple):
+    """What stands in an `ImageList`, the images of a detector of torchvision as one tensor: to torch, no container."""
+
+    tensors: Tensor
+    sizes: list[tuple[int, int]]
+
+
+def _opened(output: Any) -> Any:
+    """What a module returned, in containers that torch looks into."""
+    if isinstance(output, Tensor):
+        return output
+    return tree_map(lambda leaf: _Images(leaf.tensors, leaf.image_sizes) if type(leaf) is ImageList else leaf, output)
+
+
+def _closed(opened: Any) -> Any:
+    """The inverse of `_opened`, in lists of its own, which the code around may change."""
+    if isinstance(opened, Tensor):
+        return opened
+    return tree_map(
+        lambda leaf: ImageList(leaf.tensors, [*leaf.sizes]) if isinstance(leaf, _Images) else leaf,
+        opened,
+        is_leaf=lambda value: isinstance(value, _Images),
+    )
+
+
 class _Before:
     """What buffers and generators were before a run whose result may have to be forgotten."""
 
@@ -197,9 +227,15 @@ class _Tape:
         self.source, self.target, self.watched = source, target, frozenset(watched)
 
     def start(
-        self, branch: Branch | None, random: Callable[[], Any] = lambda: None, before: _Before | None = None
+        self,
+        branch: Branch | None,
+        random: Callable[[], Any] = lambda: None,
+        before: _Before | None = None,
+        *,
+        ends: bool = False,
     ) -> None:
         self.branch, self.random, self.before = branch, random, before
+        self.ends = ends  # when all watched modules have run
         self.waiting = deque(branch.calls if branch else ())
         self.recorded: list[_Call] = []
         self.versions: dict[int, tuple[Tensor, int]] = {}
@@ -218,6 +254,8 @@ class _Tape:
             output = self._output(path, original, forward, args, kwargs)
         if path in self.watched:
             self.seen[path] = output
+            if self.ends and self.seen.keys() >= self.watched:
+                raise _AllSeen
         return output
 
     def _check_drawn(self) -> None:
@@ -237,13 +275,14 @@ class _Tape:
         if self.before is not None:
             self.before.remember(original)
         output = self._output(path, original, forward, args, kwargs)
-        _check_plain(_leaves(output))
+        opened = _opened(output)
+        _check_plain(_leaves(opened))
         # A ReLU that changes what a recorded module returned, and returns it, leaves both recorded as they are used.
-        returned = [tensor for tensor in tensors_in(output) if id(tensor) in self.versions]
+        returned = [tensor for tensor in tensors_in(opened) if id(tensor) in self.versions]
         if not _same(given, _contents(args, kwargs), returned):
             raise _NotShareable
-        self.recorded.append(_Call(path, _described(given), output))
-        self.versions |= _versions([output])
+        self.recorded.append(_Call(path, _described(given), opened))
+        self.versions |= _versions([opened])
         self.drawn = self.random()
         return output
 
@@ -254,9 +293,7 @@ class _Tape:
             call = self.waiting.popleft()
             if call.path != path or call.given != _described(_contents(args, kwargs)):
                 raise _NotShareable
-            if isinstance(call.output, Tensor):
-                return call.output
-            return tree_map(lambda leaf: leaf, call.output)  # lists of its own, which the code around may change
+            return _closed(call.output)
         shares = self.branch is not None and self.branch.later is not None and path not in self.source.touched
         shares = shares and self.hooks == _saving_hooks()
         if not shares or kwargs or len(args) != 1 or id(args[0]) not in self.known:
@@ -367,6 +404,20 @@ class SharedForward:
                 self._share_no_more()
         return self._run(skip, None, args, kwargs, watch)
 
+    def seen(self, skip: str, args: Sequence[Any], kwargs: Mapping[str, Any], watch: Sequence[str]) -> dict[str, Any]:
+        """What some modules return in a sub-network, which runs no further than to the last of them."""
+        self._follow_network()
+        view, tape = self._tree(skip, None, None, tuple(watch))
+        tape.start(None, ends=True)
+        try:
+            view.module(*args, **kwargs)
+        except _AllSeen:
+            pass
+        finally:
+            seen = tape.seen
+            tape.start(None)
+        return seen
+
     def _share_no_more(self) -> None:
         """From now on sub-networks run one by one; what was tried leaves no trace where none has succeeded yet."""
         self.shareable = False
@@ -391,7 +442,7 @@ class SharedForward:
             written = self._watch(view)
             tape.start(branch)
             try:
-                output = view(*args, **kwargs) if branch is None else view.module(*args, **kwargs)
+                output = view(*args, **kwargs)
                 if branch is not None and not tape.seen.keys() >= tape.watched:
                     raise _NotShareable  # a watched module lies inside a recorded one, and so it did not run
                 seen = tape.seen

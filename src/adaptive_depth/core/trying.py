@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
 from ..errors import StagesError, one_line
 from ..modes import evaluating, looking_at, without_fast_paths
@@ -89,8 +90,10 @@ def _try(network: Network, args: Any, kwargs: Any, named: Collection[str], outpu
     used.clear()
     found = outputs(skips, *fresh(args, kwargs))
     for skip in skips:
-        _check_output(network, skip, _next(found, skip), expected, args, kwargs)
-        _check_skipped(network, skip, ran)
+        output = _next(found, skip)
+        ran_in_it = frozenset(ran)  # to check an output may run the model
+        _check_output(network, skip, output, expected, args, kwargs)
+        _check_skipped(network, skip, ran_in_it)
         ran.clear()
     for path in doubled:
         if (f"{path} F" in used) != (f"{path} T" in used):
@@ -135,17 +138,72 @@ def _check_output(network: Network, skip: str, output: Any, expected: Any, args:
             )
         raise StagesError("the super-net returns something else than the model: name the stages by hand")
     got, wanted = tensors_of(output), tensors_of(expected)
-    if [tensor.shape for tensor in got] != [tensor.shape for tensor in wanted]:
+    if _shapes(got) != _shapes(wanted) and not _alike_but_for_what_was_found(network, output, expected, args, kwargs):
         raise StagesError(
-            f"sub-network {skip} returns {[list(tensor.shape) for tensor in got]} where the model returns "
-            f"{[list(tensor.shape) for tensor in wanted]}: name the stages by hand"
+            f"sub-network {skip} returns {_shapes(got)} where the model returns {_shapes(wanted)}: name the stages by "
+            "hand; where the sizes depend on what is in the data, let the model return a list with one entry an image"
         )
     for tensor, model in zip(got, wanted, strict=True):
         if torch.isfinite(model).all() and not torch.isfinite(tensor).all():
             raise StagesError(f"sub-network {skip} returns numbers that are not finite, unlike the model")
 
 
-def _check_skipped(network: Network, skip: str, ran: set[str]) -> None:
+def _shapes(tensors: Sequence[Tensor]) -> list[list[int]]:
+    return [list(tensor.shape) for tensor in tensors]
+
+
+def _alike_but_for_what_was_found(network: Network, output: Any, expected: Any, args: Any, kwargs: Any) -> bool:
+    """Do outputs differ in nothing but how much was found in the data (boxes, say)?
+
+    Their structure, kinds of numbers and all other sizes must be the same. How much is found is the first size of what
+    stands in a list, and any size that is another when the model runs on other numbers of the same shapes.
+    """
+    (first, form), (second, wanted) = tree_flatten(output), tree_flatten(expected)
+    if form != wanted or len(tensors_of(expected)) != sum(isinstance(leaf, Tensor) for leaf in second):
+        return False
+    free = _sizes_in_lists(expected)
+    for seed in range(3):
+        if _match(first, second, free):
+            return True
+        try:
+            own_args, own_kwargs = tree_map_only(Tensor, partial(_shuffled, seed=seed), fresh(args, kwargs))
+            third, form = tree_flatten(network.model(*own_args, **own_kwargs))
+        except Exception:  # noqa: BLE001 - the same numbers in other places need be no input
+            return False
+        if form != wanted:
+            return False
+        free = [known | _other_sizes(a, b) for known, a, b in zip(free, second, third, strict=True)]
+    return _match(first, second, free)
+
+
+def _sizes_in_lists(output: Any) -> list[set[int]]:
+    """By leaf, the sizes that are free from the first: a list has an entry for each image, in whose tensors the first
+    size is how much was found there. (In a list of features it is the batch, which no depth changes.)"""
+    parts = tree_leaves(output, is_leaf=lambda value: isinstance(value, list))
+    return [{0} if isinstance(part, list) else set[int]() for part in parts for _ in tree_leaves(part)]
+
+
+def _other_sizes(a: Any, b: Any) -> set[int]:
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor) and a.ndim == b.ndim):
+        return set()
+    return {place for place, (one, other) in enumerate(zip(a.shape, b.shape, strict=True)) if one != other}
+
+
+def _match(first: Sequence[Any], second: Sequence[Any], free: Sequence[set[int]]) -> bool:
+    """Are tensors of the same kinds, and of the same sizes in all but the free dimensions?"""
+    pairs = [(a, b, any_size) for a, b, any_size in zip(first, second, free, strict=True) if isinstance(a, Tensor)]
+    return all(a.dtype == b.dtype and a.ndim == b.ndim and _other_sizes(a, b) <= any_size for a, b, any_size in pairs)
+
+
+def _shuffled(tensor: Tensor, seed: int) -> Tensor:
+    """The same numbers in other places: of floating point, for others may be indices."""
+    if not tensor.is_floating_point():
+        return tensor
+    order = torch.randperm(tensor.numel(), generator=torch.Generator().manual_seed(seed)).to(tensor.device)
+    return tensor.flatten()[order].view_as(tensor)
+
+
+def _check_skipped(network: Network, skip: str, ran: Collection[str]) -> None:
     for stage, flag in zip(network.stages, skip, strict=True):
         for path in stage.skippable:
             if flag == "T" and path in ran:
@@ -160,7 +218,7 @@ def _reject_left_over(network: Network, args: Sequence[Any], kwargs: Mapping[str
     """What a skipped block put somewhere in the run before must not come out of the base-net."""
     skip = network.skips[-1]
     own_args, own_kwargs = fresh(args, kwargs)
-    before = {_place(tensor) for tensor in tensors_of(expected)}
+    before = {_place(tensor) for tensor in tensors_of(expected) if tensor.numel()}
     trees = (network.model, network.skip_norms)
     constant = {_place(tensor) for tree in trees for tensor in (*tree.parameters(), *tree.buffers())}
     try:
@@ -168,7 +226,7 @@ def _reject_left_over(network: Network, args: Sequence[Any], kwargs: Mapping[str
     except Exception:  # noqa: BLE001 - the depths are tried one by one behind this, and the first that fails is told
         return
     for tensor in tensors_of(output):
-        if _place(tensor) in before - constant:
+        if tensor.numel() and _place(tensor) in before - constant:
             raise StagesError(
                 f"sub-network {skip} returns a tensor {list(tensor.shape)} that an earlier run left behind: something "
                 "outside the model's modules keeps what a skipped block returned; name the stages by hand, without "

@@ -17,7 +17,6 @@ from ..core.stand_in import stand_in
 from ..core.views import build_view
 from ..modes import evaluating
 from ..plan import Stage
-from ..plan.norms import has_statistics
 from ..skip import all_skips
 from .tracing import apart
 
@@ -140,7 +139,7 @@ def _looked_up(network: AdaptiveNetwork, flags: _Flags, *, outside_blocks: bool)
     found = {}
     for path, home in network.homes.items():
         if not (outside_blocks and f"{path}.".startswith(inside)):
-            per_context = network.calibrated and has_statistics(network.model.get_submodule(path))
+            per_context = network.calibrated and network.gathers(path)
             skippable = _within(path, network.stages[home - 1].skippable)
             places = range(home) if per_context else range(home - 1, home)
             norms = [_norm(network, path, context, home, skippable) for context in all_skips(len(places))]
@@ -159,7 +158,7 @@ def _variants(network: AdaptiveNetwork, path: str, number: int, skips: Sequence[
     """A block with the norms of each context that occurs in `skips`; alone where one does for all."""
     skippable = path in network.stages[number].skippable
     norms = [norm for norm in network.homes if _within(norm, (path,))]
-    statistics = any(has_statistics(network.model.get_submodule(norm)) for norm in norms)
+    statistics = any(map(network.gathers, norms))
     places = range(number + 1) if network.calibrated and statistics else range(number, number + 1)
     blocks: dict[str, nn.Module] = {}
     for skip in skips if norms else ():

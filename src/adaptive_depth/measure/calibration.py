@@ -8,7 +8,6 @@ All weights stay shared and switching stays instant.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -23,7 +22,8 @@ from ..core.sharing import SharedForward
 from ..errors import DataError
 from ..modes import evaluating
 from ..plan.norms import has_statistics
-from ..tasks import as_task
+from ..tasks import Detection, as_task
+from ..tasks.detectors import detector_of
 
 
 def calibrate(
@@ -46,7 +46,8 @@ def calibrate(
             or else it is passed over. Several thousand images are plenty. Of graphs and lists of images a batch is
             what the network takes at once, and counts as one.
         limit: at most so many batches; all by default.
-        task: what the network is for, where that says how a batch becomes an input (`Task.inputs`).
+        task: what the network is for, where that says how a batch becomes an input (`Task.inputs`). Without one a
+            detector takes images with or without targets.
         across_processes: all processes of a training call this, each with its share of the samples, and each gets the
             mean over all batches.
 
@@ -69,7 +70,7 @@ def calibrate(
     before = network.statistics
     with evaluating(network):
         try:
-            inputs = partial(split_batch, device=None) if task is None else as_task(task).inputs
+            inputs = _taken(network, task)
             processes = Processes() if across_processes else None
             measured = _measure(network, islice(batches, limit), inputs, processes)
         except BaseException:
@@ -79,10 +80,20 @@ def calibrate(
     return measured
 
 
+def _taken(network: AdaptiveNetwork, task: Any) -> Callable[[Any], Any]:
+    """How a batch becomes an input: as the task says; without one, labels may be missing."""
+    if task is not None:
+        judged = as_task(task, network.model)
+        return lambda batch: judged.unlabelled(judged.inputs(batch)[0])
+    if detector_of(network.model) is not None:
+        return Detection().of(network.model).images
+    return lambda batch: split_batch(batch, None)[0]
+
+
 def _measure(
     network: AdaptiveNetwork,
     batches: Iterable[Any],
-    inputs: Callable[[Any], tuple[Any, Any]],
+    inputs: Callable[[Any], Any],
     processes: Processes | None,
 ) -> int:
     device, measured = device_of(network), 0
@@ -90,7 +101,7 @@ def _measure(
     with _measuring(network) as start, torch.inference_mode(False), torch.no_grad():
         shared = SharedForward(network)
         for batch in batches:
-            x = on_device(inputs(batch)[0], device)
+            x = on_device(inputs(batch), device)
             if samples_in(x) in (0, 1):  # a BatchNorm cannot measure the variance of one sample
                 continue
             args, kwargs = arguments(x)

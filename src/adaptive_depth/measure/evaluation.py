@@ -38,8 +38,8 @@ def evaluate(
             that holds them as `logits`.
         batches: pairs of input `[batch, ...]` and labels `[batch]`, or dicts with `"labels"`, such as a DataLoader.
         skips: the sub-networks; all by default.
-        task: what the network is for: a task of `adaptive_depth.tasks`, or what `train` takes; where None the next
-            token for a causal language model of transformers, and one class a sample for anything else.
+        task: what the network is for: a task of `adaptive_depth.tasks`, or what `train` takes; where None what the
+            model's class says (`as_task`), and one class a sample for anything else.
         across_processes: all processes of a training call this, each with its share of the samples, and each gets the
             quality on all of them.
 
@@ -67,7 +67,7 @@ def evaluate(
     if not chosen:
         raise DataError("evaluate received no sub-network: expected skips such as ['FFFF'], or None for all")
     judged = as_task(task, network.model)
-    strict = task is None and isinstance(judged, Classification)
+    strict = task is None and type(judged) is Classification
     metrics: dict[str, Metric] = {}
     device, shared = device_of(network), SharedForward(network)
     with evaluating(network), torch.inference_mode(False), torch.no_grad():
@@ -75,7 +75,7 @@ def evaluate(
             x, y = on_device(judged.inputs(batch), device)
             if is_empty(x):
                 continue
-            args, kwargs = arguments(x)
+            args, kwargs = arguments(judged.unlabelled(x))
             if not network.proven:
                 network.prove(*args, **kwargs)
             for skip, output, _ in shared.outputs(chosen, *args, **kwargs):
@@ -116,7 +116,7 @@ def _checked(task: Task, output: Any, y: Any, data: Any, *, strict: bool) -> Any
             "the network returned numbers that are not finite: look for inputs that are not, or for weights that "
             "diverged in training (a lower learning rate)"
         )
-    if isinstance(task, Classification) and found.ndim == 2:
+    if isinstance(task, Classification) and isinstance(found, Tensor) and found.ndim == 2:
         _check_classes(data, found.shape[1])
     return found
 
@@ -130,7 +130,7 @@ def _check_one_class(output: Any, y: Any) -> None:
         raise DataError(
             f"the network returned {received} for labels {labels}: expected [batch, classes] and [batch]; for anything "
             "else name the task, evaluate(network, batches, task=...): MultiLabel, Regression, Segmentation, "
-            "LanguageModel, a dict of tasks for several heads, or one of your own"
+            "Detection, LanguageModel, a dict of tasks for several heads, or one of your own"
         )
 
 

@@ -168,9 +168,9 @@ def _is_stream(value: Any) -> bool:
 
 
 def record(
-    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], paths: Iterable[str] | None = None
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], paths: Iterable[str]
 ) -> tuple[list[Call], Any]:
-    """Run a model and write down the calls of its modules (of those at `paths`), in the order in which they began.
+    """Run a model and write down the calls of its modules at `paths`, in the order in which they began.
 
     The input is copied first, for a model may change it.
     """
@@ -185,12 +185,10 @@ def record(
         number, args, kwargs, context = open_calls.pop()
         calls.append(Call(path, number, args, kwargs, output, input_names(module), context=context))
 
-    watched = [path for path, part in model.named_modules() if path and not isinstance(part, torch.jit.ScriptModule)]
-    every = watched if paths is None else paths
     args, kwargs = fresh(args, kwargs)
     handles = []
     try:
-        for path in every:
+        for path in paths:
             module = model.get_submodule(path)
             handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             handles.append(module.register_forward_hook(partial(after, path)))

@@ -12,6 +12,7 @@ from torch import nn
 from ..errors import StagesError, one_line
 from ..modes import evaluating, looking_at, without_fast_paths
 from .calls import NOWHERE, Call, hidden_of, record, without_use
+from .frozen import can_be_doubled
 from .norms import gathers_inside, has_statistics, is_norm, norms_inside
 from .plan import Stage, Stages
 from .residual import is_residual, why_another_input
@@ -48,7 +49,8 @@ def complete(model: nn.Module, stages: Stages) -> Stages:
     for stage in stages:
         norms = stage.norms
         if norms is None:
-            norms = [path for path in norms_inside(model, stage.mandatory) if places.follow_one_stage(modules[path])]
+            inside = [path for path in norms_inside(model, stage.mandatory) if can_be_doubled(modules[path])]
+            norms = [path for path in inside if places.follow_one_stage(modules[path])]
         completed.append(replace(stage, norms=tuple(names[id(modules[path])] for path in norms)))
     _reject_wrong_norms(Stages(tuple(completed)), modules, places)
     return Stages(tuple(completed))
@@ -119,6 +121,12 @@ def _reject_wrong_norms(stages: Stages, modules: Mapping[str, nn.Module], places
         if not is_norm(modules[path]):
             raise StagesError(
                 f"norms name {path!r}, which is a {type(modules[path]).__name__}: expected a normalisation layer"
+            )
+        if not can_be_doubled(modules[path]):
+            raise StagesError(
+                f"norm {path!r} is frozen, and a {type(modules[path]).__name__} cannot be made a BatchNorm of the same "
+                "numbers, so a second one would have nothing to train: leave it out of the stage's norms, or put an "
+                "nn.BatchNorm2d in its place before adapt"
             )
         if id(modules[path]) in skippable:
             raise StagesError(

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..errors import StagesError, one_line
 from ..hugging_face import layer_lists
 from ..modes import evaluating, looking_at, without_fast_paths
+from .bodies import WHOLE
 from .calls import Call, fresh, hidden_of, record, same_output, without_use
 from .norms import norms_inside
 from .plan import Run
@@ -25,21 +26,25 @@ from .residual import has_weights, is_residual, why_another_input
 MOST_STAGES = 6  # so at most 64 sub-networks; of more runs, those that do most of the work become stages
 
 
-def discover(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Run]:
+def discover(
+    model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], within: Sequence[str] = WHOLE
+) -> list[Run]:
     """The runs of residual blocks of a model, in the order in which they run.
 
     Arguments:
         model: it runs twice in eval mode without gradients, and is left as it was.
         args, kwargs: an input, as the model's forward takes it.
+        within: the modules whose parts are looked at; the whole model by default.
 
     Raises:
         StagesError: no run was found, with the reason; a model that does not take the input, whose output changes
             from call to call, or whose weights are quantised.
     """
-    _reject_quantised(model)
+    for path in within:
+        _reject_quantised(model.get_submodule(path), path)
     with looking_at(model), evaluating(model), torch.no_grad(), without_fast_paths():
         try:
-            calls, output = record(model, args, kwargs)
+            calls, output = record(model, args, kwargs, _watched(model, within))
             again_args, again_kwargs = fresh(args, kwargs)
             again = model(*again_args, **again_kwargs)
         except Exception as error:
@@ -54,9 +59,14 @@ def discover(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
                 "no finite numbers): what is random in it must be off in eval mode before depths can be compared"
             )
         search = _Search(model, without_use(model, args, kwargs, calls, output))
-        runs = sorted(search.runs(""), key=lambda run: search.calls[run.blocks[0]][0].number)
+        found = [run for path in within for run in search.runs(path)]
+        runs = sorted(found, key=lambda run: search.calls[run.blocks[0]][0].number)
         if not runs:
-            raise StagesError(f"{type(model).__name__} has no residual stage that can be cut: {search.why_none()}")
+            where = "" if within == WHOLE else f" in {' and '.join(map(repr, within))}"
+            mend = "; name another part, within='...', or look in all of it, within=''" if where else ""
+            raise StagesError(
+                f"{type(model).__name__} has no residual stage that can be cut{where}: {search.why_none()}{mend}"
+            )
         for layers in layer_lists(model):
             search.check_none_lost(layers, runs)
         if len(runs) > MOST_STAGES:
@@ -281,8 +291,19 @@ def _hardest_working(model: nn.Module, runs: Sequence[Run], args: Any, kwargs: A
     return [run for run in runs if run in kept]
 
 
-def _reject_quantised(model: nn.Module) -> None:
-    for path, module in model.named_modules():
+def _watched(model: nn.Module, within: Sequence[str]) -> list[str]:
+    """The modules whose calls are written down; no hook sees a ScriptModule run."""
+    return [
+        path
+        for path, part in model.named_modules()
+        if path
+        and any(not place or f"{path}.".startswith(f"{place}.") for place in within)
+        and not isinstance(part, torch.jit.ScriptModule)
+    ]
+
+
+def _reject_quantised(model: nn.Module, place: str) -> None:
+    for path, module in model.named_modules(prefix=place):
         wrong = next(
             (
                 name

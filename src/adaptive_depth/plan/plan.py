@@ -104,10 +104,11 @@ class Stages(Sequence[Stage]):
         return iter(self.stages)
 
     def __str__(self) -> str:
-        lines = [f"{'stage':<16} {'mandatory':>9} {'skippable':>9} {'skip-aware norms':>17}"]
+        width = max(16, *(len(stage.name) for stage in self.stages), 0)
+        lines = [f"{'stage':<{width}} {'mandatory':>9} {'skippable':>9} {'skip-aware norms':>17}"]
         for stage in self.stages:
             norms = "all mandatory" if stage.norms is None else str(len(stage.norms))
-            lines.append(f"{stage.name:<16} {len(stage.mandatory):>9} {len(stage.skippable):>9} {norms:>17}")
+            lines.append(f"{stage.name:<{width}} {len(stage.mandatory):>9} {len(stage.skippable):>9} {norms:>17}")
         return "\n".join(lines)
 
     def to_json(self) -> list[dict[str, Any]]:

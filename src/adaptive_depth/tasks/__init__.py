@@ -1,16 +1,19 @@
 """What a network is for: inputs, losses, and the quality that all depths are judged by."""
 
 from ..quality import Quality
-from .classification import Classification, Segmentation, distillation_loss
+from .classification import Classification, distillation_loss
+from .detection import Detection
 from .heads import Heads
 from .known import OwnCriterion, as_task
 from .language import LanguageModel
 from .multi_label import MultiLabel
 from .regression import Regression
-from .task import Task
+from .segmentation import Segmentation
+from .task import Task, Watched
 
 __all__ = [
     "Classification",
+    "Detection",
     "Heads",
     "LanguageModel",
     "MultiLabel",
@@ -19,6 +22,7 @@ __all__ = [
     "Regression",
     "Segmentation",
     "Task",
+    "Watched",
     "as_task",
     "distillation_loss",
 ]

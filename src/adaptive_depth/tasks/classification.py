@@ -1,6 +1,6 @@
-"""Classes: of a sample, or of each place of it; and the classes of pixels."""
+"""Classes: of a sample, or of each place of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..meaning import Meaning, Meanings
-from ..quality import TOP_1, Quality
+from ..quality import TOP_1
 from .checks import called, check_meant, same_device, tensor_of, value_range
 from .task import Task
 
@@ -69,6 +69,10 @@ class Classification(Task):
         classes = self._logits(output).shape[1]
         return MulticlassAccuracy(classes, average="micro", ignore_index=self.ignore_index, validate_args=False)
 
+    def classes_of(self, output: Any) -> int:
+        """How many classes an output has."""
+        return self._logits(output).shape[1]
+
     def compared(self, output: Any, target: Any) -> tuple[Tensor, Tensor]:
         """Class probabilities and class indices."""
         logits = self._logits(output)
@@ -78,7 +82,7 @@ class Classification(Task):
         logits = self._logits(output)
         metric.update(logits.argmax(dim=1), _indices(logits, target))
 
-    def hits(self, output: Any, target: Any) -> tuple[Tensor, Tensor]:
+    def hits(self, output: Any, target: Any) -> tuple[Tensor, Tensor] | None:
         """The places of the right class and those that count: all but the ignored ones."""
         logits = self._logits(output)
         wanted = _indices(logits, target)
@@ -136,91 +140,6 @@ class Classification(Task):
                 "task: MultiLabel (a yes or no a sample) or Regression"
             )
         return logits
-
-
-class Segmentation(Classification):
-    """The class of every pixel: logits `[batch, classes, height, width]`, labels `[batch, height, width]`.
-
-    Models of torchvision return a dict with the logits as `"out"`; logits of a coarser grid are brought to the size
-    of the labels, bilinearly, before anything is computed.
-
-    Arguments:
-        criterion, temperature: as for `Classification`.
-        ignore_index: the label of pixels that belong to no class; left out of the loss, of distillation and of mIoU.
-
-    Example:
-        >>> task = Segmentation(ignore_index=255)
-        >>> task.loss(torch.zeros(1, 2, 1, 2), torch.tensor([[[0, 255]]]))
-        tensor(0.6931)
-    """
-
-    quality = Quality("mIoU", "%")
-
-    def __init__(
-        self,
-        criterion: Callable[[Any, Any], Tensor] | None = None,
-        *,
-        ignore_index: int = 255,
-        temperature: float = 1.0,
-    ) -> None:
-        criterion = nn.CrossEntropyLoss(ignore_index=ignore_index) if criterion is None else criterion
-        super().__init__(criterion, temperature=temperature)
-        if getattr(criterion, "ignore_index", ignore_index) != ignore_index:
-            raise TrainingError(
-                f"the criterion ignores {getattr(criterion, 'ignore_index', None)} and the task {ignore_index}: give "
-                "both the same ignore_index"
-            )
-        self.ignore_index = ignore_index
-
-    def output(self, output: Any) -> Any:
-        return output["out"] if isinstance(output, Mapping) and "out" in output else super().output(output)
-
-    def loss(self, output: Any, target: Any) -> Tensor:
-        return super().loss(self._sized(output, target), target)
-
-    def distil(self, student: Any, teacher: Any, target: Any = None) -> Tensor:
-        return super().distil(self._sized(student, target), self._sized(teacher, target), target)
-
-    def metric(self, output: Any) -> "Metric":
-        from torchmetrics.classification import MulticlassJaccardIndex
-
-        classes = self._logits(output).shape[1]
-        return MulticlassJaccardIndex(classes, average="macro", ignore_index=self.ignore_index, validate_args=False)
-
-    def measure(self, metric: "Metric", output: Any, target: Any) -> None:
-        super().measure(metric, self._sized(output, target), target)
-
-    def compared(self, output: Any, target: Any) -> tuple[Tensor, Tensor]:
-        return super().compared(self._sized(output, target), target)
-
-    def hits(self, output: Any, target: Any) -> tuple[Tensor, Tensor]:
-        return super().hits(self._sized(output, target), target)
-
-    def check(self, logits: Tensor, target: Any, /) -> None:
-        size = self._size(logits, target)
-        super().check(logits[..., :1, :1].expand(*logits.shape[:2], *size), target)  # the shape alone is looked at
-
-    def _sized(self, output: Any, target: Any) -> Tensor:
-        logits = self._logits(output)
-        size = self._size(logits, target)
-        if size == logits.shape[2:]:
-            return logits
-        return F.interpolate(logits, size, mode="bilinear", align_corners=False)
-
-    def _size(self, logits: Tensor, target: Any) -> torch.Size:
-        """Of the labels; of the logits where these have none."""
-        if logits.ndim != 4:
-            raise TrainingError(
-                f"the network returned {list(logits.shape)}: segmentation expects logits [batch, classes, height, "
-                "width]"
-            )
-        size = target.shape[1:] if isinstance(target, Tensor) and target.ndim == 3 else logits.shape[2:]
-        if size[0] < logits.shape[2] or size[1] < logits.shape[3]:
-            raise TrainingError(
-                f"labels of {list(size)} pixels for logits of {list(logits.shape[2:])}: expected as many, or more (the "
-                "logits are enlarged then); resize the labels, with nearest neighbours"
-            )
-        return size
 
 
 def _indices(logits: Tensor, target: Tensor) -> Tensor:

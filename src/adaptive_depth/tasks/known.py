@@ -11,14 +11,17 @@ from ..errors import TrainingError
 from ..quality import Quality
 from ..wrapping import unwrapped
 from .checks import MEANT, called, kind_of, single_number, value_range
-from .classification import Classification, Segmentation
+from .classification import Classification
+from .detection import Detection
+from .detectors import detector_of
 from .heads import Heads
 from .language import LanguageModel, language_task
 from .multi_label import MultiLabel
 from .regression import Regression
+from .segmentation import Segmentation, segments
 from .task import Task
 
-TASKS = (Classification, MultiLabel, Regression, Segmentation, LanguageModel, Heads)
+TASKS = (Classification, MultiLabel, Regression, Segmentation, Detection, LanguageModel, Heads)
 _BY_NAME: dict[str, Any] = {task.__name__: task for task in TASKS}
 
 
@@ -147,7 +150,9 @@ _ASK = (
 def as_task(given: Any, model: nn.Module | None = None) -> Task:
     """What was given as a task: itself, a dict of tasks as `Heads`, or what a criterion of torch says for certain.
 
-    Nothing (None) is a classification; of a causal language model of transformers it is the next token.
+    Nothing (None) is what the model's class says for certain: the next token of a causal language model of
+    transformers, boxes of a detector and the classes of pixels of a segmentation network of torchvision or
+    transformers; else a classification.
 
     Any other criterion becomes a task that learns from labels, and says so when more is asked of it than the first
     batch makes certain.
@@ -166,11 +171,11 @@ def as_task(given: Any, model: nn.Module | None = None) -> Task:
         ('MultiLabel', 'Classification')
     """
     if isinstance(given, Task):
-        return given
+        return given if model is None else given.of(unwrapped(model))
     if isinstance(given, Mapping):
         return Heads({name: as_task(task) for name, task in given.items()})
     if given is None:
-        return (None if model is None else language_task(unwrapped(model))) or Classification()
+        return Classification() if model is None else _of_model(unwrapped(model))
     if isinstance(given, type) or not callable(given):
         raise TrainingError(
             f"criterion={given!r}: expected a criterion such as nn.CrossEntropyLoss(), an instance, or a task of "
@@ -179,6 +184,14 @@ def as_task(given: Any, model: nn.Module | None = None) -> Task:
     criterion: Any = given
     meant = MEANT.get(kind_of(criterion))
     return OwnCriterion(criterion) if meant is None else _BY_NAME[meant](criterion)
+
+
+def _of_model(model: nn.Module) -> Task:
+    if (language := language_task(model)) is not None:
+        return language
+    if detector_of(model) is not None:
+        return Detection().of(model)
+    return Segmentation().of(model) if segments(model) else Classification()
 
 
 def _described(criterion: Any) -> str:

@@ -1,6 +1,6 @@
 """A metric of one's own for a task: of torchmetrics, or a function of all predictions and targets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -65,6 +65,8 @@ class OwnMetric:
             found = metric.compute()
         except (ValueError, RuntimeError, TypeError, IndexError) as error:
             raise MeasurementError(f"the metric {self.name} failed ({one_line(error)[:300]})") from error
+        if isinstance(found, Mapping):  # of torchmetrics' of boxes, which tells much more
+            found = found.get("map", found)
         if not (isinstance(found, int | float) or (isinstance(found, Tensor) and found.numel() == 1)):
             received = f"numbers {list(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
             raise MeasurementError(
@@ -91,7 +93,14 @@ class _Gathered(Metric):
         self.targets.append(target)
 
     def compute(self) -> Any:
-        return self.function(dim_zero_cat(self.outputs), dim_zero_cat(self.targets))
+        return self.function(_joined(self.outputs), _joined(self.targets))
+
+
+def _joined(batches: list[Any]) -> Any:
+    """All batches as one: tensors along their first dimension, lists (boxes of images, say) one behind the other."""
+    if batches and all(isinstance(batch, list) for batch in batches):
+        return [each for batch in batches for each in batch]
+    return dim_zero_cat(batches)
 
 
 def _function(metric: Any) -> Callable[[Any, Any], Any]:

@@ -1,12 +1,14 @@
 """What a network is for: the one object that training and evaluation ask about inputs, losses and quality."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..batches import logits_in, split_batch
 from ..errors import DataError
@@ -16,6 +18,21 @@ from ..quality import TOP_1, Quality
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
+    from .own_metric import OwnMetric
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What `distil` compares for a task with `watch`.
+
+    Attributes:
+        output: of the network, as the task takes it.
+        seen: what the modules at `watch` returned, by path.
+    """
+
+    output: Any
+    seen: Mapping[str, Any]
+
 
 class Task(ABC):
     """What a network is for. A task of one's own has `quality` and four methods: `inputs`, `loss`, `distil`, `metric`.
@@ -24,6 +41,8 @@ class Task(ABC):
         quality: what `metric` measures.
         can_distil: is there a loss between two outputs? Of a criterion of one's own the first batch tells.
         can_judge: is there a metric? Likewise.
+        watch: the paths of modules whose outputs `distil` compares, too: it receives `Watched` then, and is all that a
+            sub-network learns. The super-net runs on the same batch for it.
 
     Example:
         >>> import torch, torchmetrics
@@ -45,6 +64,18 @@ class Task(ABC):
     quality: Quality
     can_distil: bool = True
     can_judge: bool = True
+    watch: tuple[str, ...] = ()
+
+    def of(self, model: nn.Module) -> Self:  # noqa: ARG002 - most tasks are the same for any
+        """The task for a model: a copy that knows what the model's class tells, or the same.
+
+        Arguments:
+            model: what is trained or judged, of an adapted network its `model`.
+
+        Raises:
+            TrainingError: a model that does not do for the task.
+        """
+        return self
 
     def inputs(self, batch: Any) -> tuple[Any, Any]:
         """A batch of the loader as what the network takes and what its output is compared with.
@@ -60,6 +91,10 @@ class Task(ABC):
         if target is None:
             raise DataError("the loader yielded inputs without labels: expected pairs (input, labels)")
         return x, target
+
+    def unlabelled(self, x: Any) -> Any:
+        """The input without what only a loss needs, where the model computes its own: targets, labels."""
+        return x
 
     def output(self, output: Any) -> Any:
         """What a network returned, as the other methods take it; by default its `logits` where it has such a field."""
@@ -87,12 +122,20 @@ class Task(ABC):
             TrainingError: an output and a target that do not fit.
         """
 
+    def parts(self, output: Any) -> dict[str, Tensor]:  # noqa: ARG002 - most have none
+        """The parts of the loss that an output tells, by name, for the history."""
+        return {}
+
+    def with_losses(self, *modules: nn.Module) -> AbstractContextManager[None]:  # noqa: ARG002 - most return the same
+        """Inside, modules in eval mode return what `loss` takes."""
+        return nullcontext()
+
     @abstractmethod
     def distil(self, student: Any, teacher: Any, target: Any) -> Tensor:
         """What a sub-network learns from the super-net's output on the same samples, a scalar; 0 where both agree.
 
         Arguments:
-            student, teacher: outputs; no gradient flows to the teacher.
+            student, teacher: outputs, or `Watched`; no gradient flows to the teacher.
             target: of the same samples, for what is to be left out (`ignore_index`).
         """
 
@@ -152,7 +195,15 @@ class Task(ABC):
         """
         from .own_metric import OwnMetric
 
-        own, judged = OwnMetric(self, metric, quality), copy(self)
-        # It stays a task of its class, with all that is learned; these four alone are of the metric.
-        vars(judged).update(quality=own.quality, metric=own.metric, measure=own.measure, value=own.value)
-        return judged
+        return copy(self)._judged_by(OwnMetric(self, metric, quality))
+
+    def _judged_as(self, other: "Task") -> Self:
+        """This task, judged as another one is: by that one's own metric, where it was given one."""
+        own = getattr(vars(other).get("measure"), "__self__", None)
+        return self if own is None else self._judged_by(copy(own))
+
+    def _judged_by(self, own: "OwnMetric") -> Self:
+        """It stays a task of its class, with all that is learned; these four alone are of the metric."""
+        own.task = self
+        vars(self).update(quality=own.quality, metric=own.metric, measure=own.measure, value=own.value)
+        return self

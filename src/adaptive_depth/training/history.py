@@ -23,6 +23,7 @@ class Epoch(Plain):
         images_per_s: training throughput, over all processes.
         waiting: the part of the time, from 0 to 1, that the first process waited for the loader.
         validation: accuracy of some sub-networks on the validation images, where that was measured.
+        parts: of the super-net's loss, by name, where the network tells them (a detector does).
     """
 
     epoch: Size
@@ -34,6 +35,7 @@ class Epoch(Plain):
     images_per_s: NotNegative
     waiting: Part = 0.0
     validation: dict[Letters, Number] | None = None
+    parts: dict[str, Number] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,17 @@ class History:
     def to_csv(self) -> str:
         """A header and one line an epoch."""
         text = io.StringIO()
-        skips = list(dict.fromkeys(skip for epoch in self.epochs for skip in epoch.validation or ()))
-        plain = [field.name for field in fields(Epoch) if field.name != "validation"]
-        writer = csv.DictWriter(text, [*plain, *(f"validation {skip}" for skip in skips)], lineterminator="\n")
+        plain = [field.name for field in fields(Epoch) if field.name not in _BY_NAME]
+        rows = [
+            {name: value for name, value in epoch.items() if name in plain}
+            | {f"{field} {name}": value for field in _BY_NAME for name, value in (epoch[field] or {}).items()}
+            for epoch in self.to_json()
+        ]
+        more = [f"{field} " for field in _BY_NAME]
+        named = [name for start in more for row in rows for name in row if name.startswith(start)]
+        writer = csv.DictWriter(text, [*plain, *dict.fromkeys(named)], lineterminator="\n")
         writer.writeheader()
-        for epoch in self.to_json():
-            measured = epoch.pop("validation") or {}
-            writer.writerow(epoch | {f"validation {skip}": accuracy for skip, accuracy in measured.items()})
+        writer.writerows(rows)
         return text.getvalue()
 
     @classmethod
@@ -98,13 +104,14 @@ class History:
                 raise TrainingError(
                     f"history with the line {row}: {error}; expected numbers, as to_csv writes them"
                 ) from error
-            marked = {name: read.pop(name) for name in list(read) if name.startswith("validation ")}
-            validation = {
-                name.removeprefix("validation "): value for name, value in marked.items() if value is not None
-            }
+            marked: dict[str, Any] = {}
+            for field_name in _BY_NAME:
+                own = {name: read.pop(name) for name in list(read) if name.startswith(f"{field_name} ")}
+                known = {name.partition(" ")[2]: value for name, value in own.items() if value is not None}
+                marked[field_name] = known or None
             number = read.get("epoch")
             whole = int(number) if number is not None and number.is_integer() else number
-            epochs.append({**read, "epoch": whole, "validation": validation or None})
+            epochs.append({**read, "epoch": whole, **marked})
         return cls.from_json(epochs)
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -119,3 +126,6 @@ class History:
             TrainingError: a field that no epoch has, one that is missing or of another type.
         """
         return cls(from_plain(tuple[Epoch, ...], epochs, TrainingError, "history"))
+
+
+_BY_NAME = ("validation", "parts")  # fields of an epoch with a number for each name: a column each

@@ -1,6 +1,7 @@
 """Training images as a recipe wants them: augmented, mixed, shared out to processes, the damaged ones left out."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count, islice
 from typing import Any, Protocol
 
@@ -14,18 +15,20 @@ from torchvision.transforms import v2
 
 from ..core.distributed import Processes
 from ..data import CHARACTERS, DataConfig, open_data
-from ..data.sets import Loader, Readable, Shards, joined, readable
+from ..data.sets import Boxes, Collate, Loader, Readable, Shards, joined, readable
+from ..data.together import Together, augmentation
 from ..errors import DataError
 from ..preprocessing import Convert
 from .recipe import Recipe
 
 
 class TrainingBatches:
-    """Batches `[batch, channels, size, size]` and labels of one process, anew in every epoch.
+    """Batches of one process, anew in every epoch: `[batch, channels, size, size]` and labels, or in the form that
+    `config` says.
 
     The order of an epoch follows from the recipe's seed and the epoch's number alone (that of tar shards, which are
     read as a stream, from the number of workers besides). An image that cannot be read is left out, and `damaged`
-    tells it with the reason.
+    tells it with the reason; a box that marks nothing likewise, in `notes`.
 
     Arguments:
         config: which images.
@@ -35,7 +38,8 @@ class TrainingBatches:
 
     Raises:
         DataError: a set that is missing or empty, or smaller than one step; tar shards that are fewer than processes,
-            or with `repeats`.
+            or with `repeats`; more boxes that mark nothing than `skip_damaged` allows; a preparation that is of images
+            with one class each, and boxes or masks.
     """
 
     def __init__(self, config: DataConfig, recipe: Recipe, *, workers: int = 0, download: bool = False) -> None:
@@ -50,10 +54,15 @@ class TrainingBatches:
         data: Any = open_data(config, "train", transform=each, download=download)
         if len(data) < processes.count:
             raise DataError(f"{len(data)} training images are fewer than {processes.count} processes")
-        kind = _Streamed if isinstance(data, Shards) else _ByNumber
-        self.source: _Source = kind(data, recipe, size, workers, together, processes)
         self.seed, self.limit, self.images = recipe.seed or 0, recipe.skip_damaged, len(data)
         self.damaged: dict[str, str] = {}
+        self.notes = data.notes if isinstance(data, Boxes) else None
+        self._check_boxes()
+        if isinstance(data, Shards):
+            assert isinstance(together, _Finish)
+            self.source: _Source = _Streamed(data, recipe, size, workers, together, processes)
+        else:
+            self.source = _ByNumber(data, recipe, size, workers, together, processes)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -69,6 +78,14 @@ class TrainingBatches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         yield from islice(self.source.batches(self._note), len(self))
 
+    def _check_boxes(self) -> None:
+        notes = self.notes
+        if notes is not None and len(notes.left_out) > self.limit * notes.boxes:
+            raise DataError(
+                f"{str(notes).splitlines()[0]}. That is more than the share of skip_damaged={self.limit}: mend the "
+                "annotations, or allow a larger share"
+            )
+
     def _note(self, damaged: dict[str, str]) -> None:
         self.damaged.update(damaged)
         if len(self.damaged) > self.limit * self.images:
@@ -79,7 +96,7 @@ class TrainingBatches:
             )
 
 
-_Together = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # what is done with a whole batch
+_Finished = Callable[[list[Any]], Any]  # a batch of items
 
 
 class _Source(Protocol):
@@ -102,7 +119,7 @@ class _ByNumber:
     """All images in random order; a batch with a damaged one is smaller."""
 
     def __init__(
-        self, data: Any, recipe: Recipe, size: int, workers: int, together: _Together, processes: Processes
+        self, data: Any, recipe: Recipe, size: int, workers: int, together: _Finished, processes: Processes
     ) -> None:
         self.sampler = RepeatAugSampler(
             data, processes.count, processes.index, num_repeats=recipe.repeats, selected_round=0
@@ -111,7 +128,7 @@ class _ByNumber:
         self.loader = Loader(
             Readable(data),
             batch_sampler=self.order,
-            collate_fn=_Collate(together),
+            collate_fn=_Collate(together, 1 if isinstance(data, Boxes) else 2),
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
         )
@@ -149,15 +166,15 @@ class _Remembering(BatchSampler):
 class _Collate:
     """A batch of what could be read, finished; and what could not."""
 
-    def __init__(self, together: _Together) -> None:
-        self.together = together
+    def __init__(self, together: _Finished, least: int) -> None:
+        self.together, self.least = together, least
 
     def __call__(self, items: list[Any]) -> tuple[Any, dict[str, str]]:
         damaged = {f"image {item[0]}": str(item[1]) for item in items if isinstance(item[1], DataError)}
         whole = readable(items)
-        if len(whole) < 2:  # nothing that BatchNorm could learn from
+        if len(whole) < self.least:  # nothing that BatchNorm could learn from
             return None, damaged
-        return self.together(*default_collate(whole)), damaged
+        return self.together(whole), damaged
 
 
 # -- tar shards -------------------------------------------------------------------------------------------------
@@ -173,7 +190,7 @@ class _Streamed:
     indices = None
 
     def __init__(
-        self, data: Shards, recipe: Recipe, size: int, workers: int, together: _Together, processes: Processes
+        self, data: Shards, recipe: Recipe, size: int, workers: int, together: "_Finish", processes: Processes
     ) -> None:
         if recipe.repeats > 1:
             raise DataError(
@@ -196,7 +213,7 @@ class _Streamed:
         self.seed = seed
 
     def batches(self, note: Callable[[dict[str, str]], None]) -> Iterator[tuple[Tensor, Tensor]]:
-        return joined(self._parts(note), self.size, self.together)
+        return joined(self._parts(note), self.size, self.together.finish)
 
     def _parts(self, note: Callable[[dict[str, str]], None]) -> Iterator[tuple[Tensor, Tensor]]:
         """Without end: full batches, finished, and the rests of workers, which are not.
@@ -223,7 +240,7 @@ class _Streamed:
 class _Parts(IterableDataset[Any]):
     """What a worker makes of its shards: full batches, and at last the rest, unfinished; and what could not be read."""
 
-    def __init__(self, data: Shards, size: int, together: _Together | None) -> None:
+    def __init__(self, data: Shards, size: int, together: "_Finish | None") -> None:
         self.data, self.size, self.together = data, size, together
 
     def __iter__(self) -> Iterator[tuple[tuple[Tensor, Tensor] | None, dict[str, str]]]:
@@ -235,8 +252,7 @@ class _Parts(IterableDataset[Any]):
                 continue
             whole.append(item)
             if len(whole) == self.size:
-                images, labels = default_collate(whole)
-                yield self.together(images, labels) if self.together else (images, labels), damaged
+                yield self.together(whole) if self.together else default_collate(whole), damaged
                 whole, damaged = [], {}
         if whole:
             images, labels = default_collate(whole)
@@ -267,18 +283,39 @@ class _Finish:
         kinds += [v2.CutMix(alpha=recipe.cutmix, num_classes=classes)] if recipe.cutmix else []
         self.mix = v2.RandomChoice(kinds) if kinds else None  # one of them for each batch
 
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, items: list[Any]) -> tuple[Tensor, Tensor]:
+        return self.finish(*default_collate(items))
+
+    def finish(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         for step in self.steps:
             images = step(images)
         return self.mix(images, labels) if self.mix else (images, labels)
 
 
-def _preparing(config: DataConfig, recipe: Recipe) -> tuple[Callable[[Any], Tensor], _Together]:
+def _preparing(config: DataConfig, recipe: Recipe) -> tuple[Callable[..., Any], _Finished]:
     """What is done with each image, and what with a batch of them."""
+    if config.shown != "class":
+        return _with_what_is_marked(config, recipe), Collate(lists=config.shown == "boxes")
     steps, last = _augmenting(config, recipe), [_Numbers(config)]
     if recipe.random_erasing:  # rectangles of normalised images, another one in each
         steps, last = [*steps, *last, transforms.RandomErasing(recipe.random_erasing)], []
     return transforms.Compose(steps), _Finish(last, recipe, len(config.classes))
+
+
+def _with_what_is_marked(config: DataConfig, recipe: Recipe) -> Together:
+    """How an image and its boxes or its mask become an input and a target in training."""
+    for name in ("random_erasing", "mixup", "cutmix"):
+        if getattr(recipe, name):
+            raise DataError(
+                f"{name}={getattr(recipe, name)} changes images and not what is marked on them: leave it out, the data "
+                f"{config.name!r} has {config.shown}"
+            )
+    usual = "flip" if config.shown == "boxes" else "crop"
+    augment = augmentation(recipe.augment or usual, config.shown, recipe.crop_scale)
+    prepared = config.preprocessing
+    if recipe.image_size is not None:
+        prepared = replace(prepared, image_size=recipe.image_size)
+    return Together(prepared, config.ignored, augment)
 
 
 def training_transform(config: DataConfig, recipe: Recipe) -> Callable[[Any], Tensor]:
@@ -289,12 +326,14 @@ def training_transform(config: DataConfig, recipe: Recipe) -> Callable[[Any], Te
 
 
 def _augmenting(config: DataConfig, recipe: Recipe) -> list[Any]:
-    size = recipe.image_size or config.image_size
+    size: Any = recipe.image_size or config.image_size
     interpolation: Any = str_to_interp_mode(recipe.interpolation or config.interpolation)
     kind = recipe.augment or ("characters" if config.name.lower() in CHARACTERS else "crop")
     steps: list[Any] = [Convert(config.channels)]
-    if kind in ("none", "characters"):
+    if kind in ("none", "flip", "characters"):
         steps.append(transforms.Resize((size, size), interpolation))
+        if kind == "flip":
+            steps.append(transforms.RandomHorizontalFlip())
         if kind == "characters":  # on the image itself: the border is black
             steps.append(transforms.RandomCrop(size, padding=max(1, size // 8)))
     else:

@@ -23,7 +23,7 @@ from ..errors import CheckpointError, DataError, TrainingError
 from ..files import writing
 from ..measure.evaluation import evaluate
 from ..modes import modes_restored_on_error
-from ..tasks import Classification, OwnCriterion, Task, as_task
+from ..tasks import Classification, Detection, OwnCriterion, Task, as_task
 from . import state
 from .history import Epoch, History, Progress
 from .interrupting import seeded, stopping
@@ -64,8 +64,8 @@ def train(
             with `accumulate`, each is one part of a step.
         recipe: how; the default one where none is given.
         task: what the network is for: a task of `adaptive_depth.tasks`, a dict of them for several heads, or a
-            criterion of torch that says it for certain; where None the next token for a causal language model of
-            transformers, and for anything else classification, with the recipe's label smoothing.
+            criterion of torch that says it for certain; where None what the model's class says (`as_task`), and for
+            anything else classification, with the recipe's label smoothing.
         step: what to do with a batch, one optimiser step each; by default the recipe's `passes` for an adaptive
             network, `supervise(network)` for a plain one.
         validation: batches to evaluate an adaptive network on, as often as the recipe says; of several processes,
@@ -141,10 +141,11 @@ def _writing(folder: Path | None) -> Iterator[None]:
 def _try_metric(network: AdaptiveNetwork, validation: Any, task: Task) -> None:
     """A metric of the user's own judges one batch before the training: at its end the error would cost all of it.
 
-    So does the one of a criterion that says nothing for certain before a batch does.
+    So does the one of a criterion that says nothing for certain before a batch does, and that of boxes, which needs a
+    package of its own.
     """
     own = "metric" in vars(task) or not type(task).__module__.startswith("adaptive_depth.tasks")
-    if not own and not isinstance(task, OwnCriterion):
+    if not own and not isinstance(task, OwnCriterion | Detection):
         return
     with seeded(0), warnings.catch_warnings():  # the training draws the numbers that it would draw without this
         warnings.simplefilter("ignore")  # of one batch a metric may say that classes are missing
@@ -164,9 +165,10 @@ def default_task(recipe: Recipe) -> Classification:
 
 def _task(given: Any, recipe: Recipe, network: nn.Module) -> Task:
     """What was given, or the default."""
+    model = network.model if isinstance(network, AdaptiveNetwork) else network
     if given is None:
-        given = as_task(None, network.model if isinstance(network, AdaptiveNetwork) else network)
-        if isinstance(given, Classification):
+        given = as_task(None, model)
+        if type(given) is Classification:
             return default_task(recipe)
     smoothed = getattr(getattr(given, "criterion", given), "label_smoothing", 0.0)
     if recipe.label_smoothing != smoothed and recipe.label_smoothing:
@@ -174,7 +176,7 @@ def _task(given: Any, recipe: Recipe, network: nn.Module) -> Task:
             f"label_smoothing={recipe.label_smoothing:g} is of the default task, and another one was given: give it to "
             "that task's criterion, too, nn.CrossEntropyLoss(label_smoothing=...), or leave it out of the recipe"
         )
-    return as_task(given)
+    return as_task(given, model)
 
 
 _NAMED = 16  # samples, in an error

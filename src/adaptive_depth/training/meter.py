@@ -59,6 +59,7 @@ class Meter:
         self.images += size
         self._count("loss", result.loss * size)
         self._count_hits("accuracy", result.output, y)
+        self._count_parts(result.output, size)
         if result.base_loss is not None and result.base_output is not None:
             self._count("base_loss", result.base_loss * size)
             seen = entries_in(result.base_output)  # fewer than all with distil_share
@@ -73,6 +74,8 @@ class Meter:
         self.images, self.base_images = self.images + size * (not base), self.base_images + size * bool(base)
         self._count(f"{base}loss", loss.detach() * size)
         self._count_hits(f"{base}accuracy", output, y)
+        if letter == "S":
+            self._count_parts(output, size)
 
     def to_json(self) -> dict[str, Any]:
         sums = {name: [value.item(), str(value.dtype).removeprefix("torch.")] for name, value in self.sums.items()}
@@ -96,6 +99,10 @@ class Meter:
             self._count(name, 100 * hits[0])
             self._count(f"{name}_of", hits[1])
 
+    def _count_parts(self, output: Any, size: int) -> None:
+        for name, part in self.task.parts(output).items():
+            self._count(f"{_PART}{name}", part.detach() * size)
+
     def _count(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value
 
@@ -117,4 +124,18 @@ class Meter:
             if f"{name}_of" in self.sums:
                 seen = int(total(self.sums[f"{name}_of"])) or 1
             means[name] = float(total(self.sums[name].double())) / seen
-        return Epoch(number, self.lr, images_per_s=timed / seconds, waiting=self.waited / seconds, **means)  # type: ignore[arg-type]
+        mine = [name for name in self.sums if name.startswith(_PART)]  # a batch without boxes may lack some
+        names = sorted({name for own in (processes.gather(mine) if processes else [mine]) for name in own})
+        nothing = torch.zeros((), device=device)
+        parts = {n.removeprefix(_PART): float(total(self.sums.get(n, nothing).double())) / images for n in names}
+        return Epoch(
+            number,
+            self.lr,
+            images_per_s=timed / seconds,
+            waiting=self.waited / seconds,
+            parts=parts or None,
+            **means,  # type: ignore[arg-type]
+        )
+
+
+_PART = "part "  # of the super-net's loss, among the sums

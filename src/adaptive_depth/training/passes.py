@@ -12,10 +12,11 @@ from torch.utils._pytree import tree_map_only
 
 from ..batches import arguments, device_of
 from ..core.network import AdaptiveNetwork, check_adapted, gathers
+from ..core.sharing import SharedForward
 from ..core.views import View
 from ..errors import CheckpointError, DataError, TrainingError
-from ..modes import buffers_restored_on_error
-from ..tasks import OwnCriterion, Task, as_task
+from ..modes import Generators, buffers_restored_on_error
+from ..tasks import Detection, OwnCriterion, Task, Watched, as_task
 from .compiling import Compiled
 from .objective import learned
 from .replay import Replay
@@ -47,9 +48,19 @@ class OnePass(nn.Module):
         super().__init__()
         self.network, self.task = network, task
         self._compiled = Compiled()
+        self._shared: SharedForward | None = None  # runs what a task watches
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile each sub-network when it first runs; takes `torch.compile`'s arguments."""
+        """Compile each sub-network when it first runs; takes `torch.compile`'s arguments.
+
+        Raises:
+            TrainingError: for a task that looks inside the passes.
+        """
+        if self.task.watch:
+            raise TrainingError(
+                f"the task {type(self.task).__name__} looks inside the passes ({', '.join(self.task.watch)}): let "
+                "sub-networks learn from labels alone, or do not compile"
+            )
         self._compiled.ask(*args, **kwargs)
 
     def forward(self, x: Any, y: Any, skip: str, teacher: Any = None, share: float = 0.0) -> PassResult:
@@ -74,18 +85,49 @@ class OnePass(nn.Module):
             network.reset_statistics(per_context=False)  # they belong to weights that are about to change
         view = network.view(skip)  # brings it into the modes of training, too
         with buffers_restored_on_error(view.parts) if network.training else nullcontext():
-            with self._gathering(skip, view):
-                run = self._compiled.of(network, skip, view.module) if self._compiled.asked else view
-                output = run(*args, **kwargs)
+            watch = self.task.watch if skip != network.skips[0] else ()
+            taught = self._taught(args, kwargs) if watch else {}
+            with nullcontext() if skip in (network.skips[0], network.skips[-1]) else self._gathering_aside(view):
+                if watch:
+                    output, seen = self._sharing().run(skip, None, args, kwargs, watch)
+                else:
+                    run = self._compiled.of(network, skip, view.module) if self._compiled.asked else view
+                    output, seen = run(*args, **kwargs), {}
             output = self.task.output(output)
-            loss = learned(self.task, output, y, teacher, share)
+            if watch:
+                loss = learned(self.task, Watched(output, seen), y, Watched(None, taught), 1.0)
+            else:
+                loss = learned(self.task, output, y, teacher, share)
         return PassResult(loss, tree_map_only(Tensor, torch.Tensor.detach, output))
 
+    def _taught(self, args: Any, kwargs: Any) -> dict[str, Any]:
+        """What the modules that the task watches return in the super-net, on the same batch and from the same random
+        numbers: a detector draws the size of its images.
+
+        It is computed again, up to these modules: for a batch that waits for a later pass, features would take a
+        multiple of its memory.
+        """
+        network = self.network
+        generators = Generators(network, device_of(network))
+        drawn, deep = generators.state(), network.skips[0]
+        with torch.no_grad(), self._gathering_aside(network.view(deep)):
+            seen = self._sharing().seen(deep, args, kwargs, self.task.watch)
+        torch.clear_autocast_cache()  # weights that were cast without gradients would be handed to the pass that learns
+        generators.put(drawn)
+        return seen
+
+    def _sharing(self) -> SharedForward:
+        if self._shared is None or self._shared.network is not self.network:
+            self._shared = SharedForward(self.network)
+        return self._shared
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_shared": None}
+
     @contextmanager
-    def _gathering(self, skip: str, view: View) -> Iterator[None]:
+    def _gathering_aside(self, view: View) -> Iterator[None]:
         """The two sets of running statistics are those of the super-net and the base-net, whoever else runs."""
-        ends = self.network.skips[0], self.network.skips[-1]
-        if skip in ends or not self.network.training:
+        if not self.network.training:
             yield
             return
         # Copies take their places: values put back into the same tensors would invalidate what backward saved of them.
@@ -109,8 +151,8 @@ class Passes:
     Arguments:
         network: the network to train.
         task: what the network is for: a task of `adaptive_depth.tasks`, a dict of them for several heads, or a
-            criterion of output and labels; where None the next token for a causal language model of transformers, and
-            cross-entropy for anything else.
+            criterion of output and labels; where None what the model's class says (`as_task`), and cross-entropy for
+            anything else.
         schedule: which sub-network learns when; the default one where None (without R for a network of one stage).
         buffer_mb: memory off the device for the batches that wait for a later pass, see `Replay`.
 
@@ -149,6 +191,11 @@ class Passes:
         if "R" in schedule.pattern:
             schedule.drawn_from(len(network.stages))
         self.task = as_task(task, network.model)
+        if schedule.teacher_share and isinstance(self.task, Detection):
+            raise TrainingError(
+                f"teacher_share={schedule.teacher_share:g} compares outputs, and a detector's are boxes: expected "
+                "teacher_share=0 and Detection(learn='both'), which compares features"
+            )
         if schedule.teacher_share and isinstance(self.task, OwnCriterion):
             self.task = self.task.distilling()
         self.module = OnePass(network, self.task)

@@ -52,12 +52,13 @@ class Recipe:
         milestones, decay_rate, min_lr: as said.
         warmup_epochs, warmup_lr: a linear rise from `warmup_lr` before that.
 
-        image_size: of training images.
+        image_size: of training images; with boxes or masks also a pair, height and width.
         eval_size: of evaluation images, after a central crop; as in training where None.
         eval_resize: of their shorter side before that crop; None leaves it to the model's own crop.
         interpolation: `"bilinear"` or `"bicubic"`.
-        augment: `"crop"` (random crops, mirrored images), `"trivial"` or `"rand"` (TrivialAugmentWide or RandAugment
-            besides), `"characters"` (small shifts, not mirrored), or `"none"`.
+        augment: `"crop"` (random crops, mirrored images), `"flip"` (mirrored images), `"trivial"` or `"rand"`
+            (TrivialAugmentWide or RandAugment besides crops), `"characters"` (small shifts, not mirrored), or `"none"`;
+            by default `"flip"` with boxes.
         crop_scale: the smallest part of an image's area that a random crop keeps.
         random_erasing: probability of erasing a rectangle.
         repeats: times that an image is drawn in an epoch, each time augmented anew (repeated augmentation).
@@ -111,11 +112,11 @@ class Recipe:
     warmup_epochs: float | None = None
     warmup_lr: float = 0.0
 
-    image_size: int | None = None
-    eval_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
+    eval_size: int | tuple[int, int] | None = None
     eval_resize: int | None = None
     interpolation: Literal["bilinear", "bicubic"] | None = None
-    augment: Literal["crop", "trivial", "rand", "characters", "none"] | None = None
+    augment: Literal["crop", "flip", "trivial", "rand", "characters", "none"] | None = None
     crop_scale: float = 0.35
     random_erasing: float = 0.0
     repeats: int = 1
@@ -290,8 +291,9 @@ def _not_negative(value: float) -> bool:
     return 0 <= value < _MOST
 
 
-def _pixels(value: int) -> bool:
-    return 0 < value <= MOST_PIXELS
+def _pixels(value: int | tuple[int, int]) -> bool:
+    sides = value if isinstance(value, tuple) else (value,)
+    return all(0 < side <= MOST_PIXELS for side in sides)
 
 
 def _inside(value: float) -> bool:

@@ -8,19 +8,20 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from ..batches import arguments, entries_in, first_samples, samples_in, shapes_in
+from ..batches import arguments, device_of, entries_in, first_samples, samples_in, shapes_in
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..core.recompute import is_recomputed
 from ..core.sharing import Branch, SharedForward, hand_on
 from ..errors import TrainingError
-from ..modes import buffers_restored_on_error
-from ..tasks import Classification, LanguageModel, OwnCriterion, Task, as_task, distillation_loss
+from ..modes import Generators, buffers_restored_on_error
+from ..tasks import Classification, LanguageModel, OwnCriterion, Task, Watched, as_task, distillation_loss
 from .compiling import Compiled
 from .objective import checked
 
@@ -62,9 +63,8 @@ class SelfDistillation(nn.Module):
     Arguments:
         network: the network to train.
         criterion: what the network is for: a task of `adaptive_depth.tasks`, or the loss of the super-net's output and
-            the labels; where None the next token for a causal language model of transformers, and cross-entropy for
-            anything else. What the base-net learns from the super-net follows from it, or for
-            class indices from the first batch.
+            the labels; where None what the model's class says (`as_task`), and cross-entropy for anything else. What
+            the base-net learns from the super-net follows from it, or for class indices from the first batch.
         alpha: weight of the super-net's loss; the base-net's has 1 - alpha (0.5, as in the reference: the gradients of
             both are added as they are).
         temperature: softens both outputs of the distillation, whose loss is multiplied by its square (1, as in
@@ -159,7 +159,7 @@ class SelfDistillation(nn.Module):
         Raises:
             TrainingError: with the feature term, which looks inside the passes.
         """
-        if self.feature_weight:
+        if self.feature_weight or self.task.watch:
             raise TrainingError("the feature term looks inside the passes: leave it out, or do not compile them")
         self._compiled.ask(*args, **kwargs)
 
@@ -191,12 +191,14 @@ class SelfDistillation(nn.Module):
                 left.put(after)
             else:
                 passes, super_net = {}, torch.zeros(())
-                args, kwargs = arguments(x)
-                for skip, output, seen in shared.outputs([deep, shallow], *args, watch=self._watch(), **kwargs):
+                (args, kwargs), watch = arguments(x), self._watch(deep, shallow)
+                draws = self._draws()
+                for skip, output, seen in shared.outputs([deep, shallow], *args, watch=watch, **kwargs):
                     passes[skip] = self.task.output(output), seen
                     if skip == deep:
                         super_net = self._super_loss(passes[skip][0], y)  # before the other pass, where it is first
                         self._left_by_teacher = left.values()
+                        draws()
                 (teacher, taught), (student, learnt) = passes[deep], passes[shallow]
             base_net, feature = self._base_losses(teacher, student, taught, learnt, y)
             left.put(self._left_by_teacher)
@@ -223,15 +225,17 @@ class SelfDistillation(nn.Module):
         with self._unchanged_on_error():
             given = _plain(x)
             x = tree_map_only(Tensor, _leaf, given)  # what was computed of it before is differentiated once, at the end
-            shared, watch = self._prepare(x), self._watch()
+            shared, watch = self._prepare(x), self._watch(deep, shallow)
             together = self.distil_share == 1 and not self._compiled.asked
             common = shared.branch([deep, shallow], *arguments(x)) if together else None
             leaves = common.detached() if common else None
+            draws = self._draws()
             output, seen = self._run(shared, deep, leaves, x, watch)
+            draws()
             teacher = self.task.output(output)
             super_net = self._super_loss(teacher, y)
             left = self.network.left.values()
-            taught = {path: feature.detach() for path, feature in seen.items()}
+            taught = _detached(seen)
             backward(self._weights[0] * super_net)
             teacher = _detached(teacher)
             del output, seen  # the graph of the super-net is freed before the base-net builds its own
@@ -253,13 +257,18 @@ class SelfDistillation(nn.Module):
         return checked("the super-net's loss", self.task.loss(output, y))
 
     def _base_losses(
-        self, teacher: Any, student: Any, taught: Mapping[str, Tensor], learnt: Mapping[str, Tensor], y: Any
+        self, teacher: Any, student: Any, taught: Mapping[str, Any], learnt: Mapping[str, Any], y: Any
     ) -> tuple[Tensor, Tensor | None]:
         if self.distil_share < 1:  # the base-net saw the first samples only
             number = entries_in(student)
             teacher, y = first_samples(teacher, number), first_samples(y, number)
-            taught = {path: feature[:number] for path, feature in taught.items()}
-        learn = self.task.loss(student, y) if self.learn_from == "labels" else self.task.distil(student, teacher, y)
+            taught = {path: tree_map_only(Tensor, lambda t: t[:number], feature) for path, feature in taught.items()}
+        if self.learn_from == "labels":
+            learn = self.task.loss(student, y)
+        elif self.task.watch:
+            learn = self.task.distil(Watched(student, learnt), Watched(teacher, taught), y)
+        else:
+            learn = self.task.distil(student, teacher, y)
         base_net = checked("the base-net's loss", learn)
         if not self.feature_weight:
             return base_net, None
@@ -293,7 +302,8 @@ class SelfDistillation(nn.Module):
             network.reset_statistics(per_context=False)  # they belong to weights that are about to change
         if self._shared is None or self._shared.network is not network:
             shared = SharedForward(network)
-            shared.probe((network.skips[0], network.skips[-1]), *args, watch=self._watch(), **kwargs)
+            ends = network.skips[0], network.skips[-1]
+            shared.probe(ends, *args, watch=self._watch(*ends), **kwargs)
             self._shared = shared
         if self._shared.shareable and is_recomputed(network):  # what runs again must not depend on a branch
             self._shared.shareable = False
@@ -325,7 +335,7 @@ class SelfDistillation(nn.Module):
             teacher, student = self._compiled_passes((deep, shallow))(*arguments(x))
             passes = [(teacher, {}), (student, {})]
         else:
-            watch = self._watch()
+            watch = self._watch(deep, shallow)
             passes = [self._run(shared, deep, None, x, watch)]
             self._left_by_teacher = self.network.left.values()
             passes.append(self._run(shared, shallow, None, self._distilled(x), watch))
@@ -359,16 +369,25 @@ class SelfDistillation(nn.Module):
         others = [skip for skip in skips if skip != teacher]
         return teacher, _drawn(others) if self.student == "random" else skips[-1]
 
-    def _watch(self) -> dict[str, list[str]]:
-        """The modules whose outputs are h_super and h_base of each stage."""
-        if not self.feature_weight:
-            return {}
-        deep, shallow = self.network.skips[0], self.network.skips[-1]
-        stages = self.network.stages
-        return {
-            deep: [stage.skippable[-1] for stage in stages],
-            shallow: [stage.mandatory[-1] for stage in stages],
+    def _watch(self, deep: str, shallow: str) -> dict[str, list[str]]:
+        """The modules whose outputs are h_super and h_base of each stage, and those that the task compares."""
+        stages = self.network.stages if self.feature_weight else ()
+        compared = self.task.watch if self.learn_from == "teacher" else ()
+        watch = {
+            deep: [*(stage.skippable[-1] for stage in stages), *compared],
+            shallow: [*(stage.mandatory[-1] for stage in stages), *compared],
         }
+        return watch if watch[deep] else {}
+
+    def _draws(self) -> Callable[[], None]:
+        """To be called between two passes whose features are compared: the second draws the same random numbers.
+
+        A detector draws the size of its images.
+        """
+        if not self.task.watch:
+            return lambda: None
+        generators = Generators(self.network, device_of(self.network))
+        return partial(generators.put, generators.state())
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_shared": None, "_left_by_teacher": {}}

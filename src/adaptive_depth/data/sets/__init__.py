@@ -1,37 +1,49 @@
-"""name → labelled images of one split: digits, folders, sets of torchvision and Hugging Face, tar shards."""
+"""name → images of one split and what they show: a class (digits, folders, sets of torchvision and Hugging Face, tar
+shards), boxes (COCO, VOC, YOLO) or a class for each pixel (masks).
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import DataError
 from ...registry import Registry
+from .boxes import BACKGROUND, Boxes
+from .coco import open_coco
 from .digits import Digits
 from .folders import DRAWN, TORCHVISION, open_folder, open_torchvision, unknown
 from .hugging_face import open_hugging_face
 from .indexed import SPLITS, Indexed
 from .letters_in_photos import LettersInPhotos
-from .loading import Loader, Readable, collate_readable, joined, readable
+from .loading import Collate, Loader, Readable, joined, readable
+from .masks import NO_CLASS, Masked, open_masks
 from .shards import Shards, open_shards
+from .voc import open_voc
+from .yolo import open_yolo
 
 __all__ = [
+    "BACKGROUND",
     "DRAWN",
+    "NO_CLASS",
     "SPLITS",
     "TORCHVISION",
+    "Boxes",
+    "Collate",
     "Digits",
     "ImageSet",
     "Indexed",
     "LettersInPhotos",
     "Loader",
+    "Masked",
     "Readable",
     "Shards",
-    "collate_readable",
     "joined",
     "locate",
     "open_set",
     "readable",
+    "shown_in",
 ]
 
-ImageSet = Digits | LettersInPhotos | Indexed | Shards
+ImageSet = Digits | LettersInPhotos | Indexed | Shards | Boxes | Masked
 # (what follows the prefix, root, split, download, the classes trained on) → a set
 Opener = Callable[[str, Path | None, str, bool, tuple[str, ...] | None], ImageSet]
 _NAMED: dict[str, Callable[[str], ImageSet]] = dict(zip(DRAWN, (Digits, LettersInPhotos), strict=True))
@@ -39,12 +51,34 @@ KINDS: Registry[Opener] = Registry("data", DataError)
 KINDS.register("torch")(open_torchvision)
 KINDS.register("hfds")(open_hugging_face)
 KINDS.register("wds")(open_shards)
+BOXES: Registry[Callable[[Path, str, tuple[str, ...] | None], Boxes]] = Registry("data", DataError)
+BOXES.register("coco")(open_coco)
+BOXES.register("voc")(open_voc)
+BOXES.register("yolo")(open_yolo)
+_MASKS = "masks"
+_IN_FOLDERS = ("wds", *BOXES, _MASKS)
+
+
+def shown_in(name: str) -> str:
+    """What a set says of its images: `"class"` (one an image), `"boxes"` or `"masks"` (a class for each pixel).
+
+    Example:
+        >>> shown_in("digits"), shown_in("coco/data/dogs"), shown_in("masks/streets")
+        ('class', 'boxes', 'masks')
+    """
+    kind, _ = _kind(name)
+    return "boxes" if kind in BOXES else "masks" if kind == _MASKS else "class"
 
 
 def open_set(
-    name: str, root: str | Path | None, split: str, download: bool, classes: tuple[str, ...] | None = None
+    name: str,
+    root: str | Path | None,
+    split: str,
+    download: bool,
+    classes: tuple[str, ...] | None = None,
+    ignored: int = NO_CLASS,
 ) -> ImageSet:
-    """One split of a named set; its labels are numbers of `classes`, or of its own ones.
+    """One split of a named set; its labels are numbers of `classes`, or of its own ones, in masks besides `ignored`.
 
     Raises:
         DataError: a set that is unknown, missing or empty, or has classes that are none of `classes`.
@@ -56,7 +90,11 @@ def open_set(
     kind, rest = _kind(name)
     if kind is None:
         return open_folder(name, split, classes)
-    return KINDS[kind](rest, None if root is None else Path(root).expanduser(), split, download, classes)
+    place = None if root is None else Path(root).expanduser()
+    if kind in KINDS:
+        return KINDS[kind](rest, place, split, download, classes)
+    folder = (place or Path()) / Path(rest).expanduser()
+    return open_masks(folder, split, classes, ignored) if kind == _MASKS else BOXES[kind](folder, split, classes)
 
 
 def locate(name: str, root: str | Path | None) -> tuple[str, str | None]:
@@ -71,8 +109,8 @@ def locate(name: str, root: str | Path | None) -> tuple[str, str | None]:
     path = Path(rest).expanduser()
     if name not in _NAMED and kind is None:
         return str(path.resolve()), None
-    if kind == "wds":
-        return f"wds/{((absolute or Path()) / path).resolve()}", None
+    if kind in _IN_FOLDERS:
+        return f"{kind}/{((absolute or Path()) / path).resolve()}", None
     if kind == "hfds" and path.is_dir():
         name = f"hfds/{path.resolve()}"
     return name, None if absolute is None else str(absolute)
@@ -81,8 +119,8 @@ def locate(name: str, root: str | Path | None) -> tuple[str, str | None]:
 def _kind(name: str) -> tuple[str | None, str]:
     prefix, slash, rest = name.partition("/")
     kind = prefix.lower()
-    if slash and kind in KINDS:
-        if not rest and kind != "wds":  # whose folder may be the root
+    if slash and kind in (*KINDS, *_IN_FOLDERS):
+        if not rest and kind not in _IN_FOLDERS:  # whose folder may be the root
             raise unknown(name)
         return kind, rest
     return None, name

@@ -14,7 +14,8 @@ DRAWN = ("digits", "letters_in_photos")  # of what dependencies ship: they need 
 _KNOWN = (
     f"{', '.join(map(repr, DRAWN))}, a folder with train/ and val/ in it, "
     f"a set of torchvision's such as {', '.join(TORCHVISION)}, "
-    "'hfds/NAME' from the Hugging Face hub or 'hfds/FOLDER', or 'wds/FOLDER' with tar shards"
+    "'hfds/NAME' from the Hugging Face hub or 'hfds/FOLDER', 'wds/FOLDER' with tar shards, 'coco/FOLDER', 'voc/FOLDER' "
+    "or 'yolo/FOLDER' with boxes, or 'masks/FOLDER' with a mask for each image"
 )
 
 

@@ -59,10 +59,22 @@ def readable(items: list[Any]) -> list[Any]:
     return [item for item in items if not isinstance(item[1], DataError)]
 
 
-def collate_readable(items: list[Any]) -> Batch:
-    """A batch of what could be read; an empty one where nothing could."""
-    whole = readable(items)
-    return default_collate(whole) if whole else (torch.empty(0), torch.empty(0, dtype=torch.int64))
+class Collate:
+    """A batch of items: images and labels, or masks, stacked; or lists.
+
+    Arguments:
+        lists: a tuple of images and one of targets, as detectors take them, whose boxes differ in number.
+        leave_out: items that could not be read, which come from a `Readable` set.
+    """
+
+    def __init__(self, *, lists: bool = False, leave_out: bool = False) -> None:
+        self.lists, self.leave_out = lists, leave_out
+
+    def __call__(self, items: list[Any]) -> Any:
+        whole = readable(items) if self.leave_out else items
+        if self.lists:
+            return tuple(zip(*whole, strict=True)) or ((), ())
+        return default_collate(whole) if whole else (torch.empty(0), torch.empty(0, dtype=torch.int64))
 
 
 def joined(

@@ -6,6 +6,8 @@ import timm.models.efficientnet
 import torchvision.models.mobilenetv2
 from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
 from torch import nn
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.ops import Conv2dNormActivation
 
 from ..norms import norms_inside
 from ..plan import Run
@@ -15,7 +17,8 @@ from ..registry import family
 @family("mobilenet_v2")
 def mobilenet_v2_runs(model: nn.Module) -> list[Run] | None:
     """Doubled: every norm of a mandatory block; before the first stage with the first flag, behind the last with the
-    last: those of the stem, of the single-block stages at both ends, and of the final 1 x 1 convolution."""
+    last: those of the stem, of the single-block stages at both ends, and of the final 1 x 1 convolution; a body may
+    lack the last of these."""
     blocks = _blocks(model)
     if blocks is None:
         return None
@@ -29,8 +32,9 @@ def mobilenet_v2_runs(model: nn.Module) -> list[Run] | None:
     if not stages:
         return []
     inside = {norm for path, _ in blocks for norm in norms_inside(model, [path])}
-    outside = [norm for norm in norms_inside(model, [name for name, _ in model.named_children()]) if norm not in inside]
-    stem, head = outside[:1], outside[1:]
+    every = norms_inside(model, [name for name, _ in model.named_children()])
+    first = next(place for place, norm in enumerate(every) if norm in inside)
+    stem, head = every[:first], [norm for norm in every[first:] if norm not in inside]
     singles = [group[0] for group in groups if len(group) == 1]
     order = [path for path, _ in blocks]
     before = [path for path in singles if order.index(path) < order.index(stages[0][0])]
@@ -50,17 +54,30 @@ def mobilenet_v2_runs(model: nn.Module) -> list[Run] | None:
 def _blocks(model: nn.Module) -> list[tuple[str, bool]] | None:
     """The path of each inverted residual, and whether it adds its input; None for other models."""
     if isinstance(model, torchvision.models.mobilenetv2.MobileNetV2):
-        named = [(f"features.{name}", block) for name, block in model.features.named_children()]
-        return [
-            (path, block.use_res_connect)
-            for path, block in named
-            if isinstance(block, torchvision.models.mobilenetv2.InvertedResidual)
-        ]
-    if isinstance(model, timm.models.efficientnet.EfficientNet):
+        return [(f"features.{name}", has_shortcut) for name, has_shortcut in _in_features(model.features)]
+    if _is_body(model):
+        return _in_features(model)
+    if isinstance(model, timm.models.efficientnet.EfficientNet | timm.models.efficientnet.EfficientNetFeatures):
         paths = [f"blocks.{name}" for name, module in model.blocks.named_modules() if type(module) in _KINDS]
         if paths and all(_is_plain(model.get_submodule(path)) for path in paths):
             return [(path, bool(model.get_submodule(path).has_skip)) for path in paths]
     return None
+
+
+def _in_features(features: nn.Module) -> list[tuple[str, bool]]:
+    """Of what torchvision's class holds as `features`, a Sequential."""
+    return [
+        (name, block.use_res_connect)
+        for name, block in features.named_children()
+        if isinstance(block, torchvision.models.mobilenetv2.InvertedResidual)
+    ]
+
+
+def _is_body(model: nn.Module) -> bool:
+    """The `features` of torchvision's class alone, or the first of them to return several of their outputs."""
+    parts = list(model.children()) if type(model) in (nn.Sequential, IntermediateLayerGetter) else []
+    kinds = (Conv2dNormActivation, torchvision.models.mobilenetv2.InvertedResidual)
+    return bool(parts) and all(isinstance(part, kinds) for part in parts) and bool(_in_features(model))
 
 
 _KINDS = (InvertedResidual, DepthwiseSeparableConv)

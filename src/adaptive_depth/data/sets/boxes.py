@@ -1,0 +1,301 @@
+"""Images with boxes on them, whatever the form of their annotations: what is read, checked, and not used."""
+
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+from torchvision.tv_tensors import BoundingBoxes, Mask
+
+from ...errors import DataError, one_line
+from .indexed import SPLITS, agree, decode, unreadable
+
+BACKGROUND = "__background__"  # torchvision's name for the class of what is none
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+_SHOWN = 3  # examples, in what is told
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A box as an annotation has it, not yet checked.
+
+    Attributes:
+        where: the annotation, for what is told.
+        box: left, top, right and bottom, in pixels, or in parts of the image's sides.
+        name: its class.
+        crowd: is it neither learned nor counted (a crowd of COCO, a difficult object of VOC)?
+        outline: COCO's polygons or run lengths; None where there are none.
+    """
+
+    where: str
+    box: tuple[float, ...]
+    name: str
+    crowd: bool = False
+    outline: Any = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image and what is marked on it.
+
+    Attributes:
+        path: of the image.
+        number: its `image_id`.
+        size: width and height as the annotation states them; None where it does not, and boxes are parts of both.
+        boxes: `[boxes, 4]`, left, top, right and bottom.
+        labels: `[boxes]`, numbers of classes.
+        crowd: `[boxes]`, which of them are neither learned nor counted.
+        outlines: of each box, COCO's polygons or run lengths.
+        wrong: why nothing can be learned from it; empty where it can.
+    """
+
+    path: Path
+    number: int
+    size: tuple[int, int] | None
+    boxes: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+    outlines: tuple[Any, ...] = ()
+    wrong: str = ""
+
+
+@dataclass
+class Notes:
+    """What of the boxes of a set is not used as it stands.
+
+    Attributes:
+        boxes: how many annotations there are.
+        left_out: where one stands that is left out, and the reason.
+        cut: where one stands that reaches beyond its image, and is cut there.
+        empty: images without a box, from which it is learned that nothing is there.
+    """
+
+    boxes: int = 0
+    left_out: dict[str, str] = field(default_factory=dict)
+    cut: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """A line for each thing to tell; empty where there is nothing."""
+        lines: list[str] = []
+        if self.left_out:
+            told = "; ".join(f"{where}: {why}" for where, why in list(self.left_out.items())[:_SHOWN])
+            lines.append(f"{len(self.left_out)} of {self.boxes:,} boxes left out: {told}")
+        if self.cut:
+            lines.append(
+                f"{len(self.cut)} of {self.boxes:,} boxes reach beyond their images and are cut there: "
+                f"{', '.join(self.cut[:_SHOWN])}"
+            )
+        if self.empty:
+            lines.append(f"{len(self.empty)} images have no boxes: {', '.join(self.empty[:_SHOWN])}")
+        return "\n".join(lines)
+
+
+class Boxes(Dataset[tuple[Any, dict[str, Any]]]):
+    """Images and their boxes: an item is a `PIL.Image` and a dict of `"boxes"` (`[boxes, 4]`, left, top, right and
+    bottom in pixels), `"labels"` (`[boxes]`), `"image_id"`, `"iscrowd"` (`[boxes]`) and, where asked for, `"masks"`
+    (`[boxes, height, width]`), as transforms of torchvision take them.
+
+    Arguments:
+        pictures: what there is.
+        classes: those that labels are numbers of.
+        notes: what is not used of it.
+        what: the set, as errors call it.
+
+    Raises:
+        DataError: no image, or no box on any; when an item is asked for, an image that cannot be read, that is of
+            another size than its annotation says, or whose annotation is damaged.
+    """
+
+    def __init__(self, pictures: Sequence[Picture], classes: tuple[str, ...], notes: Notes, what: str) -> None:
+        if not any(len(each.labels) for each in pictures):
+            why = next((f" ({each.wrong})" for each in pictures if each.wrong), f" ({notes})" if pictures else "")
+            raise DataError(f"{what} holds no boxes on {len(pictures)} images{why}: expected at least one")
+        self.pictures, self.classes, self.notes, self.what = pictures, classes, notes, what
+        self.transform: Any = None
+        self.crowds, self.masks = True, False
+
+    def learn_masks(self) -> None:
+        """From now on items have a mask for each box.
+
+        Raises:
+            DataError: a box that has no outline; pycocotools is not installed.
+        """
+        missing = [each for each in self.pictures if any(outline is None for outline in each.outlines)]
+        if missing:
+            raise DataError(
+                f"{self.what} has boxes without outlines on {len(missing)} of {len(self)} images, such as "
+                f"{missing[0].path}, and the model learns a mask for each: expected 'segmentation' of each "
+                "annotation, as COCO has it"
+            )
+        try:
+            import pycocotools  # noqa: F401
+        except ImportError as error:
+            raise DataError("outlines need a package that is not installed: pip install pycocotools") from error
+        self.masks = True
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        picture = self.pictures[index]
+        if picture.wrong:
+            raise DataError(picture.wrong)
+        try:
+            image = decode(picture.path.open("rb"))
+        except Exception as error:  # whatever a decoder stumbles over
+            raise unreadable(str(picture.path), error) from error
+        if picture.size not in (None, image.size):
+            stated = " x ".join(map(str, picture.size or ()))
+            raise DataError(
+                f"image {picture.path} has {image.width} x {image.height} pixels, its annotation says {stated}, so its "
+                "boxes are those of another image: remove it, or mend one of both"
+            )
+        target = self._target(picture, *image.size)
+        return self.transform(image, target) if self.transform else (image, target)
+
+    def _target(self, picture: Picture, width: int, height: int) -> dict[str, Any]:
+        chosen = np.ones_like(picture.crowd) if self.crowds else ~picture.crowd
+        scale = (1, 1, 1, 1) if picture.size else (width, height, width, height)
+        boxes = torch.from_numpy((picture.boxes * np.array(scale))[chosen].astype(np.float32))
+        target: dict[str, Any] = {
+            "boxes": BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),  # type: ignore[call-overload]
+            "labels": torch.from_numpy(picture.labels[chosen]),
+            "iscrowd": torch.from_numpy(picture.crowd[chosen].astype(np.int64)),
+            "image_id": picture.number,
+        }
+        if self.masks:
+            wanted = [outline for outline, one in zip(picture.outlines, chosen, strict=True) if one]
+            target["masks"] = Mask(torch.from_numpy(_drawn(wanted, width, height, picture.path)))
+        return target
+
+
+def agreed(
+    found: Sequence[str], classes: tuple[str, ...] | None, what: str, used: Iterable[str] | None = None
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The classes that labels are numbers of, and these numbers by name.
+
+    Arguments:
+        found: the set's own classes.
+        classes: those that were trained on, where that is known; the background among them is nobody's label.
+        what: the set, as errors call it.
+        used: those of its own classes that it has boxes of; all by default.
+
+    Raises:
+        DataError: a class that is none of `classes`, or one that is called as the background is.
+
+    Example:
+        >>> agreed(["cat", "dog"], ("__background__", "cat", "dog"), "the set")
+        (('__background__', 'cat', 'dog'), {'cat': 1, 'dog': 2})
+    """
+    if BACKGROUND in found:
+        raise DataError(f"{what} has a class {BACKGROUND!r}, which is the name of what is none: give it another")
+    chosen = tuple(found) if classes is None else classes
+    agree(list(found if used is None else used), chosen, what)
+    return chosen, {name: number for number, name in enumerate(chosen) if name != BACKGROUND}
+
+
+def split_folders(place: Path, split: str) -> list[Path]:
+    """The folders in a place that are named as a split is, with a year or without: `train`, `train2017`."""
+    names = re.compile(rf"({'|'.join(SPLITS[split])})\d*", re.IGNORECASE)
+    there = sorted(place.iterdir()) if place.is_dir() else []
+    found = [each for each in there if each.is_dir() and names.fullmatch(each.name)]
+    # Of val/ and test/ one is meant, the first in the order of their names in sets.
+    return sorted(found, key=lambda each: SPLITS[split].index(re.sub(r"\d+$", "", each.name.lower())))[:1]
+
+
+def pictured(
+    path: Path,
+    number: int,
+    size: tuple[int, int] | None,
+    marked: Iterable[Marked],
+    numbers: dict[str, int],
+    notes: Notes,
+) -> Picture:
+    """An image with those of its boxes that mark something; the others are noted.
+
+    Arguments:
+        path: of the image.
+        number: its `image_id`.
+        size: its width and height in pixels; None where boxes are parts of both.
+        marked: its boxes.
+        numbers: of the classes, by name.
+        notes: takes what is left out or cut.
+    """
+    kept: list[tuple[Marked, tuple[float, ...]]] = []
+    width, height = size or (1, 1)
+    for each in marked:
+        notes.boxes += 1
+        box, why = _inside(each.box, width, height)
+        if not why and each.name not in numbers:
+            why = f"its class {each.name!r} is none of {', '.join(list(numbers)[:8])}{', ...' * (len(numbers) > 8)}"
+        if why:
+            notes.left_out[each.where] = why
+            continue
+        # Parts of an image are rounded when they are written: what is less than a pixel over is no mistake.
+        if max(abs(a - b) for a, b in zip(box, each.box, strict=True)) > (1.0 if size else 1e-3):
+            notes.cut.append(each.where)
+        kept.append((each, box))
+    if not kept:
+        notes.empty.append(path.name)
+    return Picture(
+        path,
+        number,
+        size,
+        np.array([box for _, box in kept], np.float64).reshape(-1, 4),
+        np.array([numbers[each.name] for each, _ in kept], np.int64),
+        np.array([each.crowd for each, _ in kept], np.bool_),
+        tuple(each.outline for each, _ in kept),
+    )
+
+
+def unusable(path: Path, number: int, why: str) -> Picture:
+    """An image from which nothing can be learned."""
+    return Picture(path, number, None, np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, np.bool_), wrong=why)
+
+
+def _inside(box: tuple[float, ...], width: float, height: float) -> tuple[tuple[float, ...], str]:
+    """The part of a box that is inside of its image; and why it cannot be used, or nothing."""
+    if len(box) != 4 or not all(map(isfinite, box)):
+        return box, f"its sides are {', '.join(map(str, box)) or 'missing'}, expected four finite numbers"
+    left, top, right, bottom = box
+    stated = ", ".join(f"{side:g}" for side in box)
+    if right <= left or bottom <= top:
+        return box, f"it has no area (left, top, right, bottom: {stated})"
+    if right <= 0 or bottom <= 0 or left >= width or top >= height:
+        image = "the image" if (width, height) == (1, 1) else f"the {width:g} x {height:g} pixels of the image"
+        return box, f"it lies outside of {image} (left, top, right, bottom: {stated})"
+    return (max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)), ""
+
+
+def _drawn(outlines: Sequence[Any], width: int, height: int, path: Path) -> NDArray[np.uint8]:
+    """Masks `[boxes, height, width]` of COCO's outlines."""
+    from pycocotools import mask
+
+    drawn = np.zeros((len(outlines), height, width), np.uint8)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
+        for number, outline in enumerate(outlines):
+            try:
+                drawn[number] = mask.decode(_run_lengths(mask, outline, width, height))
+            except Exception as error:  # whatever it stumbles over
+                raise DataError(
+                    f"image {path}: the outline of its box number {number} is damaged ({one_line(error)}): mend it, or "
+                    "take the box out"
+                ) from error
+    return drawn
+
+
+def _run_lengths(mask: Any, outline: Any, width: int, height: int) -> Any:
+    if isinstance(outline, list):
+        return mask.merge(mask.frPyObjects(outline, height, width))
+    if outline["size"] != [height, width]:
+        raise ValueError(f"it is of size {outline['size']}, the image of {[height, width]}")
+    return mask.frPyObjects(outline, height, width) if isinstance(outline["counts"], list) else outline

@@ -1,0 +1,168 @@
+"""What is known of a detector from its class: whose it is, its class numbers, where its features come from."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from ..hugging_face import is_of_transformers
+
+Library = Literal["torchvision", "transformers"]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """What is known of a detector.
+
+    Attributes:
+        name: of its class, for errors.
+        library: whose interface it has: `"torchvision"` (lists of images and of targets; losses in training mode,
+            predictions in eval mode) or `"transformers"` (a dict with labels; always outputs, with a loss).
+        lowest, classes: class numbers that it can learn are from `lowest` to below `classes`; None where not known.
+        backbone: the path of the module that returns its features; None where there is none of its own.
+        config: of a model of transformers.
+        takes_mask: does it take the `pixel_mask` of a padded batch?
+    """
+
+    name: str
+    library: Library
+    lowest: int = 0
+    classes: int | None = None
+    backbone: str | None = None
+    config: Any = field(default=None, repr=False)
+    takes_mask: bool = field(default=False, repr=False)
+
+
+def detector_of(model: nn.Module) -> Detector | None:
+    """What is known of a model, or of the first detector inside it; None where there is none of these libraries.
+
+    Example:
+        >>> import torchvision
+        >>> model = torchvision.models.detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None)
+        >>> detector_of(model)
+        Detector(name='SSD', library='torchvision', lowest=1, classes=91, backbone='backbone')
+        >>> detector_of(torchvision.models.resnet18())
+    """
+    for path, part in model.named_modules():
+        found = _of_torchvision(path, part) or _of_transformers(path, part)
+        if found is not None:
+            return found
+    return None
+
+
+# -- torchvision ------------------------------------------------------------------------------------------------
+
+
+def _known(module: str, name: str) -> type[nn.Module] | None:
+    """A class of torchvision's detectors, where something has loaded it."""
+    return getattr(sys.modules.get(f"torchvision.models.detection.{module}"), name, None)
+
+
+def _is_any(part: nn.Module, *kinds: tuple[str, str]) -> bool:
+    loaded = tuple(kind for kind in (_known(*each) for each in kinds) if kind is not None)
+    return isinstance(part, loaded)
+
+
+_RCNN, _SSD = ("generalized_rcnn", "GeneralizedRCNN"), ("ssd", "SSD")
+_ONE_STAGE = (("retinanet", "RetinaNet"), ("fcos", "FCOS"))
+
+
+def _of_torchvision(path: str, part: Any) -> Detector | None:
+    if _is_any(part, _RCNN):
+        scores = getattr(getattr(part.roi_heads, "box_predictor", None), "cls_score", None)
+        classes, lowest = getattr(scores, "out_features", None), 1
+    elif _is_any(part, _SSD):
+        classes, lowest = getattr(getattr(part.head, "classification_head", None), "num_columns", None), 1
+    elif _is_any(part, *_ONE_STAGE):
+        classes, lowest = getattr(getattr(part.head, "classification_head", None), "num_classes", None), 0
+    else:
+        return None
+    known = classes if isinstance(classes, int) else None
+    return Detector(type(part).__name__, "torchvision", lowest, known, _below(path, "backbone"))
+
+
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+@contextmanager
+def losses_in_eval(*modules: nn.Module) -> Iterator[None]:
+    """Inside, torchvision's detectors return losses although their norms, and everything else, are in eval mode.
+
+    The modules that choose between losses and predictions are set to training alone, not what stands below them; images
+    get the size that they have in eval mode.
+    """
+    choosing = (_RCNN, _SSD, *_ONE_STAGE, ("rpn", "RegionProposalNetwork"), ("roi_heads", "RoIHeads"))
+    parts = [part for module in modules for part in module.modules() if _is_any(part, *choosing)]
+    before = [(part, part.training) for part in parts]
+    for part in parts:
+        part.training = True
+    try:
+        yield
+    finally:
+        for part, training in before:
+            part.training = training
+
+
+# -- transformers -----------------------------------------------------------------------------------------------
+
+# What their own checkpoints name, where the library itself names none for a config.
+_PROCESSORS = {
+    "d_fine": "RTDetrImageProcessor",
+    "rt_detr_v2": "RTDetrImageProcessor",
+    "dab-detr": "ConditionalDetrImageProcessor",
+}
+
+
+def _of_transformers(path: str, part: Any) -> Detector | None:
+    if not is_of_transformers(part):
+        return None
+    from transformers.models.auto.modeling_auto import MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES as names
+
+    known = {name for each in names.values() for name in ((each,) if isinstance(each, str) else each)}
+    if not any(kind.__name__ in known and kind.__module__.startswith("transformers.") for kind in type(part).__mro__):
+        return None
+    # A convolutional body stands apart as `backbone`; of a transformer that is the detector, all but its heads.
+    inner = getattr(part, "base_model_prefix", "")
+    bodies = [name for name, _ in part.named_modules() if name.rpartition(".")[2] == "backbone"]
+    body = min(bodies, key=len, default=inner if isinstance(getattr(part, inner, None), nn.Module) else None)
+    labels = getattr(part.config, "num_labels", None)
+    backbone = None if body is None else _below(path, body)
+    masked = "pixel_mask" in signature(part.forward).parameters
+    return Detector(type(part).__name__, "transformers", 0, labels, backbone, part.config, masked)
+
+
+def predictions_of(config: Any, logits: Tensor, boxes: Tensor, sizes: Tensor) -> list[dict[str, Tensor]]:
+    """What the image processor of a model of transformers makes of its outputs; all queries, whatever their score.
+
+    Arguments:
+        config: of the model.
+        logits: `[batch, queries, classes]`.
+        boxes: `[batch, queries, 4]`, centre, width and height, from 0 to 1.
+        sizes: `[batch, 2]`, height and width of each image.
+
+    Returns:
+        For each image `boxes` (corners, in pixels of `sizes`), `scores` and `labels`.
+    """
+    from types import SimpleNamespace
+
+    processor = _processor(config)
+    return processor.post_process_object_detection(
+        SimpleNamespace(logits=logits, pred_boxes=boxes), threshold=-1.0, target_sizes=sizes
+    )
+
+
+def _processor(config: Any) -> Any:
+    """Of the kind that goes with a config, as it is without a file."""
+    import transformers
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+
+    kind: Any = getattr(transformers, _PROCESSORS.get(config.model_type, ""), None)
+    if kind is None:
+        kinds: Any = IMAGE_PROCESSOR_MAPPING[type(config)]
+        kind = kinds["torchvision"] if isinstance(kinds, dict) else kinds
+    return kind()
