@@ -20,7 +20,7 @@ from adaptive_depth.errors import ExportError
 from adaptive_depth.meaning import Detections
 from adaptive_depth.preprocessing import Preprocessing
 
-_spec = importlib.util.spec_from_file_location("two_stages", Path(__file__).parents[1] / "two_stages.py")
+_spec = importlib.util.spec_from_file_location("tiny_detectors", Path(__file__).parents[1] / "tiny_detectors.py")
 assert _spec is not None
 assert _spec.loader is not None
 tiny = importlib.util.module_from_spec(_spec)
@@ -116,11 +116,11 @@ def test_a_file_says_how_its_detector_suppresses_and_sees() -> None:
 def test_a_detector_says_by_itself_how_images_are_prepared(
     tmp_path: Path, kind: str, resize: str, fill: tuple[float, ...]
 ) -> None:
-    session = written(built(kind), tmp_path / "model.onnx", IMAGES[..., :32], skips=["FF"])
-    wanted = Preprocessing(32, 3, (0.0,) * 3, (1.0,) * 3, "bilinear", resize=resize, fill=fill)
+    session = written(built(kind), tmp_path / "model.onnx", skips=["FF"])
+    wanted = Preprocessing((32, 48), 3, (0.0,) * 3, (1.0,) * 3, "bilinear", resize=resize, fill=fill)
     assert session.artifact.preprocessing == wanted
     named = Preprocessing(32, 3, (0.5,) * 3, (0.5,) * 3, classes=("ant", "bee", "cat"), resize="stretch")
-    session = written(built(kind), tmp_path / "named.onnx", IMAGES[..., :32], skips=["FF"], data=named)
+    session = written(built(kind), tmp_path / "named.onnx", skips=["FF"], data=named)
     assert session.artifact.labels == ("ant", "bee", "cat")
     assert session.artifact.preprocessing is not None
     assert session.artifact.preprocessing.resize == "stretch"
