@@ -5,13 +5,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .errors import DataError
 from .schema import Plain
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image
     from torch import Tensor
 
@@ -42,6 +41,7 @@ class Placement:
         frame: width and height of the input.
 
     Example:
+        >>> import numpy as np
         >>> COCO = Preprocessing(320, 3, (0.0,) * 3, (1.0,) * 3, resize="letterbox")
         >>> COCO.place(640, 480)
         Placement(image=(640, 480), resized=(320, 240), corner=(0, 0), frame=(320, 320))
@@ -54,8 +54,10 @@ class Placement:
     corner: tuple[int, int]
     frame: tuple[int, int]
 
-    def to_image(self, boxes: NDArray[Any]) -> NDArray[np.float64]:
+    def to_image(self, boxes: "NDArray[Any]") -> "NDArray[np.float64]":
         """Boxes `[boxes, 4]` (x1, y1, x2, y2) in pixels of the input, in those of the image; cut off at its edges."""
+        import numpy as np  # not for whoever only reads the value
+
         inside = (np.asarray(boxes, np.float64) - np.tile(self.corner, 2)) / np.tile(self.resized, 2)
         return np.clip(inside, 0, 1) * np.tile(self.image, 2)
 

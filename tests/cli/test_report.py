@@ -171,7 +171,7 @@ def test_no_torch_is_waited_for(folder):
         ("analysis.json", "{}", r"analysis\.json is damaged .*: make it anew with adaptive-depth analyze .*small, or"),
         ("analysis.json", "{", r"analysis\.json cannot be read .*: make it anew with adaptive-depth analyze"),
         ("maps.png", "GIF", r"maps\.png is no PNG picture: make it anew with adaptive-depth analyze"),
-        ("data.json", "[]", r"data\.json \[\]: Input should be an object"),
+        ("data.json", "[]", r"data\.json holds no names with values"),
         ("recipe.yaml", "a: [", r"recipe\.yaml cannot be read .*: remove it, and the report does without"),
         ("recipe.yaml", "only text", r"recipe\.yaml holds no names with values: remove it"),
     ],

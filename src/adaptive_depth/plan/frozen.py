@@ -36,7 +36,7 @@ def thawed(norm: nn.Module) -> nn.Module | None:
     Example:
         >>> import torchvision
         >>> type(thawed(torchvision.ops.FrozenBatchNorm2d(8))).__name__
-        BatchNorm2d(8, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)
+        'BatchNorm2d'
     """
     numbers = [norm._buffers.get(name) for name in _NUMBERS]
     shape = None if numbers[0] is None else numbers[0].shape

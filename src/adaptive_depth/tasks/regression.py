@@ -24,6 +24,7 @@ class Regression(Task):
         unit: of the numbers, such as `"m"`.
 
     Example:
+        >>> import torch
         >>> Regression().loss(torch.tensor([[1.0], [3.0]]), torch.tensor([0.0, 0.0]))
         tensor(5.)
     """

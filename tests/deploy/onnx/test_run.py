@@ -100,7 +100,7 @@ def test_a_foreign_file(tmp_path: Path) -> None:
         open_session(path)
     helper.set_model_props(foreign, {"adaptive_depth": '{"format": "adaptive-depth artifact", "version": 9}'})
     onnx.save(foreign, path)
-    with pytest.raises(ArtifactError, match=r"model\.onnx has version 9, this library reads up to 3"):
+    with pytest.raises(ArtifactError, match=r"model\.onnx has version 9, this library reads up to 4"):
         open_session(path)
 
 
