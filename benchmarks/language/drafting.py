@@ -52,10 +52,7 @@ def train(text: Text, work: Path) -> None:
 
 
 def measure(text: Text, work: Path, prompts: int = 1000, new: int = 24) -> None:
-    """Every prompt plainly and drafted, one after the other: the ratio of all times, and whether texts are equal.
-
-    The times are of the processor, so that other work on the machine counts little.
-    """
+    """Every prompt plainly and drafted, one after the other: the ratio of all times, and whether texts are equal."""
     network = ad.load(work / "drafting", model=llama(len(text.letters), LAYERS, WIDTH))
     places = torch.linspace(0, len(text.held_out) - 64, prompts).long().tolist()
     rows = [text.held_out[place : place + 32].tolist() for place in places]
@@ -74,10 +71,10 @@ def measure(text: Text, work: Path, prompts: int = 1000, new: int = 24) -> None:
         for number, row in enumerate(rows):
             texts = {}
             for name in ("plain", "drafted") if number % 2 else ("drafted", "plain"):
-                start = time.process_time()
+                start = time.perf_counter()
                 asked = draft if name == "drafted" else None
                 texts[name] = generate(network, [row], draft=asked, max_new_tokens=new, min_new_tokens=new, **options)
-                seconds[name].append(time.process_time() - start)
+                seconds[name].append(time.perf_counter() - start)
                 if way == "sampled":
                     surprise[name].append(nats_of(network, texts[name], len(row)))
             same += torch.equal(texts["plain"], texts["drafted"])
