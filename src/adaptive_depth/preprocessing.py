@@ -166,17 +166,9 @@ class Preprocessing(Plain):
         """Height and width of the input, in pixels."""
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
-    def place(self, width: int, height: int, shape: tuple[int, int] | None = None) -> Placement:
-        """Where an image of this size comes to lie in the input.
-
-        Arguments:
-            width, height: of the image.
-            shape: height and width of the input; by default `sides`.
-
-        Raises:
-            DataError: a crop that is no square.
-        """
-        rows, columns = shape or self.sides
+    def place(self, width: int, height: int) -> Placement:
+        """Where an image of this size comes to lie in the input."""
+        rows, columns = self.sides
         frame = (columns, rows)
         if self.resize == "stretch":
             return Placement((width, height), frame, (0, 0), frame)
@@ -184,20 +176,15 @@ class Preprocessing(Plain):
             scale = min(frame[0] / width, frame[1] / height)
             resized = (max(1, round(scale * width)), max(1, round(scale * height)))
             return Placement((width, height), resized, (0, 0), frame)
-        if frame[0] != frame[1]:
-            raise DataError(
-                f"the input has {frame[1]} x {frame[0]} pixels: expected a square for resize='crop', or "
-                "resize='stretch' or 'letterbox', which take any shape"
-            )
         shorter = math.floor(frame[0] / self.crop_pct)
         longer = int(shorter * max(width, height) / min(width, height))
         resized = (shorter, longer) if width <= height else (longer, shorter)
         corner = (-round((resized[0] - frame[0]) / 2), -round((resized[1] - frame[1]) / 2))
         return Placement((width, height), resized, corner, frame)
 
-    def fitted(self, image: "Image", shape: tuple[int, int] | None = None) -> "Image":
+    def fitted(self, image: "Image") -> "Image":
         """An image, already grey or in colour, as the input of the network, but not yet normalised."""
-        return self.place(*image.size, shape).fit(image, self.interpolation, self.colour)
+        return self.place(*image.size).fit(image, self.interpolation, self.colour)
 
     @property
     def colour(self) -> tuple[int, ...]:

@@ -118,7 +118,10 @@ def test_norms_biases_and_position_tables_do_not_decay(name: str) -> None:
         ({"lr": -1}, r"lr=-1.0: expected a number above 0"),
         ({"lr": float("nan")}, "lr=nan: input should be a finite number"),
         ({"epochs": 1.5}, "epochs=1.5: input should be a valid integer"),
-        ({"augment": "crops"}, "augment='crops': input should be 'crop', 'flip', 'trivial', 'rand', 'characters' or 'none'"),
+        (
+            {"augment": "crops"},
+            "augment='crops': input should be 'crop', 'flip', 'trivial', 'rand', 'characters' or 'none'",
+        ),
         ({"milestones": [1, "a"]}, "milestones=.*input should be a valid integer"),
         ({"ema": 2}, "ema=2.0: expected a decay between 0 and 1"),
         ({"alpha": -0.1}, "alpha=-0.1: expected a number from 0 to 1"),

@@ -83,10 +83,10 @@ def export(
     run = Path(model) if runs.is_run(model) else None
     data = _data(run, network, root)
     judged = tasks.task_of(asked if run is None else tasks.remembered(run, asked)) if int8 else None
-    means = {} if run is None else tasks.meanings_of(run)
+    means = None if run is None else tasks.meanings_of(run)
     if asked.task is not None and not int8:
         named = tasks.task_of(asked)
-        means = {} if named is None else named.meanings()
+        means = None if named is None else named.meanings()
     told = data if data is None or run is None else runs.with_outputs_named(run, data)
     size = runs.parse_size(image_size)
     example = _example(network, data, size, 1 if FORMATS[name].free_batch else batch_size)

@@ -107,13 +107,13 @@ def run(
     found = find_images(sources or ())
     if draw is not None:
         _check_drawn(draw)
-    session, known, preprocessing, shape = _open(artifact, backend, threads, governed=skip is None)
+    session, known, preprocessing = _open(artifact, backend, threads, governed=skip is None)
     left_out = _LeftOut()
     pictures = read_images(found, left_out, repeat=None if seconds is not None else repeat or 1)
     first = next(pictures, None)
     if first is None:
         raise DataError(f"none of the images can be read: {next(iter(left_out.told))}")
-    table = _warmed_up(session, known, prepare(first.image, preprocessing, shape)[None], skip)
+    table = _warmed_up(session, known, prepare(first.image, preprocessing)[None], skip)
     known = replace(known, detections=session.artifact.detections)  # of a network, known once it ran
     with _writing(log) as write:
         governor = None if table is None else Governor(table, target_ms=target, met=met, on_decision=write)
@@ -122,7 +122,7 @@ def run(
         read = Reader.of(known, classes=quality == TOP_1)
         drawer = None if draw is None else _drawer(draw, known, found)
         pictures = chain([first], pictures)
-        passes = stream(session, pictures, preprocessing, chooser, shape=shape, read=read, draw=drawer)
+        passes = stream(session, pictures, preprocessing, chooser, read=read, draw=drawer)
         tally = Tally(target, _measured(known), quality)
         told: dict[str, Pass] = {}
         seen = None if any(isinstance(source, Camera) for source in found) else told
@@ -208,8 +208,8 @@ def _drawer(folder: Path, known: "Artifact", sources: "Iterable[Source]") -> "Dr
 
 def _open(
     artifact: Path, backend: str | None, threads: int | None, *, governed: bool
-) -> "tuple[Session, Artifact, Preprocessing, tuple[int, int]]":
-    """A session, what is known of its network, a preprocessing that can be done, and the size of the input."""
+) -> "tuple[Session, Artifact, Preprocessing]":
+    """A session, what is known of its network, and a preprocessing that can be done."""
     from ..deploy.session import open_session
 
     if runs.is_run(artifact):
@@ -225,15 +225,21 @@ def _open(
             f"adaptive-depth evaluate RUN and profile RUN, then export again; or run one depth, with --skip "
             f"{known.skips[0]}"
         )
-    batch, _, height, width = known.input_shape
+    batch, _, *sides = known.input_shape
     if batch not in (None, 1):
         raise ArtifactError(f"{artifact} takes {batch} images at a time, run gives one: export with --batch-size 1")
     if known.preprocessing is None:
         raise ArtifactError(
             f"{artifact} does not say how images are prepared: export a run that train or demo wrote, with its images"
         )
-    rows, columns = known.preprocessing.sides
-    return session, known, known.preprocessing, (height or rows, width or columns)
+    return session, known, _of_size(known.preprocessing, *sides)
+
+
+def _of_size(preprocessing: "Preprocessing", height: int | None, width: int | None) -> "Preprocessing":
+    """The same for the size that a file takes, where it takes one only."""
+    if height is None or width is None:
+        return preprocessing
+    return replace(preprocessing, image_size=width if height == width else (height, width))
 
 
 def _of_run(artifact: "Artifact", run: Path, *, governed: bool) -> "Artifact":

@@ -6,7 +6,7 @@ of all candidates; all else, stages, weights and norms, is the network's own. De
 anyway.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MethodType
 from typing import Any
@@ -17,18 +17,19 @@ from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import clip_boxes_to_image
 
 from ..batches import outputs_in
 from ..core.network import AdaptiveNetwork
 from ..core.views import twin
+from ..data.wanted import channels_of, wanted
 from ..errors import ExportError
 from ..hugging_face import is_of_transformers
-from ..meaning import Detections
+from ..meaning import Detections, Meaning, Meanings
 from ..preprocessing import Preprocessing
+from ..tasks.detectors import detector_of
+from ..tasks.segmentation import answers_by_queries, segments, semantic_map
 
-Forward = Callable[[Any, Tensor], Any]
 _OWN = ("forward", "postprocess_detections")  # what a subclass of the user's may compute otherwise
 
 
@@ -45,6 +46,8 @@ def exportable(network: AdaptiveNetwork) -> AdaptiveNetwork:
             "so no graph of fixed sizes holds it: run it in torch, network(images, skip=...); or export a detector of "
             "one step, RetinaNet, FCOS, SSD or SSDlite, or one of transformers"
         )
+    if answers_by_queries(model):
+        return _with_forward(network, _map_of_queries)
     kind = next((kind for kind in _KINDS if isinstance(model, kind)), None)
     if kind is None:
         return network
@@ -72,31 +75,60 @@ def detections_of(network: AdaptiveNetwork, output: Any) -> Detections | None:
         return None
     queries = outputs_in(output)["logits"].shape[1]
     detections = _OF_TRANSFORMERS[name]
-    chosen = detections.chosen or bool(getattr(model.config, "two_stage", False))  # type: ignore[union-attr]
+    chosen = detections.chosen or bool(getattr(model.config, "two_stage", False))
     return replace(detections, most=min(detections.most, queries), chosen=chosen)
 
 
-def usual_preprocessing(model: nn.Module, size: int) -> Preprocessing | None:
-    """How images become the input of a detector of torchvision, which normalises them itself; None of other models.
+def usual_outputs(network: AdaptiveNetwork, output: Any) -> tuple[str, ...] | None:
+    """The names of the outputs that are needed; None of a model of which that is not known.
+
+    Of a detector those that objects are made of; of a segmentation network of torchvision not that of its second head,
+    which is there for training.
+    """
+    if (detections := detections_of(network, output)) is not None:
+        return detections.outputs
+    return ("out",) if isinstance(output, Mapping) and "out" in output and segments(network.model) else None
+
+
+def usual_meanings(model: nn.Module) -> Meanings:
+    """What outputs stand for, as far as the class of a model says."""
+    return {"": Meaning("classes")} if segments(model) else {}
+
+
+def usual_preprocessing(model: nn.Module, size: tuple[int, int]) -> Preprocessing | None:
+    """How images become the input of a detector or a segmentation network, as far as its class says; None of others.
 
     Arguments:
         size: height and width of the input in pixels.
     """
-    transform = getattr(model, "transform", None)
-    if not isinstance(transform, GeneralizedRCNNTransform):
+    if (shown := _shown(model)) is None:
         return None
-    plain: Any = {"channels": 3, "mean": (0.0,) * 3, "std": (1.0,) * 3, "interpolation": "bilinear"}
-    if transform.fixed_size is not None:
-        return Preprocessing(size, **plain, resize="stretch")
-    return Preprocessing(size, **plain, resize="letterbox", fill=tuple(transform.image_mean))
+    asked = wanted(model, shown)
+    height, width = size
+    return Preprocessing(
+        width if height == width else size,
+        channels_of(model),
+        asked.mean,
+        asked.std,
+        asked.interpolation,
+        resize=asked.resize,
+        fill=asked.fill,
+    )
 
 
-def usual_size(model: nn.Module) -> int | None:
-    """Height and width that a detector of torchvision gives to a square image; None of other models."""
-    transform = getattr(model, "transform", None)
-    if not isinstance(transform, GeneralizedRCNNTransform):
+def usual_size(model: nn.Module) -> tuple[int, int] | None:
+    """Height and width of the images that a detector or a segmentation network wants; None of other models."""
+    if (shown := _shown(model)) is None:
         return None
-    return max(transform.fixed_size) if transform.fixed_size is not None else transform.min_size[-1]
+    size = wanted(model, shown).image_size
+    return (size, size) if isinstance(size, int) else size
+
+
+def _shown(model: nn.Module) -> str | None:
+    """What the network says of images, as data sets name it, where its class tells."""
+    if detector_of(model) is not None:
+        return "boxes"
+    return "masks" if segments(model) else None
 
 
 def class_names(model: Any) -> tuple[str, ...]:
@@ -125,6 +157,12 @@ def _with_forward(network: AdaptiveNetwork, forward: Any) -> AdaptiveNetwork:
     other.__dict__.clear()
     other.__setstate__(state)
     return other
+
+
+def _map_of_queries(model: Any, x: Tensor) -> dict[str, Tensor]:
+    """Of a model that compares queries with masks: `out` `[batch, classes, height, width]`, as logits of each place."""
+    found = type(model).forward(model, x)
+    return {"out": semantic_map(found.class_queries_logits, found.masks_queries_logits)}
 
 
 class _Places:

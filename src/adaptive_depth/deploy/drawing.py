@@ -77,7 +77,8 @@ class Drawer:
             if "objects" in prediction.values:
                 draw_objects(image, prediction.values["objects"])
             elif meaning is not None and meaning.kind in ("classes", "labels") and found.ndim == 4:
-                places = classes_of(found[0], placement, several=meaning.kind == "labels")
+                alone = meaning.kind == "labels" or found.shape[1] == 1
+                places = classes_of(found[0], placement, several=alone)
                 image = coloured(image, places)
                 said += [(self._name(number, found.shape[1]), colour_of(number)) for number in _most_first(places)]
             else:

@@ -26,7 +26,7 @@ from ..skip import Skip, parse_skip
 from ..tasks import as_task
 from .artifact import FILE, INPUTS, Artifact
 from .comparing import OnProgress, compare, inputs_of
-from .detectors import class_names, detections_of, exportable, usual_preprocessing
+from .detectors import class_names, detections_of, exportable, usual_meanings, usual_outputs, usual_preprocessing
 from .session import open_session
 from .tracing import FixedBatchError
 
@@ -96,9 +96,10 @@ def export_network(
             classes, go into the artifact. A detector of torchvision says the first by itself.
         trade_offs: accuracy and cost of the depths, for whoever has to choose one.
         outputs: which outputs of a network that returns several, by their names in its dict, dataclass or named tuple;
-            `"output_0"`, ... of a tuple. By default the one named `logits` where there is one, else all.
-        meanings: what outputs stand for, `task.meanings()`, with which `adaptive-depth run` reads them. A vector is one
-            class an image where None.
+            `"output_0"`, ... of a tuple. By default those that objects are made of, of a detector; `out` of a
+            segmentation network of torchvision; the one named `logits` where there is one; else all.
+        meanings: what outputs stand for, `task.meanings()`, with which `adaptive-depth run` reads them. Where None,
+            what the class of a segmentation network says, and a vector is one class an image.
         suppress: let the file of a detector suppress by itself (onnx, by its operator NonMaxSuppression): its outputs
             are then `boxes` `[batch, objects, 4]`, `scores` and `labels` `[batch, objects]`. By default they are boxes
             and scores of all candidates, and what runs the file suppresses (`deploy.boxes.find_objects`).
@@ -203,7 +204,7 @@ def quantize_network(
             "array [samples, channels, height, width]; networks of several inputs cannot be exported"
         ) from error
     told: Any = {"skips": skips, "data": data, "trade_offs": trade_offs, "outputs": outputs}
-    known = None if task is None else as_task(task).meanings()
+    known = None if task is None else as_task(task, network.model).meanings()
     artifact = describe(network, "openvino", example, meanings=known, **told)
     writer = import_format("openvino", "openvino.quantization")
     with into_place(Path(path), FORMATS["openvino"]) as new:
@@ -231,11 +232,12 @@ def describe(
             network.prove(example)
         output = network(example.float().to(device_of(network)))
     detections = detections_of(network, output)
-    if outputs is None and detections is not None:
-        outputs = detections.outputs
+    if outputs is None:
+        outputs = usual_outputs(network, output)
     names = _names_of_outputs(output, outputs)
     if data is None:
-        prepared, labels = usual_preprocessing(network.model, example.shape[-1]), class_names(network.model)
+        prepared = usual_preprocessing(network.model, (example.shape[2], example.shape[3]))
+        labels = class_names(network.model)
     else:
         prepared = Preprocessing.of(data)
         labels = prepared.classes
@@ -254,7 +256,7 @@ def describe(
         preprocessing=prepared,
         trade_offs=None if trade_offs is None else _of_depths(trade_offs, depths),
         outputs=names,
-        meanings=_meanings(names, meanings or {}),
+        meanings=_meanings(names, usual_meanings(network.model) if meanings is None else meanings),
         detections=None if detections is None or {*detections.outputs} - {*names} else detections,
     )
 

@@ -25,9 +25,7 @@ def read_image(path: str | Path) -> Image.Image:
         ) from error
 
 
-def prepare(
-    image: Image.Image, preprocessing: Preprocessing, shape: tuple[int, int] | None = None
-) -> NDArray[np.float32]:
+def prepare(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
     """An image as the input of a network: resized as `preprocessing.resize` says, and normalised.
 
     By default (`"crop"`) its shorter side is resized to `image_size / crop_pct` pixels, and the central square cut out.
@@ -35,13 +33,9 @@ def prepare(
     Arguments:
         image: of any size and mode; converted to grey or colour.
         preprocessing: that of the network.
-        shape: height and width of the input; by default those of `preprocessing`.
 
     Returns:
         `[channels, height, width]`; a batch of one is `prepare(...)[None]`.
-
-    Raises:
-        DataError: an input that is no square, of a preprocessing that crops.
 
     Example:
         >>> from PIL import Image
@@ -50,7 +44,7 @@ def prepare(
         >>> x.shape, float(x.min())
         ((3, 224, 224), 1.0)
     """
-    fitted = preprocessing.fitted(image.convert(MODES[preprocessing.channels]), shape)
+    fitted = preprocessing.fitted(image.convert(MODES[preprocessing.channels]))
     pixels = np.asarray(fitted, dtype=np.float32).reshape(*fitted.size[::-1], preprocessing.channels) / np.float32(255)
     mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
     normalised = (pixels - mean) / std

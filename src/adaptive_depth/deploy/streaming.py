@@ -68,7 +68,6 @@ def stream(
     preprocessing: Preprocessing,
     chooser: Chooser,
     *,
-    shape: tuple[int, int] | None = None,
     read: Callable[[Any, Placement], tuple[Prediction, ...]] = Reader(),  # noqa: B008 - a plain value
     draw: Callable[[Picture, Placement, Any, tuple[Prediction, ...]], None] | None = None,
     clock: Callable[[], float] = perf_counter,
@@ -82,7 +81,6 @@ def stream(
         pictures: what `read_images` yields.
         preprocessing: that of the network.
         chooser: a governor, or `Fixed`.
-        shape: height and width of the input; by default a square of the preprocessing's `image_size`.
         read: what the outputs for an image say of it; the most probable class by default.
         draw: called with each picture, where it lies in the input, the output and what it says; its time is in none.
         clock: seconds.
@@ -95,7 +93,7 @@ def stream(
     for picture in pictures:
         name, image = picture
         began = clock()
-        x = prepare(image, preprocessing, shape)[None]
+        x = prepare(image, preprocessing)[None]
         prepared_ms = 1000 * (clock() - began)
         skip = chooser.choose()
         began = clock()
@@ -110,7 +108,7 @@ def stream(
         latency_ms = 1000 * (clock() - began)
         chooser.observe(skip, latency_ms)
         failed = 0
-        began, placement = clock(), preprocessing.place(*image.size, shape)
+        began, placement = clock(), preprocessing.place(*image.size)
         predictions = read(output, placement)
         read_ms = 1000 * (clock() - began)
         if draw is not None:

@@ -294,8 +294,21 @@ class MaskQueries(Segmentation):
         kinds, masks = found["class_queries_logits"].float(), found["masks_queries_logits"].float()
         if size is not None and size != masks.shape[2:]:
             masks = F.interpolate(masks, size, mode="bilinear", align_corners=False)
-        sums = torch.einsum("bqc,bqhw->bchw", kinds.softmax(-1)[..., :-1], masks.sigmoid())
-        return sums.clamp_min(torch.finfo(sums.dtype).tiny).log()
+        return semantic_map(kinds, masks)
+
+
+def semantic_map(kinds: Tensor, masks: Tensor) -> Tensor:
+    """Logarithms of each place's sums over queries, of probability of a class times probability of the mask.
+
+    Arguments:
+        kinds: logits `[batch, queries, classes + 1]`, the last of what is nothing.
+        masks: logits `[batch, queries, height, width]`.
+
+    Returns:
+        `[batch, classes, height, width]`.
+    """
+    sums = torch.einsum("bqc,bqhw->bchw", kinds.softmax(-1)[..., :-1], masks.sigmoid())
+    return sums.clamp_min(torch.finfo(sums.dtype).tiny).log()
 
 
 # -- what a model is for ----------------------------------------------------------------------------------------
