@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.ssd import DefaultBoxGenerator
 from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3
 from torchvision.models.resnet import BasicBlock, ResNet
@@ -29,43 +29,55 @@ CLASSES = 4
 
 _SIZES = {"min_size": SIDE, "max_size": 96}
 _FEW = {"rpn_post_nms_top_n_test": 20, "box_detections_per_img": 3}  # what runs on each box found is most of the work
+_ANY = {"score_thresh": 0.0, "topk_candidates": 20, "detections_per_img": 5}  # untrained ones find nothing otherwise
 
 
 def resnet_body(layers: Sequence[int] = (2, 2, 2, 2), norm: Any = nn.BatchNorm2d) -> Any:
-    """A feature pyramid on a ResNet of basic blocks: the layers of ResNet-18 by default."""
-    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, norm_layer=norm, trainable_layers=5)
+    """A narrow feature pyramid on a ResNet of basic blocks: the layers of ResNet-18 by default."""
+    returned = {f"layer{number}": str(number - 1) for number in (1, 2, 3, 4)}
     resnet = ResNet(BasicBlock, list(layers), norm_layer=norm)
-    for name in ("layer1", "layer2", "layer3", "layer4"):
-        backbone.body[name] = getattr(resnet, name)
-    return backbone
+    return BackboneWithFPN(resnet, returned, [64, 128, 256, 512], _WIDTH)
+
+
+_WIDTH = 32  # of the pyramid
+
+
+def _boxes() -> dict[str, Any]:
+    heads = detection.faster_rcnn
+    return {"box_head": heads.TwoMLPHead(_WIDTH * 49, 32), "box_predictor": heads.FastRCNNPredictor(32, CLASSES)}
 
 
 def faster_rcnn(layers: Sequence[int] = (2, 2, 2, 2), norm: Any = nn.BatchNorm2d) -> nn.Module:
-    return detection.FasterRCNN(resnet_body(layers, norm), CLASSES, **_SIZES, **_FEW)
+    return detection.FasterRCNN(resnet_body(layers, norm), **_boxes(), **_SIZES, **_FEW)
 
 
 def mask_rcnn(layers: Sequence[int] = (2, 2, 2, 2)) -> nn.Module:
-    return detection.MaskRCNN(resnet_body(layers), CLASSES, **_SIZES, **_FEW)
+    heads = detection.mask_rcnn
+    masks = {
+        "mask_head": heads.MaskRCNNHeads(_WIDTH, (8,), 1),
+        "mask_predictor": heads.MaskRCNNPredictor(8, 8, CLASSES),
+    }
+    return detection.MaskRCNN(resnet_body(layers), **_boxes(), **masks, **_SIZES, **_FEW)
 
 
 def keypoint_rcnn(layers: Sequence[int] = (2, 2, 2, 2)) -> nn.Module:
     heads = detection.keypoint_rcnn
-    small = {
-        "keypoint_head": heads.KeypointRCNNHeads(256, (16,)),
-        "keypoint_predictor": heads.KeypointRCNNPredictor(16, 3),
+    points = {
+        "keypoint_head": heads.KeypointRCNNHeads(_WIDTH, (8,)),
+        "keypoint_predictor": heads.KeypointRCNNPredictor(8, 3),
     }
-    return detection.KeypointRCNN(resnet_body(layers), 2, **small, **_SIZES, **_FEW)
+    return detection.KeypointRCNN(resnet_body(layers), **_boxes(), **points, **_SIZES, **_FEW)
 
 
 def retinanet(layers: Sequence[int] = (2, 2, 2, 2)) -> nn.Module:
     sizes = tuple((side,) for side in (8, 16, 32, 64, 128))
     anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 5)
-    return detection.RetinaNet(resnet_body(layers), CLASSES, **_SIZES, anchor_generator=anchors)
+    return detection.RetinaNet(resnet_body(layers), CLASSES, **_SIZES, **_ANY, anchor_generator=anchors)
 
 
 def fcos(layers: Sequence[int] = (2, 2, 2, 2)) -> nn.Module:
     anchors = AnchorGenerator(((8,), (16,), (32,), (64,), (128,)), ((1.0,),) * 5)
-    return detection.FCOS(resnet_body(layers), CLASSES, **_SIZES, anchor_generator=anchors)
+    return detection.FCOS(resnet_body(layers), CLASSES, **_SIZES, **_ANY, anchor_generator=anchors)
 
 
 def _mobilenet_v3(*, dilated: bool = False) -> nn.Sequential:

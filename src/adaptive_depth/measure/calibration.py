@@ -21,6 +21,7 @@ from ..core.network import AdaptiveNetwork, RunningStatistics, check_adapted
 from ..core.sharing import SharedForward
 from ..errors import DataError
 from ..modes import evaluating
+from ..plan.frozen import is_frozen
 from ..plan.norms import has_statistics
 from ..tasks import Detection, as_task
 from ..tasks.detectors import detector_of
@@ -174,12 +175,15 @@ def _measuring(network: AdaptiveNetwork) -> Iterator[Callable[[], None]]:
 
     Yields what is to be called before each batch.
     """
-    norms: list[Any] = [part for path in network.homes for part in network.model.get_submodule(path).modules()]
-    norms += network.skip_norms.modules()
-    norms = [norm for norm in norms if has_statistics(norm) and not isinstance(norm, RunningStatistics)]
-    before = [(norm, norm.training, getattr(norm, "momentum", None)) for norm in norms]
+    every: list[Any] = [part for path in network.homes for part in network.model.get_submodule(path).modules()]
+    every += network.skip_norms.modules()
+    norms = [norm for norm in every if has_statistics(norm) and not isinstance(norm, RunningStatistics)]
+    frozen = [norm for norm in every if is_frozen(norm)]  # its thawed copy is in its mode
+    before = [(norm, norm.training, getattr(norm, "momentum", None)) for norm in (*norms, *frozen)]
     seen = _Seen()
     hooks = [hook for norm in norms for hook in seen.watch(norm)]
+    for norm in frozen:
+        norm.training = True
     for norm in norms:
         norm.training = True
         if isinstance(norm, _NormBase):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .calls import Call, as_now, hidden_of
+from .frozen import is_frozen
 from .norms import is_norm
 
 
@@ -70,8 +71,12 @@ class _Asked:
 
     def __init__(self, block: nn.Module) -> None:
         self.block = block
-        self.parameters = dict(block.named_parameters())
         self.norms = [(path, part) for path, part in block.named_modules() if is_norm(part)]
+        self.parameters: dict[str, Tensor] = dict(block.named_parameters())
+        for path, part in self.norms:  # a frozen one has in buffers what others have in parameters
+            for name in ("weight", "bias") if is_frozen(part) else ():
+                if (buffer := part._buffers.get(name)) is not None:
+                    self.parameters[f"{path}.{name}".lstrip(".")] = buffer
         inside = tuple(f"{path}." for path, _ in self.norms if path) or ("\0",)
         self.of_norms = {name for name in self.parameters if name.startswith(inside)}
         self.mends = False  # are layers that return what is no number at nought taken to return noughts?
