@@ -1,15 +1,13 @@
-"""Classes of samples, of places and of pixels: values worked out by hand or by scikit-learn, and what does not fit."""
+"""Classes of samples and of places: values worked out by hand, and what does not fit."""
 
 from math import log
 
-import numpy as np
 import pytest
 import torch
-from sklearn.metrics import jaccard_score
 from torch import nn
 
 import adaptive_depth as ad
-from adaptive_depth.tasks import Classification, Segmentation
+from adaptive_depth.tasks import Classification
 
 UNSURE, SURE = [0.0, 0.0], [log(3.0), 0.0]  # probabilities (1/2, 1/2) and (3/4, 1/4)
 
@@ -63,31 +61,6 @@ def test_top_1_over_batches_is_exact() -> None:
     assert str(task.quality) == "top-1 (%)"
 
 
-def test_miou_agrees_with_scikit_learn() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 4, 6, 5, generator=generator)
-    target = torch.randint(4, (2, 6, 5), generator=generator)
-    target[0, :2] = 255
-    task = Segmentation(ignore_index=255)
-    metric = task.metric(logits)
-    for part in range(2):
-        task.measure(metric, logits[part : part + 1], target[part : part + 1])
-    counted = (target != 255).numpy()
-    expected = jaccard_score(target.numpy()[counted], logits.argmax(1).numpy()[counted], average="macro")
-    assert task.value(metric) == pytest.approx(100 * expected, rel=1e-5)
-    assert task.quality.name == "mIoU"
-
-
-def test_torchvisions_dict_and_a_coarser_grid() -> None:
-    """Logits of 1 x 1 places for labels of 2 x 2: each pixel gets them."""
-    task = Segmentation()
-    logits = torch.tensor(SURE).view(1, 2, 1, 1)
-    target = torch.tensor([[[1, 1], [255, 1]]])
-    assert task.loss(task.output({"out": logits, "aux": None}), target).item() == pytest.approx(log(4), rel=1e-6)
-    other = torch.tensor(UNSURE).view(1, 2, 1, 1)
-    assert task.distil(other, logits, target).item() == pytest.approx(0.130812, abs=1e-6)
-
-
 @pytest.mark.parametrize(
     ("task", "output", "target", "said"),
     [
@@ -99,9 +72,6 @@ def test_torchvisions_dict_and_a_coarser_grid() -> None:
         (Classification(), torch.zeros(2, 3), "ab", "the target is a str: expected one tensor; class indices"),
         (Classification(), [torch.zeros(2, 3)], torch.tensor([0, 0]), "the network's output is a list: expected one"),
         (Classification(), torch.zeros(2, 3), torch.tensor([-100, -100]), "all labels of this batch are ignore_index="),
-        (Segmentation(), torch.zeros(1, 2, 1, 1), torch.full((1, 1, 1), 255), "all labels of this batch are ignor"),
-        (Segmentation(), torch.zeros(1, 2), torch.zeros(1, 1, 1).long(), r"segmentation expects logits \[batch, cl"),
-        (Segmentation(), torch.zeros(1, 2, 1, 1), torch.zeros(1, 1, 1, device="meta"), "the target on meta: move both"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit(task, output, target, said: str) -> None:
@@ -112,9 +82,6 @@ def test_what_does_not_fit(task, output, target, said: str) -> None:
 def test_arguments() -> None:
     with pytest.raises(ad.TrainingError, match="temperature=0: expected a number above 0"):
         Classification(temperature=0)
-    with pytest.raises(ad.TrainingError, match="the criterion ignores 3 and the task 255: give both the same"):
-        Segmentation(nn.CrossEntropyLoss(ignore_index=3))
-    assert np.isclose(Segmentation(nn.CrossEntropyLoss(ignore_index=3), ignore_index=3).ignore_index, 3)
 
 
 def test_whole_numbers_of_any_kind_name_classes() -> None:
@@ -122,10 +89,3 @@ def test_whole_numbers_of_any_kind_name_classes() -> None:
     expected = Classification().loss(logits, torch.tensor([0, 1]))
     for kind in (torch.int32, torch.uint8):
         assert Classification().loss(logits, torch.tensor([0, 1], dtype=kind)) == expected
-
-
-def test_labels_of_a_coarser_grid_than_the_logits_are_refused() -> None:
-    with pytest.raises(
-        ad.TrainingError, match=r"labels of \[2, 4\] pixels for logits of \[4, 4\]: expected as many, or"
-    ):
-        Segmentation().loss(torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4).long())

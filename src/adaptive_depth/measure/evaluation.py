@@ -82,7 +82,7 @@ def evaluate(
                 found = _checked(judged, output, y, getattr(batches, "dataset", None), strict=strict)
                 if skip not in metrics:
                     metrics[skip] = _new_metric(judged, found).to(device)
-                    metrics[skip].sync_on_compute = False  # processes may evaluate something of their own
+                    metrics[skip]._to_sync = False  # processes may evaluate something of their own
                 judged.measure(metrics[skip], found, y)
     if across_processes:
         _join(metrics, device)
