@@ -10,7 +10,6 @@ from typing import Any
 
 import timm
 import torch
-import torchvision
 from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models._utils import IntermediateLayerGetter
@@ -124,14 +123,14 @@ def _resnet_config(**more: Any) -> Any:
 _HEADS = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
 
 
-def detr() -> nn.Module:
+def detr(layers: Sequence[int] = (2, 2, 3, 2)) -> nn.Module:
     import transformers
 
     config = transformers.DetrConfig(
         use_timm_backbone=False,
         use_pretrained_backbone=False,
         backbone=None,
-        backbone_config=_resnet_config(out_features=["stage4"]),
+        backbone_config=_resnet_config(out_features=["stage4"], depths=list(layers)),
         d_model=32,
         encoder_layers=2,
         decoder_layers=2,
@@ -159,13 +158,13 @@ def _real_time(body: Any, channels: list[int]) -> dict[str, Any]:
     }
 
 
-def rt_detr(kind: str = "RTDetr") -> nn.Module:
+def rt_detr(layers: Sequence[int] = (2, 2, 3, 2), kind: str = "RTDetr") -> nn.Module:
     import transformers
 
     body = transformers.RTDetrResNetConfig(
         embedding_size=16,
         hidden_sizes=[16, 24, 32, 40],
-        depths=[2, 2, 3, 2],
+        depths=list(layers),
         layer_type="basic",
         out_features=["stage2", "stage3", "stage4"],
     )
@@ -208,11 +207,11 @@ def segformer() -> nn.Module:
     return transformers.SegformerForSemanticSegmentation(config)
 
 
-def upernet() -> nn.Module:
+def upernet(layers: Sequence[int] = (2, 2, 3, 2)) -> nn.Module:
     import transformers
 
     config = transformers.UperNetConfig(
-        backbone_config=_resnet_config(out_features=["stage1", "stage2", "stage3", "stage4"]),
+        backbone_config=_resnet_config(out_features=["stage1", "stage2", "stage3", "stage4"], depths=list(layers)),
         hidden_size=32,
         auxiliary_in_channels=32,
         auxiliary_channels=16,
@@ -306,7 +305,7 @@ DETECTORS: dict[str, Callable[[], nn.Module]] = {
     "SSDlite": ssdlite,
     "DETR": detr,
     "RT-DETR": rt_detr,
-    "RT-DETR v2": lambda: rt_detr("RTDetrV2"),
+    "RT-DETR v2": lambda: rt_detr(kind="RTDetrV2"),
     "D-FINE": d_fine,
     "YOLOS": yolos,
     "SegFormer": segformer,
@@ -323,9 +322,28 @@ OF_TRANSFORMERS = ("DETR", "RT-DETR", "RT-DETR v2", "D-FINE", "YOLOS", "SegForme
 
 
 def build(name: str) -> nn.Module:
-    """A small model in eval mode, with norms that differ from each other."""
+    """A small model in eval mode."""
     torch.manual_seed(0)
     return DETECTORS[name]().eval()
+
+
+def differing(module: nn.Module) -> nn.Module:
+    """Norms with numbers of their own, so that no two can be confused."""
+    generator = torch.Generator().manual_seed(len(list(module.modules())))
+    with torch.no_grad():
+        for part in module.modules():
+            named = dict(part.named_parameters(recurse=False)) | dict(part.named_buffers(recurse=False))
+            if "norm" not in type(part).__name__.lower():
+                continue
+            for name, low, high in (
+                ("weight", 0.7, 1.3),
+                ("bias", -0.2, 0.2),
+                ("running_mean", -0.2, 0.2),
+                ("running_var", 0.7, 1.3),
+            ):
+                if named.get(name) is not None:
+                    named[name].uniform_(low, high, generator=generator)
+    return module
 
 
 def inputs(name: str, side: int = SIDE) -> Any:
@@ -347,6 +365,3 @@ def targets(name: str) -> list[dict[str, Tensor]]:
     if name == "Keypoint R-CNN":
         one["keypoints"] = torch.tensor([[[10.0, 10.0, 1.0], [30.0, 20.0, 1.0], [12.0, 30.0, 1.0]]] * 2)
     return [one, {key: value.clone() for key, value in one.items()}]
-
-
-assert torchvision

@@ -2,6 +2,7 @@
 
 from collections import UserDict
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -89,10 +90,10 @@ def test_the_first_samples() -> None:
         ((torch.zeros(20, 3), torch.zeros(2, 60)), 20),  # the nodes and edges of a graph
         ({"edges": torch.zeros(2, 60), "nodes": torch.zeros(20, 3)}, 2),
         ({"a": torch.zeros(4), "table": torch.zeros(5, 3)}, 4),
-        (([torch.zeros(3, 8, 8), torch.zeros(3, 9, 9)],), 3),  # images, of three channels each
+        (([torch.zeros(3, 8, 8), torch.zeros(2, 8, 8)],), 3),
+        (([torch.zeros(16, 8, 8), torch.zeros(16, 4, 4)],), 16),  # levels of a pyramid
         ((torch.zeros(2, 3), SimpleNamespace()), 2),
         (torch.tensor(1.0), 1),
-        ([{"boxes": torch.zeros(n, 4)} for n in (7, 1, 2)], 3),
     ],
 )
 def test_what_may_not_be_cut_is_not_cut(x: object, entries: int) -> None:
@@ -100,6 +101,19 @@ def test_what_may_not_be_cut_is_not_cut(x: object, entries: int) -> None:
     assert entries_in(x) == entries
     with pytest.raises(ad.DataError, match=r"the first 1 samples were asked for, of .*expected one entry a sample"):
         first_samples(x, 1)
+
+
+IMAGES = [torch.zeros(3, 8, 8), torch.zeros(3, 9, 9), torch.zeros(3, 7, 7)]
+BOXES = [{"boxes": torch.zeros(n, 4)} for n in (7, 1, 2)]
+
+
+@pytest.mark.parametrize("x", [(IMAGES,), (tuple(IMAGES), tuple(BOXES)), {"images": IMAGES}, BOXES])
+def test_a_list_has_an_entry_for_each_image(x: Any) -> None:
+    assert samples_in(x) == entries_in(x) == 3
+    first = first_samples(x, 2)
+    assert samples_in(first) == 2
+    listed = first["images"] if isinstance(first, dict) else first if x is BOXES else first[0]
+    assert listed[1] is (BOXES if x is BOXES else IMAGES)[1]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ EXPORTING = README.parent / "docs" / "exporting.md"
 GOVERNING = README.parent / "docs" / "governing.md"
 SCHEDULES = README.parent / "docs" / "schedules.md"
 LANGUAGE = README.parent / "docs" / "language.md"
+DETECTION = README.parent / "docs" / "detection.md"
 TASKS = README.parent / "docs" / "tasks.md"
 
 
@@ -30,7 +31,8 @@ def blocks(language: str, page: Path = README) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("page", "least"), [(README, 4), (CHOOSING, 2), (EXPORTING, 3), (GOVERNING, 3), (SCHEDULES, 1), (TASKS, 2)]
+    ("page", "least"),
+    [(README, 4), (CHOOSING, 2), (DETECTION, 2), (EXPORTING, 3), (GOVERNING, 3), (SCHEDULES, 1), (TASKS, 2)],
 )
 def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: Path, least: int) -> None:
     monkeypatch.chdir(tmp_path)
@@ -45,6 +47,11 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page
 def test_what_the_page_on_choosing_prints_is_what_its_block_prints(capsys: pytest.CaptureFixture[str]) -> None:
     exec(next(block for block in blocks("python", CHOOSING) if "choose(latency_ms=48)" in block), {})
     assert capsys.readouterr().out in blocks("text", CHOOSING)
+
+
+def test_what_the_page_on_detection_prints_is_what_its_block_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(blocks("python", DETECTION)[0], {})
+    assert capsys.readouterr().out in blocks("text", DETECTION)
 
 
 @pytest.mark.slow

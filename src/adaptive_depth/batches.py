@@ -1,13 +1,13 @@
 """What a loader yields, taken apart: the input, the labels, on the network's device; and what a network returns."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map
 
 from .errors import DataError
 
@@ -82,15 +82,19 @@ def arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def samples_in(x: Any) -> int | None:
     """The number of samples of an input; None where that is not certain.
 
-    It is certain where all tensors with a dimension have the same first one, and no argument is a list: of a graph's
-    nodes and edges, or of a list of images, the first dimension is another thing.
+    It is certain where all tensors with a dimension have the same first one. A list of images `[channels, height,
+    width]`, or of dicts such as boxes, has an entry a sample; of any other list (a graph's nodes and edges, say) the
+    first dimension is another thing.
 
     Example:
         >>> samples_in({"pixel_values": torch.zeros(3, 1), "scale": torch.tensor(2.0)})
         3
+        >>> samples_in(([torch.zeros(3, 40, 60), torch.zeros(3, 50, 50)], [{"boxes": 1}, {"boxes": 2}]))
+        2
         >>> samples_in((torch.zeros(20, 3), torch.zeros(2, 60)))
     """
-    sizes = set(_first_dimensions(tuple(x) if isinstance(x, list) else x))  # a list of positional arguments
+    positional = isinstance(x, tuple | list) and not _are_mappings(x)
+    sizes = {size for each in (x if positional else (x,)) for size in _first_dimensions(each)}
     return sizes.pop() if len(sizes) == 1 else None
 
 
@@ -98,6 +102,8 @@ def _first_dimensions(x: Any) -> Iterator[int | None]:
     """Of all tensors; None for what may hold samples in another way."""
     if isinstance(x, Tensor):
         yield from x.shape[:1]
+    elif _has_an_entry_a_sample(x):
+        yield len(x)
     elif isinstance(x, tuple | Mapping):
         for each in x.values() if isinstance(x, Mapping) else x:
             yield from _first_dimensions(each)
@@ -105,6 +111,22 @@ def _first_dimensions(x: Any) -> Iterator[int | None]:
         yield None
 
 
+def _has_an_entry_a_sample(x: Any) -> bool:
+    """Is it a list of images, or of dicts?"""
+    return _are_mappings(x) or (
+        isinstance(x, tuple | list)
+        and bool(x)
+        and all(isinstance(each, Tensor) and each.ndim == 3 and each.is_floating_point() for each in x)
+        and len({each.shape[0] for each in x}) == 1
+        and 1 <= x[0].shape[0] <= _CHANNELS
+    )
+
+
+def _are_mappings(x: Any) -> bool:
+    return isinstance(x, tuple | list) and bool(x) and all(isinstance(each, Mapping) for each in x)
+
+
+_CHANNELS = 4  # at most, of what is taken for an image
 _NO_SAMPLES = (bool, int, float, str, type(None))
 
 
@@ -122,8 +144,6 @@ def entries_in(target: Any) -> int:
         >>> entries_in([{"boxes": torch.zeros(5, 4)}, {"boxes": torch.zeros(1, 4)}])
         2
     """
-    if isinstance(target, list | tuple) and target and all(isinstance(each, Mapping) for each in target):
-        return len(target)  # boxes of images, say
     number = samples_in(target)
     first = next((leaf for leaf in tree_leaves(target) if isinstance(leaf, Tensor) and leaf.ndim), ())
     return number if number is not None else len(first) or 1
@@ -152,9 +172,28 @@ def first_samples(x: Any, number: int) -> Any:
     if samples_in(x) is None:
         raise DataError(
             f"the first {number} samples were asked for, of tensors {shapes_in(x)}: expected one entry a sample in "
-            "each, the same first dimension, and no lists or other objects"
+            "each, the same first dimension, and no lists but of images, and no other objects"
         )
-    return tree_map_only(Tensor, lambda tensor: tensor[:number] if tensor.ndim else tensor, x)
+    return map_samples(x, lambda samples: samples[:number])
+
+
+def map_samples(x: Any, take: Callable[[Any], Any]) -> Any:
+    """An input with other samples: `take` chooses from what has an entry for each, a tensor or a list.
+
+    Example:
+        >>> map_samples((torch.zeros(3, 2), [{"a": 1}, {"a": 2}, {"a": 3}]), lambda samples: samples[1:])[1]
+        [{'a': 2}, {'a': 3}]
+    """
+    top_is_arguments = not _are_mappings(x)
+
+    def is_list(value: Any) -> bool:
+        return not (value is x and top_is_arguments) and _has_an_entry_a_sample(value)
+
+    def taken(leaf: Any) -> Any:
+        holds_samples = leaf.ndim > 0 if isinstance(leaf, Tensor) else is_list(leaf)
+        return take(leaf) if holds_samples else leaf
+
+    return tree_map(taken, x, is_leaf=is_list)
 
 
 def logits_in(output: Any) -> Any:

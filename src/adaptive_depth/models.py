@@ -16,6 +16,7 @@ import torchvision
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from .dense import FROZEN, brought_along, builders_of, freeze_norms, is_detector, same_options
 from .errors import ModelError, one_line
 from .hugging_face import built_from, config_of, is_of_transformers, short_input
 from .schema import Plain
@@ -42,6 +43,7 @@ WEIGHT_ARGUMENTS = frozenset(
     | {"weights", "weights_backbone"}
 )
 
+
 _sources: WeakKeyDictionary[nn.Module, Source] = WeakKeyDictionary()
 
 
@@ -52,7 +54,8 @@ def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> nn
         name: a timm name (``"resnet50"``), ``"torchvision/resnet50"``, or ``"transformers/LlamaForCausalLM"`` with
             ``config=`` (with weights, take `from_pretrained` of transformers).
         pretrained: load the trained weights of the library.
-        **arguments: whatever the model's constructor takes, such as ``num_classes=10``.
+        **arguments: whatever the model's constructor takes, such as ``num_classes=10``; of a detector of torchvision
+            also ``frozen_norms=``, the ε of frozen BatchNorms in its body, which trained weights bring along.
 
     Raises:
         ModelError: an unknown name (the near ones are listed), an argument that the model does not take, or trained
@@ -75,7 +78,9 @@ def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> nn
             if short in known:
                 takes = signature(torchvision.models.get_model_builder(short)).parameters
                 nothing_else = {"weights_backbone": None} if "weights_backbone" in takes else {}  # no download unasked
-                model = torchvision.models.get_model(short, weights=weights, **nothing_else | arguments)
+                given = {key: value for key, value in arguments.items() if key != FROZEN}
+                model = torchvision.models.get_model(short, weights=weights, **nothing_else | given)
+                freeze_norms(model, arguments.get(FROZEN))
         else:
             known = timm.list_models()
             exists = timm.is_model(short)
@@ -94,7 +99,8 @@ def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> nn
         every = "torchvision.models.list_models()" if library == "torchvision" else "timm.list_models()"
         hint = f"near ones are {', '.join(near)}" if near else f"see {every}"
         raise ModelError(f"{library or 'timm'} has no model {short!r}: {hint}")
-    _sources[model] = Source(name, {key: value for key, value in arguments.items() if key not in WEIGHT_ARGUMENTS})
+    kept = {key: value for key, value in arguments.items() if key not in WEIGHT_ARGUMENTS}
+    _sources[model] = Source(name, (brought_along(model) if pretrained and library == "torchvision" else {}) | kept)
     return model
 
 
@@ -147,7 +153,9 @@ def no_larger_than(parts: int, numbers: int) -> Iterator[None]:
 
 
 def usual_input(model: nn.Module) -> Any:
-    """A small input of noise, as a model of timm, torchvision or transformers takes it; None for other models.
+    """A small input of noise, as a model of timm, torchvision, transformers or segmentation_models_pytorch takes it.
+
+    None for other models. A detector of torchvision takes a list of images: a tuple with that.
 
     Example:
         >>> usual_input(create_model("resnet18")).shape
@@ -165,6 +173,8 @@ def usual_input(model: nn.Module) -> Any:
         size = (size[0], *own) if own else size
     elif module.startswith("torchvision.models."):
         size = (3, 299, 299) if "inception" in module else (3, 224, 224)
+    elif module.startswith("segmentation_models_pytorch."):
+        size = (3, 224, 224)
     else:
         return None
     convolution = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
@@ -172,7 +182,8 @@ def usual_input(model: nn.Module) -> Any:
     channels = seen if seen <= 16 else size[0]  # more are features, not an image
     first = next(model.parameters(), torch.zeros(()))
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(1, channels, *size[1:], generator=generator).to(first.device, first.dtype)
+    images = torch.randn(1, channels, *size[1:], generator=generator).to(first.device, first.dtype)
+    return ([images[0].sigmoid()],) if is_detector(model) else images
 
 
 def remembered_source(model: nn.Module) -> Source | None:
@@ -203,7 +214,9 @@ def source_of(model: nn.Module, remembered: Source | None = None) -> Source | No
             if source is remembered:
                 return source  # built once, so it can be built again, if not without memory
             continue
-        if _shapes(built) == shapes and (source is remembered or repr(built) == wanted):
+        if _shapes(built) == shapes and (
+            source is remembered or (repr(built) == wanted and same_options(built, model))
+        ):
             return source
     return None
 
@@ -239,6 +252,8 @@ def _candidates(model: nn.Module) -> list[Source]:
     if module.startswith("torchvision.models."):
         linears = [part for part in model.modules() if isinstance(part, nn.Linear)]
         arguments = {"num_classes": linears[-1].out_features} if linears else {}
-        names = set(import_module(module).__all__) & set(torchvision.models.list_models())
+        if named := builders_of(model):
+            return [Source(f"torchvision/{name}", more) for name, more in named]
+        names = set(getattr(import_module(module), "__all__", ())) & set(torchvision.models.list_models())
         return [Source(f"torchvision/{name}", arguments) for name in sorted(names)]
     return []

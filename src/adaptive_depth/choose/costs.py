@@ -146,6 +146,10 @@ class Profile(Plain):
         energy: what measured the energy, or why it was not measured.
         inputs: the shapes of the example's tensors.
         prompt_tokens: how long the prompt was, where text was generated; None elsewhere.
+        suppressions: how often at most a sub-network suppresses overlapping boxes: post-processing, which takes time
+            and does no multiply-adds.
+        macs_on_boxes: of a sample's multiply-adds those that run on the boxes which a suppression left, by skip. They
+            depend on what is in the image. Empty for networks that suppress none.
     """
 
     reading_error = MeasurementError
@@ -160,6 +164,8 @@ class Profile(Plain):
     energy: str = "not measured"
     inputs: tuple[tuple[Count, ...], ...] = ()
     prompt_tokens: Size | None = None
+    suppressions: Count = 0
+    macs_on_boxes: dict[Letters, Count] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "inputs", tuple(tuple(shape) for shape in self.inputs))
@@ -272,6 +278,8 @@ class Profile(Plain):
         if self.uncounted:
             calls = ", ".join(f"{name} ({count} calls)" for name, count in self.uncounted.items())
             yield f"multiply-adds NOT counted, no formula: {calls}"
+        if self.suppressions:
+            yield self._post_processing()
         if self._timed:
             if "rounds" in self.conditions:
                 yield _in_words(self.conditions)
@@ -281,6 +289,25 @@ class Profile(Plain):
                 "The cache does not grow with every token (windows, or a state of fixed size): what it holds for each "
                 f"is said of {self.conditions.get('cache_tokens')} tokens, and is less for more."
             )
+
+    def _post_processing(self) -> str:
+        shares = [f"{100 * share:.0f} %" for share in self._shares_on_boxes()]
+        on_boxes = (
+            f"of the multiply-adds, {' to '.join(dict.fromkeys(shares))} run on the boxes that are left, and "
+            if shares
+            else ""
+        )
+        return (
+            f"Post-processing: overlapping boxes are suppressed {self.suppressions} times, without multiply-adds; "
+            f"{on_boxes}how long that takes depends on what is in the images."
+        )
+
+    def _shares_on_boxes(self) -> list[float]:
+        """The least and the largest part of a sub-network's multiply-adds that run on boxes; none where none do."""
+        shares = [
+            number / (self.costs[skip].macs or 1) for skip, number in self.macs_on_boxes.items() if skip in self.costs
+        ]
+        return [min(shares), max(shares)] if any(shares) else []
 
     def _timing_notes(self, timed: str) -> Iterator[str]:
         if (width := self._spread()) > _UNSTEADY:

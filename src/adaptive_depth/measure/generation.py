@@ -83,7 +83,7 @@ def profile_generation(
         network(**inputs, use_cache=False)  # proves stages written by hand
         wait, takes = waiter(ids.device), {*inspect.signature(type(network.model).forward).parameters}
         texts = {skip: _Text(network.subnet(skip), inputs, new_tokens, wait, takes) for skip in chosen}
-        counts, uncounted = count_macs({skip: text.begin for skip, text in texts.items()})
+        counts = count_macs({skip: text.begin for skip, text in texts.items()})
         conditions: dict[str, Any] = {"new_tokens": new_tokens, "before": moment(ids.device)}
         conditions["warmup_rounds"] = warm_up(texts, wait, warmup, seconds)
         for text in texts.values():
@@ -96,7 +96,7 @@ def profile_generation(
     costs = {
         skip: Cost(
             skip,
-            round(counts[skip] / len(ids)),
+            round(counts.macs[skip] / len(ids)),
             sum(p.numel() for p in text.subnet.parameters()),
             times_ms=tuple(round(each, 4) for each in text.steps_ms),
             first_token_ms=median(text.firsts_ms),
@@ -105,7 +105,7 @@ def profile_generation(
         )
         for skip, text in texts.items()
     }
-    found = Profile(costs, len(ids), describe(ids.device), uncounted, network=network.fingerprint)
+    found = Profile(costs, len(ids), describe(ids.device), counts.uncounted, network=network.fingerprint)
     shapes = tuple(tuple(each.shape) for each in inputs.values())
     return replace(found, conditions=conditions, inputs=shapes, prompt_tokens=ids.shape[1])
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
-from ..batches import samples_in, shapes_in
+from ..batches import map_samples, samples_in, shapes_in
 from ..choose.costs import Cost, Profile, median_interval
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..errors import MeasurementError, one_line
@@ -54,13 +54,16 @@ def profile(
     slows all of them. An accelerator is waited for before and after each pass.
 
     Multiply-adds are what the paper calls FLOPs: those of matrix products, convolutions and attention; biases, norms,
-    activations and pooling are left out. What a model does once a batch, whatever its size, is divided by it too.
+    activations, pooling and resampling are left out. What a model does once a batch, whatever its size, is divided by
+    it too. Of a detector it is said how often it suppresses overlapping boxes, and which multiply-adds run on those
+    that are left: they depend on what is in the image, and so on the example.
 
     Arguments:
         network: an adapted network; of a compiled one, the compiled code is timed.
         *example, **kwargs: the input, as the original model takes it, such as `[batch, channels, height, width]`,
-            on the device of the network. The first dimension of its tensors is the batch size. Where they differ, or
-            stand in a list (nodes and edges of a graph, images of a detector), the whole example counts as one sample.
+            on the device of the network. The first dimension of its tensors is the batch size, and so is the length of
+            a list of images. Where tensors differ in it, or stand in another list (nodes and edges of a graph), the
+            whole example counts as one sample.
         skips: which sub-networks, one or several; all by default.
         latency: also measure time, memory and energy. Without, an example and a network on the meta device do.
         backend: what runs the sub-networks: `eager`, or `compiled` (`torch.compile`, which leaves the network itself
@@ -104,13 +107,23 @@ def profile(
     with evaluating(network), torch.no_grad(), device_failures(device):
         network(*example, **kwargs)  # proves stages written by hand
         subnets = {skip: network.subnet(skip) for skip in chosen}
-        counts, uncounted = count_macs({skip: partial(subnet, *example, **kwargs) for skip, subnet in subnets.items()})
+        counts = count_macs({skip: partial(subnet, *example, **kwargs) for skip, subnet in subnets.items()})
         costs = {
-            skip: Cost(skip, round(counts[skip] / batch_size), sum(p.numel() for p in subnet.parameters()))
+            skip: Cost(skip, round(counts.macs[skip] / batch_size), sum(p.numel() for p in subnet.parameters()))
             for skip, subnet in subnets.items()
         }
         shapes = tuple(tuple(leaf.shape) for leaf in tree_leaves((example, kwargs)) if isinstance(leaf, Tensor))
-        found = Profile(costs, batch_size, describe(device), uncounted, backend, network.fingerprint, inputs=shapes)
+        found = Profile(
+            costs,
+            batch_size,
+            describe(device),
+            counts.uncounted,
+            backend,
+            network.fingerprint,
+            inputs=shapes,
+            suppressions=counts.suppressions,
+            macs_on_boxes={skip: round(number / batch_size) for skip, number in counts.on_boxes.items()},
+        )
         if not latency:
             return found
         bench = _Bench(subnets, example, kwargs, device, BACKENDS[backend], on_progress or say_nothing)
@@ -213,12 +226,13 @@ class _Bench:
 def _resized(inputs: Any, batch: int, samples: int) -> Any:
     """The same inputs with another number of samples: those of the batch, in turn."""
 
-    def resize(leaf: Tensor) -> Tensor:
-        if not leaf.dim():
-            return leaf
-        return leaf[torch.arange(samples, device=leaf.device) % batch].contiguous()
+    def resize(found: Any) -> Any:
+        if isinstance(found, Tensor):
+            return found[torch.arange(samples, device=found.device) % batch].contiguous()
+        return [found[place % batch] for place in range(samples)]
 
-    return tree_map_only(Tensor, resize, inputs)
+    args, kwargs = inputs
+    return map_samples(tuple(args), resize), map_samples(dict(kwargs), resize)
 
 
 @contextmanager

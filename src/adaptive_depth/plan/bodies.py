@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 from torchvision.models._utils import IntermediateLayerGetter
 
+from ..dense import DETECTION, SEGMENTATION
 from ..errors import StagesError
 from ..modes import evaluating, without_fast_paths
 from .calls import fresh
@@ -24,7 +25,6 @@ WHOLE = ("",)  # the whole model is searched for stages
 Within = str | Sequence[str] | None
 LIBRARIES = ("torchvision.models.", "timm.", "transformers.", "segmentation_models_pytorch.")
 _CLASSIFIERS = ("torchvision.models.", "timm.models.")
-_DENSE = ("torchvision.models.detection.", "torchvision.models.segmentation.")
 _FEATURES = (IntermediateLayerGetter, FeatureDictNet, FeatureHookNet, FeatureGetterNet)
 _LOADED = (  # classes of libraries that this one does not import
     ("transformers.backbone_utils", "BackboneMixin"),
@@ -60,7 +60,7 @@ def searched(model: nn.Module, within: Within = None) -> tuple[str, ...]:
     """
     if within is None:
         return bodies_of(model) or WHOLE
-    paths = (within,) if isinstance(within, str) else tuple(within)
+    paths = (within,) if isinstance(within, str) else tuple(within) if isinstance(within, Sequence) else ()
     if not paths or not all(isinstance(path, str) for path in paths):
         raise StagesError(f"within={within!r}: expected the path of a module such as 'backbone.body', or several")
     known = dict(model.named_modules(remove_duplicate=False))
@@ -86,7 +86,7 @@ def bodies_of(model: nn.Module) -> tuple[str, ...]:
         ('backbone',)
     """
     origins = [kind.__module__ for kind in type(model).__mro__]
-    dense = any(origin.startswith(_DENSE) for origin in origins)
+    dense = any(origin.startswith((DETECTION, SEGMENTATION)) for origin in origins)
     if _hands_out_features(model) or (origins[0].startswith(_CLASSIFIERS) and not dense):
         return ()
     if found := tuple(_outermost(model)):

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,17 +22,41 @@ _FREE_KINDS = {
     "new tensors, scalars": """_local_scalar_dense arange bernoulli empty empty_like empty_permuted empty_strided eye
         full full_like linspace native_dropout new_empty new_empty_strided new_full new_ones new_zeros normal ones
         ones_like rand rand_like randint randn randn_like randperm resize scalar_tensor uniform zeros zeros_like""",
-    "reductions, order": """all amax amin aminmax any argmax argmin argsort count_nonzero cummax cumsum
-        linalg_vector_norm logsumexp max mean median min nonzero norm prod sort std std_mean sum topk var var_mean""",
+    "reductions, order": """_is_all_true _unique2 all amax amin aminmax any argmax argmin argsort count_nonzero cummax
+        cumsum linalg_vector_norm logsumexp max mean median min nonzero norm prod sort std std_mean sum topk var
+        var_mean""",
     "pooling, softmax": """_adaptive_avg_pool2d _adaptive_avg_pool3d _log_softmax _safe_softmax _softmax
         adaptive_max_pool2d adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d max_pool2d max_pool2d_with_indices
         max_pool3d_with_indices""",
     "normalisation": """_batch_norm_no_update _fused_rms_norm _native_batch_norm_legit
         _native_batch_norm_legit_no_training cudnn_batch_norm miopen_batch_norm native_batch_norm native_group_norm
         native_layer_norm""",
+    "resampling": """_upsample_bicubic2d_aa _upsample_bilinear2d_aa grid_sampler_2d grid_sampler_3d upsample_bicubic2d
+        upsample_bilinear2d upsample_linear1d upsample_trilinear3d""",
     "pointwise without the tag": "glu hardswish log_sigmoid_forward prelu rrelu_with_noise",
 }
 _FREE = frozenset(" ".join(_FREE_KINDS.values()).split())
+_POOLING = frozenset({"roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool"})  # of torchvision, on boxes
+_SUPPRESSION = "torchvision.nms"
+# Products that torch's registry has no formula of, by their first argument: one multiply-add each.
+_PRODUCTS = frozenset({"aten.mv", "aten.dot"})
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What was counted.
+
+    Attributes:
+        macs: multiply-adds of the whole example by skip.
+        uncounted: operators that may do multiply-adds and that no formula counts, and how often each was called.
+        suppressions: how often overlapping boxes were suppressed, at most.
+        on_boxes: of the multiply-adds, those that came after the first suppression; none where there was none.
+    """
+
+    macs: dict[str, int]
+    uncounted: dict[str, int]
+    suppressions: int
+    on_boxes: dict[str, int]
 
 
 class _MacCounter(TorchDispatchMode):
@@ -41,7 +66,7 @@ class _MacCounter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.flops = 0
+        self.flops = self.suppressions = self.before_boxes = 0
         self.uncounted: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -49,7 +74,7 @@ class _MacCounter(TorchDispatchMode):
         higher = isinstance(func, HigherOrderOperator)
         known = func if higher else func._overloadpacket
         formula = flop_registry.get(known)
-        unknown = formula is None and (higher or not _is_free(func))
+        unknown = formula is None and str(known) not in _PRODUCTS and (higher or not _is_free(func))
         if unknown and not higher:
             with self:
                 output = func.decompose(*args, **kwargs)
@@ -58,6 +83,11 @@ class _MacCounter(TorchDispatchMode):
         output = func(*args, **kwargs)
         if formula is not None:
             self.flops += formula(*args, **kwargs, out_val=output)
+        elif str(known) in _PRODUCTS:
+            self.flops += 2 * args[0].numel()
+        elif str(known) == _SUPPRESSION:
+            self.before_boxes = self.before_boxes if self.suppressions else self.flops
+            self.suppressions += 1
         elif unknown:
             self.uncounted[str(known)] += 1
         return output
@@ -68,20 +98,28 @@ def _is_free(operator: torch._ops.OpOverload) -> bool:
     if operator.is_view or torch.Tag.pointwise in operator.tags:
         return True
     namespace, _, name = operator._schema.name.partition("::")
-    return namespace == "prim" or (namespace == "aten" and name.removesuffix("_") in _FREE)
+    free = {"aten": _FREE, "torchvision": _POOLING}.get(namespace, ())
+    return namespace == "prim" or name.removesuffix("_") in free
 
 
-def count_macs(runs: Mapping[str, Callable[[], Any]]) -> tuple[dict[str, int], dict[str, int]]:
-    """Multiply-adds of the whole example by skip, and the operators that were not counted.
+def count_macs(runs: Mapping[str, Callable[[], Any]]) -> Counts:
+    """Count the multiply-adds of passes over an example.
 
     A compiled network runs uncompiled here: torch.compile steps aside for a dispatch mode.
+
+    Arguments:
+        runs: a pass over the whole example by skip.
     """
     macs: dict[str, int] = {}
-    uncounted: Counter[str] = Counter()
+    on_boxes: dict[str, int] = {}
+    suppressions, uncounted = 0, Counter[str]()
     with without_fast_paths():  # attention reaches the counter as its products, not as one fused operator
         for skip, run in runs.items():
             with _MacCounter() as counter:
                 run()
             macs[skip] = counter.flops // 2
+            if counter.suppressions:
+                on_boxes[skip] = (counter.flops - counter.before_boxes) // 2
+            suppressions = max(suppressions, counter.suppressions)
             uncounted |= counter.uncounted
-    return macs, dict(uncounted)
+    return Counts(macs, dict(uncounted), suppressions, on_boxes)
