@@ -310,7 +310,7 @@ def test_a_variant_without_skip_aware_norms_on_a_part_of_each_batch(call, train_
     network = ad.load(tmp_path / "a")
     assert not [*network.skip_norms.parameters()]
     status, _, err = call(*train_arguments, "--set=distil_share=2", f"--output={tmp_path / 'b'}")
-    assert (status, "distil_share=2.0: expected a part of each batch, above 0 and at most 1" in err) == (2, True)
+    assert (status, "distil_share=2: expected a part of each batch, above 0 and at most 1" in err) == (2, True)
 
 
 @pytest.mark.slow

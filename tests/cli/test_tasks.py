@@ -262,7 +262,7 @@ def test_a_module_that_can_be_imported(own, monkeypatch):
         (["--task=segmentation(ignore_index=0)"], "the task Segmentation needs the class of every pixel"),
         (["--task=own.py:plain"], "the task Regression needs numbers for each image"),
         (["--task=own.py:heads"], "the task Heads needs a target for each head for each image, and the data"),
-        (["--task=angle"], "--task 'angle': expected one of classification, multi-label, regression, segmentation, or"),
+        (["--task=angle"], "--task 'angle': expected one of classification, multi-label, regression, segmentation, d"),
         (["--task=own.py:Nobody"], "--task 'own.py:Nobody': own.py has no 'Nobody'; it has"),
         (["--task=own.py:number"], "--task 'own.py:number' is a int: expected a task"),
         (["--task=nowhere.py:Angle"], "--task 'nowhere.py' does not exist: expected one of classification"),

@@ -118,10 +118,15 @@ def as_network(
     group_size: int | None = None,
     example: Any = None,
     *,
+    body: Path | None = None,
     skip_aware: bool | None = True,
     cut: str = "groups",
 ) -> "AdaptiveNetwork":
-    """The model, adapted where it is not yet; `mandatory` is written 0.5, or 2,2,3,2 with one number a stage."""
+    """The model, adapted where it is not yet; `mandatory` is written 0.5, or 2,2,3,2 with one number a stage.
+
+    Arguments:
+        body: a run folder, whose network goes into the model's body with its plan.
+    """
     from ..core.adapting import adapt
     from ..core.network import AdaptiveNetwork
 
@@ -130,7 +135,10 @@ def as_network(
             raise typer.BadParameter("a run folder's network is cut already: leave --mandatory and --group-size out")
         return model
     kept: Any = _parse_mandatory(mandatory)
-    return adapt(model, example=example, mandatory=kept, group_size=group_size, skip_aware=skip_aware, cut=cut)
+    asked: Any = {"mandatory": kept, "group_size": group_size, "cut": cut}
+    if body is None or not skip_aware:
+        asked["skip_aware"] = skip_aware
+    return adapt(model, example=example, body=None if body is None else open_run(body), **asked)
 
 
 def _parse_mandatory(text: str | None) -> Any:

@@ -67,14 +67,17 @@ def stages(
 
 def _macs(network: "AdaptiveNetwork", model: str) -> list[int]:
     """Multiply-adds of the super-net and of the base-net, for one image of the run's or the model's own size."""
+    import torch
+
     from ..batches import arguments
     from ..measure.profiling import profile
     from ..models import usual_input
 
     example = usual_input(network.model)
-    assert example is not None  # of a timm or torchvision name, or of a run that was built by one
     if runs.is_run(model) and (Path(model) / runs.DATA).exists():
-        example = example[..., :1, :1].expand(-1, -1, *runs.read_data(Path(model)).preprocessing.sides)
+        data = runs.read_data(Path(model))
+        example = torch.zeros(1, data.channels, *data.preprocessing.sides)
+    assert example is not None  # of a timm or torchvision name, or of a run that was built by one
     args, kwargs = arguments(example)
     cost = profile(network, *args, skips=[network.skips[0], network.skips[-1]], latency=False, **kwargs)
     return [each.macs for each in cost.costs.values()]

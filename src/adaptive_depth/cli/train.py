@@ -99,6 +99,14 @@ def train(
         ),
     ] = None,
     weights_entry: WeightsEntry = None,
+    body: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Put the network of this run, a classifier say, into the model's body, with all its depths.",
+            show_default=False,
+        ),
+    ] = None,
     model_kwargs: ModelKwargs = None,
     mandatory: Mandatory = None,
     group_size: GroupSize = None,
@@ -167,8 +175,8 @@ def train(
         place = runs.pick_device(device)
         result, history = _train(
             chosen, output, place, runs.pick_workers(workers, place), root=root, download=download,
-            pretrained=pretrained, weights=weights, weights_entry=weights_entry, mandatory=mandatory,
-            group_size=group_size, resume=resume, track=track or (), asked=tasks.Chosen(task, metric, metric_name),
+            pretrained=pretrained, weights=weights, weights_entry=weights_entry, body=body,
+            mandatory=mandatory, group_size=group_size, resume=resume, track=track or (), asked=tasks.Chosen(task, metric, metric_name),
         )  # fmt: skip
     if result:
         _report(result, history, json)
@@ -185,6 +193,7 @@ def _train(
     pretrained: bool,
     weights: Path | None,
     weights_entry: str | None,
+    body: Path | None,
     mandatory: str | None,
     group_size: int | None,
     resume: bool,
@@ -228,7 +237,7 @@ def _train(
         )
         tasks.check_images(plain, config, task)
         example = torch.randn(2, config.channels, *config.preprocessing.sides)
-        cut: Any = {"skip_aware": recipe.skip_aware_norms}
+        cut: Any = {"skip_aware": recipe.skip_aware_norms, "body": body}
         network = runs.as_network(plain, mandatory, group_size, example, **cut).to(place)
         processes = Processes()
         shown = {"workers": workers, "share": (processes.index, processes.count)}

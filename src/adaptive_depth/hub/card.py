@@ -197,11 +197,15 @@ def _line(cells: list[str]) -> str:
 
 
 def _told(preprocessing: Preprocessing) -> str:
-    size, names = preprocessing.image_size, preprocessing.classes
+    (height, width), names = preprocessing.sides, preprocessing.classes
+    shown = {
+        "crop": f"the central {preprocessing.crop_pct:.1%} of a side",
+        "stretch": "all of it, whatever its proportions",
+        "letterbox": "all of it in its proportions, the rest filled",
+    }[preprocessing.resize]
     text = (
-        f"Images in {'grey' if preprocessing.channels == 1 else 'colour'}, {size} x {size} pixels "
-        f"({preprocessing.interpolation}; the central {preprocessing.crop_pct:.1%} of a side), mean "
-        f"{list(preprocessing.mean)}, std {list(preprocessing.std)}."
+        f"Images in {'grey' if preprocessing.channels == 1 else 'colour'}, {width} x {height} pixels "
+        f"({preprocessing.interpolation}; {shown}), mean {list(preprocessing.mean)}, std {list(preprocessing.std)}."
     )
     more = f", ... ({len(names)} in all, in config.json)" if len(names) > _NAMED else ""
     return text + (f" Classes: {', '.join(map(_plain, names[:_NAMED]))}{more}." if names else "")

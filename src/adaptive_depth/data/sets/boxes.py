@@ -138,7 +138,9 @@ class Boxes(Dataset[tuple[Any, dict[str, Any]]]):
         try:
             import pycocotools  # noqa: F401
         except ImportError as error:
-            raise DataError("outlines need a package that is not installed: pip install pycocotools") from error
+            raise DataError(
+                "outlines need pycocotools, which is not installed: pip install 'adaptive-depth[detection]'"
+            ) from error
         self.masks = True
 
     def __len__(self) -> int:
