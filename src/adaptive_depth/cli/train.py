@@ -176,7 +176,8 @@ def train(
         result, history = _train(
             chosen, output, place, runs.pick_workers(workers, place), root=root, download=download,
             pretrained=pretrained, weights=weights, weights_entry=weights_entry, body=body,
-            mandatory=mandatory, group_size=group_size, resume=resume, track=track or (), asked=tasks.Chosen(task, metric, metric_name),
+            mandatory=mandatory, group_size=group_size, resume=resume, track=track or (),
+            asked=tasks.Chosen(task, metric, metric_name),
         )  # fmt: skip
     if result:
         _report(result, history, json)
