@@ -77,7 +77,7 @@ def masks(tmp_path_factory):
 
 
 def of_transformers(folder: Path, name: str, config: dict) -> list[str]:
-    path = folder / "config.json"
+    path = folder / f"{name}.json"
     path.write_text(json.dumps(config))
     return [f"transformers/{name}", f"--model-kwargs=config={path}"]
 
@@ -100,7 +100,8 @@ def trained(tmp_path_factory, boxes, masks):
             err = folder / f"{name}.txt"
             with err.open("w") as stream:
                 patch.setattr(sys, "stderr", stream)
-                assert main(["train", *model, *OPTIONS, f"--output={folder / name}"]) == 0, err.read_text()
+                status = main(["train", *model, *OPTIONS, f"--output={folder / name}"])
+            assert status == 0, err.read_text()
             told[name] = err.read_text()
     return folder, told
 

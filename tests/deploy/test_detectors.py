@@ -49,7 +49,7 @@ def by_itself(network: ad.AdaptiveNetwork, images: Tensor, skip: str) -> list[di
         return [{name: part.numpy() for name, part in each.items()} for each in network([*images], skip=skip)]
 
 
-def check_objects(found: list[Objects], wanted: list[dict[str, np.ndarray]], first: int, off: float = 1e-3) -> None:
+def check_objects(found: list[Objects], wanted: list[dict[str, np.ndarray]], first: int, off: float = 5e-3) -> None:
     """The same objects in the same order; where two score the same to 1e-5, in either."""
     for one, other in zip(found, wanted, strict=True):
         assert len(one.scores) == len(other["scores"]) > 20
@@ -218,7 +218,7 @@ def test_plain_weights_are_those_of_a_plain_detector(tmp_path: Path) -> None:
 def test_the_ssdlite_of_torchvision(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=4)
-    assert usual_size(model) == 320
+    assert usual_size(model) == (320, 320)
     paths = [f"backbone.features.0.{number}" for number in (4, 5, 6)]
     network = tiny.adapted(model.eval(), [ad.Stage(tuple(paths[:2]), (paths[2],))])
     images = torch.rand(1, 3, 320, 320)

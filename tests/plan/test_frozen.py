@@ -50,7 +50,7 @@ def test_thawed_it_computes_the_same_and_trains(make: Any, kind: type) -> None:
     assert all(torch.equal(each, before[name]) for name, each in norm.named_buffers())
 
 
-class FrozenAndHalved(FrozenBatchNorm2d):
+class FrozenNormAndHalved(FrozenBatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) / 2
 
@@ -69,7 +69,7 @@ class FrozenScaleNorm(nn.Module):
         return x * self.scale
 
 
-@pytest.mark.parametrize("kind", [FrozenAndHalved, FrozenNorm1d, FrozenScaleNorm])
+@pytest.mark.parametrize("kind", [FrozenNormAndHalved, FrozenNorm1d, FrozenScaleNorm])
 def test_what_is_no_batch_norm_is_not_thawed(kind: Any) -> None:
     norm = kind(4).eval()
     assert is_frozen(norm)

@@ -10,6 +10,7 @@ import torch
 from timm.layers.norm_act import BatchNormAct2d, FrozenBatchNormAct2d
 from torch import Tensor, nn
 
+_EPS = 1e-5  # torch trains no BatchNorm without one, and pretrained detectors of torchvision have 0
 _NUMBERS = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -42,7 +43,8 @@ def thawed(norm: nn.Module) -> nn.Module | None:
     shape = None if numbers[0] is None else numbers[0].shape
     if shape is None or len(shape) != 1 or any(each is None or each.shape != shape for each in numbers):
         return None
-    eps = getattr(norm, "eps", 1e-5)  # transformers' have it in their code alone
+    own = float(getattr(norm, "eps", _EPS))  # transformers' have it in their code alone
+    eps = own or _EPS
     if isinstance(norm, FrozenBatchNormAct2d):
         other: nn.Module = BatchNormAct2d(shape[0], eps=eps)
         other.drop, other.act = copy.deepcopy(norm.drop), copy.deepcopy(norm.act)
@@ -54,6 +56,7 @@ def thawed(norm: nn.Module) -> nn.Module | None:
     with torch.no_grad():
         for name, value in zip(_NUMBERS, numbers, strict=True):
             getattr(other, name).copy_(value)
+        other.get_buffer("running_var").sub_(eps - own).clamp_(min=0)  # the sum of both is what counts
     return other.train(norm.training) if _computes_the_same(norm, other, first) else None
 
 
