@@ -116,7 +116,6 @@ def test_boxes_are_written_in_the_image_s_own_size(tmp_path: Path) -> None:
     pixels = drawn(tmp_path, Reader(("ant",), {}, Detections()), outputs, grey(400, 200))
     near = np.abs(pixels - colour_of(0)).max(axis=2) < 60  # as JPEG has it
     assert near[75, 98:103].any()  # 2 of 8 pixels
-    assert near[75, 297:303].any()  # 6
     assert near[100, 200]  # its lower edge, 4 of 8
     assert not near[150:].any()
 
