@@ -12,8 +12,10 @@ import torch
 import torchvision
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.ops import FrozenBatchNorm2d
 
 import adaptive_depth as ad
+from adaptive_depth.dense import freeze_norms
 from adaptive_depth.models import Source, no_larger_than, source_of
 
 
@@ -101,6 +103,61 @@ def test_a_source_is_found_for_models_that_others_built(make, source: Source) ->
     assert found == source
     again = ad.create_model(found.name, **found.arguments)
     again.load_state_dict(model.state_dict())  # strict: the same names and shapes
+
+
+detection, segmentation = torchvision.models.detection, torchvision.models.segmentation
+BARE = {"weights_backbone": None, "num_classes": 5}
+
+
+@pytest.mark.parametrize(
+    ("make", "source"),
+    [
+        (
+            lambda: detection.ssdlite320_mobilenet_v3_large(**BARE),
+            Source("torchvision/ssdlite320_mobilenet_v3_large", {"num_classes": 5}),
+        ),
+        (
+            lambda: detection.fasterrcnn_mobilenet_v3_large_320_fpn(**BARE, min_size=96),
+            Source(
+                "torchvision/fasterrcnn_mobilenet_v3_large_320_fpn",
+                {"num_classes": 5, "min_size": (96,), "max_size": 640},
+            ),
+        ),
+        (
+            lambda: segmentation.deeplabv3_mobilenet_v3_large(**BARE, aux_loss=True),
+            Source("torchvision/deeplabv3_mobilenet_v3_large", {"aux_loss": True, "num_classes": 5}),
+        ),
+        (
+            lambda: segmentation.lraspp_mobilenet_v3_large(**BARE),
+            Source("torchvision/lraspp_mobilenet_v3_large", {"num_classes": 5}),
+        ),
+    ],
+)
+def test_a_source_is_found_for_detectors_that_torchvision_built(make, source: Source) -> None:
+    model = make()
+    assert source_of(model) == source
+    ad.create_model(source.name, **source.arguments).load_state_dict(model.state_dict())
+
+
+def test_a_detector_that_chooses_boxes_otherwise_is_not_what_its_name_builds() -> None:
+    model = detection.ssdlite320_mobilenet_v3_large(**BARE)
+    model.score_thresh = 0.5
+    assert source_of(model) is None
+
+
+def test_weights_of_torchvision_bring_frozen_norms_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "fasterrcnn_mobilenet_v3_large_320_fpn"
+    with torch.device("meta"):
+        made = getattr(detection, name)(**BARE)
+    freeze_norms(made, 0.0)  # as it is with trained weights
+    monkeypatch.setattr(torchvision.models, "get_model", lambda *_, **__: made)
+    model = ad.create_model(f"torchvision/{name}", pretrained=True, num_classes=5)
+    monkeypatch.undo()
+    with torch.device("meta"):
+        again = ad.create_model((source := source_of(model)).name, **source.arguments)
+    assert source.arguments == {"frozen_norms": 0.0, "num_classes": 5}
+    assert again.state_dict().keys() == made.state_dict().keys()
+    assert {part.eps for part in again.modules() if isinstance(part, FrozenBatchNorm2d)} == {0.0}
 
 
 @pytest.mark.parametrize(

@@ -81,11 +81,17 @@ def same_options(built: nn.Module, model: nn.Module) -> bool:
 
 
 def _options(model: nn.Module) -> dict[str, dict[str, Any]]:
-    plain = (bool, int, float, str, type(None), tuple, list)
     return {
-        path: {name: each for name, each in vars(part).items() if isinstance(each, plain) and name != "training"}
+        path: {name: each for name, each in vars(part).items() if name != "training" and _is_plain(each)}
         for path, part in model.named_modules()
     }
+
+
+def _is_plain(value: Any) -> bool:
+    """Of lists, those of plain values alone: anchors are kept in lists of tensors, and made of what is plain."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | int | float | str | None)
 
 
 def _reached(model: Any, path: str) -> Any:

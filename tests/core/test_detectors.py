@@ -272,3 +272,44 @@ def test_how_much_is_found_may_differ(nets: Any, how: str) -> None:
 def test_other_kinds_of_numbers_may_not(nets: Any) -> None:
     with pytest.raises(ad.StagesError, match=r"returns .* where the model returns .* a list with one entry an image"):
         ad.adapt(Peaks(nets, "other kinds").eval(), example=torch.randn(2, 3, 8, 8))
+
+
+# -- by name, and what they cost ----------------------------------------------------------------------------------
+
+
+def test_a_detector_by_name_with_frozen_norms_is_saved_and_read_by_its_name(tmp_path: Path) -> None:
+    sizes = {"num_classes": 4, "min_size": 96, "max_size": 96, "box_score_thresh": 0.0, "frozen_norms": 0.0}
+    network = ad.adapt(ad.create_model("torchvision/fasterrcnn_mobilenet_v3_large_320_fpn", **sizes)).eval()
+    assert all(path.startswith("backbone.body.") for stage in network.stages for path in stage.blocks)
+    network.save_pretrained(tmp_path / "hub")
+    images, base = [torch.rand(3, 96, 96)], network.skips[-1]
+    with torch.no_grad():
+        expected = network(images, skip=base)
+        for again in (
+            ad.load(ad.save(network, tmp_path / "run")),
+            ad.AdaptiveNetwork.from_pretrained(tmp_path / "hub"),
+        ):
+            assert same(again(images, skip=base), expected)
+
+
+def test_a_body_alone_is_saved_and_goes_back_into_its_class(tmp_path: Path) -> None:
+    network = ad.adapt(zoo.faster_rcnn().backbone.body).eval()
+    again = ad.load(ad.save(network, tmp_path / "run"), zoo.faster_rcnn().backbone.body)
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert same(again(x, skip="TTTT"), network(x, skip="TTTT"))
+
+
+def test_multiply_adds_of_listed_images_are_those_of_the_same_images_as_a_tensor() -> None:
+    network, _ = adapted("Faster R-CNN")
+    (images,) = zoo.inputs("Faster R-CNN")
+    base = network.skips[-1]
+    found = [ad.profile(network, x, latency=False, skips=base) for x in (images, tuple(images), torch.stack(images))]
+    assert [each.batch_size for each in found] == [2, 2, 2]
+    assert len({each.costs[base].macs for each in found}) == 1
+    # Of each of 20 proposals the box head makes 32 x 7 x 7 features, 32, 32, and from these 4 classes and 16 borders.
+    one = 32 * 49 * 32 + 32 * 32 + 32 * (4 + 16)
+    assert found[0].macs_on_boxes == {base: 20 * one}
+    assert found[0].suppressions > 0
+    assert found[0].uncounted == {}
+    assert f"overlapping boxes are suppressed {found[0].suppressions} times" in str(found[0])
