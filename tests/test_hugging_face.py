@@ -1,6 +1,9 @@
 """What is kept of a model of transformers, and what a folder may ask for when it is built again."""
 
+import copy
+import io
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,3 +170,35 @@ def test_what_a_model_is() -> None:
     assert list(short_input(pair)) == ["input_ids", "decoder_input_ids"]
     assert short_input(bert)["input_ids"].shape == (2, 8)
     assert short_input(bert)["input_ids"].max() < 64
+
+
+def pickled(value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value))
+
+
+def saved_by_torch(value: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(value, file)
+    return torch.load(io.BytesIO(file.getvalue()), weights_only=False)
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, pickled, saved_by_torch])
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_a_network_is_pickled_and_hands_out_hidden_states_of_every_layer(way: Any, asked_before: bool) -> None:
+    """transformers puts hooks on layers that no pickle takes: a plain model gets them when it is first asked."""
+    model, x = llama(), torch.arange(3, 11)[None]
+    if asked_before:
+        model(x, output_hidden_states=True)
+    network = ad.adapt(model)
+    expected = network(x, skip="TT", output_hidden_states=True)
+    again = way(network)
+    found = again(x, skip="TT", output_hidden_states=True)
+    assert torch.equal(found.logits, expected.logits)
+    assert len(found.hidden_states) == 6
+    assert all(torch.equal(one, other) for one, other in zip(found.hidden_states, expected.hidden_states, strict=True))
+    for subnet in (way(network.subnet("TT")), way(network.extract("TT"))):
+        assert torch.equal(subnet(x).logits, expected.logits)
+    alone = network.extract("TT")
+    assert not any(part._forward_hooks for part in alone.modules())
+    assert b"adaptive_depth" not in pickle.dumps(alone)
+    assert len(alone(x, output_hidden_states=True).hidden_states) == 4  # which sets them itself

@@ -3,6 +3,7 @@
 import argparse
 import enum
 import json
+import math
 import re
 import zipfile
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 import adaptive_depth as ad
-from adaptive_depth.weights import load_weights, read_state_dict
+from adaptive_depth.weights import first_not_finite, load_weights, read_state_dict
 
 SMALL = {"channels": (4, 4, 8, 8)}
 
@@ -409,3 +410,14 @@ def test_tensors_without_plain_numbers_are_refused(tmp_path, odd):
     torch.save({"model": other.state_dict(), "optimizer": {"mask": odd}}, tmp_path / "a.pth")  # which is not wanted
     load_weights(model, tmp_path / "a.pth")
     assert same(model, other.state_dict())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_the_first_weight_that_is_not_finite(value):
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
+    model.register_buffer("mask", torch.tensor(-math.inf))  # which a model may need
+    assert first_not_finite(model) is None
+    model[1].running_var[1] = value
+    assert first_not_finite(model) == "1.running_var"
+    model[2].weight.data[1, 0] = value
+    assert first_not_finite(model) == "2.weight"

@@ -1,7 +1,10 @@
 """What is known of any model of transformers; nothing here imports that library."""
 
+import inspect
 import sys
+from collections.abc import Callable, Mapping
 from math import isfinite
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -120,6 +123,78 @@ def short_input(model: Any) -> dict[str, Tensor] | None:
         return {name: sound} | ({} if tokens is None else {"decoder_input_ids": tokens[:1]})
     return None
 
+
+# -- what a model hands out of its layers -----------------------------------------------------------------------
+
+_CAPTURING, _INSTALLED = "transformers.utils.output_capturing", "_output_capturing_hooks_installed"
+
+
+class _Capture:
+    """A hook by which a model of transformers collects what its layers return, for a pickle too.
+
+    Theirs are functions in a function, which nothing pickles; a plain model has none until it is first asked.
+    """
+
+    def __init__(self, run: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+        self.run, self.arguments = run, dict(arguments)
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        return self.run(module, args, output)
+
+    def __reduce__(self) -> Any:
+        return _capture, (self.arguments,)
+
+    def __deepcopy__(self, _: Any) -> "_Capture":
+        return self
+
+
+def _capture(arguments: Mapping[str, Any]) -> Any:
+    """The hook of these arguments, made by transformers."""
+    from transformers.utils.output_capturing import install_output_capuring_hook
+
+    bare = nn.Module()
+    install_output_capuring_hook(bare, **arguments)
+    return _Capture(next(iter(bare._forward_hooks.values())), arguments)
+
+
+def prepare_capturing(model: nn.Module) -> None:
+    """The hooks by which models of transformers collect hidden states, on every block, before any is left out.
+
+    A model whose forward collects them sets these itself in its first call. In a sub-network's, the blocks that it
+    skips would have none.
+    """
+    capturing = sys.modules.get(_CAPTURING)
+    if capturing is None:
+        return
+    for part in model.modules():
+        if _code_of(inspect.getattr_static(type(part), "forward"), capturing.__file__):
+            capturing.maybe_install_capturing_hooks(part)
+    takes = inspect.signature(capturing.install_output_capuring_hook).parameters
+    for part in model.modules():
+        for key, hook in part._forward_hooks.items():
+            if isinstance(hook, FunctionType) and _code_of(hook, capturing.__file__):
+                held = inspect.getclosurevars(hook).nonlocals
+                part._forward_hooks[key] = _Capture(hook, {name: held[name] for name in takes if name in held})
+
+
+def forget_capturing(model: nn.Module) -> None:
+    """The inverse of `prepare_capturing`: the model sets them anew when it needs them."""
+    for part in model.modules():
+        part.__dict__.pop(_INSTALLED, None)
+        for key in [key for key, hook in part._forward_hooks.items() if isinstance(hook, _Capture)]:
+            del part._forward_hooks[key]
+
+
+def _code_of(function: Any, file: str | None) -> bool:
+    """Is a function, or one that it wraps, written in that file?"""
+    while function is not None:
+        if getattr(getattr(function, "__code__", None), "co_filename", "") == file:
+            return True
+        function = getattr(function, "__wrapped__", None)
+    return False
+
+
+# -- what is kept of a model ------------------------------------------------------------------------------------
 
 _NOT_FINITE = "__float__"
 # Code or weights that are fetched, or a file's choice of what runs: no part of an architecture.

@@ -7,6 +7,7 @@ from math import floor, log10
 
 from .errors import TrainingError
 from .schema import Plain, Text
+from .text import digits_apart
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,20 @@ class Quality(Plain):
         return "Top-1 accuracy" if self == TOP_1 else str(replace(self, unit=""))
 
     def digits(self, values: Iterable[float]) -> int:
-        """Digits behind the point that tell values apart: 2 of percent; else three of the largest, and 2 at least.
+        """Digits behind the point that tell values apart: 2 of percent, else three of the largest, and 2 at least; more
+        where two values would look alike.
 
         Example:
             >>> Quality("RMSE", "m").digits([0.0312, 0.0298]), Quality("perplexity").digits([23.4]), TOP_1.digits([0.5])
             (4, 2, 2)
+            >>> Quality("perplexity").digits([23.4013, 23.4049])
+            3
         """
-        largest = max((abs(value) for value in values), default=0.0)
+        known = [*values]
+        largest = max((abs(value) for value in known), default=0.0)
         if self.unit == "%" or not largest:
-            return 2
-        return min(6, max(2, 2 - floor(log10(largest))))
+            return digits_apart(known, 2)
+        return digits_apart(known, min(6, max(2, 2 - floor(log10(largest)))))
 
     @classmethod
     def from_text(cls, text: str, *, higher_is_better: bool | None = None) -> "Quality":

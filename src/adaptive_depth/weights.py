@@ -309,3 +309,23 @@ def _averages(label: str) -> bool:
 def _all(names: list[str], joined: str = "and") -> str:
     *first, last = [repr(name) for name in names]
     return f"{', '.join(first)} {joined} {last}" if first else last
+
+
+# -- whether they can compute -----------------------------------------------------------------------------------
+
+
+def first_not_finite(module: nn.Module) -> str | None:
+    """The name of the first parameter, or running statistic, that holds NaN or infinity; None where none does.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(1, 1))
+        >>> first_not_finite(model)
+        >>> _ = nn.init.constant_(model[0].bias, float("nan"))
+        >>> first_not_finite(model)
+        '0.bias'
+    """
+    running = ((name, buffer) for name, buffer in module.named_buffers() if "running_" in name)
+    for name, tensor in (*module.named_parameters(), *running):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            return name
+    return None

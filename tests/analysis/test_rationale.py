@@ -520,7 +520,12 @@ def deeper() -> nn.Module:
         ([(X, Y + 2)], {}, DataError, "labels from 2 to 5, but the network has 5 classes: expected labels from 0 to 4"),
         ([(X, Y - 1)], {}, DataError, "labels from -1 to 2, but the network has 5 classes"),
         ([(X, Y + 2)], {"criterion": nn.CrossEntropyLoss()}, DataError, "labels from 2 to 5, but the network has 5"),
-        ([(NAN, Y)], {}, DataError, "sub-network FF returned numbers that are not finite: look for inputs"),
+        (
+            [(NAN, Y)],
+            {},
+            DataError,
+            "sub-network FF returned numbers that are not finite, and its weights are: look for inputs",
+        ),
         (
             [(X, Y)],
             {"criterion": nn.CrossEntropyLoss},

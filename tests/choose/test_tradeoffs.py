@@ -11,8 +11,10 @@ import pytest
 import adaptive_depth as ad
 from adaptive_depth import BudgetError
 from adaptive_depth.choose.costs import Cost, Profile
+from adaptive_depth.choose.quantities import quality_of, quantities
 from adaptive_depth.choose.tradeoffs import Row, TradeOffs, tradeoffs
 from adaptive_depth.errors import MeasurementError
+from adaptive_depth.hub.card import trade_off_table
 from adaptive_depth.quality import Measured, Quality
 
 #                 accuracy  macs  parameters  latency
@@ -677,3 +679,27 @@ def test_depths_that_the_profile_left_out_are_no_rows_and_are_named():
     assert "left_out" not in TradeOffs(table.rows).to_json()  # which older versions do not know
     with pytest.raises(MeasurementError, match="cost lacks the sub-networks T"):
         tradeoffs({"F": 76.0, "T": 75.0}, Profile(costs, 1, {}, {}))
+
+
+def test_what_decides_the_front_differs_in_print():
+    """FF dominates FT by 0.003 of perplexity, and TF dominates TT by 4 microseconds."""
+    perplexity = Quality("perplexity", higher_is_better=False)
+    rows = (
+        Row("FF", 12.341, 400, 9, latency_ms=4.0),
+        Row("FT", 12.344, 400, 9, latency_ms=4.0),
+        Row("TF", 14.0, 200, 5, latency_ms=2.001),
+        Row("TT", 14.0, 200, 5, latency_ms=2.005),
+    )
+    table = TradeOffs(rows, quality=perplexity)
+    assert table.dominated() == {"FT": "FF", "TT": "TF"}
+    lines = [re.split(r"\s{2,}", line) for line in str(table).splitlines()[1:5]]
+    assert [(line[1], line[4]) for line in lines] == [
+        ("12.341", "4.000"),
+        ("12.344", "4.000"),
+        ("14.000", "2.001"),
+        ("14.000", "2.005"),
+    ]
+    known = quantities(table)["latency_ms"]
+    assert [known.number(row.latency_ms) for row in rows] == ["4.000", "4.000", "2.001", "2.005"]
+    assert quality_of(table).number(12.344) == "12.344"
+    assert "| FT | 12.344 | 0.400 | 9 | 4.000 ms |  |" in trade_off_table(table)

@@ -19,6 +19,7 @@ from adaptive_depth.choose.tradeoffs import TradeOffs
 from adaptive_depth.cli import show
 from adaptive_depth.data import DataConfig, create_loader
 from adaptive_depth.measure.profiling import profile
+from adaptive_depth.quality import TOP_1
 
 from .conftest import judge_by_an_error
 
@@ -737,7 +738,7 @@ def test_stages_of_a_model_of_no_family_are_found(call):
 
 def test_accuracy_table_lists_every_sub_network_once():
     values = {skip: float(number) for number, skip in enumerate(ad.all_skips(2))}
-    assert show.accuracy_table(values, values).splitlines() == [
+    assert show.accuracy_table(values, values, TOP_1).splitlines() == [
         "skip       before    after    skip       before    after",
         "FF           0.00     0.00    TF           2.00     2.00",
         "FT           1.00     1.00    TT           3.00     3.00",

@@ -1,5 +1,6 @@
 """Accuracy of every sub-network, by hand."""
 
+import math
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -119,7 +120,7 @@ def test_labels_that_are_numbered_anew_may_name_a_part_of_the_outputs() -> None:
     ("model", "batches", "said"),
     [
         (Counting, [], "evaluate received an empty loader: expected at least one batch of (input, labels)"),
-        (Counting, [batch([float("nan"), 1], [0, 1])], "the network returned numbers that are not finite"),
+        (Counting, [batch([float("nan"), 1], [0, 1])], "are not finite, and its weights are: look for inputs"),
         (Counting, [(GOOD[0], GOOD[1].float())], "labels of float32: expected class indices, whole numbers"),
         (Counting, iter(()), "evaluate received an empty loader"),
         (Counting, [batch([], [])], "evaluate received an empty loader"),
@@ -153,6 +154,18 @@ def test_what_cannot_be_evaluated(unchanged, model: type, batches: object, said:
     network.model.head.eval()
     with unchanged(network), pytest.raises(ad.DataError, match=re.escape(said)):
         ad.evaluate(network, batches)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_named(value: float) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+    network = ad.adapt(transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, num_hidden_layers=5)))
+    for layer in (4, 2):
+        network.model.model.layers[layer].mlp.up_proj.weight.data[0, 0] = value
+    said = "sub-network FF returned numbers that are not finite, for the network's weights are not, the first of them "
+    with pytest.raises(ad.DataError, match=f"{said}model.model.layers.2.mlp.up_proj.weight: load them anew"):
+        ad.evaluate(network, [torch.arange(3, 11)[None]])
 
 
 def test_no_sub_network_or_a_wrong_one(unchanged) -> None:

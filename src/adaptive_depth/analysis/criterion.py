@@ -27,6 +27,7 @@ class Criterion:
             self.task = as_task(criterion, model)
         except TrainingError as error:
             raise MeasurementError(str(error)) from error
+        self.model = nn.Identity() if model is None else model
         self.classes: int | None = None
         self.seen: set[int] = set()
 
@@ -43,7 +44,7 @@ class Criterion:
         """
         if y is None:
             raise DataError("the loader yielded inputs without labels: expected pairs (input, labels)")
-        output = taken(self.task, whose, output, y)
+        output = taken(self.task, whose, output, y, self.model)
         if isinstance(self.task, Classification) and not y.is_floating_point():
             self.classes = self.task.classes_of(output)
             self.seen |= set(y[y != self.task.ignore_index].unique().tolist())

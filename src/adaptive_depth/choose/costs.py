@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import MeasurementError
 from ..schema import Count, Letters, NotNegative, Plain, Positive, Size, from_plain, to_plain
-from ..text import left_out_lines, or_dash, table
+from ..text import figures, left_out_lines, or_dash, table
 
 _UNSTEADY = 0.25  # of the median: on a quiet machine an interval is 1 to 5 % of it wide
 
@@ -256,11 +256,11 @@ class Profile(Plain):
         costs = list(self.costs.values())
         divisor, unit = macs_unit(max((cost.macs for cost in costs), default=0))
         yield "skip", "<8", [cost.skip for cost in costs]
-        yield f"{unit} a sample", ">15", [f"{cost.macs / divisor:.3f}" for cost in costs]
+        yield f"{unit} a sample", ">15", figures([cost.macs / divisor for cost in costs], 3)
         yield "parameters", ">13", [f"{cost.parameters:,}" for cost in costs]
         text = text_columns(costs, self.batch_size, self.prompt_tokens)
         if self._has("latency_ms") or not text:
-            yield "latency ms", ">11", [or_dash(cost.latency_ms) for cost in costs]
+            yield "latency ms", ">11", figures([cost.latency_ms for cost in costs])
         intervals = [self.interval(cost.skip) for cost in costs]
         told = ["-" if None in both else "{:.2f} to {:.2f}".format(*both) for both in intervals]
         for title, form, cells in text:
@@ -271,7 +271,7 @@ class Profile(Plain):
             yield "95 % interval", ">16", told
         for title, name in (("memory MB", "memory_mb"), ("energy mJ", "energy_mj")):
             if self._has(name):
-                yield title, ">9", [or_dash(getattr(cost, name)) for cost in costs]
+                yield title, ">9", figures([getattr(cost, name) for cost in costs])
         batches = dict.fromkeys(batch for cost in costs for batch in cost.throughput)
         for batch in batches if len(batches) > 1 else ():  # of one alone the latency says it
             yield f"a second, batch {batch}", ">9", [or_dash(cost.throughput.get(batch), 1) for cost in costs]
@@ -413,8 +413,7 @@ def text_columns(costs: Sequence[Any], batch_size: int, prompt_tokens: int | Non
         ("cache kB/token", ">15", [cost.cache_kb for cost in costs]),
     ):
         if any(value is not None for value in values):
-            digits = 1 if title.endswith("tokens/s") else 2
-            found.append((title, form, [or_dash(value, digits) for value in values]))
+            found.append((title, form, figures(values, 1 if title.endswith("tokens/s") else 2)))
     return found
 
 

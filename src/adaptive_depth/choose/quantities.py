@@ -7,6 +7,7 @@ from math import floor, log10
 from typing import Any
 
 from ..quality import TOP_1
+from ..text import digits_apart
 from .costs import COSTS, macs_unit
 from .tradeoffs import TradeOffs
 
@@ -77,7 +78,8 @@ def quantities(table: TradeOffs) -> dict[str, Quantity]:
 
 
 def _quantity(name: str, values: Iterable[Any]) -> Quantity:
-    largest = max(values)
+    known = [*values]
+    largest = max(known)
     word = COSTS[name].word
     if name == "macs":
         divisor, unit = macs_unit(largest)
@@ -86,8 +88,9 @@ def _quantity(name: str, values: Iterable[Any]) -> Quantity:
     else:
         divisor, unit = 1.0, COSTS[name].unit
     shown = largest / divisor
-    decimals = max(0, _DIGITS - 1 - floor(log10(shown))) if shown > 0 else 0
-    return Quantity(name, word.capitalize(), word, unit, divisor, min(decimals, 6))
+    decimals = min(6, max(0, _DIGITS - 1 - floor(log10(shown)))) if shown > 0 else 0
+    told = digits_apart((value / divisor for value in known), decimals)
+    return Quantity(name, word.capitalize(), word, unit, divisor, told)
 
 
 def rounded(value: float, decimals: int, rounding: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import BudgetError, MeasurementError
 from ..quality import TOP_1, Quality
 from ..schema import Count, Letters, NotNegative, Number, Plain, Positive, Size, to_plain
-from ..text import left_out_lines, or_dash, table
+from ..text import figures, left_out_lines, or_dash, table
 from .costs import COSTS, TIMED, Profile, macs_unit, text_columns, tokens_a_second, without_text
 
 _QUALITIES = {"accuracy", "quality"}  # names of the limit on what `Row.accuracy` holds
@@ -496,15 +496,15 @@ class TradeOffs(Plain):
             yield f"alone{measured_in}", ">8", [or_dash(row.alone, digits) for row in rows]
             gains = [None if row.alone is None else self.quality.gain(row.accuracy, row.alone) for row in rows]
             yield "gain", ">6", ["-" if gain is None else f"{gain:+.{digits}f}" for gain in gains]
-        yield f"{unit} a sample", ">15", [f"{row.macs / divisor:.3f}" for row in rows]
+        yield f"{unit} a sample", ">15", figures([row.macs / divisor for row in rows], 3)
         yield "parameters", ">13", [f"{row.parameters:,}" for row in rows]
         text = text_columns(rows, self.batch_size, self.prompt_tokens)
         if "latency_ms" in self.measured or not text:
-            yield "latency ms", ">11", [or_dash(row.latency_ms) for row in rows]
+            yield "latency ms", ">11", figures([row.latency_ms for row in rows])
         yield from text
         for title, name in (("memory MB", "memory_mb"), ("energy mJ", "energy_mj")):
             if name in self.measured:
-                yield title, ">10", [or_dash(getattr(row, name)) for row in rows]
+                yield title, ">10", figures([getattr(row, name) for row in rows])
 
     def to_json(self) -> dict[str, Any]:
         """Dictionaries, lists, strings and numbers only, as `from_json` reads them."""

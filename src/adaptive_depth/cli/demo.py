@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import CheckpointError
+from ..quality import TOP_1
 from . import runs, show
 from .train import describe
 
@@ -218,7 +219,7 @@ def _table(
     _heading("3", f"All {len(after)} depths")
     images = _image_count("validation")
     typer.echo(f"Top-1 accuracy (%) on {images:,} test images, before and after calibration:")
-    typer.echo(show.accuracy_table(before, after))
+    typer.echo(show.accuracy_table(before, after, TOP_1))
     top = network.skips[0]
     for when, measured in (("before", before), ("after", after)):
         worst = min(measured, key=lambda skip: measured[skip])

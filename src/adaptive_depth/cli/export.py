@@ -233,7 +233,7 @@ def _accuracies(artifact: "Artifact") -> str:
     same = table_of is not None and table_of.quality == artifact.quality
     known = artifact.float_accuracy or ({row.skip: row.accuracy for row in table_of.rows} if table_of and same else {})
     quality = artifact.quality
-    digits = quality.digits(measured.values())
+    digits = max(quality.digits(each.values()) for each in (known, measured))
     floats = [or_dash(known.get(skip), digits) for skip in measured]
     lines = table(
         [

@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from ..quality import Quality
 
 
 class _Bar(Progress):
@@ -109,8 +112,11 @@ def command(*words: object) -> str:
     return shlex.join([str(started) if elsewhere else "adaptive-depth", *map(str, words)])
 
 
-def accuracy_table(before: Mapping[str, float], after: Mapping[str, float], columns: int = 2, digits: int = 2) -> str:
-    """Accuracies of all sub-networks before and after calibration, two sub-networks a line."""
+def accuracy_table(
+    before: Mapping[str, float], after: Mapping[str, float], quality: "Quality", columns: int = 2
+) -> str:
+    """The quality of all sub-networks before and after a calibration or a training, two sub-networks a line."""
+    digits = max(quality.digits(each.values()) for each in (before, after))
     header = f"{'skip':<8} {'before':>8} {'after':>8}"
     cells = [f"{skip:<8} {before[skip]:>8.{digits}f} {after[skip]:>8.{digits}f}" for skip in after]
     rows = -(-len(cells) // columns)

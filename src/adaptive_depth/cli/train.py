@@ -360,6 +360,6 @@ def _report(result: dict[str, Any], history: "History", json: bool) -> None:
     what = str(quality) if "quality" in result else f"{quality.heading} (%)"
     typer.echo(f"{what} on {result['images']} validation images, before and after calibration:")
     before, after = result["before_calibration"], result["accuracy"]
-    typer.echo(show.accuracy_table(before, after, digits=quality.digits([*before.values(), *after.values()])))
+    typer.echo(show.accuracy_table(before, after, quality))
     typer.echo(f"Written to {result['run']}. Next, measure what each depth costs here:")
     typer.echo(f"  {show.command('profile', result['run'])}")

@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
-from inspect import getattr_static
 from typing import Any, NoReturn, Self
 from uuid import uuid4
 
@@ -16,7 +14,7 @@ from torch import nn
 
 from ..errors import AdaptiveDepthError, DepthError, StagesError
 from ..hub.methods import OnTheHub
-from ..hugging_face import is_of_transformers, writes_text
+from ..hugging_face import forget_capturing, is_of_transformers, prepare_capturing, writes_text
 from ..models import Source, remembered_source
 from ..plan import Stage, Stages
 from ..plan.checks import complete, homes, prove
@@ -53,28 +51,6 @@ class RunningStatistics(nn.Module):
 def gathers(module: nn.Module) -> bool:
     """Does it hold running statistics, its own or those of a context?"""
     return has_statistics(module) or isinstance(module, RunningStatistics)
-
-
-def _set_up_hugging_face(model: nn.Module) -> None:
-    """The hooks by which models of transformers collect hidden states, on every block, before any is left out.
-
-    A model whose forward collects them sets these itself in its first call. In a sub-network's, the blocks that it
-    skips would have none.
-    """
-    capturing = sys.modules.get("transformers.utils.output_capturing")
-    if capturing is not None:
-        for part in model.modules():
-            if _code_of(getattr_static(type(part), "forward"), capturing.__file__):
-                capturing.maybe_install_capturing_hooks(part)
-
-
-def _code_of(function: Any, file: str | None) -> bool:
-    """Is a function, or one that it wraps, written in that file?"""
-    while function is not None:
-        if getattr(getattr(function, "__code__", None), "co_filename", "") == file:
-            return True
-        function = getattr(function, "__wrapped__", None)
-    return False
 
 
 def check_adapted(network: object, received_by: str, error: type[AdaptiveDepthError]) -> None:
@@ -120,7 +96,7 @@ class AdaptiveNetwork(OnTheHub):
         self.proven = True
         self.grad_checkpointing = False
         self.left = Left()
-        _set_up_hugging_face(model)
+        prepare_capturing(model)
         # Hooks that the model came with are a part of it; those that are set later belong to an onlooker.
         self._hooks = {p: hooks_of(model.get_submodule(p)) for stage in stages for p in stage.skippable}
         self.forget_views()
@@ -233,6 +209,7 @@ class AdaptiveNetwork(OnTheHub):
             module = plain(independent_copy(view.module), self.model)
         for part in module.modules() if self.grad_checkpointing else ():
             recompute(part, False)
+        forget_capturing(module)
         return module
 
     def compile(self, *args: Any, **kwargs: Any) -> None:

@@ -14,7 +14,7 @@ from ..choose.tradeoffs import TradeOffs
 from ..errors import CheckpointError, one_line
 from ..preprocessing import Preprocessing
 from ..quality import TOP_1, Quality
-from ..text import printable
+from ..text import figures, printable
 from .folder import Kept
 
 LIBRARY = "adaptive-depth"
@@ -174,9 +174,10 @@ def trade_off_table(table: TradeOffs) -> str:
     judged_by = table.quality.name + ("" if table.quality.higher_is_better else " (lower is better)")
     columns = ["skip", judged_by, unit, "parameters", *([times[cost]] if timed else []), "Pareto front"]
     lines = [_line(columns), f"|{'---|' * len(columns)}"]
-    for row in table.rows:
-        latency = [f"{getattr(row, cost):.2f} ms"] if timed else []
-        costs = [f"{row.macs / divisor:.3f}", f"{row.parameters:,}", *latency]
+    macs = figures([row.macs / divisor for row in table.rows], 3)
+    times_ms = figures([getattr(row, cost) for row in table.rows])
+    for row, work, ms in zip(table.rows, macs, times_ms, strict=True):
+        costs = [work, f"{row.parameters:,}", *([f"{ms} ms"] if timed else [])]
         lines.append(_line([row.skip, table.text(row), *costs, "*" if row in front else ""]))
     at = table.device.get
     threads = f"{at('threads')} CPU thread{'s' * (at('threads') != 1)}"

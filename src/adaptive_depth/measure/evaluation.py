@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sized
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..batches import arguments, device_of, is_empty, on_device
 from ..core.distributed import Processes
@@ -15,6 +15,7 @@ from ..modes import evaluating
 from ..quality import Measured
 from ..skip import Skip, parse_skip
 from ..tasks import Classification, Task, as_task
+from ..weights import first_not_finite
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -83,7 +84,7 @@ def evaluate(
             for skip, output, _ in shared.outputs(chosen, *args, **kwargs):
                 if strict:
                     _check_one_class(judged.output(output), y)
-                found = taken(judged, "the network", output, y)
+                found = taken(judged, f"sub-network {skip}", output, y, network)
                 if isinstance(judged, Classification) and isinstance(found, Tensor) and found.ndim == 2:
                     _check_classes(getattr(batches, "dataset", None), found.shape[1])
                 if skip not in metrics:
@@ -122,13 +123,14 @@ def _alone() -> bool:
     return False
 
 
-def taken(task: Task, whose: str, output: Any, y: Any) -> Any:
+def taken(task: Task, whose: str, output: Any, y: Any, network: nn.Module) -> Any:
     """What a network returned, as the task takes it.
 
     Arguments:
         task: what the network is for.
         whose: the output is, for errors.
         output, y: what it returned, and the labels.
+        network: it, whose weights may be why an output is not finite.
 
     Raises:
         DataError: an output that does not fit the labels, or is not finite.
@@ -139,11 +141,20 @@ def taken(task: Task, whose: str, output: Any, y: Any) -> Any:
     except TrainingError as error:
         raise DataError(str(error)) from error
     if not all(torch.isfinite(tensor).all() for tensor in tensors_in(found)):
-        raise DataError(
-            f"{whose} returned numbers that are not finite: look for inputs that are not, or for weights that "
-            "diverged in training (a lower learning rate)"
-        )
+        raise DataError(f"{whose} returned numbers that are not finite, {_why_not_finite(network)}")
     return found
+
+
+def _why_not_finite(network: nn.Module) -> str:
+    if (name := first_not_finite(network)) is not None:
+        return (
+            f"for the network's weights are not, the first of them {name}: load them anew, from before they diverged "
+            "in training (a lower learning rate), or in a wider precision (bfloat16 or float32 for float16)"
+        )
+    return (
+        "and its weights are: look for inputs that are not, or for a precision that overflows (float16; take bfloat16 "
+        "or float32)"
+    )
 
 
 def _check_one_class(output: Any, y: Any) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...choose.costs import macs_unit
-from ...text import or_dash
+from ...text import figures
 from ...text import table as aligned
 from .. import runs, show
 from ..stages import Json
@@ -97,12 +97,12 @@ def _lines(found: "TradeOffs") -> list[str]:
     return aligned(
         [
             ("skip", "<6", [row.skip for row in rows]),
-            ("perplexity", ">10", [f"{row.accuracy:.{found.digits}f}" for row in rows]),
-            (f"{unit}/prompt", ">12", [f"{row.macs / divisor:.2f}" for row in rows]),
+            ("perplexity", ">10", figures([row.accuracy for row in rows], found.digits)),
+            (f"{unit}/prompt", ">12", figures([row.macs / divisor for row in rows])),
             ("parameters", ">13", [f"{row.parameters:,}" for row in rows]),
-            ("first ms", ">8", [or_dash(row.first_token_ms) for row in rows]),
-            ("ms/token", ">8", [or_dash(row.token_ms) for row in rows]),
-            ("kB/token", ">8", [or_dash(row.cache_kb) for row in rows]),
+            ("first ms", ">8", figures([row.first_token_ms for row in rows])),
+            ("ms/token", ">8", figures([row.token_ms for row in rows])),
+            ("kB/token", ">8", figures([row.cache_kb for row in rows])),
             ("", "<1", ["*" if row.skip in front else "" for row in rows]),
         ]
     )

@@ -115,8 +115,10 @@ def train(
     if json:
         show.as_json(result | {"before_training": before, "history": history.to_json()})
         return
+    from ...tasks import LanguageModel
+
     typer.echo(f"Perplexity on {result['tokens']:,} tokens that were held out, before and after training:")
-    typer.echo(show.accuracy_table(before, after, digits=3))
+    typer.echo(show.accuracy_table(before, after, LanguageModel.quality))
     typer.echo(f"Written to {output}. Next, measure what each depth costs here:")
     typer.echo(f"  {show.command('text', 'table', output, '--text', text)}")
 
