@@ -12,7 +12,14 @@ import pytest
 import torch
 
 import adaptive_depth as ad
-from adaptive_depth.hugging_face import config_of, layer_lists, predicts_the_next_token, short_input, writes_text
+from adaptive_depth.hugging_face import (
+    code_asked_for,
+    config_of,
+    layer_lists,
+    predicts_the_next_token,
+    short_input,
+    writes_text,
+)
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -57,6 +64,20 @@ def test_a_config_that_asks_for_something_is_kept_without_it(name: str, tmp_path
     assert name not in found
     assert not [each for each in found if "somebody" in each]
     assert ad.load(tmp_path).model.config.num_hidden_layers == 5
+
+
+def test_what_in_a_config_asks_for_code() -> None:
+    code = {name: value for name, value in ASKS.items() if name not in ("quantization_config", "_name_or_path")}
+    for name, value in code.items():
+        assert code_asked_for({name: value, "vocab_size": 3}) == {name: value}
+        assert code_asked_for({"text_config": {"further": [{name: value}]}}) == {name: value}
+    plain = {
+        "attn_implementation": {"text_config": "sdpa"},
+        "_attn_implementation": None,
+        "auto_map": {},
+        "kernel_config": None,
+    }
+    assert code_asked_for(plain | llama().config.to_dict()) == {}
 
 
 @pytest.mark.parametrize("name", ASKS)

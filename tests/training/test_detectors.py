@@ -275,9 +275,10 @@ def test_what_is_refused() -> None:
     objective = ad.SelfDistillation(net, Detection(learn="both"))
     with pytest.raises(ad.TrainingError, match="looks inside the passes: leave it out, or do not compile them"):
         objective.compile()
-    share = ad.SelfDistillation(net, Detection(), distil_share=0.5)
-    with pytest.raises(ad.TrainingError, match=r"distil_share=0\.5 is of the samples of a batch"):
-        share(*share.task.inputs(pairs()))
+    with pytest.raises(
+        ad.TrainingError, match=r"distil_share=0\.5 is of the samples of a batch, and a detector's losses"
+    ):
+        ad.SelfDistillation(net, Detection(), distil_share=0.5)
     with pytest.raises(ad.TrainingError, match="where those of a Chain come from is not known"):
         ad.Passes(chain(), Detection(learn="features"))
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from adaptive_depth.tasks import MultiLabel, Regression, Segmentation
+from adaptive_depth.tasks import Detection, MultiLabel, Regression, Segmentation
 from adaptive_depth.training.meter import Meter
 
 RIGHT, WRONG = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])
@@ -69,3 +69,20 @@ def test_an_interrupted_epoch_goes_on_with_its_sums() -> None:
     epoch = after.epoch(1, None)
     assert (epoch.loss, epoch.base_loss) == (2.0, 2.0)
     assert (epoch.accuracy, epoch.base_accuracy) == (50.0, 100.0)
+
+
+def test_parts_of_a_detectors_loss_are_means_over_its_images() -> None:
+    """Of the super-net's passes alone, 1 and 3 images; a part that a batch lacks is 0 there."""
+    meter = Meter(Detection())
+    meter.add_pass("S", torch.tensor(3.0), {"box": torch.tensor(1.0), "mask": torch.tensor(2.0)}, [{}])
+    meter.add_pass("S", torch.tensor(5.0), {"box": torch.tensor(5.0)}, [{}] * 3)
+    meter.add_pass("B", torch.tensor(9.0), {"box": torch.tensor(9.0)}, [{}])
+    before = meter.to_json()
+    epoch = meter.epoch(1, None)
+    assert epoch.parts == {"box": pytest.approx(4.0), "mask": pytest.approx(0.5)}
+    assert epoch.loss == pytest.approx(4.5)
+    assert epoch.accuracy is None
+    resumed = Meter(Detection())
+    resumed.put(before, torch.device("cpu"))
+    resumed.add_pass("S", torch.tensor(0.0), {"box": torch.tensor(0.0)}, [{}] * 4)
+    assert resumed.epoch(1, None).parts == {"box": pytest.approx(2.0), "mask": pytest.approx(0.25)}

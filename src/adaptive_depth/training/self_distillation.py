@@ -21,7 +21,7 @@ from ..core.recompute import is_recomputed
 from ..core.sharing import Branch, SharedForward, hand_on
 from ..errors import TrainingError
 from ..modes import Generators, buffers_restored_on_error
-from ..tasks import Classification, LanguageModel, OwnCriterion, Task, Watched, as_task, distillation_loss
+from ..tasks import Classification, Detection, LanguageModel, OwnCriterion, Task, Watched, as_task, distillation_loss
 from .compiling import Compiled
 from .objective import checked
 
@@ -81,7 +81,7 @@ class SelfDistillation(nn.Module):
 
     Raises:
         TrainingError: alpha outside [0, 1], a temperature that is not positive, a negative feature weight, a share
-            outside (0, 1], or a variant that does not exist.
+            outside (0, 1] or of a detector's batch, or a variant that does not exist.
 
     Example:
         >>> import timm, torch, adaptive_depth as ad
@@ -133,6 +133,11 @@ class SelfDistillation(nn.Module):
         if feature_weight and (teacher, student) != ("super-net", "base-net"):
             raise TrainingError(
                 "the feature term compares super-net and base-net: leave teacher and student as they are"
+            )
+        if distil_share < 1 and isinstance(task, Detection):
+            raise TrainingError(
+                f"distil_share={distil_share:g} is of the samples of a batch, and a detector's losses are of all "
+                "its images: expected distil_share=1"
             )
         self.network = network
         self.learn_from, self.teacher, self.student = learn_from, teacher, student

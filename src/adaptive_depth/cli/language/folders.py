@@ -229,7 +229,10 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
     from transformers import CONFIG_MAPPING
     from transformers.models.auto import modeling_auto as auto
 
-    kind, remote = config.get("model_type"), config.get("auto_map")
+    from ...hugging_face import code_asked_for
+
+    kind, code = config.get("model_type"), code_asked_for(config)
+    remote = code.pop("auto_map", None)
     if remote and kind not in CONFIG_MAPPING:
         raise CheckpointError(
             f"{folder} asks for code of its own ({CONFIG}: auto_map), which is never run unasked, and transformers "
@@ -245,10 +248,10 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
         )
     if remote:
         typer.echo(f"{folder} names code of its own (auto_map), which is not run: {kind} of transformers is", err=True)
-    if (code := _kernel(config)) is not None:
+    for name, value in code.items():
         raise CheckpointError(
-            f"{folder / CONFIG} asks for a kernel of the Hub, {code!r}, which is code that is never fetched unasked: "
-            "remove that entry"
+            f"{folder / CONFIG} asks for a kernel of the Hub ({name}: {value!r}), which is code that is never fetched "
+            "unasked: remove that entry"
         )
     decoder = config.get("is_decoder", False) or config.get("is_encoder_decoder") is False
     if config.get("is_encoder_decoder") or (kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES and not decoder):
@@ -264,16 +267,6 @@ def _of_another_kind(folder: Path, kind: Any, what: str) -> CheckpointError:
         f"{folder} holds a model of {kind}, {what}: expected a causal language model, such as llama, qwen3 or gpt2; "
         "train others in Python (ad.tasks.LanguageModel(shift=False))"
     )
-
-
-def _kernel(config: Any) -> str | None:
-    """What a config asks the Hub for, to compute with."""
-    for name, value in config.items() if isinstance(config, Mapping) else ():
-        if isinstance(value, str) and "implementation" in str(name) and "/" in value:
-            return value
-        if (inside := _kernel(value)) is not None:
-            return inside
-    return None
 
 
 def _check_kind(folder: Path, model: Any) -> None:
@@ -296,9 +289,11 @@ def _tokenizer(folder: Path, model: Any) -> Any:
     import transformers
     from transformers import AutoTokenizer
 
+    from ...hugging_face import code_asked_for
+
     path = folder / "tokenizer_config.json"
     told = _object(path, "copy the tokenizer's files there anew") if path.is_file() else {}
-    if "auto_map" in told and not hasattr(transformers, str(told.get("tokenizer_class"))):
+    if code_asked_for(told) and not hasattr(transformers, str(told.get("tokenizer_class"))):
         raise DataError(
             f"the tokenizer of {folder} asks for code of its own ({path.name}: auto_map), which is never run unasked: "
             "save it in Python, where you decide, as a plain tokenizer.json"
