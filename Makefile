@@ -54,7 +54,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@rm -f $@
 	@echo "Installing into .venv (some minutes and about 6 GB the first time, most of it torch) ..."
 	@$(PYTHON) -m venv .venv
-	@$(PIP_INSTALL) .
+	@$(PIP_INSTALL) '.[train]'
 	@touch $@
 
 $(INSTALLED_DEV): $(INSTALLED)

@@ -47,6 +47,17 @@ _older, _, _ = lazy_loader.attach(
 
 def __getattr__(name: str) -> Any:
     try:
+        return _named(name)
+    except ModuleNotFoundError as error:
+        from .packages import missing
+
+        if (told := missing(error, f"adaptive_depth.{name}")) is None:
+            raise
+        raise told from error
+
+
+def _named(name: str) -> Any:
+    try:
         return _public(name)
     except AttributeError:
         return _older(name)

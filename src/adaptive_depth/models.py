@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from .dense import FROZEN, brought_along, builders_of, freeze_norms, is_detector, same_options
 from .errors import ModelError, one_line
 from .hugging_face import built_from, config_of, is_of_transformers, short_input
+from .packages import hint
 from .schema import Plain
 from .wrapping import plain_names
 
@@ -113,7 +114,7 @@ def _of_transformers(name: str, short: str, pretrained: bool, arguments: dict[st
     try:
         model = built_from(short, **arguments)
     except ImportError as error:
-        raise ModelError(f"model {name!r} needs transformers: pip install adaptive-depth[hf]") from error
+        raise ModelError(f"model {name!r} needs {hint(error, 'language')}") from error
     except Exception as error:
         raise ModelError(f"model {name!r} cannot be built from its config: {one_line(error)}") from error
     kept = config_of(model)

@@ -175,7 +175,7 @@ def test_a_missing_package_is_named_with_its_extra(two_stages, tmp_path: Path, m
     monkeypatch.delitem(sys.modules, "adaptive_depth.deploy.onnx.write", raising=False)
     monkeypatch.delitem(sys.modules, "adaptive_depth.deploy.onnx.branches", raising=False)
     with pytest.raises(
-        ExportError, match=r'onnx needs a package that is not .*onnx_ir.* pip install "adaptive-depth\[onnx'
+        ExportError, match=r'onnx needs a package that is not .*onnx_ir.* pip install "adaptive-depth\[export'
     ):
         export_network(two_stages(), tmp_path / "model.onnx", X)
 

@@ -165,7 +165,7 @@ def test_options_that_are_none(options: dict[str, Any], message: str, exported) 
 MISSING = [
     ("onnxruntime", "onnxruntime", 'pip install "adaptive-depth[onnx]"'),
     ("openvino", "openvino", 'pip install "adaptive-depth[openvino]"'),
-    ("eager", "torch", "pip install torch"),
+    ("eager", "torch", 'pip install "adaptive-depth[train]"'),
 ]
 
 

@@ -11,6 +11,7 @@ from ..batches import device_of, logits_in
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..errors import DataError, MeasurementError
 from ..modes import evaluating, without_fast_paths
+from ..packages import hint
 from ..skip import Skip, parse_skip
 from .observers import BlockObserver, FeatureLeaf, frozen, observed
 
@@ -66,9 +67,7 @@ def class_activation_maps(
         from pytorch_grad_cam import GradCAM
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
     except ImportError as error:
-        raise MeasurementError(
-            'class-activation maps need a package that is not installed: pip install "adaptive-depth[analysis]"'
-        ) from error
+        raise MeasurementError(f"class-activation maps need {hint(error, 'analysis')}") from error
     with evaluating(network), frozen(network), torch.inference_mode(False), torch.enable_grad(), without_fast_paths():
         images = images.to(device_of(network))
         if not network.proven:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import AdaptiveDepthError
+from ..packages import missing
 from .analyze import analyze
 from .demo import demo
 from .evaluate import evaluate
@@ -69,6 +70,10 @@ def main(arguments: list[str] | None = None) -> int:
         said = "interrupted: what was written before is kept, the rest is lost" if status == _INTERRUPTED else ""
     except AdaptiveDepthError as error:
         said, status = str(error), 2
+    except ModuleNotFoundError as error:
+        if (told := missing(error, "this command")) is None:
+            raise
+        said, status = str(told), 2
     except _UsageError as error:
         said, status = error.format_message(), 2
     except OSError as error:

@@ -20,6 +20,7 @@ from ..errors import ExportError, one_line
 from ..files import alone, drafts, move
 from ..meaning import Meanings
 from ..modes import evaluating
+from ..packages import hint
 from ..preprocessing import Preprocessing
 from ..registry import Registry
 from ..skip import Skip, parse_skip
@@ -40,7 +41,7 @@ class Format:
     Attributes:
         suffix: of its file; empty for a folder.
         module: the one of this package whose `write(network, path, example, artifact, form=...)` writes it.
-        extra: of this package, that brings what the format needs; None where torch does.
+        extra: of this package, that brings what the format needs.
         forms: the ways to store norms that differ between depths, the usual one first.
         free_batch: can one file take batches of any size?
         suppression: the module whose `suppress(path, session, inputs)` lets a detector's file suppress by itself; None
@@ -49,17 +50,17 @@ class Format:
 
     suffix: str
     module: str
-    extra: str | None
+    extra: str
     forms: tuple[str, ...] = ("shared", "folded")
     free_batch: bool = True
     suppression: str | None = None
 
 
 FORMATS: Registry[Format] = Registry("to", ExportError)
-FORMATS.register("onnx")(Format(".onnx", "onnx.write", "onnx", suppression="onnx.suppression"))
+FORMATS.register("onnx")(Format(".onnx", "onnx.write", "export", suppression="onnx.suppression"))
 FORMATS.register("openvino")(Format(".xml", "openvino.write", "openvino", forms=("shared",)))
 FORMATS.register("executorch")(Format(".pte", "executorch.write", "executorch", free_batch=False))
-FORMATS.register("torch")(Format("", "torch.programs", None, forms=("folded",)))
+FORMATS.register("torch")(Format("", "torch.programs", "train", forms=("folded",)))
 
 
 def export_network(
@@ -317,9 +318,7 @@ def import_format(name: str, module: str | None = None) -> Any:
     try:
         return import_module(f".{module or kind.module}", __package__)
     except ImportError as error:
-        raise ExportError(
-            f'{name} needs a package that is not installed ({error}): pip install "adaptive-depth[{kind.extra}]"'
-        ) from error
+        raise ExportError(f"{name} needs {hint(error, kind.extra)}") from error
 
 
 @contextmanager

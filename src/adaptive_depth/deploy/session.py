@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import AdaptiveDepthError, ArtifactError, DataError, SkipError
+from ..packages import hint
 from ..registry import Registry
 from ..skip import Skip, parse_skip
 from .artifact import Artifact
@@ -35,12 +36,12 @@ class Runtime:
     Attributes:
         module: the one of this package whose `open_backend(source, threads=..., backend=...)` opens it; imported when
             it is asked for.
-        extra: of this package, that brings what the module needs; None where torch does.
+        extra: of this package, that brings what the module needs.
         suffix: of the files that it opens; empty where it opens a network.
     """
 
     module: str
-    extra: str | None = None
+    extra: str = "train"
     suffix: str = ""
 
 
@@ -159,8 +160,7 @@ def open_session(source: Any, *, backend: str | None = None, threads: int | None
         opener: Callable[..., Backend] = import_module(f".{runtime.module}", __package__).open_backend
         return Session(name, opener(source, threads=threads, backend=name))
     except ImportError as error:
-        mend = f'pip install "adaptive-depth[{runtime.extra}]"' if runtime.extra else "pip install torch"
-        raise ArtifactError(f"{name} needs a package that is not installed ({error}): {mend}") from error
+        raise ArtifactError(f"{name} needs {hint(error, runtime.extra)}") from error
 
 
 def _backend_of(source: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from ..errors import DataError
+from ..packages import hint
 from .preparing import read_image
 
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -114,9 +115,7 @@ def _opencv() -> Any:
     try:
         import cv2
     except ImportError as error:
-        raise DataError(
-            f'a camera needs a package that is not installed ({error}): pip install "adaptive-depth[camera]"'
-        ) from error
+        raise DataError(f"a camera needs {hint(error, 'camera')}") from error
     return cv2
 
 

@@ -7,6 +7,7 @@ from torchmetrics import Metric
 from torchmetrics.detection import MeanAveragePrecision
 
 from ..errors import MeasurementError
+from ..packages import hint
 
 
 class _MeanAveragePrecision(MeanAveragePrecision):
@@ -33,8 +34,6 @@ def mean_average_precision(iou: float | None = None, *, masks: bool = False) -> 
     try:
         metric = _MeanAveragePrecision(iou_type="segm" if masks else "bbox", iou_thresholds=thresholds)
     except ImportError as error:
-        raise MeasurementError(
-            "to judge a detector needs pycocotools, which is not installed: pip install 'adaptive-depth[detection]'"
-        ) from error
+        raise MeasurementError(f"to judge a detector needs {hint(error, 'detection')}") from error
     metric.warn_on_many_detections = False  # the best 100 of each image count, as COCO's rules say
     return metric

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from torchvision.tv_tensors import BoundingBoxes, Mask
 
 from ...errors import DataError, one_line
+from ...packages import hint
 from .indexed import SPLITS, agree, decode, unreadable
 
 BACKGROUND = "__background__"  # torchvision's name for the class of what is none
@@ -138,9 +139,7 @@ class Boxes(Dataset[tuple[Any, dict[str, Any]]]):
         try:
             import pycocotools  # noqa: F401
         except ImportError as error:
-            raise DataError(
-                "outlines need pycocotools, which is not installed: pip install 'adaptive-depth[detection]'"
-            ) from error
+            raise DataError(f"outlines need {hint(error, 'detection')}") from error
         self.masks = True
 
     def __len__(self) -> int:

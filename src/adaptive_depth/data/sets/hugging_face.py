@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from ...errors import DataError, FetchError, one_line
+from ...packages import hint
 from .indexed import Indexed, is_path, pick_split
 
 
@@ -37,7 +38,7 @@ def open_hugging_face(
     try:
         import datasets
     except ImportError as error:
-        raise DataError(f"{what} needs a package that is not installed: pip install datasets") from error
+        raise DataError(f"{what} needs {hint(error, 'data')}") from error
 
     folder = Path(name).expanduser()
     if is_path(name) and not folder.is_dir():

@@ -15,6 +15,7 @@ from typing import Any
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ...errors import DataError, one_line
+from ...packages import hint
 from ...schema import Count, Open, Text, from_plain, parse_json, read_json
 from .indexed import agree, decode, names_in_order, pick_split, unreadable
 
@@ -193,7 +194,7 @@ def open_shards(
     try:
         import webdataset  # noqa: F401
     except ImportError as error:
-        raise DataError(f"{what} needs a package that is not installed: pip install webdataset") from error
+        raise DataError(f"{what} needs {hint(error, 'data')}") from error
     if not folder.is_dir():
         raise DataError(f"{what}: there is no folder {str(folder)!r}; expected one with tar shards and _info.json")
     info = _read_info(folder)

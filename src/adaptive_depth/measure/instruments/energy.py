@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from ...packages import install
+
 _WINDOW_MS = 500.0  # counters move every 1 to 100 ms
 _ROUNDS = 3
 _NOT_HERE = "not measurable here: "
@@ -23,7 +25,7 @@ Meter = Callable[[Callable[[], Any]], float]  # joules that a call draws
 def find_meter(device: torch.device) -> tuple[Meter | None, str]:
     """What measures the energy of this device, and what it reads; or None and why there is none."""
     if find_spec("zeus") is None:
-        return None, _NOT_HERE + 'zeus is not installed, pip install "adaptive-depth[energy]"'
+        return None, _NOT_HERE + f"zeus is not installed, {install('energy')}"
     from zeus.monitor import ZeusMonitor
 
     on_gpu = device.type == "cuda"
