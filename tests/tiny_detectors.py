@@ -67,11 +67,12 @@ def detector(kind: str, seed: int = 0, **options: Any) -> Any:
         model = FasterRCNN(
             Pyramid(), CLASSES + 1, rpn_anchor_generator=squares, box_roi_pool=pool, rpn_post_nms_top_n_test=40, **sizes
         )
-    for part in model.modules():
+    for name, part in model.named_modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
-            nn.init.normal_(part.weight, std=(0.7 if kind == "ssd" else 1.5) * part.weight[0].numel() ** -0.5)
+            size = 0.3 if "bbox" in name or "regression" in name else 0.7 if kind == "ssd" else 1.5
+            nn.init.normal_(part.weight, std=size * part.weight[0].numel() ** -0.5)
             if part.bias is not None:
-                nn.init.normal_(part.bias, std=0.5)
+                nn.init.normal_(part.bias, std=size / 3)
     return model.eval()
 
 

@@ -1,6 +1,7 @@
 """A module → the graph that an exporter reads; what cannot be followed is named with the block it came from."""
 
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
@@ -69,7 +70,7 @@ def exported(module: nn.Module, args: tuple[Any, ...], *, dynamic_shapes: Any = 
         FixedBatchError: code that makes a number of a batch size that was to be free.
         ExportError: code that cannot be followed, such as one that depends on the values of a tensor.
     """
-    with _calls() as calls:
+    with _calls() as calls, quiet():
         try:
             with without_fast_paths():  # of attention, which no exporter knows
                 return torch.export.export(module, args, dynamic_shapes=dynamic_shapes, strict=False)
@@ -79,6 +80,14 @@ def exported(module: nn.Module, args: tuple[Any, ...], *, dynamic_shapes: Any = 
             said = one_line(error)[:MOST_SAID]
             kind = FixedBatchError if _SPECIALISED.search(said) else ExportError
             raise kind(f"torch.export cannot follow {block_name(inside)}: {said}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warning that torchvision's suppression calls a function of torch by its former name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*create_unbacked_symint", FutureWarning)
+        yield
 
 
 def cannot_convert(what: str, programs: Iterable[ExportedProgram], error: BaseException) -> ExportError:
