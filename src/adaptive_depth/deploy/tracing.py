@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import get_ident
 from typing import Any
 
@@ -142,11 +142,18 @@ def _identity(module: nn.Module) -> int:
 
 def _named(programs: Iterable[ExportedProgram], said: str) -> Iterator[str]:
     for program in programs:
-        for node in (*program.graph.nodes, *program.run_decompositions().graph.nodes):
+        for node in _nodes(program):
             schema = getattr(node.target, "_schema", None)
             if schema is not None and any(_says(said, name) for name in _names(node.target)):
                 stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
                 yield f"{schema.name} of {block_name(stack[-1] if stack else '')}"
+
+
+def _nodes(program: ExportedProgram) -> Iterator[Any]:
+    """Those of a program and, where it can be, of the same in the operators that others are made of."""
+    yield from program.graph.nodes
+    with suppress(Exception):  # where sizes depend on values it may fail, and the error that is told came before
+        yield from program.run_decompositions().graph.nodes
 
 
 def _names(operator: Any) -> tuple[str, ...]:
