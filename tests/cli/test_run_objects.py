@@ -147,7 +147,7 @@ def test_a_run_folder_finds_the_same_without_an_export(call, detector, photos, m
 
 def _of_a_network(call, network, photos, monkeypatch):
     """As of a run folder, which the data of a detector's training would be in."""
-    from adaptive_depth.cli import run as command
+    command = importlib.import_module("adaptive_depth.cli.run")  # the package has a function of that name
 
     def opened(artifact, backend, threads, *, governed):
         session = ad.open_session(network)

@@ -236,7 +236,7 @@ class TwoSteps(BeforeSuppression):
         """Proposals `[batch, proposals, 4]`, those that score most once they are suppressed; and which are there."""
         scores, codes = concat_box_prediction_layers(*rpn.head(list(features.values())))
         anchors = self.anchors(rpn.anchor_generator, images, image, features)
-        boxes = _decoded(rpn.box_coder, codes.reshape(len(images), -1, 4), anchors.boxes)
+        boxes = _decoded(rpn.box_coder, codes.reshape(images.shape[0], -1, 4), anchors.boxes)
         scores = scores.reshape(boxes.shape[:2])
         best = rpn._get_top_n_idx(scores, list(anchors.levels))
         scores = scores.gather(1, best).sigmoid()
@@ -244,15 +244,20 @@ class TwoSteps(BeforeSuppression):
         wanted = _at_least(boxes, rpn.min_size) & (scores >= rpn.score_thresh)
         scores = torch.where(wanted, scores, -1.0)  # last, they suppress nothing
 
-        # Boxes of other levels and images lie elsewhere, so that they do not overlap.
+        # Boxes of other images lie elsewhere, so that they do not overlap; levels are suppressed one by one.
         tops = [min(level, rpn.pre_nms_top_n()) for level in anchors.levels]
-        level = torch.repeat_interleave(torch.arange(len(tops)), torch.tensor(tops)).to(boxes)
-        elsewhere = level + len(tops) * torch.arange(len(boxes), device=boxes.device)[:, None]
-        apart = boxes + (elsewhere * (max(image) + 1))[..., None]
-        kept = nms(apart.reshape(-1, 4), scores.reshape(-1), rpn.nms_thresh)
-        left = torch.zeros_like(scores).reshape(-1).index_fill(0, kept, 1.0).reshape(scores.shape) > 0
+        elsewhere = torch.arange(boxes.shape[0], device=boxes.device).to(boxes) * (max(image) + 1)
+        apart = boxes + elsewhere[:, None, None]
+        pairs = zip(apart.split(tops, 1), scores.split(tops, 1), strict=True)
+        left = torch.cat([_left(*pair, rpn.nms_thresh) for pair in pairs], dim=1)
         scores, places = torch.where(left, scores, -1.0).topk(min(rpn.post_nms_top_n(), sum(tops)), dim=1)
         return boxes.gather(1, places[..., None].expand(-1, -1, 4)), scores >= 0
+
+
+def _left(boxes: Tensor, scores: Tensor, overlap: float) -> Tensor:
+    """Which of `[batch, boxes, 4]` suppression leaves."""
+    kept = nms(boxes.reshape(-1, 4), scores.reshape(-1), overlap)
+    return torch.zeros_like(scores).reshape(-1).index_fill(0, kept, 1.0).reshape(scores.shape) > 0
 
 
 def _at_least(boxes: Tensor, side: float) -> Tensor:
@@ -265,11 +270,11 @@ def _pooled(pool: Any, features: Mapping[str, Tensor], boxes: Tensor, image: Siz
     levels = [features[name] for name in pool.featmap_names]
     if not (pool.scales and pool.map_levels):  # its own first call works them out
         pool(features, list(boxes[:1]), [image])
-    flat, number = boxes.reshape(-1, 4), torch.arange(len(boxes), device=boxes.device)
+    flat, number = boxes.reshape(-1, 4), torch.arange(boxes.shape[0], device=boxes.device)
     of_image = number.to(boxes.dtype)[:, None].expand(-1, boxes.shape[1])
     regions = torch.cat([of_image.reshape(-1, 1), flat], dim=1)
     level = pool.map_levels([flat])
-    pooled = levels[0].new_zeros(len(regions), levels[0].shape[1], *pool.output_size)
+    pooled = levels[0].new_zeros(regions.shape[0], levels[0].shape[1], *pool.output_size)
     for each, (features_of, scale) in enumerate(zip(levels, pool.scales, strict=True)):
         (own,) = torch.where(level == each)
         found = roi_align(features_of, regions[own], pool.output_size, scale, pool.sampling_ratio)

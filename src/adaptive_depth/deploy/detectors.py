@@ -24,7 +24,7 @@ from ..meaning import Detections, Meaning, Meanings
 from ..preprocessing import Preprocessing
 from ..tasks.detectors import detector_of
 from ..tasks.segmentation import answers_by_queries, segments, semantic_map
-from .before_suppression import KINDS, BeforeSuppression
+from .before_suppression import KINDS, BeforeSuppression, TwoSteps
 
 
 def exportable(network: AdaptiveNetwork) -> AdaptiveNetwork:
@@ -59,6 +59,15 @@ def runnable(network: AdaptiveNetwork) -> AdaptiveNetwork:
         return _with_forward(network, _Found(found.lowest))
 
 
+def suppresses_inside(network: AdaptiveNetwork) -> bool:
+    """Does it suppress in the middle of its graph, so that sizes there depend on the image?
+
+    Arguments:
+        network: what `exportable` returned.
+    """
+    return isinstance(_forward_of(network.model), TwoSteps)
+
+
 def detections_of(network: AdaptiveNetwork, output: Any) -> Detections | None:
     """How the outputs become objects; None of what is no detector.
 
@@ -67,7 +76,7 @@ def detections_of(network: AdaptiveNetwork, output: Any) -> Detections | None:
         output: what it returned for any input.
     """
     model = network.model
-    forward = getattr(vars(model).get("forward"), "__wrapped__", None)
+    forward = _forward_of(model)
     if isinstance(forward, BeforeSuppression | _Found):
         return forward.detections(model)
     name = next((kind.__name__ for kind in type(model).__mro__ if kind.__module__.startswith("transformers.")), "")
@@ -157,6 +166,11 @@ def _with_forward(network: AdaptiveNetwork, forward: Any) -> AdaptiveNetwork:
     other.__dict__.clear()
     other.__setstate__(state)
     return other
+
+
+def _forward_of(model: nn.Module) -> Any:
+    """The other forward of a model, if it has one."""
+    return getattr(vars(model).get("forward"), "__wrapped__", None)
 
 
 def _map_of_queries(model: Any, x: Tensor) -> dict[str, Tensor]:
