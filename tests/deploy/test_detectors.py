@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 from torchvision.models.detection import RetinaNet, ssdlite320_mobilenet_v3_large
+from torchvision.ops import roi_align
 
 import adaptive_depth as ad
+from adaptive_depth.deploy import before_suppression
 from adaptive_depth.deploy.boxes import Objects, find_objects
 from adaptive_depth.deploy.detectors import detections_of, exportable, usual_size
 from adaptive_depth.deploy.session import Session, open_session
@@ -98,6 +100,7 @@ def test_boxes_and_scores_of_every_depth(tmp_path: Path, kind: str, name: str) -
     session = written(network, tmp_path / name)
     how = session.artifact.detections
     assert session.artifact.outputs == ("boxes", "scores")
+    assert session.artifact.input_shape == (2 if name == "model.pte" else None, 3, 32, 48)
     assert how is not None
     for skip in network.skips:
         with torch.no_grad():
@@ -201,12 +204,40 @@ def test_a_detector_whose_suppression_is_not_known(tmp_path: Path) -> None:
 def test_a_detector_with_heads_behind_its_suppression(tmp_path: Path) -> None:
     """Mask R-CNN, say: without that head its boxes are exported."""
     network = built("faster")
+    alone = by_itself(network, IMAGES, "TF")
     heads = network.model.roi_heads
     for part in ("roi_pool", "head", "predictor"):
         setattr(heads, f"mask_{part}", getattr(heads, f"box_{part}"))
+    network.forget_views()
     with pytest.raises(ExportError, match=r"a head that looks at the boxes .*network.model.roi_heads.mask_roi_pool = "):
         ad.export_network(network, tmp_path / "model.onnx", IMAGES)
     assert not list(tmp_path.iterdir())
+    network.model.roi_heads.mask_roi_pool = None  # as the error says
+    network.forget_views()
+    session = written(network, tmp_path / "model.onnx", skips=["TF"])
+    how = session.artifact.detections
+    assert how is not None
+    check_objects(find_objects(session(IMAGES, "TF"), how, (32, 48)), alone, how.first)
+
+
+def test_regions_of_both_levels_or_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    regions: list[int] = []
+
+    def counted(features: Tensor, of_level: Tensor, *args: Any) -> Tensor:
+        regions.append(len(of_level))
+        return roi_align(features, of_level, *args)
+
+    for scale, wanted in ((12, (True, True)), (224, (True, False))):
+        network = built("faster")
+        network.model.roi_heads.box_roi_pool.canonical_scale = scale
+        session, before = written(network, tmp_path / f"{scale}.onnx", skips=["FF"]), exportable(network)
+        with torch.no_grad(), monkeypatch.context() as patched:
+            patched.setattr(before_suppression, "roi_align", counted)
+            outputs = before(IMAGES, skip="FF")
+        assert tuple(number > 0 for number in regions[-2:]) == wanted
+        found = session(IMAGES, "FF")
+        for name, part in outputs.items():
+            assert found[name] == pytest.approx(part.numpy(), abs=1e-4 * float(part.std()))
 
 
 @KINDS
