@@ -105,16 +105,54 @@ def test_boxes_are_drawn_under_a_deadline(call, detector, photos, tmp_path):
             assert np.abs(np.asarray(drawn).astype(int) - np.asarray(photo)).mean() > 5
 
 
-def test_frames_of_a_camera_are_drawn(call, detector, tmp_path):
+@pytest.mark.parametrize("options", [("--skip", "TT"), ("--target-ms", "5000")])
+def test_frames_of_a_film_are_drawn(call, detector, tmp_path, options):
     cv2 = pytest.importorskip("cv2")
     film = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
     for level in (50, 100, 150):
         film.write(np.full((48, 64, 3), level, np.uint8))
     film.release()
-    said = called(call, detector[1], f"camera:{tmp_path / 'film.avi'}", "--skip", "TT", "--draw", tmp_path / "drawn")
-    assert said["images"] == 3
+    said = called(call, detector[1], f"camera:{tmp_path / 'film.avi'}", *options, "--draw", tmp_path / "drawn")
+    assert (said["images"], said["predictions"]) == (3, [])  # what is said of each is on its drawing
     names = sorted(file.name for file in (tmp_path / "drawn").iterdir())
     assert [name[-6:] for name in names] == ["_1.jpg", "_2.jpg", "_3.jpg"]
+
+
+class Live:
+    """A camera that OpenCV opened: each image is brighter than the one before, and there is no last one."""
+
+    opened = ()
+
+    def __init__(self, address):
+        self.address, self.taken, self.released = address, 0, False
+        Live.opened = (*Live.opened, self)
+
+    def set(self, *_):
+        return True
+
+    def read(self):
+        self.taken += 1
+        return True, np.full((48, 64, 3), min(255, 40 + self.taken), np.uint8)
+
+    def release(self):
+        self.released = True
+
+
+def test_a_camera_under_a_deadline(call, detector, tmp_path, monkeypatch):
+    """Until the time is over; each image is the newest, at the depth that the governor chose."""
+    cv2 = pytest.importorskip("cv2")
+    monkeypatch.setattr(cv2, "VideoCapture", Live)
+    monkeypatch.setattr(Live, "opened", ())
+    drawn = tmp_path / "drawn"
+    said = called(call, detector[1], "camera:1", "--target-ms", "5000", "--seconds", "0.3", "--draw", drawn)
+    (camera,) = Live.opened
+    assert (camera.address, camera.released) == (1, True)
+    assert (said["depths"], said["misses"]) == ({"FF": said["images"]}, 0)
+    assert 0 < said["images"] == camera.taken  # none waited
+    files = [drawn / f"camera_1_{number}.jpg" for number in range(1, camera.taken + 1)]
+    assert sorted(files) == sorted(drawn.iterdir())
+    with Image.open(files[0]) as image:
+        assert image.size == (64, 48)
 
 
 @pytest.mark.parametrize(
