@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import MultiScaleRoIAlign
 
 import adaptive_depth as ad
 from adaptive_depth.cli import runs
@@ -171,16 +173,26 @@ def test_where_nothing_may_be_drawn(call, detector, photos, tmp_path, folder, me
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_run_folder_finds_the_same_without_an_export(call, detector, photos, monkeypatch):
-    """Of a detector of two steps, too, which no file holds."""
-    for kind in ("retinanet", "faster"):
-        network = detector[0] if kind == "retinanet" else tiny.adapted(tiny.detector("faster"))
-        found = _of_a_network(call, network, photos, monkeypatch)
-        for each in found:
-            alone, boxes = wanted(network, each["image"], "TF")
-            objects = each["outputs"][""]["objects"]
-            assert len(objects) == len(alone["scores"]) > 0
-            assert [one["box"] for one in objects] == pytest.approx(np.array(boxes), abs=0.05)
+def masked():
+    """A Mask R-CNN, which no file holds."""
+    model = tiny.detector("faster")
+    model.roi_heads.mask_roi_pool = MultiScaleRoIAlign(["0", "1"], 3, 2)
+    model.roi_heads.mask_head = MaskRCNNHeads(8, (8,), 1)
+    model.roi_heads.mask_predictor = MaskRCNNPredictor(8, 8, 4)
+    return tiny.adapted(model.eval())
+
+
+@pytest.mark.parametrize("kind", ["retinanet", "faster", "masked"])
+def test_a_network_itself_finds_the_same_without_an_export(call, detector, photos, monkeypatch, kind):
+    network = (
+        detector[0] if kind == "retinanet" else masked() if kind == "masked" else tiny.adapted(tiny.detector(kind))
+    )
+    found = _of_a_network(call, network, photos, monkeypatch)
+    for each in found:
+        alone, boxes = wanted(network, each["image"], "TF")
+        objects = each["outputs"][""]["objects"]
+        assert len(objects) == len(alone["scores"]) > 0
+        assert [one["box"] for one in objects] == pytest.approx(np.array(boxes), abs=0.05)
 
 
 def _of_a_network(call, network, photos, monkeypatch):

@@ -288,6 +288,3 @@ def test_the_ssdlite_of_torchvision(tmp_path: Path) -> None:
         for name, part in wanted.items():
             assert found[name] == pytest.approx(part.numpy(), abs=1e-4 * float(part.std()))
         check_objects(find_objects(found, how, (320, 320)), by_itself(network, images, skip), first=1)
-
-
-# -- of transformers ------------------------------------------------------------------------------------------------
