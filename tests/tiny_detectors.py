@@ -63,7 +63,9 @@ def detector(kind: str, seed: int = 0, **options: Any) -> Any:
         size = options.pop("size", (32, 32))
         model = SSD(Pyramid(of_each=True), boxes, size, CLASSES + 1, **options)
     else:
-        pool = MultiScaleRoIAlign(["0", "1"], 3, 2, canonical_scale=12)  # regions of 6 px and more are of the second
+        pool = MultiScaleRoIAlign(
+            ["0", "1", "2"], 3, 2, canonical_scale=12
+        )  # regions of 6 px and more are of the second
         model = FasterRCNN(
             Pyramid(), CLASSES + 1, rpn_anchor_generator=squares, box_roi_pool=pool, rpn_post_nms_top_n_test=40, **sizes
         )

@@ -267,7 +267,7 @@ def _at_least(boxes: Tensor, side: float) -> Tensor:
 
 def _pooled(pool: Any, features: Mapping[str, Tensor], boxes: Tensor, image: Size) -> Tensor:
     """What `MultiScaleRoIAlign` gives for boxes `[batch, boxes, 4]`, without lists whose lengths depend on them."""
-    levels = [features[name] for name in pool.featmap_names]
+    levels = [part for name, part in features.items() if name in pool.featmap_names]  # it may name more
     if not (pool.scales and pool.map_levels):  # its own first call works them out
         pool(features, list(boxes[:1]), [image])
     flat, number = boxes.reshape(-1, 4), torch.arange(boxes.shape[0], device=boxes.device)
