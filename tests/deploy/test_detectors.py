@@ -35,7 +35,7 @@ FORMATS = pytest.mark.parametrize(
 )
 
 
-def built(kind: str, **options: Any) -> ad.AdaptiveNetwork:
+def built(kind: str, **options: Any) -> Any:
     return tiny.adapted(tiny.detector(kind, **options))
 
 
