@@ -63,15 +63,18 @@ def detector(kind: str, seed: int = 0, **options: Any) -> Any:
         size = options.pop("size", (32, 32))
         model = SSD(Pyramid(of_each=True), boxes, size, CLASSES + 1, **options)
     else:
-        pool = MultiScaleRoIAlign(["0", "1"], 3, 2)
+        pool = MultiScaleRoIAlign(
+            ["0", "1", "2"], 3, 2, canonical_scale=12
+        )  # regions of 6 px and more are of the second
         model = FasterRCNN(
             Pyramid(), CLASSES + 1, rpn_anchor_generator=squares, box_roi_pool=pool, rpn_post_nms_top_n_test=40, **sizes
         )
-    for part in model.modules():
+    for name, part in model.named_modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
-            nn.init.normal_(part.weight, std=(0.7 if kind == "ssd" else 1.5) * part.weight[0].numel() ** -0.5)
+            size = 0.3 if "bbox" in name or "regression" in name else 0.7 if kind == "ssd" else 1.5
+            nn.init.normal_(part.weight, std=size * part.weight[0].numel() ** -0.5)
             if part.bias is not None:
-                nn.init.normal_(part.bias, std=0.5)
+                nn.init.normal_(part.bias, std=size / 3)
     return model.eval()
 
 

@@ -167,6 +167,62 @@ def test_masks_may_stand_elsewhere_but_boxes_are_another_thing(trained, call, ma
     assert "has the class of every pixel" in err
 
 
+# -- run --------------------------------------------------------------------------------------------------------
+
+
+def said_of(call, artifact, images: Path, skip: str, drawn: Path) -> list[dict]:
+    """What `adaptive-depth run` says of each image, and draws."""
+    status, out, err = call("run", artifact, images, f"--skip={skip}", "--json", f"--draw={drawn}")
+    assert status == 0, err
+    return [each["outputs"] for each in json.loads(out)["predictions"]]
+
+
+def check_a_run_is_its_file(call, run: Path, images: Path, skip: str, folder: Path) -> list[dict]:
+    """A run folder says and draws of images what its exported file does; that is returned."""
+    status, _, err = call("export", run, "--to=onnx", f"--skips={skip}", f"--output={folder / 'model.onnx'}")
+    assert status == 0, err
+    found = said_of(call, run, images, skip, folder / "by_run")
+    same = said_of(call, folder / "model.onnx", images, skip, folder / "by_file")
+    assert [*map(flat, found)] == [*map(flat, same)]
+    files = [sorted((folder / name).iterdir()) for name in ("by_run", "by_file")]
+    assert len(files[0]) == len(found) > 0
+    for one, other in zip(*files, strict=True):
+        assert one.name == other.name
+        pixels = [np.asarray(Image.open(file)).astype(int) for file in (one, other)]
+        assert np.abs(pixels[0] - pixels[1]).mean() < 1
+    return found
+
+
+def flat(values):
+    """Numbers may be off by rounding."""
+    if isinstance(values, dict):
+        return {key: flat(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [flat(value) for value in values]
+    return pytest.approx(values, rel=1e-3, abs=1e-2) if isinstance(values, float) else values
+
+
+def test_a_detector_s_run_finds_what_its_file_does(trained, call, boxes, tmp_path):
+    run, skip = tmp_path / "run", "TT"
+    network = ad.load(trained[0] / "detector")
+    with torch.no_grad():
+        network.model.class_labels_classifier.layers[-1].bias += torch.tensor(
+            [5.0, 0.0, 0.0]
+        )  # all its queries find one
+    ad.save(network, run)
+    for file in ("data.json", "task.json"):
+        (run / file).write_bytes((trained[0] / "detector" / file).read_bytes())
+    for found in check_a_run_is_its_file(call, run, boxes / "JPEGImages", skip, tmp_path):
+        assert [each["class"] for each in found[""]["objects"]] == ["green"] * 4
+
+
+def test_a_segmentation_network_s_run_says_what_its_file_does(trained, call, masks, tmp_path):
+    run = trained[0] / "segmenter"
+    for found in check_a_run_is_its_file(call, run, masks / "images" / "val", ad.load(run).skips[-1], tmp_path):
+        assert {*found[""]["shares"]} <= {"nothing", "red", "green"}
+        assert sum(found[""]["shares"].values()) == pytest.approx(1.0)
+
+
 # -- boxes ------------------------------------------------------------------------------------------------------
 
 
@@ -211,6 +267,9 @@ def test_a_detector_of_torchvision_by_name(call, boxes, tmp_path):
     network = ad.load(run)
     assert (network.model.transform.min_size, network.model.transform.max_size) == ((64,), 96)
     assert network.model.roi_heads.box_predictor.cls_score.out_features == 3
+    skip = network.skips[-1]
+    found = check_a_run_is_its_file(call, run, boxes / "JPEGImages", skip, tmp_path)
+    assert {each["class"] for image in found for each in image[""]["objects"]} <= {"green", "red"}
     assert str(runs.read_accuracy(run)["quality"]) == "mAP@[.5:.95] (%)"
 
 

@@ -124,3 +124,18 @@ def test_the_operator_is_looked_for_in_causes_and_the_first_cause_is_told() -> N
 def test_a_message_that_names_no_operator() -> None:
     said = str(cannot_convert("Something", [exported(Wrapped(Log()), (X,))], MemoryError()))
     assert said == "Something cannot take the network: MemoryError"
+
+
+def test_a_program_that_cannot_be_decomposed_is_told_of_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where sizes depend on values."""
+
+    def fail(_: object) -> None:
+        raise AssertionError("pending symbols")
+
+    program = exported(Wrapped(nn.Tanh(), Log()), (X,))
+    monkeypatch.setattr(type(program), "run_decompositions", fail)
+    said = [str(cannot_convert("Something", [program], RuntimeError(f"aten.{name} is new"))) for name in ("sign", "no")]
+    assert said == [
+        "Something cannot take the operator aten::sign of 1.1: aten.sign is new",
+        "Something cannot take the network: aten.no is new",
+    ]

@@ -83,7 +83,7 @@ def export(
     run = Path(model) if runs.is_run(model) else None
     data = _data(run, network, root)
     judged = tasks.task_of(asked if run is None else tasks.remembered(run, asked)) if int8 else None
-    means = None if run is None else tasks.meanings_of(run)
+    means = None if run is None else tasks.meanings_of(run) or None
     if asked.task is not None and not int8:
         named = tasks.task_of(asked)
         means = None if named is None else named.meanings()

@@ -21,6 +21,7 @@ from .stages import Json
 
 if TYPE_CHECKING:
     from ..choose.tradeoffs import TradeOffs
+    from ..core.network import AdaptiveNetwork
     from ..deploy.artifact import Artifact, Preprocessing
     from ..deploy.drawing import Drawer
     from ..deploy.session import Session
@@ -114,7 +115,7 @@ def run(
     if first is None:
         raise DataError(f"none of the images can be read: {next(iter(left_out.told))}")
     table = _warmed_up(session, known, prepare(first.image, preprocessing)[None], skip)
-    known = replace(known, detections=session.artifact.detections)  # of a network, known once it ran
+    known = replace(known, outputs=session.artifact.outputs, detections=session.artifact.detections)  # once it ran
     with _writing(log) as write:
         governor = None if table is None else Governor(table, target_ms=target, met=met, on_decision=write)
         chooser = governor or Fixed(skip or known.skips[0])
@@ -214,8 +215,9 @@ def _open(
 
     if runs.is_run(artifact):
         runs.check_of_images(artifact)
-        session = open_session(runs.open_run(artifact), backend=backend, threads=threads)
-        known = _of_run(session.artifact, artifact, governed=governed)
+        network = runs.open_run(artifact)
+        session = open_session(network, backend=backend, threads=threads)
+        known = _of_run(session.artifact, artifact, network, governed=governed)
     else:
         session = open_session(artifact, backend=backend, threads=threads)
         known = session.artifact
@@ -242,14 +244,16 @@ def _of_size(preprocessing: "Preprocessing", height: int | None, width: int | No
     return replace(preprocessing, image_size=width if height == width else (height, width))
 
 
-def _of_run(artifact: "Artifact", run: Path, *, governed: bool) -> "Artifact":
+def _of_run(artifact: "Artifact", run: Path, network: "AdaptiveNetwork", *, governed: bool) -> "Artifact":
+    from ..deploy.detectors import usual_meanings
+
     measured = (run / runs.ACCURACY).exists() and (run / runs.PROFILE).exists()
     known = replace(artifact, trade_offs=runs.trade_offs(run) if governed or measured else None)
     if not (run / runs.DATA).exists():  # saved by a program
         return known
     data = runs.with_outputs_named(run, runs.read_data(run))
-    means = tasks.meanings_of(run)
-    return replace(known, preprocessing=data.preprocessing, labels=data.classes, meanings=means)
+    means = tasks.meanings_of(run) or usual_meanings(network.model)
+    return replace(known, preprocessing=data.preprocessing, labels=data.preprocessing.classes, meanings=means)
 
 
 def _warmed_up(session: "Session", known: "Artifact", x: Any, skip: str | None) -> "TradeOffs | None":

@@ -18,6 +18,8 @@ TOLERANCE = 1e-4  # of an output's standard deviation
 _ROUNDING = 1e-6  # of its largest number, 8 units in its last place, as float32 rounds it
 _OTHERS = 0.01  # of the candidates that a network chooses by their scores
 
+_TIES = "candidates that all score the same (before any training, say), "
+
 OnProgress = Callable[[int, int, str], None]
 _Outputs = dict[str, NDArray[Any]]
 
@@ -41,10 +43,15 @@ def compare(session: Session, network: AdaptiveNetwork, example: Tensor, tell: O
                     raise ExportError(
                         f"the export does not compute what the network does at depth {skip}: {what} off by "
                         f"{difference:.1e} of their standard deviation, {TOLERANCE:.0e} is "
-                        "allowed; nothing was written. A layer that draws random numbers or depends on the batch, or "
-                        "weights that are far out of range, can be the reason"
+                        "allowed; nothing was written. A layer that draws random numbers or depends on the batch, "
+                        f"{_TIES * _chooses(session)}or weights that are far out of range, can be the reason"
                     )
             tell(done, len(session.skips) + 1, "comparing every depth with the network")
+
+
+def _chooses(session: Session) -> bool:
+    how = session.artifact.detections
+    return how is not None and how.chosen
 
 
 def inputs_of(session: Session, example: Tensor) -> list[Tensor]:

@@ -27,7 +27,15 @@ from ..skip import Skip, parse_skip
 from ..tasks import as_task
 from .artifact import FILE, INPUTS, Artifact
 from .comparing import OnProgress, compare, inputs_of
-from .detectors import class_names, detections_of, exportable, usual_meanings, usual_outputs, usual_preprocessing
+from .detectors import (
+    class_names,
+    detections_of,
+    exportable,
+    suppresses_inside,
+    usual_meanings,
+    usual_outputs,
+    usual_preprocessing,
+)
 from .session import open_session
 from .tracing import FixedBatchError
 
@@ -44,6 +52,7 @@ class Format:
         extra: of this package, that brings what the format needs.
         forms: the ways to store norms that differ between depths, the usual one first.
         free_batch: can one file take batches of any size?
+        free_inside: can sizes inside of a graph depend on values, as where proposals are suppressed?
         suppression: the module whose `suppress(path, session, inputs)` lets a detector's file suppress by itself; None
             where there is none.
     """
@@ -53,13 +62,14 @@ class Format:
     extra: str
     forms: tuple[str, ...] = ("shared", "folded")
     free_batch: bool = True
+    free_inside: bool = True
     suppression: str | None = None
 
 
 FORMATS: Registry[Format] = Registry("to", ExportError)
 FORMATS.register("onnx")(Format(".onnx", "onnx.write", "export", suppression="onnx.suppression"))
-FORMATS.register("openvino")(Format(".xml", "openvino.write", "openvino", forms=("shared",)))
-FORMATS.register("executorch")(Format(".pte", "executorch.write", "executorch", free_batch=False))
+FORMATS.register("openvino")(Format(".xml", "openvino.write", "openvino", forms=("shared",), free_inside=False))
+FORMATS.register("executorch")(Format(".pte", "executorch.write", "executorch", free_batch=False, free_inside=False))
 FORMATS.register("torch")(Format("", "torch.programs", "train", forms=("folded",)))
 
 
@@ -232,6 +242,13 @@ def describe(
         if not network.proven:
             network.prove(example)
         output = network(example.float().to(device_of(network)))
+    if suppresses_inside(network) and not FORMATS[kind].free_inside:
+        able = " or ".join(name for name, each in FORMATS.items() if each.free_inside)
+        raise ExportError(
+            f"{kind} cannot take a {type(network.model).__name__}: it suppresses proposals in its middle "
+            f"(torchvision::nms), and how many are left depends on the image: export it to {able}, or run it in torch, "
+            "network(images, skip=...)"
+        )
     detections = detections_of(network, output)
     if outputs is None:
         outputs = usual_outputs(network, output)

@@ -1,8 +1,9 @@
 """A module → the graph that an exporter reads; what cannot be followed is named with the block it came from."""
 
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import get_ident
 from typing import Any
 
@@ -69,7 +70,7 @@ def exported(module: nn.Module, args: tuple[Any, ...], *, dynamic_shapes: Any = 
         FixedBatchError: code that makes a number of a batch size that was to be free.
         ExportError: code that cannot be followed, such as one that depends on the values of a tensor.
     """
-    with _calls() as calls:
+    with _calls() as calls, quiet():
         try:
             with without_fast_paths():  # of attention, which no exporter knows
                 return torch.export.export(module, args, dynamic_shapes=dynamic_shapes, strict=False)
@@ -79,6 +80,14 @@ def exported(module: nn.Module, args: tuple[Any, ...], *, dynamic_shapes: Any = 
             said = one_line(error)[:MOST_SAID]
             kind = FixedBatchError if _SPECIALISED.search(said) else ExportError
             raise kind(f"torch.export cannot follow {block_name(inside)}: {said}") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warning that torchvision's suppression calls a function of torch by its former name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*create_unbacked_symint", FutureWarning)
+        yield
 
 
 def cannot_convert(what: str, programs: Iterable[ExportedProgram], error: BaseException) -> ExportError:
@@ -133,11 +142,18 @@ def _identity(module: nn.Module) -> int:
 
 def _named(programs: Iterable[ExportedProgram], said: str) -> Iterator[str]:
     for program in programs:
-        for node in (*program.graph.nodes, *program.run_decompositions().graph.nodes):
+        for node in _nodes(program):
             schema = getattr(node.target, "_schema", None)
             if schema is not None and any(_says(said, name) for name in _names(node.target)):
                 stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
                 yield f"{schema.name} of {block_name(stack[-1] if stack else '')}"
+
+
+def _nodes(program: ExportedProgram) -> Iterator[Any]:
+    """Those of a program and, where it can be, of the same in the operators that others are made of."""
+    yield from program.graph.nodes
+    with suppress(Exception):  # where sizes depend on values it may fail, and the error that is told came before
+        yield from program.run_decompositions().graph.nodes
 
 
 def _names(operator: Any) -> tuple[str, ...]:

@@ -89,15 +89,20 @@ def _add(graph: ir.Graph, how: Detections) -> None:
     """Replace the outputs for candidates by those for objects."""
     by_name = {value.name: value for value in graph.outputs}
     boxes, scores = by_name[how.boxes], by_name[how.scores]
-    if boxes.shape is None or scores.shape is None or boxes.shape.rank() != 3:
-        raise ExportError("suppress=True needs one box a candidate, and outputs of known sizes: leave it out")
+    if boxes.shape is None or scores.shape is None:
+        raise ExportError("suppress=True needs outputs of known sizes: leave it out")
     candidates, classes = int(scores.shape[1]), int(scores.shape[2])  # type: ignore[arg-type] numbers: the size is fixed
     for value in (boxes, scores):
         value.name = f"{value.name}_of_candidates"
     graph.outputs.clear()
     add = _Nodes(graph)
-    found, places, numbers = _picked(add, scores, candidates, classes, how)
-    picked = add("GatherElements", boxes, _four(add, places), axis=1)
+    if boxes.shape.rank() == 4:  # one for each class, so that each pair has its own
+        found = add("Reshape", scores, [0, candidates * classes])
+        picked = add("Reshape", boxes, [0, candidates * classes, 4])
+        numbers = add("Add", add("Mod", add("Range", 0, candidates * classes, 1), classes), _zeros(add, found))
+    else:
+        found, places, numbers = _picked(add, scores, candidates, classes, how)
+        picked = add("GatherElements", boxes, _four(add, places), axis=1)
 
     # [batch, classes, picked]: each stands in one class alone, so that boxes of others do not suppress it.
     every = add("Reshape", add("Range", 0, classes, 1), [1, classes, 1])
@@ -152,6 +157,11 @@ def _picked(
         found = add("Reshape", best, [0, classes * most])
         pairs = add("Reshape", add("Add", add("Mul", where, classes), every), [0, classes * most])
     return found, add("Div", pairs, classes), add("Mod", pairs, classes)
+
+
+def _zeros(add: _Nodes, like: ir.Value) -> ir.Value:
+    """Whole numbers, 0, in the shape of a value."""
+    return add("ConstantOfShape", add("Shape", like), value=ir.tensor(np.zeros(1, np.int64)))
 
 
 def _four(add: _Nodes, places: ir.Value) -> ir.Value:

@@ -14,7 +14,7 @@ from ...errors import ExportError
 from ...files import write_atomically
 from ..artifact import Artifact
 from ..switching import Switching
-from ..tracing import cannot_convert, exported, with_free_sides
+from ..tracing import cannot_convert, exported, quiet, with_free_sides
 from .branches import add_branches, move_constants
 from .run import CHECKED, CHECKSUM, DESCRIPTION, IMAGE, SKIP, ending
 
@@ -43,7 +43,7 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
     module = Switching(network, folded=form == "folded", skips=artifact.skips, outputs=artifact.outputs)
     images, free = with_free_sides(example, artifact.input_shape)
     examples = (images, torch.zeros(len(network.stages), dtype=torch.bool))
-    with torch.no_grad():
+    with torch.no_grad(), quiet():
         program = exported(module, examples, dynamic_shapes=(free, None))
         try:
             converted: Any = torch.onnx.export(

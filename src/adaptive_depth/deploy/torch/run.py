@@ -12,8 +12,9 @@ from ...batches import described, device_of, logits_in, outputs_in
 from ...core.network import AdaptiveNetwork
 from ...data import input_shape
 from ...errors import ArtifactError, StagesError
+from ...meaning import Detections
 from ..artifact import Artifact
-from ..detectors import detections_of, exportable
+from ..detectors import detections_of, runnable, usual_outputs
 from ..session import Arrays
 
 
@@ -47,7 +48,7 @@ class NetworkBackend:
     """
 
     def __init__(self, network: AdaptiveNetwork, *, compiled: bool) -> None:
-        network = exportable(network)
+        network = runnable(network)
         channels, _ = input_shape(network)
         self.artifact = Artifact(
             "network",
@@ -68,11 +69,10 @@ class NetworkBackend:
         with torch.inference_mode():
             given = torch.from_numpy(writable).to(device_of(self._network))
             output = self._subnets[skip](given)
-            parts, detections = outputs_in(output), detections_of(self._network, output)
-            if detections is not None:
-                parts = {name: parts[name] for name in detections.outputs}
-                if detections != self.artifact.detections:
-                    self.artifact = replace(self.artifact, detections=detections, outputs=detections.outputs)
+            parts, names = outputs_in(output), usual_outputs(self._network, output)
+            if names is not None:
+                parts = {name: parts[name] for name in names}
+                self._told(detections_of(self._network, output), names)
             elif isinstance(logits := logits_in(output), Tensor):
                 return _array(logits)
             if not parts or not all(isinstance(part, Tensor) for part in parts.values()):
@@ -81,6 +81,11 @@ class NetworkBackend:
                     "or a tuple; call the network itself, network(x, skip=...)"
                 )
             return {name: _array(part) for name, part in parts.items()}
+
+    def _told(self, detections: Detections | None, outputs: tuple[str, ...]) -> None:
+        """Keep what the last call told of the network: of a detector that depends on the size."""
+        if (detections, outputs) != (self.artifact.detections, self.artifact.outputs):
+            self.artifact = replace(self.artifact, detections=detections, outputs=outputs)
 
 
 def _array(output: Tensor) -> NDArray[Any]:
