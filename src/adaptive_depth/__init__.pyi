@@ -43,6 +43,7 @@ from .deploy.exporting import export_network, quantize_network
 from .deploy.session import Session, open_session
 from .deploy.preparing import prepare
 from .governor.governor import Governor
+from .governor.scheduler import DepthScheduler
 from .governor.generation import TextGovernor
 
 # keeping it
@@ -93,6 +94,7 @@ __all__ = [
     "prepare",
     "Governor",
     "TextGovernor",
+    "DepthScheduler",
     "load",
     "load_reference",
     "save",

@@ -418,8 +418,8 @@ def text_columns(costs: Sequence[Any], batch_size: int, prompt_tokens: int | Non
 
 
 def without_text(plain: dict[str, Any]) -> dict[str, Any]:
-    """Without the fields of generated text that hold nothing, which older versions do not know."""
-    named = (*OF_TEXT, "prompt_tokens", "left_out")
+    """Without the fields that older versions do not know, where they hold nothing."""
+    named = (*OF_TEXT, "prompt_tokens", "left_out", "throughput")
     return {name: value for name, value in plain.items() if value not in (None, {}) or name not in named}
 
 

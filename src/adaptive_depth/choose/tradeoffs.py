@@ -30,6 +30,7 @@ class Row(Plain):
         alone: the same of a network of this depth trained alone; None where there is none.
         latency_high_ms: the upper end of the 95 % interval of the median latency; None where there is none.
         first_token_ms, token_ms, cache_kb: of text that is generated, as in `Cost`; None where they were not measured.
+        throughput: samples a second by batch size, as in `Cost`.
     """
 
     skip: Letters
@@ -44,6 +45,10 @@ class Row(Plain):
     first_token_ms: Positive | None = None
     token_ms: Positive | None = None
     cache_kb: NotNegative | None = None
+    throughput: dict[Size, Positive] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "throughput", {int(batch): rate for batch, rate in self.throughput.items()})
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,8 @@ class TradeOffs(Plain):
             raise MeasurementError(f"a table of the sub-networks {', '.join(skips)}: expected skips of as many stages")
         if strange := {skip for pair in self.ties for skip in pair} - {*skips}:
             raise MeasurementError(f"ties name {', '.join(sorted(strange))}: expected some of {', '.join(skips)}")
+        if len({frozenset(row.throughput) for row in self.rows}) > 1:
+            raise MeasurementError("throughput was measured at other batch sizes for some sub-networks than for others")
         for cost in COSTS:
             unmeasured = [row.skip for row in self.rows if getattr(row, cost) is None]
             if unmeasured and len(unmeasured) < len(self.rows):

@@ -92,7 +92,7 @@ class Artifact(Plain):
         for name in ("float_accuracy", "outputs", "meanings", "detections"):
             if not plain[name]:
                 del plain[name]
-        of_text = table is not None and any(name in row for row in table["rows"] for name in OF_TEXT)
+        of_text = table is not None and any(name in row for row in table["rows"] for name in (*OF_TEXT, "throughput"))
         judged = of_text or "quality" in plain or "float_accuracy" in plain or "quality" in (table or {})
         fitted = self.preprocessing is not None and self.preprocessing.resize != "crop"
         named = self.outputs or self.meanings

@@ -82,6 +82,7 @@ def with_latencies(
             latency_high_ms=None,
             memory_mb=None,
             energy_mj=None,
+            throughput={},
             **dict.fromkeys(OF_TEXT),
         )
         for row in table.rows
