@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from ..batches import device_of
-from ..core.network import AdaptiveNetwork, check_adapted
+from ..core.network import AdaptiveNetwork, check_runs
 from ..errors import DataError
 from ..hugging_face import context_of, foreign_tokens, predicts_the_next_token
 
 
 def check_writes(network: object, received_by: str) -> None:
     """Raise where something else than an adapted causal language model was given."""
-    check_adapted(network, received_by, DataError)
+    check_runs(network, received_by, DataError)
     assert isinstance(network, AdaptiveNetwork)
     if not predicts_the_next_token(network.model):
         raise DataError(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from ..batches import arguments, device_of
-from ..core.network import AdaptiveNetwork, check_adapted, gathers
+from ..core.network import AdaptiveNetwork, check_runs, gathers
 from ..core.sharing import SharedForward
 from ..core.views import View
 from ..errors import CheckpointError, DataError, TrainingError
@@ -182,7 +182,7 @@ class Passes:
         *,
         buffer_mb: float = 2048,
     ) -> None:
-        check_adapted(network, "Passes", TrainingError)
+        check_runs(network, "Passes", TrainingError)
         if schedule is None:
             schedule = Schedule("SBSBR" if len(network.stages) > 1 else "SB")
         if not isinstance(schedule, Schedule):
