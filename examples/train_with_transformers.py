@@ -6,8 +6,7 @@
 A small ResNet of transformers learns scikit-learn's handwritten digits. Each step of the Trainer is one pass of the
 schedule: one sub-network, one batch, one optimiser step. What belongs to the loop is the Trainer's: learning rate,
 clipped gradients, mixed precision (`bf16=True`), several devices, logs, checkpoints. Leave
-`gradient_accumulation_steps` at 1: it would add up the gradients of different passes, and is refused; larger batches do
-the same.
+`gradient_accumulation_steps` at 1: it would add up the gradients of different passes; larger batches do the same.
 
 The same command resumes from the folder's last checkpoint, with the batches that wait for a later pass; on one CPU as
 if there had been no break, bit for bit.

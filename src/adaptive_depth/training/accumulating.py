@@ -28,7 +28,7 @@ def check_steps_once() -> None:
 
 
 def check_steps_for_each_item() -> None:
-    """Raise where accelerate (the Trainer of transformers, too) makes one step for several items of its loader.
+    """Raise where accelerate makes one step for several items; the Trainer of transformers does not tell it.
 
     Raises:
         TrainingError: as said.

@@ -223,8 +223,8 @@ def _plain(folder: Path) -> "nn.Module":
     if dropped := _left_over(model, found["unexpected_keys"]):
         raise CheckpointError(
             f"{folder} holds weights that its {CONFIG} leaves out ({', '.join(dropped[:3])}"
-            f"{', ...' * (len(dropped) > 3)}, {len(dropped)} in all), so this would be another model: the files of two models are mixed, or a "
-            "number of layers or a bias was changed; fetch it anew"
+            f"{', ...' * (len(dropped) > 3)}, {len(dropped)} in all), so this would be another model: the files of two "
+            "models are mixed, or a number of layers or a bias was changed; fetch it anew"
         )
     _check_kind(folder, model)
     return model.eval()
