@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import (
@@ -397,7 +398,18 @@ BAD_MODELS = {
     "kernels": (lambda f: config(f, kernel_config={"RMSNorm": "a/b:RMSNorm"}), "kernel of the Hub (kernel_config: {"),
     "missing layers": (lambda f: config(f, num_hidden_layers=5), "lacks weights of its model, which would be random"),
     "mixed": (lambda f: config(f, hidden_size=32), "weights of other shapes than its config.json says"),
-    "two layers": (lambda f: config(f, num_hidden_layers=2), "LlamaForCausalLM has 2 layers: expected 3 or more"),
+    "fewer layers": (
+        lambda f: config(f, num_hidden_layers=3),
+        "holds weights that its config.json leaves out (model.layers.3.input_layernorm.weight, ",
+    ),
+    "a bias less": (
+        lambda f: (tiny_llama(attention_bias=True).save_pretrained(f), config(f, attention_bias=False)),
+        "leaves out (model.layers.0.self_attn.k_proj.bias, ",
+    ),
+    "two layers": (
+        lambda f: tiny_llama(num_hidden_layers=2).save_pretrained(f),
+        "LlamaForCausalLM has 2 layers: expected 3 or more",
+    ),
     "t5": (lambda f: config(f, model_type="t5"), "a model of t5, an encoder-decoder"),
     "bart": (lambda f: config(f, model_type="bart"), "a model of bart, an encoder-decoder"),
     "bert": (lambda f: config(f, model_type="bert"), "a model of bert, an encoder"),
@@ -423,6 +435,13 @@ def test_a_model_that_cannot_be_adapted_is_told_in_one_line(call, model, notes, 
     assert (status, out, err.count("\n")) == (2, "", 1), err
     assert said in err
     assert not (tmp_path / "new").exists()
+
+
+def test_weights_of_something_else_beside_the_model_are_left_alone(model):
+    weights = load_file(model / "model.safetensors")
+    more = {"model.rotary_emb.inv_freq": torch.ones(4), "tower.layers.0.weight": torch.ones(2)}
+    save_file(weights | more, model / "model.safetensors", {"format": "pt"})
+    assert len(folders.open_model(model).model.model.layers) == 4
 
 
 def test_code_of_a_known_model_is_not_run_and_that_is_said(call, model, notes, tmp_path):

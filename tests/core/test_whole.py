@@ -3,7 +3,7 @@
 import copy
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import adaptive_depth as ad
+from adaptive_depth.language import generate
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings(
@@ -541,6 +542,28 @@ def test_lora_adapters_before_and_after() -> None:
         assert sum("lora_A" in name for name, _ in subnet.named_parameters()) == 2 * 5
         assert not torch.equal(subnet(tokens()).logits, plain)
         assert torch.equal(written(subnet, prompt), written(subnet, prompt, use_cache=False))
+
+
+def test_adapters_that_sub_networks_do_not_have_yet_are_told() -> None:
+    peft, network = pytest.importorskip("peft"), ad.adapt(build(FAMILIES["Llama"]))
+    network.subnet("TF")  # made before, so without them
+    wrapper = peft.get_peft_model(network.model, lora())
+    calls: dict[str, Callable[[], object]] = {
+        "Passes": lambda: ad.Passes(network),
+        "evaluate": lambda: ad.evaluate(network, [tokens()]),
+        "generate": lambda: generate(network, tokens()),
+        "profile_generation": lambda: ad.profile_generation(network, tokens()),
+    }
+    changes = {r"q_proj is new": lambda: None, "some were taken out": wrapper.merge_and_unload}
+    for told, change in changes.items():
+        change()
+        for name, call in calls.items():
+            said = rf"^{name} received .* other modules .*\(.*{told}; .* network.forget_views\(\) first"
+            with pytest.raises(ad.AdaptiveDepthError, match=said):
+                call()
+        network.forget_views()
+        assert ad.Passes(network)
+        network.subnet("TF")
 
 
 @torch.no_grad()

@@ -263,6 +263,29 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "scores": ({"tokens": [[5]], "return_dict_in_generate": True}, "network.subnet(skip).generate(...)"),
     "a static draft": ({"tokens": [[5]], "draft": "TT", "cache_implementation": "static"}, "with a draft"),
     "a stop of one's own": ({"tokens": [[5]], "draft": "TT", "stopping_criteria": [len]}, "with a draft"),
+    "a stop string": ({"tokens": [[5]], "draft": "TT", "stop_strings": ["a"]}, "stop_strings with a draft"),
+    "beams in a config": (
+        {"tokens": [[5]], "draft": "TT", "generation_config": transformers.GenerationConfig(num_beams=2)},
+        "num_beams with a draft",
+    ),
+    "several texts in a config": (
+        {"tokens": [[5]], "generation_config": transformers.GenerationConfig(num_return_sequences=2, num_beams=2)},
+        "num_return_sequences=2: expected one text a prompt",
+    ),
+    "too long in a config": (
+        {"tokens": [[5] * 40], "generation_config": transformers.GenerationConfig(max_new_tokens=20)},
+        "40 tokens and 20 new ones is longer than the model's context of 48",
+    ),
+    "too long in all": ({"tokens": [[5] * 40], "max_length": 50}, "40 tokens and 10 new ones is longer"),
+    "shorter than the prompt": ({"tokens": [[5] * 4], "max_length": 4}, "max_length=4 for prompts of 4 tokens"),
+    "no room": ({"tokens": [[5] * 48]}, "48 tokens and a new one is longer than the model's context of 48"),
+    "nothing new": ({"tokens": [[5]], "max_new_tokens": 0}, "max_new_tokens=0: expected 1 or more"),
+    "a streamer": ({"tokens": [[5], [6]], "streamer": object()}, "a streamer for 2 prompts"),
+    "fractions": ({"tokens": [[5.5, 6]]}, "a prompt is [5.5, 6]: expected a list of token ids"),
+    "holes": ({"tokens": [[5, None]]}, "a prompt is [5, None]"),
+    "nested": ({"tokens": [[[5]]]}, "a prompt is [[5]]"),
+    "truths": ({"tokens": torch.ones(1, 2, dtype=torch.bool)}, "a tensor [1, 2] of torch.bool"),
+    "no cache": ({"tokens": [[5, 6]], "past_key_values": "x"}, "past_key_values is a str: expected a cache"),
     "draft of nothing": ({"tokens": [[5]], "draft": "TTT"}, "TTT"),
 }
 
@@ -280,6 +303,16 @@ def test_no_language_model() -> None:
 
     with pytest.raises(ad.AdaptiveDepthError, match="expected one of a causal language model"):
         generate(ad.adapt(timm.create_model("resnet18")), [[1]])
+
+
+def test_a_cache_of_a_model_with_other_layers(network: ad.AdaptiveNetwork) -> None:
+    tokens = torch.tensor([[5, 9, 7, 8]])
+    cache = by_hand(network, "TT")(tokens[:, :-1]).past_key_values
+    with pytest.raises(ad.StagesError, match="a cache of 3 layers, and fills one of 5: it is of another model"):
+        generate(network, tokens, past_key_values=cache, max_new_tokens=2)
+    cache = by_hand(network, "FF")(tokens[:, :-1]).past_key_values
+    found = generate(network, tokens, past_key_values=cache, max_new_tokens=2)
+    assert torch.equal(found, generate(network, tokens, max_new_tokens=2))
 
 
 def test_a_cache_of_other_rows(network: ad.AdaptiveNetwork) -> None:

@@ -361,7 +361,7 @@ def test_evaluate_gives_the_perplexity_of_every_depth() -> None:
                 nats, tokens = nats + number * float(network.subnet(skip)(**batch).loss), tokens + number
         assert tokens == 8 + 3 + 3 + 1 + 5 + 2
         assert found[skip] == pytest.approx(math.exp(nats / tokens), rel=1e-5)
-    assert ad.evaluate(network, [data[0]["input_ids"]]).keys() == found.keys()
+    assert ad.evaluate(network, [data[0]["input_ids"][:1]]).keys() == found.keys()
 
 
 def test_the_lowest_perplexity_is_the_best_and_is_named() -> None:
@@ -408,6 +408,43 @@ def test_a_causal_model_of_transformers_needs_no_task(where: str) -> None:
     after = ad.evaluate(network, data)
     assert all(after[skip] < before[skip] for skip in network.skips)
     assert history.epochs[-1].validation == {"FF": after["FF"], "TT": after["TT"]}
+
+
+PADDED = torch.tensor([[5, 6, 7, 8], [9, 5, 3, 3]])
+
+
+@pytest.mark.parametrize("ids", [PADDED, PADDED.flip(1), PADDED[1:]], ids=["behind", "before", "one text"])
+@pytest.mark.parametrize("where", ["evaluate", "Passes", "train"])
+def test_padding_without_a_mask_is_not_learned(where: str, ids: Tensor) -> None:
+    network = ad.adapt(llama(pad_token_id=3, eos_token_id=1))
+    calls = {
+        "evaluate": lambda: ad.evaluate(network, [ids]),
+        "Passes": lambda: next(ad.Passes(network)(ids)),
+        "train": lambda: ad.train(network, [ids], epochs=1),
+    }
+    with pytest.raises(ad.DataError, match=r"1 of \d texts begin or end with the padding token 3, and .*with its mask"):
+        calls[where]()
+
+
+@pytest.mark.parametrize(
+    ("ids", "changes"),
+    [
+        (PADDED, {"eos_token_id": [1, 3]}),  # the end of each text
+        (PADDED, {"pad_token_id": None}),
+        (torch.tensor([[3, 5, 6, 7], [3, 8, 9, 5]]), {}),  # all begin with it
+        (torch.tensor([[5, 3, 6, 3], [9, 5, 3, 3]]), {}),  # it stands between others
+    ],
+)
+def test_what_may_be_text_is_learned(ids: Tensor, changes: dict[str, Any]) -> None:
+    network = ad.adapt(llama(**{"pad_token_id": 3, "eos_token_id": 1} | changes))
+    assert ad.evaluate(network, [ids]).keys() == {*network.skips}
+
+
+def test_padding_that_is_told_is_left_out() -> None:
+    network = ad.adapt(llama(pad_token_id=3, eos_token_id=1))
+    mask, labels = (PADDED != 3).long(), PADDED.masked_fill(PADDED == 3, -100)
+    found = ad.evaluate(network, [{"input_ids": PADDED, "attention_mask": mask}])
+    assert found == pytest.approx(ad.evaluate(network, [{"input_ids": PADDED, "labels": labels}]), rel=1e-5)
 
 
 BEYOND = torch.arange(6)[None].repeat(4, 1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batches import device_of, logits_in
-from ..core.network import AdaptiveNetwork, check_adapted
+from ..core.network import AdaptiveNetwork, check_runs
 from ..errors import DataError, MeasurementError
 from ..modes import evaluating, without_fast_paths
 from ..packages import hint
@@ -59,7 +59,7 @@ def class_activation_maps(
         >>> [(skip, found.shape) for skip, found in maps.items()]
         [('FFFF', (2, 64, 48)), ('TTTT', (2, 64, 48))]
     """
-    check_adapted(network, "class_activation_maps", MeasurementError)
+    check_runs(network, "class_activation_maps", MeasurementError)
     ends = (network.skips[0], network.skips[-1])
     chosen = [parse_skip(skip, len(network.stages)) for skip in (ends if skips is None else skips)]
     _check_images(images)

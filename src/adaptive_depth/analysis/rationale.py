@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batches import arguments, device_of, is_empty, on_device, split_batch
-from ..core.network import AdaptiveNetwork, check_adapted
+from ..core.network import AdaptiveNetwork, check_runs
 from ..errors import DataError, MeasurementError
 from ..modes import evaluating, without_fast_paths
 from ..tasks import Task
@@ -73,7 +73,7 @@ def analyze(
         >>> list(found.losses)
         ['FFFF', 'FFFT', 'FFTF', 'FTFF', 'TFFF', 'TTTT']
     """
-    check_adapted(network, "analyze", MeasurementError)
+    check_runs(network, "analyze", MeasurementError)
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise MeasurementError(f"limit={limit!r}: expected a number of batches, 1 or more, or None for all")
     if not (compare is None or isinstance(compare, nn.Module)):

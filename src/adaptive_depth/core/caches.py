@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType, MethodType
 from typing import Any
@@ -33,7 +34,7 @@ def guarded(module: nn.Module, network: str, skip: str, *, plain: bool) -> Metho
             return run(*args, **kwargs)
         for name in _NAMES:
             if (cache := _given(run, name, args, kwargs)) is not None:
-                _check(cache, network, skip, plain)
+                _check(cache, network, skip, plain, getattr(module, "config", None))
                 _check_rows(cache, [_given(run, tokens, args, kwargs) for tokens in _TOKENS])
         output = run(*args, **kwargs)
         for name in _NAMES:
@@ -88,8 +89,10 @@ def _check_rows(cache: Any, tokens: Sequence[Any]) -> None:
         )
 
 
-def _check(cache: Any, network: str, skip: str, plain: bool) -> None:
+def _check(cache: Any, network: str, skip: str, plain: bool, config: Any) -> None:
     mark = getattr(cache, _MARK, None)
+    if mark is None and plain:
+        _check_layers(cache, skip, config)
     if mark == (network, skip) or not filled(cache) or (mark is None and plain):
         return
     way = (
@@ -103,6 +106,20 @@ def _check(cache: Any, network: str, skip: str, plain: bool) -> None:
         )
     other = f"sub-network {mark[1]}" if mark[0] == network else "another network"
     raise StagesError(f"sub-network {skip} received a cache that {other} filled: {way}")
+
+
+def _check_layers(cache: Any, skip: str, config: Any) -> None:
+    """Raise where a cache that nobody marked has other layers than the model would fill."""
+    kind = getattr(sys.modules.get("transformers.cache_utils"), "DynamicCache", None)
+    if config is None or kind is None or type(cache) is not kind or not filled(cache):
+        return
+    expected = len(kind(config=config).layers)
+    if expected and len(cache.layers) != expected:
+        raise StagesError(
+            f"sub-network {skip} received a cache of {len(cache.layers)} layers, and fills one of {expected}: it is of "
+            "another model or depth; run the tokens so far through this one to fill a cache of its own "
+            "(language.catch_up)"
+        )
 
 
 def cache_in(output: Any) -> tuple[str, Any] | None:

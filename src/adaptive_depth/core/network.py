@@ -63,6 +63,18 @@ def check_adapted(network: object, received_by: str, error: type[AdaptiveDepthEr
         raise error(f"{received_by} received a {type(network).__name__}: {mend}")
 
 
+def check_runs(network: object, received_by: str, error: type[AdaptiveDepthError]) -> None:
+    """Raise `error` for what is no adapted network, or one whose sub-networks are not those of its model any more."""
+    check_adapted(network, received_by, error)
+    assert isinstance(network, AdaptiveNetwork)
+    if replaced := network.replaced():
+        raise error(
+            f"{received_by} received a network whose model has other modules than when its sub-networks were made "
+            f"({replaced}; peft and quantisation do so), and these would keep the old ones: call "
+            "network.forget_views() first"
+        )
+
+
 class AdaptiveNetwork(OnTheHub):
     """A network of N stages with 2^N sub-networks of different depth; made by `adapt`.
 
@@ -411,6 +423,16 @@ class AdaptiveNetwork(OnTheHub):
         self._links: Links | None = None
         self._reads: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
+
+    def replaced(self) -> str | None:
+        """What was put into the model or taken out after sub-networks were made of it; None where nothing was."""
+        if self._links is None:
+            return None
+        known = {id(part) for part, _ in self._links.parts}
+        now = {id(part): path for path, part in self.model.named_modules()}
+        if known == now.keys():
+            return None
+        return next((f"{path} is new" for part, path in now.items() if part not in known), "some were taken out")
 
     def train(self, mode: bool = True) -> "AdaptiveNetwork":
         super().train(mode)

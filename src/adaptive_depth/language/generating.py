@@ -12,7 +12,7 @@ from ..errors import DataError, SkipError
 from ..hugging_face import keeps_a_state
 from ..skip import Skip, parse_skip
 from .draft import Draft, check_shallower, check_verifies, draft_of
-from .prompts import check_length, check_writes, padding_of, prompts_of, with_padding
+from .prompts import asked_for, check_length, check_writes, padding_of, prompts_of, with_padding
 
 
 def generate(
@@ -43,8 +43,8 @@ def generate(
         Prompts and what follows, `[rows, longest]`; rows that end earlier are padded on the right.
 
     Raises:
-        DataError: prompts that are empty, that hold ids outside the vocabulary, that are longer than the model's
-            context, or that are padded without a mask.
+        DataError: prompts that are empty, that hold ids outside the vocabulary, that leave no room in the model's
+            context, or that are padded without a mask; options that ask for something else than one text a prompt.
         SkipError: a skip that does not fit the network, or a draft that is not shallower than what verifies it.
         StagesError: a network of another model.
 
@@ -66,7 +66,7 @@ def generate(
     ids, mask = prompts_of(network, input_ids if tokens is None else tokens, attention_mask)
     rows = _skips(network, skip, len(ids))
     check_length(network, mask, options)
-    _check_options(ids, options, drafted=draft is not None)
+    _check_options(network, ids, options, drafted=draft is not None)
     assisted = None if draft is None else draft_of(network, draft)
     if assisted is not None:
         check_verifies(network)
@@ -102,22 +102,38 @@ def _together(
     return [(key[0], found[key]) for key in sorted(found)]
 
 
-def _check_options(ids: Tensor, options: Mapping[str, Any], *, drafted: bool) -> None:
+def _check_options(network: AdaptiveNetwork, ids: Tensor, options: Mapping[str, Any], *, drafted: bool) -> None:
     """Raise where `generate` of transformers is asked for something else than one text a prompt."""
     own = "call network.subnet(skip).generate(...), which takes all options of transformers"
-    for name in ("num_return_sequences", "return_dict_in_generate"):
-        if options.get(name) and (options[name] is True or options[name] != 1):
-            raise DataError(f"{name}={options[name]!r}: expected one text a prompt, as token ids; {own}")
+    asked = {name: asked_for(name, options) for name in (*_SEVERAL, *_NOT_DRAFTED)}
+    for name in _SEVERAL:
+        if asked[name] and (asked[name] is True or asked[name] != 1):
+            raise DataError(f"{name}={asked[name]!r}: expected one text a prompt, as token ids; {own}")
+    if options.get("streamer") is not None and len(ids) > 1:
+        raise DataError(f"a streamer for {len(ids)} prompts: it shows one text; call generate for each, with its own")
     if drafted:
-        alone = [name for name in ("cache_implementation", "stopping_criteria") if options.get(name)]
-        alone += ["use_cache"] if options.get("use_cache") is False else []
-        alone += ["num_beams"] if (options.get("num_beams") or 1) > 1 else []
+        alone = [name for name in ("cache_implementation", "stopping_criteria", "stop_strings") if asked[name]]
+        alone += ["use_cache"] if asked["use_cache"] is False else []
+        alone += ["num_beams"] if (asked["num_beams"] or 1) > 1 else []
         if alone:
             raise DataError(
                 f"{', '.join(alone)} with a draft: transformers verifies drafts on a cache that grows, and stops at "
                 "once only by end tokens and lengths; leave either out"
             )
-    cache = options.get("past_key_values")
+    _check_cache(network, ids, options.get("past_key_values"))
+
+
+_SEVERAL = ("num_return_sequences", "return_dict_in_generate")
+_NOT_DRAFTED = ("cache_implementation", "stopping_criteria", "stop_strings", "use_cache", "num_beams")
+
+
+def _check_cache(network: AdaptiveNetwork, ids: Tensor, cache: Any) -> None:
+    """Raise where a cache is none, or leaves no token to give next."""
+    if cache is not None and not hasattr(cache, "get_seq_length") and not keeps_a_state(network.model):
+        raise DataError(
+            f"past_key_values is a {type(cache).__name__}: expected a cache of transformers, which says how long it "
+            "is, such as catch_up(network, skip, tokens[:, :-1]) makes"
+        )
     if cache is None or not filled(cache) or not hasattr(cache, "get_seq_length"):
         return
     if cache.get_seq_length() >= ids.shape[1]:
@@ -144,7 +160,7 @@ def catch_up(network: AdaptiveNetwork, skip: Skip, tokens: Tensor, attention_mas
     """
     check_writes(network, "catch_up")
     ids, mask = prompts_of(network, tokens, attention_mask)
-    check_length(network, mask, {"max_new_tokens": 0})
+    check_length(network, mask, None)
     if keeps_a_state(network.model) and not bool(mask.all()):
         raise DataError(
             f"texts of several lengths, padded, for the state of a {type(network.model).__name__}, which padding may "

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from ..batches import device_of
-from ..core.network import AdaptiveNetwork, check_adapted
+from ..core.network import AdaptiveNetwork, check_runs
 from ..errors import DataError
 from ..hugging_face import context_of, foreign_tokens, predicts_the_next_token
 
 
 def check_writes(network: object, received_by: str) -> None:
     """Raise where something else than an adapted causal language model was given."""
-    check_adapted(network, received_by, DataError)
+    check_runs(network, received_by, DataError)
     assert isinstance(network, AdaptiveNetwork)
     if not predicts_the_next_token(network.model):
         raise DataError(
@@ -61,7 +61,7 @@ def prompts_of(network: AdaptiveNetwork, tokens: Any, mask: Any) -> tuple[Tensor
         mask = torch.stack([torch.arange(longest) >= longest - len(line) for line in lines]).long()
         if not all(len(line) for line in lines):
             raise DataError("a prompt is empty: expected at least one token in each, such as the model's bos_token_id")
-    elif isinstance(tokens, Tensor) and tokens.ndim == 2 and not tokens.is_floating_point():
+    elif isinstance(tokens, Tensor) and tokens.ndim == 2 and _is_whole(tokens):
         ids = tokens
     else:
         received = f"a tensor {list(tokens.shape)} of {tokens.dtype}" if isinstance(tokens, Tensor) else repr(tokens)
@@ -91,7 +91,7 @@ def prompts_of(network: AdaptiveNetwork, tokens: Any, mask: Any) -> tuple[Tensor
 
 def _lines(tokens: Sequence[Any], mask: Any) -> list[Tensor]:
     """The prompts of a list, without the padding that a mask beside them tells."""
-    lines = [torch.as_tensor(line, dtype=torch.long) for line in tokens]
+    lines = [_line(line) for line in tokens]
     if mask is None:
         return lines
     seen = [torch.as_tensor(line) != 0 for line in mask]
@@ -101,6 +101,22 @@ def _lines(tokens: Sequence[Any], mask: Any) -> list[Tensor]:
             f"{', '.join(str(len(line)) for line in lines)}: expected one entry a token; prompts in a list need none"
         )
     return [line[each] for line, each in zip(lines, seen, strict=True)]
+
+
+def _line(given: Any) -> Tensor:
+    try:
+        line = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"a prompt is {given!r} ({error}): expected a list of token ids, whole numbers") from error
+    if not len(given):
+        return line.long()
+    if line.ndim != 1 or not _is_whole(line):
+        raise DataError(f"a prompt is {given!r}: expected a list of token ids, whole numbers")
+    return line.long()
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
 def _check_not_padded(network: AdaptiveNetwork, ids: Tensor) -> None:
@@ -116,15 +132,34 @@ def _check_not_padded(network: AdaptiveNetwork, ids: Tensor) -> None:
         )
 
 
-def check_length(network: AdaptiveNetwork, mask: Tensor, options: Mapping[str, Any]) -> None:
-    """Raise where a text gets longer than the model's positions."""
-    known, longest = context_of(network.model), int(mask.sum(dim=1).max())
-    if known is None:
-        return
-    new = options.get("max_new_tokens", 0) or 0
-    if longest + new > known:
-        asked = f" and {new} new ones" if new else ""
+def asked_for(name: str, options: Mapping[str, Any]) -> Any:
+    """A setting of `generate` of transformers: by its name, or in a `generation_config`; None where it is not given."""
+    found = options.get(name)
+    return getattr(options.get("generation_config"), name, None) if found is None else found
+
+
+def check_length(network: AdaptiveNetwork, mask: Tensor, options: Mapping[str, Any] | None) -> None:
+    """Raise where a text gets longer than the model's positions, or has no room for a token.
+
+    Arguments:
+        options: of `generate`; None where nothing is written.
+    """
+    known, longest, new = context_of(network.model), int(mask.sum(dim=1).max()), 0
+    if options is not None:
+        new = asked_for("max_new_tokens", options)
+        if new is None:
+            most = asked_for("max_length", options)
+            if most is not None and most <= mask.shape[1]:
+                raise DataError(
+                    f"max_length={most} for prompts of {mask.shape[1]} tokens, which count, too: expected more, or "
+                    "max_new_tokens"
+                )
+            new = 1 if most is None else most - mask.shape[1]
+        if new < 1:
+            raise DataError(f"max_new_tokens={new}: expected 1 or more")
+    if known is not None and longest + new > known:
+        further = "" if not new else " and a new one" if new == 1 else f" and {new} new ones"
         raise DataError(
-            f"a prompt of {longest} tokens{asked} is longer than the model's context of {known}: expected fewer of "
-            "either; keep the last tokens of the prompt"
+            f"a prompt of {longest} tokens{further} is longer than the model's context of {known}: expected fewer "
+            "of either; keep the last tokens of the prompt"
         )

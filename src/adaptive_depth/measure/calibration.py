@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..batches import arguments, device_of, on_device, samples_in, split_batch
 from ..core.distributed import Processes
-from ..core.network import AdaptiveNetwork, RunningStatistics, check_adapted
+from ..core.network import AdaptiveNetwork, RunningStatistics, check_runs
 from ..core.sharing import SharedForward
 from ..errors import DataError
 from ..modes import evaluating
@@ -65,7 +65,7 @@ def calibrate(
         >>> calibrate(net, [torch.randn(4, 3, 64, 64)])
         1
     """
-    check_adapted(network, "calibrate", DataError)
+    check_runs(network, "calibrate", DataError)
     if not any(True for _ in network.contexts()):
         return 0
     before = network.statistics

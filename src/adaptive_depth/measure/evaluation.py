@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..batches import arguments, device_of, is_empty, on_device
 from ..core.distributed import Processes
-from ..core.network import AdaptiveNetwork, check_adapted
+from ..core.network import AdaptiveNetwork, check_runs
 from ..core.sharing import SharedForward, tensors_in
 from ..errors import DataError, MeasurementError, TrainingError
 from ..modes import evaluating
@@ -63,7 +63,7 @@ def evaluate(
         >>> list(evaluate(net, batches, ["FFFF", "TTTT"], task=ad.tasks.Regression(unit="m")))
         ['FFFF', 'TTTT']
     """
-    check_adapted(network, "evaluate", DataError)
+    check_runs(network, "evaluate", DataError)
     chosen = [parse_skip(skip, len(network.stages)) for skip in (network.skips if skips is None else skips)]
     chosen = sorted(set(chosen))
     if not chosen:

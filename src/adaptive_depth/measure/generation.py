@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..choose.costs import Cost, Profile
 from ..core.caches import cache_in, no_cache
-from ..core.network import AdaptiveNetwork, check_adapted
+from ..core.network import AdaptiveNetwork, check_runs
 from ..core.usable import usable
 from ..errors import MeasurementError
 from ..hugging_face import context_of, foreign_tokens, predicts_the_next_token, writes_text
@@ -75,7 +75,7 @@ def profile_generation(
         >>> result.costs["F"].cache_kb, result.costs["T"].cache_kb  # 2 x layers x 16 numbers of 4 bytes
         (0.512, 0.384)
     """
-    check_adapted(network, "profile_generation", MeasurementError)
+    check_runs(network, "profile_generation", MeasurementError)
     check_rounds(rounds, seconds, warmup)
     _check_model(network.model)
     inputs = _checked_prompt(prompt, network.model, new_tokens)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..batches import map_samples, samples_in, shapes_in
 from ..choose.costs import Cost, Profile, median_interval
-from ..core.network import AdaptiveNetwork, check_adapted
+from ..core.network import AdaptiveNetwork, check_runs
 from ..core.usable import usable
 from ..errors import MeasurementError, one_line
 from ..modes import evaluating
@@ -260,7 +260,7 @@ def say_nothing(done: int, total: int, what: str) -> None:
 def _check_measurement(
     network: object, rounds: object, seconds: object, warmup: object, batch_sizes: object, backend: object
 ) -> None:
-    check_adapted(network, "profile", MeasurementError)
+    check_runs(network, "profile", MeasurementError)
     check_rounds(rounds, seconds, warmup)
     sizes = batch_sizes if isinstance(batch_sizes, Sequence) and not isinstance(batch_sizes, str) else [batch_sizes]
     if not all(isinstance(size, int) and size >= 1 for size in sizes):

@@ -54,6 +54,7 @@ class LanguageModel(Task):
         if not temperature > 0:
             raise TrainingError(f"temperature={temperature!r}: expected a number above 0")
         self.temperature, self.shift, self.ignore_index = temperature, shift, ignore_index
+        self._padding: int | None = None  # a token that is nothing else, where the model says so
 
     # -- batches ------------------------------------------------------------------------------------------------
 
@@ -82,6 +83,7 @@ class LanguageModel(Task):
             )
         mask = x.get("attention_mask") if isinstance(x, Mapping) else None
         if not isinstance(mask, Tensor):
+            self._check_not_padded(ids)
             return ids
         if mask.shape != ids.shape:
             raise DataError(
@@ -91,6 +93,23 @@ class LanguageModel(Task):
         padding = mask == 0
         padding[:, 1:] |= padding[:, :-1].clone()  # a first token is no one's next one
         return ids.masked_fill(padding, self.ignore_index)
+
+    def _check_not_padded(self, ids: Tensor) -> None:
+        """Padding without a mask would be learned as text."""
+        if self._padding is None or not ids.numel():
+            return
+        here = (ids == self._padding).long()
+        # In a text it has no place: where some stands between other tokens, it is something else there.
+        if int((here[:, 1:] - here[:, :-1]).abs().sum(dim=1).max() if ids.shape[1] > 1 else 0) > 1:
+            return
+        behind, before = (int(edge.sum()) for edge in (here[:, -1], here[:, 0]))
+        padded = behind or (before if before < len(ids) else 0)  # where all begin with it, it may begin texts
+        if padded:
+            raise DataError(
+                f"{padded} of {len(ids)} texts begin or end with the padding token {self._padding}, and there is "
+                "neither attention_mask nor labels, so padding would be learned as text: expected the dict that the "
+                f"tokenizer returns, with its mask, or labels that are {self.ignore_index} there"
+            )
 
     def _check_unshifted(self, x: Any, labels: Tensor) -> None:
         """What is certainly something else than token ids would train without an error, and learn nonsense."""
@@ -248,7 +267,9 @@ def language_task(model: nn.Module) -> LanguageModel | None:
     if among("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"):
         encoder = kind in masked and not getattr(config, "is_decoder", False)
         if not encoder and kind not in _BOTH_WAYS and getattr(config, "is_causal", True) is not False:
-            return LanguageModel()
+            task = LanguageModel()
+            task._padding = _padding_alone(config.get_text_config())
+            return task
         raise TrainingError(
             f"{type(model).__name__} sees the tokens that come next, as its config says: expected is_decoder=True in "
             "the config of a causal language model, or task=LanguageModel(shift=False) and labels at their own places"
@@ -265,6 +286,13 @@ def language_task(model: nn.Module) -> LanguageModel | None:
             "with batches of DataCollatorForLanguageModeling(tokenizer, mlm=True), which hold labels"
         )
     return None
+
+
+def _padding_alone(config: Any) -> int | None:
+    """The token that fills texts up; None where there is none, or one that begins or ends them, too."""
+    pad, end, begin = (getattr(config, name, None) for name in ("pad_token_id", "eos_token_id", "bos_token_id"))
+    ends = end if isinstance(end, list) else [end]
+    return pad if isinstance(pad, int) and pad >= 0 and pad not in (*ends, begin) else None
 
 
 def _flat(names: Any) -> set[str]:

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from ..batches import arguments, device_of
-from ..core.network import AdaptiveNetwork, check_adapted, gathers
+from ..core.network import AdaptiveNetwork, check_runs, gathers
 from ..core.sharing import SharedForward
 from ..core.views import View
 from ..errors import CheckpointError, DataError, TrainingError
 from ..modes import Generators, buffers_restored_on_error
 from ..tasks import Detection, OwnCriterion, Task, Watched, as_task
+from .accumulating import check_steps_for_each_item, check_steps_once
 from .compiling import Compiled
 from .objective import learned
 from .replay import Replay
@@ -181,7 +182,7 @@ class Passes:
         *,
         buffer_mb: float = 2048,
     ) -> None:
-        check_adapted(network, "Passes", TrainingError)
+        check_runs(network, "Passes", TrainingError)
         if schedule is None:
             schedule = Schedule("SBSBR" if len(network.stages) > 1 else "SB")
         if not isinstance(schedule, Schedule):
@@ -225,10 +226,13 @@ class Passes:
                 apart (token ids of a language model, a dict with `labels`).
 
         Raises:
-            TrainingError: what the task refuses, or a batch that cannot be kept for a later pass.
+            TrainingError: what the task refuses, a batch that cannot be kept for a later pass, or a loop that adds up
+                the gradients of several passes (`accelerator.accumulate`).
         """
+        check_steps_once()
         for due in self.load([self.task.inputs(x) if y is None else (x, y)]):
             yield self.learn(self.items(due)[0]).loss
+            check_steps_once()
             self.done()
 
     def load(self, parts: Sequence[tuple[Any, Any]]) -> Iterator[Due]:
@@ -338,6 +342,7 @@ class PassLoader:
 
     Raises:
         DataError: batches without a length or without labels.
+        TrainingError: a loop that makes one step for several items (`gradient_accumulation_steps`).
     """
 
     def __init__(self, passes: Passes, batches: Any) -> None:
@@ -362,6 +367,7 @@ class PassLoader:
         return steps(start + len(self.batches)) - steps(start)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        check_steps_for_each_item()
         loaded = 0
         if self.passes.resumed:
             self.passes.resumed = False

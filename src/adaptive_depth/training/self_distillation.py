@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from ..batches import arguments, device_of, entries_in, first_samples, samples_in, shapes_in
-from ..core.network import AdaptiveNetwork, check_adapted
+from ..core.network import AdaptiveNetwork, check_runs
 from ..core.recompute import is_recomputed
 from ..core.sharing import Branch, SharedForward, hand_on
 from ..errors import TrainingError
@@ -108,7 +108,7 @@ class SelfDistillation(nn.Module):
         keep_scale: bool = True,
     ) -> None:
         super().__init__()
-        check_adapted(network, "SelfDistillation", TrainingError)
+        check_runs(network, "SelfDistillation", TrainingError)
         task = as_task(criterion, network.model)
         if learn_from == "teacher" and not task.can_distil:
             raise TrainingError(

@@ -3,8 +3,9 @@
 import json
 import logging
 import os
+import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -219,8 +220,29 @@ def _plain(folder: Path) -> "nn.Module":
             f"{folder} lacks weights of its model, which would be random ({', '.join(absent[:3])}"
             f"{', ...' * (len(absent) > 3)}, {len(absent)} in all): fetch it anew, all of its safetensors"
         )
+    if dropped := _left_over(model, found["unexpected_keys"]):
+        raise CheckpointError(
+            f"{folder} holds weights that its {CONFIG} leaves out ({', '.join(dropped[:3])}"
+            f"{', ...' * (len(dropped) > 3)}, {len(dropped)} in all), so this would be another model: the files of two "
+            "models are mixed, or a number of layers or a bias was changed; fetch it anew"
+        )
     _check_kind(folder, model)
     return model.eval()
+
+
+def _left_over(model: Any, names: Iterable[str]) -> list[str]:
+    """Those weights without a place that belong to the model's own layers: further layers, biases of what it has.
+
+    Others are none of its business: a tower for images, a head of another task.
+    """
+    known = set(model.state_dict())
+
+    def own(name: str) -> bool:
+        place, _, leaf = name.rpartition(".")
+        beside = any(f"{place}.{other}" in known for other in ("weight", "bias") if other != leaf)
+        return re.sub(r"\.\d+\.", ".0.", name, count=1) in known or (leaf in ("weight", "bias") and beside)
+
+    return sorted(name for name in names if own(name))
 
 
 def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
