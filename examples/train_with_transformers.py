@@ -59,6 +59,14 @@ class DepthTrainer(Trainer):
     """
 
     def __init__(self, network: ad.AdaptiveNetwork, passes: ad.Passes | None, **kwargs: Any) -> None:
+        args = kwargs["args"]
+        if passes and args.gradient_accumulation_steps > 1:
+            raise ValueError(
+                f"gradient_accumulation_steps={args.gradient_accumulation_steps} would add up the gradients of different "
+                "passes: expected 1, and a larger batch"
+            )
+        if args.gradient_checkpointing:
+            raise ValueError("gradient_checkpointing=True: call model.gradient_checkpointing_enable() before adapt")
         super().__init__(model=passes.module if passes else ad.SelfDistillation(network), **kwargs)
         self.ends, self.passes = {"S": network.skips[0], "B": network.skips[-1]}, passes
         self.terms: dict[str, list[Tensor]] = defaultdict(list)  # losses by letter, since they were logged

@@ -1,6 +1,7 @@
 """The programs of examples/ run as a user starts them: real images, every depth good, and a training that goes on."""
 
 import csv
+import importlib.util
 import json
 import math
 import os
@@ -518,3 +519,24 @@ def test_a_loader_of_passes_goes_on_inside_an_epoch(nets: Any) -> None:
         assert len(again.over(data)) == (10 if number < 9 else 13)
         assert [item[:4] for item in seen(again)] == [item[:4] for item in rest]
         assert again.steps_done == number + 1 + len(rest)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps=4 would add up the gradients of different"),
+        ({"gradient_checkpointing": True}, r"call model\.gradient_checkpointing_enable\(\) before adapt"),
+    ],
+)
+def test_the_trainer_refuses_what_would_mix_passes(tmp_path: Path, options: dict, message: str, nets) -> None:
+    transformers = pytest.importorskip("transformers")
+    spec = importlib.util.spec_from_file_location("train_with_transformers", EXAMPLES / "train_with_transformers.py")
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    network = nets.chain()
+    passes = ad.Passes(network, ad.tasks.Classification(), ad.Schedule("SB"))
+    arguments = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **options)
+    with pytest.raises(ValueError, match=message):
+        example.DepthTrainer(network, passes, args=arguments)

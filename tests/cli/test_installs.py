@@ -76,7 +76,7 @@ def test_what_runs_on_a_device_needs_no_torch(fresh, run: Path, call, tmp_path: 
         fresh(python, "-c", GOVERNED, run / name)
 
     said = fresh(command, "stages", "resnet18", status=2)
-    assert said == f'Error: this command needs torch, which is not installed: {install("train")}\n'
+    assert said == f"Error: this command needs torch, which is not installed: {install('train')}\n"
     said = fresh(python, "-c", "import adaptive_depth; adaptive_depth.adapt", status=1)
     assert said.rstrip().endswith(f"adaptive_depth.adapt needs torch, which is not installed: {install('train')}")
 

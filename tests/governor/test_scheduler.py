@@ -213,7 +213,11 @@ def test_threads_share_one() -> None:
         ({"deadline_ms": math.nan}, ad.BudgetError, "deadline_ms=nan: expected milliseconds"),
         ({"shed": "random"}, ad.BudgetError, "shed='random': expected 'oldest', 'newest' or None"),
         ({"max_batch": 0}, ad.BudgetError, "max_batch=0: expected a whole number of at least 1"),
-        ({"max_batch": 8}, ad.MeasurementError, r"max_batch=8, and latencies .* of 4 at most: profile with batch_sizes="),
+        (
+            {"max_batch": 8},
+            ad.MeasurementError,
+            r"max_batch=8, and latencies .* of 4 at most: profile with batch_sizes=",
+        ),
         ({"worth": {"F": 1.0}}, ad.BudgetError, "expected a finite number above 0 for each of F, T"),
     ],
 )

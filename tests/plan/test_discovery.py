@@ -536,3 +536,14 @@ def test_a_layer_that_discovery_would_lose_is_an_error(place: int) -> None:
     said = rf"layer model.layers.{place} \(Replacing\) can be part of no stage: .*does not add to its input.*Name"
     with pytest.raises(ad.StagesError, match=said):
         ad.adapt(model)
+
+
+def test_weights_that_are_not_finite_are_named(nets) -> None:
+    model = nets.chain()
+    name, parameter = next((name, each) for name, each in model.named_parameters() if each.ndim > 1)
+    with torch.no_grad():
+        parameter.view(-1)[0] = float("nan")
+    with pytest.raises(
+        ad.StagesError, match=rf"has numbers in {re.escape(name)} that are not finite \(NaN or infinity\)"
+    ):
+        discover(model, (X,), {})

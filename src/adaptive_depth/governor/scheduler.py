@@ -61,10 +61,12 @@ class DepthScheduler:
 
     Example:
         >>> from adaptive_depth import Row
-        >>> table = TradeOffs((
-        ...     Row("F", 80.0, 400, 9, 20.0, throughput={1: 50.0, 4: 125.0}),
-        ...     Row("T", 60.0, 200, 5, 10.0, throughput={1: 100.0, 4: 250.0}),
-        ... ))
+        >>> table = TradeOffs(
+        ...     (
+        ...         Row("F", 80.0, 400, 9, 20.0, throughput={1: 50.0, 4: 125.0}),
+        ...         Row("T", 60.0, 200, 5, 10.0, throughput={1: 100.0, 4: 250.0}),
+        ...     )
+        ... )
         >>> scheduler = DepthScheduler(table, deadline_ms=50)
         >>> scheduler.plan([45.0, 50.0])
         Plan(batch=(0, 1), skip='F', shed=(), expected_ms=24.0)
@@ -154,7 +156,9 @@ class DepthScheduler:
         return self._profiled[skip][batch]
 
     def __repr__(self) -> str:
-        return f"DepthScheduler for {self.deadline_ms:g} ms over {', '.join(self._skips)}, up to {self.max_batch} together"
+        return (
+            f"DepthScheduler for {self.deadline_ms:g} ms over {', '.join(self._skips)}, up to {self.max_batch} together"
+        )
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -248,7 +252,9 @@ class _Price:
         self.rooms: list[list[float]] = [[]]
         self.values: list[list[float]] = [[]]
         for size in range(1, self.largest + 1):
-            ends = sorted((each[size], size * value - slope * each[size]) for value, each in zip(worth, times, strict=True))
+            ends = sorted(
+                (each[size], size * value - slope * each[size]) for value, each in zip(worth, times, strict=True)
+            )
             rooms, values, best = [], [], -math.inf
             for end, value in ends:
                 if value > best:

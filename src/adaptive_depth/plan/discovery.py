@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..errors import StagesError, one_line
 from ..hugging_face import layer_lists
 from ..modes import evaluating, looking_at, without_fast_paths
+from ..weights import first_not_finite
 from .bodies import WHOLE
 from .calls import Call, fresh, hidden_of, record, same_output, without_use
 from .norms import norms_inside
@@ -54,6 +55,11 @@ def discover(
                 "keyword arguments"
             ) from error
         if not same_output(output, again):
+            if (name := first_not_finite(model)) is not None:
+                raise StagesError(
+                    f"{type(model).__name__} has numbers in {name} that are not finite (NaN or infinity), so its depths "
+                    "cannot be compared: load weights that are whole"
+                )
             raise StagesError(
                 f"{type(model).__name__} returns something else when it runs again on the same input in eval mode (or "
                 "no finite numbers): what is random in it must be off in eval mode before depths can be compared"
