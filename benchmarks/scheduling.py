@@ -48,7 +48,7 @@ class Trace:
     """Arrivals in ms, in order; and how slow the device is at a time."""
 
     arrivals: Sequence[float]
-    slow: Callable[[float], float] = lambda at_ms: 1.0
+    slow: Callable[[float], float] = lambda _: 1.0
 
 
 def poisson(rate: Callable[[float], float], most: float, rng: random.Random) -> list[float]:
@@ -148,7 +148,7 @@ class Simple:
 
 
 def fixed(skip: str) -> Callable[[TradeOffs, Callable[[], float]], Planner]:
-    return lambda table, clock: Simple(table, lambda waited: skip, lambda skip, slow: None)
+    return lambda table, _: Simple(table, lambda _: skip, lambda *_: None)
 
 
 def governed(table: TradeOffs, clock: Callable[[], float]) -> Planner:

@@ -62,8 +62,8 @@ class DepthTrainer(Trainer):
         args = kwargs["args"]
         if passes and args.gradient_accumulation_steps > 1:
             raise ValueError(
-                f"gradient_accumulation_steps={args.gradient_accumulation_steps} would add up the gradients of different "
-                "passes: expected 1, and a larger batch"
+                f"gradient_accumulation_steps={args.gradient_accumulation_steps} would add up the gradients of "
+                "different passes: expected 1, and a larger batch"
             )
         if args.gradient_checkpointing:
             raise ValueError("gradient_checkpointing=True: call model.gradient_checkpointing_enable() before adapt")

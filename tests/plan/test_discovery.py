@@ -543,7 +543,5 @@ def test_weights_that_are_not_finite_are_named(nets) -> None:
     name, parameter = next((name, each) for name, each in model.named_parameters() if each.ndim > 1)
     with torch.no_grad():
         parameter.view(-1)[0] = float("nan")
-    with pytest.raises(
-        ad.StagesError, match=rf"has numbers in {re.escape(name)} that are not finite \(NaN or infinity\)"
-    ):
+    with pytest.raises(ad.StagesError, match=rf"numbers in {re.escape(name)} that are not finite \(NaN or infinity\)"):
         discover(model, (X,), {})

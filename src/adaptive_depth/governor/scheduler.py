@@ -110,8 +110,8 @@ class DepthScheduler:
         """What to run next; to be called when the device is free.
 
         Arguments:
-            left_ms: how much time each request that waits has left, in the order of their arrival; those of one deadline
-                are in ascending order then. A request stays in the queue until a plan names it.
+            left_ms: how much time each request that waits has left, in the order of their arrival. A request stays in
+                the queue until a plan names it.
         """
         with self._lock:
             self._count(len(left_ms))
@@ -283,7 +283,8 @@ class _Prices:
     """What a millisecond of the device is worth by the load, from the best mixture of depths that carries it.
 
     Of a load of so many requests a millisecond, each has `1 / load` of the device's time. What that buys is the upper
-    hull of (time of a request, worth of its answer) over all depths, and of nothing for no time; its slope is the price.
+    hull of (time of a request, worth of its answer) over all depths, and of nothing for no time; its slope there is the
+    price.
     """
 
     def __init__(self, worth: Sequence[float], times: Sequence[Sequence[float]], deadline: float) -> None:
@@ -362,8 +363,8 @@ def _worth(table: TradeOffs, worth: Mapping[str, float] | None) -> dict[str, flo
     if worth is None:
         if table.quality.unit != "%" or not table.quality.higher_is_better:
             raise BudgetError(
-                f"what an answer is worth does not follow from {table.quality}: give worth={{skip: number}}, of an answer "
-                "in time where one that is late is worth 0"
+                f"what an answer is worth does not follow from {table.quality}: give worth={{skip: number}}, what "
+                "one in time is worth where one that is late is worth 0"
             )
         return {row.skip: row.accuracy for row in table.rows}
     skips = [row.skip for row in table.rows]

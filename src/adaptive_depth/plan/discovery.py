@@ -57,8 +57,8 @@ def discover(
         if not same_output(output, again):
             if (name := first_not_finite(model)) is not None:
                 raise StagesError(
-                    f"{type(model).__name__} has numbers in {name} that are not finite (NaN or infinity), so its depths "
-                    "cannot be compared: load weights that are whole"
+                    f"{type(model).__name__} has numbers in {name} that are not finite (NaN or infinity), so its "
+                    "depths cannot be compared: load weights that are whole"
                 )
             raise StagesError(
                 f"{type(model).__name__} returns something else when it runs again on the same input in eval mode (or "
