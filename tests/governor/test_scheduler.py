@@ -252,3 +252,4 @@ def test_a_table_keeps_its_batch_sizes() -> None:
     again = ad.TradeOffs.from_json(TABLE.to_json())
     assert again == TABLE
     assert again.rows[0].throughput == {1: 50.0, 4: 125.0}
+    assert len({*again.rows, *ROWS}) == 2

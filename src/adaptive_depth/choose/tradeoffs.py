@@ -45,7 +45,7 @@ class Row(Plain):
     first_token_ms: Positive | None = None
     token_ms: Positive | None = None
     cache_kb: NotNegative | None = None
-    throughput: dict[Size, Positive] = field(default_factory=dict)
+    throughput: dict[Size, Positive] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "throughput", {int(batch): rate for batch, rate in self.throughput.items()})
