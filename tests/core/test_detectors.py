@@ -313,3 +313,13 @@ def test_multiply_adds_of_listed_images_are_those_of_the_same_images_as_a_tensor
     assert found[0].suppressions > 0
     assert found[0].uncounted == {}
     assert f"overlapping boxes are suppressed {found[0].suppressions} times" in str(found[0])
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_images_as_they_are_make_an_example_of_a_detector_that_takes_a_list(kind: type) -> None:
+    images = kind([torch.rand(3, 64, 80), torch.rand(3, 72, 64)])
+    stages = ad.find_stages(zoo.fcos(), (list(images),))
+    assert ad.find_stages(zoo.fcos(), images) == stages
+    net = ad.adapt(zoo.fcos(), example=images)
+    assert net.stages == stages
+    assert net.proven

@@ -124,7 +124,11 @@ WRONG = [
         "another size",
         r"mask .*1\.png has 16 x 11 pixels, its image .*1\.png 16 x 12: remove both, or make the mask anew",
     ),
-    ("beyond", r"mask .*1\.png has the numbers 7, 9: expected 0 to 2 for the classes, and 255 for pixels of none"),
+    (
+        "beyond",
+        r"mask .*1\.png has the numbers 7, 9: expected 0 to 2 for the classes, and 255 for pixels of none; name its "
+        r'class in classes\.txt, or, where it stands for no class, .* \(--task "segmentation\(ignore_index=9\)"\)',
+    ),
     ("colours", r"mask .*1\.png is a picture of mode RGB: expected one number a pixel"),
 ]
 

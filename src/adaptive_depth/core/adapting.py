@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..batches import arguments
 from ..errors import StagesError
@@ -97,6 +97,7 @@ def find_stages(
     """
     model = create_model(model) if isinstance(model, str) else model
     _check_plain(model)
+    example = _one_argument(model, example)
     if cut not in ("groups", "measured"):
         raise StagesError(f"cut={cut!r}: expected 'groups' or 'measured'")
     if cut == "measured" and example is None:
@@ -184,6 +185,7 @@ def adapt(
     if isinstance(model, AdaptiveNetwork):
         raise StagesError("adapt received a network that is adapted already: adapt its plain model, network.model")
     check_shaped(model, "adapt received", StagesError)
+    example = _one_argument(model, example)
     with taken_apart(model) as inside:
         if body is not None or inside is not None:
             plan = {"stages": stages, "mandatory": mandatory, "group_size": group_size, "skip_aware": skip_aware}
@@ -270,6 +272,16 @@ def _one_body(body: Any, within: Within, inside: tuple[AdaptiveNetwork, str] | N
             "put the plain model, network.model, there first"
         )
     return network, path
+
+
+def _one_argument(model: nn.Module, example: Any) -> Any:
+    """An example of the model; the images of a detector of torchvision, given as they are, are its one argument."""
+    images = isinstance(example, list | tuple) and bool(example)
+    if not (images and all(isinstance(each, Tensor) and each.ndim == 3 for each in example)):
+        return example
+    usual = usual_input(model)
+    takes_a_list = isinstance(usual, tuple) and isinstance(usual[0], list)
+    return (list(example),) if takes_a_list else example
 
 
 def _with_body(model: nn.Module, body: AdaptiveNetwork, within: Within, example: Any) -> AdaptiveNetwork:

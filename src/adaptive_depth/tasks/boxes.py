@@ -59,9 +59,8 @@ def pairs(batch: Any, detector: Detector | None) -> tuple[list[Tensor], list[Tar
         DataError: another form, no targets, or targets that do not fit.
     """
     is_pair = isinstance(batch, tuple | list) and len(batch) == 2 and not isinstance(batch[1], Tensor)
-    if not is_pair or batch[1] is None:
-        missing = "images without targets" if isinstance(batch, Tensor | list | tuple) else described(batch)
-        raise DataError(f"the loader yielded {missing}: {_PAIR}")
+    if not is_pair or batch[1] is None or _is_sample(batch[1]):
+        raise DataError(f"the loader yielded {_without_targets(batch)}: {_PAIR}")
     images, targets = images_in(batch), batch[1]
     if not (isinstance(targets, tuple | list) and all(isinstance(each, Mapping) for each in targets)):
         inside = next((type(each).__name__ for each in targets if not isinstance(each, Mapping)), "")
@@ -74,7 +73,24 @@ def pairs(batch: Any, detector: Detector | None) -> tuple[list[Tensor], list[Tar
         for number, (image, target) in enumerate(zip(images, targets, strict=True))
     ]
     _check_unit(images, found)
+    if detector is not None and detector.normalises:
+        _check_scale(images, detector)
     return images, found
+
+
+def _without_targets(batch: Any) -> str:
+    """What a batch is in place of a pair of images and targets, for an error."""
+    if not isinstance(batch, Tensor | list | tuple):
+        return described(batch)
+    if not isinstance(batch, Tensor) and batch and all(_is_sample(each) for each in batch):
+        return f"a list of {len(batch)} pairs of an image and its target, as the data set has them"
+    return "images without targets"
+
+
+def _is_sample(value: Any) -> bool:
+    """An image and its target, as a data set has them."""
+    pair = isinstance(value, tuple | list) and len(value) == 2
+    return pair and isinstance(value[0], Tensor) and isinstance(value[1], Mapping)
 
 
 def padded(batch: Mapping[str, Any], detector: Detector | None) -> tuple[dict[str, Any], list[Target]]:
@@ -256,9 +272,28 @@ def _check_labels(where: str, labels: Tensor, detector: Detector | None, called:
             built = "num_labels" if detector.library == "transformers" else "num_classes"
             why = " (class 0 is the background)" if lowest else ", or subtract 1 from labels that start at 1"
             upto, mend = f" to {classes - 1}", f"; build the model with {built}={high + 1}{why}"
+        if low < 0:
+            mend = "; leave out the boxes of no class, with their labels"
         raise DataError(
             f"{where} has labels from {low} to {high}: expected {called} of {name}, from {lowest}{upto}{mend}"
         )
+
+
+_FAR = 0.5  # how far beyond 0 and 1 an image may lie: resizing and noise overshoot a little
+
+
+def _check_scale(images: Sequence[Tensor], detector: Detector) -> None:
+    """Numbers that no image from 0 to 1 has: bytes as floating numbers, or an image that was normalised before."""
+    for number, image in enumerate(images):
+        if not image.numel():
+            continue
+        low, high = torch.stack(image.detach().aminmax()).tolist()
+        if low < -_FAR or high > 1 + _FAR:
+            raise DataError(
+                f"image {number} of the batch has numbers from {low:.4g} to {high:.4g}: expected 0 to 1, for a "
+                f"{detector.name} normalises images by itself (its `transform`); divide bytes by 255 "
+                "(torchvision.transforms.v2.ToDtype(torch.float32, scale=True)), and leave Normalize out"
+            )
 
 
 def _check_unit(images: Sequence[Tensor], targets: Sequence[Target]) -> None:

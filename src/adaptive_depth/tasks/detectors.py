@@ -26,6 +26,7 @@ class Detector:
         backbone: the path of the module that returns its features; None where there is none of its own.
         config: of a model of transformers.
         takes_mask: does it take the `pixel_mask` of a padded batch?
+        normalises: does it take images from 0 to 1 for certain, and subtract their mean by itself?
     """
 
     name: str
@@ -35,6 +36,7 @@ class Detector:
     backbone: str | None = None
     config: Any = field(default=None, repr=False)
     takes_mask: bool = field(default=False, repr=False)
+    normalises: bool = field(default=False, repr=False, compare=False)
 
 
 def detector_of(model: nn.Module) -> Detector | None:
@@ -82,7 +84,15 @@ def _of_torchvision(path: str, part: Any) -> Detector | None:
     else:
         return None
     known = classes if isinstance(classes, int) else None
-    return Detector(type(part).__name__, "torchvision", lowest, known, _below(path, "backbone"))
+    backbone = _below(path, "backbone")
+    return Detector(type(part).__name__, "torchvision", lowest, known, backbone, normalises=_normalises(part))
+
+
+def _normalises(part: Any) -> bool:
+    """A mean within 0 and 1 is that of images from 0 to 1."""
+    numbers = [getattr(getattr(part, "transform", None), name, None) for name in ("image_mean", "image_std")]
+    mean, spread = ([each] if isinstance(each, int | float) else each or [0.0] for each in numbers)
+    return all(0 < each < 1 for each in mean) and all(0 < each <= 1 for each in spread)
 
 
 def _below(path: str, name: str) -> str:

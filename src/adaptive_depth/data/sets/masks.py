@@ -86,7 +86,8 @@ class Masked(Dataset[tuple[Any, Any]]):
             others = f" or {self.ignored}" if self.ignored != NO_CLASS else ""
             raise DataError(
                 f"mask {path} has the numbers {given}: expected 0 to {last} for the classes, and {NO_CLASS}{others} "
-                "for pixels of none"
+                "for pixels of none; name its class in classes.txt, or, where it stands for no class, say so with the "
+                f'task (--task "segmentation(ignore_index={int(strange[-1])})")'
             )
         return np.where(counted, self.numbers[np.where(counted, pixels, 0)], self.ignored)
 
