@@ -565,9 +565,7 @@ def test_numbers_of_images_are_asked_about_where_it_is_certain_what_they_mean() 
 
 
 def test_labels_below_zero_are_no_question_of_the_number_of_classes() -> None:
-    with pytest.raises(
-        ad.DataError, match="from -1 to -1: .* from 0 to 3; leave out the boxes of no class, with their"
-    ):
+    with pytest.raises(ad.DataError, match=r"from -1 to -1: .* from 0 to 3; leave out the boxes of no class"):
         of_fcos().inputs(([IMAGES[0]], [target(labels=(-1,))]))
 
 
@@ -600,10 +598,10 @@ def test_the_background_is_no_class() -> None:
         (([(255 * IMAGES[0]).byte()], [target()]), r"is \[3, 32, 40\] of uint8: .*v2.ToDtype\(torch.float32, scale=Tr"),
         ((IMAGES, [target([(0.1, 0.1, 0.5, 0.5)]), target([(0, 0, 1, 1)])]), "all boxes of this batch lie between 0 a"),
         ((["a.png"], [target()]), r"expected \(images, targets\), a list of tensors"),
-        ([(IMAGES[0], target())] * 2, r"yielded a list of 2 pairs of an image and its target, as the data set has them: e"),
+        ([(IMAGES[0], target())] * 2, r"yielded a list of 2 pairs of an image and its target, as the data set has t"),
         ([(IMAGES[0], target())] * 3, "yielded a list of 3 pairs of an image and its target"),
-        (([IMAGES[0], 255 * IMAGES[1]], [target()] * 2), r"image 1 of the batch has numbers from .*: expected 0 to 1, for"),
-        (([4 * IMAGES[0] - 2], [target()]), r"numbers from -[12].* a FCOS normalises images by itself .* leave Normalize "),
+        (([IMAGES[0], 255 * IMAGES[1]], [target()] * 2), r"image 1 of the batch has numbers from .*: expected 0 to 1,"),
+        (([4 * IMAGES[0] - 2], [target()]), r"numbers from -[12].* a FCOS normalises images by itself .* leave Norma"),
     ],
 )  # fmt: skip
 def test_batches_of_torchvision_that_are_refused(batch: Any, said: str) -> None:
