@@ -333,9 +333,9 @@ def test_the_limit_chooses_a_depth_of_the_table(call, run):
 
 
 def test_a_conversation_goes_on_at_another_depth(talk, run):
-    said, err = talk("hello", "/depth T", "and you", "/depth F", "bye", "/quit", "unheard")
+    said, err = talk("hello", "/depth T", "and you", "/depth", "/depth F", "bye", "/quit", "unheard")
     assert [each["skip"] for each in said] == ["F", "T", "F"]
-    assert err == "[T]\n[F]\n"
+    assert err == "[T]\n[T]\n[F]\n"
     network, prompt = ad.load(run), ""
     for each in said:
         prompt += f"u:{each['prompt']}\n"

@@ -142,7 +142,8 @@ def chat(
 def _turn(talk: Conversation, line: str, *, json: bool) -> None:
     name, _, rest = line.partition(" ")
     if name == "/depth":
-        talk.change_depth(rest.strip())
+        if rest.strip():  # without a depth it says the present one
+            talk.change_depth(rest.strip())
         typer.echo(f"[{talk.writer.skip}]", err=True)
     elif line == "/new":
         talk.start_anew()
