@@ -13,6 +13,7 @@ import adaptive_depth as ad
 from adaptive_depth.cli import runs, tasks
 from adaptive_depth.data import create_loader
 from adaptive_depth.meaning import Meaning
+from adaptive_depth.quality import Quality
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # timm leaves closing to Python
 F1 = "torchmetrics.classification.MulticlassF1Score(num_classes=3)"
@@ -186,7 +187,8 @@ def test_ordinal_regression_by_a_task_of_ones_own(call, train_arguments, tmp_pat
     assert "was trained with --task 'own.py:place', which is code that no run may name: name it again" in err
     status, out, _ = call("evaluate", run, "--task=own.py:place")
     assert status == 0
-    assert f"TTTT     {error:>7.3f} stripes" in out  # as in every other table
+    digits = Quality("RMSE", "stripes").digits(told["accuracy"].values())
+    assert f"TTTT     {error:>7.{digits}f} stripes" in out  # as in every other table
     status, out, err = call("analyze", run, "--task=own.py:place")
     assert status == 0, err
     assert err == "Without maps.png: class-activation maps are of classes, and Place has none\n"
@@ -357,7 +359,8 @@ def test_a_run_of_another_task_is_exported_quantised_and_run(call, train_argumen
         first, _, _, *_ = out.splitlines()
         assert re.fullmatch(rf"{re.escape(images[0])}  FFFF  -?[\d.e-]+ stripes", first)  # no code was named
         if what != run:
-            assert f"RMSE: {measured['FFFF']:.3f} stripes expected of these depths" in out
+            digits = Quality("RMSE", "stripes").digits(measured.values())
+            assert f"RMSE: {measured['FFFF']:.{digits}f} stripes expected of these depths" in out
     status, out, _ = call("run", run / "export" / "model.onnx", *images, "--target-ms=1000", "--json")
     assert (status, json.loads(out)["quality"]["name"]) == (0, "RMSE")
     best = min(measured, key=lambda skip: measured[skip])
