@@ -13,8 +13,10 @@ import argparse
 import random
 import statistics
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import pi, sin
 from typing import Any, Protocol
 
 from governor_simulation import TABLES
@@ -69,8 +71,6 @@ def phases(lengths: Sequence[float], rng: random.Random) -> Callable[[float], in
         which = 1 - which
 
     def state(at_ms: float) -> int:
-        from bisect import bisect_right
-
         return bisect_right(ends, at_ms) % 2
 
     return state
@@ -89,8 +89,6 @@ def bursts(quiet: float, loud: float, lengths: Sequence[float]) -> Callable[[flo
 
 
 def diurnal(capacity: float, rng: random.Random) -> Trace:
-    from math import pi, sin
-
     return Trace(poisson(lambda at: (0.65 + 0.45 * sin(2 * pi * at / 20_000)) * capacity, 1.1 * capacity, rng))
 
 

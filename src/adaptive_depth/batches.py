@@ -196,6 +196,11 @@ def map_samples(x: Any, take: Callable[[Any], Any]) -> Any:
     return tree_map(taken, x, is_leaf=is_list)
 
 
+def is_whole(tensor: Tensor) -> bool:
+    """Does it hold whole numbers, such as class indices or token ids? Yes and no are none."""
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+
+
 def logits_in(output: Any) -> Any:
     """The logits of what a network returned: the field of that name, as models of Hugging Face have it, or all of it.
 

@@ -98,8 +98,8 @@ def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> nn
     if model is None:
         near = get_close_matches(short, known, n=4, cutoff=0.4)
         every = "torchvision.models.list_models()" if library == "torchvision" else "timm.list_models()"
-        hint = f"near ones are {', '.join(near)}" if near else f"see {every}"
-        raise ModelError(f"{library or 'timm'} has no model {short!r}: {hint}")
+        mend = f"near ones are {', '.join(near)}" if near else f"see {every}"
+        raise ModelError(f"{library or 'timm'} has no model {short!r}: {mend}")
     kept = {key: value for key, value in arguments.items() if key not in WEIGHT_ARGUMENTS}
     _sources[model] = Source(name, (brought_along(model) if pretrained and library == "torchvision" else {}) | kept)
     return model

@@ -41,15 +41,19 @@ def install(*extras: str) -> str:
     return f'pip install "adaptive-depth[{",".join(extras)}]"'
 
 
+def _package(error: ImportError) -> str:
+    """The one that an import did not find."""
+    return (error.name or "").partition(".")[0]
+
+
 def hint(error: ImportError, otherwise: str = "train") -> str:
-    """What a package lacks, and the command that brings it.
+    """What is lacking, and the command that brings it.
 
     Arguments:
         error: of an import.
         otherwise: the extra to name where the package is not known.
     """
-    package = (error.name or "").partition(".")[0]
-    return f"a package that is not installed ({error}): {install(_EXTRAS.get(package, otherwise))}"
+    return f"a package that is not installed ({error}): {install(_EXTRAS.get(_package(error), otherwise))}"
 
 
 def missing(error: ImportError, what: str) -> MissingPackageError | None:
@@ -59,7 +63,7 @@ def missing(error: ImportError, what: str) -> MissingPackageError | None:
         >>> str(missing(ModuleNotFoundError("No module named 'torch'", name="torch.nn"), "adaptive_depth.adapt"))
         'adaptive_depth.adapt needs torch, which is not installed: pip install "adaptive-depth[train]"'
     """
-    package = (error.name or "").partition(".")[0]
+    package = _package(error)
     if not isinstance(error, ModuleNotFoundError) or package not in _EXTRAS:
         return None
     return MissingPackageError(f"{what} needs {package}, which is not installed: {install(_EXTRAS[package])}")

@@ -8,6 +8,26 @@ from typing import Any
 
 Runs = Mapping[str, Callable[[], Any]]
 Clock = Callable[[], float]  # seconds
+_LONGEST_STEP = 1.0  # seconds: a clock that jumps ahead is taken to have gone on by so much
+
+
+class Steps:
+    """The seconds since the last call, by a clock that may jump: one that goes back, or is no number, stands still.
+
+    Example:
+        >>> ticks = iter([0.0, 0.25, 0.1, 99.0])
+        >>> step = Steps(lambda: next(ticks))
+        >>> step(), step(), step()
+        (0.25, 0.0, 1.0)
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._tick = clock, clock()
+
+    def __call__(self) -> float:
+        tick = self._clock()
+        passed, self._tick = tick - self._tick, tick
+        return min(passed, _LONGEST_STEP) if passed > 0 else 0.0
 
 
 def planned(rounds: int | None, seconds: float, done: int, elapsed: float, *, least: int = 6, most: int = 100) -> int:

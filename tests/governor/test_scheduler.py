@@ -36,7 +36,6 @@ def scheduler(**options) -> DepthScheduler:
     [
         ([50.0], Plan((0,), "F", (), 20.0)),
         ([48.0, 50.0], Plan((0, 1), "F", (), 24.0)),
-        ([25.1, 50.0], Plan((0, 1), "F", (), 24.0)),  # 24 and 5 % more: 25.2 would not end in time
         ([12.0], Plan((0,), "T", (), 10.0)),
         ([5.0, 12.0], Plan((1,), "T", (0,), 10.0)),  # the first cannot be answered any more
         ([5.0, 6.0], Plan((), "T", (0, 1), 0.0)),
@@ -45,10 +44,12 @@ def scheduler(**options) -> DepthScheduler:
     ],
 )
 def test_a_plan_by_hand(left: list[float], expected: Plan) -> None:
-    if left == [25.1, 50.0]:  # one of two at the deeper depth, then the other: or both at the shallower
-        assert scheduler().plan(left).expected_ms * 1.05 <= 25.1
-        return
     assert scheduler().plan(left) == expected
+
+
+def test_a_batch_ends_a_little_before_the_first_of_its_deadlines() -> None:
+    """Both at the deeper depth take 24 ms, and 5 % more are 25.2."""
+    assert scheduler().plan([25.1, 50.0]).expected_ms * 1.05 <= 25.1
 
 
 def test_between_measured_sizes_it_takes_the_line_that_joins_them() -> None:
@@ -124,17 +125,18 @@ def test_what_holds_for_any_queue(shed: str | None) -> None:
     for _ in range(2000):
         clock.now += rng.random() / 20
         left = sorted(rng.uniform(-20, 50) for _ in range(rng.randrange(30)))
+        slow = found.slowdown
         plan = found.plan(left)
         assert len({*plan.batch, *plan.shed}) == len(plan.batch) + len(plan.shed) <= len(left)
         assert len(plan.batch) <= 4
         if plan.batch:
             assert plan.expected_ms == pytest.approx(found.latency_ms(plan.skip, len(plan.batch)) * found.slowdown)
             found.observe(plan.skip, len(plan.batch), plan.expected_ms * rng.uniform(0.8, 1.5))
-        in_time = [place for place in plan.batch if left[place] >= 10.5 * found.slowdown]
         if shed is not None:
             assert all(left[place] >= plan.expected_ms for place in plan.batch)
             assert plan.batch or len(plan.shed) == len(left)
-        assert in_time or shed is None or not plan.batch or max(left) < 60
+        elif max(left, default=0.0) >= 10.5 * slow:  # whoever can be answered in time comes before the late
+            assert any(left[place] >= plan.expected_ms for place in plan.batch)
 
 
 def served(make, rate: float, seconds: float = 60.0) -> float:

@@ -52,6 +52,7 @@ COSTS = {
 }
 TIMED = ("latency_ms", "token_ms")  # what `Cost.times_ms` may hold
 OF_TEXT = ("first_token_ms", "token_ms", "cache_kb")  # of text that is generated, measured by `profile_generation`
+LATER = (*OF_TEXT, "throughput")  # of a row, which older versions do not know
 
 
 @dataclass(frozen=True)
@@ -362,8 +363,8 @@ class Profile(Plain):
 
     def to_json(self) -> dict[str, Any]:
         """Dictionaries, lists, strings and numbers only, as `from_json` reads them."""
-        plain = to_plain(self) | {"costs": [without_text(to_plain(cost)) for cost in self.costs.values()]}
-        return without_text(plain)
+        plain = to_plain(self) | {"costs": [without_later(to_plain(cost)) for cost in self.costs.values()]}
+        return without_later(plain)
 
     @classmethod
     def from_json(cls, content: Any) -> "Profile":
@@ -417,9 +418,9 @@ def text_columns(costs: Sequence[Any], batch_size: int, prompt_tokens: int | Non
     return found
 
 
-def without_text(plain: dict[str, Any]) -> dict[str, Any]:
+def without_later(plain: dict[str, Any]) -> dict[str, Any]:
     """Without the fields that older versions do not know, where they hold nothing."""
-    named = (*OF_TEXT, "prompt_tokens", "left_out", "throughput")
+    named = (*LATER, "prompt_tokens", "left_out")
     return {name: value for name, value in plain.items() if value not in (None, {}) or name not in named}
 
 

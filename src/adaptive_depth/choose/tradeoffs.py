@@ -11,7 +11,7 @@ from ..errors import BudgetError, MeasurementError
 from ..quality import TOP_1, Quality
 from ..schema import Count, Letters, NotNegative, Number, Plain, Positive, Size, to_plain
 from ..text import figures, left_out_lines, or_dash, table
-from .costs import COSTS, TIMED, Profile, macs_unit, text_columns, tokens_a_second, without_text
+from .costs import COSTS, TIMED, Profile, macs_unit, text_columns, tokens_a_second, without_later
 
 _QUALITIES = {"accuracy", "quality"}  # names of the limit on what `Row.accuracy` holds
 
@@ -515,8 +515,8 @@ class TradeOffs(Plain):
 
     def to_json(self) -> dict[str, Any]:
         """Dictionaries, lists, strings and numbers only, as `from_json` reads them."""
-        plain = without_text(to_plain(self))
-        plain["rows"] = [without_text(row) for row in plain["rows"]]
+        plain = without_later(to_plain(self))
+        plain["rows"] = [without_later(row) for row in plain["rows"]]
         if self.quality == TOP_1:  # as version 0.1 wrote it
             del plain["quality"]
         return plain

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
-from ..choose.costs import OF_TEXT
+from ..choose.costs import LATER
 from ..choose.tradeoffs import TradeOffs, check_value
 from ..errors import AdaptiveDepthError, ArtifactError
 from ..meaning import Detections, Meanings
@@ -92,8 +92,8 @@ class Artifact(Plain):
         for name in ("float_accuracy", "outputs", "meanings", "detections"):
             if not plain[name]:
                 del plain[name]
-        of_text = table is not None and any(name in row for row in table["rows"] for name in (*OF_TEXT, "throughput"))
-        judged = of_text or "quality" in plain or "float_accuracy" in plain or "quality" in (table or {})
+        later = table is not None and any(name in row for row in table["rows"] for name in LATER)
+        judged = later or "quality" in plain or "float_accuracy" in plain or "quality" in (table or {})
         fitted = self.preprocessing is not None and self.preprocessing.resize != "crop"
         named = self.outputs or self.meanings
         version = 4 if self.detections is not None or fitted else 3 if named else 2 if judged else 1

@@ -19,10 +19,8 @@ from .sources import Picture
 _COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 _SHADES = ((0, 0.0), (255, 0.5), (0, 0.45))  # mixed with so much of this grey: as it is, lighter, darker
 _OPAQUE = 0.55  # of a colour over the image
-_JPEG: dict[str, Any] = {
-    "quality": 90,
-    "subsampling": 0,
-}  # colours as sharp as the image: else lines two pixels wide lose theirs
+# Colours are as sharp as the image: else lines two pixels wide lose theirs.
+_JPEG: dict[str, Any] = {"quality": 90, "subsampling": 0}
 _MOST = 12  # lines
 _LONGEST = 200  # characters of a file's name
 

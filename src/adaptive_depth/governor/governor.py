@@ -14,11 +14,11 @@ from ..choose.costs import COSTS
 from ..choose.tradeoffs import TradeOffs
 from ..errors import BudgetError, MeasurementError, SkipError
 from ..quality import Quality
+from ..stopwatch import Steps
 from .decisions import Decision, Seen
 from .policy import Policy
 
 _LOGGER = logging.getLogger(__name__)
-_LONGEST_STEP = 1.0  # seconds: a clock that jumps ahead is taken to have gone on by so much
 
 
 class Governor:
@@ -70,11 +70,7 @@ class Governor:
         keep: int | None = 1000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if not isinstance(table, TradeOffs):
-            raise MeasurementError(
-                f"a governor received a {type(table).__name__} instead of a table: expected tradeoffs(accuracy, cost), "
-                "or the trade_offs of an artifact that was exported with them"
-            )
+        check_table(table, "a governor")
         self.target_ms = _target(table, target_ms, images_per_s, limit)
         if not (is_positive(met) and met < 1):
             raise BudgetError(f"met={met!r}: expected a share of inputs between 0 and 1, such as 0.95")
@@ -89,7 +85,7 @@ class Governor:
         self._lock = threading.RLock()
         self._log: deque[Decision] = deque(maxlen=keep)
         self._seen: list[Seen] = []
-        self._number, self._at_s, self._tick = 0, 0.0, clock()
+        self._number, self._at_s, self._step = 0, 0.0, Steps(clock)
         self._limits: Mapping[str, float] = {}
         self._allowed = tuple(range(len(self._ladder)))
         self._asked_s = -math.inf
@@ -208,10 +204,7 @@ class Governor:
     # -- inside -------------------------------------------------------------------------------------------------
 
     def _time(self) -> float:
-        tick = self._clock()
-        passed = tick - self._tick
-        self._at_s += min(passed, _LONGEST_STEP) if passed > 0 else 0.0  # backwards, or not a number: none
-        self._tick = tick
+        self._at_s += self._step()
         return self._at_s
 
     def _take(self, seen: Seen) -> None:
@@ -315,6 +308,15 @@ def _target(table: TradeOffs, target_ms: object, images_per_s: object, limit: ob
         return math.inf
     table.cost_name("latency_ms")
     return float(target_ms or 1000 * table.batch_size / images_per_s)  # type: ignore[arg-type, operator]
+
+
+def check_table(table: object, whose: str) -> None:
+    """Raise where something else than a table was given."""
+    if not isinstance(table, TradeOffs):
+        raise MeasurementError(
+            f"{whose} received a {type(table).__name__} instead of a table: expected tradeoffs(accuracy, cost), or the "
+            "trade_offs of an artifact that was exported with them"
+        )
 
 
 def is_positive(value: object) -> bool:

@@ -11,13 +11,13 @@ from itertools import pairwise
 
 from ..choose.tradeoffs import TradeOffs
 from ..errors import BudgetError, MeasurementError, SkipError
-from .governor import is_positive
+from ..stopwatch import Steps
+from .governor import check_table, is_positive
 
 ROOM = 1.05  # a batch must end so much before the deadline
 MEMORY = 3.0  # deadlines over which arrivals are averaged
 USUAL = 0.25  # of the arrivals within a deadline, so many wait where nothing is late
 _RECENT = 3  # passes, of which the middle one says how slow the device is
-_LONGEST_STEP = 1000.0  # ms: a clock that jumps ahead is taken to have gone on by so much
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,7 @@ class DepthScheduler:
         self._worth = [values[skip] for skip in depths]
         self._times = [times[skip] for skip in depths]
         self._prices = _Prices(self._worth, self._times, self.deadline_ms)
-        self._clock, self._lock = clock, threading.Lock()
-        self._tick = clock()
+        self._step, self._lock = Steps(clock), threading.Lock()
         self._waiting = 0  # that the last plan left
         self._arrived, self._passed = 0.0, MEMORY * self.deadline_ms  # requests and ms, older ones weighing less
         self._recent: deque[float] = deque(maxlen=_RECENT)
@@ -168,10 +167,7 @@ class DepthScheduler:
 
     def _count(self, waiting: int) -> None:
         """Take in how many came since the last plan."""
-        tick = self._clock()
-        passed = 1000 * (tick - self._tick)
-        self._tick = tick
-        passed = min(passed, _LONGEST_STEP) if passed > 0 else 0.0  # backwards, or not a number: none
+        passed = 1000 * self._step()
         fade = math.exp(-passed / (MEMORY * self.deadline_ms))
         self._arrived = fade * self._arrived + max(0, waiting - self._waiting)
         self._passed = fade * self._passed + passed
@@ -268,8 +264,6 @@ class _Price:
     def next(self, requests: float, room: float) -> float:
         """What so many requests are worth, of which the next batch must end within `room`."""
         size = min(self.largest, math.ceil(requests))
-        if not size:
-            return 0.0
         while size:
             place = bisect_right(self.rooms[size], room)
             if place:
@@ -316,11 +310,7 @@ def _slope(a: tuple[float, float], b: tuple[float, float]) -> float:
 
 def _times(table: TradeOffs, max_batch: int | None) -> tuple[int, dict[str, list[float]]]:
     """The largest batch, and milliseconds by skip and batch size; of size 0 nothing."""
-    if not isinstance(table, TradeOffs):
-        raise MeasurementError(
-            f"a scheduler received a {type(table).__name__} instead of a table: expected tradeoffs(accuracy, cost), "
-            "or the trade_offs of an artifact that was exported with them"
-        )
+    check_table(table, "a scheduler")
     table.cost_name("latency_ms")
     measured: dict[str, dict[int, float]] = {}
     for row in table.rows:

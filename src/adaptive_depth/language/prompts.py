@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..batches import device_of
+from ..batches import device_of, is_whole
 from ..core.network import AdaptiveNetwork, check_runs
 from ..errors import DataError
 from ..hugging_face import context_of, foreign_tokens, predicts_the_next_token
@@ -61,7 +61,7 @@ def prompts_of(network: AdaptiveNetwork, tokens: Any, mask: Any) -> tuple[Tensor
         mask = torch.stack([torch.arange(longest) >= longest - len(line) for line in lines]).long()
         if not all(len(line) for line in lines):
             raise DataError("a prompt is empty: expected at least one token in each, such as the model's bos_token_id")
-    elif isinstance(tokens, Tensor) and tokens.ndim == 2 and _is_whole(tokens):
+    elif isinstance(tokens, Tensor) and tokens.ndim == 2 and is_whole(tokens):
         ids = tokens
     else:
         received = f"a tensor {list(tokens.shape)} of {tokens.dtype}" if isinstance(tokens, Tensor) else repr(tokens)
@@ -110,13 +110,9 @@ def _line(given: Any) -> Tensor:
         raise DataError(f"a prompt is {given!r} ({error}): expected a list of token ids, whole numbers") from error
     if not len(given):
         return line.long()
-    if line.ndim != 1 or not _is_whole(line):
+    if line.ndim != 1 or not is_whole(line):
         raise DataError(f"a prompt is {given!r}: expected a list of token ids, whole numbers")
     return line.long()
-
-
-def _is_whole(tensor: Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
 def _check_not_padded(network: AdaptiveNetwork, ids: Tensor) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..batches import is_whole
 from ..choose.costs import Cost, Profile
 from ..core.caches import cache_in, no_cache
 from ..core.network import AdaptiveNetwork, check_runs
@@ -219,7 +220,7 @@ def _check_model(model: nn.Module) -> None:
 def _checked_prompt(prompt: Any, model: nn.Module, new_tokens: Any) -> dict[str, Tensor]:
     given = dict(prompt) if isinstance(prompt, Mapping) else {"input_ids": prompt}
     ids, mask = given.get("input_ids"), given.get("attention_mask")
-    if not isinstance(ids, Tensor) or ids.ndim != 2 or not _is_whole(ids):
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or not is_whole(ids):
         received = f"{list(ids.shape)} of {ids.dtype}" if isinstance(ids, Tensor) else f"a {type(ids).__name__}"
         raise MeasurementError(
             f"the prompt is {received}: expected token ids [batch, tokens], whole numbers, as a tensor or as "
@@ -263,7 +264,3 @@ def _check_sizes(ids: Tensor, new_tokens: int, model: Any) -> None:
         )
     if found := foreign_tokens(model, ids):
         raise MeasurementError(f"the prompt has {found}")
-
-
-def _is_whole(ids: Tensor) -> bool:
-    return not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from ..batches import is_whole
 from ..errors import TrainingError
 from ..quality import Quality
 from ..wrapping import unwrapped
@@ -116,7 +116,7 @@ def _is_of_classes(output: Any, target: Any) -> bool:
     """Is it certain that these are logits `[batch, classes, ...]` and class indices `[batch, ...]`?"""
     if not (isinstance(output, Tensor) and isinstance(target, Tensor) and output.is_floating_point()):
         return False
-    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+    if not is_whole(target):
         return False
     if output.ndim < 2 or output.shape[1] < 2 or target.shape != output.shape[:1] + output.shape[2:]:
         return False

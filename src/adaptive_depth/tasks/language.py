@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..batches import described, split_batch
+from ..batches import described, is_whole, split_batch
 from ..errors import DataError, TrainingError
 from ..hugging_face import context_of, foreign_tokens, is_of_transformers
 from ..quality import Quality
@@ -75,7 +75,7 @@ class LanguageModel(Task):
                 "tokenizer, mlm=True) make it, or pairs (input, labels)"
             )
         ids = _token_ids(x)
-        if ids is None or ids.ndim != 2 or not _is_whole(ids):
+        if ids is None or ids.ndim != 2 or not is_whole(ids):
             received = described(x) if ids is None else f"{list(ids.shape)} of {dtype_name(ids)}"
             raise DataError(
                 f"the loader yielded {received}, without labels: expected token ids [batch, tokens], whole numbers, as "
@@ -114,7 +114,7 @@ class LanguageModel(Task):
     def _check_unshifted(self, x: Any, labels: Tensor) -> None:
         """What is certainly something else than token ids would train without an error, and learn nonsense."""
         ids = _token_ids(x)
-        if ids is None or ids.shape != labels.shape or ids.ndim != 2 or ids.shape[1] < 2 or not _is_whole(labels):
+        if ids is None or ids.shape != labels.shape or ids.ndim != 2 or ids.shape[1] < 2 or not is_whole(labels):
             return
         counted = labels != self.ignore_index
         if bool(((labels == ids) | ~counted).all()):
@@ -137,7 +137,7 @@ class LanguageModel(Task):
             return
         further = x.get("decoder_input_ids") if isinstance(x, Mapping) else None
         for ids in (_token_ids(x), further):
-            if not isinstance(ids, Tensor) or ids.ndim != 2 or not ids.numel() or not _is_whole(ids):
+            if not isinstance(ids, Tensor) or ids.ndim != 2 or not ids.numel() or not is_whole(ids):
                 continue
             if found := foreign_tokens(model, ids):
                 labels = f"padding has an id, too, only labels may be {self.ignore_index}"
@@ -202,7 +202,7 @@ class LanguageModel(Task):
                 f"labels {list(y.shape)} for logits {list(logits.shape)}: expected token ids {list(logits.shape[:2])}, "
                 "one for each place; a model that returns logits of some places alone must return all"
             )
-        if not _is_whole(y):
+        if not is_whole(y):
             raise TrainingError(
                 f"labels of {dtype_name(y)}: expected token ids, whole numbers; convert them with y.long()"
             )
@@ -302,7 +302,3 @@ def _flat(names: Any) -> set[str]:
 def _token_ids(x: Any) -> Tensor | None:
     found = x.get("input_ids") if isinstance(x, Mapping) else x[0] if isinstance(x, tuple) and x else x
     return found if isinstance(found, Tensor) else None
-
-
-def _is_whole(tensor: Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex() or dtype_name(tensor) == "bool")

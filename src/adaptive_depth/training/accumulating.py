@@ -22,8 +22,7 @@ def check_steps_once() -> None:
     if state is not None and state.num_steps > 1 and not state.sync_gradients:
         raise TrainingError(
             f"passes(batch) inside accelerator.accumulate(...), with gradient_accumulation_steps={state.num_steps}: "
-            "it would leave steps out and add up the gradients of different sub-networks, and "
-            f"{_WAY}"
+            f"it would leave steps out and add up the gradients of different sub-networks, and {_WAY}"
         )
 
 
