@@ -58,6 +58,7 @@ Cosine = Annotated[float, Such(lambda value: abs(value) <= 1.001, "a number from
 Count = Annotated[int, Such(lambda value: 0 <= value < 1 << 53, "a whole number of at least 0, and below 2^53")]
 Size = Annotated[int, Such(lambda value: 1 <= value < 1 << 53, "a whole number of at least 1, and below 2^53")]
 Digest = Annotated[str, Such(lambda text: re.fullmatch("[0-9a-f]{64}", text), "64 hexadecimal digits")]
+Checksum = Annotated[str, Such(lambda text: re.fullmatch("[0-9a-f]{8}", text), "8 hexadecimal digits")]
 Text = Annotated[str, Such(bool, "a text that is not empty")]
 FileName = Annotated[
     str, Such(lambda name: Path(name).name == name and "\0" not in name, "the name of a file in the same folder")

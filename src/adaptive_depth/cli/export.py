@@ -121,9 +121,9 @@ def export(
 
 
 def written(place: Path) -> list[Path]:
-    """The files of an artifact: the file alone, with OpenVINO's weights, or all of a folder."""
+    """The files of an artifact without its description: the file, with OpenVINO's weights, or all of a folder."""
     if place.is_dir():
-        return sorted(place.iterdir())
+        return sorted(file for file in place.rglob("*") if file.is_file())
     weights = place.with_suffix(".bin")
     return [place, weights] if place.suffix == ".xml" and weights.exists() else [place]
 

@@ -16,6 +16,7 @@ from ..skip import parse_skip
 
 FORMAT, VERSION = "adaptive-depth artifact", 4  # 2 names a quality, 3 outputs, 4 objects; what has none is as 1 has it
 FILE = "artifact.json"  # where an artifact that is a folder keeps its description
+FILES = "files"  # of a description beside its file: what belongs to it, and checksums (see sidecar.py)
 _FORM = Form(FORMAT, VERSION, "a file that adaptive-depth export wrote", ArtifactError)
 _MOST_NUMBERS = 1 << 28  # in an input: 1 GiB of float32
 INPUTS = ("image", "skip")  # of a file, whose names no output may have
@@ -113,7 +114,7 @@ class Artifact(Plain):
         name, mend = f"the description in {file}", "it is damaged; export it again"
         plain = parse_json(content, ArtifactError, name, mend) if isinstance(content, str | bytes) else content
         plain = _FORM.check(plain, file)
-        fields = {name: value for name, value in plain.items() if name not in ("format", "version")}
+        fields = {name: value for name, value in plain.items() if name not in ("format", "version", FILES)}
         try:
             artifact = from_plain(cls, fields, ArtifactError)
             artifact._check()

@@ -37,6 +37,7 @@ from .detectors import (
     usual_preprocessing,
 )
 from .session import open_session
+from .sidecar import write_sidecar
 from .tracing import FixedBatchError
 
 _PARAMETERS = ("network", "path", "example", "artifact", "form")  # of every format's `write`
@@ -92,7 +93,7 @@ def export_network(
     """Write every depth of a network to one artifact, from which `open_session` runs any of them.
 
     The artifact is compared with the network at every depth before it takes its place: what was at `path` before
-    stays as it was until then.
+    stays as it was until then. What it says of itself stands as JSON beside it, too, in `model.onnx.json` say.
 
     Arguments:
         network: an adapted network; it stays as it is.
@@ -160,6 +161,7 @@ def export_network(
         compare(session, network, example, tell)
         if suppress:
             session = import_format(name, kind.suppression).suppress(new, session, inputs_of(session, example))
+        write_sidecar(new, session.artifact)
     return session.artifact
 
 
@@ -219,7 +221,9 @@ def quantize_network(
     artifact = describe(network, "openvino", example, meanings=known, **told)
     writer = import_format("openvino", "openvino.quantization")
     with into_place(Path(path), FORMATS["openvino"]) as new:
-        return writer.quantize(network, new, images, artifact, labelled=labelled, task=task)
+        found = writer.quantize(network, new, images, artifact, labelled=labelled, task=task)
+        write_sidecar(new, found)
+    return found
 
 
 def describe(
