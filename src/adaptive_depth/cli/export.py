@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def export(
     model: Model,
     to: Annotated[
-        str, typer.Option(metavar="FORMAT", help="onnx, openvino, executorch or torch.", show_default=False)
+        str, typer.Option(metavar="FORMAT", help="onnx, openvino, executorch, web or torch.", show_default=False)
     ] = "",
     output: Annotated[
         Path | None,
@@ -47,6 +47,14 @@ def export(
         bool, typer.Option("--suppress", help="onnx, of a detector: suppress inside of the file; it gives objects.")
     ] = False,
     compiled: Annotated[bool, typer.Option("--compiled", help="torch: also write AOTInductor packages.")] = False,
+    runtime: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="web: of the npm package onnxruntime-web; node_modules here or above by default.",
+            show_default=False,
+        ),
+    ] = None,
     task: tasks.TaskName = None,
     metric: tasks.MetricName = None,
     metric_name: tasks.QualityName = None,
@@ -99,6 +107,7 @@ def export(
             artifact = _quantized(network, place, chosen, data, told, known, images, advance, judged)
         else:
             options: Any = {"compiled": True} if compiled else {}
+            options |= {} if runtime is None else {"runtime": runtime}
             artifact = export_network(
                 network,
                 place,
@@ -221,7 +230,9 @@ def _tell(place: Path, size: int, artifact: "Artifact", *, is_run: bool) -> None
     if artifact.trade_offs is None:
         hint = f" (measure with {show.command('evaluate', 'RUN')} and profile, then export again)" if is_run else ""
         typer.echo(f"It does not know how good its depths are{hint}, so a governor cannot choose.")
-    if place.is_dir():
+    if (place / "index.html").exists():
+        typer.echo(f"Show it: python -m http.server --bind 127.0.0.1 --directory {place}, then http://127.0.0.1:8000")
+    elif place.is_dir():
         typer.echo("Read a program with torch.export.load, weights with safetensors.torch.load_file.")
     else:
         typer.echo(f"Next: {show.command('run', place, 'IMAGES', '--target-ms', '30')}")

@@ -191,7 +191,10 @@ class AdaptiveNetwork(OnTheHub):
             StagesError: stages written by hand that no input has proven yet; a language model of transformers whose
                 config cannot say that it has fewer layers, or (DepthError) that does not run with these alone.
         """
-        return self._given(skip).module
+        view = self.view(skip)
+        if self._wholes is not self._views:
+            view = self._whole_view(view)
+        return view.module
 
     def view(self, skip: Skip) -> View:
         """A sub-network with what the library's own loops need of it; raises what `subnet` raises."""
@@ -318,8 +321,9 @@ class AdaptiveNetwork(OnTheHub):
     def _given(self, skip: Skip) -> View:
         """The view that `subnet` hands out: of a model of transformers the whole one, where there is one."""
         view = self.view(skip)
-        if not is_of_transformers(self.model):
-            return view
+        return view if self._wholes is self._views else self._whole_view(view)
+
+    def _whole_view(self, view: View) -> View:
         found = self._wholes.get(view.skip)
         if found is None:
             found = self._wholes[view.skip] = self._build_whole(view)
@@ -417,7 +421,8 @@ class AdaptiveNetwork(OnTheHub):
     def forget_views(self) -> None:
         """Drop all sub-networks; they are made anew when they are asked for."""
         self._views: dict[str, View] = {}
-        self._wholes: dict[str, View] = {}
+        # The same ones for what is of no transformers, so that choosing a depth is a lookup.
+        self._wholes: dict[str, View] = {} if is_of_transformers(self.model) else self._views
         self._whole: Whole | None = None
         self._name = uuid4().hex  # of these sub-networks, for the caches that they fill
         self._links: Links | None = None
@@ -441,7 +446,8 @@ class AdaptiveNetwork(OnTheHub):
 
     def follow_modes(self) -> None:
         """Bring every sub-network that is in use into the modes (training, evaluation) of the network's modules."""
-        for view in (*self._views.values(), *self._wholes.values()):
+        in_use = {id(view): view for view in (*self._views.values(), *self._wholes.values())}
+        for view in in_use.values():
             view.follow_modes()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -71,6 +71,7 @@ FORMATS: Registry[Format] = Registry("to", ExportError)
 FORMATS.register("onnx")(Format(".onnx", "onnx.write", "export", suppression="onnx.suppression"))
 FORMATS.register("openvino")(Format(".xml", "openvino.write", "openvino", forms=("shared",), free_inside=False))
 FORMATS.register("executorch")(Format(".pte", "executorch.write", "executorch", free_batch=False, free_inside=False))
+FORMATS.register("web")(Format("", "web.write", "export"))
 FORMATS.register("torch")(Format("", "torch.programs", "train", forms=("folded",)))
 
 
@@ -97,10 +98,11 @@ def export_network(
 
     Arguments:
         network: an adapted network; it stays as it is.
-        path: the file (`model.onnx`, `model.xml`, `model.pte`) or, for torch, the folder.
+        path: the file (`model.onnx`, `model.xml`, `model.pte`) or, for web and torch, the folder.
         example: an input `[batch, channels, height, width]` on the CPU. Height and width are those of the artifact; the
             batch is, too, of ExecuTorch and of a network whose code makes a number of it (RT-DETR, say).
-        to: `"onnx"`, `"openvino"`, `"executorch"` or `"torch"`; by default what the ending of `path` says.
+        to: `"onnx"`, `"openvino"`, `"executorch"`, `"web"` (a page for browsers) or `"torch"`; by default what the
+            ending of `path` says.
         skips: the depths; all by default.
         form: how norms that differ between depths are stored: `"shared"` beside the weights that all depths share, or
             `"folded"` into copies of them, which is a little faster and takes more memory. The usual one by default.
@@ -116,7 +118,8 @@ def export_network(
             are then `boxes` `[batch, objects, 4]`, `scores` and `labels` `[batch, objects]`. By default they are boxes
             and scores of all candidates, and what runs the file suppresses (`deploy.boxes.find_objects`).
         on_progress: called with (done, in all, what).
-        **options: of the format: `compiled=True` of torch writes AOTInductor packages, too.
+        **options: of the format: `compiled=True` of torch writes AOTInductor packages, too; `runtime=` of web is the
+            folder of the npm package onnxruntime-web.
 
     Returns:
         What the artifact says of itself.
@@ -393,7 +396,8 @@ def format_of(path: Path) -> str:
     endings = {kind.suffix: name for name, kind in FORMATS.items() if kind.suffix}
     if path.suffix not in endings:
         raise ExportError(
-            f"{path} does not say its format: expected a name that ends in {', '.join(endings)}, or to='torch'"
+            f"{path} does not say its format: expected a name that ends in {', '.join(endings)}, or to= one of "
+            f"{', '.join(name for name, kind in FORMATS.items() if not kind.suffix)}"
         )
     return endings[path.suffix]
 

@@ -1,0 +1,1 @@
+"""A page that runs every depth in a browser."""

@@ -1,0 +1,105 @@
+"""A folder with a page that runs every depth in a browser: the file for ONNX Runtime, its description, and the runtime.
+
+Nothing in it is fetched from elsewhere, so any server of files does, and no image leaves the browser.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from ...core.network import AdaptiveNetwork
+from ...errors import ExportError
+from ..artifact import Artifact
+from ..onnx import write as onnx
+from ..session import Session, open_session
+from ..sidecar import write_sidecar
+
+MODEL = "model.onnx"
+RUNTIME = "onnxruntime-web"  # a package of npm
+WASM = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")  # of it, from `dist`
+_HERE = Path(__file__)
+# Where the JavaScript is: installed, or in a clone. Its page/ and src/ lie in either.
+_SOURCES = (_HERE.parent / "javascript", _HERE.parents[4] / "javascript")
+
+
+def write(
+    network: AdaptiveNetwork,
+    path: Path,
+    example: Tensor,
+    artifact: Artifact,
+    *,
+    form: str,
+    runtime: str | Path | None = None,
+) -> None:
+    """Write a folder with `index.html`, `model.onnx` and what both need.
+
+    Arguments:
+        network: an adapted network.
+        path: a folder that does not exist.
+        example: an input of the network.
+        artifact: what the file says of itself; it has to say how images are prepared.
+        form: as of ONNX.
+        runtime: the folder of the npm package onnxruntime-web, or its `dist`; by default `node_modules/onnxruntime-web`
+            here or in a folder above.
+
+    Raises:
+        FixedBatchError: a network whose code fixes a batch that was to be free.
+        ExportError: what ONNX refuses; a network whose preprocessing is not known, or a detector; no runtime.
+    """
+    if artifact.preprocessing is None:
+        raise ExportError(
+            "a page has to know how images become inputs: give data=, a Preprocessing or the DataConfig of the training"
+        )
+    if artifact.detections is not None:
+        raise ExportError(
+            "the page shows classes, labels and numbers, not boxes: export a detector to onnx, and run it with the "
+            "JavaScript package or with adaptive-depth run"
+        )
+    dist = find_runtime(runtime)
+    source = next(folder for folder in _SOURCES if (folder / "page").is_dir())
+    path.mkdir(exist_ok=True)
+    onnx.write(network, path / MODEL, example, replace(artifact, kind="onnx"), form=form)
+    write_sidecar(path / MODEL, open_session(path / MODEL).artifact)
+    shutil.copytree(source / "page", path, dirs_exist_ok=True)
+    shutil.copytree(source / "src", path / "adaptive-depth", dirs_exist_ok=True)
+    (path / RUNTIME).mkdir(exist_ok=True)
+    for name in WASM:
+        shutil.copyfile(dist / name, path / RUNTIME / name)
+
+
+def open_written(path: Path) -> Session:
+    """A session over the network of a page."""
+    return open_session(path / MODEL)
+
+
+def find_runtime(given: str | Path | None = None) -> Path:
+    """The folder with the files of onnxruntime-web.
+
+    Arguments:
+        given: the folder of the package, or its `dist`; None looks for `node_modules` here and above.
+
+    Raises:
+        ExportError: none, or one without these files.
+    """
+    install = f"npm install {RUNTIME}"
+    for folder in _candidates(given):
+        if all((folder / name).is_file() for name in WASM):
+            return folder
+    if given is None:
+        raise ExportError(
+            f"a page carries its runtime, and there is no node_modules/{RUNTIME} here or in a folder above: {install}, "
+            "or name the folder of the package with runtime= (--runtime)"
+        )
+    raise ExportError(f"runtime {given} has no {' and '.join(WASM)}: expected the folder that {install} made")
+
+
+def _candidates(given: str | Path | None) -> Iterator[Path]:
+    if given is not None:
+        yield from (Path(given), Path(given) / "dist")
+        return
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        yield folder / "node_modules" / RUNTIME / "dist"
