@@ -78,7 +78,7 @@ def test_a_model_by_name_needs_a_place(call, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "name the format with --to: one of onnx, openvino, executorch, torch"),
+        ([], "name the format with --to: one of onnx, openvino, executorch, web, torch"),
         (["--to=tflite"], "--to 'tflite': expected one of onnx, openvino, executorch, web, torch"),
         (["--output=model.bin"], "model.bin does not say its format"),
         (["--to=onnx", "--output=model.pte"], "model.pte has another ending than its format: expected a name such as"),
