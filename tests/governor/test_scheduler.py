@@ -47,6 +47,60 @@ def test_a_plan_by_hand(left: list[float], expected: Plan) -> None:
     assert scheduler().plan(left) == expected
 
 
+@pytest.mark.parametrize(
+    ("left", "accepted", "expected"),
+    [
+        ([30.0, 50.0], [None, None], Plan((0, 1), "F", (), 24.0)),
+        ([30.0, 50.0], [None, ("F",)], Plan((0, 1), "F", (), 24.0)),  # the second fills the batch of the first
+        ([15.0, 30.0], [("T",), None], Plan((0, 1), "T", (), 12.0)),  # the first leads
+        ([13.0, 13.0, 60.0], [None, ("T",), ("F",)], Plan((0, 1), "T", (), 12.0)),  # the third waits for F
+        ([30.0, 31.0, 32.0], [("F",), ("T",), None], Plan((0, 2), "F", (), 24.0)),  # and here the second for T
+        ([15.0, 12.0], [("F",), ("T",)], Plan((1,), "T", (0,), 10.0)),  # too late for F, which it insists on
+        ([15.0], [("F",)], Plan((), "T", (0,), 0.0)),
+    ],
+)
+def test_requests_that_accept_some_depths_only(left: list[float], accepted: list, expected: Plan) -> None:
+    found = scheduler().plan(left, accepted)
+    if not expected.batch:
+        assert (found.batch, found.shed) == (expected.batch, expected.shed)
+    else:
+        assert found == expected
+
+
+def test_who_is_late_runs_at_a_depth_that_it_accepts_where_nobody_is_turned_away() -> None:
+    patient = scheduler(shed=None)
+    assert patient.plan([1.0, 1.0, 1.0], [("F",), None, ("T",)]) == Plan((0, 1), "F", (), 24.0)
+
+
+def test_a_depth_that_others_beat_runs_for_whoever_insists_on_it() -> None:
+    beaten = ad.Row("X", 50.0, 300, 9, 20.0, throughput={1: 50.0, 4: 100.0})
+    rows = [replace(row, skip=f"F{row.skip}") for row in ROWS]
+    planner = DepthScheduler(ad.TradeOffs((*rows, replace(beaten, skip="TF"))), 60.0, clock=Clock())
+    assert planner.plan([60.0, 55.0], [("TF",), None]) == Plan((1,), "FF", (), 20.0)
+    assert planner.plan([60.0], [("TF",)]) == Plan((0,), "TF", (), 20.0)
+
+
+def test_no_plan_for_a_depth_that_the_table_does_not_have() -> None:
+    with pytest.raises(ad.errors.SkipError, match="a request accepts X: expected some of F, T"):
+        scheduler().plan([50.0], [("X",)])
+    with pytest.raises(ad.errors.SkipError, match="a request accepts no depth"):
+        scheduler().plan([50.0], [()])
+
+
+@pytest.mark.parametrize("shed", ["oldest", "newest", None])
+def test_whoever_runs_does_so_at_a_depth_that_it_accepts_and_everyone_is_named_once(shed: str | None) -> None:
+    noise = random.Random(1)
+    for _ in range(300):
+        left = [noise.uniform(0, 80) for _ in range(noise.randrange(1, 12))]
+        accepted = [noise.choice([None, ("F",), ("T",), ("F", "T")]) for _ in left]
+        plan = scheduler(shed=shed).plan(left, accepted)
+        assert all(accepted[place] is None or plan.skip in accepted[place] for place in plan.batch)
+        named = [*plan.batch, *plan.shed]
+        assert len({*named}) == len(named) > 0
+        if shed == "oldest":
+            assert all(left[place] >= plan.expected_ms for place in plan.batch)
+
+
 def test_a_batch_ends_a_little_before_the_first_of_its_deadlines() -> None:
     """Both at the deeper depth take 24 ms, and 5 % more are 25.2."""
     assert scheduler().plan([25.1, 50.0]).expected_ms * 1.05 <= 25.1

@@ -5,9 +5,10 @@ import threading
 import time
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from ..choose.tradeoffs import TradeOffs
 from ..errors import BudgetError, MeasurementError, SkipError
@@ -18,6 +19,7 @@ ROOM = 1.05  # a batch must end so much before the deadline
 MEMORY = 3.0  # deadlines over which arrivals are averaged
 USUAL = 0.25  # of the arrivals within a deadline, so many wait where nothing is late
 _RECENT = 3  # passes, of which the middle one says how slow the device is
+_CHOICES = 64  # kinds of requests whose depths are kept
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,14 @@ class Plan:
     skip: str
     shed: tuple[int, ...]
     expected_ms: float
+
+
+class _Depths(NamedTuple):
+    """Those that a request accepts, fastest first: names, worth, and milliseconds by batch size."""
+
+    skips: tuple[str, ...]
+    worth: list[float]
+    times: list[list[float]]
 
 
 class DepthScheduler:
@@ -72,6 +82,8 @@ class DepthScheduler:
         Plan(batch=(0, 1), skip='F', shed=(), expected_ms=24.0)
         >>> scheduler.plan([3.0, 15.0, 30.0])
         Plan(batch=(1, 2), skip='T', shed=(0,), expected_ms=12.0)
+        >>> scheduler.plan([30.0, 50.0], [None, ("F",)])  # the second one accepts F alone
+        Plan(batch=(0, 1), skip='F', shed=(), expected_ms=24.0)
     """
 
     def __init__(
@@ -91,12 +103,10 @@ class DepthScheduler:
         self.deadline_ms, self.shed = float(deadline_ms), shed
         self.max_batch, times = _times(table, max_batch)
         values = _worth(table, worth)
-        self._profiled = times
-        depths = _front(values, times, self.max_batch)
-        self._skips = tuple(depths)
-        self._worth = [values[skip] for skip in depths]
-        self._times = [times[skip] for skip in depths]
-        self._prices = _Prices(self._worth, self._times, self.deadline_ms)
+        self._profiled, self._values = times, values
+        self._depths = self._of(_front(values, times, self.max_batch))
+        self._chosen: dict[frozenset[str], _Depths] = {}  # by what a request accepts
+        self._prices = _Prices(self._depths.worth, self._depths.times, self.deadline_ms)
         self._step, self._lock = Steps(clock), threading.Lock()
         self._waiting = 0  # that the last plan left
         self._arrived, self._passed = 0.0, MEMORY * self.deadline_ms  # requests and ms, older ones weighing less
@@ -105,16 +115,25 @@ class DepthScheduler:
 
     # -- planning and observing ---------------------------------------------------------------------------------
 
-    def plan(self, left_ms: Sequence[float]) -> Plan:
+    def plan(self, left_ms: Sequence[float], accepted: Sequence[Collection[str] | None] | None = None) -> Plan:
         """What to run next; to be called when the device is free.
+
+        Where some requests accept certain depths only, the one whose deadline is first leads: depth and batch are
+        planned for it and for all that accept whatever it accepts. Others that accept that depth fill the batch, as
+        many as do not delay it beyond a deadline.
 
         Arguments:
             left_ms: how much time each request that waits has left, in the order of their arrival. A request stays in
                 the queue until a plan names it.
+            accepted: the depths that each of them accepts, None for any; None where all accept any.
+
+        Raises:
+            SkipError: a depth that the table does not have, or none.
         """
         with self._lock:
+            choices = None if accepted is None else [self._accepting(each) for each in accepted]
             self._count(len(left_ms))
-            found = self._plan(left_ms)
+            found = self._plan(left_ms, choices)
             self._waiting = len(left_ms) - len(found.batch) - len(found.shed)
             return found
 
@@ -156,7 +175,8 @@ class DepthScheduler:
 
     def __repr__(self) -> str:
         return (
-            f"DepthScheduler for {self.deadline_ms:g} ms over {', '.join(self._skips)}, up to {self.max_batch} together"
+            f"DepthScheduler for {self.deadline_ms:g} ms over {', '.join(self._depths.skips)}, "
+            f"up to {self.max_batch} together"
         )
 
     # -- inside -------------------------------------------------------------------------------------------------
@@ -172,34 +192,74 @@ class DepthScheduler:
         self._arrived = fade * self._arrived + max(0, waiting - self._waiting)
         self._passed = fade * self._passed + passed
 
-    def _plan(self, left_ms: Sequence[float]) -> Plan:
+    def _of(self, skips: Sequence[str]) -> _Depths:
+        return _Depths(tuple(skips), [self._values[skip] for skip in skips], [self._profiled[skip] for skip in skips])
+
+    def _accepting(self, accepted: Collection[str] | None) -> _Depths:
+        """Of the depths that a request accepts those worth running: on the front, or all where none of them is."""
+        if accepted is None:
+            return self._depths
+        key = frozenset(accepted)
+        if key not in self._chosen:
+            if not key or not key <= self._profiled.keys():
+                raise SkipError(
+                    f"a request accepts {', '.join(sorted(key)) or 'no depth'}: expected some of "
+                    f"{', '.join(self._profiled)}"
+                )
+            if len(self._chosen) >= _CHOICES:
+                self._chosen.clear()
+            front = [skip for skip in self._depths.skips if skip in key]
+            self._chosen[key] = self._of(front or sorted(key, key=lambda skip: self._profiled[skip][1]))
+        return self._chosen[key]
+
+    def _plan(self, left_ms: Sequence[float], choices: Sequence[_Depths] | None) -> Plan:
         slow = self.slowdown * ROOM
         places = sorted(range(len(left_ms)), key=left_ms.__getitem__)
         left = [left_ms[place] / slow for place in places]  # in milliseconds of the profile
-        first = bisect_left(left, self._times[0][1])
-        late, alive = places[:first], places[first:]
-        left = left[first:]
+        if choices is None:
+            first = bisect_left(left, self._depths.times[0][1])
+            late, alive, left = places[:first], places[first:], left[first:]
+        else:
+            fits = [time >= choices[place].times[0][1] for place, time in zip(places, left, strict=True)]
+            late = [place for place, fit in zip(places, fits, strict=True) if not fit]
+            alive = [place for place, fit in zip(places, fits, strict=True) if fit]
+            left = [time for time, fit in zip(left, fits, strict=True) if fit]
         shed = late if self.shed else []
         if self.shed == "newest":
             number = self._in_time(left)
             shed, alive, left = [*shed, *alive[number:]], alive[:number], left[:number]
-        if not alive:  # the late ones, where none is turned away
-            batch = () if self.shed else tuple(late[: self.max_batch])
-            return Plan(batch, self._skips[0], tuple(shed), self._times[0][len(batch)] * self.slowdown)
-        depth, start, size = self._best(left, slow)
-        chosen = alive[start : start + size]
-        if self.shed is None and len(chosen) < self.max_batch:
-            room = left[start]
-            for place in late:  # as many as do not delay the others
-                if len(chosen) == self.max_batch or self._times[depth][len(chosen) + 1] > room:
-                    break
-                chosen = [*chosen, place]
-        expected = self._times[depth][len(chosen)] * self.slowdown
-        return Plan(tuple(chosen), self._skips[depth], tuple(shed), expected)
+        if not alive:
+            return self._of_late(late, tuple(shed), choices)
+        together, others, depths = list(zip(alive, left, strict=True)), [], self._depths
+        if choices is not None:
+            depths = choices[alive[0]]
+            accepts = {*depths.skips}
+            others = [(place, time) for place, time in together if not accepts <= {*choices[place].skips}]
+            together = [(place, time) for place, time in together if accepts <= {*choices[place].skips}]
+        depth, start, size = self._best([time for _, time in together], slow, depths, [time for _, time in others])
+        skip, times, room = depths.skips[depth], depths.times[depth], together[start][1]
+        chosen = [place for place, _ in together[start : start + size]]
+        if self.shed is None:
+            others += [(place, math.inf) for place in late]
+        for place, ends in others:  # as many as do not delay the first
+            if len(chosen) == self.max_batch or times[len(chosen) + 1] > room:
+                break
+            if (choices is None or skip in choices[place].skips) and times[len(chosen) + 1] <= ends:
+                chosen, room = [*chosen, place], min(room, ends)
+        return Plan(tuple(chosen), skip, tuple(shed), times[len(chosen)] * self.slowdown)
+
+    def _of_late(self, late: Sequence[int], shed: tuple[int, ...], choices: Sequence[_Depths] | None) -> Plan:
+        """Where all are too late: those who accept what the first one accepts, at its fastest depth; or nobody."""
+        depths = self._depths if choices is None or not late else choices[late[0]]
+        batch: tuple[int, ...] = ()
+        if not self.shed:
+            accepting = [at for at in late if choices is None or depths.skips[0] in choices[at].skips]
+            batch = tuple(accepting[: self.max_batch])
+        return Plan(batch, depths.skips[0], shed, depths.times[0][len(batch)] * self.slowdown)
 
     def _in_time(self, left: Sequence[float]) -> int:
         """How many can be answered in time in the order of their deadlines, by the fastest depth in full batches."""
-        times, done, ends = self._times[0], 0, 0.0
+        times, done, ends = self._depths.times[0], 0, 0.0
         while done < len(left):
             size = min(self.max_batch, len(left) - done)
             while size and ends + times[size] > left[done]:
@@ -210,17 +270,19 @@ class DepthScheduler:
             done += size
         return done
 
-    def _best(self, left: Sequence[float], slow: float) -> tuple[int, int, int]:
-        """Depth, first of the batch, and its size."""
+    def _best(
+        self, left: Sequence[float], slow: float, depths: _Depths, others: Sequence[float]
+    ) -> tuple[int, int, int]:
+        """Depth, first of the batch, and its size; `others` wait, and are not for this batch."""
         waiting, most = len(left), self.max_batch
         rate = self._rate * slow  # for a millisecond of the profile
         deadline = self.deadline_ms / slow
-        backlog = max(0.0, waiting - USUAL * rate * deadline)
+        backlog = max(0.0, waiting + len(others) - USUAL * rate * deadline)
         price = self._prices.at(rate + backlog / deadline)
         full = min(waiting, most)
         best, found = -math.inf, (0, 0, 1)
         for size in {full, (full + 1) // 2, (full + 3) // 4}:
-            for depth, times in enumerate(self._times):
+            for depth, times in enumerate(depths.times):
                 took = times[size]
                 start = bisect_left(left, took)
                 count = min(size, waiting - start)
@@ -233,7 +295,9 @@ class DepthScheduler:
                 room = deadline - took
                 if rest:
                     room = min(room, left[start + count] - took)
-                value = self._worth[depth] * count - price.slope * took + price.next(rest + coming, room)
+                if others:
+                    rest, room = rest + len(others), min(room, others[0] - took)
+                value = depths.worth[depth] * count - price.slope * took + price.next(rest + coming, room)
                 if value > best:
                     best, found = value, (depth, start, count)
         return found

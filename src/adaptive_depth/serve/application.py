@@ -1,0 +1,296 @@
+"""The HTTP application: the same in one process under uvicorn, and as the ingress of Ray Serve."""
+
+import asyncio
+import io
+import json
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .inputs import Limits
+from .metrics import Metrics
+from .predicting import FORMS, About, Asked, Model, Reply
+from .problems import MEDIA_TYPE, Problem
+from .wishes import HEADER, Wishes
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+REQUEST_ID = "X-Request-ID"
+_NPY, _NPZ = "application/x-npy", "application/x-npz"
+_MOST_AT_ONCE = 1024  # requests whose body is kept in memory
+
+
+def application(
+    models: Mapping[str, Model],
+    *,
+    limits: Limits | None = None,
+    metrics: Metrics | None = None,
+    metrics_text: Callable[[], bytes] | None = None,
+    running: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
+) -> "FastAPI":
+    """A server for some models.
+
+    Arguments:
+        models: by name.
+        limits: of requests.
+        metrics: where those are counted that never come to a model.
+        metrics_text: what `/metrics` answers; without it there is none.
+        running: entered before the first request, left after the last one.
+
+    Example:
+        >>> app = application({})
+        >>> sorted(route.path for route in app.routes if route.path.startswith("/v1"))
+        ['/v1/models', '/v1/models/{name}']
+    """
+    from fastapi import FastAPI
+    from fastapi.exceptions import RequestValidationError
+    from starlette.exceptions import HTTPException
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        if running is None:
+            yield
+            return
+        async with running():
+            yield
+
+    # The pages of FastAPI fetch scripts from elsewhere; /openapi.json has all that they would show.
+    app = FastAPI(title="adaptive-depth", docs_url=None, redoc_url=None, lifespan=lifespan)
+    server, started = _Server(models, limits or Limits(), metrics), int(time.time())
+
+    @app.get("/healthz", summary="Does every network answer? Where one does not, start the process anew.")
+    async def healthz() -> Response:
+        return JSONResponse({"status": "ok"}) if await server.all(0) else _stuck()
+
+    @app.get("/readyz", summary="Does every model take requests?")
+    async def readyz() -> Response:
+        if await server.all(1):
+            return JSONResponse({"status": "ready"})
+        return _told(Problem("stopping", "a model does not take requests at present: ask again later", 1))
+
+    @app.get("/v1/models", summary="The models, each with its depths.")
+    async def list_models() -> Response:
+        data = [_described(await model.about(), started) for model in models.values()]
+        return JSONResponse({"object": "list", "data": data})
+
+    @app.get("/v1/models/{name}", summary="One model.")
+    async def one_model(name: str) -> Response:
+        return JSONResponse(_described(await server.model(name).about(), started))
+
+    @app.post("/models/{name}/predict", summary="An image or a tensor; labels and scores, or tensors.")
+    async def predict(name: str, request: Request) -> Response:
+        return await server.predict(name, request)
+
+    if metrics_text is not None:
+
+        @app.get("/metrics", summary="Counts, as Prometheus reads them.")
+        async def show_metrics() -> Response:
+            return Response(metrics_text(), media_type="text/plain; version=1.0.0; charset=utf-8")
+
+    @app.exception_handler(Problem)
+    async def tell(_: Request, problem: Problem) -> Response:
+        return _told(problem)
+
+    @app.exception_handler(HTTPException)
+    async def tell_of_http(request: Request, error: HTTPException) -> Response:
+        paths = "/v1/models, /models/NAME/predict, /healthz, /readyz"
+        if error.status_code == 405:
+            return _told(Problem("method", f"{request.method} {request.url.path}: expected one of {paths}"))
+        return _told(Problem("unknown-path", f"{request.url.path} is none of the paths here: expected {paths}"))
+
+    @app.exception_handler(RequestValidationError)
+    async def tell_of_values(_: Request, error: RequestValidationError) -> Response:
+        return _told(Problem("wish", f"the request does not fit ({error.errors()[0]['msg']})"))
+
+    @app.exception_handler(Exception)
+    async def tell_of_ours(_: Request, error: Exception) -> Response:
+        return _told(Problem("failed", f"the server failed ({type(error).__name__}): its log says where"))
+
+    return app
+
+
+class _Server:
+    """The way of a request: its size and time, its wishes, its model, its answer."""
+
+    def __init__(self, models: Mapping[str, Model], limits: Limits, metrics: Metrics | None) -> None:
+        self.models, self.limits, self.metrics = models, limits, metrics
+        self._inside = 0
+
+    def model(self, name: str) -> Model:
+        if name not in self.models:
+            raise Problem("unknown-model", f"{name[:80]!r} is not served: expected one of {', '.join(self.models)}")
+        return self.models[name]
+
+    async def all(self, which: int) -> bool:
+        """Are all models healthy (0), do all take requests (1)?"""
+        return all([(await model.status())[which] for model in self.models.values()])
+
+    async def predict(self, name: str, request: "Request") -> "Response":
+        model = self.model(name)
+        try:
+            asked = await self._read(request)
+        except Problem as problem:
+            if self.metrics is not None:
+                self.metrics.of(name).ended(problem.outcome)
+            raise
+        reply = await _unless_gone(request, model.predict(asked))
+        return _answered(name, request, reply)
+
+    async def _read(self, request: "Request") -> Asked:
+        if self._inside >= _MOST_AT_ONCE:
+            raise Problem("full", f"{self._inside} requests are being read, as many as may: ask again in 1 s", 1)
+        self._inside += 1
+        try:
+            wishes, form = _wishes(request)
+            body = await read_body(request, self.limits)
+            came = time.perf_counter()
+            kind = request.headers.get("content-type", "")
+            if kind.lower().startswith("multipart/form-data"):
+                body, kind = await _part(body, request)
+            waited = 1000 * (time.perf_counter() - came)
+            return Asked(body, kind, wishes, form, waited)
+        finally:
+            self._inside -= 1
+
+
+def _wishes(request: "Request") -> tuple[Wishes, str | None]:
+    pairs = request.query_params.multi_items()
+    forms = [text for name, text in pairs if name == "output"]
+    if len(forms) > 1 or any(form not in FORMS for form in forms):
+        raise Problem("wish", f"output={','.join(forms)[:80]}: expected one of {', '.join(FORMS)}")
+    told = [(name, text) for name, text in pairs if name != "output"]
+    told += [(name, text) for name, text in request.headers.items() if name.startswith(HEADER)]
+    return Wishes.of(told), forms[0] if forms else None
+
+
+async def read_body(request: "Request", limits: Limits) -> bytes:
+    """The body of a request, of bounded size, within bounded time.
+
+    Raises:
+        Problem: it is larger, slower, or ends before it is there.
+    """
+    from starlette.requests import ClientDisconnect
+
+    said = request.headers.get("content-length", "")
+    large = Problem("too-large", f"the body has more than {limits.bytes:,} bytes: send a smaller one")
+    if said.isdecimal() and int(said) > limits.bytes:
+        raise large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limits.bytes:
+                    raise large
+    except TimeoutError as error:
+        raise Problem(
+            "slow", f"after {limits.seconds:g} s there were {len(body):,} bytes of the body: send it faster"
+        ) from error
+    except ClientDisconnect as error:
+        raise Problem("cut-off", f"the client left after {len(body):,} bytes of the body") from error
+    return bytes(body)
+
+
+async def _part(body: bytes, request: "Request") -> tuple[bytes, str]:
+    """The one file of a form."""
+    from starlette.formparsers import MultiPartException, MultiPartParser
+
+    async def whole() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    try:
+        form = await MultiPartParser(request.headers, whole(), max_files=1, max_fields=0).parse()
+    except (MultiPartException, KeyError) as error:
+        said = getattr(error, "message", "no boundary")
+        example = "expected one file, such as curl -F image=@photo.jpg"
+        raise Problem("damaged", f"the form cannot be read ({said}): {example}") from error
+    try:
+        [file] = form.values() or [None]
+        if file is None or isinstance(file, str):
+            raise Problem("damaged", "the form has no file: expected one, such as curl -F image=@photo.jpg")
+        return await file.read(), file.content_type or ""
+    finally:
+        await form.close()
+
+
+async def _unless_gone(request: "Request", work: Awaitable[Reply]) -> Reply:
+    """What comes of some work, which ends where the client leaves."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Problem("cut-off", "the client left before its answer")
+        return task.result()
+    finally:
+        for each in (task, gone):
+            each.cancel()
+
+
+async def _gone(request: "Request") -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+# -- what is sent -------------------------------------------------------------------------------------------------
+
+
+def _answered(name: str, request: "Request", reply: Reply) -> "Response":
+    from starlette.responses import Response
+
+    number = request.headers.get(REQUEST_ID.lower(), "")[:200] or uuid.uuid4().hex
+    headers = {REQUEST_ID: number, "Adaptive-Depth-Skip": reply.skip, "Adaptive-Depth-Late": str(reply.late).lower()}
+    accept = request.headers.get("accept", "")
+    if reply.tensors is not None and _NPZ in accept:
+        named = {name or "output": x for name, x in reply.tensors.items()}
+        return Response(_packed(np.savez, **named), 200, headers, _NPZ)
+    if reply.tensors is not None and _NPY in accept and [*reply.tensors] == [""]:
+        return Response(_packed(np.save, arr=reply.tensors[""]), 200, headers, _NPY)
+    told: dict[str, Any] = {"model": name, "id": number, "skip": reply.skip, "late": reply.late, "batch": reply.batch}
+    told |= {"waited_ms": round(reply.waited_ms, 3), "latency_ms": round(reply.latency_ms, 3)}
+    if reply.predictions is not None:
+        told["predictions"] = reply.predictions
+    if reply.tensors is not None:
+        told["tensors"] = {name: x.tolist() for name, x in reply.tensors.items()}
+    try:
+        text = json.dumps(told, allow_nan=False)
+    except ValueError as error:
+        said = f"the network returned numbers that are not finite, which JSON cannot say: send Accept: {_NPY}"
+        raise Problem("failed", said) from error
+    return Response(text, 200, headers, "application/json")
+
+
+def _packed(write: Callable[..., Any], **arrays: Any) -> bytes:
+    stream = io.BytesIO()
+    write(stream, **arrays)
+    return stream.getvalue()
+
+
+def _described(about: About, started: int) -> dict[str, Any]:
+    depths = [
+        {"skip": skip, "quality": value, "latency_ms": {str(n): ms for n, ms in about.latencies.get(skip, {}).items()}}
+        for skip, value in about.depths.items()
+    ]
+    told = {"id": about.name, "object": "model", "created": started, "owned_by": "adaptive-depth", "depths": depths}
+    if about.language:
+        return {**told, "quality": about.quality}
+    takes = [*(["image"] if about.images else []), "tensor"]
+    return {**told, "quality": about.quality, "target_ms": about.target_ms, "shape": about.shape, "takes": takes}
+
+
+def _stuck() -> "Response":
+    return _told(Problem("stuck", "a network does not answer: start the process anew"))
+
+
+def _told(problem: Problem) -> "Response":
+    from starlette.responses import JSONResponse
+
+    return JSONResponse(problem.to_json(), problem.status, problem.headers, MEDIA_TYPE)

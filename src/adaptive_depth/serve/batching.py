@@ -1,0 +1,402 @@
+"""The requests that wait for a network: planned by the scheduler, run together, each answered once. No engine, no HTTP.
+
+Everything but the passes themselves happens in one event loop, so nothing here needs a lock.
+"""
+
+import asyncio
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..choose.tradeoffs import TradeOffs
+from ..errors import ArtifactError, one_line
+from ..governor.scheduler import DepthScheduler
+from ..stopwatch import Steps
+from .metrics import Nobody, Watch
+from .problems import Problem
+from .wishes import Wishes
+
+PATIENCE = 10  # passes in a row that may fail, before a server says that it is not healthy
+_TICK = 0.05  # seconds between two looks at the deadlines while a batch runs
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a request.
+
+    Attributes:
+        output: what the session returned for it: a batch of one.
+        skip: the depth that ran.
+        batch: how many requests ran together.
+        waited_ms: before its batch began; `latency_ms` is what the batch took.
+        late: it came after the server's target.
+    """
+
+    output: Any
+    skip: str
+    batch: int
+    waited_ms: float
+    latency_ms: float
+    late: bool
+
+
+@dataclass(eq=False)
+class _Request:
+    x: NDArray[np.float32]
+    accepted: tuple[str, ...] | None
+    came: float  # seconds of the batcher's clock
+    deadline: float
+    promised: bool  # no answer after the deadline
+    future: "asyncio.Future[Answer]" = field(repr=False)
+
+
+class Batcher:
+    """A queue in front of a network. Made and used inside one event loop.
+
+    The scheduler says which of the requests that wait run next, at which depth, and which are turned away. A batch that
+    fails is run again one by one, so that each request has its own answer or its own error. A request whose client has
+    gone leaves the queue.
+
+    Arguments:
+        run: called as `run(x, skip)` with `[batch, ...]` in one thread of its own, such as a `Session`.
+        scheduler: what plans.
+        table: quality by depth, which a wish for accuracy asks for; None where it is not known.
+        skips: the depths that can run.
+        most_waiting: with so many in the queue a further one is refused.
+        pad_to: the batch that `run` takes, where it takes only one size: filled up with zeros.
+        stuck_s: a pass that takes longer does not return any more: all requests are refused from then on.
+        watch: who counts.
+        clock: seconds; one that jumps ahead has gone on by a second, one that goes back stands still.
+
+    Attributes:
+        stuck: a pass does not return. The process should be started anew.
+
+    Example:
+        >>> from adaptive_depth import Row
+        >>> table = TradeOffs((Row("F", 80.0, 400, 9, 20.0, throughput={1: 50.0, 4: 125.0}),))
+        >>> async def serve():
+        ...     scheduler = DepthScheduler(table, deadline_ms=50)
+        ...     async with Batcher(lambda x, skip: 2 * x, scheduler, table=table, skips=("F",)) as batcher:
+        ...         return await batcher.answer(np.ones(2, np.float32), Wishes(skip="F"))
+        >>> answer = asyncio.run(serve())
+        >>> answer.output.tolist(), answer.skip, answer.batch
+        ([[2.0, 2.0]], 'F', 1)
+    """
+
+    def __init__(
+        self,
+        run: Callable[[NDArray[np.float32], str], Any],
+        scheduler: DepthScheduler,
+        *,
+        table: TradeOffs | None,
+        skips: Iterable[str],
+        most_waiting: int = 256,
+        pad_to: int | None = None,
+        stuck_s: float = 30.0,
+        worth: Mapping[str, float] | None = None,
+        watch: Watch | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.scheduler, self.table, self.skips = scheduler, table, tuple(skips)
+        self.most_waiting, self.stuck_s = most_waiting, stuck_s
+        self.stuck = False
+        self._run, self._pad_to, self._watch = run, pad_to, watch or Nobody()
+        self._worth = dict(worth or {})
+        self._step, self._time = Steps(clock), 0.0
+        self._waiting: list[_Request] = []
+        self._running: Sequence[_Request] = ()
+        self._wake, self._stopping = asyncio.Event(), False
+        self._failed = 0  # passes in a row
+        self._thread = _Thread()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "Batcher":
+        self._task = asyncio.create_task(self._work())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    # -- what a server asks ---------------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return len(self._waiting)
+
+    @property
+    def healthy(self) -> bool:
+        """Does the network answer? Where it does not, the process should be started anew."""
+        return not self.stuck and self._failed < PATIENCE
+
+    @property
+    def ready(self) -> bool:
+        """Does it take requests, and answer them?"""
+        return self.healthy and not self._stopping
+
+    async def answer(self, x: NDArray[np.float32], wishes: Wishes | None = None, *, waited_ms: float = 0.0) -> Answer:
+        """The answer to one request. A task that is cancelled meanwhile leaves the queue.
+
+        Arguments:
+            x: the input of one request, without the batch: `[channels, height, width]`.
+            wishes: what it asks for.
+            waited_ms: since it came to the server.
+
+        Raises:
+            Problem: it is turned away, too late, or failed; each request ends with its answer or one of these.
+        """
+        wishes = wishes or Wishes()
+        accepted = self.check(wishes)
+        now = self._now()
+        left = (wishes.deadline_ms or self.scheduler.deadline_ms) / 1000
+        came = now - max(0.0, waited_ms) / 1000
+        future = asyncio.get_running_loop().create_future()
+        request = _Request(x, accepted, came, came + left, wishes.deadline_ms is not None, future)
+        self._waiting.append(request)
+        self._watch.waiting(len(self._waiting))
+        self._wake.set()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if request in self._waiting:
+                self._waiting.remove(request)
+                self._watch.waiting(len(self._waiting))
+            if future.cancelled():  # and not answered in this very moment
+                self._watch.ended("cancelled")
+            raise
+
+    def check(self, wishes: Wishes, coming: int = 0) -> tuple[str, ...] | None:
+        """The depths that a request accepts, None for any, where it can be taken now.
+
+        Arguments:
+            wishes: what it asks for.
+            coming: so many others are about to join the queue.
+
+        Raises:
+            Problem: it asks for what cannot be had, or there is no room.
+        """
+        try:
+            self._check_room(coming)
+            return self._accepted(wishes)
+        except Problem as problem:
+            self._watch.ended(problem.outcome)
+            raise
+
+    async def stop(self, drain_s: float = 30.0) -> None:
+        """Take no more requests, and answer those that wait; after so many seconds the rest is refused."""
+        self._stopping = True
+        self._wake.set()
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=0 if self.stuck else drain_s)
+            self._task.cancel()
+        for request in (*self._running, *self._waiting):
+            self._refuse(request, Problem("stopping", "the server has stopped: ask another one"))
+        self._waiting.clear()
+        self._thread.end()
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _accepted(self, wishes: Wishes) -> tuple[str, ...] | None:
+        accepted = wishes.depths(self.table, self.skips)
+        if wishes.deadline_ms is not None:
+            fastest = min(accepted or self.skips, key=lambda skip: self.scheduler.latency_ms(skip, 1))
+            least = self.scheduler.latency_ms(fastest, 1)
+            if wishes.deadline_ms < least:
+                raise Problem(
+                    "wish",
+                    f"deadline_ms={wishes.deadline_ms:g}: the fastest depth that the request accepts, {fastest}, takes "
+                    f"{least:.3g} ms alone; expected a later deadline, or none",
+                )
+        return accepted
+
+    def _check_room(self, coming: int) -> None:
+        if self._stopping:
+            raise Problem("stopping", "the server stops: ask another one")
+        if self.stuck:
+            raise Problem("stuck", f"a pass has not returned for {self.stuck_s:g} s: the server must be started anew")
+        if (waiting := len(self._waiting) + coming) >= self.most_waiting:
+            seconds = self._until_free()
+            raise Problem("full", f"{waiting} requests wait, as many as may: ask again in {seconds} s", seconds)
+
+    def _until_free(self) -> int:
+        """Seconds that those who wait take, in full batches of the fastest depth."""
+        most = self.scheduler.max_batch
+        each = min(self.scheduler.latency_ms(skip, most) for skip in self.skips) * self.scheduler.slowdown
+        return max(1, math.ceil((len(self._waiting) / most) * each / 1000))
+
+    def _now(self) -> float:
+        self._time += self._step()
+        return self._time
+
+    async def _work(self) -> None:
+        while True:
+            if self._waiting:
+                await self._next()
+            elif self._stopping:
+                return
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+
+    async def _next(self) -> None:
+        now, waiting = self._now(), self._waiting
+        accepted = [request.accepted for request in waiting]
+        left = [1000 * (request.deadline - now) for request in waiting]
+        plan = self.scheduler.plan(left, accepted if any(accepted) else None)
+        batch, shed = [waiting[place] for place in plan.batch], [waiting[place] for place in plan.shed]
+        gone = {*plan.batch, *plan.shed}
+        self._waiting = [request for place, request in enumerate(waiting) if place not in gone]
+        self._watch.waiting(len(self._waiting))
+        if shed:
+            seconds = self._until_free()
+            said = f"it could not be answered in time any more: ask again in {seconds} s, or for a later deadline_ms"
+            for request in shed:
+                self._refuse(request, Problem("shed", said, seconds))
+        if batch:
+            self._running = batch
+            try:
+                await self._answer(batch, plan.skip)
+            finally:
+                self._running = ()
+
+    async def _answer(self, batch: Sequence[_Request], skip: str) -> None:
+        """Run a batch; where it fails, one by one."""
+        began = self._now()
+        try:
+            outputs, latency_ms = await self._pass([request.x for request in batch], skip)
+        except Exception as error:  # noqa: BLE001 - whatever a backend raises belongs to its requests
+            self._failed += 1
+            if len(batch) > 1:
+                for request in batch:
+                    if not request.future.done():
+                        await self._answer([request], skip)
+            else:
+                self._refuse(batch[0], _failure(error))
+            return
+        self._failed = 0
+        self._watch.ran(skip, len(batch))
+        if len(batch) <= self.scheduler.max_batch:
+            self.scheduler.observe(skip, len(batch), latency_ms)
+        ended = self._now()
+        for request, output in zip(batch, outputs, strict=True):
+            late = ended > request.deadline
+            if late and request.promised:
+                self._refuse(request, _late(request))
+                continue
+            waited = 1000 * (began - request.came)
+            if not request.future.done():
+                request.future.set_result(Answer(output, skip, len(batch), waited, latency_ms, late))
+                self._watch.ended("answered_late" if late else "in_time")
+                self._watch.answered(skip, ended - request.came, 0.0 if late else self._worth.get(skip, 0.0))
+
+    async def _pass(self, inputs: Sequence[NDArray[np.float32]], skip: str) -> tuple[list[Any], float]:
+        """Outputs of each, and milliseconds; meanwhile those are refused whose deadline passes."""
+
+        def passing() -> tuple[list[Any], float]:
+            x = np.stack(inputs)
+            if self._pad_to is not None and len(x) < self._pad_to:
+                x = np.concatenate([x, np.zeros((self._pad_to - len(x), *x.shape[1:]), np.float32)])
+            start = perf_counter_ns()
+            output = self._run(x, skip)
+            took = (perf_counter_ns() - start) / 1e6
+            return rows_of(output, len(inputs), len(x)), took
+
+        began, future = self._now(), self._thread.run(passing)
+        while not (await asyncio.wait({future}, timeout=_TICK))[0]:
+            now = self._now()
+            for request in [*self._running, *self._waiting]:
+                if request.promised and now > request.deadline:
+                    self._refuse(request, _late(request))
+            self._waiting = [request for request in self._waiting if not request.future.done()]
+            if now - began > self.stuck_s:
+                self._give_up()
+        self.stuck = False
+        return future.result()
+
+    def _give_up(self) -> None:
+        self.stuck = True
+        for request in [*self._running, *self._waiting]:
+            self._refuse(
+                request, Problem("stuck", f"the network has not returned for {self.stuck_s:g} s: start the server anew")
+            )
+        self._waiting = []
+
+    def _refuse(self, request: _Request, problem: Problem) -> None:
+        if not request.future.done():
+            request.future.set_exception(problem)
+            self._watch.ended(problem.outcome)
+
+
+class _Thread:
+    """One thread that runs what it is given, in turn. It does not keep a process alive whose pass never returns."""
+
+    def __init__(self) -> None:
+        self._given: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="passes", daemon=True).start()
+
+    def run(self, work: Callable[[], Any]) -> "asyncio.Future[Any]":
+        """What it returns or raises, in the event loop that asks."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._given.put((work, loop, future))
+        return future
+
+    def end(self) -> None:
+        self._given.put(None)
+
+    def _work(self) -> None:
+        while (given := self._given.get()) is not None:
+            work, loop, future = given
+            try:
+                found, error = work(), None
+            except Exception as raised:  # noqa: BLE001 - goes to whoever asked
+                found, error = None, raised
+            try:
+                loop.call_soon_threadsafe(_settle, future, found, error)
+            except RuntimeError:  # the loop is closed: nobody asks any more
+                return
+
+
+def _settle(future: "asyncio.Future[Any]", found: Any, error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(found)
+    else:
+        future.set_exception(error)
+
+
+def rows_of(output: Any, wanted: int, given: int) -> list[Any]:
+    """The output of each request, as a batch of one.
+
+    Raises:
+        ArtifactError: outputs that have no batch.
+    """
+    if isinstance(output, Mapping):
+        parts = {name: rows_of(part, wanted, given) for name, part in output.items()}
+        return [{name: rows[place] for name, rows in parts.items()} for place in range(wanted)]
+    if given == 1:
+        return [output]
+    if not np.ndim(output) or len(output) != given:
+        raise ArtifactError(
+            f"{given} inputs gave an output of shape {list(np.shape(output))}: expected {given} rows; serve it with a "
+            "largest batch of 1"
+        )
+    return [output[place : place + 1] for place in range(wanted)]
+
+
+def _late(request: _Request) -> Problem:
+    promised = 1000 * (request.deadline - request.came)
+    return Problem("late", f"there was no answer within {promised:g} ms: ask for a later deadline, or less at a time")
+
+
+def _failure(error: Exception) -> Problem:
+    return Problem("failed", f"{one_line(error)}; other requests are not affected")
