@@ -8,6 +8,7 @@ _EXTRAS = {
         ("accelerate", "huggingface_hub", "safetensors", "sklearn", "timm", "torch", "torchmetrics", "torchvision"),
         "train",
     ),
+    **dict.fromkeys(("fastapi", "prometheus_client", "python_multipart", "ray", "starlette", "uvicorn"), "serve"),
     "cv2": "camera",
     "datasets": "data",
     "executorch": "executorch",

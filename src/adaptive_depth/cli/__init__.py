@@ -19,6 +19,7 @@ from .reference import load_reference
 from .report import report
 from .run import run
 from .selecting import select
+from .serve import serve
 from .share import share
 from .stages import stages
 from .train import train
@@ -33,7 +34,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (demo, stages, train, evaluate, profile, select, analyze, report, export, run, share, load_reference):
+for _command in (
+    demo,
+    stages,
+    train,
+    evaluate,
+    profile,
+    select,
+    analyze,
+    report,
+    export,
+    run,
+    serve,
+    share,
+    load_reference,
+):
     app.command()(_command)
 app.add_typer(text, name="text")
 
@@ -57,7 +72,7 @@ def _overview(
 
     Start with  adaptive-depth demo  (about three minutes, no download), or look at what a model offers with
     adaptive-depth stages resnet50. On your own data: train, evaluate, profile, then select;
-    for another runtime: export, then run.
+    for another runtime: export, then run; for many clients: serve.
     """
     if context.invoked_subcommand is None and not version:
         typer.echo(context.get_help())

@@ -16,12 +16,12 @@ import typer
 
 from ..errors import ArtifactError, DataError
 from ..quality import TOP_1, Quality
-from . import runs, show, tasks
+from . import runs, show
+from .opening import open_source
 from .stages import Json
 
 if TYPE_CHECKING:
     from ..choose.tradeoffs import TradeOffs
-    from ..core.network import AdaptiveNetwork
     from ..deploy.artifact import Artifact, Preprocessing
     from ..deploy.drawing import Drawer
     from ..deploy.session import Session
@@ -211,16 +211,7 @@ def _open(
     artifact: Path, backend: str | None, threads: int | None, *, governed: bool
 ) -> "tuple[Session, Artifact, Preprocessing]":
     """A session, what is known of its network, and a preprocessing that can be done."""
-    from ..deploy.session import open_session
-
-    if runs.is_run(artifact):
-        runs.check_of_images(artifact)
-        network = runs.open_run(artifact)
-        session = open_session(network, backend=backend, threads=threads)
-        known = _of_run(session.artifact, artifact, network, governed=governed)
-    else:
-        session = open_session(artifact, backend=backend, threads=threads)
-        known = session.artifact
+    session, known = open_source(artifact, backend, threads, judged=governed)
     if governed and known.trade_offs is None:
         raise DataError(
             f"{artifact} does not know how good its depths are, by which a governor chooses: measure it with "
@@ -242,18 +233,6 @@ def _of_size(preprocessing: "Preprocessing", height: int | None, width: int | No
     if height is None or width is None:
         return preprocessing
     return replace(preprocessing, image_size=width if height == width else (height, width))
-
-
-def _of_run(artifact: "Artifact", run: Path, network: "AdaptiveNetwork", *, governed: bool) -> "Artifact":
-    from ..deploy.detectors import usual_meanings
-
-    measured = (run / runs.ACCURACY).exists() and (run / runs.PROFILE).exists()
-    known = replace(artifact, trade_offs=runs.trade_offs(run) if governed or measured else None)
-    if not (run / runs.DATA).exists():  # saved by a program
-        return known
-    data = runs.with_outputs_named(run, runs.read_data(run))
-    means = tasks.meanings_of(run) or usual_meanings(network.model)
-    return replace(known, preprocessing=data.preprocessing, labels=data.preprocessing.classes, meanings=means)
 
 
 def _warmed_up(session: "Session", known: "Artifact", x: Any, skip: str | None) -> "TradeOffs | None":

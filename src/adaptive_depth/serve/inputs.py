@@ -167,7 +167,8 @@ def _check_shape(found: Any, shape: tuple[int, ...]) -> None:
 
 
 def _checked(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    found = array.astype(np.float32).reshape(shape)
+    with np.errstate(over="ignore"):  # is seen below
+        found = array.astype(np.float32).reshape(shape)
     if not np.isfinite(found).all():
         raise Problem("damaged", "the tensor holds numbers that are not finite in float32")
     return found

@@ -31,7 +31,7 @@ KINDS = {
     "no-image": Kind(415, "The body is neither an image nor a tensor"),
     "damaged": Kind(422, "The body cannot be read"),
     "wish": Kind(422, "The request asks for what cannot be had"),
-    "failed": Kind(500, "The network failed"),
+    "failed": Kind(500, "The network failed", "failed"),
     "full": Kind(503, "Too many requests wait", "full"),
     "shed": Kind(503, "There is no time for the request", "shed"),
     "stopping": Kind(503, "The server stops", "stopping"),

@@ -1,0 +1,45 @@
+"""A session over what a command line names: an exported file, or a run folder with what was measured of it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import runs, tasks
+
+if TYPE_CHECKING:
+    from ..core.network import AdaptiveNetwork
+    from ..deploy.artifact import Artifact
+    from ..deploy.session import Session
+
+
+def open_source(
+    artifact: Path, backend: str | None, threads: int | None, *, judged: bool
+) -> "tuple[Session, Artifact]":
+    """A session, and what is known of its network.
+
+    Arguments:
+        artifact: what export wrote, or a run folder.
+        backend, threads: as of `open_session`.
+        judged: must its depths have been judged? Of a file this is not checked here.
+    """
+    from ..deploy.session import open_session
+
+    if not runs.is_run(artifact):
+        session = open_session(artifact, backend=backend, threads=threads)
+        return session, session.artifact
+    runs.check_of_images(artifact)
+    network = runs.open_run(artifact)
+    session = open_session(network, backend=backend, threads=threads)
+    return session, _of_run(session.artifact, artifact, network, judged=judged)
+
+
+def _of_run(artifact: "Artifact", run: Path, network: "AdaptiveNetwork", *, judged: bool) -> "Artifact":
+    from ..deploy.detectors import usual_meanings
+
+    measured = (run / runs.ACCURACY).exists() and (run / runs.PROFILE).exists()
+    known = replace(artifact, trade_offs=runs.trade_offs(run) if judged or measured else None)
+    if not (run / runs.DATA).exists():  # saved by a program
+        return known
+    data = runs.with_outputs_named(run, runs.read_data(run))
+    means = tasks.meanings_of(run) or usual_meanings(network.model)
+    return replace(known, preprocessing=data.preprocessing, labels=data.preprocessing.classes, meanings=means)

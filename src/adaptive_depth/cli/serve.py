@@ -1,0 +1,150 @@
+"""adaptive-depth serve: answer requests over HTTP, each at a depth that the queue allows."""
+
+import math
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import show
+from .opening import open_source
+
+if TYPE_CHECKING:
+    from ..serve.metrics import Metrics
+    from ..serve.opening import Settings
+    from ..serve.predicting import Predictor
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def serve(
+    artifacts: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ARTIFACT...",
+            help="What export wrote (.onnx, .xml, .pte), or a run folder; NAME=ARTIFACT gives it a name.",
+            show_default=False,
+        ),
+    ],
+    target_ms: Annotated[
+        float | None, typer.Option(help="From a whole request to its answer, in milliseconds.", show_default=False)
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 for the whole network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
+    max_batch: Annotated[int, typer.Option(min=1, max=1024, help="The most requests that run together.")] = 8,
+    max_waiting: Annotated[int, typer.Option(min=1, max=100_000, help="With so many waiting, more are refused.")] = 256,
+    shed: Annotated[
+        str, typer.Option(help="Who is turned away where not all can be in time: oldest, newest or none.")
+    ] = "oldest",
+    skip: Annotated[
+        str | None, typer.Option(metavar="TTFF", help="This depth for all requests.", show_default=False)
+    ] = None,
+    worth: Annotated[
+        str | None,
+        typer.Option(
+            metavar="F=90,T=70",
+            help="What an answer of each depth is worth, where quality is not in percent.",
+            show_default=False,
+        ),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option(help="Measure latencies on this machine first; else those of the table hold.")
+    ] = True,
+    backend: Annotated[
+        str | None,
+        typer.Option(help="onnxruntime, openvino, executorch, eager, compiled; by default what the file says."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; the backend's default if not given.", show_default=False)
+    ] = None,
+    max_megabytes: Annotated[float, typer.Option(help="The largest body of a request.")] = 16.0,
+    max_megapixels: Annotated[float, typer.Option(help="The largest image.")] = 64.0,
+    max_seconds: Annotated[float, typer.Option(help="The longest that a body may take to arrive.")] = 10.0,
+) -> None:
+    """Answer requests over HTTP: an image in, labels and scores out, at the best depth that the queue allows.
+
+    First the latency of every depth is measured on this machine, alone and in batches. Then requests that wait run
+    together, deeper while there is time and shallower while there is not; a request may name its skip, its
+    deadline_ms or the accuracy it needs. Ctrl-C answers what was begun, and ends.
+
+    Example: adaptive-depth serve runs/demo/export/model.onnx --target-ms 50
+    """
+    from ..serve.inputs import Limits
+    from ..serve.local import address_of, bound, serve_here
+    from ..serve.opening import Settings
+
+    named = _named(artifacts)
+    if target_ms is None:
+        raise typer.BadParameter("no target: expected --target-ms, such as adaptive-depth serve A.onnx --target-ms 50")
+    limits = Limits(_whole("--max-megabytes", max_megabytes, 1e6), _whole("--max-megapixels", max_megapixels, 1e6),
+                    _positive("--max-seconds", max_seconds))  # fmt: skip
+    settings = Settings(
+        _positive("--target-ms", target_ms), max_batch, max_waiting, shed, skip, _worth(worth), measure, limits
+    )
+    listening = bound(host, port)  # before anything is measured: a port that is taken is found at once
+    where = address_of(listening)
+
+    def told() -> None:
+        for name in named:
+            typer.echo(f"{where}/models/{name}/predict", err=True)
+        typer.echo(f"Ready. Try: curl --data-binary @photo.jpg {where}/models/{next(iter(named))}/predict", err=True)
+
+    opened = partial(_opened, named, settings, backend, threads)
+    with listening:
+        serve_here(opened, listening, limits=limits, on_ready=told)
+    typer.echo("Stopped.", err=True)
+
+
+def _opened(
+    named: Mapping[str, Path], settings: "Settings", backend: str | None, threads: int | None, metrics: "Metrics"
+) -> "dict[str, Predictor]":
+    from ..serve.opening import open_predictor
+
+    found = {}
+    for name, path in named.items():
+        session, known = open_source(path, backend, threads, judged=settings.skip is None)
+        with show.progress(f"measuring {len(session.skips)} depths of {name} on this machine") as advance:
+            found[name] = open_predictor(name, session, known, settings, metrics=metrics, on_round=advance)
+    return found
+
+
+def _named(artifacts: list[str]) -> dict[str, Path]:
+    """Artifacts by the names that they are served under: as given, or those of their files or runs."""
+    found: dict[str, Path] = {}
+    for given in artifacts:
+        name, equals, rest = given.partition("=")
+        if not equals or Path(given).exists():
+            path = Path(given)
+            name = path.stem if path.is_file() or path.suffix in (".onnx", ".xml", ".pte") else path.resolve().name
+        else:
+            path = Path(rest)
+        if not _NAME.fullmatch(name):
+            raise typer.BadParameter(f"{name!r} cannot stand in an address: name it, such as cats={path}")
+        if name in found:
+            raise typer.BadParameter(f"{found[name]} and {path} are both called {name}: name one, such as other={path}")
+        found[name] = path
+    return found
+
+
+def _positive(option: str, value: float) -> float:
+    if not 0 < value < math.inf:
+        raise typer.BadParameter(f"{option} {value}: expected a finite number above 0")
+    return value
+
+
+def _whole(option: str, value: float, unit: float) -> int:
+    return max(1, round(min(_positive(option, value) * unit, 1 << 52)))
+
+
+def _worth(text: str | None) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for part in (text or "").split(",") if text else []:
+        skip, _, number = part.partition("=")
+        try:
+            found[skip.strip()] = float(number)
+        except ValueError as error:
+            raise typer.BadParameter(f"--worth {text}: expected a number for each depth, such as F=90,T=70") from error
+    return found

@@ -1,0 +1,97 @@
+"""The application in one process, under uvicorn: for development, and wherever one process is enough."""
+
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from types import FrameType
+from typing import Any
+
+from ..errors import BudgetError
+from .application import application
+from .inputs import Limits
+from .metrics import Metrics, Prometheus
+from .predicting import Predictor
+
+DRAIN_S = 30  # seconds that requests have to end once the server is to stop
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket of the server, which nobody can reach from elsewhere where the host is a loopback address.
+
+    Arguments:
+        host: an address or a name of this machine.
+        port: 0 for any that is free.
+
+    Raises:
+        BudgetError: a port that is taken, or an address of another machine.
+    """
+    try:
+        [family, *_, address], *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        made = socket.socket(family, socket.SOCK_STREAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise BudgetError(
+            f"{host}:{port} cannot be listened at ({error}): expected an address of this machine and a port that is "
+            "free, such as --host 127.0.0.1 --port 8001"
+        ) from error
+    return made
+
+
+def address_of(listening: socket.socket) -> str:
+    """Where clients find it."""
+    host, port, *_ = listening.getsockname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve_here(
+    open_models: Callable[[Metrics], Mapping[str, Predictor]],
+    listening: socket.socket,
+    *,
+    limits: Limits | None = None,
+    on_ready: Callable[[], Any] | None = None,
+) -> None:
+    """Serve until the process is told to stop (SIGINT, SIGTERM); what was begun is answered first.
+
+    Arguments:
+        open_models: called with what counts; the models by name.
+        listening: from `bound`.
+        limits: of requests.
+        on_ready: called once the models are there.
+    """
+    import uvicorn
+
+    prometheus = Prometheus()
+    metrics = Metrics(prometheus)
+    models = open_models(metrics)
+
+    @asynccontextmanager
+    async def running() -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for model in models.values():
+                await stack.enter_async_context(model)
+            if on_ready is not None:
+                on_ready()
+            yield
+
+    app = application(models, limits=limits, metrics=metrics, metrics_text=prometheus.text, running=running)
+    settings = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=DRAIN_S
+    )
+    with _told_to_stop():
+        uvicorn.Server(settings).run(sockets=[listening])
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[None]:
+    """Inside, signals to stop are uvicorn's, which passes them on when it has ended: to be told to stop is no error."""
+
+    def stopped(_: int, __: FrameType | None) -> None: ...
+
+    before = {each: signal.signal(each, stopped) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
