@@ -21,6 +21,7 @@ DETECTION = README.parent / "docs" / "detection.md"
 EXPORTING = README.parent / "docs" / "exporting.md"
 GOVERNING = README.parent / "docs" / "governing.md"
 SCHEDULES = README.parent / "docs" / "schedules.md"
+SERVING = README.parent / "docs" / "serving.md"
 LANGUAGE = README.parent / "docs" / "language.md"
 DETECTION = README.parent / "docs" / "detection.md"
 TASKS = README.parent / "docs" / "tasks.md"
@@ -33,7 +34,16 @@ def blocks(language: str, page: Path = README) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "least"),
-    [(README, 4), (CHOOSING, 2), (DETECTION, 2), (EXPORTING, 3), (GOVERNING, 3), (SCHEDULES, 1), (TASKS, 2)],
+    [
+        (README, 4),
+        (CHOOSING, 2),
+        (DETECTION, 2),
+        (EXPORTING, 3),
+        (GOVERNING, 3),
+        (SCHEDULES, 1),
+        (SERVING, 1),
+        (TASKS, 2),
+    ],
 )
 def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: Path, least: int) -> None:
     monkeypatch.chdir(tmp_path)
@@ -70,7 +80,7 @@ def test_the_page_on_language_models_runs_in_python_and_on_the_command_line(
     assert "The quick brown fox" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", [README, DETECTION, LANGUAGE])
+@pytest.mark.parametrize("page", [README, DETECTION, LANGUAGE, SERVING])
 def test_commands_and_options_exist(page: Path) -> None:
     commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
     lines = [line for block in blocks("sh", page) for line in block.splitlines() if line.startswith("adaptive-depth")]

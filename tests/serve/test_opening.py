@@ -85,7 +85,7 @@ def test_measuring_tells_how_far_it_is_and_can_be_interrupted() -> None:
 
 
 def test_a_network_without_a_batch_in_its_output_is_found_before_it_serves() -> None:
-    with pytest.raises(ad.errors.ArtifactError, match=r"4 inputs gave an output of shape \[4\]"):
+    with pytest.raises(ad.errors.ArtifactError, match=r"4 inputs gave an output of shape \[5\]: expected 4"):
         measure_by_batch(lambda x, skip: x[0], np.zeros((1, 5)), ["F"], [1, 4])
 
 

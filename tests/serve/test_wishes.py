@@ -47,7 +47,7 @@ def test_where_lower_is_better_a_quality_is_an_upper_limit() -> None:
     rows = ad.Row("F", 0.2, 4, 9), ad.Row("T", 0.4, 2, 5)
     table = ad.TradeOffs(rows, quality=Quality("RMSE", "m", higher_is_better=False))
     assert Wishes(accuracy=0.3).depths(table, ("F", "T")) == ("F",)
-    with pytest.raises(Problem, match="accuracy=0.1: the best depth, F, has RMSE 0.20"):
+    with pytest.raises(Problem, match=r"accuracy=0\.1: the best depth, F, has RMSE 0.20"):
         Wishes(accuracy=0.1).depths(table, ("F", "T"))
 
 

@@ -3,7 +3,7 @@
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -26,16 +26,18 @@ def bound(host: str, port: int) -> socket.socket:
     Raises:
         BudgetError: a port that is taken, or an address of another machine.
     """
-    try:
-        [family, *_, address], *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        made = socket.socket(family, socket.SOCK_STREAM)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(address)
-    except (OSError, OverflowError, UnicodeError) as error:
-        raise BudgetError(
-            f"{host}:{port} cannot be listened at ({error}): expected an address of this machine and a port that is "
-            "free, such as --host 127.0.0.1 --port 8001"
-        ) from error
+    with ExitStack() as stack:
+        try:
+            [family, *_, address], *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            made = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(address)
+        except (OSError, OverflowError, UnicodeError) as error:
+            raise BudgetError(
+                f"{host}:{port} cannot be listened at ({error}): expected an address of this machine and a port that "
+                "is free, such as --host 127.0.0.1 --port 8001"
+            ) from error
+        stack.pop_all()
     return made
 
 

@@ -1,0 +1,121 @@
+"""serve: a process as a user starts it, that answers over HTTP and ends when it is told to."""
+
+import io
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import adaptive_depth as ad
+from adaptive_depth.deploy.exporting import export_network
+
+TABLE = ad.TradeOffs((ad.Row("F", 80.0, macs=20, parameters=20), ad.Row("T", 60.0, macs=10, parameters=20)))
+IMAGES = ad.Preprocessing(16, 3, mean=(0.5,) * 3, std=(0.25,) * 3, classes=("cat", "dog", "hen"))
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.norm(self.conv(x))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    whole = nn.Sequential(nn.Sequential(Block(), Block()), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
+    network = ad.adapt(whole, [ad.Stage(("0.0",), ("0.1",))], example=torch.randn(2, 3, 16, 16)).eval()
+    path = tmp_path_factory.mktemp("exported") / "pets.onnx"
+    export_network(network, path, torch.randn(1, 3, 16, 16), data=IMAGES, trade_offs=TABLE)
+    return path
+
+
+@contextmanager
+def started(*arguments: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The address of a server in a process of its own, and the process."""
+    command = [sys.executable, "-m", "adaptive_depth", "serve", *map(str, arguments), "--port=0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert process.stderr is not None
+    said = []
+    try:
+        for line in process.stderr:
+            said.append(line)
+            if found := re.search(r"Ready\. Try: curl .* (http://\S+?)/models/", line):
+                yield found[1], process
+                return
+        raise AssertionError(f"the server did not start: {''.join(said)}")
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+def test_two_models_in_a_process_that_ends_well(model: Path, told: signal.Signals) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)).save(stream, "JPEG")
+    with started(model, f"other={model}", "--target-ms=1000", "--max-batch=4") as (server, process):
+        assert server.startswith("http://127.0.0.1:")
+        models = httpx.get(f"{server}/v1/models").json()["data"]
+        assert [each["id"] for each in models] == ["pets", "other"]
+        assert all([*depth["latency_ms"]] == ["1", "4"] for each in models for depth in each["depths"])
+        told_of = httpx.post(f"{server}/models/other/predict?skip=T", content=stream.getvalue()).json()
+        assert told_of["skip"] == "T"
+        assert told_of["predictions"][0]["values"]["class"] in IMAGES.classes
+        session = ad.open_session(model)
+        x = ad.prepare(Image.open(stream).convert("RGB"), IMAGES)[None]
+        wanted = session(x, "F").argmax()
+        found = httpx.post(f"{server}/models/pets/predict?skip=F", content=stream.getvalue()).json()
+        assert found["predictions"][0]["values"]["class"] == IMAGES.classes[wanted]
+        assert "adaptive_depth_served_total" in httpx.get(f"{server}/metrics").text
+        process.send_signal(told)
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == "Stopped.\n"
+
+
+def test_a_port_that_is_taken_is_found_before_anything_is_measured(call, model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, out, err = call("serve", model, "--target-ms=50", f"--port={port}")
+    assert (status, out) == (2, "")
+    assert f"127.0.0.1:{port} cannot be listened at" in err
+    assert "such as --host 127.0.0.1 --port 8001" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{model}"], "no target: expected --target-ms"),
+        (["{model}", "--target-ms=0"], "--target-ms 0.0: expected a finite number above 0"),
+        (["{model}", "{model}", "--target-ms=50"], "are both called pets: name one, such as other="),
+        (["cat's={model}", "--target-ms=50"], '"cat\'s" cannot stand in an address: name it, such as cats='),
+        (["missing.onnx", "--target-ms=50", "--port=0"], "missing.onnx does not exist"),
+        (["{model}", "--target-ms=50", "--host=192.0.2.1"], "192.0.2.1:8000 cannot be listened at"),
+        (["{model}", "--target-ms=50", "--port=0", "--shed=random"], "expected one of oldest, newest, none"),
+        (["{model}", "--target-ms=50", "--port=0", "--no-measure"], "no latencies of batches of 8"),
+        (["{model}", "--target-ms=50", "--port=0", "--worth=F:1"], "expected a number for each depth"),
+        (["{model}", "--target-ms=50", "--port=0", "--skip=TT"], "skip=TT is not in pets"),
+        (["{model}", "--target-ms=50", "--max-megabytes=nan"], "--max-megabytes nan: expected a finite number"),
+    ],
+)
+def test_command_lines_that_cannot_be_served(call, model: Path, arguments: list[str], said: str) -> None:
+    status, out, err = call("serve", *(each.format(model=model) for each in arguments))
+    assert (status, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
