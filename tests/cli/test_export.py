@@ -78,8 +78,8 @@ def test_a_model_by_name_needs_a_place(call, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "name the format with --to: one of onnx, openvino, executorch, web, torch"),
-        (["--to=tflite"], "--to 'tflite': expected one of onnx, openvino, executorch, web, torch"),
+        ([], "name the format with --to: one of onnx, onnx-files, openvino, executorch, web, torch"),
+        (["--to=tflite"], "--to 'tflite': expected one of onnx, onnx-files, openvino, executorch, web, torch"),
         (["--output=model.bin"], "model.bin does not say its format"),
         (["--to=onnx", "--output=model.pte"], "model.pte has another ending than its format: expected a name such as"),
         (["--to=onnx", "--int8"], "--int8 is there for openvino, which keeps int8 weights once; not for onnx"),

@@ -199,7 +199,7 @@ def _of_a_network(call, network, photos, monkeypatch):
     """As of a run folder, which the data of a detector's training would be in."""
     command = importlib.import_module("adaptive_depth.cli.run")  # the package has a function of that name
 
-    def opened(artifact, backend, threads, *, governed):
+    def opened(artifact, backend, threads, providers, *, governed):
         session = ad.open_session(network)
         return session, session.artifact, BOXES
 

@@ -137,7 +137,7 @@ def test_comparing_a_single_logit(two_stages) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"to": "tflite"}, "to='tflite': expected one of onnx, openvino, executorch, web, torch"),
+        ({"to": "tflite"}, "to='tflite': expected one of onnx, onnx-files, openvino, executorch, web, torch"),
         (
             {"path": "model.bin"},
             "model.bin does not say its format: expected a name that ends in .onnx, .xml, .pte, or",

@@ -137,7 +137,7 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "model.zip").touch()
     sources: list[tuple[Any, str]] = [
         (tmp_path / "none.onnx", r"none\.onnx does not exist: expected a file that adaptive-depth export wrote"),
-        (str(tmp_path), r"is a folder: expected a file that ends in \.onnx, \.pte, \.xml\. Programs of torch are for"),
+        (str(tmp_path), r"is a folder: expected a file that ends in \.onnx, \.pte, \.xml, or a folder of onnx-files"),
         (tmp_path / "model.zip", r"model\.zip has an unknown ending: expected \.onnx, \.pte, \.xml"),
     ]
     for source, message in sources:
@@ -155,11 +155,22 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         ({"threads": 0}, "threads=0: expected a whole number of at least 1"),
         ({"threads": 1.5}, r"threads=1\.5: expected a whole number"),
         ({"threads": "2"}, "threads='2': expected a whole number"),
+        ({"providers": []}, r"providers=\[\] names none: expected execution providers of onnxruntime"),
+        (
+            {"providers": ["NowhereExecutionProvider"]},
+            "'NowhereExecutionProvider' is not in this onnxruntime, which has",
+        ),
+        ({"providers": [("Nowhere", {})]}, "'Nowhere' is not in this onnxruntime, which has .*CPUExecutionProvider"),
     ],
 )
 def test_options_that_are_none(options: dict[str, Any], message: str, exported) -> None:
     with pytest.raises(ArtifactError, match=message):
         open_session(exported[1], **options)
+
+
+def test_a_network_runs_where_its_weights_are(exported) -> None:
+    with pytest.raises(ArtifactError, match="providers='CPU' of eager: it runs where its network is; leave it out"):
+        open_session(exported[0], providers="CPU")
 
 
 MISSING = [

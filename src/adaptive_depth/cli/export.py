@@ -22,14 +22,22 @@ if TYPE_CHECKING:
 def export(
     model: Model,
     to: Annotated[
-        str, typer.Option(metavar="FORMAT", help="onnx, openvino, executorch, web or torch.", show_default=False)
+        str,
+        typer.Option(
+            metavar="FORMAT", help="onnx, onnx-files, openvino, executorch, web or torch.", show_default=False
+        ),
     ] = "",
     output: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Where to; by default into RUN/export. Its ending may say the format."),
     ] = None,
     skips: Annotated[
-        str, typer.Option(metavar="FFFF,TTTT,...", help="Which depths; all by default.", show_default=False)
+        str,
+        typer.Option(
+            metavar="FFFF,TTTT,...",
+            help="Which depths; all by default, of onnx-files those of the Pareto front.",
+            show_default=False,
+        ),
     ] = "",
     form: Annotated[
         str | None,
@@ -102,6 +110,8 @@ def export(
     # What was measured is of images of that size.
     same_size = data is None or size is None or runs.sides_of(size) == data.preprocessing.sides
     known = _trade_offs(run, network, example) if run is not None and same_size else None
+    if name == "onnx-files" and chosen is None and known is not None:
+        chosen = [row.skip for row in known.front()]
     with show.progress(f"exporting to {name}") as advance:
         if int8:
             artifact = _quantized(network, place, chosen, data, told, known, images, advance, judged)
@@ -232,7 +242,7 @@ def _tell(place: Path, size: int, artifact: "Artifact", *, is_run: bool) -> None
         typer.echo(f"It does not know how good its depths are{hint}, so a governor cannot choose.")
     if (place / "index.html").exists():
         typer.echo(f"Show it: python -m http.server --bind 127.0.0.1 --directory {place}, then http://127.0.0.1:8000")
-    elif place.is_dir():
+    elif place.is_dir() and artifact.kind == "torch":
         typer.echo("Read a program with torch.export.load, weights with safetensors.torch.load_file.")
     else:
         typer.echo(f"Next: {show.command('run', place, 'IMAGES', '--target-ms', '30')}")

@@ -13,23 +13,23 @@ if TYPE_CHECKING:
 
 
 def open_source(
-    artifact: Path, backend: str | None, threads: int | None, *, judged: bool
+    artifact: Path, backend: str | None, threads: int | None, *, judged: bool, providers: list[str] | None = None
 ) -> "tuple[Session, Artifact]":
     """A session, and what is known of its network.
 
     Arguments:
         artifact: what export wrote, or a run folder.
-        backend, threads: as of `open_session`.
+        backend, threads, providers: as of `open_session`.
         judged: must its depths have been judged? Of a file this is not checked here.
     """
     from ..deploy.session import open_session
 
     if not runs.is_run(artifact):
-        session = open_session(artifact, backend=backend, threads=threads)
+        session = open_session(artifact, backend=backend, threads=threads, providers=providers)
         return session, session.artifact
     runs.check_of_images(artifact)
     network = runs.open_run(artifact)
-    session = open_session(network, backend=backend, threads=threads)
+    session = open_session(network, backend=backend, threads=threads, providers=providers)
     return session, _of_run(session.artifact, artifact, network, judged=judged)
 
 

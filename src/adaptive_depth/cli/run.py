@@ -66,6 +66,14 @@ def run(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; the backend's default if not given.", show_default=False)
     ] = None,
+    providers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Where a file runs: ONNX Runtime's execution providers, or a device of OpenVINO; the CPU by default.",
+            show_default=False,
+        ),
+    ] = None,
     repeat: Annotated[int | None, typer.Option(min=1, help="So many rounds of the images.", show_default=False)] = None,
     seconds: Annotated[
         float | None, typer.Option(help="Rounds until so many seconds are over.", show_default=False)
@@ -108,7 +116,7 @@ def run(
     found = find_images(sources or ())
     if draw is not None:
         _check_drawn(draw)
-    session, known, preprocessing = _open(artifact, backend, threads, governed=skip is None)
+    session, known, preprocessing = _open(artifact, backend, threads, _providers(providers), governed=skip is None)
     left_out = _LeftOut()
     pictures = read_images(found, left_out, repeat=None if seconds is not None else repeat or 1)
     first = next(pictures, None)
@@ -207,11 +215,18 @@ def _drawer(folder: Path, known: "Artifact", sources: "Iterable[Source]") -> "Dr
     return Drawer(folder, known.labels, known.meanings, below)
 
 
+def _providers(named: str | None) -> list[str] | None:
+    """ONNX Runtime's names in their order; a device of OpenVINO has commas of its own (`AUTO:GPU,CPU`)."""
+    if named is None or ":" in named:
+        return None if named is None else [named]
+    return [name.strip() for name in named.split(",")]
+
+
 def _open(
-    artifact: Path, backend: str | None, threads: int | None, *, governed: bool
+    artifact: Path, backend: str | None, threads: int | None, providers: list[str] | None, *, governed: bool
 ) -> "tuple[Session, Artifact, Preprocessing]":
     """A session, what is known of its network, and a preprocessing that can be done."""
-    session, known = open_source(artifact, backend, threads, judged=governed)
+    session, known = open_source(artifact, backend, threads, judged=governed, providers=providers)
     if governed and known.trade_offs is None:
         raise DataError(
             f"{artifact} does not know how good its depths are, by which a governor chooses: measure it with "

@@ -69,6 +69,7 @@ class Format:
 
 FORMATS: Registry[Format] = Registry("to", ExportError)
 FORMATS.register("onnx")(Format(".onnx", "onnx.write", "export", suppression="onnx.suppression"))
+FORMATS.register("onnx-files")(Format("", "onnx.files", "export", forms=("folded",)))
 FORMATS.register("openvino")(Format(".xml", "openvino.write", "openvino", forms=("shared",), free_inside=False))
 FORMATS.register("executorch")(Format(".pte", "executorch.write", "executorch", free_batch=False, free_inside=False))
 FORMATS.register("web")(Format("", "web.write", "export"))
@@ -98,11 +99,11 @@ def export_network(
 
     Arguments:
         network: an adapted network; it stays as it is.
-        path: the file (`model.onnx`, `model.xml`, `model.pte`) or, for web and torch, the folder.
+        path: the file (`model.onnx`, `model.xml`, `model.pte`) or, for the other formats, the folder.
         example: an input `[batch, channels, height, width]` on the CPU. Height and width are those of the artifact; the
             batch is, too, of ExecuTorch and of a network whose code makes a number of it (RT-DETR, say).
-        to: `"onnx"`, `"openvino"`, `"executorch"`, `"web"` (a page for browsers) or `"torch"`; by default what the
-            ending of `path` says.
+        to: `"onnx"`, `"onnx-files"` (a file for each depth, without `If`), `"openvino"`, `"executorch"`, `"web"` (a
+            page for browsers) or `"torch"`; by default what the ending of `path` says.
         skips: the depths; all by default.
         form: how norms that differ between depths are stored: `"shared"` beside the weights that all depths share, or
             `"folded"` into copies of them, which is a little faster and takes more memory. The usual one by default.

@@ -1,7 +1,7 @@
 """One small interface over everything that runs a network of many depths."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -14,8 +14,9 @@ from ..errors import AdaptiveDepthError, ArtifactError, DataError, SkipError
 from ..packages import hint
 from ..registry import Registry
 from ..skip import Skip, parse_skip
-from .artifact import Artifact
+from .artifact import FILE, Artifact
 
+WEIGHTS = "weights.bin"  # of a folder with a file for each depth
 Arrays = NDArray[np.float32] | dict[str, NDArray[np.float32]]  # one output, or several by name
 
 
@@ -38,18 +39,20 @@ class Runtime:
             it is asked for.
         extra: of this package, that brings what the module needs.
         suffix: of the files that it opens; empty where it opens a network.
+        providers: what `providers` of `open_session` names; empty where a backend has none.
     """
 
     module: str
     extra: str = "train"
     suffix: str = ""
+    providers: str = ""
 
 
 BACKENDS: Registry[Runtime] = Registry("backend", ArtifactError)
 BACKENDS.register("eager")(Runtime("torch.run"))
 BACKENDS.register("compiled")(Runtime("torch.run"))
-BACKENDS.register("onnxruntime")(Runtime("onnx.run", "onnx", ".onnx"))
-BACKENDS.register("openvino")(Runtime("openvino.run", "openvino", ".xml"))
+BACKENDS.register("onnxruntime")(Runtime("onnx.run", "onnx", ".onnx", "execution providers"))
+BACKENDS.register("openvino")(Runtime("openvino.run", "openvino", ".xml", "devices"))
 BACKENDS.register("executorch")(Runtime("executorch.run", "executorch", ".pte"))
 
 
@@ -135,17 +138,27 @@ class Session:
         return f"Session of {self.backend}: {self.artifact}"
 
 
-def open_session(source: Any, *, backend: str | None = None, threads: int | None = None) -> Session:
+def open_session(
+    source: Any,
+    *,
+    backend: str | None = None,
+    threads: int | None = None,
+    providers: str | Sequence[Any] | None = None,
+) -> Session:
     """A session over an exported file, or over a network.
 
     Arguments:
-        source: what `export` wrote (`model.onnx`, `model.xml`, `model.pte`), or an adapted network.
+        source: what `export` wrote (`model.onnx`, `model.xml`, `model.pte`, the folder of onnx-files), or an adapted
+            network.
         backend: one of `BACKENDS`; by default what the file's name says, and for a network `eager`.
         threads: CPU threads of one call; by default what the backend takes.
+        providers: where it runs, by the runtime's own names: execution providers of ONNX Runtime, the preferred one
+            first (`["CUDAExecutionProvider", "CPUExecutionProvider"]`, or pairs of a name and its options), or a device
+            of OpenVINO (`"GPU"`, `"NPU"`). The CPU by default; a network runs where its weights are.
 
     Raises:
         ArtifactError: a file that is missing, truncated or foreign; a backend that is unknown, does not go with the
-            source or is not installed (the message names what to install).
+            source or is not installed (the message names what to install); a provider that is not there.
     """
     if isinstance(source, str | Path) and not Path(source).exists():
         raise ArtifactError(f"{source} does not exist: expected a file that adaptive-depth export wrote")
@@ -156,9 +169,19 @@ def open_session(source: Any, *, backend: str | None = None, threads: int | None
     most = 8 * (os.cpu_count() or 1)  # with far more, a runtime starts them for minutes
     if threads is not None and threads > most:
         raise ArtifactError(f"threads={threads}: expected {most} at most, on a machine of {os.cpu_count()} processors")
+    given: dict[str, Any] = {}
+    if providers is not None:
+        if not runtime.providers:
+            raise ArtifactError(
+                f"providers={providers!r} of {name}: it runs where its network is; leave it out, or export to onnx or "
+                "openvino"
+            )
+        given["providers"] = [providers] if isinstance(providers, str) else list(providers)
+        if not given["providers"]:
+            raise ArtifactError(f"providers=[] names none: expected {runtime.providers} of {name}")
     try:
         opener: Callable[..., Backend] = import_module(f".{runtime.module}", __package__).open_backend
-        return Session(name, opener(source, threads=threads, backend=name))
+        return Session(name, opener(source, threads=threads, backend=name, **given))
     except ImportError as error:
         raise ArtifactError(f"{name} needs {hint(error, runtime.extra)}") from error
 
@@ -170,9 +193,12 @@ def _backend_of(source: Any) -> str:
     by_suffix = {runtime.suffix: name for name, runtime in BACKENDS.items() if runtime.suffix}
     endings = ", ".join(sorted(by_suffix))
     if path.is_dir():
+        if (path / FILE).is_file() and (path / WEIGHTS).is_file():
+            return "onnxruntime"
         raise ArtifactError(
-            f"{path} is a folder: expected a file that ends in {endings}. Programs of torch are for "
-            "torch.export.load, which runs code that it reads; of a run, open the network, open_session(load(...))"
+            f"{path} is a folder: expected a file that ends in {endings}, or a folder of onnx-files. Programs of torch "
+            "are for torch.export.load, which runs code that it reads; of a run, open the network: "
+            "open_session(load(...))"
         )
     if path.suffix not in by_suffix:
         raise ArtifactError(f"{path} has an unknown ending: expected {endings}")

@@ -53,6 +53,21 @@ def test_threads_reach_the_library(exported, monkeypatch: pytest.MonkeyPatch) ->
     assert given == [0, 2]  # 0 is the library's own choice
 
 
+def test_providers_reach_the_library_the_cpu_by_default(exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    opened = runtime.onnxruntime.InferenceSession
+
+    def watched(path: str, options: object, providers: list[object]) -> object:
+        given.append(providers)
+        return opened(path, options, providers=providers)
+
+    monkeypatch.setattr(runtime.onnxruntime, "InferenceSession", watched)
+    pair = ("CPUExecutionProvider", {})
+    for providers in (None, "CPUExecutionProvider", [pair]):
+        open_session(exported[1], providers=providers)
+    assert given == [["CPUExecutionProvider"], ["CPUExecutionProvider"], [pair]]
+
+
 @pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.9, 0.999])
 def test_a_truncated_file(exported, part: float, tmp_path: Path) -> None:
     content = exported[1].read_bytes()

@@ -1,6 +1,8 @@
 """Sessions over an ONNX model with every depth, run by ONNX Runtime."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -11,43 +13,43 @@ from ...errors import ArtifactError, one_line
 from ...files import checksum
 from ..artifact import INPUTS, Artifact
 from ..session import Arrays
+from ..sidecar import read_sidecar
 
 DESCRIPTION = "adaptive_depth"  # the name of the description in the model's metadata
 IMAGE, SKIP = INPUTS
 
 CHECKED = "adaptive_depth_checked"  # of a file that has a checksum at its end; those of version 0.1 have none
 CHECKSUM = "adaptive_depth_checksum"
+CPU = "CPUExecutionProvider"
 _ERRORS_ONLY = 3
 
 
-def open_backend(source: Any, *, threads: int | None, backend: str) -> "OnnxBackend":
+def open_backend(
+    source: Any, *, threads: int | None, backend: str, providers: Sequence[Any] = (CPU,)
+) -> "OnnxBackend | FilesBackend":
     """The backend of a session; see `open_session`.
 
     Arguments:
-        source: the path of an `.onnx` that `adaptive-depth export` wrote.
+        source: the path of an `.onnx` that `adaptive-depth export` wrote, or of a folder with one for each depth.
         threads: of one call; by default one for each core.
         backend: `"onnxruntime"`.
+        providers: names, or pairs of a name and options, the preferred one first.
 
     Raises:
-        ArtifactError: no path, or a file that is truncated or foreign.
+        ArtifactError: no path, a file that is truncated or foreign, a provider that is not there.
     """
     if not isinstance(source, str | Path):
         raise ArtifactError(
             f"{backend} received a {type(source).__name__}: expected the path of an .onnx file; adaptive-depth export "
             "RUN --to onnx writes one"
         )
-    checked = _is_whole(Path(source))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        session = onnxruntime.InferenceSession(str(source), options, providers=onnxruntime.get_available_providers())
-        said = session.get_modelmeta().custom_metadata_map
-    except Exception as error:  # its classes share no other base
-        raise ArtifactError(
-            f"{source} cannot be loaded ({one_line(error)[:300]}): it is truncated, or no ONNX model; export it again"
-        ) from error
+    _check_providers(providers)
+    path = Path(source)
+    if path.is_dir():
+        return FilesBackend(path, read_sidecar(path), threads, providers)
+    checked = _is_whole(path)
+    session = _opened(path, threads, providers)
+    said = session.get_modelmeta().custom_metadata_map
     if CHECKED in said and not checked:
         raise ArtifactError(
             f"{source} does not have the checksum that its export put at its end: it is damaged, or another tool wrote "
@@ -58,6 +60,30 @@ def open_backend(source: Any, *, threads: int | None, backend: str) -> "OnnxBack
     if described is None:
         raise ArtifactError(f"{source} is not of this library: expected a file that adaptive-depth export wrote")
     return OnnxBackend(session, Artifact.from_json(described, source))
+
+
+def _check_providers(providers: Sequence[Any]) -> None:
+    there = onnxruntime.get_available_providers()
+    for each in providers:
+        name = each[0] if isinstance(each, tuple | list) and each else each
+        if name not in there:
+            raise ArtifactError(
+                f"providers={list(providers)!r}: {name!r} is not in this onnxruntime, which has {', '.join(there)}; "
+                "others come with other packages, such as onnxruntime-gpu in its place"
+            )
+
+
+def _opened(path: Path, threads: int | None, providers: Sequence[Any]) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+    except Exception as error:  # its classes share no other base
+        raise ArtifactError(
+            f"{path} cannot be loaded ({one_line(error)[:300]}): it is truncated, or no ONNX model; export it again"
+        ) from error
 
 
 def ending(digits: str) -> bytes:
@@ -91,3 +117,25 @@ class OnnxBackend:
         """What one depth returns for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
         wanted = self.artifact.outputs or None
         return self.artifact.named(self._session.run(wanted, {IMAGE: x, SKIP: self._flags[skip]}))
+
+
+class FilesBackend:
+    """A folder with a file for each depth, which share their weights on the disk. Threads may share it.
+
+    A depth is opened when it is first asked for, which takes as long as opening a plain model; `Session.warm_up` opens
+    all. Those that are open hold weights of their own in memory, as far as ONNX Runtime lays them out anew.
+    """
+
+    def __init__(self, path: Path, artifact: Artifact, threads: int | None, providers: Sequence[Any]) -> None:
+        self.artifact = artifact
+        self._path, self._threads, self._providers = path, threads, providers
+        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self._lock = Lock()
+
+    def run(self, x: NDArray[np.float32], skip: str) -> Arrays:
+        """What one depth returns for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
+        with self._lock:
+            if skip not in self._sessions:
+                self._sessions[skip] = _opened(self._path / f"{skip}.onnx", self._threads, self._providers)
+            session = self._sessions[skip]
+        return self.artifact.named(session.run(self.artifact.outputs or None, {IMAGE: x}))

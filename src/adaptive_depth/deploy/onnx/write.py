@@ -2,12 +2,13 @@
 
 import json
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx_ir
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...core.network import AdaptiveNetwork
 from ...errors import ExportError
@@ -43,19 +44,7 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
     module = Switching(network, folded=form == "folded", skips=artifact.skips, outputs=artifact.outputs)
     images, free = with_free_sides(example, artifact.input_shape)
     examples = (images, torch.zeros(len(network.stages), dtype=torch.bool))
-    with torch.no_grad(), quiet():
-        program = exported(module, examples, dynamic_shapes=(free, None))
-        try:
-            converted: Any = torch.onnx.export(
-                program,
-                input_names=[IMAGE, SKIP],
-                output_names=[*(artifact.outputs or ("logits",))],
-                dynamo=True,
-                optimize=False,
-                verbose=False,
-            )
-        except Exception as error:
-            raise cannot_convert("ONNX", [program], error) from error
+    converted = convert(module, examples, (free, None), [IMAGE, SKIP], artifact.outputs)
     # Branches come first: an optimiser would take equal first convolutions out of them, away from their norms.
     graph = converted.model.graph
     add_branches(graph, next(value for value in graph.inputs if value.name == SKIP))
@@ -64,6 +53,29 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
     converted.model.metadata_props[CHECKED] = "crc32"
     converted.model.metadata_props[DESCRIPTION] = json.dumps(artifact.to_json())
     save(converted.model, path)
+
+
+def convert(
+    module: nn.Module, examples: tuple[Tensor, ...], free: Any, inputs: Sequence[str], outputs: Sequence[str]
+) -> Any:
+    """A module as torch's ONNX program, not yet optimised.
+
+    Raises:
+        FixedBatchError, ExportError: as `write`.
+    """
+    with torch.no_grad(), quiet():
+        program = exported(module, examples, dynamic_shapes=free)
+        try:
+            return torch.onnx.export(
+                program,
+                input_names=[*inputs],
+                output_names=[*(outputs or ("logits",))],
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+            )
+        except Exception as error:
+            raise cannot_convert("ONNX", [program], error) from error
 
 
 def save(model: onnx_ir.Model, path: Path) -> None:

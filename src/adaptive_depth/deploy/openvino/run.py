@@ -1,5 +1,6 @@
 """Sessions over an OpenVINO model of every depth, `model.xml` with `model.bin` beside it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from threading import local
 from typing import Any
@@ -17,13 +18,16 @@ DESCRIPTION, CHECKSUM = "adaptive_depth", "adaptive_depth_weights"  # what the .
 _CHANNELS = 16  # in a block of the CPU plugin's int8 kernels
 
 
-def open_backend(source: Any, *, threads: int | None, backend: str) -> "OpenVINOBackend":
+def open_backend(
+    source: Any, *, threads: int | None, backend: str, providers: Sequence[str] = ("CPU",)
+) -> "OpenVINOBackend":
     """The backend of a session; see `open_session`.
 
     Arguments:
         source: the path of the `.xml` that `adaptive-depth export` wrote; its `.bin` lies beside it.
         threads: CPU threads of one call; by default all cores.
         backend: `"openvino"`.
+        providers: one device, such as `"CPU"`, `"GPU.1"` or `"AUTO:GPU,CPU"`.
 
     Raises:
         ArtifactError: no path, or a file that is missing, truncated, damaged or foreign.
@@ -34,11 +38,13 @@ def open_backend(source: Any, *, threads: int | None, backend: str) -> "OpenVINO
             f"{backend} received a {type(source).__name__}: expected the path of an .xml file; adaptive-depth export "
             "RUN --to openvino writes one"
         )
-    return OpenVINOBackend(Path(source), threads)
+    if len(providers) != 1 or not isinstance(providers[0], str):
+        raise ArtifactError(f"providers={list(providers)!r} of openvino: expected one device, or 'AUTO:GPU,CPU'")
+    return OpenVINOBackend(Path(source), threads, providers[0])
 
 
 class OpenVINOBackend:
-    """An OpenVINO model with every depth, compiled once for the CPU. Threads may share it.
+    """An OpenVINO model with every depth, compiled once for a device. Threads may share it.
 
     Calls of several threads run one after the other, each on all CPU threads of the session. Everything is computed in
     float32, or in int8 where the file says so, whatever the processor could do faster and less exactly.
@@ -50,16 +56,21 @@ class OpenVINOBackend:
         artifact: what the file says of itself.
     """
 
-    def __init__(self, path: Path, threads: int | None) -> None:
+    def __init__(self, path: Path, threads: int | None, device: str = "CPU") -> None:
         core = openvino.Core()
+        there = core.available_devices
+        if missing := [each for each in device.rpartition(":")[2].split(",") if each.partition(".")[0] not in there]:
+            raise ArtifactError(
+                f"device {missing[0]!r} is not here, where OpenVINO finds {', '.join(there)}: name another"
+            )
         model, self.artifact = _read(core, path)
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if self.artifact.precision == "int8" and _has_partial_blocks(model):
             threads = 1
-        if threads is not None:
+        if threads is not None and device == "CPU":
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
-            self._compiled = core.compile_model(model, "CPU", settings)
+            self._compiled = core.compile_model(model, device, settings)
         except RuntimeError as error:
             raise ArtifactError(f"OpenVINO cannot run {path} here: {one_line(error)[:300]}") from error
         self._own = local()

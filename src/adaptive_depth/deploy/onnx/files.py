@@ -1,0 +1,76 @@
+"""A folder with a plain ONNX model for each depth, over one file of weights: for runtimes where an `If` is slow.
+
+`TTFF.onnx` and so on have the input `image` alone. A tensor that several depths have stands once in `weights.bin`,
+which all of them name as their external data.
+"""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir
+from onnxscript import optimizer
+from torch import Tensor
+
+from ...core.network import AdaptiveNetwork
+from ..artifact import Artifact
+from ..session import WEIGHTS, Session, open_session
+from ..sidecar import write_sidecar
+from ..tracing import Outputs, with_free_sides
+from .run import IMAGE
+from .write import convert
+
+_SMALL = 1024  # bytes: what is smaller stays in the model
+_ALIGNED = 4096  # so that a runtime may map the file into memory
+
+
+def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artifact, *, form: str) -> None:
+    """Write the folder.
+
+    Arguments:
+        network: an adapted network.
+        path: a folder that does not exist.
+        example: an input of the network; the batch is free where the artifact's `input_shape` says so.
+        artifact: what the folder says of itself; its `skips` are the depths.
+        form: `"folded"`: each depth is a plain network, and a runtime folds its norms.
+
+    Raises:
+        FixedBatchError: a network whose code fixes a batch that was to be free.
+        ExportError: an operator that ONNX does not have, with the block it came from.
+    """
+    path.mkdir(exist_ok=True)
+    images, free = with_free_sides(example, artifact.input_shape)
+    places: dict[Any, int] = {}
+    with (path / WEIGHTS).open("wb") as weights:
+        for skip in artifact.skips:
+            module = Outputs(network.extract(skip), artifact.outputs).eval()
+            converted = convert(module, (images,), (free,), [IMAGE], artifact.outputs)
+            # Not `converted.optimize()`: it folds norms into convolutions, which would be others at every depth then.
+            optimizer.fold_constants(converted.model)
+            optimizer.remove_unused_nodes(converted.model)
+            _store(converted.model.graph, weights, places, path)
+            onnx_ir.save(converted.model, path / f"{skip}.onnx")
+    write_sidecar(path, replace(artifact, kind="onnx", form=form))
+
+
+def _store(graph: onnx_ir.Graph, weights: Any, places: dict[Any, int], folder: Path) -> None:
+    """Move the tensors of a graph into the file; one that is there already is named where it is."""
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < _SMALL:
+            continue
+        content = tensor.tobytes()
+        key = (tensor.dtype, hashlib.sha256(content).digest())
+        if key not in places:
+            weights.write(bytes(-weights.tell() % _ALIGNED))
+            places[key] = weights.tell()
+            weights.write(content)
+        value.const_value = onnx_ir.ExternalTensor(
+            WEIGHTS, places[key], len(content), tensor.dtype, shape=tensor.shape, name=value.name or "", base_dir=folder
+        )
+
+
+def open_written(path: Path) -> Session:
+    """A session over the folder."""
+    return open_session(path)
