@@ -1,6 +1,8 @@
 """A file for each depth over one file of weights, beside one file with an `If` for each stage: size, latency, memory.
 
-ResNet-50, calibrated, 224 px, batch 1, one thread; the depths FFFF, TTFF and TTTT. `python benchmarks/export_onnx_files.py`
+ResNet-50, calibrated, 224 px, batch 1, one thread; the depths FFFF, TTFF and TTTT.
+
+    python benchmarks/export_onnx_files.py
 """
 
 import subprocess

@@ -82,7 +82,7 @@ def test_a_model_by_name_needs_a_place(call, tmp_path):
         (["--to=tflite"], "--to 'tflite': expected one of onnx, onnx-files, openvino, executorch, web, torch"),
         (["--output=model.bin"], "model.bin does not say its format"),
         (["--to=onnx", "--output=model.pte"], "model.pte has another ending than its format: expected a name such as"),
-        (["--to=onnx", "--int8"], "--int8 is there for openvino, which keeps int8 weights once; not for onnx"),
+        (["--to=onnx", "--int8"], "--int8 is there for onnx-files and openvino, not for onnx"),
         (["--to=openvino", "--form=folded"], "form='folded' of openvino: expected shared"),
         (["--to=onnx", "--skips=FFT"], "skip 'FFT' names 3 stages, the network has 4"),
         (["--to=onnx", "--compiled"], "onnx does not take compiled"),

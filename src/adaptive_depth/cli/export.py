@@ -48,7 +48,7 @@ def export(
         ),
     ] = None,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Quantise to int8 (openvino; of a run, with its images).")
+        bool, typer.Option("--int8", help="Quantise to int8 (openvino, onnx-files; of a run, with its images).")
     ] = False,
     images: Annotated[int, typer.Option(min=1, help="Training images that --int8 takes the ranges from.")] = 300,
     suppress: Annotated[
@@ -114,7 +114,7 @@ def export(
         chosen = [row.skip for row in known.front()]
     with show.progress(f"exporting to {name}") as advance:
         if int8:
-            artifact = _quantized(network, place, chosen, data, told, known, images, advance, judged)
+            artifact = _quantized(network, place, name, chosen, data, told, known, images, advance, judged)
         else:
             options: Any = {"compiled": True} if compiled else {}
             options |= {} if runtime is None else {"runtime": runtime}
@@ -155,8 +155,9 @@ def _format(to: str, output: Path | None, *, int8: bool, suppress: bool) -> str:
     if not to and output is None:
         raise typer.BadParameter(f"name the format with --to: one of {', '.join(FORMATS)}")
     name = to or format_of(output or Path())
-    if int8 and name != "openvino":
-        raise typer.BadParameter(f"--int8 is there for openvino, which keeps int8 weights once; not for {name}")
+    if int8 and FORMATS[name].int8 is None:
+        able = " and ".join(each for each, kind in FORMATS.items() if kind.int8)
+        raise typer.BadParameter(f"--int8 is there for {able}, not for {name}")
     if suppress and FORMATS[name].suppression is None:
         raise typer.BadParameter(f"--suppress is there for onnx, which has an operator that does it; not for {name}")
     return name
@@ -167,8 +168,9 @@ def _default_place(model: str, name: str, *, int8: bool) -> Path:
 
     if not runs.is_run(model):
         raise typer.BadParameter(f"{model} is no run folder: say where to with --output FILE")
-    file = "model-int8" if int8 else "model" if FORMATS[name].suffix else name
-    return Path(model) / runs.EXPORT / f"{file}{FORMATS[name].suffix}"
+    suffix = FORMATS[name].suffix
+    file = f"{'model' if suffix else name}{'-int8' if int8 else ''}"
+    return Path(model) / runs.EXPORT / f"{file}{suffix}"
 
 
 def _data(run: Path | None, network: "AdaptiveNetwork", root: Path | None) -> "DataConfig | None":
@@ -204,6 +206,7 @@ def _trade_offs(run: Path, network: "AdaptiveNetwork", example: Any) -> "TradeOf
 def _quantized(
     network: "AdaptiveNetwork",
     place: Path,
+    to: str,
     skips: list[str] | None,
     data: "DataConfig | None",
     told: "DataConfig | None",
@@ -225,7 +228,7 @@ def _quantized(
     advance(1, 2, "quantising, and measuring every depth")
     labelled = create_loader(data, "validation", batch_size=100)
     return quantize_network(
-        network, place, calibrating, labelled=labelled, task=task, skips=skips, data=told, trade_offs=known
+        network, place, calibrating, to=to, labelled=labelled, task=task, skips=skips, data=told, trade_offs=known
     )
 
 

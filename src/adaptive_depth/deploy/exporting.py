@@ -54,6 +54,8 @@ class Format:
         forms: the ways to store norms that differ between depths, the usual one first.
         free_batch: can one file take batches of any size?
         free_inside: can sizes inside of a graph depend on values, as where proposals are suppressed?
+        int8: the module whose `quantize(network, path, images, artifact, labelled=..., task=...)` writes it in int8,
+            and the extra that it needs; None where there is none.
         suppression: the module whose `suppress(path, session, inputs)` lets a detector's file suppress by itself; None
             where there is none.
     """
@@ -65,12 +67,24 @@ class Format:
     free_batch: bool = True
     free_inside: bool = True
     suppression: str | None = None
+    int8: tuple[str, str] | None = None
 
 
 FORMATS: Registry[Format] = Registry("to", ExportError)
 FORMATS.register("onnx")(Format(".onnx", "onnx.write", "export", suppression="onnx.suppression"))
-FORMATS.register("onnx-files")(Format("", "onnx.files", "export", forms=("folded",)))
-FORMATS.register("openvino")(Format(".xml", "openvino.write", "openvino", forms=("shared",), free_inside=False))
+FORMATS.register("onnx-files")(
+    Format("", "onnx.files", "export", forms=("folded",), int8=("onnx.quantization", "export"))
+)
+FORMATS.register("openvino")(
+    Format(
+        ".xml",
+        "openvino.write",
+        "openvino",
+        forms=("shared",),
+        free_inside=False,
+        int8=("openvino.quantization", "int8"),
+    )
+)
 FORMATS.register("executorch")(Format(".pte", "executorch.write", "executorch", free_batch=False, free_inside=False))
 FORMATS.register("web")(Format("", "web.write", "export"))
 FORMATS.register("torch")(Format("", "torch.programs", "train", forms=("folded",)))
@@ -174,6 +188,7 @@ def quantize_network(
     path: str | Path,
     images: Any,
     *,
+    to: str | None = None,
     labelled: Iterable[Any] | None = None,
     task: Any = None,
     skips: Iterable[Skip] | None = None,
@@ -181,14 +196,17 @@ def quantize_network(
     trade_offs: TradeOffs | None = None,
     outputs: Iterable[str] | None = None,
 ) -> Artifact:
-    """Write every depth of a network to one OpenVINO model in int8, by post-training quantisation (NNCF).
+    """Write every depth of a network in int8, by post-training quantisation: one OpenVINO model (NNCF), or a folder
+    with a model for each depth (ONNX Runtime).
 
-    The int8 weights are stored once for all depths; activations have ranges of their own in every context.
+    OpenVINO's int8 weights are stored once for all depths, those of ONNX Runtime once for depths with the same norms;
+    activations have ranges of their own in every context.
 
     Arguments:
         network: an adapted network on the CPU, with calibrated statistics if it has BatchNorms.
-        path: the `.xml`; the weights go to the `.bin` beside it.
+        path: the `.xml`, with the weights in the `.bin` beside it; or a folder.
         images: `[samples, channels, height, width]` as the network takes them, 300 or more from the training set.
+        to: `"openvino"` or `"onnx-files"`; by default what the ending of `path` says.
         labelled: batches of images and labels `[batch]`, on which the int8 accuracy of each depth is measured; or of
             what the task takes.
         task: what the network is for, as `evaluate` takes it: its quality is measured in int8 and, on the same batches,
@@ -200,7 +218,7 @@ def quantize_network(
         of the float network.
 
     Raises:
-        ExportError: a place that cannot be written, an operator that OpenVINO does not know, a missing package.
+        ExportError: a place that cannot be written, an operator that the runtime does not know, a missing package.
         DataError: calibration images of another shape, none, or numbers that are not finite; labels that do not fit.
         SkipError: a skip that does not fit the stages.
 
@@ -220,11 +238,17 @@ def quantize_network(
             f"quantize_network received images as a {type(images).__name__} ({one_line(error)[:200]}): expected one "
             "array [samples, channels, height, width]; networks of several inputs cannot be exported"
         ) from error
+    name = to or ("openvino" if Path(path).suffix == ".xml" else format_of(Path(path)))
+    kind = FORMATS.take(name)
+    if kind.int8 is None:
+        able = " or ".join(each for each, other in FORMATS.items() if other.int8)
+        raise ExportError(f"int8 is not there for {name}: expected {able}")
     told: Any = {"skips": skips, "data": data, "trade_offs": trade_offs, "outputs": outputs}
     known = None if task is None else as_task(task, network.model).meanings()
-    artifact = describe(network, "openvino", example, meanings=known, **told)
-    writer = import_format("openvino", "openvino.quantization")
-    with into_place(Path(path), FORMATS["openvino"]) as new:
+    artifact = describe(network, name, example, meanings=known, **told)
+    module, extra = kind.int8
+    writer = import_format(name, module, extra)
+    with into_place(Path(path), kind) as new:
         found = writer.quantize(network, new, images, artifact, labelled=labelled, task=task)
         write_sidecar(new, found)
     return found
@@ -333,7 +357,7 @@ def _check_options(name: str, writer: Any, options: Mapping[str, Any]) -> None:
         raise ExportError(f"{name} does not take {', '.join(unknown)}: expected {', '.join(known) or 'no options'}")
 
 
-def import_format(name: str, module: str | None = None) -> Any:
+def import_format(name: str, module: str | None = None, extra: str | None = None) -> Any:
     """The module that writes a format, or another one for it.
 
     Raises:
@@ -343,7 +367,7 @@ def import_format(name: str, module: str | None = None) -> Any:
     try:
         return import_module(f".{module or kind.module}", __package__)
     except ImportError as error:
-        raise ExportError(f"{name} needs {hint(error, kind.extra)}") from error
+        raise ExportError(f"{name} needs {hint(error, extra or kind.extra)}") from error
 
 
 @contextmanager

@@ -41,34 +41,48 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
     """
     path.mkdir(exist_ok=True)
     images, free = with_free_sides(example, artifact.input_shape)
-    places: dict[Any, int] = {}
-    with (path / WEIGHTS).open("wb") as weights:
+    with Weights(path) as weights:
         for skip in artifact.skips:
             module = Outputs(network.extract(skip), artifact.outputs).eval()
             converted = convert(module, (images,), (free,), [IMAGE], artifact.outputs)
             # Not `converted.optimize()`: it folds norms into convolutions, which would be others at every depth then.
             optimizer.fold_constants(converted.model)
             optimizer.remove_unused_nodes(converted.model)
-            _store(converted.model.graph, weights, places, path)
+            weights.store(converted.model.graph)
             onnx_ir.save(converted.model, path / f"{skip}.onnx")
     write_sidecar(path, replace(artifact, kind="onnx", form=form))
 
 
-def _store(graph: onnx_ir.Graph, weights: Any, places: dict[Any, int], folder: Path) -> None:
-    """Move the tensors of a graph into the file; one that is there already is named where it is."""
-    for value in graph.initializers.values():
-        tensor = value.const_value
-        if tensor is None or tensor.nbytes < _SMALL:
-            continue
-        content = tensor.tobytes()
-        key = (tensor.dtype, hashlib.sha256(content).digest())
-        if key not in places:
-            weights.write(bytes(-weights.tell() % _ALIGNED))
-            places[key] = weights.tell()
-            weights.write(content)
-        value.const_value = onnx_ir.ExternalTensor(
-            WEIGHTS, places[key], len(content), tensor.dtype, shape=tensor.shape, name=value.name or "", base_dir=folder
-        )
+class Weights:
+    """The file of weights in a folder: a tensor that is there already is named where it is."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._places: dict[Any, int] = {}
+
+    def __enter__(self) -> "Weights":
+        self._file = (self._folder / WEIGHTS).open("wb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def store(self, graph: onnx_ir.Graph) -> None:
+        """Move the larger tensors of a graph into the file."""
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or tensor.nbytes < _SMALL:
+                continue
+            content = tensor.tobytes()
+            key = (tensor.dtype, hashlib.sha256(content).digest())
+            if key not in self._places:
+                self._file.write(bytes(-self._file.tell() % _ALIGNED))
+                self._places[key] = self._file.tell()
+                self._file.write(content)
+            place, name = self._places[key], value.name or ""
+            value.const_value = onnx_ir.ExternalTensor(
+                WEIGHTS, place, len(content), tensor.dtype, shape=tensor.shape, name=name, base_dir=self._folder
+            )
 
 
 def open_written(path: Path) -> Session:

@@ -20,20 +20,15 @@ import torch
 from numpy.typing import NDArray
 from openvino import Model, Type, opset13
 from openvino.op import Result
-from torch import Tensor
-from torch.utils._pytree import tree_map
 
-from ...batches import device_of, logits_in, on_device, with_outputs
-from ...choose.tradeoffs import check_value
 from ...core.network import AdaptiveNetwork
-from ...errors import DataError, ExportError, TrainingError, one_line
-from ...modes import evaluating
-from ...tasks import Task, as_task
+from ...errors import ExportError, one_line
+from ...tasks import as_task
 from ..artifact import Artifact
+from ..judging import Images, checked, judge
 from .branches import IMAGE, LAYERS, LOGITS, SKIP, choose, name_ends, new_model
 from .write import converted, save
 
-Images = NDArray[np.float32]
 Batches = Sequence[Sequence[NDArray[Any]]]  # an array for each input or output
 _EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 BATCH = 10  # images of one calibration pass
@@ -73,7 +68,7 @@ def quantize(
         >>> artifact = Artifact("openvino", network.stages.to_json(), network.skips, (None, 3, 32, 32))
         >>> quantize(network, Path("int8.xml"), np.zeros((300, 3, 32, 32), np.float32), artifact)  # doctest: +SKIP
     """
-    images, judged = _checked(images, artifact), as_task(task)
+    images, judged = checked(images, artifact), as_task(task)
     model = converted(network, torch.from_numpy(images[:1]), artifact, keep_norms=False)
     flags = _flags(artifact.skips[0])  # any: every branch is given all images
     batches = [[batch, flags] for batch in np.array_split(images, max(1, len(images) // BATCH))]
@@ -84,29 +79,10 @@ def quantize(
     name_ends(quantized, artifact.outputs)
     artifact = replace(artifact, precision="int8")
     if labelled is not None:
-        with evaluating(network), torch.no_grad():
-            like = network(torch.from_numpy(images[:1]).to(device_of(network)))
-            compared = [_int8(quantized, artifact, like), *([] if task is None else [_float(network)])]
-            accuracy, *in_float = _qualities(compared, labelled, artifact.skips, judged)
-        artifact = replace(
-            artifact, accuracy=accuracy, quality=judged.quality, float_accuracy=in_float[0] if in_float else None
-        )
+        run = _running(quantized, artifact)
+        artifact = judge(artifact, run, network, images[:1], labelled, judged, in_float=task is not None)
     save(quantized, path, artifact)
     return artifact
-
-
-def _checked(images: Any, artifact: Artifact) -> Images:
-    array = np.ascontiguousarray(images, dtype=np.float32)
-    wanted = artifact.input_shape
-    fits = array.ndim == len(wanted) and all(
-        side in (None, size) for side, size in zip(wanted[1:], array.shape[1:], strict=True)
-    )
-    if not fits or not len(array):
-        shape = ", ".join("any" if side is None else str(side) for side in wanted[1:])
-        raise DataError(f"quantize received images of shape {list(array.shape)}: expected [samples, {shape}]")
-    if not np.isfinite(array).all():
-        raise DataError("quantize received images with numbers that are not finite: no range holds them")
-    return array
 
 
 def _quantized(model: Model, batches: Batches, met: Batches) -> Model:
@@ -196,50 +172,15 @@ def _first_layers(model: Model) -> list[str]:
     return [reader.get_friendly_name() for reader in readers if reader.get_type_name() in LAYERS]
 
 
-def _qualities(
-    models: Sequence[Callable[[Tensor, str], Any]], labelled: Iterable[Any], skips: Sequence[str], task: Task
-) -> list[dict[str, float]]:
-    """What a task says of each depth of some models; the batches are gone through once."""
-    metrics: list[dict[str, Any]] = [{} for _ in models]
-    for batch in labelled:
-        x, y = task.inputs(
-            tree_map(lambda part: torch.as_tensor(part) if isinstance(part, np.ndarray) else part, batch)
-        )
-        for model, found in zip(models, metrics, strict=True):
-            for skip in skips if len(x) else ():
-                try:
-                    output = task.output(model(x, skip))
-                    task.check(output, y)
-                except TrainingError as error:
-                    raise DataError(f"quantize measures with labels that do not fit: {error}") from error
-                if skip not in found:
-                    found[skip] = task.metric(output)
-                task.measure(found[skip], output, y)
-    if not metrics[0]:
-        raise DataError("quantize received no labelled images: expected batches of images and labels, or None")
-    values = [{skip: task.value(metric) for skip, metric in found.items()} for found in metrics]
-    for found in values:
-        for skip, value in found.items():  # no file holds nan
-            check_value(task.quality, f"{task.quality.noun} of {skip}, measured on labelled=,", value)
-    return values
-
-
-def _int8(model: Model, artifact: Artifact, like: Any) -> Callable[[Tensor, str], Any]:
-    """Its outputs as a task takes them: in a dict, a dataclass or a tuple like that of the network."""
+def _running(model: Model, artifact: Artifact) -> Callable[[Images, str], Any]:
+    """What a model gives at a depth, as a session would."""
     compiled = openvino.compile_model(model, "CPU", _EXACT)
 
-    def run(x: Tensor, skip: str) -> Any:
-        found = compiled({IMAGE: x.float().numpy(), SKIP: _flags(skip)})
-        outputs = {name: torch.from_numpy(np.array(found[name])) for name in artifact.outputs or (LOGITS,)}
-        return with_outputs(like, outputs) if artifact.outputs else outputs[LOGITS]
+    def run(x: Images, skip: str) -> Any:
+        found = compiled({IMAGE: x, SKIP: _flags(skip)})
+        return artifact.named([np.array(found[name]) for name in artifact.outputs or (LOGITS,)])
 
     return run
-
-
-def _float(network: AdaptiveNetwork) -> Callable[[Tensor, str], Any]:
-    device = device_of(network)
-    cpu = torch.device("cpu")
-    return lambda x, skip: on_device(logits_in(network(x.float().to(device), skip=skip)), cpu)
 
 
 def _flags(skip: str) -> NDArray[np.bool_]:
