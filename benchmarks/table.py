@@ -158,10 +158,21 @@ ROWS: list[Row] = [
         lambda r: " and ".join(_openvino(r[name]) for name in ("resnet50", "vit_base_patch16_224")),
     ),
     (
+        "export_onnx_files",
+        "a plain ONNX file for each depth over one file of weights, against the one file: latency at FFFF, TTFF, TTTT; "
+        "size; memory of one depth, of three",
+        "1.02",
+        lambda r: (
+            ", ".join(f"{row['median']:.2f}" for row in r["latency, files / one"].values())
+            + f"; {r['size, files / one']:.2f}; "
+            + ", ".join(f"{ratio:.2f}" for ratio in r["memory, files / one"].values())
+        ),
+    ),
+    (
         "quantization",
-        "int8 (OpenVINO) against float, a CNN on Fashion-MNIST: same class, at the worst of 16 depths",
+        "int8 against float, a CNN on Fashion-MNIST: same class, at the worst of 16 depths; OpenVINO, ONNX Runtime",
         "99 % of the images",
-        lambda r: f"{r['least agreement in percent']:.2f} %",
+        lambda r: ", ".join(f"{least:.2f} %" for least in r["least agreement in percent"].values()),
     ),
     (
         "governor",
