@@ -61,6 +61,8 @@ def test_top_1_over_batches_is_exact() -> None:
     assert str(task.quality) == "top-1 (%)"
 
 
+YES_NO = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+SUM_1 = torch.tensor([[2.0, -1.0, 0.0]] * 2)
 OF_0 = nn.CrossEntropyLoss(ignore_index=0)
 
 
@@ -78,6 +80,9 @@ OF_0 = nn.CrossEntropyLoss(ignore_index=0)
         (Classification(), torch.zeros(2, 3), torch.tensor([-100, -100]), "all labels of this batch are ignore_index="),
         (Classification(OF_0), torch.zeros(2, 3), torch.tensor([0, 0]), "all labels of this batch are ignore_index=0"),
         (Classification(), torch.zeros(2, 3), torch.full((2, 3), float("nan")), "a target is not a finite number"),
+        (Classification(), torch.zeros(2, 3), YES_NO, "sum to 0 to 2: expected distributions over the classes"),
+        (Classification(), torch.zeros(2, 3), SUM_1, "from -1, that sum to 1 to 1: expected dis"),
+        (Classification(), torch.zeros(2, 3, 4, 4), torch.zeros(2, 8, 8), "pixels on a finer grid Segmentation"),
         (Classification(), torch.zeros(2, 3), torch.zeros(2, dtype=torch.complex64), "the target is of complex numb"),
     ],
 )  # fmt: skip
@@ -85,6 +90,14 @@ def test_what_does_not_fit(task, output, target, said: str) -> None:
     for asked in (task.loss, task.check):  # in training, in evaluation
         with pytest.raises(ad.TrainingError, match=said):
             asked(output, target)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
+def test_smoothed_and_mixed_labels_in_any_precision_are_distributions(kind: torch.dtype) -> None:
+    smoothed = torch.full((2, 1000), 0.1 / 1000)
+    smoothed[:, 7] += 0.6
+    smoothed[:, 9] += 0.3
+    Classification().check(torch.zeros(2, 1000), smoothed.to(kind))
 
 
 def test_arguments() -> None:

@@ -280,6 +280,36 @@ def test_a_training_that_fails_leaves_the_modes_as_they_were(nets) -> None:
     assert not any(part.training for part in network.subnet(network.skips[-1]).modules())
 
 
+class Own(Regression):
+    """A regression that one method, or the quality, of is wrong."""
+
+    def __init__(self, **wrong) -> None:
+        super().__init__()
+        vars(self).update(wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"quality": None}, "the task Own has quality=None: expected what its metric measures"),
+        ({"quality": "RMSE"}, "the task Own has quality='RMSE'"),
+        ({"inputs": lambda batch: batch[0]}, "inputs() of the task Own returned a Tensor: expected a pair"),
+        ({"inputs": lambda batch: (*batch, 1)}, "inputs() of the task Own returned a tuple of 3: expected a pair"),
+        ({"loss": lambda output, _: output.detach().mean()}, "the loss has no gradient, and the network's output has"),
+    ],
+)
+def test_a_task_of_ones_own_that_is_wrong_says_so(nets, wrong: dict, said: str) -> None:
+    net, task = nets.chain(), Own(**wrong)
+    batches = [(torch.randn(2, 3, 8, 8), torch.randn(2, 5))]
+    with pytest.raises(ad.AdaptiveDepthError) as error:
+        ad.train(net, batches, epochs=1, task=task)
+    assert said in str(error.value)
+    if "loss" not in wrong:
+        with pytest.raises(ad.AdaptiveDepthError) as error:
+            ad.evaluate(net, batches, task=task)
+        assert said in str(error.value)
+
+
 def test_label_smoothing_of_a_recipe_is_not_dropped_without_a_word(nets) -> None:
     network, task, target = cases(nets, "multi-label")
     with pytest.raises(

@@ -88,7 +88,7 @@ def analyze(
         without_fast_paths(),
     ):
         for batch in islice(batches, limit):
-            taken = judge.task.inputs(batch) if judge.task else split_batch(batch, None)
+            taken = judge.task.taken_apart(batch) if judge.task else split_batch(batch, None)
             x, y = on_device(taken, device_of(network))
             if is_empty(x):
                 continue

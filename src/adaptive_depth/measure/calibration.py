@@ -85,7 +85,7 @@ def _taken(network: AdaptiveNetwork, task: Any) -> Callable[[Any], Any]:
     """How a batch becomes an input: as the task says; without one, labels may be missing."""
     if task is not None:
         judged = as_task(task, network.model)
-        return lambda batch: judged.unlabelled(judged.inputs(batch)[0])
+        return lambda batch: judged.unlabelled(judged.taken_apart(batch)[0])
     if detector_of(network.model) is not None:
         return Detection().of(network.model).images
     return lambda batch: split_batch(batch, None)[0]

@@ -74,7 +74,7 @@ def evaluate(
     device, shared = device_of(network), SharedForward(network)
     with evaluating(network), torch.inference_mode(False), torch.no_grad():
         for batch in batches:
-            x, y = on_device(judged.inputs(batch), device)
+            x, y = on_device(judged.taken_apart(batch), device)
             if is_empty(x):
                 continue
             judged.check_input(x, network.model)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import TrainingError
+from ..quality import Quality
 
 # What a criterion of torch says for certain of the output and the target that it is given: the task's name.
 MEANT: dict[Any, str] = {
@@ -88,7 +89,17 @@ def same_shape(task: str, output: Tensor, target: Tensor) -> None:
     if output.shape != target.shape:
         raise TrainingError(
             f"{task}: the network returned {list(output.shape)} for a target {list(target.shape)}: expected the same "
-            f"shape; a target of one value a sample fits an output [batch, 1] as target.unsqueeze(1)"
+            "shape; a target of one value a sample needs an output [batch, 1], of a model built with num_classes=1"
+        )
+
+
+def check_quality(task: Any) -> None:
+    """Raise where a task of one's own does not say what its metric measures: before an evaluation, not after it."""
+    quality = getattr(task, "quality", None)
+    if not isinstance(quality, Quality):
+        raise TrainingError(
+            f"the task {type(task).__name__} has quality={quality!r}: expected what its metric measures, "
+            'quality = Quality("NAME", "UNIT", higher_is_better=False)'
         )
 
 

@@ -100,13 +100,15 @@ class Classification(Task):
         logits = self._logits(output)
         y = target_beside(logits, target, f"class indices {_shape(logits)} for logits {list(logits.shape)}")
         if y.shape == logits.shape and y.is_floating_point():
+            _check_distributions(y)
             return
         if y.shape[:1] != logits.shape[:1]:
             raise TrainingError(f"{len(y)} labels for a batch of {len(logits)}: expected one for each sample")
         if y.shape != logits.shape[:1] + logits.shape[2:]:
             raise TrainingError(
                 f"labels {list(y.shape)} for logits {list(logits.shape)}: expected class indices {_shape(logits)}, "
-                f"or a distribution {list(logits.shape)}; several labels a sample are the task MultiLabel"
+                f"or a distribution {list(logits.shape)}; several labels a sample are the task MultiLabel, classes of "
+                "pixels on a finer grid Segmentation"
             )
         if y.is_floating_point():
             raise TrainingError(
@@ -131,8 +133,7 @@ class Classification(Task):
             )
 
     def _logits(self, output: Any) -> Tensor:
-        hint = "logits [batch, classes, ...]; wrap the model so that it returns them, or name another task"
-        logits = tensor_of("the network's output", self.output(output), hint)
+        logits = tensor_of("the network's output", self.output(output), _HINT)
         if logits.ndim < 2 or logits.shape[1] < 2:
             raise TrainingError(
                 f"the network returned {list(logits.shape)}: expected logits [batch, classes, ...] of two or more "
@@ -140,6 +141,29 @@ class Classification(Task):
                 "task: MultiLabel (a yes or no a sample) or Regression"
             )
         return logits
+
+
+_HINT = (
+    "logits [batch, classes, ...]; wrap the model so that it returns them, or name another task, such as a dict of "
+    "tasks for several heads"
+)
+
+
+def _check_distributions(y: Tensor) -> None:
+    """Of yes or no for each label, or of any numbers, a softmax would learn something without a word."""
+    if not y.numel():
+        return
+    sums = y.sum(dim=1, dtype=torch.float32)
+    low, high, least = torch.stack([sums.amin(), sums.amax(), y.amin().float()]).tolist()  # one transfer
+    if low < 1 - _ROUNDING or high > 1 + _ROUNDING or least < -_ROUNDING:
+        raise TrainingError(
+            f"labels {list(y.shape)} of {dtype_name(y)}, from {least:.4g}, that sum to {low:.4g} to {high:.4g}: "
+            "expected distributions over the classes, which sum to 1; several labels a sample are the task MultiLabel, "
+            "numbers the task Regression"
+        )
+
+
+_ROUNDING = 0.02  # of smoothed labels in half precision, over a thousand classes
 
 
 def _indices(logits: Tensor, target: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from ..batches import is_whole
 from ..errors import TrainingError
 from ..quality import Quality
 from ..wrapping import unwrapped
-from .checks import MEANT, called, dtype_name, kind_of, single_number, value_range
+from .checks import MEANT, called, check_quality, dtype_name, kind_of, single_number, value_range
 from .classification import Classification
 from .detection import Detection
 from .detectors import detector_of
@@ -171,6 +171,7 @@ def as_task(given: Any, model: nn.Module | None = None) -> Task:
         ('MultiLabel', 'Classification')
     """
     if isinstance(given, Task):
+        check_quality(given)
         return given if model is None else given.of(unwrapped(model))
     if isinstance(given, Mapping):
         return Heads({name: as_task(task) for name, task in given.items()})
@@ -179,7 +180,7 @@ def as_task(given: Any, model: nn.Module | None = None) -> Task:
     if isinstance(given, type) or not callable(given):
         raise TrainingError(
             f"criterion={given!r}: expected a criterion such as nn.CrossEntropyLoss(), an instance, or a task of "
-            "adaptive_depth.tasks"
+            f"adaptive_depth.tasks, such as {', '.join(f'{task.__name__}()' for task in TASKS[:4])}"
         )
     criterion: Any = given
     meant = MEANT.get(kind_of(criterion))

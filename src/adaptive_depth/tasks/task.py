@@ -92,6 +92,21 @@ class Task(ABC):
             raise DataError("the loader yielded inputs without labels: expected pairs (input, labels)")
         return x, target
 
+    def taken_apart(self, batch: Any) -> tuple[Any, Any]:
+        """What `inputs` makes of a batch, where that is an input and a target.
+
+        Raises:
+            DataError: as `inputs`, or something else than a pair.
+        """
+        found = self.inputs(batch)
+        if not (isinstance(found, tuple | list) and len(found) == 2):
+            several = f" of {len(found)}" if isinstance(found, tuple | list) else ""
+            raise DataError(
+                f"inputs() of the task {type(self).__name__} returned a {type(found).__name__}{several}: expected a "
+                "pair, what the network takes and the target"
+            )
+        return found[0], found[1]
+
     def check_input(self, x: Any, model: nn.Module) -> None:  # noqa: B027 - a task of one's own may have none
         """Can a model take an input of `inputs`? Asked of each batch, once, before the model runs.
 

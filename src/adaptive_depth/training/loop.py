@@ -359,7 +359,7 @@ class _Run:
             yield batch
 
     def _taken_apart(self, batch: Any) -> tuple[Any, Any]:
-        x, y = on_device(self.task.inputs(batch), self.device)
+        x, y = on_device(self.task.taken_apart(batch), self.device)
         if self.recipe.channels_last:
             x = tree_map_only(Tensor, _channels_last, x)
         return x, y

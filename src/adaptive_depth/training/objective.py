@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ..errors import TrainingError
 from ..tasks import Task
 from ..tasks.checks import check_finite, single_number
 
@@ -22,12 +24,18 @@ def learned(task: Task, output: Any, target: Any, teacher: Any = None, share: fl
         TrainingError: what the task refuses, or a loss that is not finite.
     """
     if teacher is None or not share:
-        return checked("the loss", task.loss(output, target))
-    loss = share * checked("the distillation loss", task.distil(output, teacher, target))
-    return loss + (1 - share) * checked("the loss", task.loss(output, target)) if share < 1 else loss
+        return checked("the loss", task.loss(output, target), output)
+    loss = share * checked("the distillation loss", task.distil(output, teacher, target), output)
+    return loss + (1 - share) * checked("the loss", task.loss(output, target), output) if share < 1 else loss
 
 
-def checked(name: str, loss: Any) -> Tensor:
-    """The loss as it is, where it is one finite number: a task of the user's own may return something else."""
+def checked(name: str, loss: Any, output: Any = None) -> Tensor:
+    """The loss as it is, where it is one finite number that depends on the output: one's own task may return others."""
     check_finite(name, single_number(name, loss))
+    learns = isinstance(output, Tensor) and output.requires_grad and torch.is_grad_enabled()
+    if learns and not loss.requires_grad:
+        raise TrainingError(
+            f"{name} has no gradient, and the network's output has: expected one that is computed from the output, "
+            "without detach(), no_grad() or item()"
+        )
     return loss

@@ -230,7 +230,7 @@ class Passes:
                 the gradients of several passes (`accelerator.accumulate`).
         """
         check_steps_once()
-        for due in self.load([self.task.inputs(x) if y is None else (x, y)]):
+        for due in self.load([self.task.taken_apart(x) if y is None else (x, y)]):
             yield self.learn(self.items(due)[0]).loss
             check_steps_once()
             self.done()
@@ -374,7 +374,7 @@ class PassLoader:
             loaded = self.passes.loaded - self._start()
             yield from self._items(self.passes.left())
         for batch in islice(self.batches, loaded, None):
-            yield from self._items(self.passes.load([self.passes.task.inputs(batch)]))
+            yield from self._items(self.passes.load([self.passes.task.taken_apart(batch)]))
 
     def _start(self) -> int:
         """The number of the epoch's first batch."""

@@ -259,7 +259,7 @@ class SelfDistillation(nn.Module):
     # -- the terms ----------------------------------------------------------------------------------------------
 
     def _super_loss(self, output: Any, y: Any) -> Tensor:
-        return checked("the super-net's loss", self.task.loss(output, y))
+        return checked("the super-net's loss", self.task.loss(output, y), output)
 
     def _base_losses(
         self, teacher: Any, student: Any, taught: Mapping[str, Any], learnt: Mapping[str, Any], y: Any
@@ -274,7 +274,7 @@ class SelfDistillation(nn.Module):
             learn = self.task.distil(Watched(student, learnt), Watched(teacher, taught), y)
         else:
             learn = self.task.distil(student, teacher, y)
-        base_net = checked("the base-net's loss", learn)
+        base_net = checked("the base-net's loss", learn, student)
         if not self.feature_weight:
             return base_net, None
         terms = [

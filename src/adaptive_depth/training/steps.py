@@ -53,7 +53,7 @@ def supervise(network: Callable[..., Any], task: Any = None) -> Step:
             task.check_input(x, model)
         args, kwargs = arguments(x)
         output = task.output(network(*args, **kwargs))
-        loss = checked("the loss", task.loss(output, y))
+        loss = checked("the loss", task.loss(output, y), output)
         backward(loss)
         return StepResult(loss.detach(), tree_map_only(Tensor, torch.Tensor.detach, output))
 
