@@ -167,6 +167,18 @@ def test_a_cache_that_caught_up_goes_on_as_if_written_there(network: ad.Adaptive
     torch.testing.assert_close(found, by_hand(network, "TT")(input_ids=tokens).logits[:, -1])
 
 
+def test_a_state_goes_on_by_the_name_that_the_model_has_for_it() -> None:
+    config = transformers.MambaConfig(vocab_size=40, hidden_size=16, num_hidden_layers=5, state_size=4, pad_token_id=0)
+    network = ad.adapt(transformers.MambaForCausalLM(config)).eval()
+    tokens, options = torch.tensor([[5, 9, 7, 8]]), {"max_new_tokens": 4, "do_sample": False}
+    with pytest.raises(ad.DataError, match=r"MambaForCausalLM takes no past_key_values.*cache_params=catch_up"):
+        generate(network, tokens, skip="TT", past_key_values=catch_up(network, "TT", tokens[:, :-1]), **options)
+    found = generate(network, tokens, skip="TT", cache_params=catch_up(network, "TT", tokens[:, :-1]), **options)
+    assert torch.equal(found, generate(network, tokens, skip="TT", **options))
+    with pytest.raises(ad.StagesError, match="a cache that sub-network FF filled"):
+        generate(network, tokens, skip="TT", cache_params=catch_up(network, "FF", tokens[:, :-1]), **options)
+
+
 RWKV: dict[str, Any] = {"vocab_size": 40, "hidden_size": 16, "attention_hidden_size": 16, "num_hidden_layers": 4}
 RWKV |= {"rescale_every": 0}
 GEMMA: dict[str, Any] = SIZES | {

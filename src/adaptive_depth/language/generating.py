@@ -1,6 +1,7 @@
 """`generate` of transformers at a depth: of a request, of each row of a batch, with a shallower depth that drafts."""
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -133,6 +134,12 @@ def _check_cache(network: AdaptiveNetwork, ids: Tensor, cache: Any) -> None:
         raise DataError(
             f"past_key_values is a {type(cache).__name__}: expected a cache of transformers, which says how long it "
             "is, such as catch_up(network, skip, tokens[:, :-1]) makes"
+        )
+    taken = signature(network.model.forward).parameters
+    if cache is not None and "cache_params" in taken and "past_key_values" not in taken:
+        raise DataError(
+            f"a {type(network.model).__name__} takes no past_key_values: expected what it carries on as cache_params, "
+            "generate(network, tokens, skip=skip, cache_params=catch_up(network, skip, tokens[:, :-1]))"
         )
     if cache is None or not filled(cache) or not hasattr(cache, "get_seq_length"):
         return
