@@ -545,6 +545,7 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
         ("stages {tmp}", "is no saved network: it holds no network.json"),
         ("stages ./nowhere", "is no saved network: it does not exist"),
         ("stages resnet18 --model-kwargs in_chans", "--model-kwargs 'in_chans': expected NAME=VALUE"),
+        ("stages resnet18 --model-kwargs channels=(4,4,8,8)", "expected JSON (Expecting value: "),
         ("stages resnet18 --model-kwargs colour=3", "cannot be built with {{'colour': 3}}"),
         ("stages resnet18 --mandatory two", "--mandatory 'two': expected a number of blocks (2), a part of them (0.5)"),
         ("stages resnet18 --mandatory 2", "mandatory=2 of the 2 blocks layer1.0 to layer1.1: expected from 1 to 1"),

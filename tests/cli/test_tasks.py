@@ -68,6 +68,10 @@ def undefined(predictions, targets):
     return (predictions - predictions).sum() / 0
 
 
+class Unfinished(ad.tasks.Task):
+    pass
+
+
 class NoDirection(torchmetrics.MeanAbsoluteError):
     higher_is_better = None
 """
@@ -269,14 +273,16 @@ def test_a_module_that_can_be_imported(own, monkeypatch):
         (["--task=own.py:number"], "--task 'own.py:number' is a int: expected a task"),
         (["--task=nowhere.py:Angle"], "--task 'nowhere.py' does not exist: expected one of classification"),
         (["--task=broken.py:Angle"], "--task: broken.py cannot be loaded (ZeroDivisionError: division by zero)"),
+        (["--task=classification(foo=1)"], "expected classification(criterion=None, "),
+        (["--task=own.py:Unfinished"], "): define distil, loss, metric in the class"),
         (["--task=segmentation(print(1))"], "expected numbers, texts and lists in brackets"),
         (["--metric-name=F1"], "--metric-name 'F1' without --metric"),
         (["--metric=f1"], "--metric 'f1': expected a name such as torchmetrics.classification.MulticlassF1Score"),
         (["--metric=torchmetrics.F2"], "torchmetrics has no 'F2'"),
         (
             ["--metric=torchmetrics.classification.MulticlassF1Score"],
-            "required positional argument: 'num_classes'): give its arguments in brackets, such as "
-            "torchmetrics.classification.MulticlassF1Score(num_classes=3)",
+            "required positional argument: 'num_classes'): expected "
+            "torchmetrics.classification.MulticlassF1Score(num_classes, top_k=1, ",
         ),
         (
             ["--metric=own.py:NoDirection"],

@@ -570,6 +570,20 @@ def test_pieces_begin_as_the_tokenizer_begins_a_text():
     assert sum(len(batch) for batch in tokens.in_turn(train_on, 4, most=7)) == 2
 
 
+def test_a_tokenizer_without_a_vocabulary_is_named_and_not_the_text():
+    class Tokenizer:
+        bos_token_id = None
+
+        def __len__(self):
+            return 4
+
+        def __call__(self, text, **_):
+            return {"input_ids": []}
+
+    with pytest.raises(ad.DataError, match="a Tokenizer of 4 tokens, makes none of the text: expected the model's own"):
+        pieces.Tokens(Tokenizer(), "abc", 4)
+
+
 def test_batches_are_drawn_anew_in_each_round():
     tokens = pieces.Tokens(byte_tokenizer(), "0123456789" * 9, 5)
     batches = pieces.Drawn(tokens, tokens.ids, 3, 2, seed=0)

@@ -178,7 +178,11 @@ def parse_arguments(arguments: Iterable[str]) -> dict[str, Any]:
             raise typer.BadParameter(f"--model-kwargs {argument!r}: expected NAME=VALUE, such as in_chans=1")
         try:
             parsed[name] = json.loads(value)
-        except ValueError:
+        except ValueError as error:
+            if value[:1] in ("(", "[", "{"):
+                raise typer.BadParameter(
+                    f"--model-kwargs {argument!r}: expected JSON ({error}), such as channels=[8,16,32,64]"
+                ) from error
             parsed[name] = value
     return parsed
 
@@ -333,7 +337,7 @@ def read_data(run: Path) -> "DataConfig":
 
     mend = "name the images with --data"
     try:
-        return DataConfig.from_json(read_json(run / DATA, mend))
+        return DataConfig.from_json(read_json(run / DATA, "it is damaged"))
     except DataError as error:
         raise DataError(f"{run / DATA} does not say how images are prepared ({error}): {mend}") from error
 
@@ -461,7 +465,7 @@ def trade_offs(run: Path, profile: "Profile | None" = None, alone: dict[str, flo
 
 def _check_size(run: Path, profile: "Profile") -> None:
     """The cost must be that of images as large as those that the accuracy was measured on."""
-    told = read_json(run / DATA, "name the images with --data") if (run / DATA).exists() else {}
+    told = read_json(run / DATA, "remove it, and sizes of images are not compared") if (run / DATA).exists() else {}
     shape = next((shape for shape in profile.inputs if len(shape) == 4), None)
     if shape is None or not (isinstance(told, dict) and told.get("image_size")):
         return

@@ -13,6 +13,7 @@ import sys
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial, update_wrapper
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -322,9 +323,19 @@ def _built(option: str, text: str, expected: str) -> Any:
         raise
     except Exception as error:  # of code that is not ours
         raise TrainingError(
-            f"{option} {text!r} cannot be made ({one_line(error)[:300]}): give its arguments in brackets, such as "
-            f"{name}(num_classes=3)"
+            f"{option} {text!r} cannot be made ({one_line(error)[:300]}): {_mend_of(found, name)}"
         ) from error
+
+
+def _mend_of(found: Any, name: str) -> str:
+    """How to make an object of a class that refused."""
+    if lacking := sorted(getattr(found, "__abstractmethods__", ())):
+        return f"define {', '.join(lacking)} in the class"
+    try:
+        taken = [str(each.replace(annotation=Parameter.empty)) for each in signature(found).parameters.values()]
+    except (TypeError, ValueError):  # of a class that Python cannot look into
+        return f"give its arguments in brackets, {name}(...)"
+    return f"expected {name}({', '.join(taken)})"
 
 
 def _literals(option: str, text: str, brackets: str) -> tuple[list[Any], dict[str, Any]]:

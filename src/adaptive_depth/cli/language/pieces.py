@@ -40,13 +40,19 @@ class Tokens:
     Where the tokenizer begins a text with a token of its own (BOS), every piece begins with it, too.
 
     Raises:
-        DataError: ids that are outside of the model's vocabulary.
+        DataError: a tokenizer that makes no tokens of the text, for it lacks its vocabulary.
     """
 
     def __init__(self, tokenizer: Any, text: str, context: int) -> None:
         import torch
 
         self.ids = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        if text.strip() and not len(self.ids):
+            raise DataError(
+                f"the tokenizer, a {type(tokenizer).__name__} of {len(tokenizer)} tokens, makes none of the text: "
+                "expected the model's own, with all its files (tokenizer.json, or its vocabulary); transformers may "
+                "read one of another kind as the model's type has it"
+            )
         first, bos = tokenizer("a")["input_ids"][:1], tokenizer.bos_token_id
         self.first = torch.tensor([bos] if bos is not None and first == [bos] else [], dtype=self.ids.dtype)
         self.context, self.own = context, context - len(self.first)  # tokens of the text in a piece
