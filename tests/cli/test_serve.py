@@ -19,6 +19,7 @@ from PIL import Image
 from torch import nn
 
 import adaptive_depth as ad
+from adaptive_depth.cli.serve import application
 from adaptive_depth.deploy.exporting import export_network
 
 TABLE = ad.TradeOffs((ad.Row("F", 80.0, macs=20, parameters=20), ad.Row("T", 60.0, macs=10, parameters=20)))
@@ -48,7 +49,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def started(*arguments: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The address of a server in a process of its own, and the process."""
     command = [sys.executable, "-m", "adaptive_depth", "serve", *map(str, arguments), "--port=0"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    settings = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | settings)
     assert process.stderr is not None
     said = []
     try:
@@ -69,7 +71,7 @@ def started(*arguments: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
 def test_two_models_in_a_process_that_ends_well(model: Path, told: signal.Signals) -> None:
     stream = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)).save(stream, "JPEG")
-    with started(model, f"other={model}", "--target-ms=1000", "--max-batch=4") as (server, process):
+    with started(model, f"other={model}", "--target-ms=1000", "--max-batch=4", "--local") as (server, process):
         assert server.startswith("http://127.0.0.1:")
         models = httpx.get(f"{server}/v1/models").json()["data"]
         assert [each["id"] for each in models] == ["pets", "other"]
@@ -89,6 +91,34 @@ def test_two_models_in_a_process_that_ends_well(model: Path, told: signal.Signal
         assert process.stderr.read() == "Stopped.\n"
 
 
+@pytest.mark.slow
+@pytest.mark.alone
+def test_the_same_on_ray(model: Path) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (20, 30), "red").save(stream, "PNG")
+    with started(model, "--target-ms=1000") as (server, process):
+        told = httpx.post(f"{server}/models/pets/predict?skip=T", content=stream.getvalue()).json()
+        assert told["skip"] == "T"
+        assert told["predictions"][0]["values"]["class"] in IMAGES.classes
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert process.stderr is not None
+        assert process.stderr.read().endswith("Answering what was begun ...\nStopped.\n")
+
+
+@pytest.mark.filterwarnings("ignore")  # of Ray, when it is imported
+def test_what_a_configuration_file_of_ray_names(model: Path) -> None:
+    from adaptive_depth.serve.on_ray import importable
+
+    with importable():
+        made = application({"artifacts": {"pets": str(model)}, "target_ms": 50, "max_batch": 4})
+    assert type(made).__name__ == "Application"
+    with pytest.raises(ad.errors.DataError, match="artifacts"):
+        application({"target_ms": 50})
+    with pytest.raises(ad.errors.DataError, match="max_batches"):
+        application({"artifacts": {"pets": str(model)}, "target_ms": 50, "max_batches": 4})
+
+
 def test_a_port_that_is_taken_is_found_before_anything_is_measured(call, model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -105,12 +135,12 @@ def test_a_port_that_is_taken_is_found_before_anything_is_measured(call, model: 
         (["{model}", "--target-ms=0"], "--target-ms 0.0: expected a finite number above 0"),
         (["{model}", "{model}", "--target-ms=50"], "are both called pets: name one, such as other="),
         (["cat's={model}", "--target-ms=50"], '"cat\'s" cannot stand in an address: name it, such as cats='),
-        (["missing.onnx", "--target-ms=50", "--port=0"], "missing.onnx does not exist"),
+        (["missing.onnx", "--target-ms=50", "--port=0", "--local"], "missing.onnx does not exist"),
         (["{model}", "--target-ms=50", "--host=192.0.2.1"], "192.0.2.1:8000 cannot be listened at"),
-        (["{model}", "--target-ms=50", "--port=0", "--shed=random"], "expected one of oldest, newest, none"),
-        (["{model}", "--target-ms=50", "--port=0", "--no-measure"], "no latencies of batches of 8"),
-        (["{model}", "--target-ms=50", "--port=0", "--worth=F:1"], "expected a number for each depth"),
-        (["{model}", "--target-ms=50", "--port=0", "--skip=TT"], "skip=TT is not in pets"),
+        (["{model}", "--target-ms=50", "--port=0", "--local", "--shed=random"], "expected one of oldest, newest, none"),
+        (["{model}", "--target-ms=50", "--port=0", "--local", "--no-measure"], "no latencies of batches of 8"),
+        (["{model}", "--target-ms=50", "--port=0", "--local", "--worth=F:1"], "expected a number for each depth"),
+        (["{model}", "--target-ms=50", "--port=0", "--local", "--skip=TT"], "skip=TT is not in pets"),
         (["{model}", "--target-ms=50", "--max-megabytes=nan"], "--max-megabytes nan: expected a finite number"),
     ],
 )

@@ -2,13 +2,15 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import DataError
+from ..schema import from_plain
 from . import show
 from .opening import open_source
 
@@ -60,6 +62,8 @@ def serve(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; the backend's default if not given.", show_default=False)
     ] = None,
+    local: Annotated[bool, typer.Option("--local", help="In this one process, without Ray: for development.")] = False,
+    replicas: Annotated[int, typer.Option(min=1, help="Processes for each model, on Ray.")] = 1,
     max_megabytes: Annotated[float, typer.Option(help="The largest body of a request.")] = 16.0,
     max_megapixels: Annotated[float, typer.Option(help="The largest image.")] = 64.0,
     max_seconds: Annotated[float, typer.Option(help="The longest that a body may take to arrive.")] = 10.0,
@@ -92,23 +96,91 @@ def serve(
             typer.echo(f"{where}/models/{name}/predict", err=True)
         typer.echo(f"Ready. Try: curl --data-binary @photo.jpg {where}/models/{next(iter(named))}/predict", err=True)
 
-    opened = partial(_opened, named, settings, backend, threads)
-    with listening:
-        serve_here(opened, listening, limits=limits, on_ready=told)
+    models = {name: partial(open_one, name, path.resolve(), settings, backend, threads) for name, path in named.items()}
+    if local:
+        with listening:
+            serve_here(lambda metrics: {name: each(metrics) for name, each in models.items()}, listening,
+                       limits=limits, on_ready=told)  # fmt: skip
+    else:
+        free = listening.getsockname()[:2]
+        listening.close()
+        _on_ray(models, settings, replicas, free, told)
     typer.echo("Stopped.", err=True)
 
 
-def _opened(
-    named: Mapping[str, Path], settings: "Settings", backend: str | None, threads: int | None, metrics: "Metrics"
-) -> "dict[str, Predictor]":
+def open_one(
+    name: str, path: Path, settings: "Settings", backend: str | None, threads: int | None, metrics: "Metrics"
+) -> "Predictor":
+    """A model that answers, in whichever process this runs."""
     from ..serve.opening import open_predictor
 
-    found = {}
-    for name, path in named.items():
-        session, known = open_source(path, backend, threads, judged=settings.skip is None)
-        with show.progress(f"measuring {len(session.skips)} depths of {name} on this machine") as advance:
-            found[name] = open_predictor(name, session, known, settings, metrics=metrics, on_round=advance)
-    return found
+    session, known = open_source(path, backend, threads, judged=settings.skip is None)
+    with show.progress(f"measuring {len(session.skips)} depths of {name} on this machine") as advance:
+        return open_predictor(name, session, known, settings, metrics=metrics, on_round=advance)
+
+
+def application(args: dict[str, Any]) -> Any:
+    """What Ray's own configuration files name as `import_path: adaptive_depth.cli.serve:application`.
+
+    Arguments:
+        args: of the file: `artifacts`, by name; `target_ms`; where wanted `backend`, `threads`, fields of `Settings`.
+            Replicas and autoscaling stand in the file, under `deployments`.
+
+    Raises:
+        DataError: an entry that is missing or unknown.
+    """
+    from ..serve.on_ray import Deployed, ray_application
+    from ..serve.opening import Settings
+
+    own = {name: value for name, value in args.items() if name not in ("artifacts", "backend", "threads")}
+    settings = from_plain(Settings, own, DataError, "args")
+    artifacts = from_plain(dict[str, str], args.get("artifacts"), DataError, "artifacts")
+    return ray_application(
+        {
+            name: Deployed(
+                partial(open_one, name, Path(path), settings, args.get("backend"), args.get("threads")),
+                settings.most_waiting,
+            )
+            for name, path in artifacts.items()
+        },
+        settings.limits,
+    )
+
+
+def _on_ray(
+    models: "Mapping[str, Callable[[Metrics], Predictor]]",
+    settings: "Settings",
+    replicas: int,
+    where: tuple[str, int],
+    told: "Callable[[], None]",
+) -> None:
+    from ..serve.local import told_to_stop
+    from ..serve.on_ray import Deployed, cluster, deploy, metrics_address, ray_application
+
+    deployed = {
+        name: Deployed(each, settings.most_waiting, {"num_replicas": replicas}) for name, each in models.items()
+    }
+    with cluster(), told_to_stop() as stop:
+        _check_processors(len(models) * replicas)
+        typer.echo(f"Starting {replicas} x {len(models)} models on Ray ...", err=True)
+        deploy(ray_application(deployed, settings.limits), *where)
+        if address := metrics_address():
+            typer.echo(f"Metrics: {address}", err=True)
+        told()
+        stop.wait()
+        typer.echo("Answering what was begun ...", err=True)
+
+
+def _check_processors(wanted: int) -> None:
+    """Each replica takes a processor: Ray would wait without end for one that is not there."""
+    import ray
+
+    there = int(ray.cluster_resources().get("CPU", 0))
+    if wanted > there:
+        raise typer.BadParameter(
+            f"{wanted} replicas, of which each takes a processor: this cluster has {there}; expected fewer --replicas, "
+            "or --local for one process"
+        )
 
 
 def _named(artifacts: list[str]) -> dict[str, Path]:

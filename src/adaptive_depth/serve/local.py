@@ -2,9 +2,9 @@
 
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
-from types import FrameType
 from typing import Any
 
 from ..errors import BudgetError
@@ -81,19 +81,17 @@ def serve_here(
     settings = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=DRAIN_S
     )
-    with _told_to_stop():
+    with told_to_stop():
         uvicorn.Server(settings).run(sockets=[listening])
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[None]:
-    """Inside, signals to stop are uvicorn's, which passes them on when it has ended: to be told to stop is no error."""
-
-    def stopped(_: int, __: FrameType | None) -> None: ...
-
-    before = {each: signal.signal(each, stopped) for each in (signal.SIGINT, signal.SIGTERM)}
+def told_to_stop() -> Iterator[threading.Event]:
+    """Is set when the process is told to stop, which is no error; uvicorn listens itself, and passes it on."""
+    told = threading.Event()
+    before = {each: signal.signal(each, lambda *_: told.set()) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield told
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

@@ -1,0 +1,274 @@
+"""The application on Ray Serve: an ingress, and for each model a deployment with replicas of its own."""
+
+import asyncio
+import importlib
+import importlib.util
+import io
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArtifactError, BudgetError, one_line
+from .application import application
+from .inputs import Limits
+from .metrics import Metrics, OfRay
+from .predicting import About, Asked, Predictor, Reply
+from .problems import Problem
+
+INGRESS = "http"
+DRAIN_S = 30.0
+_TRIES = 2  # replicas that are asked, where one dies with a request: that may be the request's fault
+_PATIENCE_S = 1.0  # for a replica to say that it is there
+_MOST_AT_ONCE = 1024  # requests in an ingress
+_QUIET = {"log_level": "WARNING"}
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A model as Ray is to run it.
+
+    Attributes:
+        open: called in each replica with what counts; makes the model.
+        waiting: the most requests that wait in a replica; so many more wait for one.
+        options: of Ray Serve's `deployment`: `num_replicas`, `autoscaling_config`, `ray_actor_options`, ...
+    """
+
+    open: Callable[[Metrics], Predictor]
+    waiting: int = 256
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Replica:
+    """A model in a process of Ray: measures itself, and answers until it has drained."""
+
+    async def __init__(self, open_model: Callable[[Metrics], Predictor]) -> None:
+        self._model = await asyncio.to_thread(open_model, Metrics(OfRay()))
+        await self._model.__aenter__()
+
+    async def about(self) -> About:
+        return await self._model.about()
+
+    async def status(self) -> tuple[bool, bool]:
+        return await self._model.status()
+
+    async def predict(self, asked: Asked) -> Reply | Problem:
+        try:
+            return await self._model.predict(asked)
+        except Problem as problem:  # as a value: Ray wraps what is raised, and logs it
+            return problem
+
+    async def check_health(self) -> None:
+        """Ray starts a replica anew whose network does not answer any more."""
+        healthy, _ = await self._model.status()
+        if not healthy:
+            raise RuntimeError("the network does not answer any more")
+
+    async def __del__(self) -> None:
+        if hasattr(self, "_model"):
+            await self._model.stop()
+
+
+class Remote:
+    """A model behind Ray: one of its replicas answers.
+
+    Arguments:
+        handle: of the deployment.
+        clock: seconds.
+    """
+
+    def __init__(self, handle: Any, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._handle, self._clock = handle, clock
+
+    async def about(self) -> About:
+        return await self._handle.about.remote()
+
+    async def status(self) -> tuple[bool, bool]:
+        """Ray itself looks after the health of replicas; here it matters whether one takes requests."""
+        try:
+            _, ready = await asyncio.wait_for(self._handle.status.remote(), _PATIENCE_S)
+        except Exception:  # noqa: BLE001 - none is there, or it has just died
+            return True, False
+        return True, ready
+
+    async def predict(self, asked: Asked) -> Reply:
+        """The answer of a replica; where it dies meanwhile, that of another one: a pass leaves nothing behind.
+
+        Raises:
+            Problem: why there is no answer.
+        """
+        from ray.exceptions import RayActorError
+        from ray.serve.exceptions import BackPressureError, RayServeException
+
+        began = self._clock()
+        for _ in range(_TRIES):
+            waited = max(0.0, 1000 * (self._clock() - began))
+            try:
+                found = await self._handle.predict.remote(replace(asked, waited_ms=asked.waited_ms + waited))
+            except BackPressureError as error:
+                raise Problem("full", "too many requests wait for a replica: ask again in 1 s", 1) from error
+            except (RayActorError, RayServeException):
+                continue
+            if isinstance(found, Problem):
+                raise found
+            return found
+        raise Problem("failed", f"{_TRIES} replicas have died with this request, or none is there: ask again later")
+
+
+class Ingress:
+    """Where requests come in; Ray runs as many as it is told to."""
+
+    def __init__(self, limits: Limits, models: Mapping[str, Any]) -> None:
+        self._limits, self._models = limits, {name: Remote(handle) for name, handle in models.items()}
+
+    def __serve_build_asgi_app__(self) -> Any:  # of Ray's own protocol
+        return application(self._models, limits=self._limits, metrics=Metrics(OfRay()))
+
+
+def ray_application(models: Mapping[str, Deployed], limits: Limits | None = None) -> Any:
+    """What `ray.serve.run` runs.
+
+    Arguments:
+        models: by name.
+        limits: of requests.
+    """
+    from ray import serve
+
+    bound = {name: _deployment(name, model).bind(model.open) for name, model in models.items()}
+    made: Any = serve.ingress()(Ingress)
+    ingress = serve.deployment(
+        name=INGRESS,
+        max_ongoing_requests=_MOST_AT_ONCE,
+        ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_timeout_s=DRAIN_S,
+    )(made)
+    return ingress.bind(limits or Limits(), bound)
+
+
+def _deployment(name: str, model: Deployed) -> Any:
+    from ray import serve
+
+    if name == INGRESS:
+        raise BudgetError(f"a model called {INGRESS!r} would stand in the place of the ingress: name it otherwise")
+    # The queue in front of the network plans best where it sees whoever waits, so Ray keeps none back.
+    usual = {
+        "name": name,
+        "max_ongoing_requests": 2 * model.waiting,
+        "max_queued_requests": model.waiting,
+        "max_constructor_retry_count": 1,
+        "graceful_shutdown_wait_loop_s": 0.2,
+        "graceful_shutdown_timeout_s": DRAIN_S,
+        "health_check_period_s": 5,
+    }
+    return serve.deployment(**{**usual, **model.options})(Replica)
+
+
+# -- a cluster ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def cluster(**options: Any) -> Iterator[None]:
+    """Ray, and at its end what was started here is stopped: of `RAY_ADDRESS`, or a new one on this machine.
+
+    Arguments:
+        **options: of `ray.init`, for a new one.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unasked
+    with importable():
+        import ray
+        from ray import serve
+
+        own = not ray.is_initialized()
+        if own:
+            quiet = {"log_to_driver": False, "logging_level": "warning"}
+            new = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False, **options}
+            ray.init(**quiet, **new)
+        try:
+            yield
+        finally:
+            serve.shutdown()
+            if own:
+                ray.shutdown()
+
+
+def deploy(app: Any, host: str, port: int) -> None:
+    """Run an application on the cluster, once all its models are there.
+
+    Raises:
+        ArtifactError: a model that cannot be opened.
+    """
+    from ray import serve
+
+    serve.start(http_options={"host": host, "port": port}, logging_config=_QUIET)
+    run(app, "adaptive-depth", "/")
+
+
+def run(app: Any, name: str, prefix: str) -> None:
+    """An application beside others.
+
+    Raises:
+        ArtifactError: a model that cannot be opened.
+    """
+    from ray import serve
+
+    try:
+        serve.run(app, name=name, route_prefix=prefix, logging_config=_QUIET)
+    except RuntimeError as error:
+        said = [str(each.message) for each in serve.status().applications[name].deployments.values()]
+        reason = next((line for text in said for line in reversed(text.splitlines()) if "Error" in line), str(error))
+        raise ArtifactError(f"Ray could not start the models: {one_line(RuntimeError(reason))}") from error
+
+
+def metrics_address() -> str | None:
+    """Where Prometheus finds the counts of this node; None where Ray does not show them."""
+    import ray
+
+    for node in ray.nodes():
+        if node["Alive"] and node.get("MetricsExportPort"):
+            return f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    return None
+
+
+@contextmanager
+def importable() -> Iterator[None]:
+    """Inside, Ray can be imported, here and in its processes.
+
+    It asks the package amdsmi for accelerators, which raises a KeyError where AMD's library is missing; Ray expects an
+    ImportError (ray 2.60; amdsmi 7.0, which zeus brings, the extra `energy`). There amdsmi is hidden from Ray.
+    """
+    if sys.modules.get("amdsmi", sys) is None or not _has_broken_amdsmi():
+        yield
+        return
+    folder = Path(tempfile.mkdtemp(prefix="adaptive-depth-"))
+    (folder / "amdsmi.py").write_text("raise ImportError('hidden: it has no library')\n")
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *([before] if before else [])])
+    sys.modules["amdsmi"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["amdsmi"]
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _has_broken_amdsmi() -> bool:
+    if importlib.util.find_spec("amdsmi") is None:
+        return False
+    with redirect_stdout(io.StringIO()):  # it prints what it lacks
+        try:
+            importlib.import_module("amdsmi")
+        except ImportError:
+            return False
+        except Exception:  # noqa: BLE001 - of whatever kind: Ray would end with it
+            return True
+    return False
