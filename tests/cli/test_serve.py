@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import runpy
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from PIL import Image
 from torch import nn
 
 import adaptive_depth as ad
+from adaptive_depth.cli import main
 from adaptive_depth.cli.serve import application
 from adaptive_depth.deploy.exporting import export_network
 
@@ -56,7 +58,7 @@ def started(*arguments: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     try:
         for line in process.stderr:
             said.append(line)
-            if found := re.search(r"Ready\. Try: curl .* (http://\S+?)/models/", line):
+            if found := re.search(r"Ready\. Try: curl (http://[^/ ]+)/", line):
                 yield found[1], process
                 return
         raise AssertionError(f"the server did not start: {''.join(said)}")
@@ -149,3 +151,24 @@ def test_command_lines_that_cannot_be_served(call, model: Path, arguments: list[
     assert (status, out) == (2, "")
     assert said in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_language_model(model: Path, tmp_path: Path) -> None:
+    text = Path(__file__).with_name("test_text.py")
+    made = runpy.run_path(str(text))
+    folder = made["write_model"](tmp_path / "model")
+    (tmp_path / "notes.txt").write_text("The quick brown fox jumps over the lazy dog. " * 40)
+    options = ["--steps=1", "--context=32", "--batch-size=2", "--device=cpu"]
+    assert (
+        main(["text", "train", str(folder), str(tmp_path / "notes.txt"), f"--out={tmp_path / 'book'}", *options]) == 0
+    )
+    with started(tmp_path / "book", model, "--target-ms=1000", "--max-batch=1", "--local") as (server, process):
+        depths = [each["skip"] for each in httpx.get(f"{server}/v1/models/book").json()["depths"]]
+        asked = {"model": "book", "prompt": "Once", "max_tokens": 4, "skip": depths[-1]}
+        told = httpx.post(f"{server}/v1/completions", json=asked, timeout=30).json()
+        assert told["skip"] == depths[-1]
+        assert told["usage"]["completion_tokens"] >= 1
+        assert [each["id"] for each in httpx.get(f"{server}/v1/models").json()["data"]] == ["pets", "book"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0

@@ -52,6 +52,34 @@ def open_slow(metrics: Metrics) -> Predictor:
     return Predictor(about, batcher, None, Reader(), watch=watch)
 
 
+def open_text(metrics: Metrics) -> Any:
+    """A language model without a network: it says its prompt, and dies at the word die."""
+    from adaptive_depth.serve.predicting import About
+    from adaptive_depth.serve.problems import Problem
+    from adaptive_depth.serve.text.pieces import Piece, Usage
+
+    class Parrot:
+        async def about(self) -> About:
+            return About("parrot", {"F": None}, language=True)
+
+        async def status(self) -> tuple[bool, bool]:
+            return True, True
+
+        async def stop(self) -> None: ...
+
+        async def write(self, asked: Any) -> Any:
+            if asked.prompt == "sing":
+                raise Problem("wish", "it cannot sing")
+            for word in asked.prompt.split():
+                if word == "die":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                await asyncio.sleep(0.02)
+                yield Piece(f"{word} ", "F")
+            yield Piece("", "F", "stop", Usage(1, 2))
+
+    return Parrot()
+
+
 def open_broken(metrics: Metrics) -> Predictor:
     raise ValueError("model.onnx is truncated")
 
@@ -77,7 +105,11 @@ def server(ray_here: None) -> str:
     with bound("127.0.0.1", 0) as free:
         address, (host, port) = address_of(free), free.getsockname()
     options = {"num_replicas": 2, "health_check_period_s": 1, "ray_actor_options": {"num_cpus": 0}}
-    deploy(ray_application({"cats": Deployed(open_slow, 64, options)}, Limits(bytes=10_000)), host, port)
+    models = {
+        "cats": Deployed(open_slow, 64, options=options),
+        "parrot": Deployed(open_text, 64, True, {"ray_actor_options": {"num_cpus": 0}}),
+    }
+    deploy(ray_application(models, Limits(bytes=10_000)), host, port)
     return address
 
 
@@ -121,7 +153,8 @@ def poisson(count: int, mean: float, seed: int) -> list[float]:
 def test_it_is_the_same_application(server: str) -> None:
     assert httpx.get(f"{server}/healthz").status_code == 200
     assert httpx.get(f"{server}/readyz").json() == {"status": "ready"}
-    [model] = httpx.get(f"{server}/v1/models").json()["data"]
+    model, other = httpx.get(f"{server}/v1/models").json()["data"]
+    assert other["id"] == "parrot"
     assert [depth["skip"] for depth in model["depths"]] == ["F", "T"]
     told = predict(server, 3, "?skip=T", headers={"x-request-id": "a"}).json()
     assert (told["id"], told["skip"], told["tensors"][""][0]) == ("a", "T", 5)
@@ -168,6 +201,23 @@ def test_a_request_that_kills_whoever_runs_it_is_given_up(server: str) -> None:
     wait_for_two(server, 0)
 
 
+def test_texts_are_streamed_through_ray(server: str) -> None:
+    def asked(prompt: str, **more: Any) -> httpx.Response:
+        return httpx.post(f"{server}/v1/completions", json={"model": "parrot", "prompt": prompt, **more}, timeout=60)
+
+    assert asked("hello you").json()["choices"][0]["text"] == "hello you "
+    streamed = asked("hello you", stream=True).text
+    assert [line.count('"text": "hello "') for line in streamed.splitlines() if line][:2] == [1, 0]
+    assert streamed.endswith("data: [DONE]\n\n")
+    response = asked("sing", stream=True)
+    assert (response.status_code, response.json()["error"]["message"]) == (400, "it cannot sing")
+    response = asked("hello die")
+    assert (response.status_code, response.json()["error"]["message"]) == (
+        500,
+        "the replica has died with this text: ask again",
+    )
+
+
 def test_counts_go_through_ray(server: str) -> None:
     from adaptive_depth.serve.on_ray import metrics_address
 
@@ -184,7 +234,9 @@ def test_a_model_that_cannot_be_opened_says_why(server: str) -> None:
     import adaptive_depth as ad
     from adaptive_depth.serve import on_ray
 
-    app = on_ray.ray_application({"broken": on_ray.Deployed(open_broken, 4, {"ray_actor_options": {"num_cpus": 0}})})
+    app = on_ray.ray_application(
+        {"broken": on_ray.Deployed(open_broken, 4, options={"ray_actor_options": {"num_cpus": 0}})}
+    )
     with pytest.raises(ad.errors.ArtifactError, match=r"could not start the models: .*model\.onnx is truncated"):
         on_ray.run(app, "other", "/other")
 

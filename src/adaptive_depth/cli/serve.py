@@ -11,13 +11,15 @@ import typer
 
 from ..errors import DataError
 from ..schema import from_plain
-from . import show
+from . import runs, show
+from .language import folders
 from .opening import open_source
 
 if TYPE_CHECKING:
     from ..serve.metrics import Metrics
     from ..serve.opening import Settings
     from ..serve.predicting import Predictor
+    from ..serve.text.writing import Writer
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -27,7 +29,7 @@ def serve(
         list[str],
         typer.Argument(
             metavar="ARTIFACT...",
-            help="What export wrote (.onnx, .xml, .pte), or a run folder; NAME=ARTIFACT gives it a name.",
+            help="What export wrote (.onnx, .xml, .pte), a run folder, or one of text train; NAME=ARTIFACT names it.",
             show_default=False,
         ),
     ],
@@ -43,6 +45,13 @@ def serve(
     ] = "oldest",
     skip: Annotated[
         str | None, typer.Option(metavar="TTFF", help="This depth for all requests.", show_default=False)
+    ] = None,
+    ms_per_token: Annotated[
+        float | None,
+        typer.Option(help="Of language models: a text at the depth that takes no longer.", show_default=False),
+    ] = None,
+    first_token_ms: Annotated[
+        float | None, typer.Option(help="Of language models: a text must begin within.", show_default=False)
     ] = None,
     worth: Annotated[
         str | None,
@@ -81,31 +90,51 @@ def serve(
     from ..serve.opening import Settings
 
     named = _named(artifacts)
-    if target_ms is None:
+    texts = {name: path for name, path in named.items() if folders.has_tokenizer(path)}
+    if target_ms is None and texts.keys() < named.keys():
         raise typer.BadParameter("no target: expected --target-ms, such as adaptive-depth serve A.onnx --target-ms 50")
     limits = Limits(_whole("--max-megabytes", max_megabytes, 1e6), _whole("--max-megapixels", max_megapixels, 1e6),
                     _positive("--max-seconds", max_seconds))  # fmt: skip
-    settings = Settings(
-        _positive("--target-ms", target_ms), max_batch, max_waiting, shed, skip, _worth(worth), measure, limits
-    )
+    target = 1000.0 if target_ms is None else _positive("--target-ms", target_ms)
+    settings = Settings(target, max_batch, max_waiting, shed, skip, _worth(worth), measure, limits)
+    text_limits = {"first_token_ms": first_token_ms, "token_ms": ms_per_token}
+    for option, value in (("--first-token-ms", first_token_ms), ("--ms-per-token", ms_per_token)):
+        if value is not None:
+            _positive(option, value)
     listening = bound(host, port)  # before anything is measured: a port that is taken is found at once
     where = address_of(listening)
 
     def told() -> None:
         for name in named:
-            typer.echo(f"{where}/models/{name}/predict", err=True)
-        typer.echo(f"Ready. Try: curl --data-binary @photo.jpg {where}/models/{next(iter(named))}/predict", err=True)
+            place = f"/v1/completions (model {name})" if name in texts else f"/models/{name}/predict"
+            typer.echo(f"{where}{place}", err=True)
+        first = next(iter(named))
+        example = "/v1/models" if first in texts else f"/models/{first}/predict --data-binary @photo.jpg"
+        typer.echo(f"Ready. Try: curl {where}{example}", err=True)
 
-    models = {name: partial(open_one, name, path.resolve(), settings, backend, threads) for name, path in named.items()}
+    models = {
+        name: partial(open_text, name, path.resolve(), skip, text_limits, threads)
+        if name in texts
+        else partial(open_one, name, path.resolve(), settings, backend, threads)
+        for name, path in named.items()
+    }
     if local:
         with listening:
-            serve_here(lambda metrics: {name: each(metrics) for name, each in models.items()}, listening,
-                       limits=limits, on_ready=told)  # fmt: skip
+            serve_here(partial(_opened, models, texts), listening, limits=limits, on_ready=told)
     else:
         free = listening.getsockname()[:2]
         listening.close()
-        _on_ray(models, settings, replicas, free, told)
+        _on_ray(models, texts, settings, replicas, free, told)
     typer.echo("Stopped.", err=True)
+
+
+def _opened(
+    models: "Mapping[str, Callable[[Metrics], Any]]", texts: Mapping[str, Path], metrics: "Metrics"
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Models of images, and of text."""
+    found = {name: each(metrics) for name, each in models.items()}
+    writers = {name: each for name, each in found.items() if name in texts}
+    return {name: each for name, each in found.items() if name not in texts}, writers
 
 
 def open_one(
@@ -117,6 +146,28 @@ def open_one(
     session, known = open_source(path, backend, threads, judged=settings.skip is None)
     with show.progress(f"measuring {len(session.skips)} depths of {name} on this machine") as advance:
         return open_predictor(name, session, known, settings, metrics=metrics, on_round=advance)
+
+
+def open_text(
+    name: str, path: Path, skip: str | None, limits: Mapping[str, float | None], threads: int | None, metrics: "Metrics"
+) -> "Writer":
+    """A language model that answers, in whichever process this runs."""
+    from ..serve.text.writing import TextSettings, Writer
+
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    opened = folders.open_network(path)
+    table = runs.trade_offs(path) if (path / runs.PROFILE).exists() and (path / runs.ACCURACY).exists() else None
+    return Writer(
+        name,
+        opened.model,
+        opened.tokenizer,
+        table=table,
+        settings=TextSettings(skip, limits["first_token_ms"], limits["token_ms"]),
+        watch=metrics.of(name),
+    )
 
 
 def application(args: dict[str, Any]) -> Any:
@@ -148,7 +199,8 @@ def application(args: dict[str, Any]) -> Any:
 
 
 def _on_ray(
-    models: "Mapping[str, Callable[[Metrics], Predictor]]",
+    models: "Mapping[str, Callable[[Metrics], Any]]",
+    texts: Mapping[str, Path],
     settings: "Settings",
     replicas: int,
     where: tuple[str, int],
@@ -158,7 +210,8 @@ def _on_ray(
     from ..serve.on_ray import Deployed, cluster, deploy, metrics_address, ray_application
 
     deployed = {
-        name: Deployed(each, settings.most_waiting, {"num_replicas": replicas}) for name, each in models.items()
+        name: Deployed(each, settings.most_waiting, name in texts, {"num_replicas": replicas})
+        for name, each in models.items()
     }
     with cluster(), told_to_stop() as stop:
         _check_processors(len(models) * replicas)

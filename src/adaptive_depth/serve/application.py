@@ -1,13 +1,12 @@
 """The HTTP application: the same in one process under uvicorn, and as the ingress of Ray Serve."""
 
-import asyncio
 import io
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from .inputs import Limits
 from .metrics import Metrics
 from .predicting import FORMS, About, Asked, Model, Reply
 from .problems import MEDIA_TYPE, Problem
+from .reading import read_body, unless_gone
 from .wishes import HEADER, Wishes
 
 if TYPE_CHECKING:
@@ -22,14 +22,18 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from .text.routes import WritesText
+
 REQUEST_ID = "X-Request-ID"
 _NPY, _NPZ = "application/x-npy", "application/x-npz"
+_M = TypeVar("_M")
 _MOST_AT_ONCE = 1024  # requests whose body is kept in memory
 
 
 def application(
     models: Mapping[str, Model],
     *,
+    writers: "Mapping[str, WritesText] | None" = None,
     limits: Limits | None = None,
     metrics: Metrics | None = None,
     metrics_text: Callable[[], bytes] | None = None,
@@ -39,6 +43,7 @@ def application(
 
     Arguments:
         models: by name.
+        writers: language models, by name.
         limits: of requests.
         metrics: where those are counted that never come to a model.
         metrics_text: what `/metrics` answers; without it there is none.
@@ -65,30 +70,38 @@ def application(
 
     # The pages of FastAPI fetch scripts from elsewhere; /openapi.json has all that they would show.
     app = FastAPI(title="adaptive-depth", docs_url=None, redoc_url=None, lifespan=lifespan)
-    server, started = _Server(models, limits or Limits(), metrics), int(time.time())
+    writers, limits, started = writers or {}, limits or Limits(), int(time.time())
+    server, known = _Server(models, limits, metrics), {**models, **writers}
+    paths = "/v1/models, /models/NAME/predict, /healthz, /readyz"
 
     @app.get("/healthz", summary="Does every network answer? Where one does not, start the process anew.")
     async def healthz() -> Response:
-        return JSONResponse({"status": "ok"}) if await server.all(0) else _stuck()
+        return JSONResponse({"status": "ok"}) if await _all(known, 0) else _stuck()
 
     @app.get("/readyz", summary="Does every model take requests?")
     async def readyz() -> Response:
-        if await server.all(1):
+        if await _all(known, 1):
             return JSONResponse({"status": "ready"})
         return _told(Problem("stopping", "a model does not take requests at present: ask again later", 1))
 
     @app.get("/v1/models", summary="The models, each with its depths.")
     async def list_models() -> Response:
-        data = [_described(await model.about(), started) for model in models.values()]
+        data = [_described(await model.about(), started) for model in known.values()]
         return JSONResponse({"object": "list", "data": data})
 
     @app.get("/v1/models/{name}", summary="One model.")
     async def one_model(name: str) -> Response:
-        return JSONResponse(_described(await server.model(name).about(), started))
+        return JSONResponse(_described(await _named(known, name).about(), started))
 
     @app.post("/models/{name}/predict", summary="An image or a tensor; labels and scores, or tensors.")
     async def predict(name: str, request: Request) -> Response:
         return await server.predict(name, request)
+
+    if writers:
+        from .text.routes import PATHS, add_text_routes
+
+        add_text_routes(app, writers, limits, metrics)
+        paths = f"{paths}, {', '.join(PATHS)}"
 
     if metrics_text is not None:
 
@@ -102,7 +115,6 @@ def application(
 
     @app.exception_handler(HTTPException)
     async def tell_of_http(request: Request, error: HTTPException) -> Response:
-        paths = "/v1/models, /models/NAME/predict, /healthz, /readyz"
         if error.status_code == 405:
             return _told(Problem("method", f"{request.method} {request.url.path}: expected one of {paths}"))
         return _told(Problem("unknown-path", f"{request.url.path} is none of the paths here: expected {paths}"))
@@ -125,24 +137,15 @@ class _Server:
         self.models, self.limits, self.metrics = models, limits, metrics
         self._inside = 0
 
-    def model(self, name: str) -> Model:
-        if name not in self.models:
-            raise Problem("unknown-model", f"{name[:80]!r} is not served: expected one of {', '.join(self.models)}")
-        return self.models[name]
-
-    async def all(self, which: int) -> bool:
-        """Are all models healthy (0), do all take requests (1)?"""
-        return all([(await model.status())[which] for model in self.models.values()])
-
     async def predict(self, name: str, request: "Request") -> "Response":
-        model = self.model(name)
+        model = _named(self.models, name)
         try:
             asked = await self._read(request)
         except Problem as problem:
             if self.metrics is not None:
                 self.metrics.of(name).ended(problem.outcome)
             raise
-        reply = await _unless_gone(request, model.predict(asked))
+        reply = await unless_gone(request, model.predict(asked))
         return _answered(name, request, reply)
 
     async def _read(self, request: "Request") -> Asked:
@@ -162,6 +165,17 @@ class _Server:
             self._inside -= 1
 
 
+def _named(models: Mapping[str, _M], name: str) -> _M:
+    if name not in models:
+        raise Problem("unknown-model", f"{name[:80]!r} is not served: expected one of {', '.join(models)}")
+    return models[name]
+
+
+async def _all(models: "Mapping[str, Model | WritesText]", which: int) -> bool:
+    """Are all models healthy (0), do all take requests (1)?"""
+    return all([(await model.status())[which] for model in models.values()])
+
+
 def _wishes(request: "Request") -> tuple[Wishes, str | None]:
     pairs = request.query_params.multi_items()
     forms = [text for name, text in pairs if name == "output"]
@@ -170,34 +184,6 @@ def _wishes(request: "Request") -> tuple[Wishes, str | None]:
     told = [(name, text) for name, text in pairs if name != "output"]
     told += [(name, text) for name, text in request.headers.items() if name.startswith(HEADER)]
     return Wishes.of(told), forms[0] if forms else None
-
-
-async def read_body(request: "Request", limits: Limits) -> bytes:
-    """The body of a request, of bounded size, within bounded time.
-
-    Raises:
-        Problem: it is larger, slower, or ends before it is there.
-    """
-    from starlette.requests import ClientDisconnect
-
-    said = request.headers.get("content-length", "")
-    large = Problem("too-large", f"the body has more than {limits.bytes:,} bytes: send a smaller one")
-    if said.isdecimal() and int(said) > limits.bytes:
-        raise large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(limits.seconds):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limits.bytes:
-                    raise large
-    except TimeoutError as error:
-        raise Problem(
-            "slow", f"after {limits.seconds:g} s there were {len(body):,} bytes of the body: send it faster"
-        ) from error
-    except ClientDisconnect as error:
-        raise Problem("cut-off", f"the client left after {len(body):,} bytes of the body") from error
-    return bytes(body)
 
 
 async def _part(body: bytes, request: "Request") -> tuple[bytes, str]:
@@ -220,24 +206,6 @@ async def _part(body: bytes, request: "Request") -> tuple[bytes, str]:
         return await file.read(), file.content_type or ""
     finally:
         await form.close()
-
-
-async def _unless_gone(request: "Request", work: Awaitable[Reply]) -> Reply:
-    """What comes of some work, which ends where the client leaves."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise Problem("cut-off", "the client left before its answer")
-        return task.result()
-    finally:
-        for each in (task, gone):
-            each.cancel()
-
-
-async def _gone(request: "Request") -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 # -- what is sent -------------------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ class Batcher:
         self._running: Sequence[_Request] = ()
         self._wake, self._stopping = asyncio.Event(), False
         self._failed = 0  # passes in a row
-        self._thread = _Thread()
+        self._thread = Thread()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Batcher":
@@ -335,7 +335,7 @@ class Batcher:
             self._watch.ended(problem.outcome)
 
 
-class _Thread:
+class Thread:
     """One thread that runs what it is given, in turn. It does not keep a process alive whose pass never returns."""
 
     def __init__(self) -> None:

@@ -48,7 +48,7 @@ def address_of(listening: socket.socket) -> str:
 
 
 def serve_here(
-    open_models: Callable[[Metrics], Mapping[str, Predictor]],
+    open_models: Callable[[Metrics], tuple[Mapping[str, Predictor], Mapping[str, Any]]],
     listening: socket.socket,
     *,
     limits: Limits | None = None,
@@ -57,7 +57,7 @@ def serve_here(
     """Serve until the process is told to stop (SIGINT, SIGTERM); what was begun is answered first.
 
     Arguments:
-        open_models: called with what counts; the models by name.
+        open_models: called with what counts; the models by name, and language models by name.
         listening: from `bound`.
         limits: of requests.
         on_ready: called once the models are there.
@@ -66,18 +66,20 @@ def serve_here(
 
     prometheus = Prometheus()
     metrics = Metrics(prometheus)
-    models = open_models(metrics)
+    models, writers = open_models(metrics)
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            for model in models.values():
+            for model in (*models.values(), *writers.values()):
                 await stack.enter_async_context(model)
             if on_ready is not None:
                 on_ready()
             yield
 
-    app = application(models, limits=limits, metrics=metrics, metrics_text=prometheus.text, running=running)
+    app = application(
+        models, writers=writers, limits=limits, metrics=metrics, metrics_text=prometheus.text, running=running
+    )
     settings = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=DRAIN_S
     )

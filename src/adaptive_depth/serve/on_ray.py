@@ -9,11 +9,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ArtifactError, BudgetError, one_line
 from .application import application
@@ -21,6 +21,10 @@ from .inputs import Limits
 from .metrics import Metrics, OfRay
 from .predicting import About, Asked, Predictor, Reply
 from .problems import Problem
+
+if TYPE_CHECKING:
+    from .text.asking import TextAsked
+    from .text.pieces import Piece
 
 INGRESS = "http"
 DRAIN_S = 30.0
@@ -35,13 +39,15 @@ class Deployed:
     """A model as Ray is to run it.
 
     Attributes:
-        open: called in each replica with what counts; makes the model.
+        open: called in each replica with what counts; makes the model, a `Predictor` or a `Writer`.
         waiting: the most requests that wait in a replica; so many more wait for one.
+        text: is it a language model?
         options: of Ray Serve's `deployment`: `num_replicas`, `autoscaling_config`, `ray_actor_options`, ...
     """
 
-    open: Callable[[Metrics], Predictor]
+    open: Callable[[Metrics], Any]
     waiting: int = 256
+    text: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -73,6 +79,66 @@ class Replica:
     async def __del__(self) -> None:
         if hasattr(self, "_model"):
             await self._model.stop()
+
+
+class TextReplica:
+    """A language model in a process of Ray."""
+
+    async def __init__(self, open_model: Callable[[Metrics], Any]) -> None:
+        self._model = await asyncio.to_thread(open_model, Metrics(OfRay()))
+
+    async def about(self) -> About:
+        return await self._model.about()
+
+    async def status(self) -> tuple[bool, bool]:
+        return await self._model.status()
+
+    async def write(self, asked: "TextAsked") -> "AsyncIterator[Piece | Problem]":
+        try:
+            async for piece in self._model.write(asked):
+                yield piece
+        except Problem as problem:
+            yield problem
+
+    async def check_health(self) -> None:
+        """As of `Replica`."""
+        await Replica.check_health(self)  # type: ignore[arg-type] - has what that asks
+
+    async def __del__(self) -> None:
+        if hasattr(self, "_model"):
+            await self._model.stop()
+
+
+class RemoteText:
+    """A language model behind Ray. A text that was begun is not begun again: its reader has seen some of it."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    async def about(self) -> About:
+        return await self._handle.about.remote()
+
+    async def status(self) -> tuple[bool, bool]:
+        return await Remote(self._handle).status()
+
+    async def write(self, asked: "TextAsked") -> "AsyncIterator[Piece]":
+        """The pieces of a replica.
+
+        Raises:
+            Problem: why there are none, or no more.
+        """
+        from ray.exceptions import RayActorError
+        from ray.serve.exceptions import BackPressureError, RayServeException
+
+        try:
+            async for piece in self._handle.options(stream=True).write.remote(asked):
+                if isinstance(piece, Problem):
+                    raise piece
+                yield piece
+        except BackPressureError as error:
+            raise Problem("full", "too many texts wait for a replica: ask again in 5 s", 5) from error
+        except (RayActorError, RayServeException) as error:
+            raise Problem("failed", "the replica has died with this text: ask again") from error
 
 
 class Remote:
@@ -124,11 +190,13 @@ class Remote:
 class Ingress:
     """Where requests come in; Ray runs as many as it is told to."""
 
-    def __init__(self, limits: Limits, models: Mapping[str, Any]) -> None:
-        self._limits, self._models = limits, {name: Remote(handle) for name, handle in models.items()}
+    def __init__(self, limits: Limits, models: Mapping[str, Any], writers: Mapping[str, Any]) -> None:
+        self._limits = limits
+        self._models = {name: Remote(handle) for name, handle in models.items()}
+        self._writers = {name: RemoteText(handle) for name, handle in writers.items()}
 
     def __serve_build_asgi_app__(self) -> Any:  # of Ray's own protocol
-        return application(self._models, limits=self._limits, metrics=Metrics(OfRay()))
+        return application(self._models, writers=self._writers, limits=self._limits, metrics=Metrics(OfRay()))
 
 
 def ray_application(models: Mapping[str, Deployed], limits: Limits | None = None) -> Any:
@@ -141,6 +209,8 @@ def ray_application(models: Mapping[str, Deployed], limits: Limits | None = None
     from ray import serve
 
     bound = {name: _deployment(name, model).bind(model.open) for name, model in models.items()}
+    writers = {name: each for name, each in bound.items() if models[name].text}
+    others = {name: each for name, each in bound.items() if not models[name].text}
     made: Any = serve.ingress()(Ingress)
     ingress = serve.deployment(
         name=INGRESS,
@@ -148,7 +218,7 @@ def ray_application(models: Mapping[str, Deployed], limits: Limits | None = None
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=DRAIN_S,
     )(made)
-    return ingress.bind(limits or Limits(), bound)
+    return ingress.bind(limits or Limits(), others, writers)
 
 
 def _deployment(name: str, model: Deployed) -> Any:
@@ -166,7 +236,7 @@ def _deployment(name: str, model: Deployed) -> Any:
         "graceful_shutdown_timeout_s": DRAIN_S,
         "health_check_period_s": 5,
     }
-    return serve.deployment(**{**usual, **model.options})(Replica)
+    return serve.deployment(**{**usual, **model.options})(TextReplica if model.text else Replica)
 
 
 # -- a cluster ----------------------------------------------------------------------------------------------------

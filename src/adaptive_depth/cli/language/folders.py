@@ -133,6 +133,11 @@ def open_model(folder: Path) -> Opened:
         return Opened(model, _tokenizer(folder, model))
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Does this folder hold a tokenizer, and so a language model?"""
+    return any((folder / name).is_file() for name in _TOKENIZERS)
+
+
 def open_network(folder: Path) -> Opened:
     """A network that is adapted already, with its tokenizer.
 
@@ -304,7 +309,7 @@ def _check_kind(folder: Path, model: Any) -> None:
 
 
 def _tokenizer(folder: Path, model: Any) -> Any:
-    if not any((folder / name).is_file() for name in _TOKENIZERS):
+    if not has_tokenizer(folder):
         raise DataError(
             f"{folder} holds no tokenizer: expected tokenizer.json beside the model; copy the tokenizer's files there"
         )

@@ -131,18 +131,15 @@ class Writer:
 
     def tokens(self, text: str) -> list[int]:
         """A text that is gone on from: begun as the tokenizer begins one, and not ended."""
-        tokenizer = self.opened.tokenizer
-        ids = list(tokenizer(text, verbose=False)["input_ids"])
-        ends = ids[-1:] == [tokenizer.eos_token_id] and not text.endswith(tokenizer.eos_token or "")
-        return ids[:-1] if ends else ids
+        from ...language.texts import tokens_of
+
+        return tokens_of(self.opened.tokenizer, text)
 
     def text(self, ids: list[int], behind: int) -> str:
         """What stands behind the first tokens; decoded with them, for some tokenizers begin a text without a space."""
-        decode = self.opened.tokenizer.decode
-        whole, before = (decode(part, skip_special_tokens=True) for part in (ids, ids[:behind]))
-        return (
-            whole.removeprefix(before) if whole.startswith(before) else decode(ids[behind:], skip_special_tokens=True)
-        )
+        from ...language.texts import text_behind
+
+        return text_behind(self.opened.tokenizer, ids, behind)
 
     def _drafting(self, ids: list[int], room: int) -> "Draft | None":
         """Who drafts; what is to be measured is measured once for each depth."""
@@ -200,6 +197,7 @@ def opened_writer(
     if top_p == 0:
         raise typer.BadParameter("--top-p 0 leaves nothing to draw from: expected a number above 0, such as 0.9")
     opened = folders.open_network(folder)
+    from ...language.texts import sampling
     from ...skip import parse_skip
     from ...training.interrupting import seeded
 
@@ -210,7 +208,7 @@ def opened_writer(
         chosen = _within(folder, network, ms_per_token)
     else:
         chosen = network.skips[0]
-    writer = Writer(opened, chosen, _options(opened, temperature, top_p), tokens, draft)
+    writer = Writer(opened, chosen, sampling(network, opened.tokenizer, temperature, top_p), tokens, draft)
     check_draft(writer, chosen)
     with runs.threads(threads), seeded(seed), folders.quiet():
         yield writer
@@ -239,16 +237,6 @@ def _within(folder: Path, network: Any, ms: float) -> str:
     if skip not in network.skips:
         raise MeasurementError(f"the table of {folder} is of another network: make it anew with text table")
     return skip
-
-
-def _options(opened: folders.Opened, temperature: float, top_p: float | None) -> dict[str, Any]:
-    """How tokens are chosen, whatever the model's own settings say."""
-    settings, tokenizer = opened.model.model.generation_config, opened.tokenizer
-    found: dict[str, Any] = {"do_sample": temperature > 0, "top_k": 0, "num_beams": 1}
-    found |= {"temperature": temperature or 1.0, "top_p": top_p or 1.0}
-    if settings.eos_token_id is None and tokenizer.eos_token_id is not None:
-        found["eos_token_id"] = tokenizer.eos_token_id
-    return found
 
 
 def told(writer: Writer, rate: float) -> str:

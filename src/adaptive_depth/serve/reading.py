@@ -1,0 +1,59 @@
+"""A request as it arrives: a body of bounded size and time, and a client that may leave."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, TypeVar
+
+from .inputs import Limits
+from .problems import Problem
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+_T = TypeVar("_T")
+
+
+async def read_body(request: "Request", limits: Limits) -> bytes:
+    """The body of a request, of bounded size, within bounded time.
+
+    Raises:
+        Problem: it is larger, slower, or ends before it is there.
+    """
+    from starlette.requests import ClientDisconnect
+
+    said = request.headers.get("content-length", "")
+    large = Problem("too-large", f"the body has more than {limits.bytes:,} bytes: send a smaller one")
+    if said.isdecimal() and int(said) > limits.bytes:
+        raise large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limits.bytes:
+                    raise large
+    except TimeoutError as error:
+        raise Problem(
+            "slow", f"after {limits.seconds:g} s there were {len(body):,} bytes of the body: send it faster"
+        ) from error
+    except ClientDisconnect as error:
+        raise Problem("cut-off", f"the client left after {len(body):,} bytes of the body") from error
+    return bytes(body)
+
+
+async def unless_gone(request: "Request", work: Awaitable[_T]) -> _T:
+    """What comes of some work, which ends where the client leaves."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise Problem("cut-off", "the client left before its answer")
+        return task.result()
+    finally:
+        for each in (task, gone):
+            each.cancel()
+
+
+async def _gone(request: "Request") -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,86 @@
+"""A text as it is written: pieces, what they cost, and the words at which it stops."""
+
+from dataclasses import dataclass
+
+_UNFINISHED = "\ufffd"  # what a decoder shows of a character whose bytes are not all there
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of the prompt, and new ones."""
+
+    prompt: int
+    new: int
+
+    def to_json(self) -> dict[str, int]:
+        return {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.new,
+            "total_tokens": self.prompt + self.new,
+        }
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What is new of a text.
+
+    Attributes:
+        text: some characters.
+        skip: the depth that writes.
+        finish: of the last piece why it ended, `"stop"` or `"length"`.
+        usage: of the last piece.
+    """
+
+    text: str
+    skip: str
+    finish: str | None = None
+    usage: Usage | None = None
+
+
+class Stops:
+    """Holds back what may be the beginning of a word at which a text stops.
+
+    Arguments:
+        words: any of which ends the text, and is not part of it.
+
+    Attributes:
+        met: was there one?
+
+    Example:
+        >>> stops = Stops(("END",))
+        >>> stops.take("Once E"), stops.take("Once Ever EN"), stops.take("Once Ever END, no more")
+        ('Once ', 'Ever ', '')
+        >>> stops.met
+        True
+    """
+
+    def __init__(self, words: tuple[str, ...] = ()) -> None:
+        self._words, self._told, self.met = words, 0, False
+
+    def take(self, text: str) -> str:
+        """What is new and certain of a text.
+
+        Arguments:
+            text: all of it that was written so far.
+        """
+        if self.met:
+            return ""
+        found = [place for word in self._words if (place := text.find(word)) >= 0]
+        if found:
+            self.met = True
+            return self._new(text, min(found))
+        certain = len(text.rstrip(_UNFINISHED))
+        for word in self._words:
+            for size in range(min(len(word) - 1, certain), 0, -1):
+                if text.endswith(word[:size], 0, certain):
+                    certain -= size
+                    break
+        return self._new(text, certain)
+
+    def rest(self, text: str) -> str:
+        """What was held back, once nothing follows."""
+        return "" if self.met else self._new(text, len(text))
+
+    def _new(self, text: str, end: int) -> str:
+        begin, self._told = self._told, max(self._told, end)
+        return text[begin : max(begin, end)]
