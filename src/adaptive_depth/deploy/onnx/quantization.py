@@ -30,7 +30,7 @@ from .run import CPU, IMAGE, FilesBackend
 from .write import convert
 
 BATCH = 10  # images of one calibration pass
-_QUANTISED = ("Conv", "Gemm", "MatMul")
+_LAYERS = ("Conv", "Gemm", "MatMul")
 
 
 def quantize(
@@ -77,7 +77,7 @@ class _Reader(CalibrationDataReader):
 
 
 def _quantized(model: onnx_ir.Model, images: Images, folder: Path) -> onnx_ir.Model:
-    first = [node for value in model.graph.inputs for node in value.consumers() if node.op_type in _QUANTISED]
+    first = [node for value in model.graph.inputs for node in value.consumers() if node.op_type in _LAYERS]
     in_float, prepared, quantised = (folder / f"{name}.onnx" for name in ("float", "prepared", "int8"))
     onnx_ir.save(model, in_float)
     try:
@@ -88,7 +88,6 @@ def _quantized(model: onnx_ir.Model, images: Images, folder: Path) -> onnx_ir.Mo
                 str(quantised),
                 _Reader(images),
                 quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=[*_QUANTISED, "Add"],
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
