@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,6 +58,9 @@ def test_what_runs_on_a_device_needs_no_torch(fresh, run: Path, call, tmp_path: 
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)).save(tmp_path / "photo.png")
     python, command = (tmp_path / "fresh/bin" / name for name in ("python", "adaptive-depth"))
     (wheel,) = (tmp_path / "wheels").iterdir()
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {*archive.namelist()}  # what export --to web needs of an installed package
+    assert {f"adaptive_depth/deploy/web/javascript/{name}" for name in ("page/index.html", "src/index.js")} <= packed
 
     def add(extra: str = "") -> None:
         fresh(python, *PIP, "install", "--constraint", ROOT / "constraints.txt", f"{wheel}{extra}")

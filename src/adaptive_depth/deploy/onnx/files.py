@@ -79,9 +79,9 @@ class Weights:
                 self._file.write(bytes(-self._file.tell() % _ALIGNED))
                 self._places[key] = self._file.tell()
                 self._file.write(content)
-            place, name = self._places[key], value.name or ""
+            place, name, shape = self._places[key], value.name or "", onnx_ir.Shape(tensor.shape.numpy())
             value.const_value = onnx_ir.ExternalTensor(
-                WEIGHTS, place, len(content), tensor.dtype, shape=tensor.shape, name=name, base_dir=self._folder
+                WEIGHTS, place, len(content), tensor.dtype, shape=shape, name=name, base_dir=self._folder
             )
 
 

@@ -71,7 +71,7 @@ class _Reader(CalibrationDataReader):
     def __init__(self, images: Images) -> None:
         self._parts = iter(np.array_split(images, max(1, len(images) // BATCH)))
 
-    def get_next(self) -> dict[str, Images] | None:
+    def get_next(self) -> Any:
         part = next(self._parts, None)
         return None if part is None else {IMAGE: part}
 
