@@ -141,6 +141,22 @@ def test_a_deadline_that_a_request_names_is_kept_or_refused_while_its_pass_still
     run(work)
 
 
+def test_an_answer_that_comes_too_late_for_a_deadline_that_was_named_is_none(net: Net) -> None:
+    clock = Clock()
+
+    async def work() -> None:
+        async with batcher_of(net, clock=clock) as batcher:
+            net.gate.clear()
+            [task] = await asked(batcher, (0, Wishes(deadline_ms=100.0)))
+            await began(net)
+            clock.now += 0.3
+            net.gate.set()  # before anybody looks at the clock
+            with pytest.raises(Problem, match="there was no answer within 100 ms"):
+                await task
+
+    run(work)
+
+
 def test_a_deadline_that_no_depth_can_keep_is_refused_at_once(net: Net) -> None:
     async def work() -> None:
         async with batcher_of(net) as batcher:

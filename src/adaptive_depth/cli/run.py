@@ -116,7 +116,7 @@ def run(
     found = find_images(sources or ())
     if draw is not None:
         _check_drawn(draw)
-    session, known, preprocessing = _open(artifact, backend, threads, _providers(providers), governed=skip is None)
+    session, known, preprocessing = _open(artifact, backend, threads, providers_of(providers), governed=skip is None)
     left_out = _LeftOut()
     pictures = read_images(found, left_out, repeat=None if seconds is not None else repeat or 1)
     first = next(pictures, None)
@@ -215,7 +215,7 @@ def _drawer(folder: Path, known: "Artifact", sources: "Iterable[Source]") -> "Dr
     return Drawer(folder, known.labels, known.meanings, below)
 
 
-def _providers(named: str | None) -> list[str] | None:
+def providers_of(named: str | None) -> list[str] | None:
     """ONNX Runtime's names in their order; a device of OpenVINO has commas of its own (`AUTO:GPU,CPU`)."""
     if named is None or ":" in named:
         return None if named is None else [named]

@@ -14,6 +14,7 @@ from ..schema import from_plain
 from . import runs, show
 from .language import folders
 from .opening import open_source
+from .run import providers_of
 
 if TYPE_CHECKING:
     from ..serve.metrics import Metrics
@@ -71,6 +72,14 @@ def serve(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; the backend's default if not given.", show_default=False)
     ] = None,
+    providers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Where a file runs: ONNX Runtime's execution providers, or a device of OpenVINO; the CPU by default.",
+            show_default=False,
+        ),
+    ] = None,
     local: Annotated[bool, typer.Option("--local", help="In this one process, without Ray: for development.")] = False,
     replicas: Annotated[int, typer.Option(min=1, help="Processes for each model, on Ray.")] = 1,
     max_megabytes: Annotated[float, typer.Option(help="The largest body of a request.")] = 16.0,
@@ -115,7 +124,7 @@ def serve(
     models = {
         name: partial(open_text, name, path.resolve(), skip, text_limits, threads)
         if name in texts
-        else partial(open_one, name, path.resolve(), settings, backend, threads)
+        else partial(open_one, name, path.resolve(), settings, backend, threads, providers_of(providers))
         for name, path in named.items()
     }
     if local:
@@ -138,12 +147,18 @@ def _opened(
 
 
 def open_one(
-    name: str, path: Path, settings: "Settings", backend: str | None, threads: int | None, metrics: "Metrics"
+    name: str,
+    path: Path,
+    settings: "Settings",
+    backend: str | None,
+    threads: int | None,
+    providers: list[str] | None,
+    metrics: "Metrics",
 ) -> "Predictor":
     """A model that answers, in whichever process this runs."""
     from ..serve.opening import open_predictor
 
-    session, known = open_source(path, backend, threads, judged=settings.skip is None)
+    session, known = open_source(path, backend, threads, judged=settings.skip is None, providers=providers)
     with show.progress(f"measuring {len(session.skips)} depths of {name} on this machine") as advance:
         return open_predictor(name, session, known, settings, metrics=metrics, on_round=advance)
 
@@ -174,8 +189,8 @@ def application(args: dict[str, Any]) -> Any:
     """What Ray's own configuration files name as `import_path: adaptive_depth.cli.serve:application`.
 
     Arguments:
-        args: of the file: `artifacts`, by name; `target_ms`; where wanted `backend`, `threads`, fields of `Settings`.
-            Replicas and autoscaling stand in the file, under `deployments`.
+        args: of the file: `artifacts`, by name; `target_ms`; where wanted `backend`, `threads`, `providers` (a list),
+            and fields of `Settings`. Replicas and autoscaling stand in the file, under `deployments`.
 
     Raises:
         DataError: an entry that is missing or unknown.
@@ -183,13 +198,14 @@ def application(args: dict[str, Any]) -> Any:
     from ..serve.on_ray import Deployed, ray_application
     from ..serve.opening import Settings
 
-    own = {name: value for name, value in args.items() if name not in ("artifacts", "backend", "threads")}
+    given = ("backend", "threads", "providers")
+    own = {name: value for name, value in args.items() if name not in ("artifacts", *given)}
     settings = from_plain(Settings, own, DataError, "args")
     artifacts = from_plain(dict[str, str], args.get("artifacts"), DataError, "artifacts")
     return ray_application(
         {
             name: Deployed(
-                partial(open_one, name, Path(path), settings, args.get("backend"), args.get("threads")),
+                partial(open_one, name, Path(path), settings, *(args.get(each) for each in given)),
                 settings.most_waiting,
             )
             for name, path in artifacts.items()
