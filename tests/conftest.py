@@ -234,6 +234,20 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
     return folder_of
 
 
+@pytest.fixture(scope="session")
+def small_resnet() -> Callable[..., ad.AdaptiveNetwork]:
+    """`small_resnet(classes, *channels)`: a ResNet-18 whose norms differ between contexts, in eval mode."""
+
+    def build(classes: int, *channels: int) -> ad.AdaptiveNetwork:
+        torch.manual_seed(0)
+        network = ad.adapt(ad.create_model("resnet18", num_classes=classes, channels=channels)).eval()
+        for parameter in network.skip_norms.parameters():
+            parameter.data += 0.3 * torch.randn(parameter.shape)
+        return network
+
+    return build
+
+
 # -- browsers and JavaScript ------------------------------------------------------------------------------------
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

@@ -39,12 +39,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def network() -> ad.AdaptiveNetwork:
-    torch.manual_seed(0)
-    network = ad.adapt(ad.create_model("resnet18", num_classes=3, channels=(8, 8, 8, 8))).eval()
-    for parameter in network.skip_norms.parameters():
-        parameter.data += 0.3 * torch.randn(parameter.shape)
-    return network
+def network(small_resnet) -> ad.AdaptiveNetwork:
+    return small_resnet(3, 8, 8, 8, 8)
 
 
 @pytest.fixture(scope="module")

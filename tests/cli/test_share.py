@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import ModelCard
 
 import adaptive_depth as ad
-from adaptive_depth.cli.run import _of_run
+from adaptive_depth.cli.opening import _of_run
 from adaptive_depth.deploy.artifact import Artifact
 
 from .conftest import judge_by_an_error
@@ -159,8 +159,8 @@ def test_classes_of_images_are_no_names_of_outputs_that_are_none(call, run, tmp_
     assert call("share", run, tmp_path / "a")[0] == 0
     prepared = ad.AdaptiveNetwork.from_pretrained(tmp_path / "a").preprocessing
     assert (prepared.image_size, prepared.classes) == (24, ())
-    artifact = _of_run(Artifact("network", (), ("FFFF",), (None, 1, 24, 24)), run, ad.load(run), governed=False)
+    artifact = _of_run(Artifact("network", (), ("FFFF",), (None, 1, 24, 24)), run, ad.load(run), judged=False)
     assert (artifact.preprocessing.image_size, artifact.labels) == (24, ())
     (run / "task.json").unlink()
-    artifact = _of_run(Artifact("network", (), ("FFFF",), (None, 1, 24, 24)), run, ad.load(run), governed=False)
+    artifact = _of_run(Artifact("network", (), ("FFFF",), (None, 1, 24, 24)), run, ad.load(run), judged=False)
     assert artifact.labels == ("left", "middle", "right")

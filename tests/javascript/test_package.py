@@ -24,18 +24,11 @@ def run(*command: object, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
-def small() -> ad.AdaptiveNetwork:
-    torch.manual_seed(0)
-    network = ad.adapt(ad.create_model("resnet18", num_classes=len(LABELS), channels=(8, 16, 16, 16))).eval()
-    for parameter in network.skip_norms.parameters():
-        parameter.data += 0.3 * torch.randn(parameter.shape)
-    return network
-
-
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(small_resnet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a file of 16 depths, and what each of them gives for an input."""
-    folder, network, x = tmp_path_factory.mktemp("exported"), small(), torch.randn(1, 3, 32, 32)
+    folder, network = tmp_path_factory.mktemp("exported"), small_resnet(len(LABELS), 8, 16, 16, 16)
+    x = torch.randn(1, 3, 32, 32)
     rows = tuple(ad.Row(skip, 80 - 5 * skip.count("T"), 100 - 9 * skip.count("T"), 9) for skip in network.skips)
     data = Preprocessing(32, 3, (0.5,) * 3, (0.25,) * 3, "bilinear", 0.9, LABELS)
     ad.export_network(network, folder / "model.onnx", x, data=data, trade_offs=ad.TradeOffs(rows))
@@ -66,7 +59,7 @@ def test_a_user_of_typescript_finds_the_types(javascript: Path, node: Path, tmp_
     package = tmp_path / "node_modules" / "adaptive-depth"
     package.mkdir(parents=True)
     run("tar", "xzf", archive, "--strip-components=1", "-C", package, cwd=tmp_path)
-    assert sorted(file.name for file in package.iterdir()) == ["package.json", "src", "types"]
+    assert sorted(file.name for file in package.iterdir()) == ["README.md", "package.json", "src", "types"]
     (tmp_path / "package.json").write_text('{"type": "module"}')
     compiler = [node, javascript / "node_modules/typescript/bin/tsc", "--noEmit", "--strict", "--target", "es2022"]
     compiler += ["--module", "nodenext", "--lib", "es2022,dom", "program.ts"]

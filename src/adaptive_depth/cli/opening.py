@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from . import runs, tasks
 
@@ -10,6 +12,29 @@ if TYPE_CHECKING:
     from ..core.network import AdaptiveNetwork
     from ..deploy.artifact import Artifact
     from ..deploy.session import Session
+
+
+Backend = Annotated[
+    str | None, typer.Option(help="onnxruntime, openvino, executorch, eager, compiled; by default what the file says.")
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads; the backend's default if not given.", show_default=False)
+]
+Providers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,...",
+        help="Where a file runs: ONNX Runtime's execution providers, or a device of OpenVINO; the CPU by default.",
+        show_default=False,
+    ),
+]
+
+
+def providers_of(named: str | None) -> list[str] | None:
+    """ONNX Runtime's names in their order; a device of OpenVINO has commas of its own (`AUTO:GPU,CPU`)."""
+    if named is None or ":" in named:
+        return None if named is None else [named]
+    return [name.strip() for name in named.split(",")]
 
 
 def open_source(

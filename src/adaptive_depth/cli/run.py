@@ -17,7 +17,7 @@ import typer
 from ..errors import ArtifactError, DataError
 from ..quality import TOP_1, Quality
 from . import runs, show
-from .opening import open_source
+from .opening import Backend, Providers, Threads, open_source, providers_of
 from .stages import Json
 
 if TYPE_CHECKING:
@@ -59,21 +59,9 @@ def run(
     skip: Annotated[
         str | None, typer.Option(metavar="TTFF", help="This depth for all images, no governor.", show_default=False)
     ] = None,
-    backend: Annotated[
-        str | None,
-        typer.Option(help="onnxruntime, openvino, executorch, eager, compiled; by default what the file says."),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; the backend's default if not given.", show_default=False)
-    ] = None,
-    providers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME,...",
-            help="Where a file runs: ONNX Runtime's execution providers, or a device of OpenVINO; the CPU by default.",
-            show_default=False,
-        ),
-    ] = None,
+    backend: Backend = None,
+    threads: Threads = None,
+    providers: Providers = None,
     repeat: Annotated[int | None, typer.Option(min=1, help="So many rounds of the images.", show_default=False)] = None,
     seconds: Annotated[
         float | None, typer.Option(help="Rounds until so many seconds are over.", show_default=False)
@@ -213,13 +201,6 @@ def _drawer(folder: Path, known: "Artifact", sources: "Iterable[Source]") -> "Dr
     files = [source.parent for source in sources if isinstance(source, Path)]
     below = Path(os.path.commonpath(files)) if files else None
     return Drawer(folder, known.labels, known.meanings, below)
-
-
-def providers_of(named: str | None) -> list[str] | None:
-    """ONNX Runtime's names in their order; a device of OpenVINO has commas of its own (`AUTO:GPU,CPU`)."""
-    if named is None or ":" in named:
-        return None if named is None else [named]
-    return [name.strip() for name in named.split(",")]
 
 
 def _open(

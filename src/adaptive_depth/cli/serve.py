@@ -13,8 +13,7 @@ from ..errors import DataError
 from ..schema import from_plain
 from . import runs, show
 from .language import folders
-from .opening import open_source
-from .run import providers_of
+from .opening import Backend, Providers, Threads, open_source, providers_of
 
 if TYPE_CHECKING:
     from ..serve.metrics import Metrics
@@ -65,21 +64,9 @@ def serve(
     measure: Annotated[
         bool, typer.Option(help="Measure latencies on this machine first; else those of the table hold.")
     ] = True,
-    backend: Annotated[
-        str | None,
-        typer.Option(help="onnxruntime, openvino, executorch, eager, compiled; by default what the file says."),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; the backend's default if not given.", show_default=False)
-    ] = None,
-    providers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME,...",
-            help="Where a file runs: ONNX Runtime's execution providers, or a device of OpenVINO; the CPU by default.",
-            show_default=False,
-        ),
-    ] = None,
+    backend: Backend = None,
+    threads: Threads = None,
+    providers: Providers = None,
     local: Annotated[bool, typer.Option("--local", help="In this one process, without Ray: for development.")] = False,
     replicas: Annotated[int, typer.Option(min=1, help="Processes for each model, on Ray.")] = 1,
     max_megabytes: Annotated[float, typer.Option(help="The largest body of a request.")] = 16.0,

@@ -22,12 +22,8 @@ SKIPS = ("FFFF", "TTFF", "TTTT")
 
 
 @pytest.fixture(scope="module")
-def network() -> ad.AdaptiveNetwork:
-    torch.manual_seed(0)
-    network = ad.adapt(ad.create_model("resnet18", num_classes=5, channels=(16, 32, 48, 64))).eval()
-    for parameter in network.skip_norms.parameters():
-        parameter.data += 0.3 * torch.randn(parameter.shape)
-    return network
+def network(small_resnet) -> ad.AdaptiveNetwork:
+    return small_resnet(5, 16, 32, 48, 64)
 
 
 @pytest.fixture(scope="module")

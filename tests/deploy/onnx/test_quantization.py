@@ -23,12 +23,8 @@ def images(number: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 @pytest.fixture(scope="module")
-def network() -> ad.AdaptiveNetwork:
-    torch.manual_seed(0)
-    network = ad.adapt(ad.create_model("resnet18", num_classes=4, channels=(32, 32, 48, 64))).eval()
-    for parameter in network.skip_norms.parameters():
-        parameter.data += 0.3 * torch.randn(parameter.shape)
-    return network
+def network(small_resnet) -> ad.AdaptiveNetwork:
+    return small_resnet(4, 32, 32, 48, 64)
 
 
 @pytest.fixture(scope="module")

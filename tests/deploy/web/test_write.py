@@ -27,12 +27,8 @@ DATA = Preprocessing(32, 3, (0.5,) * 3, (0.25,) * 3, "bilinear", 0.9, ("ant", "b
 
 
 @pytest.fixture(scope="module")
-def network() -> ad.AdaptiveNetwork:
-    torch.manual_seed(0)
-    network = ad.adapt(ad.create_model("resnet18", num_classes=4, channels=(8, 16, 32, 64))).eval()
-    for parameter in network.skip_norms.parameters():
-        parameter.data += 0.3 * torch.randn(parameter.shape)
-    return network
+def network(small_resnet) -> ad.AdaptiveNetwork:
+    return small_resnet(4, 8, 16, 32, 64)
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,12 @@ def open_backend(
         return FilesBackend(path, read_sidecar(path), threads, providers)
     checked = _is_whole(path)
     session = _opened(path, threads, providers)
-    said = session.get_modelmeta().custom_metadata_map
+    try:
+        said = session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise ArtifactError(
+            f"the metadata of {path} cannot be read ({error}): it is damaged; export it again"
+        ) from error
     if CHECKED in said and not checked:
         raise ArtifactError(
             f"{source} does not have the checksum that its export put at its end: it is damaged, or another tool wrote "
