@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import DataError
@@ -167,6 +167,15 @@ class Preprocessing(Plain):
     def sides(self) -> tuple[int, int]:
         """Height and width of the input, in pixels."""
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    def of_size(self, height: int, width: int) -> "Preprocessing":
+        """The same for an input of another size, in pixels.
+
+        Example:
+            >>> Preprocessing(24, 1, (0.5,), (0.5,), resize="stretch").of_size(16, 32).image_size
+            (16, 32)
+        """
+        return replace(self, image_size=height if height == width else (height, width))
 
     def place(self, width: int, height: int) -> Placement:
         """Where an image of this size comes to lie in the input."""

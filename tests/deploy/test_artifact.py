@@ -138,3 +138,25 @@ def test_a_description_without_a_field() -> None:
     del plain["stages"]
     with pytest.raises(ArtifactError, match=r"the description describes itself wrongly .*stages"):
         Artifact.from_json(plain)
+
+
+RATED = ad.TradeOffs(tuple(ad.Row(skip, value, 4, 9) for skip, value in (("FF", 80.0), ("FT", 70.0), ("TT", 60.0))))
+
+
+def test_the_accuracy_of_the_file_itself_counts_more() -> None:
+    known = replace(FULL, trade_offs=RATED, accuracy={"FF": 78.5})
+    table = known.own_trade_offs()
+    assert table is not None
+    assert [row.accuracy for row in table.rows] == [78.5, 70.0, 60.0]
+    assert replace(known, accuracy=None).own_trade_offs() is RATED
+    assert BARE.own_trade_offs() is None
+
+
+def test_the_file_and_its_table_are_of_one_quality() -> None:
+    rmse = Quality("RMSE", "m", higher_is_better=False)
+    known = replace(FULL, trade_offs=replace(RATED, quality=rmse), accuracy={"FF": 0.5}, quality=rmse)
+    table = known.own_trade_offs()
+    assert table is not None
+    assert (table.quality, table.rows[0].accuracy) == (rmse, 0.5)
+    with pytest.raises(ArtifactError, match=r"the file that runs knows its top-1 .*, and its trade-offs are of RMSE"):
+        replace(known, quality=Artifact.quality).own_trade_offs()

@@ -85,16 +85,11 @@ def test_a_table_with_latencies_of_here():
     assert table.images == 900
 
 
-def test_the_accuracy_of_the_file_itself_counts_more():
-    table = with_latencies(TABLE, {"TT": 3.0, "FF": 6.0}, device={}, accuracy={"FF": 78.5})
-    assert [row.accuracy for row in table.rows] == [78.5, 60.0]
-
-
 def test_the_quality_stays():
     table = replace(TABLE, quality=Quality("RMSE", "m", higher_is_better=False))
-    own = with_latencies(table, {"TT": 3.0, "FF": 6.0}, device={}, accuracy={"FF": 0.5})
+    own = with_latencies(table, {"TT": 3.0, "FF": 6.0}, device={})
     assert own.quality == table.quality
-    assert own.rows[0].accuracy == 0.5
+    assert own.rows[0].accuracy == 80.0
 
 
 def test_latencies_of_other_depths():

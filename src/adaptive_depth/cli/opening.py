@@ -1,5 +1,6 @@
 """A session over what a command line names: an exported file, or a run folder with what was measured of it."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +29,13 @@ Providers = Annotated[
         show_default=False,
     ),
 ]
+
+
+def positive(option: str, value: float) -> float:
+    """The value of an option, where it is a finite number above 0."""
+    if not 0 < value < math.inf:
+        raise typer.BadParameter(f"{option} {value}: expected a finite number above 0")
+    return value
 
 
 def providers_of(named: str | None) -> list[str] | None:
@@ -61,8 +69,7 @@ def open_source(
 def _of_run(artifact: "Artifact", run: Path, network: "AdaptiveNetwork", *, judged: bool) -> "Artifact":
     from ..deploy.detectors import usual_meanings
 
-    measured = (run / runs.ACCURACY).exists() and (run / runs.PROFILE).exists()
-    known = replace(artifact, trade_offs=runs.trade_offs(run) if judged or measured else None)
+    known = replace(artifact, trade_offs=runs.trade_offs(run) if judged or runs.is_measured(run) else None)
     if not (run / runs.DATA).exists():  # saved by a program
         return known
     data = runs.with_outputs_named(run, runs.read_data(run))

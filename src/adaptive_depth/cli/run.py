@@ -1,7 +1,6 @@
 """adaptive-depth run: images through an exported file, at the depth that holds a deadline."""
 
 import json as json_module
-import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +16,7 @@ import typer
 from ..errors import ArtifactError, DataError
 from ..quality import TOP_1, Quality
 from . import runs, show
-from .opening import Backend, Providers, Threads, open_source, providers_of
+from .opening import Backend, Providers, Threads, open_source, positive, providers_of
 from .stages import Json
 
 if TYPE_CHECKING:
@@ -169,8 +168,8 @@ def _check(
         raise typer.BadParameter(f"no images were named: expected files, folders or camera, such as {example}")
     numbers = {"--target-ms": target_ms, "--images-per-s": images_per_s, "--seconds": seconds}
     for option, value in numbers.items():
-        if value is not None and not 0 < value < math.inf:
-            raise typer.BadParameter(f"{option} {value}: expected a finite number above 0")
+        if value is not None:
+            positive(option, value)
     if target_ms is not None and images_per_s is not None:
         raise typer.BadParameter("--target-ms and --images-per-s: expected one of the two")
     if target_ms is None and images_per_s is None and skip is None:
@@ -228,26 +227,22 @@ def _of_size(preprocessing: "Preprocessing", height: int | None, width: int | No
     """The same for the size that a file takes, where it takes one only."""
     if height is None or width is None:
         return preprocessing
-    return replace(preprocessing, image_size=width if height == width else (height, width))
+    return preprocessing.of_size(height, width)
 
 
 def _warmed_up(session: "Session", known: "Artifact", x: Any, skip: str | None) -> "TradeOffs | None":
     """The table of a governor, with latencies of this machine; None for one depth, which runs twice meanwhile."""
     from ..governor.latency import measure_latencies, with_latencies
 
-    if skip is not None or known.trade_offs is None:
+    table = known.own_trade_offs() if skip is None else None
+    if table is None:
         for _ in range(2):
             session(x, skip)
         return None
-    if known.accuracy and known.quality != known.trade_offs.quality:
-        raise ArtifactError(
-            f"the file that runs knows its {known.quality}, and its trade-offs are of {known.trade_offs.quality}: "
-            "expected one quality; export it with trade-offs of what it was measured by, or without labelled images"
-        )
-    skips = [row.skip for row in known.trade_offs.rows if row.skip in session.skips]
+    skips = [row.skip for row in table.rows if row.skip in session.skips]
     with show.progress(f"measuring {len(skips)} depths on this machine") as advance:
         latencies = measure_latencies(session, x, skips, on_round=advance)
-    return with_latencies(known.trade_offs, latencies, device={"backend": session.backend}, accuracy=known.accuracy)
+    return with_latencies(table, latencies, device={"backend": session.backend})
 
 
 # -- meanwhile --------------------------------------------------------------------------------------------------

@@ -77,6 +77,11 @@ def is_run(target: str | Path) -> bool:
     return (Path(target) / NETWORK).is_file()
 
 
+def is_measured(run: Path) -> bool:
+    """Are quality and costs of its depths known, which make a table?"""
+    return (run / ACCURACY).exists() and (run / PROFILE).exists()
+
+
 def open_model(target: str, arguments: Iterable[str] = (), **more: Any) -> "nn.Module":
     """The network of a run folder, or the model of a name.
 

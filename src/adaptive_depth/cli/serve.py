@@ -1,6 +1,5 @@
 """adaptive-depth serve: answer requests over HTTP, each at a depth that the queue allows."""
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,7 +12,7 @@ from ..errors import DataError
 from ..schema import from_plain
 from . import runs, show
 from .language import folders
-from .opening import Backend, Providers, Threads, open_source, providers_of
+from .opening import Backend, Providers, Threads, open_source, positive, providers_of
 
 if TYPE_CHECKING:
     from ..serve.metrics import Metrics
@@ -90,13 +89,13 @@ def serve(
     if target_ms is None and texts.keys() < named.keys():
         raise typer.BadParameter("no target: expected --target-ms, such as adaptive-depth serve A.onnx --target-ms 50")
     limits = Limits(_whole("--max-megabytes", max_megabytes, 1e6), _whole("--max-megapixels", max_megapixels, 1e6),
-                    _positive("--max-seconds", max_seconds))  # fmt: skip
-    target = 1000.0 if target_ms is None else _positive("--target-ms", target_ms)
+                    positive("--max-seconds", max_seconds))  # fmt: skip
+    target = 1000.0 if target_ms is None else positive("--target-ms", target_ms)
     settings = Settings(target, max_batch, max_waiting, shed, skip, _worth(worth), measure, limits)
     text_limits = {"first_token_ms": first_token_ms, "token_ms": ms_per_token}
     for option, value in (("--first-token-ms", first_token_ms), ("--ms-per-token", ms_per_token)):
         if value is not None:
-            _positive(option, value)
+            positive(option, value)
     listening = bound(host, port)  # before anything is measured: a port that is taken is found at once
     where = address_of(listening)
 
@@ -161,7 +160,7 @@ def open_text(
 
         torch.set_num_threads(threads)
     opened = folders.open_network(path)
-    table = runs.trade_offs(path) if (path / runs.PROFILE).exists() and (path / runs.ACCURACY).exists() else None
+    table = runs.trade_offs(path) if runs.is_measured(path) else None
     return Writer(
         name,
         opened.model,
@@ -257,14 +256,8 @@ def _named(artifacts: list[str]) -> dict[str, Path]:
     return found
 
 
-def _positive(option: str, value: float) -> float:
-    if not 0 < value < math.inf:
-        raise typer.BadParameter(f"{option} {value}: expected a finite number above 0")
-    return value
-
-
 def _whole(option: str, value: float, unit: float) -> int:
-    return max(1, round(min(_positive(option, value) * unit, 1 << 52)))
+    return max(1, round(min(positive(option, value) * unit, 1 << 52)))
 
 
 def _worth(text: str | None) -> dict[str, float]:

@@ -191,7 +191,7 @@ class AdaptiveNetwork(OnTheHub):
             StagesError: stages written by hand that no input has proven yet; a language model of transformers whose
                 config cannot say that it has fewer layers, or (DepthError) that does not run with these alone.
         """
-        view = self.view(skip)
+        view = self.view(skip)  # what `_given` does, without the call: choosing a depth takes 0.2 us
         if self._wholes is not self._views:
             view = self._whole_view(view)
         return view.module

@@ -81,6 +81,23 @@ class Artifact(Plain):
         """The outputs of a file in its order as a session gives them: by name, or one alone as it is."""
         return dict(zip(self.outputs, arrays, strict=True)) if self.outputs else arrays[0]
 
+    def own_trade_offs(self) -> TradeOffs | None:
+        """The table, with the quality of this very file (int8) where that was measured.
+
+        Raises:
+            ArtifactError: a table that is of another quality.
+        """
+        table = self.trade_offs
+        if table is None or not self.accuracy:
+            return table
+        if self.quality != table.quality:
+            raise ArtifactError(
+                f"the file that runs knows its {self.quality}, and its trade-offs are of {table.quality}: expected one "
+                "quality; export it with trade-offs of what it was measured by, or without labelled images"
+            )
+        rows = (replace(row, accuracy=self.accuracy.get(row.skip, row.accuracy)) for row in table.rows)
+        return replace(table, rows=tuple(rows))
+
     def to_json(self) -> dict[str, Any]:
         """Dictionaries, lists, strings and numbers only, as `from_json` reads them."""
         plain, table = to_plain(self), None if self.trade_offs is None else self.trade_offs.to_json()

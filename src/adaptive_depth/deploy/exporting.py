@@ -238,7 +238,7 @@ def quantize_network(
             f"quantize_network received images as a {type(images).__name__} ({one_line(error)[:200]}): expected one "
             "array [samples, channels, height, width]; networks of several inputs cannot be exported"
         ) from error
-    name = to or ("openvino" if Path(path).suffix == ".xml" else format_of(Path(path)))
+    name = to or format_of(Path(path))
     kind = FORMATS.take(name)
     if kind.int8 is None:
         able = " or ".join(each for each, other in FORMATS.items() if other.int8)

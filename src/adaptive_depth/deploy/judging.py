@@ -19,6 +19,7 @@ from ..tasks import Task
 from .artifact import Artifact
 
 Images = NDArray[np.float32]
+_TOGETHER = 10  # images of one calibration pass
 
 
 def checked(images: Any, artifact: Artifact) -> Images:
@@ -38,6 +39,11 @@ def checked(images: Any, artifact: Artifact) -> Images:
     if not np.isfinite(array).all():
         raise DataError("quantize received images with numbers that are not finite: no range holds them")
     return array
+
+
+def parted(images: Images) -> list[Images]:
+    """Images as they are passed through a network whose ranges are sought: some at a time."""
+    return np.array_split(images, max(1, len(images) // _TOGETHER))
 
 
 def judge(
@@ -84,7 +90,7 @@ def _qualities(
     """What a task says of each depth of some models; the batches are gone through once."""
     metrics: list[dict[str, Any]] = [{} for _ in models]
     for batch in labelled:
-        x, y = task.inputs(
+        x, y = task.taken_apart(
             tree_map(lambda part: torch.as_tensor(part) if isinstance(part, np.ndarray) else part, batch)
         )
         for model, found in zip(models, metrics, strict=True):

@@ -54,7 +54,6 @@ def with_latencies(
     latencies: Mapping[str, float],
     *,
     device: Mapping[str, Any],
-    accuracy: Mapping[str, float] | None = None,
 ) -> TradeOffs:
     """A table of the depths that were measured: their quality, and latencies of single images on another device.
 
@@ -62,7 +61,6 @@ def with_latencies(
         table: has the quality; what else was measured on its own device (memory, energy, times of text) is left out.
         latencies: milliseconds by skip.
         device: what they were measured on, as in `Profile`.
-        accuracy: the quality of the table by skip, of the very file that runs; that of the table where it is not there.
 
     Raises:
         MeasurementError: no depth is in both.
@@ -73,11 +71,9 @@ def with_latencies(
         >>> [row.latency_ms for row in with_latencies(table, {"F": 3.0, "T": 2.0}, device={}).rows]
         [3.0, 2.0]
     """
-    own = accuracy or {}
     rows = tuple(
         replace(
             row,
-            accuracy=own.get(row.skip, row.accuracy),
             latency_ms=latencies[row.skip],
             latency_high_ms=None,
             memory_mb=None,

@@ -14,7 +14,8 @@ from ..choose.tradeoffs import Row, TradeOffs
 from ..deploy.artifact import Artifact
 from ..deploy.predictions import Reader
 from ..deploy.session import Session
-from ..errors import ArtifactError, BudgetError, DataError, MeasurementError
+from ..errors import BudgetError, DataError, MeasurementError
+from ..governor.latency import with_latencies
 from ..governor.scheduler import DepthScheduler
 from ..quality import TOP_1, Quality
 from ..schema import Plain, Positive, Size
@@ -129,8 +130,7 @@ def open_predictor(
     )
     preprocessing = known.preprocessing
     if preprocessing is not None:
-        _, height, width = shape
-        preprocessing = replace(preprocessing, image_size=height if height == width else (height, width))
+        preprocessing = preprocessing.of_size(*shape[1:])
     read = Reader.of(known, classes=(known.quality if judged is None else table.quality) == TOP_1)
     return Predictor(about, batcher, preprocessing, read, settings.limits, watch=watch)
 
@@ -186,12 +186,9 @@ def with_batches(
         >>> with_batches(table, {"F": {1: 20.0, 4: 40.0}}, device={}).rows[0].throughput
         {1: 50.0, 4: 100.0}
     """
-    rows = []
-    for row in table.rows:
-        times = latencies[row.skip]
-        rates = {size: 1000 * size / ms for size, ms in times.items()}
-        rows.append(Row(row.skip, row.accuracy, row.macs, row.parameters, times[1], throughput=rates))
-    return TradeOffs(tuple(rows), device=dict(device), images=table.images, quality=table.quality)
+    alone = with_latencies(table, {skip: times[1] for skip, times in latencies.items()}, device=device)
+    rates = {skip: {size: 1000 * size / ms for size, ms in times.items()} for skip, times in latencies.items()}
+    return replace(alone, rows=tuple(replace(row, throughput=rates[row.skip]) for row in alone.rows))
 
 
 def _measured(
@@ -229,7 +226,7 @@ def _judged(
     if settings.skip is not None and settings.skip not in skips:
         raise DataError(f"skip={settings.skip} is not in {name}: expected one of {', '.join(skips)}")
     wanted = skips if settings.skip is None else (settings.skip,)
-    table = _own(known)
+    table = known.own_trade_offs()
     if table is None and settings.skip is None:
         raise DataError(
             f"{name} does not know how good its depths are, by which they are chosen: measure it with adaptive-depth "
@@ -253,21 +250,6 @@ def _judged(
             f"one, for each depth (--worth {example}...), or serve one depth, with --skip {rows[0].skip}"
         )
     return table, None
-
-
-def _own(known: Artifact) -> TradeOffs | None:
-    """The table, with the quality of the very file that runs where that was measured."""
-    table = known.trade_offs
-    if table is None or not known.accuracy:
-        return table
-    if known.quality != table.quality:
-        raise ArtifactError(
-            f"the file that runs knows its {known.quality}, and its trade-offs are of {table.quality}: expected one "
-            "quality; export it with trade-offs of what it was measured by, or without labelled images"
-        )
-    return replace(
-        table, rows=tuple(replace(row, accuracy=known.accuracy.get(row.skip, row.accuracy)) for row in table.rows)
-    )
 
 
 def _shape(name: str, known: Artifact) -> tuple[int, ...]:

@@ -77,6 +77,21 @@ def test_a_free_batch(quantized: Path) -> None:
     np.testing.assert_allclose(together[1:2], session(x[1:2], "TTFF"), atol=1e-4)
 
 
+class Triples(Classification):
+    """Its own way to take a batch apart is wrong."""
+
+    def inputs(self, batch: Any) -> Any:
+        return (*batch, None)
+
+
+def test_a_task_whose_inputs_are_no_pair_says_so(network: ad.AdaptiveNetwork, tmp_path: Path) -> None:
+    batches = [(torch.from_numpy(images(2)), torch.tensor([0, 1]))]
+    with pytest.raises(DataError, match=r"inputs\(\) of the task Triples returned a tuple of 3: expected a pair"):
+        quantize_network(
+            network, tmp_path / "p", images(2), to="onnx-files", skips="TTTT", labelled=batches, task=Triples()
+        )
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [

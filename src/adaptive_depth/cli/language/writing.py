@@ -226,7 +226,7 @@ def check_draft(writer: Writer, skip: str) -> None:
 
 def _within(folder: Path, network: Any, ms: float) -> str:
     """The best depth of the table within a limit."""
-    if not (folder / runs.PROFILE).exists() or not (folder / runs.ACCURACY).exists():
+    if not runs.is_measured(folder):
         make = show.command("text", "table", folder, "--text", "FILE")
         raise MeasurementError(f"--ms-per-token needs the table of {folder}: make it with {make}")
     found = runs.trade_offs(folder)

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir
 import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -22,14 +21,12 @@ from ...core.network import AdaptiveNetwork
 from ...errors import ExportError, one_line
 from ...tasks import as_task
 from ..artifact import Artifact
-from ..judging import Images, checked, judge
-from ..sidecar import write_sidecar
+from ..judging import Images, checked, judge, parted
 from ..tracing import Outputs, with_free_sides
 from .files import Weights
 from .run import CPU, IMAGE, FilesBackend
 from .write import convert
 
-BATCH = 10  # images of one calibration pass
 _LAYERS = ("Conv", "Gemm", "MatMul")
 
 
@@ -61,7 +58,6 @@ def quantize(
     if labelled is not None:
         backend = FilesBackend(path, artifact, None, (CPU,))
         artifact = judge(artifact, backend.run, network, images[:1], labelled, judged, in_float=task is not None)
-    write_sidecar(path, artifact)
     return artifact
 
 
@@ -69,7 +65,7 @@ class _Reader(CalibrationDataReader):
     """Images, some at a time."""
 
     def __init__(self, images: Images) -> None:
-        self._parts = iter(np.array_split(images, max(1, len(images) // BATCH)))
+        self._parts = iter(parted(images))
 
     def get_next(self) -> Any:
         part = next(self._parts, None)

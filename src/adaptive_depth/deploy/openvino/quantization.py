@@ -25,13 +25,12 @@ from ...core.network import AdaptiveNetwork
 from ...errors import ExportError, one_line
 from ...tasks import as_task
 from ..artifact import Artifact
-from ..judging import Images, checked, judge
+from ..judging import Images, checked, judge, parted
 from .branches import IMAGE, LAYERS, LOGITS, SKIP, choose, name_ends, new_model
 from .write import converted, save
 
 Batches = Sequence[Sequence[NDArray[Any]]]  # an array for each input or output
 _EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
-BATCH = 10  # images of one calibration pass
 
 
 def quantize(
@@ -71,7 +70,7 @@ def quantize(
     images, judged = checked(images, artifact), as_task(task)
     model = converted(network, torch.from_numpy(images[:1]), artifact, keep_norms=False)
     flags = _flags(artifact.skips[0])  # any: every branch is given all images
-    batches = [[batch, flags] for batch in np.array_split(images, max(1, len(images) // BATCH))]
+    batches = [[batch, flags] for batch in parted(images)]
     try:
         quantized = _quantized(model, batches, batches)
     except Exception as error:

@@ -58,11 +58,8 @@ class OpenVINOBackend:
 
     def __init__(self, path: Path, threads: int | None, device: str = "CPU") -> None:
         core = openvino.Core()
-        there = core.available_devices
-        if missing := [each for each in device.rpartition(":")[2].split(",") if each.partition(".")[0] not in there]:
-            raise ArtifactError(
-                f"device {missing[0]!r} is not here, where OpenVINO finds {', '.join(there)}: name another"
-            )
+        if device != "CPU":  # looking for devices loads the plugin of each
+            _check_device(device, core.available_devices)
         model, self.artifact = _read(core, path)
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if self.artifact.precision == "int8" and _has_partial_blocks(model):
@@ -84,6 +81,12 @@ class OpenVINOBackend:
         # A copy of the outputs: the next call of this thread writes to the same place.
         found = request.infer({"image": x, "skip": flags}, share_inputs=True, share_outputs=False)
         return self.artifact.named([found[name] for name in self.artifact.outputs or ("logits",)])
+
+
+def _check_device(device: str, there: Sequence[str]) -> None:
+    """Raise where a device, or one of those that `AUTO:GPU,CPU` names, is not here."""
+    if missing := [each for each in device.rpartition(":")[2].split(",") if each.partition(".")[0] not in there]:
+        raise ArtifactError(f"device {missing[0]!r} is not here, where OpenVINO finds {', '.join(there)}: name another")
 
 
 def _has_partial_blocks(model: openvino.Model) -> bool:
