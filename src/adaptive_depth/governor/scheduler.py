@@ -3,22 +3,23 @@
 import math
 import threading
 import time
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..choose.tradeoffs import TradeOffs
 from ..errors import BudgetError, MeasurementError, SkipError
 from ..stopwatch import Steps
 from .governor import check_table, is_positive
+from .prices import Price, Prices
 
 ROOM = 1.05  # a batch must end so much before the deadline
 MEMORY = 3.0  # deadlines over which arrivals are averaged
 USUAL = 0.25  # of the arrivals within a deadline, so many wait where nothing is late
-_RECENT = 3  # passes, of which the middle one says how slow the device is
+RECENT = 3  # passes, of which the middle one says how slow the device is
 _CHOICES = 64  # kinds of requests whose depths are kept
 
 
@@ -45,6 +46,23 @@ class _Depths(NamedTuple):
     skips: tuple[str, ...]
     worth: list[float]
     times: list[list[float]]
+
+
+class Queue(NamedTuple):
+    """The requests that wait, by their places; those first whose deadline is first.
+
+    Attributes:
+        alive, left: who can still be answered in time, and how much time each has, in milliseconds of the profile.
+        late: who cannot.
+        shed: who is turned away.
+        choices: what each request accepts, by its place; None where all accept any depth.
+    """
+
+    alive: Sequence[int]
+    left: Sequence[float]
+    late: Sequence[int]
+    shed: tuple[int, ...]
+    choices: "Sequence[_Depths] | None"
 
 
 class DepthScheduler:
@@ -106,11 +124,12 @@ class DepthScheduler:
         self._profiled, self._values = times, values
         self._depths = self._of(_front(values, times, self.max_batch))
         self._chosen: dict[frozenset[str], _Depths] = {}  # by what a request accepts
-        self._prices = _Prices(self._depths.worth, self._depths.times, self.deadline_ms)
-        self._step, self._lock = Steps(clock), threading.Lock()
+        self.prices = Prices(self._depths.worth, self._depths.times, self.deadline_ms)
+        self._step = Steps(clock)
+        self._lock: AbstractContextManager[Any] = threading.Lock()
         self._waiting = 0  # that the last plan left
         self._arrived, self._passed = 0.0, MEMORY * self.deadline_ms  # requests and ms, older ones weighing less
-        self._recent: deque[float] = deque(maxlen=_RECENT)
+        self._recent: deque[float] = deque(maxlen=RECENT)
         self.ignored = 0  # observations that no clock can have measured
 
     # -- planning and observing ---------------------------------------------------------------------------------
@@ -131,10 +150,9 @@ class DepthScheduler:
             SkipError: a depth that the table does not have, or none.
         """
         with self._lock:
-            choices = None if accepted is None else [self._accepting(each) for each in accepted]
-            self._count(len(left_ms))
-            found = self._plan(left_ms, choices)
-            self._waiting = len(left_ms) - len(found.batch) - len(found.shed)
+            queue = self.received(left_ms, accepted)
+            _, found = self.planned(queue, self.prices.at(self.load(queue)))
+            self.leave(len(left_ms) - len(found.batch) - len(found.shed))
             return found
 
     def observe(self, skip: str, batch: int, latency_ms: float) -> None:
@@ -155,6 +173,10 @@ class DepthScheduler:
                 self._recent.append(latency_ms / self._profiled[skip][batch])
             else:
                 self.ignored += 1
+
+    def joins(self, lock: AbstractContextManager[Any], recent: deque[float]) -> None:
+        """Share the lock of an `Arbiter`, and what it knows of the device's speed."""
+        self._lock, self._recent = lock, recent
 
     # -- what it knows ------------------------------------------------------------------------------------------
 
@@ -212,10 +234,12 @@ class DepthScheduler:
             self._chosen[key] = self._of(front or sorted(key, key=lambda skip: self._profiled[skip][1]))
         return self._chosen[key]
 
-    def _plan(self, left_ms: Sequence[float], choices: Sequence[_Depths] | None) -> Plan:
-        slow = self.slowdown * ROOM
+    def received(self, left_ms: Sequence[float], accepted: Sequence[Collection[str] | None] | None) -> Queue:
+        """Those that wait, counted and sorted; who can still be answered in time, and who is turned away."""
+        choices = None if accepted is None else [self._accepting(each) for each in accepted]
+        self._count(len(left_ms))
         places = sorted(range(len(left_ms)), key=left_ms.__getitem__)
-        left = [left_ms[place] / slow for place in places]  # in milliseconds of the profile
+        left = [left_ms[place] / self._slow for place in places]
         if choices is None:
             first = bisect_left(left, self._depths.times[0][1])
             late, alive, left = places[:first], places[first:], left[first:]
@@ -228,34 +252,75 @@ class DepthScheduler:
         if self.shed == "newest":
             number = self._in_time(left)
             shed, alive, left = [*shed, *alive[number:]], alive[:number], left[:number]
+        return Queue(alive, left, late, tuple(shed), choices)
+
+    def leave(self, waiting: int) -> None:
+        """So many still wait after a plan."""
+        self._waiting = waiting
+
+    @property
+    def _slow(self) -> float:
+        """By which a profiled latency is multiplied, to be on the safe side."""
+        return self.slowdown * ROOM
+
+    def load(self, queue: Queue) -> float:
+        """Requests for each millisecond of the profile: those that come, and those that wait beyond what is usual."""
+        rate, deadline = self._rate * self._slow, self.deadline_ms / self._slow
+        return rate + max(0.0, len(queue.alive) - USUAL * rate * deadline) / deadline
+
+    def worth_after(self, queue: Queue, price: Price) -> Callable[[float], float]:
+        """What those that wait are worth, when another network takes the device for so many milliseconds first."""
+        left, fastest = queue.left, self._depths.times[0][1]
+        rate, deadline = self._rate * self._slow, self.deadline_ms / self._slow
+
+        def worth(took: float) -> float:
+            least = took + fastest  # in which the first of them can be answered
+            first = bisect_left(left, least)
+            found = price.next(len(left) - first, left[first] - took) if first < len(left) else 0.0
+            if least > deadline:  # some that come meanwhile will be too late, too
+                found -= rate * (least - deadline) * price.each
+            return found
+
+        return worth
+
+    def planned(self, queue: Queue, price: Price, beyond: Callable[[float], float] | None = None) -> tuple[float, Plan]:
+        """The plan, and what it is worth with all that can follow.
+
+        Arguments:
+            beyond: what the queues of other networks are worth after so many milliseconds.
+        """
+        alive, left, choices = queue.alive, queue.left, queue.choices
         if not alive:
-            return self._of_late(late, tuple(shed), choices)
+            return -math.inf, self._of_late(queue)
         together, others, depths = list(zip(alive, left, strict=True)), [], self._depths
         if choices is not None:
             depths = choices[alive[0]]
             accepts = {*depths.skips}
             others = [(place, time) for place, time in together if not accepts <= {*choices[place].skips}]
             together = [(place, time) for place, time in together if accepts <= {*choices[place].skips}]
-        depth, start, size = self._best([time for _, time in together], slow, depths, [time for _, time in others])
+        value, depth, start, size = self._best(
+            [time for _, time in together], price, depths, [time for _, time in others], beyond
+        )
         skip, times, room = depths.skips[depth], depths.times[depth], together[start][1]
         chosen = [place for place, _ in together[start : start + size]]
         if self.shed is None:
-            others += [(place, math.inf) for place in late]
+            others += [(place, math.inf) for place in queue.late]
         for place, ends in others:  # as many as do not delay the first
             if len(chosen) == self.max_batch or times[len(chosen) + 1] > room:
                 break
             if (choices is None or skip in choices[place].skips) and times[len(chosen) + 1] <= ends:
                 chosen, room = [*chosen, place], min(room, ends)
-        return Plan(tuple(chosen), skip, tuple(shed), times[len(chosen)] * self.slowdown)
+        return value, Plan(tuple(chosen), skip, queue.shed, times[len(chosen)] * self.slowdown)
 
-    def _of_late(self, late: Sequence[int], shed: tuple[int, ...], choices: Sequence[_Depths] | None) -> Plan:
+    def _of_late(self, queue: Queue) -> Plan:
         """Where all are too late: those who accept what the first one accepts, at its fastest depth; or nobody."""
+        late, choices = queue.late, queue.choices
         depths = self._depths if choices is None or not late else choices[late[0]]
         batch: tuple[int, ...] = ()
         if not self.shed:
             accepting = [at for at in late if choices is None or depths.skips[0] in choices[at].skips]
             batch = tuple(accepting[: self.max_batch])
-        return Plan(batch, depths.skips[0], shed, depths.times[0][len(batch)] * self.slowdown)
+        return Plan(batch, depths.skips[0], queue.shed, depths.times[0][len(batch)] * self.slowdown)
 
     def _in_time(self, left: Sequence[float]) -> int:
         """How many can be answered in time in the order of their deadlines, by the fastest depth in full batches."""
@@ -271,14 +336,16 @@ class DepthScheduler:
         return done
 
     def _best(
-        self, left: Sequence[float], slow: float, depths: _Depths, others: Sequence[float]
-    ) -> tuple[int, int, int]:
-        """Depth, first of the batch, and its size; `others` wait, and are not for this batch."""
+        self,
+        left: Sequence[float],
+        price: Price,
+        depths: _Depths,
+        others: Sequence[float],
+        beyond: Callable[[float], float] | None,
+    ) -> tuple[float, int, int, int]:
+        """What the best batch is worth, its depth, its first request, and its size; `others` wait, for another one."""
         waiting, most = len(left), self.max_batch
-        rate = self._rate * slow  # for a millisecond of the profile
-        deadline = self.deadline_ms / slow
-        backlog = max(0.0, waiting + len(others) - USUAL * rate * deadline)
-        price = self._prices.at(rate + backlog / deadline)
+        rate, deadline = self._rate * self._slow, self.deadline_ms / self._slow
         full = min(waiting, most)
         best, found = -math.inf, (0, 0, 1)
         for size in {full, (full + 1) // 2, (full + 3) // 4}:
@@ -298,78 +365,13 @@ class DepthScheduler:
                 if others:
                     rest, room = rest + len(others), min(room, others[0] - took)
                 value = depths.worth[depth] * count - price.slope * took + price.next(rest + coming, room)
+                if beyond is not None:
+                    # What comes meanwhile comes in any case. For one network that it favours longer passes does no
+                    # harm (benchmarks/scheduling.py); between several it would favour the slowest of them.
+                    value += beyond(took) - coming * price.each
                 if value > best:
                     best, found = value, (depth, start, count)
-        return found
-
-
-class _Price:
-    """What a batch is worth while a millisecond of the device is worth `slope`."""
-
-    def __init__(self, slope: float, worth: Sequence[float], times: Sequence[Sequence[float]]) -> None:
-        self.slope = slope
-        self.largest = len(times[0]) - 1
-        self.rooms: list[list[float]] = [[]]
-        self.values: list[list[float]] = [[]]
-        for size in range(1, self.largest + 1):
-            ends = sorted(
-                (each[size], size * value - slope * each[size]) for value, each in zip(worth, times, strict=True)
-            )
-            rooms, values, best = [], [], -math.inf
-            for end, value in ends:
-                if value > best:
-                    rooms.append(end)
-                    values.append(value)
-                    best = value
-            self.rooms.append(rooms)
-            self.values.append(values)
-        self.each = max(0.0, max(values[-1] / size for size, values in enumerate(self.values) if size))
-
-    def next(self, requests: float, room: float) -> float:
-        """What so many requests are worth, of which the next batch must end within `room`."""
-        size = min(self.largest, math.ceil(requests))
-        while size:
-            place = bisect_right(self.rooms[size], room)
-            if place:
-                share = min(1.0, requests / size)
-                return share * max(0.0, self.values[size][place - 1]) + max(0.0, requests - size) * self.each
-            size //= 2
-        return max(0.0, requests - 1) * self.each
-
-
-class _Prices:
-    """What a millisecond of the device is worth by the load, from the best mixture of depths that carries it.
-
-    Of a load of so many requests a millisecond, each has `1 / load` of the device's time. What that buys is the upper
-    hull of (time of a request, worth of its answer) over all depths, and of nothing for no time; its slope there is the
-    price.
-    """
-
-    def __init__(self, worth: Sequence[float], times: Sequence[Sequence[float]], deadline: float) -> None:
-        points = [(0.0, 0.0)]
-        for value, each in zip(worth, times, strict=True):
-            fitting = [size for size in range(1, len(each)) if each[size] <= deadline / 2] or [1]
-            points.append((min(each[size] / size for size in fitting), value))
-        hull: list[tuple[float, float]] = []
-        for point in sorted(points):
-            while len(hull) >= 2 and _slope(hull[-2], hull[-1]) <= _slope(hull[-1], point):
-                hull.pop()
-            if not hull or point[1] > hull[-1][1]:
-                hull.append(point)
-        self._ends = [time for time, _ in hull[1:]]  # in ascending order
-        self._prices = [_Price(_slope(a, b), worth, times) for a, b in pairwise(hull)]
-        self._prices.append(_Price(0.0, worth, times))
-
-    def at(self, load: float) -> _Price:
-        """
-        Arguments:
-            load: requests a millisecond.
-        """
-        return self._prices[bisect_right(self._ends, 1 / load) if load > 0 else len(self._ends)]
-
-
-def _slope(a: tuple[float, float], b: tuple[float, float]) -> float:
-    return (b[1] - a[1]) / (b[0] - a[0]) if b[0] > a[0] else math.inf
+        return best, *found
 
 
 def _times(table: TradeOffs, max_batch: int | None) -> tuple[int, dict[str, list[float]]]:
