@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -19,7 +20,9 @@ from PIL import Image
 
 import adaptive_depth as ad
 from adaptive_depth.cli import main
-from adaptive_depth.cli.serve import application
+from adaptive_depth.cli.serve import _opened, application, open_one
+from adaptive_depth.serve.metrics import Metrics, Prometheus
+from adaptive_depth.serve.opening import Settings
 
 from ..pets import IMAGES, write_pets
 
@@ -77,6 +80,14 @@ def test_two_models_in_a_process_that_ends_well(model: Path, told: signal.Signal
 
 @pytest.mark.slow
 @pytest.mark.alone
+def test_models_of_a_process_take_turns_on_one_device(model: Path) -> None:
+    settings = Settings(1000.0, max_batch=1)
+    made = {name: partial(open_one, name, model, settings, None, 1, None) for name in ("cats", "dogs")}
+    models, writers = _opened(made, {}, Metrics(Prometheus()))
+    assert writers == {}
+    assert models["cats"].batcher._device is models["dogs"].batcher._device
+
+
 def test_the_same_on_ray(model: Path) -> None:
     stream = io.BytesIO()
     Image.new("RGB", (20, 30), "red").save(stream, "PNG")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from adaptive_depth.serve import batching
-from adaptive_depth.serve.batching import Answer, Batcher, rows_of
+from adaptive_depth.serve.batching import Answer, Batcher, Device, rows_of
 from adaptive_depth.serve.problems import Problem
 from adaptive_depth.serve.wishes import Wishes
 
@@ -352,3 +352,116 @@ def test_under_random_load_nobody_is_lost_and_nobody_is_answered_twice() -> None
     assert ended["in_time"] > 100
     told = {outcome: counts.outcomes[outcome] for outcome in ("shed", "full", "failed", "late")}
     assert told == {outcome: ended[outcome] for outcome in told}
+
+
+# -- several networks on one device ---------------------------------------------------------------------------------
+
+
+def shared(*nets: Any, **options: Any) -> list[Batcher]:
+    device = Device()
+    return [batcher_of(net, device=device, **options) for net in nets]
+
+
+def test_networks_that_share_a_device_take_turns() -> None:
+    going, most = 0, 0
+
+    class Counting(Net):
+        def __call__(self, x: Any, skip: str) -> Any:
+            nonlocal going, most
+            going += 1
+            most = max(most, going)
+            try:
+                return super().__call__(x, skip)
+            finally:
+                going -= 1
+
+    async def both() -> None:
+        cats, dogs = shared(Counting(0.002), Counting(0.002))
+        async with cats, dogs:
+            asked = [(batcher, n) for n in range(40) for batcher in (cats, dogs)]
+            answers = await asyncio.gather(*(batcher.answer(input_of(n), Wishes(skip="F")) for batcher, n in asked))
+            assert [answer.output[0, 0] for answer in answers] == [n + 1 for _, n in asked]
+
+    run(both)
+    assert most == 1
+
+
+def test_whose_deadline_is_first_is_next_whichever_network_it_asks(net: Net) -> None:
+    """All come while the device is busy: the first network has more to do, the second less time."""
+    other = Net()
+
+    async def both() -> None:
+        cats, dogs = shared(net, other)
+        net.gate.clear()
+        async with cats, dogs:
+            first = asyncio.create_task(cats.answer(input_of(0), Wishes(skip="F")))
+            await began(net)
+            rest = [asyncio.create_task(cats.answer(input_of(n), Wishes(skip="F"))) for n in (1, 2)]
+            hurried = asyncio.create_task(dogs.answer(input_of(3), Wishes(skip="F", deadline_ms=5000)))
+            await asyncio.sleep(0.05)
+            net.gate.set()
+            await asyncio.gather(first, *rest, hurried)
+
+    run(both)
+    assert [numbers for _, numbers in net.passes] == [[0.0], [1.0, 2.0]]
+    assert [numbers for _, numbers in other.passes] == [[3.0]]
+
+
+def test_one_that_is_stuck_holds_up_all_of_its_device_and_says_so(net: Net) -> None:
+    async def both() -> None:
+        cats, dogs = shared(net, Net(), stuck_s=0.2)
+        net.gate.clear()
+        async with cats, dogs:
+            asked = [cats.answer(input_of(0), Wishes(skip="F")), dogs.answer(input_of(0), Wishes(skip="F"))]
+            ends = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 10)
+            assert [end.kind for end in ends] == ["stuck", "stuck"]
+            assert not cats.healthy
+            assert not dogs.healthy
+            with pytest.raises(Problem, match="must be started anew"):
+                await dogs.answer(input_of(1), Wishes(skip="F"))
+
+    run(both)
+
+
+def test_one_that_stops_leaves_the_batch_of_the_other_alone(net: Net) -> None:
+    """The task of the first network began the batch of the second one, and is cancelled."""
+
+    async def both() -> None:
+        cats, dogs = shared(Net(), net)
+        net.gate.clear()
+        async with dogs:
+            await cats.__aenter__()
+            asked = asyncio.create_task(dogs.answer(input_of(1), Wishes(skip="F")))
+            await began(net)
+            late = asyncio.create_task(cats.answer(input_of(2), Wishes(skip="F")))
+            await asyncio.sleep(0.02)
+            await cats.stop(drain_s=0.02)
+            with pytest.raises(Problem, match="the server has stopped"):
+                await late
+            net.gate.set()
+            assert (await asyncio.wait_for(asked, 10)).output[0, 0] == 2
+
+    run(both)
+
+
+def test_places_in_a_queue_are_those_of_the_plan(net: Net) -> None:
+    """Who is turned away of one network is named before the batch of the other one has run."""
+    clock, other = Clock(), Net()
+
+    async def both() -> None:
+        cats, dogs = shared(net, other, deadline_ms=50.0, clock=clock)
+        net.gate.clear()
+        async with cats, dogs:
+            first = asyncio.create_task(cats.answer(input_of(0)))
+            await began(net)
+            old = [asyncio.create_task(dogs.answer(input_of(n))) for n in (1, 2)]
+            await asyncio.sleep(0.02)
+            clock.now += 0.06  # they are too late now
+            new = asyncio.create_task(dogs.answer(input_of(3)))
+            await asyncio.sleep(0.02)
+            net.gate.set()
+            ends = await asyncio.gather(first, *old, new, return_exceptions=True)
+            assert [getattr(end, "kind", "answered") for end in ends] == ["answered", "shed", "shed", "answered"]
+
+    run(both)
+    assert [numbers for _, numbers in other.passes] == [[3.0]]

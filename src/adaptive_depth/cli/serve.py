@@ -15,6 +15,7 @@ from .language import folders
 from .opening import Backend, Providers, Threads, open_source, positive, providers_of
 
 if TYPE_CHECKING:
+    from ..serve.batching import Device
     from ..serve.metrics import Metrics
     from ..serve.opening import Settings
     from ..serve.predicting import Predictor
@@ -124,12 +125,14 @@ def serve(
 
 
 def _opened(
-    models: "Mapping[str, Callable[[Metrics], Any]]", texts: Mapping[str, Path], metrics: "Metrics"
+    models: "Mapping[str, Callable[..., Any]]", texts: Mapping[str, Path], metrics: "Metrics"
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Models of images, and of text."""
-    found = {name: each(metrics) for name, each in models.items()}
-    writers = {name: each for name, each in found.items() if name in texts}
-    return {name: each for name, each in found.items() if name not in texts}, writers
+    """Models of images, which take turns in this process, and of text."""
+    from ..serve.batching import Device
+
+    device = Device()
+    images = {name: each(metrics, device) for name, each in models.items() if name not in texts}
+    return images, {name: each(metrics) for name, each in models.items() if name in texts}
 
 
 def open_one(
@@ -140,13 +143,14 @@ def open_one(
     threads: int | None,
     providers: list[str] | None,
     metrics: "Metrics",
+    device: "Device | None" = None,
 ) -> "Predictor":
     """A model that answers, in whichever process this runs."""
     from ..serve.opening import open_predictor
 
     session, known = open_source(path, backend, threads, judged=settings.skip is None, providers=providers)
     with show.progress(f"measuring {len(session.skips)} depths of {name} on this machine") as advance:
-        return open_predictor(name, session, known, settings, metrics=metrics, on_round=advance)
+        return open_predictor(name, session, known, settings, metrics=metrics, device=device, on_round=advance)
 
 
 def open_text(

@@ -20,6 +20,7 @@ ROOM = 1.05  # a batch must end so much before the deadline
 MEMORY = 3.0  # deadlines over which arrivals are averaged
 USUAL = 0.25  # of the arrivals within a deadline, so many wait where nothing is late
 RECENT = 3  # passes, of which the middle one says how slow the device is
+_TIE = 1e-6  # of equal worth, the batch that saves most time; where batches save none, the smallest
 _CHOICES = 64  # kinds of requests whose depths are kept
 
 
@@ -348,7 +349,7 @@ class DepthScheduler:
         rate, deadline = self._rate * self._slow, self.deadline_ms / self._slow
         full = min(waiting, most)
         best, found = -math.inf, (0, 0, 1)
-        for size in {full, (full + 1) // 2, (full + 3) // 4}:
+        for size in sorted({full, (full + 1) // 2, (full + 3) // 4}):
             for depth, times in enumerate(depths.times):
                 took = times[size]
                 start = bisect_left(left, took)
@@ -365,6 +366,7 @@ class DepthScheduler:
                 if others:
                     rest, room = rest + len(others), min(room, others[0] - took)
                 value = depths.worth[depth] * count - price.slope * took + price.next(rest + coming, room)
+                value += _TIE * (count * times[1] - took)
                 if beyond is not None:
                     # What comes meanwhile comes in any case. For one network that it favours longer passes does no
                     # harm (benchmarks/scheduling.py); between several it would favour the slowest of them.

@@ -5,8 +5,6 @@ Everything but the passes themselves happens in one event loop, so nothing here 
 
 import asyncio
 import math
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +16,12 @@ from numpy.typing import NDArray
 
 from ..choose.tradeoffs import TradeOffs
 from ..errors import ArtifactError, one_line
-from ..governor.scheduler import DepthScheduler
+from ..governor.arbiter import Arbiter
+from ..governor.scheduler import DepthScheduler, Plan
 from ..stopwatch import Steps
 from .metrics import Nobody, Watch
 from .problems import Problem
+from .thread import Thread
 from .wishes import Wishes
 
 PATIENCE = 10  # passes in a row that may fail, before a server says that it is not healthy
@@ -58,6 +58,67 @@ class _Request:
     future: "asyncio.Future[Answer]" = field(repr=False)
 
 
+class Device:
+    """What networks run on, one batch at a time. Where several share one, an `Arbiter` says whose batch is next.
+
+    Each `Batcher` has one of its own, unless it is given one.
+
+    Attributes:
+        stuck: a pass does not return. The process should be started anew.
+    """
+
+    def __init__(self) -> None:
+        self.stuck = False
+        self._batchers: list[Batcher] = []
+        self._arbiter: Arbiter | None = None
+        self._choosing = asyncio.Lock()
+        self._going: asyncio.Task[None] | None = None
+        self._left = 0
+
+    @property
+    def batchers(self) -> "Sequence[Batcher]":
+        """Whose networks run on it."""
+        return self._batchers
+
+    def join(self, batcher: "Batcher") -> None:
+        """One more network runs here."""
+        self._batchers.append(batcher)
+        if len(self._batchers) > 1:
+            self._arbiter = Arbiter({str(place): each.scheduler for place, each in enumerate(self._batchers)})
+
+    def leave(self) -> None:
+        """One has stopped. Once all have, a pass that does not return is waited for no more."""
+        self._left += 1
+        if self._going is not None and self._left == len(self._batchers):
+            self._going.cancel()
+
+    async def turn(self) -> None:
+        """The next batch of all that wait, whosever it is. Any of the batchers may call it, several at once.
+
+        A caller that is cancelled leaves the batch running: it may be another one's.
+        """
+        async with self._choosing:
+            if self._going is None or self._going.done():
+                plans = self._plans()
+                for batcher, plan in plans:  # all of them before anything waits: places are those of this moment
+                    batcher.take(plan)
+                running = [batcher.run(plan.skip) for batcher, plan in plans if plan.batch]
+                if not running:
+                    return
+                self._going = asyncio.create_task(running[0])
+            await asyncio.shield(self._going)
+
+    def _plans(self) -> "list[tuple[Batcher, Plan]]":
+        if self._arbiter is None:
+            (only,) = self._batchers
+            return [(only, only.scheduler.plan(*only.left()))] if only.waiting else []
+        asked = {str(place): batcher.left() for place, batcher in enumerate(self._batchers)}
+        plans = self._arbiter.plan(
+            {name: left for name, (left, _) in asked.items()}, {name: accepted for name, (_, accepted) in asked.items()}
+        )
+        return [(self._batchers[int(name)], plan) for name, plan in plans.items()]
+
+
 class Batcher:
     """A queue in front of a network. Made and used inside one event loop.
 
@@ -74,10 +135,8 @@ class Batcher:
         pad_to: the batch that `run` takes, where it takes only one size: filled up with zeros.
         stuck_s: a pass that takes longer does not return any more: all requests are refused from then on.
         watch: who counts.
+        device: where it runs, where it shares that with other networks.
         clock: seconds; one that jumps ahead has gone on by a second, one that goes back stands still.
-
-    Attributes:
-        stuck: a pass does not return. The process should be started anew.
 
     Example:
         >>> from adaptive_depth import Row
@@ -103,11 +162,12 @@ class Batcher:
         stuck_s: float = 30.0,
         worth: Mapping[str, float] | None = None,
         watch: Watch | None = None,
+        device: Device | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scheduler, self.table, self.skips = scheduler, table, tuple(skips)
         self.most_waiting, self.stuck_s = most_waiting, stuck_s
-        self.stuck = False
+        self._device = device or Device()
         self._run, self._pad_to, self._watch = run, pad_to, watch or Nobody()
         self._worth = dict(worth or {})
         self._step, self._time = Steps(clock), 0.0
@@ -119,6 +179,7 @@ class Batcher:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Batcher":
+        self._device.join(self)
         self._task = asyncio.create_task(self._work())
         return self
 
@@ -131,6 +192,11 @@ class Batcher:
     def waiting(self) -> int:
         """How many requests wait."""
         return len(self._waiting)
+
+    @property
+    def stuck(self) -> bool:
+        """Does a pass not return, of this network or of one that shares its device? Then start the process anew."""
+        return self._device.stuck
 
     @property
     def healthy(self) -> bool:
@@ -200,6 +266,7 @@ class Batcher:
         for request in (*self._running, *self._waiting):
             self._refuse(request, Problem("stopping", "the server has stopped: ask another one"))
         self._waiting.clear()
+        self._device.leave()
         self._thread.end()
 
     # -- inside -----------------------------------------------------------------------------------------------------
@@ -239,19 +306,25 @@ class Batcher:
     async def _work(self) -> None:
         while True:
             if self._waiting:
-                await self._next()
+                await self._device.turn()
             elif self._stopping:
                 return
             else:
                 self._wake.clear()
                 await self._wake.wait()
 
-    async def _next(self) -> None:
-        now, waiting = self._now(), self._waiting
-        accepted = [request.accepted for request in waiting]
-        left = [1000 * (request.deadline - now) for request in waiting]
-        plan = self.scheduler.plan(left, accepted if any(accepted) else None)
-        batch, shed = [waiting[place] for place in plan.batch], [waiting[place] for place in plan.shed]
+    # -- what the device asks ---------------------------------------------------------------------------------------
+
+    def left(self) -> tuple[list[float], list[tuple[str, ...] | None] | None]:
+        """Milliseconds that each of those who wait has left, and the depths that each accepts."""
+        now = self._now()
+        accepted = [request.accepted for request in self._waiting]
+        return [1000 * (request.deadline - now) for request in self._waiting], accepted if any(accepted) else None
+
+    def take(self, plan: Plan) -> None:
+        """Turn some away, and take a batch of others out of the queue, which runs next."""
+        waiting = self._waiting
+        self._running, shed = [waiting[place] for place in plan.batch], [waiting[place] for place in plan.shed]
         gone = {*plan.batch, *plan.shed}
         self._waiting = [request for place, request in enumerate(waiting) if place not in gone]
         self._watch.waiting(len(self._waiting))
@@ -260,12 +333,29 @@ class Batcher:
             said = f"it could not be answered in time any more: ask again in {seconds} s, or for a later deadline_ms"
             for request in shed:
                 self._refuse(request, Problem("shed", said, seconds))
-        if batch:
-            self._running = batch
-            try:
-                await self._answer(batch, plan.skip)
-            finally:
-                self._running = ()
+
+    async def run(self, skip: str) -> None:
+        """Run the batch that was taken."""
+        try:
+            await self._answer(self._running, skip)
+        finally:
+            self._running = ()
+
+    def refuse_late(self) -> None:
+        """Refuse those whose deadline has passed, while a batch runs."""
+        now = self._now()
+        for request in [*self._running, *self._waiting]:
+            if request.promised and now > request.deadline:
+                self._refuse(request, _late(request))
+        self._waiting = [request for request in self._waiting if not request.future.done()]
+
+    def give_up(self) -> None:
+        """Refuse all, for the device does not answer."""
+        for request in [*self._running, *self._waiting]:
+            self._refuse(
+                request, Problem("stuck", f"the network has not returned for {self.stuck_s:g} s: start the server anew")
+            )
+        self._waiting = []
 
     async def _answer(self, batch: Sequence[_Request], skip: str) -> None:
         """Run a batch; where it fails, one by one."""
@@ -311,67 +401,19 @@ class Batcher:
 
         began, future = self._now(), self._thread.run(passing)
         while not (await asyncio.wait({future}, timeout=_TICK))[0]:
-            now = self._now()
-            for request in [*self._running, *self._waiting]:
-                if request.promised and now > request.deadline:
-                    self._refuse(request, _late(request))
-            self._waiting = [request for request in self._waiting if not request.future.done()]
-            if now - began > self.stuck_s:
-                self._give_up()
-        self.stuck = False
+            for batcher in self._device.batchers:
+                batcher.refuse_late()
+            if self._now() - began > self.stuck_s:
+                self._device.stuck = True
+                for batcher in self._device.batchers:
+                    batcher.give_up()
+        self._device.stuck = False
         return future.result()
-
-    def _give_up(self) -> None:
-        self.stuck = True
-        for request in [*self._running, *self._waiting]:
-            self._refuse(
-                request, Problem("stuck", f"the network has not returned for {self.stuck_s:g} s: start the server anew")
-            )
-        self._waiting = []
 
     def _refuse(self, request: _Request, problem: Problem) -> None:
         if not request.future.done():
             request.future.set_exception(problem)
             self._watch.ended(problem.outcome)
-
-
-class Thread:
-    """One thread that runs what it is given, in turn. It does not keep a process alive whose pass never returns."""
-
-    def __init__(self) -> None:
-        self._given: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="passes", daemon=True).start()
-
-    def run(self, work: Callable[[], Any]) -> "asyncio.Future[Any]":
-        """What it returns or raises, in the event loop that asks."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        self._given.put((work, loop, future))
-        return future
-
-    def end(self) -> None:
-        self._given.put(None)
-
-    def _work(self) -> None:
-        while (given := self._given.get()) is not None:
-            work, loop, future = given
-            try:
-                found, error = work(), None
-            except Exception as raised:  # noqa: BLE001 - goes to whoever asked
-                found, error = None, raised
-            try:
-                loop.call_soon_threadsafe(_settle, future, found, error)
-            except RuntimeError:  # the loop is closed: nobody asks any more
-                return
-
-
-def _settle(future: "asyncio.Future[Any]", found: Any, error: Exception | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(found)
-    else:
-        future.set_exception(error)
 
 
 def rows_of(output: Any, wanted: int, given: int) -> list[Any]:

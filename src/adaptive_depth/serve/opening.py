@@ -20,7 +20,7 @@ from ..governor.scheduler import DepthScheduler
 from ..quality import TOP_1, Quality
 from ..schema import Plain, Positive, Size
 from ..stopwatch import planned, time_all
-from .batching import Batcher, rows_of
+from .batching import Batcher, Device, rows_of
 from .inputs import Limits
 from .metrics import Metrics
 from .predicting import About, Predictor
@@ -76,6 +76,7 @@ def open_predictor(
     settings: Settings,
     *,
     metrics: Metrics | None = None,
+    device: Device | None = None,
     on_round: OnRound | None = None,
     clock: Callable[[], float] = perf_counter,
 ) -> Predictor:
@@ -87,6 +88,7 @@ def open_predictor(
         known: what is known of it: `session.artifact`, or with more than that says.
         settings: how it is served.
         metrics: where it counts; nowhere where None.
+        device: what it shares with the other models of this process.
         on_round: called with (rounds done, rounds in all) while latencies are measured.
         clock: seconds.
 
@@ -116,6 +118,7 @@ def open_predictor(
         pad_to=fixed,
         worth={row.skip: (worth[row.skip] if worth else row.accuracy) / 100 for row in table.rows},
         watch=watch,
+        device=device,
     )
     about = About(
         name,

@@ -18,10 +18,11 @@ from ...language import generate
 from ...language.texts import sampling, text_behind, tokens_of
 from ...skip import parse_skip
 from ...training.interrupting import seeded
-from ..batching import PATIENCE, Thread
+from ..batching import PATIENCE
 from ..metrics import Nobody, Watch
 from ..predicting import About
 from ..problems import Problem
+from ..thread import Thread
 from .asking import TextAsked
 from .pieces import Piece, Stops, Usage
 
