@@ -189,6 +189,41 @@ def test_in_words(call, model, photos):
     assert "7.png cannot be read" in err
 
 
+def test_images_that_come_at_a_pace_wait_and_their_waiting_counts(call, model, photos):
+    said, _ = called(call, model, photos, "--target-ms", "60000", "--pace", "500", "--repeat", "3")
+    assert (said["images"], said["shed"], said["misses"], said["met_percent"]) == (18, 0, 0, 100)
+    assert said["depths"] == {"FF": 18}
+    assert said["waited_p95_ms"] >= said["waited_mean_ms"] > 0
+    status, out, _ = call("run", model, photos, "--target-ms", "60000", "--pace", "500", "--shed", "oldest")
+    assert status == 0
+    assert "Deadline: 60000 ms met by 100.0 %, 0 missed, 0 turned away\nWaiting: " in out
+
+
+@pytest.mark.parametrize("shed", ["oldest", "newest"])
+def test_images_that_are_too_late_are_turned_away(call, model, photos, shed):
+    said, _ = called(call, model, photos, "--target-ms", "1e-6", "--pace", "500", "--shed", shed)
+    assert (said["images"], said["shed"], said["predictions"]) == (0, 6, [])
+    status, out, _ = call("run", model, photos, "--target-ms", "1e-6", "--pace", "500", "--shed", shed)
+    assert (status, out.splitlines()[-1]) == (0, "Turned away: 6")
+
+
+def test_one_depth_that_waits(call, described, photos):
+    """For comparison; also of a file that does not know how good its depths are."""
+    said, _ = called(
+        call,
+        described(trade_offs=None),
+        photos,
+        "--skip",
+        "TT",
+        "--target-ms",
+        "60000",
+        "--pace",
+        "500",
+        "--shed=oldest",
+    )
+    assert (said["depths"], said["shed"], said["expected"]) == ({"TT": 6}, 0, None)
+
+
 class FourHeads(nn.Module):
     """One class, several labels, two numbers, and the class of each pixel."""
 
@@ -327,6 +362,19 @@ def test_images_become_as_large_as_the_file_takes_them(call, described, photos):
         (["MODEL", "PHOTOS", "--target-ms", "30", "--log", "PHOTOS"], "--log .*photos cannot be written"),
         (["MODEL", "PHOTOS", "--target-ms", "30", "--log", "PHOTOS/none/log"], "--log .*log cannot be written"),
         (["MODEL", "PHOTOS", "--target-ms", "30", "--log", "PHOTOS/0.png"], "0.png holds something else"),
+        (
+            ["MODEL", "PHOTOS", "--target-ms", "30", "--shed", "oldest"],
+            "--shed: images of files do not wait.*--pace 25",
+        ),
+        (["MODEL", "PHOTOS", "--target-ms", "30", "--pace", "9", "--shed", "all"], "expected oldest, newest or none"),
+        (["MODEL", "PHOTOS", "--target-ms", "30", "--pace", "0"], "--pace 0.0: expected a finite number above 0"),
+        (["MODEL", "PHOTOS", "--skip", "FF", "--pace", "9"], "need a deadline: expected --target-ms"),
+        (["MODEL", "PHOTOS", "--target-ms", "30", "--pace", "9", "--met", "0.9"], "--met is of the governor"),
+        (
+            ["MODEL", "PHOTOS", "--target-ms", "30", "--pace", "9", "--log", "LOG"],
+            "--log writes what a governor decides",
+        ),
+        (["MODEL", "camera", "--target-ms", "30", "--pace", "9"], "--pace: a camera has a pace of its own"),
         (["MODEL", "PHOTOS", "--skip", "FFF"], "names 3 stages, the network has 2"),
         (["MODEL", "PHOTOS", "--skip", "FF", "--backend", "tensorrt"], "backend='tensorrt': expected one of eager"),
         (["MODEL", "PHOTOS/nothing", "--target-ms", "30"], "nothing does not exist: expected an image, a folder"),

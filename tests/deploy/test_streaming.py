@@ -116,6 +116,9 @@ def test_counted_by_hand():
         "quality": {"name": "top-1", "unit": "%", "higher_is_better": True},
         "expected": 75.0,
         "read_mean_ms": 0.0,
+        "shed": None,
+        "waited_mean_ms": None,
+        "waited_p95_ms": None,
     }
     assert json.loads(json.dumps(summary.to_json()))["depths"] == {"F": 3, "T": 1}
 

@@ -50,6 +50,8 @@ def draw(passed: Pass, tally: Tally, slowdown: float | None) -> Table:
         view.add_row(Text(prediction.output or "output"), Text(prediction.text))
     view.add_row("depth", Text(passed.skip, style="bold"))
     view.add_row("latency", _latency(passed, tally.target_ms))
+    if passed.waited_ms is not None:
+        view.add_row("waited", f"{passed.waited_ms:.1f} ms")
     view.add_row("images", _counts(tally))
     if tally.expected_text is not None:
         view.add_row(Text(tally.quality.noun), Text(f"{tally.expected_text} expected"))
@@ -62,12 +64,14 @@ def draw(passed: Pass, tally: Tally, slowdown: float | None) -> Table:
 
 
 def _latency(passed: Pass, target_ms: float | None) -> Text:
-    if passed.latency_ms is None:
+    if passed.shed:
+        return Text("turned away", style="red")
+    if passed.taken_ms is None:
         return Text("failed", style="red")
-    said = f"{passed.latency_ms:.1f} ms"
+    said = f"{passed.taken_ms:.1f} ms"
     if target_ms is None:
         return Text(said)
-    met = passed.latency_ms <= target_ms
+    met = passed.taken_ms <= target_ms
     return Text(f"{said} of {target_ms:g} ms{'' if met else ', missed'}", style="green" if met else "red")
 
 
@@ -75,6 +79,8 @@ def _counts(tally: Tally) -> str:
     said = [str(tally.images)]
     if tally.target_ms is not None and tally.images:
         said.append(f"{tally.misses} missed ({100 * tally.misses / tally.images:.1f} %)")
+    if tally.shed:
+        said.append(f"{tally.shed} turned away")
     if tally.failures:
         said.append(f"{tally.failures} failed")
     return ", ".join(said)

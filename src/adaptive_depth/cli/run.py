@@ -25,10 +25,9 @@ if TYPE_CHECKING:
     from ..deploy.drawing import Drawer
     from ..deploy.session import Session
     from ..deploy.sources import Source
-    from ..deploy.streaming import Pass, Tally
+    from ..deploy.streaming import Chooser, Pass, Tally
     from ..governor.decisions import Decision
-    from ..governor.governor import Governor
-    from ..quality import Quality
+    from ..governor.scheduler import DepthScheduler
 
 _BEGINNING = b'{"number"'  # of a log
 
@@ -54,7 +53,26 @@ def run(
     images_per_s: Annotated[
         float | None, typer.Option(help="Instead: so many passes of the network a second.", show_default=False)
     ] = None,
-    met: Annotated[float, typer.Option(min=0.01, max=0.9999, help="The share of images that should meet it.")] = 0.95,
+    met: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=0.9999, help="The share of images that should meet it: 0.95.", show_default=False),
+    ] = None,
+    pace: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PER_SECOND",
+            help="Images come so many a second and wait while the network is busy; deadlines count from arrival.",
+            show_default=False,
+        ),
+    ] = None,
+    shed: Annotated[
+        str | None,
+        typer.Option(
+            metavar="oldest|newest|none",
+            help="With --pace or a camera: who is turned away when not all can be answered in time.",
+            show_default=False,
+        ),
+    ] = None,
     skip: Annotated[
         str | None, typer.Option(metavar="TTFF", help="This depth for all images, no governor.", show_default=False)
     ] = None,
@@ -85,6 +103,10 @@ def run(
     what the last ones took. The latency is that of the network alone; preparing an image (resizing, normalising) is
     told separately, reading its file is in neither. Ctrl-C ends the run and prints the summary.
 
+    With --pace, or --shed and a camera, images wait in a queue. A scheduler then picks the depths: it knows how long
+    each has waited and how many come, and turns away those of --shed (by default none). Deadlines count from the
+    arrival of an image until its outputs are read.
+
     What the network says of each image stands above the summary: the most probable class, labels above 50 %, numbers,
     the objects of a detector and where they are, the share of each class of pixels, or of several heads each in turn.
     --draw shows it on the images.
@@ -93,11 +115,13 @@ def run(
     """
     from ..deploy.predictions import Reader
     from ..deploy.preparing import prepare
+    from ..deploy.queueing import stream_arrivals
     from ..deploy.sources import Camera, find_images, read_images
     from ..deploy.streaming import Fixed, Tally, stream
     from ..governor.governor import Governor
 
     target = _check(sources, target_ms, images_per_s, skip, repeat, seconds)
+    queued = _check_queue(sources or [], pace, shed, target, met, log)
     if log is not None:
         _check_log(log, skip)
     found = find_images(sources or ())
@@ -109,20 +133,27 @@ def run(
     first = next(pictures, None)
     if first is None:
         raise DataError(f"none of the images can be read: {next(iter(left_out.told))}")
-    table = _warmed_up(session, known, prepare(first.image, preprocessing)[None], skip)
+    table = _warmed_up(session, known, prepare(first.image, preprocessing)[None], skip, always=queued)
     known = replace(known, outputs=session.artifact.outputs, detections=session.artifact.detections)  # once it ran
     with _writing(log) as write:
-        governor = None if table is None else Governor(table, target_ms=target, met=met, on_decision=write)
-        chooser = governor or Fixed(skip or known.skips[0])
         quality = _quality(known)
         read = Reader.of(known, classes=quality == TOP_1)
         drawer = None if draw is None else _drawer(draw, known, found)
         pictures = chain([first], pictures)
-        passes = stream(session, pictures, preprocessing, chooser, read=read, draw=drawer)
+        if queued:
+            assert table is not None
+            assert target is not None
+            chooser = _scheduler(table, target, shed, skip)
+            passes = stream_arrivals(session, pictures, preprocessing, chooser, per_s=pace, read=read, draw=drawer)
+        else:
+            chooser = Fixed(skip or known.skips[0])
+            if table is not None:
+                chooser = Governor(table, target_ms=target, met=0.95 if met is None else met, on_decision=write)
+            passes = stream(session, pictures, preprocessing, chooser, read=read, draw=drawer)
         tally = Tally(target, _measured(known), quality)
         told: dict[str, Pass] = {}
         seen = None if any(isinstance(source, Camera) for source in found) else told
-        said = _follow(passes, tally, governor, seconds, seen)
+        said = _follow(passes, tally, chooser, seconds, seen)
     said |= {"left_out": len(left_out.told), "backend": session.backend}
     said |= {"accuracy": said["expected"]} if quality == TOP_1 else {}  # its name in version 0.1
     if json:
@@ -179,6 +210,45 @@ def _check(
     return target_ms if images_per_s is None else 1000 / images_per_s
 
 
+def _check_queue(
+    sources: list[str], pace: float | None, shed: str | None, target: float | None, met: float | None, log: Path | None
+) -> bool:
+    """Do images wait in a queue?"""
+    cameras = any(each == "camera" or (each.startswith("camera:") and each[7:].isdecimal()) for each in sources)
+    if pace is not None:
+        positive("--pace", pace)
+        if cameras:
+            raise typer.BadParameter("--pace: a camera has a pace of its own; expected --shed alone for its images")
+    if shed not in (None, "oldest", "newest", "none"):
+        raise typer.BadParameter(f"--shed {shed}: expected oldest, newest or none")
+    if shed is not None and pace is None and not cameras:
+        raise typer.BadParameter(
+            "--shed: images of files do not wait, each is read when the one before is done; expected --pace too, such "
+            "as --pace 25 for 25 images a second"
+        )
+    queued = pace is not None or shed is not None
+    if queued and target is None:
+        raise typer.BadParameter("--pace and --shed need a deadline: expected --target-ms")
+    if queued and met is not None:
+        raise typer.BadParameter("--met is of the governor: with --pace or --shed, a scheduler plans the queue")
+    if queued and log is not None:
+        raise typer.BadParameter("--log writes what a governor decides: with --pace or --shed there is none")
+    return queued
+
+
+def _scheduler(table: "TradeOffs", target: float, shed: str | None, skip: str | None) -> "DepthScheduler":
+    """Of a queue; of one depth, every answer is worth the same."""
+    from ..governor.scheduler import DepthScheduler
+
+    whom, percent = shed if shed in ("oldest", "newest") else None, table.quality.unit == "%"
+    if skip is None and not (percent and table.quality.higher_is_better):
+        raise DataError(
+            f"what an answer in time is worth does not follow from {table.quality}, so no depths can be planned for a "
+            "queue: run without --pace and --shed, or one depth with --skip; in Python, DepthScheduler takes worth=..."
+        )
+    return DepthScheduler(table, target, max_batch=1, shed=whom, worth=None if skip is None else {skip: 1.0})
+
+
 def _check_log(log: Path, skip: str | None) -> None:
     if skip is not None:
         raise typer.BadParameter("--log writes what a governor decides: with --skip there is none")
@@ -230,15 +300,21 @@ def _of_size(preprocessing: "Preprocessing", height: int | None, width: int | No
     return preprocessing.of_size(height, width)
 
 
-def _warmed_up(session: "Session", known: "Artifact", x: Any, skip: str | None) -> "TradeOffs | None":
-    """The table of a governor, with latencies of this machine; None for one depth, which runs twice meanwhile."""
+def _warmed_up(session: "Session", known: "Artifact", x: Any, skip: str | None, *, always: bool) -> "TradeOffs | None":
+    """The table, with latencies of this machine. Of one depth, which runs twice meanwhile, only where it is `always`
+    needed, else None.
+    """
+    from ..choose.tradeoffs import Row, TradeOffs
     from ..governor.latency import measure_latencies, with_latencies
 
     table = known.own_trade_offs() if skip is None else None
-    if table is None:
+    if skip is not None:
         for _ in range(2):
             session(x, skip)
-        return None
+        if not always:
+            return None
+        table = TradeOffs((Row(skip, 0.0, 0, 0),))
+    assert table is not None
     skips = [row.skip for row in table.rows if row.skip in session.skips]
     with show.progress(f"measuring {len(skips)} depths on this machine") as advance:
         latencies = measure_latencies(session, x, skips, on_round=advance)
@@ -251,7 +327,7 @@ def _warmed_up(session: "Session", known: "Artifact", x: Any, skip: str | None) 
 def _follow(
     passes: "Iterable[Pass]",
     tally: "Tally",
-    governor: "Governor | None",
+    chooser: "Chooser | DepthScheduler",
     seconds: float | None,
     told: "dict[str, Pass] | None",
 ) -> dict[str, Any]:
@@ -267,11 +343,11 @@ def _follow(
         try:
             for passed in passes:
                 tally.add(passed)
-                if told is not None and passed.error is None:
+                if told is not None and passed.error is None and not passed.shed:
                     told.setdefault(passed.image, passed)
                 if passed.error is not None and tally.failures_in_a_row == 1:
                     _tell(f"Failed: {passed.image}: {passed.error}")
-                view.show(passed, tally, None if governor is None else governor.slowdown)
+                view.show(passed, tally, getattr(chooser, "slowdown", None))
                 if seconds is not None and perf_counter() - start >= seconds:
                     break
         except KeyboardInterrupt:
@@ -320,9 +396,17 @@ def _writing(log: Path | None) -> "Iterator[Callable[[Decision], None] | None]":
 def _in_words(said: dict[str, Any], tally: "Tally") -> str:
     lines = [_images(said)]
     if not said["images"]:
-        return lines[0]
+        return "\n".join([*lines, *([f"Turned away: {said['shed']}"] if said["shed"] else [])])
     if said["target_ms"] is not None:
-        lines.append(f"Deadline: {said['target_ms']:g} ms met by {said['met_percent']:.1f} %, {said['misses']} missed")
+        shed = "" if said["shed"] is None else f", {said['shed']} turned away"
+        lines.append(
+            f"Deadline: {said['target_ms']:g} ms met by {said['met_percent']:.1f} %, {said['misses']} missed{shed}"
+        )
+    if said["waited_mean_ms"] is not None:
+        lines.append(
+            f"Waiting: {said['waited_mean_ms']:.2f} ms on average, 95 % at most {said['waited_p95_ms']:.2f} ms, with "
+            "preparing; the deadline counts from the arrival of an image"
+        )
     lines.append(
         f"Latency: {said['latency_mean_ms']:.2f} ms on average, 95 % within {said['latency_p95_ms']:.2f} ms "
         f"({said['backend']}); preparing an image {said['prepared_mean_ms']:.2f} ms, reading the outputs "

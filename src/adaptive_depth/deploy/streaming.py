@@ -51,6 +51,8 @@ class Pass:
         predictions: what each output says of the image.
         error: what the backend raised.
         read_ms: reading the outputs: of a detector, the suppression.
+        waited_ms: since it came, with preparing; None where each image is read when the one before is done.
+        shed: it was turned away.
     """
 
     image: str
@@ -60,6 +62,15 @@ class Pass:
     predictions: tuple[Prediction, ...] = ()
     error: ArtifactError | None = None
     read_ms: float = 0.0
+    waited_ms: float | None = None
+    shed: bool = False
+
+    @property
+    def taken_ms(self) -> float | None:
+        """What its deadline counts: the pass alone, or from its arrival until its outputs were read."""
+        if self.latency_ms is None or self.waited_ms is None:
+            return self.latency_ms
+        return self.waited_ms + self.latency_ms + self.read_ms
 
 
 def stream(
@@ -122,8 +133,8 @@ class Summary:
 
     Attributes:
         images: passes that did not fail; `failures` are those that did.
-        target_ms, misses: the deadline of a pass, and how many took longer; None where there was none.
-        met_percent: the share that did not.
+        target_ms, misses: the deadline, and how many took longer; None where there was none.
+        met_percent: the share of all images that did not, and were not turned away.
         latency_mean_ms, latency_p95_ms: of the network alone; 95 % of the passes took at most the latter.
         prepared_mean_ms: resizing and normalising an image.
         depths: passes by skip, most used first.
@@ -131,6 +142,8 @@ class Summary:
         quality: what depths are judged by.
         expected: the mean of what was measured of the depths that ran, in its unit; None where that is not known.
         read_mean_ms: reading the outputs of an image: of a detector, the suppression.
+        shed: how many were turned away; None where images did not wait.
+        waited_mean_ms, waited_p95_ms: of those that ran, before their pass.
     """
 
     images: int
@@ -146,6 +159,9 @@ class Summary:
     quality: Quality
     expected: float | None
     read_mean_ms: float | None = None
+    shed: int | None = None
+    waited_mean_ms: float | None = None
+    waited_p95_ms: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Dictionaries, strings and numbers only."""
@@ -172,7 +188,9 @@ class Tally:
         self.target_ms, self.quality, self._known = target_ms, quality, known
         self.failures = self.failures_in_a_row = self.misses = self.switches = 0
         self.depths: Counter[str] = Counter()
+        self.shed = 0
         self._latencies, self._prepared, self._read = array("d"), 0.0, 0.0
+        self._waited = array("d")
         self._last: str | None = None
 
     @property
@@ -194,28 +212,34 @@ class Tally:
 
     def add(self, passed: Pass) -> None:
         """Count one pass."""
+        if passed.shed:
+            self.shed += 1
+            return
         if passed.latency_ms is None:
             self.failures += 1
             self.failures_in_a_row += 1
             return
         self.failures_in_a_row = 0
-        self.misses += self.target_ms is not None and passed.latency_ms > self.target_ms
+        self.misses += self.target_ms is not None and (passed.taken_ms or 0.0) > self.target_ms
         self.switches += self._last not in (None, passed.skip)
         self.depths[passed.skip] += 1
         self._latencies.append(passed.latency_ms)
         self._prepared += passed.prepared_ms
         self._read += passed.read_ms
+        if passed.waited_ms is not None:
+            self._waited.append(passed.waited_ms)
         self._last = passed.skip
 
     def summary(self) -> Summary:
         """All that was counted."""
         images, times, aimed = self.images, np.array(self._latencies), self.target_ms is not None
+        came, waited = images + self.shed, np.array(self._waited)
         return Summary(
             images,
             self.failures,
             self.target_ms,
             self.misses if aimed else None,
-            100 * (1 - self.misses / images) if aimed and images else None,
+            100 * (images - self.misses) / came if aimed and came else None,
             float(times.mean()) if images else None,
             float(np.percentile(times, 95)) if images else None,
             self._prepared / images if images else None,
@@ -224,4 +248,7 @@ class Tally:
             self.quality,
             self.expected,
             self._read / images if images else None,
+            self.shed if self.shed or len(waited) else None,
+            float(waited.mean()) if len(waited) else None,
+            float(np.percentile(waited, 95)) if len(waited) else None,
         )

@@ -1,0 +1,199 @@
+"""Images that come in their own time and wait while the network is busy; a scheduler says who runs, and who is shed."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from ..errors import ArtifactError
+from ..preprocessing import Placement, Preprocessing
+from .predictions import Prediction, Reader
+from .preparing import prepare
+from .sources import Picture
+from .streaming import PATIENCE, Pass
+
+MOST_WAITING = 256  # with so many in the queue, one more is turned away, whatever the scheduler would do
+_LATEST = 0.25  # of the mean time of reading an output, the weight of the latest one
+
+
+class Plan(Protocol):
+    """Of a `DepthScheduler`: the places of those to run and to turn away, and the depth."""
+
+    @property
+    def batch(self) -> tuple[int, ...]: ...
+
+    @property
+    def skip(self) -> str: ...
+
+    @property
+    def shed(self) -> tuple[int, ...]: ...
+
+
+class Planner(Protocol):
+    """What plans a queue: a `DepthScheduler` of batches of 1."""
+
+    @property
+    def deadline_ms(self) -> float: ...
+
+    def plan(self, left_ms: Sequence[float]) -> Plan: ...
+
+    def observe(self, skip: str, batch: int, latency_ms: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """An image that has come: its input, and when it came, in seconds."""
+
+    picture: Picture
+    x: NDArray[Any]
+    prepared_ms: float
+    came: float
+
+
+class _Arrivals:
+    """Reads and prepares images in a thread of its own, as they come."""
+
+    def __init__(
+        self,
+        pictures: Iterable[Picture],
+        preprocessing: Preprocessing,
+        per_s: float | None,
+        clock: Callable[[], float],
+        most: int,
+    ) -> None:
+        self.changed, self.queue = threading.Condition(), list[_Waiting]()
+        self.turned_away: deque[Picture] = deque()  # there was no room for them
+        self.over, self.error, self._most = False, None, most
+        self._given = pictures, preprocessing, per_s, clock
+        self._closed = threading.Event()
+        threading.Thread(target=self._read, name="images", daemon=True).start()
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _read(self) -> None:
+        try:
+            self._read_all()
+        except Exception as error:  # noqa: BLE001 - whoever takes the images raises it
+            self.error = error
+        with self.changed:
+            self.over = True
+            self.changed.notify()
+
+    def _read_all(self) -> None:
+        pictures, preprocessing, per_s, clock = self._given
+        start = clock()
+        for number, picture in enumerate(pictures):
+            came = clock() if per_s is None else start + number / per_s  # also where reading is slower than they come
+            if self._closed.wait(max(0.0, came - clock())):
+                return
+            began = clock()
+            x = prepare(picture.image, preprocessing)[None]
+            arrived = _Waiting(picture, x, 1000 * (clock() - began), came)
+            with self.changed:
+                if len(self.queue) < self._most:
+                    self.queue.append(arrived)
+                else:
+                    self.turned_away.append(picture)
+                self.changed.notify()
+
+
+def stream_arrivals(
+    session: Callable[[Any, str], Any],
+    pictures: Iterable[Picture],
+    preprocessing: Preprocessing,
+    scheduler: Planner,
+    *,
+    per_s: float | None,
+    read: Callable[[Any, Placement], tuple[Prediction, ...]] = Reader(),  # noqa: B008 - a plain value
+    draw: Callable[[Picture, Placement, Any, tuple[Prediction, ...]], None] | None = None,
+    clock: Callable[[], float] = monotonic,
+    most_waiting: int = MOST_WAITING,
+) -> Iterator[Pass]:
+    """Run images as they come, one at a time; those that wait are planned by a scheduler.
+
+    A deadline counts from the arrival of an image until its outputs are read. Images are read and prepared in a thread
+    of their own, which is part of their waiting.
+
+    Arguments:
+        session: called as `session(x, skip)` with `[1, channels, height, width]`.
+        pictures: what `read_images` yields.
+        preprocessing: that of the network.
+        scheduler: a `DepthScheduler` of batches of 1.
+        per_s: so many come a second; None where they have a pace of their own, as those of a camera.
+        read, draw: as of `stream`.
+        clock: seconds.
+        most_waiting: with so many in the queue, one more is turned away.
+
+    Raises:
+        ArtifactError: the backend has failed ten times in a row.
+        DataError, SkipError: an input or a depth that the session does not take, or a camera that gives no images.
+    """
+    arrivals, failed, reading_ms = _Arrivals(pictures, preprocessing, per_s, clock, most_waiting), 0, 0.0
+    try:
+        while True:
+            with arrivals.changed:
+                while not arrivals.queue and not arrivals.turned_away and not arrivals.over:
+                    arrivals.changed.wait()
+                turned_away, now = [*arrivals.turned_away], clock()
+                arrivals.turned_away.clear()
+                waiting = arrivals.queue
+                left = [scheduler.deadline_ms - 1000 * (now - each.came) - reading_ms for each in waiting]
+                plan = scheduler.plan(left)
+                shed, batch = [waiting[place] for place in plan.shed], [waiting[place] for place in plan.batch]
+                gone = {*plan.shed, *plan.batch}
+                arrivals.queue = [each for place, each in enumerate(waiting) if place not in gone]
+                over = arrivals.over and not waiting and not turned_away
+            for picture in turned_away:
+                yield Pass(picture.name, plan.skip, 0.0, shed=True)
+            for each in shed:
+                yield Pass(
+                    each.picture.name, plan.skip, each.prepared_ms, waited_ms=1000 * (now - each.came), shed=True
+                )
+            if over:
+                if arrivals.error is not None:
+                    raise arrivals.error
+                return
+            for each in batch:
+                passed = _passed(session, each, plan.skip, preprocessing, scheduler, read, draw, clock)
+                failed = 0 if passed.error is None else failed + 1
+                yield passed
+                if passed.error is None:
+                    reading_ms += _LATEST * (passed.read_ms - reading_ms)
+                elif failed >= PATIENCE:
+                    raise ArtifactError(
+                        f"{PATIENCE} passes in a row failed, the last one so: {passed.error}"
+                    ) from passed.error
+    finally:
+        arrivals.close()
+
+
+def _passed(
+    session: Callable[[Any, str], Any],
+    each: _Waiting,
+    skip: str,
+    preprocessing: Preprocessing,
+    scheduler: Planner,
+    read: Callable[[Any, Placement], tuple[Prediction, ...]],
+    draw: Callable[[Picture, Placement, Any, tuple[Prediction, ...]], None] | None,
+    clock: Callable[[], float],
+) -> Pass:
+    name, image = each.picture
+    began = clock()
+    waited_ms = 1000 * (began - each.came)
+    try:
+        output = session(each.x, skip)
+    except ArtifactError as error:
+        return Pass(name, skip, each.prepared_ms, error=error, waited_ms=waited_ms)
+    latency_ms = 1000 * (clock() - began)
+    scheduler.observe(skip, 1, latency_ms)
+    began, placement = clock(), preprocessing.place(*image.size)
+    predictions = read(output, placement)
+    read_ms = 1000 * (clock() - began)
+    if draw is not None:
+        draw(each.picture, placement, output, predictions)
+    return Pass(name, skip, each.prepared_ms, latency_ms, predictions, read_ms=read_ms, waited_ms=waited_ms)
