@@ -187,7 +187,7 @@ def test_a_network_itself_finds_the_same_without_an_export(call, detector, photo
     network = (
         detector[0] if kind == "retinanet" else masked() if kind == "masked" else tiny.adapted(tiny.detector(kind))
     )
-    found = _of_a_network(call, network, photos, monkeypatch)
+    found = _of_a_network(call, network, photos, monkeypatch, "--min-score", "0.05")
     for each in found:
         alone, boxes = wanted(network, each["image"], "TF")
         objects = each["outputs"][""]["objects"]
@@ -195,7 +195,7 @@ def test_a_network_itself_finds_the_same_without_an_export(call, detector, photo
         assert [one["box"] for one in objects] == pytest.approx(np.array(boxes), abs=0.05)
 
 
-def _of_a_network(call, network, photos, monkeypatch):
+def _of_a_network(call, network, photos, monkeypatch, *asked):
     """As of a run folder, which the data of a detector's training would be in."""
     command = importlib.import_module("adaptive_depth.cli.run")  # the package has a function of that name
 
@@ -204,7 +204,20 @@ def _of_a_network(call, network, photos, monkeypatch):
         return session, session.artifact, BOXES
 
     monkeypatch.setattr(command, "_open", opened)
-    return called(call, "unused", photos, "--skip", "TF")["predictions"]
+    return called(call, "unused", photos, "--skip", "TF", *asked)["predictions"]
+
+
+@pytest.mark.parametrize(("asked", "least"), [((), 0.25), (("--min-score", "0.6"), 0.6)])
+def test_objects_that_score_little_are_left_out(call, photos, monkeypatch, asked, least):
+    """A detector hands out whatever scores more than 0.05, for its metric: too many to look at."""
+    network = tiny.adapted(tiny.detector("faster"))
+    every = _of_a_network(call, network, photos, monkeypatch, "--min-score", "0.05")
+    some = _of_a_network(call, network, photos, monkeypatch, *asked)
+    for all_of_them, few in zip(every, some, strict=True):
+        scores = [each["score"] for each in all_of_them["outputs"][""]["objects"]]
+        kept = [each["score"] for each in few["outputs"][""]["objects"]]
+        assert kept == pytest.approx([score for score in scores if score > least])
+        assert len(kept) < len(scores)
 
 
 class Pixels(nn.Module):

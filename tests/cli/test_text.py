@@ -535,7 +535,7 @@ def test_what_is_there_is_kept_unless_told_otherwise(call, model, notes, run, mo
 
     monkeypatch.setattr("adaptive_depth.training.loop._Run._update", stop)
     status, _, err = call("text", "train", model, notes, "--out", run, "--overwrite", *TRAINING)
-    assert (status, err) == (130, "Error: interrupted: what was written before is kept, the rest is lost\n")
+    assert (status, err) == (130, "Error: interrupted; what was written before is kept\n")
     assert files(run) == before
     status, *_ = call("text", "train", model, notes, "--out", run.parent / "new", *TRAINING)
     assert status == 130

@@ -77,14 +77,22 @@ def test_frozen_norms_take_the_numbers_and_their_copies_are_thawed() -> None:
     assert all(torch.equal(each, copy.state_dict()[name]) for name, each in theirs.state_dict().items())
     found = list(network.subnet("FFFF").backbone.body(X).values())
     torch.testing.assert_close(found, features(source.subnet("FFFF")), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_statistics_that_frozen_norms_cannot_hold_are_to_be_measured_anew(caplog: pytest.LogCaptureFixture) -> None:
+    """With statistics per context for some norms and one set for the frozen ones, depths computed something else."""
     calibrated = classifier(calibrated=True)
     network = ad.adapt(zoo.faster_rcnn(norm=FrozenBatchNorm2d).eval(), body=calibrated)
     found = list(network.subnet("FFFF").backbone.body(X).values())
     torch.testing.assert_close(found, features(calibrated.subnet("FFFF")), rtol=1e-4, atol=1e-4)
-    contexts = {context for context, path in network.contexts() if path.startswith("backbone.body.layer2")}
-    assert contexts == {"FT", "TT"}
+    assert not network.calibrated
+    assert "frozen norms of the body (backbone.body.layer" in caplog.text
+    assert "keep one set of statistics" in caplog.text
+    ad.calibrate(network, [[torch.rand(3, 32, 32) for _ in range(4)]])
+    assert network.calibrated
     copy = network.statistics.get_submodule("FT.backbone.body.layer2.0.bn2")
-    assert torch.equal(copy.running_mean, calibrated.statistics.get_submodule("FT.layer2.0.bn2").running_mean)
+    assert not torch.equal(copy.running_mean, calibrated.statistics.get_submodule("FT.layer2.0.bn2").running_mean)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """`deploy/exporting.py`: what is checked before, compared after, and never lost in between."""
 
+import copy
 import json
 import os
 import re
@@ -119,6 +120,32 @@ def test_comparing(two_stages) -> None:
             ExportError, match=f"at depth {depth}: its outputs are off by {off:.1e} of their standard dev"
         ):
             compare(Session("test", Programs(network, artifact, off)), network, X, tell)
+
+
+class Cancels(nn.Module):
+    """In float32 it loses all digits below the third of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + ((x + 1e4) - 1e4)
+
+
+def test_what_rounding_does_to_the_network_itself_is_allowed_to_its_file(two_stages) -> None:
+    """Here float32 alone is off by far more than the tolerance; what is off by much more than that is still found."""
+    network = two_stages(Cancels)
+
+    class Exact(Programs):
+        def run(self, x: Any, skip: str) -> Any:
+            with torch.no_grad():
+                logits = copy.deepcopy(self.network).double()(torch.from_numpy(x).double(), skip=skip).numpy()
+            return logits + self.off * logits.std()
+
+    artifact = describe(network, "onnx", X)
+    with torch.no_grad():
+        own = network(X, skip="FF").numpy()
+    assert np.abs(Exact(network, artifact).run(X.numpy(), "FF") - own).max() > 2e-4 * own.std()
+    compare(Session("test", Exact(network, artifact)), network, X, lambda *_: None)
+    with pytest.raises(ExportError, match="does not compute what the network does at depth FF"):
+        compare(Session("test", Exact(network, artifact, off=0.05)), network, X, lambda *_: None)
 
 
 def test_comparing_a_single_logit(two_stages) -> None:

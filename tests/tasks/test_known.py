@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torchmetrics.classification import MulticlassF1Score
+from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 import adaptive_depth as ad
 from adaptive_depth.quality import Quality
@@ -347,3 +348,11 @@ def test_the_best_checkpoint_is_the_one_of_the_lowest_error(nets, tmp_path) -> N
     kept = json.loads((tmp_path / "best.json").read_text())
     assert kept["best"] == pytest.approx(-min(errors))
     assert len(kept["history"]) == 1 + errors.index(min(errors))
+
+
+@pytest.mark.parametrize("task", [ad.tasks.Segmentation(), ad.tasks.Classification(), ad.tasks.Regression()])
+def test_a_detector_of_torchvision_learns_from_boxes_alone(task: ad.tasks.Task) -> None:
+    model = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None)
+    with pytest.raises(ad.errors.TrainingError, match=f"the task is {type(task).__name__}, and a SSD is a detector"):
+        as_task(task, model)
+    assert isinstance(as_task(ad.tasks.Detection(), model), ad.tasks.Detection)

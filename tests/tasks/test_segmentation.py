@@ -118,6 +118,7 @@ def test_masks_as_images_and_lists_of_one_size() -> None:
     ("batch", "said"),
     [
         (([torch.rand(3, 8, 6), torch.rand(3, 8, 8)], [torch.zeros(8, 6), torch.zeros(8, 8)]), r"images of mixed size"),
+        ((torch.rand(2, 3, 64, 64), torch.zeros(2, 64, 128)), r"labels of \[64, 128\] pixels .* by one factor"),
         (([torch.rand(3, 8, 6)] * 2, [torch.zeros(8, 6), torch.zeros(8, 8)]), r"labels of mixed sizes, \[8, 6\], \[8,"),
         ((torch.rand(2, 3, 8, 6), torch.zeros(2, 6, 8).long()), r"labels of \[6, 8\] pixels for images of \[8, 6\]: e"),
         (torch.rand(2, 3, 8, 6), "inputs without labels"),

@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit status: 0, or 2 with one line on stderr for what the user can mend."""
     try:
         status = app(arguments, prog_name="adaptive-depth", standalone_mode=False) or 0
-        said = "interrupted: what was written before is kept, the rest is lost" if status == _INTERRUPTED else ""
+        said = "interrupted; what was written before is kept" if status == _INTERRUPTED else ""
     except AdaptiveDepthError as error:
         said, status = str(error), 2
     except ModuleNotFoundError as error:

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from ..deploy.streaming import Chooser, Pass, Tally
     from ..governor.decisions import Decision
     from ..governor.scheduler import DepthScheduler
+    from ..meaning import Detections
 
+_SCORE = 0.25  # of an object, at least
 _BEGINNING = b'{"number"'  # of a log
 
 
@@ -95,6 +97,12 @@ def run(
             show_default=False,
         ),
     ] = None,
+    min_score: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, help="Of a detector: leave out objects that score less; 0.25.", show_default=False
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run images through a network, each at the best depth that holds the deadline now.
@@ -134,7 +142,8 @@ def run(
     if first is None:
         raise DataError(f"none of the images can be read: {next(iter(left_out.told))}")
     table = _warmed_up(session, known, prepare(first.image, preprocessing)[None], skip, always=queued)
-    known = replace(known, outputs=session.artifact.outputs, detections=session.artifact.detections)  # once it ran
+    detections = _scoring(session.artifact.detections, min_score)  # which it says once it ran
+    known = replace(known, outputs=session.artifact.outputs, detections=detections)
     with _writing(log) as write:
         quality = _quality(known)
         read = Reader.of(known, classes=quality == TOP_1)
@@ -374,6 +383,15 @@ def _measured(known: "Artifact") -> dict[str, float]:
     rows = () if known.trade_offs is None else known.trade_offs.rows
     own = known.accuracy if known.quality == _quality(known) else None
     return {row.skip: row.accuracy for row in rows} | (own or {})
+
+
+def _scoring(detections: "Detections | None", least: float | None) -> "Detections | None":
+    """Objects that score enough to be looked at: a detector itself hands out whatever its metric may ask for."""
+    if detections is None:
+        if least is not None:
+            raise typer.BadParameter("--min-score is of the objects of a detector: expected a file or run of one")
+        return None
+    return replace(detections, threshold=max(detections.threshold, _SCORE) if least is None else least)
 
 
 @contextmanager

@@ -51,6 +51,19 @@ class Move:
                 _copy(_at(network.skip_norms, path), _at(target.skip_norms, self.paths[path]))
             if not network.calibrated:
                 return
+            lost = self._lost(target, ours)
+            if lost:
+                _LOGGER.warning(
+                    f"{len(lost)} frozen norms of the body ({some(lost)}) keep one set of statistics, where the "
+                    "network has one for each context: the super-net computes what it did, the other depths do not "
+                    "until the detector is trained and calibrated; build the body with nn.BatchNorm2d (norm_layer of "
+                    "torchvision) to keep them all"
+                )
+            for path, home in network.homes.items():  # of a frozen norm: those with which the super-net was calibrated
+                if path in self.paths and is_frozen(norm := ours[self.paths[path]]):
+                    _copy(_at(network.statistics, f"{'F' * home}.{path}"), norm)
+            if lost:
+                return
             target.reset_statistics(per_context=True)
             there = {other: path for path, other in self.paths.items()}
             for context, other in target.contexts():
@@ -58,9 +71,13 @@ class Move:
                     _at(network.statistics, f"{context}.{there.get(other)}"),
                     _at(target.statistics, f"{context}.{other}"),
                 )
-            for path, home in homes.items():  # a frozen norm has one set: those with which the super-net was calibrated
-                if path in self.paths and is_frozen(norm := ours[self.paths[path]]):
-                    _copy(_at(network.statistics, f"{'F' * home}.{path}"), norm)
+
+    def _lost(self, target: AdaptiveNetwork, ours: Mapping[str, nn.Module]) -> list[str]:
+        """Frozen norms of the target that have fewer sets of statistics than the network's norms in their places."""
+        sets = Counter(path for _, path in self.network.contexts())
+        kept = Counter(path for _, path in target.contexts())
+        frozen = [path for path in sets if path in self.paths and is_frozen(ours[self.paths[path]])]
+        return [self.paths[path] for path in frozen if sets[path] > kept[self.paths[path]] + 1]  # one is its own
 
 
 def _copy(source: nn.Module | None, target: nn.Module | None, *, recurse: bool = True) -> None:

@@ -172,7 +172,10 @@ def as_task(given: Any, model: nn.Module | None = None) -> Task:
     """
     if isinstance(given, Task):
         check_quality(given)
-        return given if model is None else given.of(unwrapped(model))
+        if model is None:
+            return given
+        _check_for_boxes(given, unwrapped(model))
+        return given.of(unwrapped(model))
     if isinstance(given, Mapping):
         return Heads({name: as_task(task) for name, task in given.items()})
     if given is None:
@@ -185,6 +188,20 @@ def as_task(given: Any, model: nn.Module | None = None) -> Task:
     criterion: Any = given
     meant = MEANT.get(kind_of(criterion))
     return OwnCriterion(criterion) if meant is None else _BY_NAME[meant](criterion)
+
+
+def _check_for_boxes(task: Task, model: nn.Module) -> None:
+    """
+    Raises:
+        TrainingError: a task of classes or numbers for a detector of torchvision, which has losses of its own.
+    """
+    known = detector_of(model) if type(task) in (Classification, MultiLabel, Regression, Segmentation) else None
+    if known is not None and known.library == "torchvision":
+        raise TrainingError(
+            f"the task is {type(task).__name__}, and a {type(model).__name__} is a detector, which learns from boxes: "
+            "expected Detection(), or no task; on the command line, data with boxes (coco/DIR, voc/DIR, yolo/DIR). "
+            "Masks of classes are learned by segmentation networks, such as torchvision/lraspp_mobilenet_v3_large"
+        )
 
 
 def _of_model(model: nn.Module) -> Task:

@@ -84,6 +84,11 @@ class Segmentation(Classification):
                     f"the loader yielded labels of {list(y.shape[1:])} pixels for images of {[height, width]}: "
                     "expected the same height and width; exchange the axes, y.transpose(1, 2)"
                 )
+            if abs(y.shape[1] * width - y.shape[2] * height) > max(height, width, *y.shape[1:]):  # beyond rounding
+                raise DataError(
+                    f"the loader yielded labels of {list(y.shape[1:])} pixels for images of {[height, width]}: "
+                    "expected the same height and width, or both larger or smaller by one factor"
+                )
         return x, y
 
     # -- losses and mIoU ----------------------------------------------------------------------------------------
