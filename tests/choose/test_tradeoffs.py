@@ -380,6 +380,46 @@ def test_networks_trained_alone_stand_beside():
     assert TradeOffs.from_json(json.loads(json.dumps(table.to_json()))) == table
 
 
+def of_networks_alone(*alone):
+    """Adaptive 44.9 and 40.2 %, as on photographs after ten epochs of Algorithm 1; latencies 50 and 30 ms."""
+    rows = (("FF", 44.9, 50.0), ("TT", 40.2, 30.0))
+    return TradeOffs(
+        tuple(
+            Row(skip, value, 9, 9, latency, alone=one) for (skip, value, latency), one in zip(rows, alone, strict=True)
+        )
+    )
+
+
+def test_a_plain_network_that_beats_the_chosen_depth_is_recommended():
+    table = of_networks_alone(58.7, 49.0)
+    why = str(table.choose(latency_ms=60))
+    assert (
+        "A plain network of depth FF, trained alone, is better at the same cost: 58.70 %. If you need this one depth "
+        "and no other, train and deploy that network."
+    ) in why
+    assert "Networks trained alone are better at FF, TT: train longer, or deploy plain ones" in str(table)
+    assert table.plain_instead("TT").skip == "TT"  # the plain super-net would be slower
+    shallow = of_networks_alone(None, 49.0)
+    assert "A plain network of depth TT, trained alone, is better at a lower latency_ms, 30: 49.00 %." in str(
+        shallow.choose(latency_ms=60)
+    )
+
+
+@pytest.mark.parametrize("alone", [(44.9, 40.2), (44.0, 40.0), (None, None)])
+def test_no_plain_network_is_recommended_that_is_not_better(alone):
+    table = of_networks_alone(*alone)
+    assert table.plain_instead("FF") is None is table.plain_instead("TT")
+    assert "plain" not in str(table.choose(latency_ms=60))
+    assert "Networks trained alone" not in str(table)
+
+
+def test_lower_errors_of_plain_networks_count_as_better():
+    quality = Quality("RMSE", "m", higher_is_better=False)
+    rows = Row("F", 0.5, 9, 9, 50.0, alone=0.6), Row("T", 0.7, 9, 9, 30.0, alone=0.4)
+    table = TradeOffs(rows, quality=quality)
+    assert (table.plain_instead("F").skip, table.plain_instead("T").skip) == ("T", "T")
+
+
 @pytest.mark.parametrize(
     ("alone", "message"),
     [

@@ -102,6 +102,25 @@ def test_train_tells_programs_json_and_people_what_comes_next(call, train_argume
     assert f"adaptive-depth profile {tmp_path / 'b'}" in out
 
 
+def test_train_compares_itself_with_networks_trained_alone(call, train_arguments, tmp_path):
+    run = tmp_path / "run"
+    status, out, _ = call(
+        *train_arguments, "--epochs=1", f"--output={run}", "--compare=alone", "--compare-seeds=2", "--json"
+    )
+    told = json.loads(out)
+    assert status == 0
+    assert {skip: len(values) for skip, values in told["alone"].items()} == {"FFFF": 2, "TTTT": 2}
+    assert json.loads((run / "alone.json").read_text()) == pytest.approx(
+        {skip: sum(values) / 2 for skip, values in told["alone"].items()}
+    )
+    status, out, _ = call(*train_arguments, "--epochs=1", f"--output={run}", "--overwrite", "--compare=alone")
+    assert status == 0
+    alone = json.loads((run / "alone.json").read_text())
+    assert alone["FFFF"] == told["alone"]["FFFF"][0]  # the same seed
+    assert re.search(rf"FFFF     in the adaptive network \S+ %, alone {alone['FFFF']:.2f} %: [+-]\d", out)
+    assert "Each alone: 1 epochs of the same recipe, as many images loaded, 1 seed; " in out
+
+
 def test_the_same_seed_trains_the_same_network(call, train_arguments, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         assert call(*train_arguments, "--epochs=1", f"--seed={seed}", f"--output={tmp_path / name}")[0] == 0
@@ -392,6 +411,15 @@ def test_select_explains_the_choice_and_keeps_what_was_trained_alone(call, run):
     assert (rows["FFFF"][2], rows["TTTT"][2], rows["TFFF"][2]) == ("50.50", "40.00", "-")
     status, out, _ = call("select", run, "--json")  # said once
     assert json.loads(out)["rows"][0]["alone"] == 50.5
+
+
+def test_analyze_says_where_networks_trained_alone_are_better(call, run):
+    (run / "alone.json").write_text('{"FFFF": 59.5, "TTTT": 50.0}')
+    (run / "accuracy.json").write_text('{"accuracy": {"FFFF": 50.5, "TTTT": 50.0}}')
+    status, out, _ = call("analyze", run, "--images=12", "--maps=0")
+    assert status == 0
+    assert "FFFF is 9.00 points below a network of that depth trained alone: " in out
+    assert "TTTT is" not in out
 
 
 def test_select_follows_what_a_run_is_judged_by(call, run):

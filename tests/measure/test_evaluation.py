@@ -6,10 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
 import adaptive_depth as ad
+from adaptive_depth.measure.evaluation import evaluate_one
 
 
 class Counting(nn.Module):
@@ -197,3 +199,14 @@ def test_a_plain_model_is_refused_where_a_network_is_expected(tmp_path: Path) ->
         ):
             call()
     assert not (tmp_path / "run").exists()
+
+
+def test_a_plain_network_is_judged_as_the_super_net_is() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("resnet18", num_classes=3, channels=(8, 8, 8, 8))
+    batches = [(torch.randn(6, 3, 32, 32), torch.randint(3, (6,))) for _ in range(3)]
+    alone = evaluate_one(model, batches)
+    assert model.training  # as it was
+    assert alone == ad.evaluate(ad.adapt(model), batches, ["FFFF"])["FFFF"]
+    with pytest.raises(ad.DataError, match="evaluate_one received an empty loader"):
+        evaluate_one(model, [])

@@ -417,11 +417,38 @@ class TradeOffs(Plain):
             times = "latencies" if cost == "latency_ms" else "times"
             noise = f" (but the two {times} cannot be told apart)" if self._tied(best, full) and cost in TIMED else ""
             yield f"Against the super-net: {self._against(best, full, cost)}{noise}."
+        if (plain := self.plain_instead(best.skip)) is not None:
+            assert plain.alone is not None
+            most = self.quality.text(plain.alone, self.digits)
+            cheaper = "at the same cost" if plain is best else f"at a lower {cost}, {getattr(plain, cost):,.4g}"
+            yield (
+                f"A plain network of depth {plain.skip}, trained alone, is better {cheaper}: {most}. If you need this "
+                "one depth and no other, train and deploy that network."
+            )
         if best.latency_high_ms and best.latency_high_ms > limits.get("latency_ms", math.inf):
             yield (
                 f"The limit is met by the median; its 95 % interval reaches {best.latency_high_ms:.4g} ms: measure "
                 "again on a quiet machine, or ask for less."
             )
+
+    def plain_instead(self, skip: str) -> Row | None:
+        """The depth of a network trained alone that beats a sub-network in quality and costs no more, where one does.
+
+        Example:
+            >>> rows = Row("F", 44.9, 400, 9, alone=58.7), Row("T", 40.2, 200, 5, alone=49.0)
+            >>> TradeOffs(rows).plain_instead("F").skip, TradeOffs(rows).plain_instead("T").skip
+            ('F', 'T')
+        """
+        cost = self.cost_name()
+        chosen = next(row for row in self.rows if row.skip == skip)
+        better = [
+            (self.quality.gain(row.alone, 0.0), -getattr(row, cost), row)
+            for row in self.rows
+            if row.alone is not None
+            and self.quality.gain(row.alone, chosen.accuracy) > 0
+            and getattr(row, cost) <= getattr(chosen, cost)
+        ]
+        return max(better, key=lambda each: each[:2])[2] if better else None
 
     def _checked(self, limits: Mapping[str, Any]) -> Mapping[str, float]:
         known = (*COSTS, "accuracy" if self.quality == TOP_1 else "quality")
@@ -478,6 +505,12 @@ class TradeOffs(Plain):
             lines.append(f"Of {self.quality.name}, lower is better.")
         if self.chance is not None:
             lines.append(f"On {self.images} images, differences of less than {self.chance:.1f} points may be chance.")
+        behind = [row for row in self.rows if row.alone is not None and self.quality.gain(row.accuracy, row.alone) < 0]
+        if behind:
+            lines.append(
+                f"Networks trained alone are better at {', '.join(row.skip for row in behind)}: train longer, or "
+                "deploy plain ones where one depth is enough."
+            )
         place = ", ".join(str(each) for each in map(self.device.get, ("processor", "backend")) if each)
         on = f" on {place}" if place else ""
         if "latency_ms" in self.measured and self.device:

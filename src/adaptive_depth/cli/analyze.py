@@ -76,9 +76,28 @@ def analyze(
         show.as_json(found.to_json())
         return
     typer.echo(found)
+    for said in _beside_plain_networks(run):
+        typer.echo(said)
     if data is None:
         written = [run / name for name in (runs.ANALYSIS, runs.TRANSFORMATIONS, runs.MAPS) if (run / name).exists()]
         typer.echo(f"\nWritten to {', '.join(map(str, written))}")
+
+
+def _beside_plain_networks(run: Path) -> list[str]:
+    """What a skip costs says nothing of how good the super-net is: where networks trained alone are better."""
+    alone = runs.read_alone(run)
+    if not alone or not (run / runs.ACCURACY).exists():
+        return []
+    measured = runs.read_accuracy(run)
+    quality, found = measured["quality"], measured["accuracy"]
+    digits = quality.digits(found.values())
+    return [
+        f"{skip} is {quality.apart(found[skip], value, digits)} {'below' if quality.higher_is_better else 'above'} a "
+        "network of that depth trained alone: train longer, or with another recipe. What skips cost, above, is "
+        "relative to this super-net."
+        for skip, value in alone.items()
+        if skip in found and quality.gain(found[skip], value) < 0
+    ]
 
 
 def _open_other(place: Path, network: "AdaptiveNetwork", entry: str | None) -> "nn.Module":

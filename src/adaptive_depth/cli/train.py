@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import FetchError
-from . import runs, show, tasks
+from . import alone, runs, show, tasks
 from .reading import read_json
 from .stages import GroupSize, Json, Mandatory, ModelKwargs
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import torch
+    from torch import nn
 
     from ..training.history import Epoch, History, Progress
     from ..training.recipe import Recipe
@@ -125,6 +126,17 @@ def train(
     feature_weight: Annotated[float | None, typer.Option(help="Weight of the optional feature term; 0 is off.")] = None,
     low_memory: Annotated[bool, typer.Option("--low-memory", help="Two backward passes, less memory.")] = False,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same training.")] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="alone",
+            help="Afterwards train super-net and base-net alone, by the same recipe, and compare.",
+            show_default=False,
+        ),
+    ] = None,
+    compare_seeds: Annotated[
+        int, typer.Option(min=1, help="Of the networks alone: so many seeds, from the recipe's on.")
+    ] = 1,
     workers: Workers = None,
     device: Device = None,
     track: Annotated[
@@ -171,16 +183,17 @@ def train(
         raise typer.BadParameter("--weights-entry names a part of a file of weights: add --weights FILE")
     if weights is not None and pretrained:
         raise typer.BadParameter("--weights and --pretrained are two places to start from: name one of them")
+    alone.check(compare, compare_seeds)
     with runs.claimed(output, overwrite=overwrite, resume=resume):
         place = runs.pick_device(device)
         result, history = _train(
             chosen, output, place, runs.pick_workers(workers, place), root=root, download=download,
             pretrained=pretrained, weights=weights, weights_entry=weights_entry, body=body,
             mandatory=mandatory, group_size=group_size, resume=resume, track=track or (),
-            asked=tasks.Chosen(task, metric, metric_name),
+            compared=compare_seeds if compare else 0, asked=tasks.Chosen(task, metric, metric_name),
         )  # fmt: skip
     if result:
-        _report(result, history, json)
+        _report(result, history, chosen, json)
 
 
 def _train(
@@ -199,6 +212,7 @@ def _train(
     group_size: int | None,
     resume: bool,
     track: "Sequence[str]",
+    compared: int,
     asked: tasks.Chosen,
 ) -> tuple[dict[str, Any], "History"]:
     import torch
@@ -224,9 +238,16 @@ def _train(
         classes = _classes(recipe.data, root, download, ignored)
         size = recipe.eval_size or recipe.image_size
         arguments = arguments_for(recipe.model, classes, size, runs.with_config(recipe.model_kwargs))
-        plain = create_model(recipe.model, pretrained=pretrained, **arguments)
-        if weights is not None:
-            runs.start_from(plain, weights, weights_entry)
+
+        name = recipe.model
+
+        def build() -> "nn.Module":
+            made = create_model(name, pretrained=pretrained, **arguments)
+            if weights is not None:
+                runs.start_from(made, weights, weights_entry)
+            return made
+
+        plain = build()
         config = configure(
             recipe.data,
             plain,
@@ -240,6 +261,7 @@ def _train(
         example = torch.randn(2, config.channels, *config.preprocessing.sides)
         cut: Any = {"skip_aware": recipe.skip_aware_norms, "body": body}
         network = runs.as_network(plain, mandatory, group_size, example, **cut).to(place)
+        began = alone.now()
         processes = Processes()
         shown = {"workers": workers, "share": (processes.index, processes.count)}
         batches = TrainingBatches(config, recipe, workers=workers)
@@ -270,6 +292,7 @@ def _train(
                 on_step=on_step,
                 on_epoch=on_epoch,
             )
+        took = alone.now() - began
         if batches.damaged:
             told = "; ".join(f"{name}: {reason}" for name, reason in list(batches.damaged.items())[:3])
             number = f"{len(batches.damaged)} training image{'s' * (len(batches.damaged) > 1)}"
@@ -294,6 +317,16 @@ def _train(
     result |= {"statistics": runs.statistics_of(network), "network": network.fingerprint}
     result |= {} if quality == TOP_1 else {"quality": asdict(quality)}
     show.write_json(output / runs.ACCURACY, result)
+    if compared:
+        began = alone.now()
+
+        def at(skip: str, seed: int) -> "nn.Module":
+            with seeded(seed):
+                return runs.as_network(build(), mandatory, group_size, example, **cut).extract(skip).to(place)
+
+        ends = (network.skips[0], network.skips[-1])
+        found = alone.train_alone(at, ends, compared, recipe, config, validation, task, output, workers)
+        result |= {"alone": found, "alone_seconds": alone.now() - began, "seconds": took}
     return result, history
 
 
@@ -352,7 +385,7 @@ def images_in(loader: Any) -> int:
     return len(loader.dataset)
 
 
-def _report(result: dict[str, Any], history: "History", json: bool) -> None:
+def _report(result: dict[str, Any], history: "History", recipe: "Recipe", json: bool) -> None:
     if json:
         show.as_json(result | {"history": history.to_json()})
         return
@@ -361,5 +394,8 @@ def _report(result: dict[str, Any], history: "History", json: bool) -> None:
     typer.echo(f"{what} on {result['images']} validation images, before and after calibration:")
     before, after = result["before_calibration"], result["accuracy"]
     typer.echo(show.accuracy_table(before, after, quality))
+    if "alone" in result:
+        typer.echo("Against plain networks of the same depths:")
+        typer.echo(alone.in_words(result["alone"], after, quality, recipe, result["alone_seconds"], result["seconds"]))
     typer.echo(f"Written to {result['run']}. Next, measure what each depth costs here:")
     typer.echo(f"  {show.command('profile', result['run'])}")

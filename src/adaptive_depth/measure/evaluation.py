@@ -97,6 +97,39 @@ def evaluate(
     return Measured({skip: judged.value(metric) for skip, metric in metrics.items()}, judged.quality)
 
 
+def evaluate_one(model: nn.Module, batches: Iterable[Any], *, task: Any = None) -> float:
+    """The quality of a plain network, as `evaluate` measures that of a sub-network.
+
+    Arguments:
+        model: not adapted; it runs in eval mode without gradients and is left as it was.
+        batches, task: as for `evaluate`.
+
+    Raises:
+        DataError: as `evaluate`.
+
+    Example:
+        >>> import torch
+        >>> evaluate_one(nn.Identity(), [(torch.eye(2), torch.tensor([0, 1]))])
+        100.0
+    """
+    judged, metric = as_task(task, model), None
+    first = next((tensor for tensor in (*model.parameters(), *model.buffers())), None)
+    device = torch.device("cpu") if first is None else first.device
+    with evaluating(model), torch.inference_mode(False), torch.no_grad():
+        for batch in batches:
+            x, y = on_device(judged.taken_apart(batch), device)
+            if is_empty(x):
+                continue
+            args, kwargs = arguments(judged.unlabelled(x))
+            found = taken(judged, "the network", model(*args, **kwargs), y, model)
+            if metric is None:
+                metric = _new_metric(judged, found).to(device)
+            judged.measure(metric, found, y)
+    if metric is None:
+        raise DataError("evaluate_one received an empty loader: expected at least one batch of (input, labels)")
+    return judged.value(metric)
+
+
 def _new_metric(task: Task, output: Any) -> "Metric":
     """One that asks no other process when it computes: they may evaluate something of their own."""
     from torchmetrics import Metric
