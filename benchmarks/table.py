@@ -1,4 +1,4 @@
-"""Prints the README's table of figures, from what the other scripts left in results/."""
+"""Prints the table of figures in docs/measured.md, from what the other scripts left in results/."""
 
 import json
 from collections.abc import Callable
@@ -64,7 +64,7 @@ ROWS: list[Row] = [
     ),
     (
         "step_cost",
-        "a training step of ViT-B/16 and of Swin-T (batch 4) against the two alone; little precedes their first norm",
+        "a training step of ViT-B/16 and of Swin-T (batch 4) against the two alone; they share little before a norm",
         "at most 1.00",
         lambda r: " and ".join(
             f"{next(iter(each['against super + base'].values()))['median']:.3f} "
@@ -74,7 +74,7 @@ ROWS: list[Row] = [
     ),
     (
         "data_pipeline",
-        "part of the time that training waits for images, loaded in turn (recipe `fashion_mnist`, 28 px)",
+        "share of time that training waits for images, loaded in the same process (recipe `fashion_mnist`, 28 px)",
         "below 0.5",
         lambda r: (
             f"{r['share of the time that training waits for images, loaded in turn']:.2f} "
@@ -92,8 +92,8 @@ ROWS: list[Row] = [
     ),
     (
         "profiling",
-        "`profile` of the 16 sub-networks of ResNet-50, batch 1: its time; latencies against the super-net's, two "
-        "profiles minutes apart",
+        "`profile` of the 16 sub-networks of ResNet-50, batch 1: its time; latencies relative to the super-net's, "
+        "in two profiles minutes apart",
         "60 s; within 3 %",
         lambda r: f"{max(r['seconds']):.0f} s; within {100 * abs(r['largest difference']):.1f} %",
     ),
@@ -119,7 +119,7 @@ ROWS: list[Row] = [
     ),
     (
         "calibration_cost",
-        "what `calibrate` adds to ResNet-50's checkpoint",
+        "growth of ResNet-50's checkpoint by `calibrate`",
         "under 4 %",
         lambda r: f"{100 * r['checkpoint growth']:.1f} %",
     ),
@@ -185,7 +185,7 @@ ROWS: list[Row] = [
     ),
     (
         "governor_simulation",
-        "the governor on 24 traces against one who knows them beforehand, the worst: accuracies of 76.7 to 75.1 %; of "
+        "the governor on 24 traces against an oracle that knows them, the worst: accuracies of 76.7 to 75.1 %; of "
         "80 to 60 %",
         "0.98",
         lambda r: f"{_worst(r, '76.7 to 75.1 %'):.3f}; {_worst(r, '80 to 60 %'):.3f}",
@@ -230,8 +230,8 @@ def _shortened(name: str) -> list[str]:
 
 
 def table() -> str:
-    """A Markdown table: what, what it must reach, what was measured."""
-    lines = ["| what (`benchmarks/`) | must reach | measured |", "|---|---|---|"]
+    """A Markdown table: what, its target, what was measured."""
+    lines = ["| what (`benchmarks/`) | target | measured |", "|---|---|---|"]
     for name, what, target, measured in ROWS:
         result = json.loads((RESULTS / f"{name}.json").read_text())
         lines.append(f"| {what} (`{_script(name)}.py`) | {target} | {measured(result)} |")

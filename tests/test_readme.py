@@ -1,4 +1,4 @@
-"""The README's Python blocks run, in their order, in one namespace, as a reader would paste them."""
+"""The Python blocks of README and docs/ run, in their order, in one namespace a page, as a reader would paste them."""
 
 import re
 import runpy
@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import pytest
@@ -13,18 +14,21 @@ import typer.main
 
 from adaptive_depth import cli
 
-README = Path(__file__).parent.parent / "README.md"
-
-
-CHOOSING = README.parent / "docs" / "choosing.md"
-DETECTION = README.parent / "docs" / "detection.md"
-EXPORTING = README.parent / "docs" / "exporting.md"
-GOVERNING = README.parent / "docs" / "governing.md"
-SCHEDULES = README.parent / "docs" / "schedules.md"
-SERVING = README.parent / "docs" / "serving.md"
-LANGUAGE = README.parent / "docs" / "language.md"
-DETECTION = README.parent / "docs" / "detection.md"
-TASKS = README.parent / "docs" / "tasks.md"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+CHOOSING = DOCS / "choosing.md"
+COMMAND_LINE = DOCS / "command-line.md"
+DETECTION = DOCS / "detection.md"
+EXPORTING = DOCS / "exporting.md"
+GOVERNING = DOCS / "governing.md"
+LANGUAGE = DOCS / "language.md"
+MEASURED = DOCS / "measured.md"
+SCHEDULES = DOCS / "schedules.md"
+SERVING = DOCS / "serving.md"
+TASKS = DOCS / "tasks.md"
+TOUR = DOCS / "tour.md"
+TUTORIALS = DOCS / "tutorials"
 
 
 def blocks(language: str, page: Path = README) -> list[str]:
@@ -35,7 +39,8 @@ def blocks(language: str, page: Path = README) -> list[str]:
 @pytest.mark.parametrize(
     ("page", "least"),
     [
-        (README, 4),
+        (README, 1),
+        (TOUR, 11),
         (CHOOSING, 2),
         (DETECTION, 2),
         (EXPORTING, 3),
@@ -43,11 +48,15 @@ def blocks(language: str, page: Path = README) -> list[str]:
         (SCHEDULES, 1),
         (SERVING, 1),
         (TASKS, 2),
+        (TUTORIALS / "detect.md", 1),
+        (TUTORIALS / "segment.md", 2),
+        (TUTORIALS / "device.md", 2),
+        (TUTORIALS / "serve.md", 1),
     ],
 )
 def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: Path, least: int) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(README.parent / "benchmarks")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     namespace: dict[str, Any] = {"__name__": "readme"}
     found = blocks("python", page)
     assert len(found) >= least
@@ -80,11 +89,32 @@ def test_the_page_on_language_models_runs_in_python_and_on_the_command_line(
     assert "The quick brown fox" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", [README, DETECTION, LANGUAGE, SERVING])
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "blocks_of_python", "commands"), [("classify", 1, 7), ("language", 3, 7)])
+def test_a_tutorial_runs_in_python_and_on_the_command_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    blocks_of_python: int,
+    commands: int,
+) -> None:
+    page = TUTORIALS / f"{name}.md"
+    test_python_blocks_run(tmp_path, monkeypatch, page, blocks_of_python)
+    lines = [line for block in blocks("sh", page) for line in block.splitlines()]
+    assert len(lines) == commands
+    for line in lines:
+        assert cli.main(shlex.split(line)[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
+
+
+PAGES_OF_COMMANDS = [README, *sorted(page for page in DOCS.rglob("*.md") if blocks("sh", page))]
+
+
+@pytest.mark.parametrize("page", PAGES_OF_COMMANDS, ids=lambda page: page.stem)
 def test_commands_and_options_exist(page: Path) -> None:
     commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
     lines = [line for block in blocks("sh", page) for line in block.splitlines() if line.startswith("adaptive-depth")]
-    assert lines
+    assert lines or page in (MEASURED, DOCS / "scaling.md")  # theirs start with another program
     for line in lines:
         words = shlex.split(line, comments=True)
         command = commands[words[1]]
@@ -94,13 +124,29 @@ def test_commands_and_options_exist(page: Path) -> None:
 
 
 def test_the_table_of_figures_is_what_the_benchmarks_wrote() -> None:
-    table = runpy.run_path(str(README.parent / "benchmarks" / "table.py"))["table"]()
+    table = runpy.run_path(str(ROOT / "benchmarks" / "table.py"))["table"]()
     assert table.count("\n") >= 10
-    assert table in README.read_text()
+    assert table in MEASURED.read_text()
 
 
 def test_the_table_of_tasks_on_real_data_is_what_the_benchmark_wrote() -> None:
-    script = README.parent / "benchmarks" / "tasks.py"
+    script = ROOT / "benchmarks" / "tasks.py"
     table = subprocess.run([sys.executable, script, "--table"], check=True, capture_output=True, text=True).stdout
     assert table.count("\n") >= 10
     assert table in TASKS.read_text()
+
+
+def test_readme_and_evidence_are_short() -> None:
+    assert len(README.read_text().split()) <= 650
+    assert len((DOCS / "evidence.md").read_text().split()) <= 1500
+
+
+def test_the_picture_of_the_readme_shows_accuracies_of_the_page_on_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    picture = runpy.run_path(str(ROOT / "benchmarks" / "picture.py"))
+    (row,) = (line for line in (DOCS / "evidence.md").read_text().splitlines() if line.startswith("| a step each"))
+    found = picture["accuracies"]()
+    adaptive = found["passes"]
+    assert f"{mean(adaptive['FFFF']):.1f} ± {stdev(adaptive['FFFF']):.1f}, {mean(adaptive['TTTT']):.1f}" in row
+    assert {len(each) for each in found.values()} == {16, 4, 2}
+    assert picture["PICTURE"].exists()

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/evidence.md, of README.md beside this file and of the project's README, and its chart.
+"""Writes the tables of docs/evidence.md and of README.md beside this file, and the chart of docs/measured.md.
 
 Measures nothing: all of it follows from the results.
 """
@@ -20,8 +20,8 @@ from setting import SETTINGS
 
 import adaptive_depth as ad
 
-README = Path(__file__).parents[2] / "README.md"
-SHORT = README.parent / "docs" / "evidence.md"
+ROOT = Path(__file__).parents[2]
+SHORT = ROOT / "docs" / "evidence.md"
 PAGE = Path(__file__).parent / "README.md"  # everything, with every run
 PLACE = Place(SETTINGS["night"], Path())
 BLOCK = r"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)"
@@ -54,7 +54,7 @@ def _runs() -> str:
 
 
 def headline() -> str:
-    """The README's table: four families beside networks of the same depths trained alone."""
+    """The main table: four families beside networks of the same depths trained alone."""
     families = _main()
     rows = []
     for family in families.values():
@@ -88,12 +88,11 @@ def chart() -> None:
 
 
 def main() -> None:
-    before = {path: path.read_text() for path in (README, SHORT, PAGE)}
+    before = {path: path.read_text() for path in (SHORT, PAGE)}
     after = {path: written(text) for path, text in before.items()}
-    for path in (README, SHORT):
-        after[path] = _with_block(after[path], "evidence", f"{headline()}\n")
+    after[SHORT] = _with_block(after[SHORT], "evidence", f"{headline()}\n")
     if "--check" in sys.argv:
-        wrong = ", ".join(str(path.relative_to(README.parent)) for path in before if after[path] != before[path])
+        wrong = ", ".join(str(path.relative_to(ROOT)) for path in before if after[path] != before[path])
         sys.exit(f"{wrong}: not what page.py writes; run it" if wrong else 0)
     for path, text in after.items():
         path.write_text(text)

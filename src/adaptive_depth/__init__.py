@@ -46,6 +46,10 @@ _older, _, _ = lazy_loader.attach(
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("adaptive-depth")
     try:
         return _named(name)
     except ModuleNotFoundError as error:
