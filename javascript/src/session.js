@@ -156,12 +156,36 @@ async function fetched(url, onProgress) {
   return { model: await bytesOf(url, "a file that adaptive-depth export wrote", onProgress), sidecar, name };
 }
 
+const NODE_FILES = "node:fs/promises"; // by a name, so that no bundler looks for it
+
+/**
+ * In Node, the path of a file that is no address of a server; undefined for anything else.
+ * @param {string} url
+ * @returns {string | URL | undefined}
+ */
+function localFile(url) {
+  if (typeof process === "undefined" || !process.versions?.node) return undefined;
+  if (url.startsWith("file:")) return new URL(url);
+  return /^[a-z][a-z0-9+.-]+:/i.test(url) ? undefined : url;
+}
+
 /**
  * @param {string} url
  * @param {string} what
  * @param {((loaded: number, total: number) => void)} [onProgress]
  */
 async function bytesOf(url, what, onProgress) {
+  const file = localFile(url);
+  if (file !== undefined) {
+    try {
+      const { readFile } = await import(NODE_FILES);
+      const whole = new Uint8Array(await readFile(file));
+      onProgress?.(whole.length, whole.length);
+      return whole;
+    } catch (error) {
+      throw new ArtifactError(`${url} cannot be read (${said(error)}): expected ${what}`);
+    }
+  }
   try {
     const response = await fetch(url);
     if (!response.ok || !response.body) throw new ArtifactError(`${url} answers ${response.status}: expected ${what}`);

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { test } from "node:test";
+import { pathToFileURL } from "node:url";
 
 import * as ort from "onnxruntime-web";
 
@@ -15,6 +16,15 @@ const file = (/** @type {string} */ name) => readFileSync(`${folder}/${name}`);
 const given = () => ({ model: new Uint8Array(file("model.onnx")), sidecar: file("model.onnx.json").toString() });
 const expected = () => JSON.parse(file("expected.json").toString());
 const opened = () => openSession(given(), { ort, executionProviders: ["wasm"] });
+
+test("a file of this computer is opened by its path, in Node", { skip }, async () => {
+  for (const place of [`${folder}/model.onnx`, pathToFileURL(`${folder}/model.onnx`)]) {
+    const session = await openSession(place, { ort, executionProviders: ["wasm"] });
+    assert.deepEqual(session.skips, Object.keys(expected().outputs));
+    await session.release();
+  }
+  await assert.rejects(openSession(`${folder}/none.onnx`, { ort }), /none.onnx.json cannot be read .*ENOENT/);
+});
 
 test("every depth gives what the network gives, also where calls come at once", { skip }, async () => {
   const session = await opened();

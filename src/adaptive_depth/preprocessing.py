@@ -20,6 +20,26 @@ RESIZES = ("crop", "stretch", "letterbox")
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 
 
+def in_mode(image: "Image", mode: str) -> "Image":
+    """The image in grey (`"L"`) or colour (`"RGB"`); 16 bits become 8 by scaling, where Pillow would clip to white.
+
+    Example:
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> image = Image.fromarray(np.array([[0, 257, 65535]], np.uint16))
+        >>> list(in_mode(image, "L").getdata()), list(image.convert("L").getdata())
+        ([0, 1, 255], [0, 255, 255])
+    """
+    if image.mode.startswith("I"):
+        import numpy as np
+        from PIL import Image
+
+        values = np.asarray(image).astype(np.float64)
+        if values.max(initial=0) > 255:
+            image = Image.fromarray(np.clip(np.rint(values / 257), 0, 255).astype(np.uint8))
+    return image.convert(mode)
+
+
 class Convert:
     """Grey or colour, as the network wants it (a class, so that it reaches worker processes)."""
 
@@ -27,7 +47,7 @@ class Convert:
         self.mode = MODES[channels]
 
     def __call__(self, image: Any) -> Any:
-        return image.convert(self.mode)
+        return in_mode(image, self.mode)
 
 
 @dataclass(frozen=True)

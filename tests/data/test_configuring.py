@@ -1,6 +1,7 @@
 """data.py: which images, in which split, prepared how; and one clear error for what cannot be read."""
 
 import json
+import shutil
 import struct
 from pathlib import Path
 
@@ -12,7 +13,19 @@ from PIL import Image
 from torch import nn
 
 import adaptive_depth as ad
-from adaptive_depth.data import DataConfig, Digits, check_fit, class_names, configure, create_loader, open_data
+from adaptive_depth.data import (
+    DataConfig,
+    Digits,
+    check_fit,
+    class_names,
+    configure,
+    create_loader,
+    notes_of,
+    open_data,
+)
+from adaptive_depth.data.sets.indexed import decode
+from adaptive_depth.deploy.preparing import read_image
+from adaptive_depth.preprocessing import in_mode
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # timm leaves closing to Python
 
@@ -206,8 +219,42 @@ def test_folder_without_a_validation_part_does_not_fall_back_on_the_training_ima
 
 def test_empty_folder(tmp_path):
     (tmp_path / "train" / "a").mkdir(parents=True)
-    with pytest.raises(ad.DataError, match="holds no images"):
+    with pytest.raises(ad.DataError, match="has a folder 'a' without images: expected images of that class"):
         class_names(str(tmp_path))
+    (tmp_path / "train" / "a").rmdir()
+    with pytest.raises(ad.DataError, match="holds no images: expected one folder a class"):
+        class_names(str(tmp_path))
+
+
+def test_images_outside_of_the_folders_of_classes_are_named(folder):
+    shutil.copy(next((folder / "train" / "a").iterdir()), folder / "train" / "loose.png")
+    with pytest.raises(ad.DataError, match=r"train' holds images itself \(loose.png\): expected them in one folder a"):
+        class_names(str(folder))
+
+
+def test_what_is_not_looked_at_or_missing_is_said(folder):
+    shutil.copytree(folder / "val", folder / "test")
+    shutil.rmtree(folder / "val" / "b")
+    config = configure(str(folder), tiny())
+    missing = [each for each in config.classes if not (folder / "val" / each).exists()]
+    assert "b" in missing
+    assert notes_of(create_loader(config, "validation")).splitlines() == [
+        f"those of {folder / 'test'}/ are not looked at",
+        f"none of {', '.join(missing)}",
+    ]
+    assert len(create_loader(config, "test").dataset) == len(list((folder / "test").rglob("*.png")))
+    shutil.rmtree(folder / "val")
+    assert notes_of(create_loader(config, "validation")).splitlines()[0] == f"taken from {folder / 'test'}/"
+
+
+def test_images_of_16_bits_are_scaled(tmp_path):
+    """Pillow alone would make everything white that is brighter than 1/256."""
+    grey = np.array([[0, 257 * 100, 65535]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    with Image.open(tmp_path / "deep.png") as opened:
+        assert list(np.asarray(in_mode(opened, "RGB"))[0, :, 0]) == [0, 100, 255]
+    assert list(np.asarray(read_image(tmp_path / "deep.png"))[0, :, 1]) == [0, 100, 255]
+    assert list(np.asarray(decode(open(tmp_path / "deep.png", "rb")))[0, :, 2]) == [0, 100, 255]  # noqa: PTH123, SIM115
 
 
 def test_validation_classes_that_were_not_trained_on(folder):

@@ -309,3 +309,44 @@ def test_a_table_keeps_its_batch_sizes() -> None:
     assert again == TABLE
     assert again.rows[0].throughput == {1: 50.0, 4: 125.0}
     assert len({*again.rows, *ROWS}) == 2
+
+
+@pytest.mark.parametrize("shed", ["oldest", "newest"])
+def test_a_slow_pass_does_not_turn_everybody_away_for_good(shed: str) -> None:
+    """Nothing is observed while all are turned away: what was seen is forgotten, and one request tries again."""
+    clock = Clock()
+    plans = scheduler(shed=shed, clock=clock)
+    plans.plan([50.0])
+    plans.observe("F", 1, 1000.0)  # 50 times as slow: even T would take 500 ms
+    assert plans.plan([50.0]).batch == ()
+    assert plans.slowdown == 50.0
+    answered = []
+    for _ in range(100):  # 10 s
+        clock.now += 0.1
+        plan = plans.plan([49.0])
+        if plan.batch:
+            plans.observe(plan.skip, 1, plans.latency_ms(plan.skip, 1))  # as fast as ever
+        answered.append(bool(plan.batch))
+    assert answered[-90:] == [True] * 90
+    assert not answered[0]  # and not at once
+
+
+def test_a_device_that_stays_slow_is_tried_now_and_then() -> None:
+    clock = Clock()
+    plans, tried = scheduler(clock=clock), 0
+    plans.plan([50.0])
+    plans.observe("F", 1, 1000.0)
+    for _ in range(600):  # a minute
+        clock.now += 0.1
+        plan = plans.plan([49.0])
+        if plan.batch:
+            tried += 1
+            plans.observe(plan.skip, 1, 500.0)
+    assert 10 < tried < 200
+
+
+def test_what_cannot_be_planned_is_an_error() -> None:
+    with pytest.raises(ad.errors.BudgetError, match="1 requests say what they accept, 2 wait"):
+        scheduler().plan([50.0, 40.0], [("T",)])
+    with pytest.raises(ad.errors.BudgetError, match="left_ms holds nan"):
+        scheduler().plan([math.nan])

@@ -56,6 +56,18 @@ def test_an_image_gives_labels_and_scores(server: str) -> None:
     assert response.headers["Adaptive-Depth-Skip"] == "F"
 
 
+def test_every_response_says_which_request_it_answers(server: str) -> None:
+    for response in (
+        predict(server, headers={"X-Request-ID": "number 7"}),
+        predict(server, b"no image", headers={"X-Request-ID": "number 7"}),
+        httpx.get(f"{server}/nowhere", headers={"X-Request-ID": "number 7"}),
+    ):
+        assert response.headers.get_list("X-Request-ID") == ["number 7"]
+    response = predict(server)
+    assert len(response.headers["X-Request-ID"]) == 32
+    assert response.json()["id"] == response.headers["X-Request-ID"]
+
+
 def test_a_form_with_a_file(server: str) -> None:
     response = httpx.post(f"{server}/models/cats/predict", files={"image": ("cat.png", photo(), "image/png")})
     assert response.json()["predictions"][0]["text"] == "cat 25.0 %"

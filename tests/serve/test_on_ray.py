@@ -156,7 +156,9 @@ def test_it_is_the_same_application(server: str) -> None:
     model, other = httpx.get(f"{server}/v1/models").json()["data"]
     assert other["id"] == "parrot"
     assert [depth["skip"] for depth in model["depths"]] == ["F", "T"]
-    told = predict(server, 3, "?skip=T", headers={"x-request-id": "a"}).json()
+    response = predict(server, 3, "?skip=T", headers={"x-request-id": "a"})
+    assert response.headers.get_list("x-request-id") == ["a"]  # Ray's proxy says it
+    told = response.json()
     assert (told["id"], told["skip"], told["tensors"][""][0]) == ("a", "T", 5)
     check_problem(predict(server, 3, "?skip=TT"), 422, "wish", "skip=TT is not served: expected one of F, T")
     big = httpx.post(f"{server}/models/cats/predict", content=bytes(10_001))

@@ -22,6 +22,9 @@ def evaluate(
     task: tasks.TaskName = None,
     metric: tasks.MetricName = None,
     metric_name: tasks.QualityName = None,
+    split: Annotated[
+        str, typer.Option(metavar="validation|test", help="Which part of the images; of test nothing is written.")
+    ] = "validation",
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 128,
     workers: Workers = None,
     device: Device = None,
@@ -37,7 +40,10 @@ def evaluate(
     from ..data import create_loader, notes_of
     from ..quality import TOP_1
 
-    if data is None and runs.is_run(run):
+    if split not in ("validation", "test"):
+        raise typer.BadParameter(f"--split {split}: expected validation or test")
+    keeps = data is None and split == "validation"
+    if keeps and runs.is_run(run):
         runs.check_writable(run, "make it writable, or copy it elsewhere")
     judged = tasks.task_of(tasks.remembered(run, tasks.Chosen(task, metric, metric_name)))
     quality = TOP_1 if judged is None else judged.quality
@@ -46,23 +52,24 @@ def evaluate(
     config = runs.images_of(run, network, data, root)
     tasks.check_images(network, config, judged)
     workers = runs.pick_workers(workers, place)
-    loader = create_loader(config, "validation", batch_size=batch_size, workers=workers)
-    tasks.tell_notes("validation", notes_of(loader))
+    loader = create_loader(config, split, batch_size=batch_size, workers=workers)
+    tasks.tell_notes(split, notes_of(loader))
     found = runs.measure_accuracy(network, loader, task=judged)
     runs.check_measured(found, judged, "nothing was written")
     result = {"run": str(run), "data": config.name, "accuracy": found}
     result |= {} if quality == TOP_1 else {"quality": asdict(quality)}
     result |= {"images": images_in(loader), "statistics": runs.statistics_of(network), "network": network.fingerprint}
-    if data is None:
+    if keeps:
         show.write_json(run / runs.ACCURACY, result)
     if json:
         show.as_json(result)
         return
     typer.echo(
-        f"{quality.heading} on {result['images']} images of {config.name}; norm statistics: {result['statistics']}:"
+        f"{quality.heading} on {result['images']} {split} images of {config.name}; norm statistics: "
+        f"{result['statistics']}:"
     )
     digits = quality.digits(found.values())
     for skip, accuracy in found.items():
         typer.echo(f"{skip:<8} {accuracy:>7.{digits}f} {quality.unit}".rstrip())
-    if data is None:
+    if keeps:
         typer.echo(f"Written to {run / runs.ACCURACY}. Next: {show.command('profile', run)}")

@@ -22,6 +22,10 @@ def profile(
             show_default=False,
         ),
     ] = None,
+    skips: Annotated[
+        str | None,
+        typer.Option(metavar="TTFF,...", help="These depths alone, which is not kept in a run.", show_default=False),
+    ] = None,
     latency: Annotated[bool, typer.Option(help="Also measure time, memory and energy.")] = True,
     backend: Annotated[str, typer.Option(help="What runs the network: eager or compiled.")] = "eager",
     batch_sizes: Annotated[
@@ -68,6 +72,7 @@ def profile(
         result = measure(
             network,
             example.to(runs.pick_device(device)),
+            skips=None if skips is None else [skip.strip() for skip in skips.split(",")],
             latency=latency,
             backend=backend,
             batch_sizes=sizes,
@@ -76,7 +81,7 @@ def profile(
             on_progress=advance,
         )
     # Costs of other images do not go with what evaluate measured; and a profile to carry elsewhere is not the run's.
-    keeps = is_run and size == usual and output is None
+    keeps = is_run and size == usual and output is None and skips is None
     if keeps:
         show.write_json(Path(model) / runs.PROFILE, result.to_json())
     if output is not None:
@@ -89,7 +94,9 @@ def profile(
         typer.echo(
             f"Written to {output}. With what evaluate measured: {show.command('select', 'RUN', '--profile', output)}"
         )
-    if is_run and not keeps and output is None:
+    if is_run and skips is not None and output is None:
+        typer.echo(f"Not written to {model}: it is of some depths alone.")
+    elif is_run and not keeps and output is None:
         typer.echo(f"Not written to {model}: its images have {show.pixels(usual)} pixels, not {image_size}.")
     if keeps:
         middle = sorted(cost.macs for cost in result.costs.values())[len(result.costs) // 2]

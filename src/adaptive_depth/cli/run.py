@@ -171,6 +171,8 @@ def run(
         for image, passed in told.items():
             typer.echo(f"{image}  {passed.skip}  {'; '.join(map(str, passed.predictions))}")
         typer.echo(_in_words(said, tally))
+        for note in _why_few(said, pace):
+            typer.echo(note)
     if said["error"] is not None:
         raise ArtifactError(said["error"])
 
@@ -435,6 +437,19 @@ def _in_words(said: dict[str, Any], tally: "Tally") -> str:
     if tally.expected_text is not None:
         lines.append(f"{tally.quality.title}: {tally.expected_text} expected of these depths")
     return "\n".join(lines)
+
+
+def _why_few(said: dict[str, Any], pace: float | None) -> "Iterator[str]":
+    """What stands in the way of a deadline besides the network."""
+    prepared, target = said["prepared_mean_ms"], said["target_ms"]
+    if said["shed"] and prepared is not None and prepared > target:
+        yield (
+            f"Preparing an image takes {prepared:.1f} ms, more than the deadline of {target:g} ms: no depth can hold "
+            "it; give smaller images, or a later deadline"
+        )
+    rate = (said["images"] + (said["shed"] or 0) + said["failures"]) / said["seconds"] if said["seconds"] else 0.0
+    if pace is not None and rate < 0.9 * pace and said["images"] + (said["shed"] or 0) > 5:
+        yield f"Images came {rate:.1f} a second, not {pace:g}: reading and preparing them takes longer than that"
 
 
 def _images(said: dict[str, Any]) -> str:

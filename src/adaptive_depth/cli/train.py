@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import FetchError
+from ..errors import DataError, FetchError
 from . import alone, runs, show, tasks
 from .reading import read_json
 from .stages import GroupSize, Json, Mandatory, ModelKwargs
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..training.history import Epoch, History, Progress
     from ..training.recipe import Recipe
 
+_FOLDER_KINDS = ("wds", "coco", "voc", "yolo", "masks")
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; an accelerator if there is one.", show_default=False)]
 Workers = Annotated[
     int | None,
@@ -154,6 +155,8 @@ def train(
 
     Example: adaptive-depth train resnet18 --data digits --epochs 10 --output runs/digits
     """
+    if data is not None:
+        _check_there(data)
     from ..models import WEIGHT_ARGUMENTS
     from ..training.recipe import Recipe, load_recipe
 
@@ -194,6 +197,15 @@ def train(
         )  # fmt: skip
     if result:
         _report(result, history, chosen, json)
+
+
+def _check_there(data: str) -> None:
+    """Raise for a folder that is not there, before torch is imported, which takes seconds."""
+    kind, slash, rest = data.partition("/")
+    place = Path(rest if kind in _FOLDER_KINDS and slash else data).expanduser()
+    is_path = data.startswith((".", "~")) or (bool(slash) and kind not in ("torch", "hfds"))
+    if is_path and not place.is_dir():
+        raise DataError(f"--data {data}: there is no folder {place}; expected one with train/ and val/ in it")
 
 
 def _train(

@@ -21,6 +21,7 @@ from .sets import (
     Boxes,
     Collate,
     ImageSet,
+    Indexed,
     Loader,
     Readable,
     Shards,
@@ -229,7 +230,7 @@ def open_data(
 
     Arguments:
         config: what `configure` returned.
-        split: `"train"` or `"validation"` (a set that has only a test part beside the training part: that).
+        split: `"train"`, `"test"` or `"validation"` (a set that has only a test part beside the training part: that).
         transform: of an image, or of an image and its boxes or mask; by default resizing, a central crop and
             normalising, without any chance.
         download: fetch a named set that is not there.
@@ -328,9 +329,11 @@ def check_fit(network: nn.Module, config: DataConfig) -> None:
 
 
 def notes_of(batches: Any) -> str:
-    """What of the boxes of a loader's images is not used as it stands, in words; empty where all of it is."""
+    """What there is to say of a loader's images: from which folder they are, classes that are missing, boxes that are
+    not used as they stand. Empty where there is nothing.
+    """
     data: Any = getattr(batches, "dataset", None)
-    while data is not None and not isinstance(data, Boxes):
+    while data is not None and not isinstance(data, Boxes | Indexed):
         data = getattr(data, "dataset", None) or getattr(data, "data", None)  # of a `Subset`, a `Readable` set
     return "" if data is None else str(data.notes)
 
@@ -351,7 +354,15 @@ def check_input(network: nn.Module, config: DataConfig) -> Any:
             return network(torch.zeros(shape, device=device))
         except (RuntimeError, AssertionError) as error:
             said = str(error).strip().splitlines()[0]
-            raise DataError(f"the network does not take images of shape {list(shape[1:])}: {said}") from error
+            raise DataError(
+                f"the network does not take images of shape {list(shape[1:])}: {said}{_built_for_one_size(network)}"
+            ) from error
+
+
+def _built_for_one_size(network: nn.Module) -> str:
+    """How a network is made for another size, where its class is built for one (timm's transformers)."""
+    built = any(hasattr(part, "img_size") for part in network.modules())
+    return "; build it for that size, --model-kwargs img_size=64 (or img_size=[96,128])" * built
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import DataError
 from ..meaning import Meaning
-from ..preprocessing import Placement
+from ..preprocessing import Placement, in_mode
 from .predictions import Prediction
 from .sources import Picture
 
@@ -71,7 +71,7 @@ class Drawer:
         self, image: Image.Image, placement: Placement, output: Any, predictions: Sequence[Prediction]
     ) -> Image.Image:
         """A copy of an image with what the network says of it."""
-        image, said = image.convert("RGB"), []
+        image, said = in_mode(image, "RGB"), []
         outputs = output if isinstance(output, Mapping) else {"": output}
         for prediction in predictions:
             meaning, found = self.meanings.get(prediction.output), np.asarray(outputs.get(prediction.output, 0))

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import DataError, one_line
-from ..preprocessing import MODES, Preprocessing
+from ..preprocessing import MODES, Preprocessing, in_mode
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -18,7 +18,7 @@ def read_image(path: str | Path) -> Image.Image:
     """
     try:
         with Image.open(path) as opened:
-            return opened.convert("RGB")
+            return in_mode(opened, "RGB")
     except Exception as error:  # whatever a decoder stumbles over
         raise DataError(
             f"image {path} cannot be read ({one_line(error)}): remove it, or put a whole one in its place"
@@ -44,7 +44,7 @@ def prepare(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.floa
         >>> x.shape, float(x.min())
         ((3, 224, 224), 1.0)
     """
-    fitted = preprocessing.fitted(image.convert(MODES[preprocessing.channels]))
+    fitted = preprocessing.fitted(in_mode(image, MODES[preprocessing.channels]))
     pixels = np.asarray(fitted, dtype=np.float32).reshape(*fitted.size[::-1], preprocessing.channels) / np.float32(255)
     mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
     normalised = (pixels - mean) / std

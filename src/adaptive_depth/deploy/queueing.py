@@ -86,12 +86,14 @@ class _Arrivals:
 
     def _read_all(self) -> None:
         pictures, preprocessing, per_s, clock = self._given
-        start = clock()
-        for number, picture in enumerate(pictures):
-            came = clock() if per_s is None else start + number / per_s  # also where reading is slower than they come
-            if self._closed.wait(max(0.0, came - clock())):
+        due = clock()
+        for picture in pictures:
+            if self._closed.wait(max(0.0, due - clock())):
                 return
-            began = clock()
+            # Where reading or preparing takes longer than the pace, images come later: if they had been due all along,
+            # each one would be further behind than the last, and none in time.
+            began = came = clock()
+            due = came if per_s is None else max(due + 1 / per_s, came)
             x = prepare(picture.image, preprocessing)[None]
             arrived = _Waiting(picture, x, 1000 * (clock() - began), came)
             with self.changed:

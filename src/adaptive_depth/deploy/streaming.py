@@ -136,7 +136,7 @@ class Summary:
         target_ms, misses: the deadline, and how many took longer; None where there was none.
         met_percent: the share of all images that did not, and were not turned away.
         latency_mean_ms, latency_p95_ms: of the network alone; 95 % of the passes took at most the latter.
-        prepared_mean_ms: resizing and normalising an image.
+        prepared_mean_ms: resizing and normalising an image, also one that was turned away.
         depths: passes by skip, most used first.
         switches: passes at another depth than the one before.
         quality: what depths are judged by.
@@ -214,6 +214,7 @@ class Tally:
         """Count one pass."""
         if passed.shed:
             self.shed += 1
+            self._prepared += passed.prepared_ms
             return
         if passed.latency_ms is None:
             self.failures += 1
@@ -242,7 +243,7 @@ class Tally:
             100 * (images - self.misses) / came if aimed and came else None,
             float(times.mean()) if images else None,
             float(np.percentile(times, 95)) if images else None,
-            self._prepared / images if images else None,
+            self._prepared / came if came else None,
             dict(self.depths.most_common()),
             self.switches,
             self.quality,

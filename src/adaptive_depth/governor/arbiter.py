@@ -2,11 +2,10 @@
 
 import math
 import threading
-from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from ..errors import BudgetError
-from .scheduler import RECENT, DepthScheduler, Plan, Queue
+from .scheduler import DepthScheduler, Plan, Queue, Speed
 
 
 class Arbiter:
@@ -41,9 +40,9 @@ class Arbiter:
         if not schedulers or len({id(each) for each in schedulers.values()}) < len(schedulers):
             raise BudgetError(f"{len(schedulers)} schedulers: expected one or more, each a DepthScheduler of its own")
         self._schedulers = dict(schedulers)
-        self._lock, recent = threading.RLock(), deque[float](maxlen=RECENT)
+        self._lock, speed = threading.RLock(), Speed()
         for scheduler in self._schedulers.values():
-            scheduler.joins(self._lock, recent)
+            scheduler.joins(self._lock, speed)
 
     def plan(
         self,

@@ -49,6 +49,22 @@ class _Depths(NamedTuple):
     times: list[list[float]]
 
 
+class Speed:
+    """How slow the device was in the last passes, by whichever scheduler; for those that share it.
+
+    Attributes:
+        number: of passes that were observed.
+        recent: how many times its profiled latency each of the last ones took.
+    """
+
+    def __init__(self) -> None:
+        self.number, self.recent = 0, deque[float](maxlen=RECENT)
+
+    def observe(self, times: float) -> None:
+        self.number += 1
+        self.recent.append(times)
+
+
 class Queue(NamedTuple):
     """The requests that wait, by their places; those first whose deadline is first.
 
@@ -130,7 +146,7 @@ class DepthScheduler:
         self._lock: AbstractContextManager[Any] = threading.Lock()
         self._waiting = 0  # that the last plan left
         self._arrived, self._passed = 0.0, MEMORY * self.deadline_ms  # requests and ms, older ones weighing less
-        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._speed, self._known, self._idle = Speed(), 0, 0.0  # ms since the last pass that was observed
         self.ignored = 0  # observations that no clock can have measured
 
     # -- planning and observing ---------------------------------------------------------------------------------
@@ -149,6 +165,7 @@ class DepthScheduler:
 
         Raises:
             SkipError: a depth that the table does not have, or none.
+            BudgetError: not one entry of `accepted` for each request, or a time that is nan.
         """
         with self._lock:
             queue = self.received(left_ms, accepted)
@@ -171,21 +188,27 @@ class DepthScheduler:
             raise BudgetError(f"batch={batch!r}: expected a whole number from 1 to {self.max_batch}")
         with self._lock:
             if 0 < latency_ms < math.inf:
-                self._recent.append(latency_ms / self._profiled[skip][batch])
+                self._speed.observe(latency_ms / self._profiled[skip][batch])
             else:
                 self.ignored += 1
 
-    def joins(self, lock: AbstractContextManager[Any], recent: deque[float]) -> None:
+    def joins(self, lock: AbstractContextManager[Any], speed: Speed) -> None:
         """Share the lock of an `Arbiter`, and what it knows of the device's speed."""
-        self._lock, self._recent = lock, recent
+        self._lock, self._speed = lock, speed
 
     # -- what it knows ------------------------------------------------------------------------------------------
 
     @property
     def slowdown(self) -> float:
-        """How many times its profiled latency the device is expected to take for the next batch."""
-        seen = sorted(self._recent)
-        return seen[len(seen) // 2] if seen else 1.0
+        """How many times its profiled latency the device is expected to take for the next batch.
+
+        While nothing is observed, as where all are turned away, it is forgotten: else one slow pass would turn
+        everybody away for good.
+        """
+        seen = sorted(self._speed.recent)
+        found = seen[len(seen) // 2] if seen else 1.0
+        stale = self._idle - self.deadline_ms
+        return found if stale <= 0 or found <= 1 else 1 + (found - 1) * math.exp(-stale / (MEMORY * self.deadline_ms))
 
     @property
     def arrivals_per_s(self) -> float:
@@ -211,6 +234,8 @@ class DepthScheduler:
     def _count(self, waiting: int) -> None:
         """Take in how many came since the last plan."""
         passed = 1000 * self._step()
+        self._idle = self._idle + passed if self._known == self._speed.number else 0.0
+        self._known = self._speed.number
         fade = math.exp(-passed / (MEMORY * self.deadline_ms))
         self._arrived = fade * self._arrived + max(0, waiting - self._waiting)
         self._passed = fade * self._passed + passed
@@ -237,6 +262,10 @@ class DepthScheduler:
 
     def received(self, left_ms: Sequence[float], accepted: Sequence[Collection[str] | None] | None) -> Queue:
         """Those that wait, counted and sorted; who can still be answered in time, and who is turned away."""
+        if accepted is not None and len(accepted) != len(left_ms):
+            raise BudgetError(f"{len(accepted)} requests say what they accept, {len(left_ms)} wait: expected one each")
+        if any(map(math.isnan, left_ms)):
+            raise BudgetError("left_ms holds nan: expected the milliseconds that each request has left")
         choices = None if accepted is None else [self._accepting(each) for each in accepted]
         self._count(len(left_ms))
         places = sorted(range(len(left_ms)), key=left_ms.__getitem__)

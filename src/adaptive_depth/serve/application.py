@@ -38,6 +38,7 @@ def application(
     metrics: Metrics | None = None,
     metrics_text: Callable[[], bytes] | None = None,
     running: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
+    names_requests: bool = True,
 ) -> "FastAPI":
     """A server for some models.
 
@@ -48,6 +49,7 @@ def application(
         metrics: where those are counted that never come to a model.
         metrics_text: what `/metrics` answers; without it there is none.
         running: entered before the first request, left after the last one.
+        names_requests: does each response say X-Request-ID, that of its request or a new one? Ray's proxy does so.
 
     Example:
         >>> app = application({})
@@ -70,6 +72,8 @@ def application(
 
     # The pages of FastAPI fetch scripts from elsewhere; /openapi.json has all that they would show.
     app = FastAPI(title="adaptive-depth", docs_url=None, redoc_url=None, lifespan=lifespan)
+    if names_requests:
+        app.add_middleware(_NamesRequests)
     writers, limits, started = writers or {}, limits or Limits(), int(time.time())
     server, known = _Server(models, limits, metrics), {**models, **writers}
     paths = "/v1/models, /models/NAME/predict, /healthz, /readyz"
@@ -208,6 +212,28 @@ async def _part(body: bytes, request: "Request") -> tuple[bytes, str]:
         await form.close()
 
 
+class _NamesRequests:
+    """Says X-Request-ID in every response, errors included."""
+
+    def __init__(self, app: Any) -> None:
+        self._app, self._name = app, REQUEST_ID.lower().encode()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        number = dict(scope["headers"]).get(self._name, b"")[:200] or uuid.uuid4().hex.encode()
+        others = [pair for pair in scope["headers"] if pair[0] != self._name]
+        named = {**scope, "headers": [*others, (self._name, number)]}
+
+        async def sending(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), (self._name, number)]}
+            await send(message)
+
+        await self._app(named, receive, sending)
+
+
 # -- what is sent -------------------------------------------------------------------------------------------------
 
 
@@ -215,7 +241,7 @@ def _answered(name: str, request: "Request", reply: Reply) -> "Response":
     from starlette.responses import Response
 
     number = request.headers.get(REQUEST_ID.lower(), "")[:200] or uuid.uuid4().hex
-    headers = {REQUEST_ID: number, "Adaptive-Depth-Skip": reply.skip, "Adaptive-Depth-Late": str(reply.late).lower()}
+    headers = {"Adaptive-Depth-Skip": reply.skip, "Adaptive-Depth-Late": str(reply.late).lower()}
     accept = request.headers.get("accept", "")
     if reply.tensors is not None and _NPZ in accept:
         named = {name or "output": x for name, x in reply.tensors.items()}

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..deploy.preparing import prepare
 from ..errors import AdaptiveDepthError, DataError, one_line
-from ..preprocessing import Placement, Preprocessing
+from ..preprocessing import Placement, Preprocessing, in_mode
 from ..schema import Plain, Positive, Size, parse_json
 from .problems import Problem
 
@@ -107,7 +107,7 @@ def _of_image(body: bytes, kind: str, preprocessing: Preprocessing, limits: Limi
         )
     try:
         with opened:
-            image = opened.convert("RGB")
+            image = in_mode(opened, "RGB")
         return Input(prepare(image, preprocessing), preprocessing.place(*image.size))
     except Exception as error:  # as above
         raise Problem("damaged", f"the image cannot be read ({one_line(error)}): send a whole one") from error

@@ -196,7 +196,10 @@ class Ingress:
         self._writers = {name: RemoteText(handle) for name, handle in writers.items()}
 
     def __serve_build_asgi_app__(self) -> Any:  # of Ray's own protocol
-        return application(self._models, writers=self._writers, limits=self._limits, metrics=Metrics(OfRay()))
+        metrics = Metrics(OfRay())
+        return application(
+            self._models, writers=self._writers, limits=self._limits, metrics=metrics, names_requests=False
+        )
 
 
 def ray_application(models: Mapping[str, Deployed], limits: Limits | None = None) -> Any:

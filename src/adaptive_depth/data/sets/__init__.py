@@ -86,6 +86,8 @@ def open_set(
     if split not in SPLITS:
         raise DataError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
     if name in _NAMED:
+        if split == "test":
+            raise DataError(f"data {name!r} has no test part: expected split='validation', which is held out")
         return _NAMED[name](split)
     kind, rest = _kind(name)
     if kind is None:

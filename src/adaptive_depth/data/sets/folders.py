@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from timm.data.dataset_factory import _TORCH_BASIC_DS, create_dataset
+from timm.data.readers import get_img_extensions
 
 from ...errors import DataError, FetchError, one_line
 from .indexed import SPLITS, Indexed
@@ -28,16 +29,43 @@ def open_folder(name: str, split: str, classes: tuple[str, ...] | None) -> Index
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise unknown(name)
-    part = next((folder / each for each in SPLITS[split] if (folder / each).is_dir()), None)
+    parts = [folder / each for each in SPLITS[split] if (folder / each).is_dir()]
+    part = next(iter(parts), None)
     if part is None:
         wanted = " or ".join(f"{each}/" for each in SPLITS[split])
         raise DataError(f"folder {name!r} has no {split} part: expected {wanted} in it, with one folder a class")
     what = f"folder {str(part)!r}"
+    _check_layout(part, what)
     try:
         data: Any = create_dataset("", root=str(part), search_split=False)
     except RuntimeError as error:
         raise DataError(f"{what} holds no images: expected one folder a class, with images") from error
-    return Indexed(data.reader, tuple(data.reader.class_to_idx), classes, what)
+    found = tuple(data.reader.class_to_idx)
+    notes = [f"those of {each}/ are not looked at" for each in parts[1:]]
+    notes += [f"taken from {part}/"] if part.name == "test" and split == "validation" else []
+    if missing := [each for each in classes or () if each not in found]:
+        notes.append(f"none of {', '.join(missing[:5])}{f' and {len(missing) - 5} more classes' * (len(missing) > 5)}")
+    return Indexed(data.reader, found, classes, what, "\n".join(notes))
+
+
+def _check_layout(part: Path, what: str) -> None:
+    """
+    Raises:
+        DataError: images outside of the folders of classes, which nobody would learn; a folder without images.
+    """
+    inside = sorted(part.iterdir())
+    loose = [each.name for each in inside if each.is_file() and each.suffix.lower() in get_img_extensions()]
+    if loose:
+        raise DataError(
+            f"{what} holds images itself ({loose[0]}{f' and {len(loose) - 1} more' * (len(loose) > 1)}): expected them "
+            "in one folder a class, such as cats/ and dogs/; move them"
+        )
+    for each in inside:
+        hidden = each.name.startswith(".") or not each.is_dir()
+        if not hidden and not any(file.suffix.lower() in get_img_extensions() for file in each.rglob("*")):
+            raise DataError(
+                f"{what} has a folder {each.name!r} without images: expected images of that class, or remove the folder"
+            )
 
 
 def open_torchvision(

@@ -8,8 +8,10 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ...errors import DataError, one_line
+from ...preprocessing import in_mode
 
-SPLITS = {"train": ("train", "training"), "validation": ("val", "validation", "valid", "test")}  # their names in sets
+# Their names in sets.
+SPLITS = {"train": ("train", "training"), "validation": ("val", "validation", "valid", "test"), "test": ("test",)}
 
 
 class Reader(Protocol):
@@ -30,14 +32,17 @@ class Indexed(Dataset[tuple[Any, int]]):
         found: its classes.
         classes: those that the labels become numbers of; by default `found`.
         what: the set, as errors call it.
+        notes: what there is to say of it.
 
     Raises:
         DataError: classes that are not among `classes`; and, when an item is asked for, an image that cannot be read
             or that has no label.
     """
 
-    def __init__(self, reader: Reader, found: Sequence[str], classes: tuple[str, ...] | None, what: str) -> None:
-        self.reader, self.what = reader, what
+    def __init__(
+        self, reader: Reader, found: Sequence[str], classes: tuple[str, ...] | None, what: str, notes: str = ""
+    ) -> None:
+        self.reader, self.what, self.notes = reader, what, notes
         self.classes = tuple(found) if classes is None else classes
         self.numbers = agree(found, self.classes, what)
         self.transform: Any = None
@@ -65,7 +70,7 @@ def decode(file: Any) -> Image.Image:
     if isinstance(file, Image.Image):
         return file
     with file, Image.open(file) as opened:
-        return opened.convert("RGB")
+        return in_mode(opened, "RGB")
 
 
 def unreadable(name: str, error: BaseException) -> DataError:

@@ -114,7 +114,7 @@ def _numbered(folder: Path, told: dict[str, Any]) -> tuple[str, ...]:
     """Names by number, up to the highest in both parts: not every class is in each."""
     count = told.get("nc")
     if type(count) is not int:
-        places = [path for split in SPLITS for path in _images(folder, told, split)]
+        places = [path for split in ("train", "validation") for path in _images(folder, told, split)]
         count = 1 + max((int(each.name) for path in places for each in _read(path)[0]), default=-1)
     return tuple(str(number) for number in range(count))
 
