@@ -350,3 +350,12 @@ def test_what_cannot_be_planned_is_an_error() -> None:
         scheduler().plan([50.0, 40.0], [("T",)])
     with pytest.raises(ad.errors.BudgetError, match="left_ms holds nan"):
         scheduler().plan([math.nan])
+
+
+def test_of_accepted_depths_the_best_is_found_though_others_beat_it() -> None:
+    """X is as slow as F and worse, and better than T: nobody who accepts F gets it, who does not gets it before T."""
+    table = ad.TradeOffs((*ROWS, ad.Row("X", 70.0, 400, 9, 20.0, throughput={1: 50.0, 4: 125.0})))
+    plans = DepthScheduler(table, 50.0, clock=Clock())
+    assert plans.plan([50.0], [("X", "T")]).skip == "X"
+    assert plans.plan([50.0], [("X", "T", "F")]).skip == "F"
+    assert plans.plan([12.0], [("X", "T")]).skip == "T"

@@ -64,8 +64,9 @@ def evaluate(
     if json:
         show.as_json(result)
         return
+    part = "" if split == "validation" else f", its {split} part"
     typer.echo(
-        f"{quality.heading} on {result['images']} {split} images of {config.name}; norm statistics: "
+        f"{quality.heading} on {result['images']} images of {config.name}{part}; norm statistics: "
         f"{result['statistics']}:"
     )
     digits = quality.digits(found.values())

@@ -244,7 +244,7 @@ class DepthScheduler:
         return _Depths(tuple(skips), [self._values[skip] for skip in skips], [self._profiled[skip] for skip in skips])
 
     def _accepting(self, accepted: Collection[str] | None) -> _Depths:
-        """Of the depths that a request accepts those worth running: on the front, or all where none of them is."""
+        """Of the depths that a request accepts those that no other one of them beats."""
         if accepted is None:
             return self._depths
         key = frozenset(accepted)
@@ -256,8 +256,8 @@ class DepthScheduler:
                 )
             if len(self._chosen) >= _CHOICES:
                 self._chosen.clear()
-            front = [skip for skip in self._depths.skips if skip in key]
-            self._chosen[key] = self._of(front or sorted(key, key=lambda skip: self._profiled[skip][1]))
+            values, times = ({skip: each[skip] for skip in key} for each in (self._values, self._profiled))
+            self._chosen[key] = self._of(_front(values, times, self.max_batch))
         return self._chosen[key]
 
     def received(self, left_ms: Sequence[float], accepted: Sequence[Collection[str] | None] | None) -> Queue:
