@@ -363,6 +363,33 @@ def test_evaluate_repeats_what_train_measured(call, run):
     assert json.loads((run / "accuracy.json").read_text())["accuracy"] == pytest.approx(measured)
 
 
+def test_the_test_part_is_judged_and_nothing_is_written(call, run, pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "three")
+    shutil.copytree(tmp_path / "three" / "val", tmp_path / "three" / "test")
+    before = (run / "accuracy.json").read_bytes()
+    status, out, err = call("evaluate", run, "--split=test", f"--data={tmp_path / 'three'}")
+    assert (status, err) == (0, "")
+    assert re.search(r"^Top-1 accuracy on \d+ images of .*, its test part; norm statistics", out)
+    assert "Written to" not in out
+    assert (run / "accuracy.json").read_bytes() == before
+    assert call("evaluate", run, "--split=train")[2] == "Error: --split train: expected validation or test\n"
+
+
+def test_profile_of_some_depths_is_not_the_runs(call, run):
+    status, out, _ = call("profile", run, "--skips=FFFF,TTTT", "--no-latency")
+    assert status == 0
+    assert f"Not written to {run}: it is of some depths alone." in out
+
+
+def test_a_folder_that_is_not_there_is_told_before_torch_is_imported():
+    script = "import sys; from adaptive_depth.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    for data in ("./nothing", "coco/nothing"):
+        arguments = [sys.executable, "-c", script, "train", "resnet18", "--data", data, "--output", "unused"]
+        done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+        assert done.stdout == "2 False\n"
+        assert f"Error: --data {data}: there is no folder nothing; expected one with train/" in done.stderr
+
+
 def test_evaluate_on_other_images_leaves_the_run_as_it_is(call, run, pictures):
     before = (run / "accuracy.json").read_bytes()
     status, out, _ = call("evaluate", run, f"--data={pictures}", "--workers=0")

@@ -204,10 +204,8 @@ def test_images_that_are_too_late_are_turned_away(call, model, photos, shed):
     said, _ = called(call, model, photos, "--target-ms", "1e-6", "--pace", "500", "--shed", shed)
     assert (said["images"], said["shed"], said["predictions"]) == (0, 6, [])
     status, out, _ = call("run", model, photos, "--target-ms", "1e-6", "--pace", "500", "--shed", shed)
-    assert (status, out.splitlines()[-2]) == (0, "Turned away: 6")
-    assert re.fullmatch(
-        r"Preparing an image takes \S+ ms, more than the deadline of 1e-06 ms: .*", out.splitlines()[-1]
-    )
+    assert (status, out.splitlines()[1]) == (0, "Turned away: 6")
+    assert re.match(r"Preparing an image takes \S+ ms, more than the deadline of 1e-06 ms: ", out.splitlines()[2])
 
 
 def test_one_depth_that_waits(call, described, photos):
