@@ -27,8 +27,8 @@ def in_mode(image: "Image", mode: str) -> "Image":
         >>> import numpy as np
         >>> from PIL import Image
         >>> image = Image.fromarray(np.array([[0, 257, 65535]], np.uint16))
-        >>> list(in_mode(image, "L").getdata()), list(image.convert("L").getdata())
-        ([0, 1, 255], [0, 255, 255])
+        >>> np.asarray(in_mode(image, "L")).tolist(), np.asarray(image.convert("L")).tolist()
+        ([[0, 1, 255]], [[0, 255, 255]])
     """
     if image.mode.startswith("I"):
         import numpy as np

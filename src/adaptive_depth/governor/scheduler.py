@@ -256,7 +256,7 @@ class DepthScheduler:
                 )
             if len(self._chosen) >= _CHOICES:
                 self._chosen.clear()
-            values, times = ({skip: each[skip] for skip in key} for each in (self._values, self._profiled))
+            values, times = {skip: self._values[skip] for skip in key}, {skip: self._profiled[skip] for skip in key}
             self._chosen[key] = self._of(_front(values, times, self.max_batch))
         return self._chosen[key]
 
