@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from statistics import fmean
-from time import process_time
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -110,8 +109,3 @@ def check(compare: str | None, seeds: int) -> None:
         raise typer.BadParameter(f"--compare {compare}: expected alone")
     if compare is None and seeds != 1:
         raise typer.BadParameter("--compare-seeds is of a comparison: expected --compare alone, too")
-
-
-def now() -> float:
-    """Seconds of the processor that this process has taken."""
-    return process_time()

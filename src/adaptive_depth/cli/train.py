@@ -4,6 +4,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from time import process_time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -250,7 +251,6 @@ def _train(
         classes = _classes(recipe.data, root, download, ignored)
         size = recipe.eval_size or recipe.image_size
         arguments = arguments_for(recipe.model, classes, size, runs.with_config(recipe.model_kwargs))
-
         name = recipe.model
 
         def build() -> "nn.Module":
@@ -273,7 +273,7 @@ def _train(
         example = torch.randn(2, config.channels, *config.preprocessing.sides)
         cut: Any = {"skip_aware": recipe.skip_aware_norms, "body": body}
         network = runs.as_network(plain, mandatory, group_size, example, **cut).to(place)
-        began = alone.now()
+        began = process_time()
         processes = Processes()
         shown = {"workers": workers, "share": (processes.index, processes.count)}
         batches = TrainingBatches(config, recipe, workers=workers)
@@ -304,7 +304,7 @@ def _train(
                 on_step=on_step,
                 on_epoch=on_epoch,
             )
-        took = alone.now() - began
+        took = process_time() - began
         if batches.damaged:
             told = "; ".join(f"{name}: {reason}" for name, reason in list(batches.damaged.items())[:3])
             number = f"{len(batches.damaged)} training image{'s' * (len(batches.damaged) > 1)}"
@@ -330,7 +330,7 @@ def _train(
     result |= {} if quality == TOP_1 else {"quality": asdict(quality)}
     show.write_json(output / runs.ACCURACY, result)
     if compared:
-        began = alone.now()
+        began = process_time()
 
         def at(skip: str, seed: int) -> "nn.Module":
             with seeded(seed):
@@ -338,7 +338,7 @@ def _train(
 
         ends = (network.skips[0], network.skips[-1])
         found = alone.train_alone(at, ends, compared, recipe, config, validation, task, output, workers)
-        result |= {"alone": found, "alone_seconds": alone.now() - began, "seconds": took}
+        result |= {"alone": found, "alone_seconds": process_time() - began, "seconds": took}
     return result, history
 
 
