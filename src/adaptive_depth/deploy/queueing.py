@@ -3,18 +3,17 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from ..errors import ArtifactError
 from ..preprocessing import Placement, Preprocessing
 from .predictions import Prediction, Reader
 from .preparing import prepare
 from .sources import Picture
-from .streaming import PATIENCE, Pass
+from .streaming import PATIENCE, Pass, gave_up, run_one
 
 MOST_WAITING = 256  # with so many in the queue, one more is turned away, whatever the scheduler would do
 _LATEST = 0.25  # of the mean time of reading an output, the weight of the latest one
@@ -135,6 +134,7 @@ def stream_arrivals(
         ArtifactError: the backend has failed ten times in a row.
         DataError, SkipError: an input or a depth that the session does not take, or a camera that gives no images.
     """
+    observe = lambda skip, latency_ms: scheduler.observe(skip, 1, latency_ms)  # noqa: E731 - of batches of 1
     arrivals, failed, reading_ms = _Arrivals(pictures, preprocessing, per_s, clock, most_waiting), 0, 0.0
     try:
         while True:
@@ -161,41 +161,14 @@ def stream_arrivals(
                     raise arrivals.error
                 return
             for each in batch:
-                passed = _passed(session, each, plan.skip, preprocessing, scheduler, read, draw, clock)
+                waited_ms = 1000 * (clock() - each.came)
+                passed = run_one(session, each.picture, each.x, plan.skip, preprocessing, observe, read, draw, clock)
+                passed = replace(passed, prepared_ms=each.prepared_ms, waited_ms=waited_ms)
                 failed = 0 if passed.error is None else failed + 1
                 yield passed
                 if passed.error is None:
                     reading_ms += _LATEST * (passed.read_ms - reading_ms)
                 elif failed >= PATIENCE:
-                    raise ArtifactError(
-                        f"{PATIENCE} passes in a row failed, the last one so: {passed.error}"
-                    ) from passed.error
+                    raise gave_up(passed)
     finally:
         arrivals.close()
-
-
-def _passed(
-    session: Callable[[Any, str], Any],
-    each: _Waiting,
-    skip: str,
-    preprocessing: Preprocessing,
-    scheduler: Planner,
-    read: Callable[[Any, Placement], tuple[Prediction, ...]],
-    draw: Callable[[Picture, Placement, Any, tuple[Prediction, ...]], None] | None,
-    clock: Callable[[], float],
-) -> Pass:
-    name, image = each.picture
-    began = clock()
-    waited_ms = 1000 * (began - each.came)
-    try:
-        output = session(each.x, skip)
-    except ArtifactError as error:
-        return Pass(name, skip, each.prepared_ms, error=error, waited_ms=waited_ms)
-    latency_ms = 1000 * (clock() - began)
-    scheduler.observe(skip, 1, latency_ms)
-    began, placement = clock(), preprocessing.place(*image.size)
-    predictions = read(output, placement)
-    read_ms = 1000 * (clock() - began)
-    if draw is not None:
-        draw(each.picture, placement, output, predictions)
-    return Pass(name, skip, each.prepared_ms, latency_ms, predictions, read_ms=read_ms, waited_ms=waited_ms)

@@ -3,7 +3,7 @@
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -102,29 +102,50 @@ def stream(
     """
     failed = 0
     for picture in pictures:
-        name, image = picture
         began = clock()
-        x = prepare(image, preprocessing)[None]
+        x = prepare(picture.image, preprocessing)[None]
         prepared_ms = 1000 * (clock() - began)
         skip = chooser.choose()
-        began = clock()
-        try:
-            output = session(x, skip)
-        except ArtifactError as error:
-            failed += 1
-            yield Pass(name, skip, prepared_ms, error=error)
-            if failed >= PATIENCE:
-                raise ArtifactError(f"{PATIENCE} passes in a row failed, the last one so: {error}") from error
-            continue
-        latency_ms = 1000 * (clock() - began)
-        chooser.observe(skip, latency_ms)
-        failed = 0
-        began, placement = clock(), preprocessing.place(*image.size)
-        predictions = read(output, placement)
-        read_ms = 1000 * (clock() - began)
-        if draw is not None:
-            draw(picture, placement, output, predictions)
-        yield Pass(name, skip, prepared_ms, latency_ms, predictions, read_ms=read_ms)
+        passed = run_one(session, picture, x, skip, preprocessing, chooser.observe, read, draw, clock)
+        yield replace(passed, prepared_ms=prepared_ms)
+        failed = 0 if passed.error is None else failed + 1
+        if failed >= PATIENCE:
+            raise gave_up(passed)
+
+
+def run_one(
+    session: Callable[[Any, str], Any],
+    picture: Picture,
+    x: Any,
+    skip: str,
+    preprocessing: Preprocessing,
+    observe: Callable[[str, float], None],
+    read: Callable[[Any, Placement], tuple[Prediction, ...]],
+    draw: Callable[[Picture, Placement, Any, tuple[Prediction, ...]], None] | None,
+    clock: Callable[[], float],
+) -> Pass:
+    """Run one prepared image at a depth, tell what that took, and read and draw its outputs."""
+    name, image = picture
+    began = clock()
+    try:
+        output = session(x, skip)
+    except ArtifactError as error:
+        return Pass(name, skip, 0.0, error=error)
+    latency_ms = 1000 * (clock() - began)
+    observe(skip, latency_ms)
+    began, placement = clock(), preprocessing.place(*image.size)
+    predictions = read(output, placement)
+    read_ms = 1000 * (clock() - began)
+    if draw is not None:
+        draw(picture, placement, output, predictions)
+    return Pass(name, skip, 0.0, latency_ms, predictions, read_ms=read_ms)
+
+
+def gave_up(passed: Pass) -> ArtifactError:
+    """The error of a backend that has failed too often."""
+    error = ArtifactError(f"{PATIENCE} passes in a row failed, the last one so: {passed.error}")
+    error.__cause__ = passed.error
+    return error
 
 
 @dataclass(frozen=True)
