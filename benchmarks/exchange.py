@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import adaptive_depth as ad
-from adaptive_depth.core.distributed import Processes
+from adaptive_depth.core.distributed import Distributed
 
 ROUNDS, BATCH = 21, 8
 
@@ -40,7 +40,7 @@ class _Loss(nn.Module):
 
 def work(out: Path) -> None:
     torch.set_num_threads(1)
-    processes = Processes()
+    processes = Distributed()
     torch.manual_seed(0)
     network = ad.adapt(timm.create_model("resnet18", channels=(32, 64, 128, 256), num_classes=10)).train()
     x, y = torch.randn(BATCH, 3, 64, 64), torch.randint(10, (BATCH,))

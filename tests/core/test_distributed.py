@@ -12,7 +12,7 @@ from torch import nn
 
 import adaptive_depth as ad
 from adaptive_depth.core import distributed as module
-from adaptive_depth.core.distributed import Processes, synchronised
+from adaptive_depth.core.distributed import Distributed, synchronised
 
 SCRIPT = """
 import json, os, sys, timm, torch, adaptive_depth as ad
@@ -168,12 +168,12 @@ def test_two_processes_go_on_bit_for_bit(form: str, trained: Path, tmp_path: Pat
 
 
 def test_one_process_needs_no_launcher(nets) -> None:
-    processes, network = Processes(), nets.chain()
+    processes, network = Distributed(), nets.chain()
     assert (processes.count, processes.index, processes.is_first) == (1, 0, True)
     assert processes.wrap(network) is network
     assert processes.sum(torch.tensor(3)) == 3
     assert processes.any(True, torch.device("cpu"))
-    assert processes.gather("mine") == ["mine"]
+    assert processes.all_gather("mine") == ["mine"]
     processes.average_gradients(network.parameters())
     processes.average_statistics(network)
     processes.wait()
@@ -196,7 +196,7 @@ def test_one_process_needs_no_launcher(nets) -> None:
     ],
 )
 def test_what_does_not_go_together(fields, said, nets, unchanged, monkeypatch) -> None:
-    monkeypatch.setattr(module.Processes, "__init__", lambda self: vars(self).update(count=2, index=0))
+    monkeypatch.setattr(module.Distributed, "__init__", lambda self: vars(self).update(count=2, index=0))
     network = nets.chain()
     with unchanged(network), pytest.raises(ad.TrainingError, match=said):
         ad.train(network, [(torch.zeros(4, 3, 8, 8), torch.arange(4))], epochs=1, **fields)

@@ -15,7 +15,7 @@ import torch
 import torchmetrics
 from torch import nn
 import adaptive_depth as ad
-from adaptive_depth.core.distributed import Processes
+from adaptive_depth.core.distributed import Distributed
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
@@ -50,7 +50,7 @@ JOBS = {
     "perplexity": (words, [(x, x) for x in texts], ad.tasks.LanguageModel()),
     "error": (plain, numbers, ad.tasks.Regression()),
 }
-processes = Processes()
+processes = Distributed()
 count, rank = processes.count, processes.index
 found = {}
 for name, (network, batches, task) in JOBS.items():

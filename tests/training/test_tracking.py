@@ -81,7 +81,7 @@ def test_no_tracker_asks_for_nothing(tmp_path: Path) -> None:
 
 
 def test_other_processes_tell_nothing(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("adaptive_depth.core.distributed.Processes.is_first", False)
+    monkeypatch.setattr("adaptive_depth.core.distributed.Distributed.is_first", False)
     with tracking(["tensorboard"], tmp_path / "run", RECIPE) as watch:
         watch.on_epoch(EPOCH)
     assert not os.listdir(tmp_path)  # noqa: PTH208

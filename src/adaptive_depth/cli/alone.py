@@ -47,13 +47,13 @@ def train_alone(
     Raises:
         TrainingError: more than one process.
     """
-    from ..core.distributed import Processes
+    from ..core.distributed import Distributed
     from ..measure.evaluation import evaluate_one
     from ..training.images import TrainingBatches
     from ..training.interrupting import seeded
     from ..training.loop import train
 
-    if Processes().count > 1:
+    if Distributed().count > 1:
         raise TrainingError("--compare alone trains in one process: leave it out of a training in several")
     found: dict[str, list[float]] = {}
     for skip in skips:

@@ -230,7 +230,7 @@ def _train(
 ) -> tuple[dict[str, Any], "History"]:
     import torch
 
-    from ..core.distributed import Processes
+    from ..core.distributed import Distributed
     from ..data import arguments_for, configure, create_loader, notes_of
     from ..models import create_model
     from ..quality import TOP_1
@@ -274,7 +274,7 @@ def _train(
         cut: Any = {"skip_aware": recipe.skip_aware_norms, "body": body}
         network = runs.as_network(plain, mandatory, group_size, example, **cut).to(place)
         began = process_time()
-        processes = Processes()
+        processes = Distributed()
         shown = {"workers": workers, "share": (processes.index, processes.count)}
         batches = TrainingBatches(config, recipe, workers=workers)
         validation = create_loader(config, "validation", batch_size=2 * recipe.batch_size, **shown)
@@ -319,7 +319,7 @@ def _train(
                 network, config, batch_size=recipe.batch_size, images=recipe.calibrate, **judged, **shown
             )
         after = runs.measure_accuracy(network, validation, **judged) if calibrated else before
-        images = sum(processes.gather(images_in(validation)))
+        images = sum(processes.all_gather(images_in(validation)))
     if not processes.is_first:  # one process is enough for the rest
         return {}, history
     runs.save_run(output, network, config, history, recipe, asked)

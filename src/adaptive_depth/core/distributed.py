@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .network import AdaptiveNetwork, gathers
 
 
-class Processes:
+class Distributed:
     """How many there are, which one this is, and what they do together."""
 
     def __init__(self) -> None:
@@ -104,7 +104,7 @@ class Processes:
             return mine
         return bool(self.sum(torch.tensor(int(mine), device=device)))
 
-    def gather(self, mine: Any) -> list[Any]:
+    def all_gather(self, mine: Any) -> list[Any]:
         """The values of all processes, plain ones, in the order of their index."""
         if self.count == 1:
             return [mine]
@@ -118,12 +118,12 @@ class Processes:
             dist.barrier()
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gather(tensor: Tensor) -> Tensor:
     """A tensor that may be spread over the processes, in one piece; then all processes must ask for it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def like(tensor: Tensor, kept: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, kept: Tensor) -> Tensor:
     """A whole tensor, spread over the processes as the one that it is to take the place of."""
     if not isinstance(kept, DTensor):
         return tensor
@@ -133,7 +133,7 @@ def like(tensor: Tensor, kept: Tensor) -> Tensor:
 def load_whole(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """`load_state_dict` of whole tensors into a module whose parameters may be spread over the processes."""
     own = module.state_dict()
-    module.load_state_dict({name: like(tensor, own[name]) for name, tensor in tensors.items()}, strict=False)
+    module.load_state_dict({name: shard_like(tensor, own[name]) for name, tensor in tensors.items()}, strict=False)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..batches import arguments, device_of, on_device, samples_in, split_batch
-from ..core.distributed import Processes
+from ..core.distributed import Distributed
 from ..core.network import AdaptiveNetwork, RunningStatistics, check_runs
 from ..core.sharing import SharedForward
 from ..errors import DataError
@@ -72,7 +72,7 @@ def calibrate(
     with evaluating(network):
         try:
             inputs = _taken(network, task)
-            processes = Processes() if across_processes else None
+            processes = Distributed() if across_processes else None
             measured = _measure(network, islice(batches, limit), inputs, processes)
         except BaseException:
             network.statistics = before
@@ -95,7 +95,7 @@ def _measure(
     network: AdaptiveNetwork,
     batches: Iterable[Any],
     inputs: Callable[[Any], Any],
-    processes: Processes | None,
+    processes: Distributed | None,
 ) -> int:
     device, measured = device_of(network), 0
     network.reset_statistics(per_context=True)
@@ -157,7 +157,7 @@ def _add(
     return 1
 
 
-def _reduce(network: AdaptiveNetwork, measured: int, processes: Processes) -> int:
+def _reduce(network: AdaptiveNetwork, measured: int, processes: Distributed) -> int:
     """The mean over the batches of all processes, each of which has the mean over its own."""
     device = device_of(network)
     total = int(processes.sum(torch.tensor(measured, device=device)))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batches import arguments, device_of, is_empty, on_device
-from ..core.distributed import Processes
+from ..core.distributed import Distributed
 from ..core.network import AdaptiveNetwork, check_runs
 from ..core.sharing import SharedForward, tensors_in
 from ..errors import DataError, MeasurementError, TrainingError
@@ -205,7 +205,7 @@ def _check_one_class(output: Any, y: Any) -> None:
 
 def _join(metrics: dict[str, "Metric"], device: torch.device) -> None:
     """Put the state of all processes into the metrics of each."""
-    processes = Processes()
+    processes = Distributed()
     if processes.count == 1:
         return
     ready = int(processes.sum(torch.tensor(int(bool(metrics)), device=device)))

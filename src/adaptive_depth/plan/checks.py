@@ -196,9 +196,9 @@ def prove(
     """
     blocks = [path for stage in stages for path in stage.blocks]
     known = {id(part) for path in homes(model, stages) for part in model.get_submodule(path).modules()}
-    strays = [path for path, part in model.named_modules() if id(part) not in known and has_statistics(part)]
+    unassigned = [path for path, part in model.named_modules() if id(part) not in known and has_statistics(part)]
     with looking_at(model), evaluating(model), torch.no_grad(), without_fast_paths():
-        calls, output = record(model, args, kwargs, blocks + strays)
+        calls, output = record(model, args, kwargs, blocks + unassigned)
         counts = Counter(call.path for call in calls)
         for path in blocks:
             if counts[path] != 1:
@@ -210,8 +210,8 @@ def prove(
                         else ""
                     )
                 )
-        _reject_stray_norms([call.path for call in calls], strays, stages)
-        order = [call.path for call in calls if call.path not in strays]
+        _reject_unassigned_norms([call.path for call in calls], unassigned, stages)
+        order = [call.path for call in calls if call.path not in unassigned]
         if order != blocks:
             first = next(i for i in range(len(order)) if order[i] != blocks[i])
             raise StagesError(
@@ -225,13 +225,13 @@ def prove(
                 _prove_skippable(model.get_submodule(path), by_path[path], stage, asked)
 
 
-def _reject_stray_norms(order: Sequence[str], strays: Sequence[str], stages: Stages) -> None:
+def _reject_unassigned_norms(order: Sequence[str], unassigned: Sequence[str], stages: Stages) -> None:
     """Norms that are registered before all stages, but run behind one: their statistics would mix."""
     ends = {stage.blocks[0]: stage for stage in stages}
     behind: Stage | None = None
     for path in order:
         behind = ends.get(path, behind)
-        if path in strays and behind is not None:
+        if path in unassigned and behind is not None:
             raise StagesError(
                 f"norm {path!r} is registered before the stages but runs behind the first block of stage "
                 f"{behind.name!r}: add it to that stage's norms, or register it behind the stages"

@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler, IterableDataset, default_collate
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from ..core.distributed import Processes
+from ..core.distributed import Distributed
 from ..data import CHARACTERS, DataConfig, open_data
 from ..data.sets import Boxes, Collate, Loader, Readable, Shards, joined, readable
 from ..data.together import Together, augmentation
@@ -43,7 +43,7 @@ class TrainingBatches:
     """
 
     def __init__(self, config: DataConfig, recipe: Recipe, *, workers: int = 0, download: bool = False) -> None:
-        processes = Processes()
+        processes = Distributed()
         size, rest = divmod(recipe.batch_size, recipe.accumulate * processes.count)
         if rest:
             raise DataError(
@@ -119,7 +119,7 @@ class _ByNumber:
     """All images in random order; a batch with a damaged one is smaller."""
 
     def __init__(
-        self, data: Any, recipe: Recipe, size: int, workers: int, together: _Finished, processes: Processes
+        self, data: Any, recipe: Recipe, size: int, workers: int, together: _Finished, processes: Distributed
     ) -> None:
         self.sampler = RepeatAugSampler(
             data, processes.count, processes.index, num_repeats=recipe.repeats, selected_round=0
@@ -190,7 +190,7 @@ class _Streamed:
     indices = None
 
     def __init__(
-        self, data: Shards, recipe: Recipe, size: int, workers: int, together: "_Finish", processes: Processes
+        self, data: Shards, recipe: Recipe, size: int, workers: int, together: "_Finish", processes: Distributed
     ) -> None:
         if recipe.repeats > 1:
             raise DataError(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from ..batches import device_of, on_device
-from ..core.distributed import Processes, whole
+from ..core.distributed import Distributed, gather
 from ..core.network import AdaptiveNetwork
 from ..errors import CheckpointError, DataError, TrainingError
 from ..files import writing
@@ -105,7 +105,7 @@ def train(
         )
     if validation is not None and isinstance(network, AdaptiveNetwork):
         _try_metric(network, validation, learned)
-    seed = None if recipe.seed is None else recipe.seed + Processes().index  # each process augments in its own way
+    seed = None if recipe.seed is None else recipe.seed + Distributed().index  # each process augments in its own way
     with (
         _writing(folder),
         seeded(seed),
@@ -115,7 +115,7 @@ def train(
     ):
         run = _Run(network, batches, recipe, learned, step, folder)
         if resume:
-            run.go_on()
+            run.resume()
         while run.epoch <= recipe.epochs:
             run.train_epoch(stop, on_step)
             run.end_epoch(validation)
@@ -128,7 +128,7 @@ def train(
 @contextmanager
 def _writing(folder: Path | None) -> Iterator[None]:
     """The folder of checkpoints is this training's alone; the first of its processes writes it."""
-    if folder is None or not Processes().is_first:
+    if folder is None or not Distributed().is_first:
         yield
         return
     with ExitStack() as stack:
@@ -197,7 +197,7 @@ class _Run:
         folder: Path | None,
     ) -> None:
         self.given, self.batches, self.recipe, self.task, self.folder = network, batches, recipe, task, folder
-        self.processes, self.device = Processes(), device_of(network)
+        self.processes, self.device = Distributed(), device_of(network)
         self.part_steps = len(batches) // recipe.accumulate  # in an epoch
         # What is spread over processes is another network: nothing turns it into a usual one again.
         self.spread = recipe.fsdp and self.processes.count > 1
@@ -463,7 +463,7 @@ class _Run:
         """The network as it would be kept now: with averaged weights where there are any, and in one piece."""
         source = self.network if self.ema is None else self.ema.module
         if self.spread:
-            self.given.load_state_dict({name: whole(tensor) for name, tensor in source.state_dict().items()})
+            self.given.load_state_dict({name: gather(tensor) for name, tensor in source.state_dict().items()})
         return self.given if self.spread else source
 
     # -- checkpoints --------------------------------------------------------------------------------------------
@@ -488,18 +488,18 @@ class _Run:
             "step": self.done,
             "batch": self.batch,
             "batches": len(self.batches),
-            "meters": self.processes.gather(self.meter.to_json()),
+            "meters": self.processes.all_gather(self.meter.to_json()),
             "lr": self.meter.lr,
             "optimizer": rest,
             "scaler": self.scaler.state_dict(),
-            "random": self.processes.gather(state.random_state(self.device)),
-            "random_at_start": self.processes.gather(self.at_start if self.batch else None),
+            "random": self.processes.all_gather(state.random_state(self.device)),
+            "random_at_start": self.processes.all_gather(self.at_start if self.batch else None),
             "history": [asdict(epoch) for epoch in self.history],
             "best": self.best,
             "extra_state": extra,
         }
         if self.passes is not None:
-            kept, facts["passes"] = zip(*self.processes.gather(self.passes.state()), strict=True)
+            kept, facts["passes"] = zip(*self.processes.all_gather(self.passes.state()), strict=True)
             tensors |= {f"passes.{n}.{name}": value for n, own in enumerate(kept) for name, value in own.items()}
         if not first:
             return
@@ -512,7 +512,7 @@ class _Run:
         state.save_state(self.folder, f"step-{self.done:08}", tensors, facts)
         state.forget_old(self.folder, self.recipe.keep)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         assert self.folder is not None
         path = state.newest(self.folder)
         if path is None:

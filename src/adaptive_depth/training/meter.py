@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..batches import entries_in, first_samples
-from ..core.distributed import Processes
+from ..core.distributed import Distributed
 from ..errors import DataError
 from ..tasks import Classification, Task
 from .history import Epoch
@@ -106,7 +106,7 @@ class Meter:
     def _count(self, name: str, value: Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def epoch(self, number: int, processes: Processes | None) -> Epoch:
+    def epoch(self, number: int, processes: Distributed | None) -> Epoch:
         """The means; over some processes, or of this one alone."""
         if not self.sums:
             raise DataError("the loader yielded no batch in this epoch: expected one that can be gone through again")
@@ -125,7 +125,7 @@ class Meter:
                 seen = int(total(self.sums[f"{name}_of"])) or 1
             means[name] = float(total(self.sums[name].double())) / seen
         mine = [name for name in self.sums if name.startswith(_PART)]  # a batch without boxes may lack some
-        names = sorted({name for own in (processes.gather(mine) if processes else [mine]) for name in own})
+        names = sorted({name for own in (processes.all_gather(mine) if processes else [mine]) for name in own})
         nothing = torch.zeros((), device=device)
         parts = {n.removeprefix(_PART): float(total(self.sums.get(n, nothing).double())) / images for n in names}
         return Epoch(

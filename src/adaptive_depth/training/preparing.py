@@ -12,7 +12,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
 from ..batches import device_of
-from ..core.distributed import Processes, synchronised
+from ..core.distributed import Distributed, synchronised
 from ..core.network import AdaptiveNetwork
 from ..errors import DataError, TrainingError
 from ..hub.extra_state import apart
@@ -47,14 +47,14 @@ def check(network: nn.Module, batches: Loader, recipe: Recipe, *, kept: bool = F
         raise DataError(f"{len(batches)} batches are fewer than the accumulate={recipe.accumulate} parts of one step")
     if recipe.optimizer.lower() not in list_optimizers():
         raise TrainingError(f"optimizer {recipe.optimizer!r} is not one of timm's: expected sgd, adamw, lamb, ...")
-    if Processes().count > 1:
+    if Distributed().count > 1:
         _check_together(recipe, device_of(network))
 
 
 @contextmanager
 def prepared(network: nn.Module, recipe: Recipe) -> Iterator[None]:
     """Inside, the network is laid out, frozen, recomputed and normalised as the recipe asks."""
-    processes = Processes()
+    processes = Distributed()
     if recipe.channels_last:
         network.to(memory_format=torch.channels_last)
     _freeze(network, recipe.freeze)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from ..core.distributed import like, load_whole, whole
+from ..core.distributed import gather, load_whole, shard_like
 from ..errors import AdaptiveDepthError, CheckpointError, one_line
 from ..files import write_atomically
 from ..hub.extra_state import apart, together
@@ -218,7 +218,7 @@ def numbers_of(optimizer: torch.optim.Optimizer, *, keep: bool = True) -> tuple[
         for name, value in values.items():
             key = f"{number}.{name}"
             if isinstance(value, Tensor):
-                in_one = whole(value.detach())
+                in_one = gather(value.detach())
                 if keep:
                     tensors[key] = in_one.cpu().contiguous()
             else:
@@ -235,7 +235,7 @@ def put_numbers(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor],
         number, _, name = key.partition(".")
         own = parameters[int(number)] if int(number) < len(parameters) else None
         if own is not None and isinstance(value, Tensor) and value.shape == own.shape:
-            value = like(value, own)
+            value = shard_like(value, own)
         state.setdefault(int(number), {})[name] = value
     now = optimizer.state_dict()["param_groups"]
     groups = [{**before, "params": group["params"]} for before, group in zip(rest["groups"], now, strict=True)]
@@ -288,7 +288,7 @@ def state_of_module(module: nn.Module, prefix: str, *, keep: bool = True) -> tup
         key = name if spread or not tensor.numel() else (tensor.data_ptr(), tensor.shape)
         if key not in seen:
             seen.add(key)
-            in_one = whole(tensor.detach())
+            in_one = gather(tensor.detach())
             if keep:
                 found[f"{prefix}{name}"] = in_one.cpu().clone(memory_format=torch.contiguous_format)
     return found, {f"{prefix}{name}": value for name, value in extra.items()} if keep else {}

@@ -8,7 +8,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-from ..core.distributed import Processes
+from ..core.distributed import Distributed
 from ..errors import TrainingError, one_line
 from .history import Epoch, Progress
 from .recipe import Recipe
@@ -63,7 +63,7 @@ def tracking(names: Sequence[str], folder: Path, recipe: Recipe) -> Iterator[Tra
             stack.callback(tracker.finish)
             return tracker
 
-        yield Tracking([start(name) for name in dict.fromkeys(names)] if Processes().is_first else [])
+        yield Tracking([start(name) for name in dict.fromkeys(names)] if Distributed().is_first else [])
 
 
 def _start(name: str, folder: Path, recipe: Recipe) -> Any:

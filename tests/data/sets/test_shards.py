@@ -14,7 +14,7 @@ from torch import nn
 
 import adaptive_depth as ad
 from adaptive_depth.cli import main
-from adaptive_depth.core.distributed import Processes
+from adaptive_depth.core.distributed import Distributed
 from adaptive_depth.data import class_names, configure, create_loader, open_data
 from adaptive_depth.data.sets import locate
 from adaptive_depth.training.images import TrainingBatches
@@ -214,7 +214,7 @@ def test_processes_have_shards_of_their_own(shards, monkeypatch):
     def parts(number):
         found = []
         for index in range(2):
-            monkeypatch.setattr(Processes, "__init__", lambda self, i=index: vars(self).update(count=2, index=i))
+            monkeypatch.setattr(Distributed, "__init__", lambda self, i=index: vars(self).update(count=2, index=i))
             made = training(shards, batch_size=16)
             assert len(made) == 2
             found.append(numbers(epoch(made, number)))
@@ -224,7 +224,7 @@ def test_processes_have_shards_of_their_own(shards, monkeypatch):
         first, second = parts(number)
         assert not set(first) & set(second)
         assert len(set(first)) == len(set(second)) == 16
-    monkeypatch.setattr(Processes, "__init__", lambda self: vars(self).update(count=5, index=0))
+    monkeypatch.setattr(Distributed, "__init__", lambda self: vars(self).update(count=5, index=0))
     with pytest.raises(ad.DataError, match="5 processes cannot share 4 tar shards: write as many or more"):
         training(shards, batch_size=10)
 
@@ -233,7 +233,7 @@ def test_a_process_with_fewer_images_goes_through_them_again(tmp_path, monkeypat
     """Shards of 18 and 6 images: each of two processes trains on 12."""
     name = write(tmp_path / "set", train=[18, 6], validation=[2])
     for index, (whole, times) in enumerate(((6, 2), (12, 1))):
-        monkeypatch.setattr(Processes, "__init__", lambda self, i=index: vars(self).update(count=2, index=i))
+        monkeypatch.setattr(Distributed, "__init__", lambda self, i=index: vars(self).update(count=2, index=i))
         found = Counter(numbers(epoch(training(name, batch_size=8), 2)))
         assert (len(found), set(found.values())) in (((whole, {times})), (18 - whole, {3 - times}))
 
