@@ -102,7 +102,7 @@ def test_what_else_the_run_holds_is_shown(call, folder):
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert sections(page) == ["choose", "table", "training", "analysis", "measured"]
     assert "<li>Use it &amp; be &lt;glad&gt;.</li>" in page
-    assert re.findall(r"<td>([^<]+)</td>", page.partition("The figures of every stage")[2])[:5] == [
+    assert re.findall(r"<td>([^<]+)</td>", page.partition("Figures for every stage")[2])[:5] == [
         "−0.5", "−0.25", "0.125", "0.0625", "0.03",
     ]  # fmt: skip
     assert 'alt="Class-activation maps: what super-net and base-net look at"' in page
@@ -165,7 +165,7 @@ def test_no_torch_is_waited_for(folder):
             r"network\.json holds no stages .*: save the network again",
         ),
         ("network.json", '{"stages": [', r"network\.json cannot be read .*: save the network again"),
-        ("network.json", json.dumps({"stages": STAGES[:1]}), "'FF' has 2 letters, and 1 stages were given"),
+        ("network.json", json.dumps({"stages": STAGES[:1]}), "'FF' has 2 letters, but 1 stages were given"),
         ("history.csv", "epoch,lr\n1,x\n", r"history\.csv is damaged .*: remove it, and the report does without"),
         ("history.csv", "\udcff", r"history\.csv is damaged .*: remove it, and the report does without"),
         ("analysis.json", "{}", r"analysis\.json is damaged .*: make it anew with adaptive-depth analyze .*small, or"),

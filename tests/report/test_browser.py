@@ -72,7 +72,7 @@ def test_without_javascript_all_figures_are_there(opened, page_file):
         assert page.locator(".chart svg:visible").count() == 5
         assert page.locator("noscript p").is_visible()
         assert not page.locator("#slider").is_visible()
-        assert page.get_by_text("runs whole").count() == 3
+        assert page.get_by_text("runs in full").count() == 3
 
 
 # -- the choice -------------------------------------------------------------------------------------------------
@@ -109,9 +109,9 @@ def test_where_nothing_fits_it_says_what_would_do(opened, page_file):
         for typed in ("", "0", "-3"):
             type_limit(page, 7)
             type_limit(page, typed)
-            assert result(page) == ["None fits", "Type a number above 0."], typed
+            assert result(page) == ["None fits", "Enter a number above 0."], typed
         type_limit(page, 4.99)
-        assert result(page) == ["None fits", "The least that any needs is 5.00 ms, by TTT."]
+        assert result(page) == ["None fits", "The minimum is 5.00 ms, by TTT."]
         assert page.locator("tr[aria-current]").count() == 0
         assert page.locator(".halo").count() == 0
         assert page.get_by_text("No sub-network is chosen.").is_visible()
@@ -238,7 +238,7 @@ def test_the_chart_is_that_of_the_limit(opened, page_file):
 COLUMNS = {
     "Sub-network": None,
     "Accuracy (%)": 0,
-    "Points against FFF": 0,
+    "Points vs. FFF": 0,
     "Latency (ms)": 3,
     "Multiply-adds (MMACs)": 1,
     "Energy (mJ)": 7,
@@ -288,7 +288,7 @@ def test_the_front_is_that_of_the_limit(opened, page_file):
 def test_a_row_can_be_looked_at(opened, page_file):
     with opened(page_file) as page:
         page.get_by_role("button", name="TFF", exact=True).click()
-        assert result(page)[:3] == ["You look at", "TFF", "dominated by FTT"]
+        assert result(page)[:3] == ["Showing", "TFF", "dominated by FTT"]
         assert page.locator(".stage .stage-letter").all_inner_texts() == ["T", "F", "F"]
         assert middle(page, ".halo") == pytest.approx(middle(page, '[id="chart-latency_ms-point-TFF"]'), abs=0.7)
         page.get_by_role("slider").press("ArrowRight")
@@ -338,7 +338,7 @@ def test_a_regression_is_said_in_its_own_words(opened, errors_file):
         type_limit(page, 0.09)
         assert result(page) == ["None fits", "The best, FTF, reaches 0.095 m."]
         type_limit(page, "")
-        assert result(page) == ["None fits", "Type a number."]
+        assert result(page) == ["None fits", "Enter a number."]
         assert page.get_by_role("button", name="Pareto front, latency").is_visible()
 
 

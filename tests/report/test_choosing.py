@@ -1,4 +1,4 @@
-"""What the page knows of the choice: the same as TradeOffs.best, and said in words."""
+"""The page's choices: the same as TradeOffs.best, and in words."""
 
 import json
 import random
@@ -63,7 +63,7 @@ def test_steps_by_hand(table):
     assert known["latency_ms"].steps == ((5.0, "TTT"), (6.0, "TTF"), (22 / 3, "FTT"), (8.0, "FTF"))
     assert known["macs"].steps == ((1.9, "TTT"), (2.4, "TTF"), (2.7, "FTT"), (3.2, "FTF"))
     assert known["accuracy"].steps == ((80.0, "TTT"), (85.25, "TTF"), (88.0, "FTT"), (90.5, "FTF"))
-    assert known["latency_ms"].none == "The least that any needs is 5.00\N{NO-BREAK SPACE}ms, by TTT."
+    assert known["latency_ms"].none == "The minimum is 5.00\N{NO-BREAK SPACE}ms, by TTT."
     assert known["accuracy"].none == "The most accurate, FTF, reaches 90.50\N{NO-BREAK SPACE}%."
 
 
@@ -138,7 +138,7 @@ def test_numbers_have_four_digits(largest, text):
 def test_what_would_do_is_rounded_so_that_it_does():
     table = TradeOffs((Row("F", 71.239, 400, 9, 2.5), Row("T", 70.0, 300, 5, 1.2301)))
     known = limits(table)
-    assert known["latency_ms"].none == "The least that any needs is 1.231\N{NO-BREAK SPACE}ms, by T."
+    assert known["latency_ms"].none == "The minimum is 1.231\N{NO-BREAK SPACE}ms, by T."
     assert known["accuracy"].none == "The most accurate, F, reaches 71.23\N{NO-BREAK SPACE}%."
     assert known["latency_ms"].to_json([1.2, 2.5])["steps"] == [(1.2301, "T", "1.231"), (2.5, "F", "2.500")]
     assert known["accuracy"].to_json([70, 71.2])["steps"] == [(70.0, "T", "70.00"), (71.239, "F", "71.23")]
@@ -214,7 +214,7 @@ def test_facts_say_which_way_is_worse(errors):
 
 def test_heads_cells_and_sentences_of_a_regression(errors):
     heads = {column["name"]: column["title"] for column in columns(errors, None)}
-    assert (heads["quality"], heads["lost"]) == ("RMSE (m, lower is better)", "Against FFF (m)")
+    assert (heads["quality"], heads["lost"]) == ("RMSE (m, lower is better)", "Vs. FFF (m)")
     assert heads["latency_ms"] == "Latency (ms)"
     cells = {row["skip"]: [cell["text"] for cell in row["cells"][:3]] for row in rows(errors, None)}
     assert cells["TTT"] == ["0.200", "+0.100", "on the front"]
@@ -224,8 +224,8 @@ def test_heads_cells_and_sentences_of_a_regression(errors):
         "One network, 8 depths: from RMSE 0.200 m in 5.00 ms (TTT, the base-net) to RMSE 0.100 m in 10.00 ms (FFF, "
         "the super-net).",
         "The cheapest, TTT, takes 50.0 % less latency; its RMSE is 0.100 m above that of the super-net (worse).",
-        "4 of 8 are on the Pareto front of RMSE against latency; each of the others is beaten by one of those.",
-        "Of RMSE, lower is better.",
+        "4 of 8 are on the Pareto front of RMSE against latency; each of the others is dominated by one of these.",
+        "Lower RMSE is better.",
     ]
     assert tiles(errors)[-1]["name"] == "Best RMSE"
     assert tiles(errors)[-1]["value"] == "FTF"
@@ -234,7 +234,7 @@ def test_heads_cells_and_sentences_of_a_regression(errors):
 def test_words_of_percent_of_another_name():
     table = replace(a_table(0), rows=(Row("F", 61.5, 400, 9), Row("T", 60.25, 300, 8)), quality=Quality("mIoU", "%"))
     heads = {column["name"]: column["title"] for column in columns(table, None)}
-    assert (heads["quality"], heads["lost"]) == ("mIoU (%)", "Points against F")
+    assert (heads["quality"], heads["lost"]) == ("mIoU (%)", "Points vs. F")
     assert facts(table)["T"]["lines"][0] == ("mIoU", "60.25\N{NO-BREAK SPACE}%", "1.25 points below the super-net")
     assert summary(table)[1].endswith("; its mIoU is 1.25 points below that of the super-net.")
     assert limits(table)["quality"].above == 0
@@ -250,7 +250,7 @@ def test_a_quality_without_a_unit():
         quality=Quality("perplexity", higher_is_better=False),
     )
     heads = {column["name"]: column["title"] for column in columns(table, None)}
-    assert (heads["quality"], heads["lost"]) == ("perplexity (lower is better)", "Against F")
+    assert (heads["quality"], heads["lost"]) == ("perplexity (lower is better)", "Vs. F")
     assert facts(table)["T"]["lines"][0] == ("perplexity", "12.25", "0.75 above the super-net (worse)")
 
 
@@ -269,7 +269,7 @@ def test_a_training_that_knows_no_accuracy_tells_its_loss():
         Epoch(2, 0.1, 0.75, None, 0.125, None, 900.0, validation={"F": 0.25, "T": 0.375}),
     )
     told = training(History(epochs), Quality("RMSE", "m", higher_is_better=False))
-    assert told["said"] == "2 epochs. In the last one the loss was 0.75, of the base-net 0.125."
+    assert told["said"] == "2 epochs. In the last one, the loss was 0.75 (base-net 0.125)."
     assert told["seen"].startswith("Losses and RMSE over the epochs. ")
     assert "Last validation RMSE: F 0.250 m, T 0.375 m." in told["seen"]
     assert "accuracy" not in told["columns"]

@@ -1,4 +1,4 @@
-"""The page as text: complete in itself, the same for the same input, harmless whatever names it carries."""
+"""The page as text: self-contained, the same for the same input, harmless whatever names it carries."""
 
 import hashlib
 import json
@@ -58,7 +58,7 @@ def data_of(page):
     return json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL).group(1))
 
 
-# -- complete in itself -----------------------------------------------------------------------------------------
+# -- self-contained ----------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_loaded_from_elsewhere(page_text):
@@ -135,14 +135,12 @@ def test_neither_torch_nor_its_friends_are_loaded(tmp_path):
 
 
 def test_stages_of_another_network_are_refused():
-    with pytest.raises(MeasurementError, match="'FFF' has 3 letters, and 2 stages were given: expected one letter for"):
+    with pytest.raises(MeasurementError, match="'FFF' has 3 letters, but 2 stages were given: expected one letter per"):
         make_page(stages=STAGES[:2])
 
 
 def test_a_picture_that_is_none_is_refused():
-    with pytest.raises(
-        MeasurementError, match=r"the picture 'Maps' begins with b'GIF89a': expected the bytes of a PNG"
-    ):
+    with pytest.raises(MeasurementError, match=r"picture 'Maps' starts with b'GIF89a': expected the bytes of a PNG"):
         make_page(pictures={"Maps": b"GIF89a"})
 
 
@@ -279,9 +277,7 @@ def test_what_skipping_a_stage_saves_stands_at_the_stage():
 def test_the_training_is_told_in_words_and_figures():
     page = make_page(history=make_history())
     training = page.partition('<section id="training"')[2].partition("</section>")[0]
-    assert (
-        "2 epochs. In the last one the accuracy on the training images was 75.0 %, of the base-net 66.0 %." in training
-    )
+    assert "2 epochs. In the last one, accuracy on the training images was 75.0 % (base-net 66.0 %)." in training
     assert "Last validation accuracies: FFF 90.0 %, TTT 80.0 %." in training
     assert re.findall(r'<th scope="col">([^<]+)</th>', training)[-2:] == ["validation FFF", "validation TTT"]
     assert re.findall(r"<td>([^<]+)</td>", training)[:3] == ["0.1", "1.5", "75"]
@@ -439,7 +435,7 @@ def test_a_network_that_writes_text_has_times_rates_and_charts_of_them():
     heads += ["Prompt tokens/s", "New tokens/s"]
     assert all(head in page for head in heads)
     assert "Latency" not in page
-    assert "Times of text are those of a batch of 2, after a prompt of 100 tokens." in page
+    assert "Text times are for a batch of 2, after a prompt of 100 tokens." in page
     assert "with 10.00\N{NO-BREAK SPACE}ms/token (TTT, the base-net)" in page
     [full, base] = words.rows(table, profile)
     cells = {(cell["name"], cell["text"]): cell for cell in full["cells"]}

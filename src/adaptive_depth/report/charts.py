@@ -1,4 +1,4 @@
-"""The library's charts as SVG inside a page: text stays text, and the same input gives the same characters."""
+"""The library's charts as SVG inside a page: text stays text, and the same input produces the same output."""
 
 import io
 import re
@@ -20,8 +20,8 @@ def inline_svg(figure: "Figure", name: str, title: str, description: str) -> str
     """A figure as the `<svg>` element of an HTML page, with a text alternative.
 
     Arguments:
-        figure: of matplotlib; its resolution is changed to the one of SVG.
-        name: of the chart, for ids: those of several charts in a page must not meet.
+        figure: of matplotlib; its resolution is set to that of SVG.
+        name: of the chart; prefixes ids, which must not clash between charts of a page.
         title, description: what it is, and what can be seen.
 
     Example:
@@ -47,14 +47,14 @@ def inline_svg(figure: "Figure", name: str, title: str, description: str) -> str
 
 
 def _tidy(root: ElementTree.Element, name: str) -> None:
-    """Leave out what a page does not need, and put the chart's name before every id."""
+    """Remove what a page does not need, and prefix every id with the chart's name."""
     for tag in ("width", "height", "version"):
         root.attrib.pop(tag, None)
     for element in root.iter():
-        element.tag = _local(element.tag)  # in HTML the namespace goes without saying
+        element.tag = _local(element.tag)  # HTML implies the namespace
         for child in list(element):
             if _local(child.tag) in ("style", "metadata"):
-                element.remove(child)  # a style would hold for the whole page
+                element.remove(child)  # a style would apply to the whole page
         for key, value in list(element.attrib.items()):
             del element.attrib[key]
             element.set(_local(key), _renamed(_local(key), value, name))
@@ -73,15 +73,15 @@ def _renamed(key: str, value: str, name: str) -> str:
 
 
 def places(figure: "Figure", costs: Mapping[str, float]) -> dict[str, Any]:
-    """Where things stand in the SVG of a chart of `plot_tradeoffs`, in its units.
+    """Coordinates in the SVG of a `plot_tradeoffs` chart, in its units.
 
     Arguments:
         figure: after `inline_svg`, which fixes its layout.
-        costs: of every sub-network, in the unit of the page, by skip.
+        costs: of every sub-network, in the page's unit, by skip.
 
     Returns:
         `points`, [x, y] by skip; `area`, [left, top, right, bottom] of the axes; `line`, [a, b] so that a limit
-        stands at x = a + b * limit (b is 0 where all costs are equal); `level`, the same for quality and y.
+        lies at x = a + b * limit (b is 0 if all costs are equal); `level`, the same for quality and y.
     """
     axes = figure.axes[0]
     height = figure.get_figheight() * _DPI

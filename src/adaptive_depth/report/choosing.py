@@ -1,4 +1,4 @@
-"""What the page knows of the choice: for every limit the sub-network that `best` returns, worked out beforehand."""
+"""The page's choices: for every limit the sub-network that `best` returns, computed in advance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ _POSITIONS = 150  # of the slider, at least
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit that the reader may set, in the unit in which it is shown.
+    """A limit that the reader may set, in its display unit.
 
     Attributes:
         quantity: what is limited.
-        at_least: a lower limit, on a quality of which more is better; else an upper one.
-        steps: (limit, skip) by growing limit. An upper limit gives the skip of the last step that does not exceed it,
-            a lower limit that of the first step that is not below it; there may be none.
-        none: what is said where no sub-network meets the limit.
-        above: limits have to be above this, else `best` refuses them; None where any number will do.
-        on_quality: is it the quality that is limited, and not a cost?
+        at_least: a lower limit, on a quality where higher is better; otherwise an upper one.
+        steps: (limit, skip), sorted by limit. An upper limit selects the last step that does not exceed it, a lower
+            limit the first step that is not below it; there may be none.
+        none: the text shown if no sub-network meets the limit.
+        above: limits must be above this, or `best` rejects them; None accepts any number.
+        on_quality: whether the quality is limited, not a cost.
     """
 
     quantity: Quantity
@@ -35,7 +35,7 @@ class Limit:
     on_quality: bool = False
 
     def choice(self, limit: float) -> str | None:
-        """What the page chooses; None where nothing meets the limit."""
+        """What the page chooses; None if nothing meets the limit."""
         if not isfinite(limit) or (self.above is not None and limit <= self.above):
             return None
         if self.at_least:
@@ -43,13 +43,13 @@ class Limit:
         return next((skip for step, skip in reversed(self.steps) if step <= limit), None)
 
     def _written(self, limit: float, skip: str) -> str:
-        """The limit in as few digits as give the same choice, from those that are shown elsewhere."""
+        """The limit in the fewest digits that give the same choice, but no fewer than are shown elsewhere."""
         rounding = ROUND_FLOOR if self.at_least else ROUND_CEILING
         texts = (rounded(limit, self.quantity.decimals + more, rounding) for more in range(12))
         return next((text for text in texts if self.choice(float(text)) == skip), repr(limit))
 
     def to_json(self, values: Sequence[float]) -> dict[str, Any]:
-        """For the script. `values` are what the sub-networks cost, in the unit shown: the slider spans them."""
+        """For the script. `values` are the sub-networks' costs in the display unit: the slider spans them."""
         low, high, step = _span(min(values), max(values), self.above)
         middle = low + step * int((high - low) / step / 2)
         return {
@@ -71,9 +71,9 @@ class Limit:
 
 
 def limits(table: TradeOffs) -> dict[str, Limit]:
-    """By name: the costs that a limit makes sense for at run time, and the quality.
+    """By name: the costs worth limiting at run time, and the quality.
 
-    The parameters are left out: all sub-networks share them, so choosing another saves none.
+    Parameters are left out: all sub-networks share them, so choosing another one saves none.
 
     Example:
         >>> table = TradeOffs((Row("F", 76.0, 400_000, 9), Row("T", 75.0, 200_000, 5)))
@@ -88,7 +88,7 @@ def limits(table: TradeOffs) -> dict[str, Limit]:
         steps = tuple((limit / quantity.divisor, skip) for limit, skip in table.choices(name))
         least = min(table.rows, key=lambda row, name=name: getattr(row, name))
         needs = quantity.enough(getattr(least, name))
-        found[name] = Limit(quantity, False, steps, f"The least that any needs is {needs}, by {least.skip}.")
+        found[name] = Limit(quantity, False, steps, f"The minimum is {needs}, by {least.skip}.")
     found[quality_of(table).name] = _quality_limit(table)
     return found
 
@@ -97,7 +97,7 @@ def _quality_limit(table: TradeOffs) -> Limit:
     quality, quantity = table.quality, quality_of(table)
     at_least = quality.higher_is_better
     if quality == TOP_1:
-        above, most = 1.0, "most accurate"  # a limit of 1 or less is taken for a part of 1, which `best` refuses
+        above, most = 1.0, "most accurate"  # `best` takes 1 or less for a fraction, not percent, and rejects it
     else:
         above, most = (0.0 if quality.unit == "%" else None), "best"
     best = best_of(table)
@@ -109,9 +109,9 @@ def _quality_limit(table: TradeOffs) -> Limit:
 def _quality_steps(table: TradeOffs, name: str, above: float | None) -> tuple[tuple[float, str], ...]:
     """What `best` returns for every limit on quality alone, from the strictest one that can be met."""
     at_least = table.quality.higher_is_better
-    least = -inf if above is None else nextafter(above, inf)  # the least limit that `best` takes
+    least = -inf if above is None else nextafter(above, inf)  # the least limit that `best` accepts
     values = {row.accuracy for row in table.rows}
-    # What lies below the least lower limit is never asked for; what lies below the least upper limit always fits.
+    # A value below the least lower limit is never asked for; one below the least upper limit always fits.
     asked = {value for value in values if value >= least} if at_least else {max(value, least) for value in values}
     steps: list[tuple[float, str]] = []
     for value in sorted(asked, reverse=at_least):
@@ -122,24 +122,24 @@ def _quality_steps(table: TradeOffs, name: str, above: float | None) -> tuple[tu
 
 
 def best_of(table: TradeOffs) -> Row:
-    """The row of the best quality; of equally good ones the cheapest."""
+    """The row with the best quality; among equals the cheapest."""
     cost = table.cost_name()
     return max(table.rows, key=lambda row: (table.quality.gain(row.accuracy, 0.0), -getattr(row, cost)))
 
 
 def reference(table: TradeOffs) -> Row:
-    """What sub-networks are compared with: the super-net; where it was not measured, the one of most multiply-adds."""
+    """What sub-networks are compared with: the super-net or, if not measured, the one with the most multiply-adds."""
     whole = (row for row in table.rows if "T" not in row.skip)
     return next(whole, None) or max(table.rows, key=lambda row: row.macs)
 
 
 def role(skip: str) -> str:
-    """`"super-net"` or `"base-net"`; of others nothing."""
+    """`"super-net"` or `"base-net"`; empty for others."""
     return {frozenset("F"): "super-net", frozenset("T"): "base-net"}.get(frozenset(skip), "")
 
 
 def facts(table: TradeOffs) -> dict[str, dict[str, Any]]:
-    """By skip: its role, and name, value and comparison with the super-net of all that was measured, in words."""
+    """By skip: its role, and for every measurement its name, value and comparison with the super-net, in words."""
     top, quality = reference(table), quality_of(table)
     found = {}
     for row in table.rows:
@@ -157,7 +157,7 @@ def named(row: Row) -> str:
 
 
 def lost(table: TradeOffs, row: Row, against: str) -> str:
-    """How far a row is from the reference, which is called `against`; of the reference itself nothing."""
+    """How far a row is from the reference, which is called `against`; empty for the reference itself."""
     quality, top = table.quality, reference(table)
     if row is top:
         return ""
@@ -165,7 +165,7 @@ def lost(table: TradeOffs, row: Row, against: str) -> str:
     if abs(more) < 0.5 * 10**-table.digits:
         return f"{'as accurate as' if quality == TOP_1 else 'the same as'} {against}"
     apart = quality.apart(row.accuracy, top.accuracy, table.digits)
-    # Where more is better, above and below say which is better; the other way round it has to be said.
+    # Readers take "above" for better; where lower is better, the verdict must be spelled out.
     verdict = "" if quality.higher_is_better else f" ({'worse' if more > 0 else 'better'})"
     return f"{apart} {'above' if more > 0 else 'below'} {against}{verdict}"
 
@@ -180,7 +180,7 @@ def _saved(value: float, most: float, same: bool) -> str:
 
 
 def verdicts(table: TradeOffs) -> dict[str, dict[str, str]]:
-    """By limit and skip: on the Pareto front, or dominated by which."""
+    """By limit and skip: on the Pareto front, or dominated by which sub-network."""
     found: dict[str, dict[str, str]] = {}
     for name in quantities(table):
         front = {row.skip for row in table.front(name)}

@@ -1,5 +1,5 @@
 "use strict";
-// What is chosen was worked out beforehand, by TradeOffs.best: here it is only looked up and shown.
+// All choices were computed in advance by TradeOffs.best; here they are only looked up and shown.
 (() => {
   const SVG = "http://www.w3.org/2000/svg";
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -120,7 +120,7 @@
   }
 
   function showNone(limit, value) {
-    const wanted = limit.above === null ? "Type a number." : `Type a number above ${limit.above}.`;
+    const wanted = limit.above === null ? "Enter a number." : `Enter a number above ${limit.above}.`;
     const asked = allowed(limit, value) ? limit.none : wanted;
     say(true, "", "None fits", "", asked, []);
     at("running").textContent = "No sub-network is chosen.";
@@ -137,7 +137,7 @@
       stage.querySelector(".stage-letter").textContent = flag || "–";
       const blocks = all(".block", stage);
       const left = all(".block.skippable", stage).length;
-      stage.querySelector(".state").textContent = flag ? (skips ? `${left} of ${blocks.length} blocks skipped` : "runs whole") : "not chosen";
+      stage.querySelector(".state").textContent = flag ? (skips ? `${left} of ${blocks.length} blocks skipped` : "runs in full") : "not chosen";
       for (const block of all(".block.skippable", stage)) {
         block.classList.toggle("skipped", skips);
         block.querySelector(".said").textContent = skips ? ", skipped" : ", runs";
@@ -177,13 +177,13 @@
     if (skip === null || !places.points[skip]) return;
     const point = svg.querySelector(`[id="chart-${cost}-point-${skip}"]`);
     if (point) point.classList.add("point-chosen");
-    for (const text of all("text", svg)) if (text.textContent.trim() === skip) text.classList.add("covered"); // by the tag
+    for (const text of all("text", svg)) if (text.textContent.trim() === skip) text.classList.add("covered"); // the tag would overlap it
     markPoint(layer, places, skip);
   }
 
   function markLimit(layer, { area, line, level }, limit, value) {
     const [left, top, right, bottom] = area;
-    const [start, slope] = limit.onQuality ? level : line; // a quality is limited across the chart, a cost upwards
+    const [start, slope] = limit.onQuality ? level : line; // a limit on quality is a horizontal line, one on cost vertical
     if (!slope) return;
     const raw = start + slope * value;
     const [low, high] = limit.onQuality ? [top, bottom] : [left, right];
@@ -226,7 +226,7 @@
     const body = head.closest("table").tBodies[0];
     const key = (row) => row.cells[column].dataset.value;
     const rows = [...body.rows].sort((a, b) => (descending ? -1 : 1) * compare(key(a), key(b)));
-    const unknown = rows.filter((row) => key(row) === ""); // neither the least nor the most
+    const unknown = rows.filter((row) => key(row) === ""); // last in both directions: they are neither least nor most
     body.append(...rows.filter((row) => key(row) !== ""), ...unknown);
     at("sorted").textContent = `Sorted by ${head.textContent.trim()}, ${descending ? "descending" : "ascending"}.`;
   }
@@ -245,7 +245,7 @@
       const button = make("button", name.textContent, "skip");
       button.type = "button";
       button.title = `Show ${name.textContent}`;
-      button.addEventListener("click", () => show(row.dataset.skip, "You look at", limits.get(current), NaN));
+      button.addEventListener("click", () => show(row.dataset.skip, "Showing", limits.get(current), NaN));
       name.replaceWith(button);
       row.cells[0].append(make("span", "", "flag"));
     }

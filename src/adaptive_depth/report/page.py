@@ -1,4 +1,4 @@
-"""The page: everything that was measured of a run, in one file that needs no network."""
+"""The page: everything measured for a run, in one self-contained file."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -38,24 +38,24 @@ def report_page(
 ) -> str:
     """One HTML page on a network's depths: choose one by a limit, compare all, see how they were measured.
 
-    It is complete in itself: nothing is loaded from elsewhere, and a policy in its head forbids it. Without
-    JavaScript all but the slider is there.
+    It is self-contained: nothing is loaded from elsewhere, and its content security policy forbids it. Without
+    JavaScript everything except the slider works.
 
     Arguments:
         table: quality and cost of the sub-networks.
         title: of the page.
-        stages: as `Stages.to_json` gives them: `name`, and module paths in `mandatory` and `skippable`.
-        profile: what the costs in `table` come from; tells how they were measured.
+        stages: as `Stages.to_json` returns them: `name`, and module paths in `mandatory` and `skippable`.
+        profile: the source of the costs in `table`; says how they were measured.
         history: of the training.
         analysis: what `analyze` found.
         pictures: PNG files, by what they show.
-        about: further facts under "How it was measured": names and values by the heading of their group.
+        about: further facts under "How it was measured": names and values, by group heading.
 
     Returns:
-        HTML. The same input gives the same characters.
+        HTML; the same input always produces the same text.
 
     Raises:
-        MeasurementError: sub-networks that do not fit the stages, or a picture that is no PNG file.
+        MeasurementError: sub-networks that do not fit the stages, or a picture that is not a PNG file.
 
     Example:
         >>> from adaptive_depth.choose.tradeoffs import Row
@@ -98,7 +98,7 @@ def _rendered(script: str, values: dict[str, Any]) -> str:
     sections += [("analysis", "Analysis")] * bool(values["analysis"] or values["pictures"])
     sections += [("measured", "How it was measured")]
     page = _template().render(**values, script=script, style=_file("page.css"), sections=sections)
-    return page.encode("utf-8", "replace").decode()  # a name may hold half a letter, which no file can
+    return page.encode("utf-8", "replace").decode()  # a name may contain a lone surrogate, which UTF-8 cannot encode
 
 
 @cache
@@ -118,24 +118,24 @@ def _check(table: TradeOffs, stages: Sequence[Mapping[str, Any]]) -> None:
     for row in table.rows:
         if len(row.skip) != len(stages):
             raise MeasurementError(
-                f"the sub-network {row.skip!r} has {len(row.skip)} letters, and {len(stages)} stages were given: "
-                "expected one letter for each stage; take the stages of the network that was measured"
+                f"sub-network {row.skip!r} has {len(row.skip)} letters, but {len(stages)} stages were given: "
+                "expected one letter per stage; pass the stages of the network that was measured"
             )
 
 
 def _caption(table: TradeOffs) -> str:
-    batch = f" Latency is that of a batch of {table.batch_size}." if "latency_ms" in table.measured else ""
+    batch = f" Latency is for a batch of {table.batch_size}." if "latency_ms" in table.measured else ""
     if {"token_ms", "first_token_ms"} & {*table.measured}:
-        batch += f" Times of text are those of a {table.of_text()}."
+        batch += f" Text times are for a {table.of_text()}."
     what = f"{table.quality.heading} and cost of {len(table.rows)} sub-networks."
-    return f"{what}{batch} A button in a head sorts by that column."
+    return f"{what}{batch} Click a column head to sort by it."
 
 
 # -- charts -----------------------------------------------------------------------------------------------------
 
 
 def _trade_offs(table: TradeOffs) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Charts of quality against each cost, and where things stand in them."""
+    """Charts of quality against each cost, and the coordinates of what they show."""
     from ..plotting import plot_tradeoffs
 
     charts, geometry = [], {}
@@ -153,7 +153,7 @@ def _trade_offs(table: TradeOffs) -> tuple[list[dict[str, Any]], dict[str, Any]]
             figure,
             f"chart-{name}",
             f"{quality.title} against {quantity.word} of {len(table.rows)} sub-networks",
-            f"On the Pareto front, cheapest first: {points}. The table holds the figures of all.",
+            f"On the Pareto front, cheapest first: {points}. The table lists all of them.",
         )
         charts.append({"cost": name, "svg": svg})
         geometry[name] = places(figure, {row.skip: getattr(row, name) / quantity.divisor for row in table.rows})
@@ -161,7 +161,7 @@ def _trade_offs(table: TradeOffs) -> tuple[list[dict[str, Any]], dict[str, Any]]
 
 
 def _training(history: History | None, quality: Quality) -> dict[str, Any] | None:
-    """What the section on training holds; None where there is none."""
+    """Contents of the training section; None if there is none."""
     if history is None or not history.epochs:
         return None
     from ..plotting import plot_training
@@ -173,14 +173,14 @@ def _training(history: History | None, quality: Quality) -> dict[str, Any] | Non
 
 
 def _analysed(analysis: "Analysis | None") -> dict[str, Any] | None:
-    """What the section on the analysis holds; None where there is none."""
+    """Contents of the analysis section; None if there is none."""
     if analysis is None:
         return None
     from ..plotting.analysis import plot_transformations
 
     figure = plot_transformations(analysis)
-    least = round(60 * figure.get_figwidth())  # pixels, in which its letters can still be read
-    seen = "How much each block changes the features that it is given. The tables below hold the figures."
+    least = round(60 * figure.get_figwidth())  # pixels: any narrower, its labels become illegible
+    seen = "How much each block changes its input features. The tables below list the figures."
     svg = inline_svg(figure, "chart-analysis", "Transformation by each block", seen)
     return {"advice": analysis.advice, "tables": words.analysis_tables(analysis), "svg": svg, "least": least}
 
@@ -189,7 +189,7 @@ def _analysed(analysis: "Analysis | None") -> dict[str, Any] | None:
 
 
 def _stages(stages: Sequence[Mapping[str, Any]], saved: Mapping[int, str]) -> list[dict[str, Any]]:
-    """Every block of every stage, with the part of its path that tells it from its neighbours."""
+    """Every block of every stage, with the part of its path that distinguishes it from its neighbours."""
     found = []
     for index, stage in enumerate(stages):
         paths = [*stage["mandatory"], *stage["skippable"]]
@@ -208,12 +208,12 @@ def _stages(stages: Sequence[Mapping[str, Any]], saved: Mapping[int, str]) -> li
 
 def _picture(caption: str, content: bytes) -> dict[str, str]:
     if not content.startswith(_PNG):
-        raise MeasurementError(f"the picture {caption!r} begins with {content[:8]!r}: expected the bytes of a PNG file")
+        raise MeasurementError(f"picture {caption!r} starts with {content[:8]!r}: expected the bytes of a PNG file")
     return {"caption": caption, "data": f"data:image/png;base64,{b64encode(content).decode()}"}
 
 
 def _data(table: TradeOffs, stages: Sequence[Mapping[str, Any]], geometry: Mapping[str, Any]) -> dict[str, Any]:
-    """What the script reads."""
+    """The data that the script reads."""
     known = quantities(table)
     shown = {name: [getattr(row, name) / quantity.divisor for row in table.rows] for name, quantity in known.items()}
     shown[quality_of(table).name] = [row.accuracy for row in table.rows]

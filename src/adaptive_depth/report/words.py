@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..analysis.values import Analysis
 
 Entry = tuple[str, str]
-_MANY = 14  # entries of a group: more are shown when they are asked for
+_MANY = 14  # entries of a group; longer groups start folded
 _RATES = {"prompt": "Prompt tokens/s", "new": "New tokens/s"}  # of `TradeOffs.tokens_a_second`
 
 
@@ -34,12 +34,12 @@ def summary(table: TradeOffs) -> list[str]:
     sentences = [
         f"One network, {len(table.rows)} depths: from {_reached(table, first, cost)} to {_reached(table, last, cost)}.",
         f"{front} of {len(table.rows)} are on the Pareto front of {table.quality.noun} against {cost.word}; each of "
-        "the others is beaten by one of those.",
+        "the others is dominated by one of these.",
     ]
     if saved:
         sentences.insert(1, f"The cheapest, {first.skip}, takes {saved} {cost.word}{_losing(table, first)}.")
     if not table.quality.higher_is_better:
-        sentences.append(f"Of {table.quality.noun}, lower is better.")
+        sentences.append(f"Lower {table.quality.noun} is better.")
     return sentences
 
 
@@ -52,7 +52,7 @@ def _losing(table: TradeOffs, row: Row) -> str:
 
 
 def tiles(table: TradeOffs) -> list[dict[str, str]]:
-    """The ends of the range and the best, in figures."""
+    """The ends of the range and the best sub-network, in figures."""
     name, cost = _leading(table)
     quality = quality_of(table)
     known = [quantity for quantity in quantities(table).values() if quantity.name in (name, "macs")]
@@ -72,7 +72,7 @@ def columns(table: TradeOffs, profile: Profile | None) -> list[dict[str, str]]:
     top, quality, said = reference(table), quality_of(table), table.quality
     better = [] if said.higher_is_better else ["lower is better"]
     found = [("skip", "Sub-network"), (quality.name, _head(quality.title, quality.unit, *better))]
-    found += [("lost", f"Points against {top.skip}" if said.unit == "%" else _head(f"Against {top.skip}", said.unit))]
+    found += [("lost", f"Points vs. {top.skip}" if said.unit == "%" else _head(f"Vs. {top.skip}", said.unit))]
     found += [("verdict", "Pareto front")]
     found += [(name, _head(q.title, q.unit)) for name, q in quantities(table).items()]
     found += [(f"rate-{name}", title) for name, title in _RATES.items() if name in table.tokens_a_second(top)]
@@ -88,7 +88,7 @@ def _head(title: str, *notes: str) -> str:
 
 
 def rows(table: TradeOffs, profile: Profile | None) -> list[dict[str, Any]]:
-    """The lines of the table of all sub-networks; each cell with the value that it is sorted by."""
+    """The lines of the table of all sub-networks; each cell with its sort key."""
     top, known, found = reference(table), quantities(table), []
     quality, (name, _) = quality_of(table), _leading(table)
     said = verdicts(table)[name]
@@ -115,7 +115,7 @@ def rows(table: TradeOffs, profile: Profile | None) -> list[dict[str, Any]]:
 
 
 def _cell(name: str, value: Any, text: str, more: str = "") -> dict[str, Any]:
-    """A cell, and what it is sorted by: nothing where nothing is known."""
+    """A cell and its sort key, which is empty if the value is unknown."""
     return {
         "name": name,
         "value": "" if value is None else value,
@@ -159,9 +159,9 @@ def training(history: History, quality: Quality = TOP_1) -> dict[str, Any]:
     """A sentence, what the chart shows, and the figures of every epoch as a table.
 
     Arguments:
-        history: of the training. Its validation is of the quality; on training images it knows accuracies alone, and
-            those only where outputs are classes.
-        quality: that of the table.
+        history: of the training. Its validation is in `quality`; for training images it has accuracies only, and
+            only if outputs are classes.
+        quality: the table's.
     """
     heads, *lines = (line.split(",") for line in history.to_csv().splitlines())
     kept = [index for index in range(len(heads)) if any(line[index] for line in lines)]
@@ -173,19 +173,19 @@ def training(history: History, quality: Quality = TOP_1) -> dict[str, Any]:
     shown += [which] if last.validation and which not in shown else []
     return {
         "said": said,
-        "seen": f"{' and '.join(shown)} over the epochs. {said}{validated} The table below holds the figures.",
+        "seen": f"{' and '.join(shown)} over the epochs. {said}{validated} The table below lists the figures.",
         "columns": [heads[index].replace("_", " ") for index in kept],
         "lines": [[_short(line[index]) for index in kept] for line in lines],
     }
 
 
 def _at_last(epoch: Epoch) -> str:
-    """What the last epoch reached on the images that it trained on."""
+    """What the last epoch reached on the training images."""
     if epoch.accuracy is None:
-        base = "" if epoch.base_loss is None else f", of the base-net {epoch.base_loss:.4g}"
-        return f"In the last one the loss was {epoch.loss:.4g}{base}."
-    base = "" if epoch.base_accuracy is None else f", of the base-net {epoch.base_accuracy:.1f} %"
-    return f"In the last one the accuracy on the training images was {epoch.accuracy:.1f} %{base}."
+        base = "" if epoch.base_loss is None else f" (base-net {epoch.base_loss:.4g})"
+        return f"In the last one, the loss was {epoch.loss:.4g}{base}."
+    base = "" if epoch.base_accuracy is None else f" (base-net {epoch.base_accuracy:.1f} %)"
+    return f"In the last one, accuracy on the training images was {epoch.accuracy:.1f} %{base}."
 
 
 def _listed(values: Mapping[str, float], quality: Quality) -> str:
@@ -215,13 +215,13 @@ def analysis_tables(analysis: "Analysis") -> list[dict[str, Any]]:
     ]
     loss = ("predicted change of the loss", "change of the loss", "cosine of F and −∂L/∂h")
     return [
-        _table("The figures of every stage", ("stage", *loss, "loss added by skipping", "KL of the features"), stages),
-        _table("The figures of every block", ("block", "sub-path", "‖F‖/‖h‖", "trained alone", *loss), blocks),
+        _table("Figures for every stage", ("stage", *loss, "loss added by skipping", "KL of the features"), stages),
+        _table("Figures for every block", ("block", "sub-path", "‖F‖/‖h‖", "trained alone", *loss), blocks),
     ]
 
 
 def _table(title: str, heads: Sequence[str], lines: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """Without the columns that hold nothing."""
+    """A table without its empty columns."""
     kept = [index for index in range(len(heads)) if any(line[index] is not None for line in lines)]
     return {
         "title": title,
@@ -238,13 +238,13 @@ def _figure(value: Any) -> str:
 
 
 def measured(table: TradeOffs, profile: Profile | None, about: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Groups of names and values: the device, the conditions, and whatever the caller tells."""
+    """Groups of names and values: the device, the conditions, and whatever the caller adds."""
     groups: list[tuple[str, list[Entry]]] = [
         ("Device", [*_entries(profile.device if profile is not None else table.device)]),
     ]
     if profile is not None:
         costs: dict[str, Any] = {"batch size": profile.batch_size, "backend": profile.backend, "energy": profile.energy}
-        uncounted = {"not counted multiply-adds": profile.uncounted} if profile.uncounted else {}
+        uncounted = {"uncounted multiply-adds": profile.uncounted} if profile.uncounted else {}
         groups.append(("Costs", [*_entries({**costs, **profile.conditions, **uncounted})]))
     groups += [(title, [*_entries(told)]) for title, told in about.items()]
     return [
@@ -253,23 +253,23 @@ def measured(table: TradeOffs, profile: Profile | None, about: Mapping[str, Mapp
 
 
 def notes(profile: Profile | None) -> list[str]:
-    """What a profile says of itself beneath its table: what cannot be told apart, what was not counted."""
+    """A profile's notes beneath its table: what is indistinguishable, what was not counted."""
     return [] if profile is None else [*profile.notes()]
 
 
 def chance(table: TradeOffs) -> list[str]:
-    """How far accuracies may differ by chance, where the number of images is known."""
+    """How far accuracies may differ by chance, if the number of images is known."""
     if table.chance is None:
         return []
     return [f"On {table.images} images, differences in accuracy of less than {table.chance:.1f} points may be chance."]
 
 
 def savings(profile: Profile | None) -> dict[int, str]:
-    """By stage, from 0: what skipping it saves, where that was measured."""
+    """By stage, counted from 0: what skipping it saves, if that was measured."""
     found = {}
     for saving in profile.savings() if profile is not None else ():
         span = f"{saving.ms:#.3g} ms ({saving.low_ms:#.3g} to {saving.high_ms:#.3g})"
-        buys = "skipping saves" if saving.is_measurable else "skipping saves no time that can be told from noise:"
+        buys = "skipping saves" if saving.is_measurable else "skipping saves no time beyond noise:"
         found[saving.stage - 1] = f"{buys} {span}"
     return found
 
