@@ -99,7 +99,7 @@ def test_the_first_samples() -> None:
 def test_what_may_not_be_cut_is_not_cut(x: object, entries: int) -> None:
     assert samples_in(x) is None
     assert entries_in(x) == entries
-    with pytest.raises(ad.DataError, match=r"the first 1 samples were asked for, of .*expected one entry a sample"):
+    with pytest.raises(ad.DataError, match=r"cannot take the first 1 samples of .*expected one entry per sample"):
         first_samples(x, 1)
 
 
@@ -143,9 +143,9 @@ class Graphs:
 @pytest.mark.parametrize("as_pair", [False, True])
 def test_an_object_of_which_nothing_is_known(as_pair: bool) -> None:
     batch = Graphs(X, Y[None], Y)
-    said = r"the loader yielded a Graphs, of which nothing is known: expected tensors; take it apart in the collate_fn"
+    said = r"the loader yielded a Graphs, an unknown type: expected tensors; unpack it in the collate_fn"
     with pytest.raises(
-        ad.DataError, match=said + r".*\(\(batch.x, batch.edge_index\), batch.y\).*inputs\(\) of a task"
+        ad.DataError, match=said + r".*\(\(batch.x, batch.edge_index\), batch.y\).*inputs\(\) of a custom task"
     ):
         split_batch((batch, Y) if as_pair else batch, CPU)
     assert on_device({"a": batch}, torch.device("meta"))["a"].x.device.type == "meta"

@@ -30,8 +30,8 @@ def test_timm_and_torchvision_names() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("resnet5O", r"timm has no model 'resnet5O': near ones are .*resnet50"),
-        ("torchvision/resnet19", r"torchvision has no model 'resnet19': near ones are .*resnet1"),
+        ("resnet5O", r"timm has no model 'resnet5O': similar names are .*resnet50"),
+        ("torchvision/resnet19", r"torchvision has no model 'resnet19': similar names are .*resnet1"),
         ("~~~", r"timm has no model .*: see timm\.list_models\(\)"),
         ("torchvision/~~~", r"torchvision has no model '~~~': see torchvision\.models\.list_models\(\)"),
         ("hf/resnet18", r"model 'hf/resnet18': expected a timm name such as 'resnet50', or 'torchvision/resnet50'"),
@@ -209,6 +209,6 @@ def test_a_limit_of_size_holds_inside_and_in_this_thread_only(parts: int, number
         assert isinstance(build(), nn.Module)
     with no_larger_than(parts, numbers), ThreadPoolExecutor(1) as other:
         assert isinstance(other.submit(build).result(), nn.Module)
-        with pytest.raises(ad.ModelError, match="it is far larger than its weights, when it comes to '"):
+        with pytest.raises(ad.ModelError, match="it is far larger than its weights, noticed at '"):
             build()
     assert isinstance(build(), nn.Module)

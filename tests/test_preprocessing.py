@@ -15,20 +15,20 @@ COLOUR = ad.Preprocessing(48, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "
     [
         ({"interpolation": "cubic"}, "interpolation='cubic': expected one of nearest, bilinear, bicubic"),
         ({"channels": 4}, r"channels=4: expected 1 \(grey\) or 3 \(colour\)"),
-        ({"std": (0.5,)}, r"std=\(0.5,\): expected 3 numbers, one a channel"),
-        ({"mean": (0.5,)}, r"mean=\(0.5,\): expected 3 numbers, one a channel"),
+        ({"std": (0.5,)}, r"std=\(0.5,\): expected 3 numbers, one per channel"),
+        ({"mean": (0.5,)}, r"mean=\(0.5,\): expected 3 numbers, one per channel"),
         ({"image_size": 0}, "image_size=0: expected a number of pixels above 0"),
         (
             {"image_size": 10**9},
             "image_size=1000000000: expected a number of pixels above 0, such as 224, and at most",
         ),
-        ({"std": (0.5, -0.5, 0.5)}, r"std=\(0.5, -0.5, 0.5\): expected 3 numbers, one a channel, above 0"),
+        ({"std": (0.5, -0.5, 0.5)}, r"std=\(0.5, -0.5, 0.5\): expected 3 numbers, one per channel, above 0"),
         (
             {"crop_pct": 1e-9},
             "image_size=48 and crop_pct=1e-09, a crop of images of 4.8e.10 pixels: expected at most",
         ),
-        ({"crop_pct": 0.0}, "crop_pct=0.0: expected a part, above 0 and at most 1"),
-        ({"crop_pct": 1.5}, "crop_pct=1.5: expected a part, above 0 and at most 1"),
+        ({"crop_pct": 0.0}, "crop_pct=0.0: expected a fraction above 0 and at most 1"),
+        ({"crop_pct": 1.5}, "crop_pct=1.5: expected a fraction above 0 and at most 1"),
     ],
 )
 def test_a_value_out_of_range(change: dict[str, object], message: str) -> None:

@@ -109,15 +109,15 @@ def test_entries_of_the_users_own_are_left_out() -> None:
         ({"ms": -1}, "ms: Input should be a number above 0, and below 1e15; received -1"),
         ({"ms": 0}, "ms: Input should be a number above 0, and below 1e15; received 0"),
         ({"ms": 1e308}, r"ms: Input should be a number above 0, and below 1e15; received 1e\+308"),
-        ({"ms": float("nan")}, "^timed holds the number nan, where finite ones are expected"),
-        ({"device": {"clock": [float("-inf")]}}, "^timed holds the number -inf, where finite ones are expected"),
+        ({"ms": float("nan")}, "^timed holds the number nan, where finite numbers are expected"),
+        ({"device": {"clock": [float("-inf")]}}, "^timed holds the number -inf, where finite numbers are expected"),
         ({"device": {"threads": 10**30}}, "^timed holds a whole number of more than 64 bits"),
         ({"ms": True}, "ms: Input should be a valid number; received True"),
         ({"ms": "2"}, "ms: Input should be a valid number; received '2'"),
         ({"mb": -0.5}, "mb: Input should be a number of at least 0"),
-        ({"skip": ""}, "skip: Input should be a skip: one letter a stage, T or F, such as 'TTFF'; received ''"),
+        ({"skip": ""}, "skip: Input should be a skip: one letter per stage, T or F, such as 'TTFF'; received ''"),
         ({"skip": "TTX"}, "skip: Input should be a skip"),
-        ({"device": {1.5: 1}}, "^timed holds an entry whose name is no text"),
+        ({"device": {1.5: 1}}, "^timed holds an entry whose name is not a text"),
         ({"device": {"x": {1, 2}}}, "^timed holds a set, where texts and numbers are expected"),
     ],
 )
@@ -145,9 +145,9 @@ def test_an_error_is_short_whatever_was_received() -> None:
         ("", "Expecting value"),
         ("{", "Expecting property name"),
         (b"\xff\xfe\x00", "codec"),
-        ("[NaN]", "holds the number nan, where finite ones are expected"),
-        ('{"a": [1e999]}', "holds the number inf, where finite ones are expected"),
-        ("[" * 100 + "]" * 100, "holds values nested more than 64 deep"),
+        ("[NaN]", "holds the number nan, where finite numbers are expected"),
+        ('{"a": [1e999]}', "holds the number inf, where finite numbers are expected"),
+        ("[" * 100 + "]" * 100, "holds values nested more than 64 levels deep"),
         ("[" * 100_000, "recursion"),
         ("9" * 5000, "4300 digits"),
         (" " * (schema.MOST_BYTES + 1), "has more than 16,777,216 bytes"),
@@ -206,12 +206,12 @@ def test_a_form_is_checked_before_the_fields() -> None:
     form = Form("mine", 2, "a file of mine", DataError)
     assert form.check({"format": "mine", "version": 1, "a": 3}, "x.json")["a"] == 3
     for content, said in (
-        ([], "^x.json is not of this library: expected a file of mine"),
-        ({"format": "other", "version": 1}, "is not of this library"),
+        ([], "^x.json was not written by this library: expected a file of mine"),
+        ({"format": "other", "version": 1}, "was not written by this library"),
         ({"format": "mine"}, "^x.json is damaged: its version is None, where a number is expected"),
         ({"format": "mine", "version": True}, "its version is True"),
         ({"format": "mine", "version": 0}, "its version is 0"),
-        ({"format": "mine", "version": 3}, "^x.json has version 3, this library reads up to 2: pip install"),
+        ({"format": "mine", "version": 3}, "^x.json has version 3, but this library reads up to 2: pip install"),
     ):
         with pytest.raises(AdaptiveDepthError, match=said):
             form.check(content, "x.json")
@@ -220,11 +220,11 @@ def test_a_form_is_checked_before_the_fields() -> None:
 def test_a_list_that_holds_itself_ends() -> None:
     endless: list[Any] = []
     endless += [endless] * 2
-    with pytest.raises(MeasurementError, match="nested more than 64 deep"):
+    with pytest.raises(MeasurementError, match="nested more than 64 levels deep"):
         Timed.from_json({"skip": "TF", "ms": 1.0, "device": {"x": endless}})
 
 
 @pytest.mark.parametrize("parse", [schema.parse_json, schema.parse_yaml])
 def test_a_name_that_stands_twice_is_no_choice_of_ours(parse) -> None:
-    with pytest.raises(DataError, match="it has 'lr' twice, and only one can be meant"):
+    with pytest.raises(DataError, match="it has 'lr' twice, where one is expected"):
         parse('{"a": {"lr": 1, "lr": 2}}', DataError, "x", "mend it")

@@ -66,7 +66,7 @@ def test_weights_of_another_model_change_nothing(tmp_path, unchanged):
     model = ad.create_model("resnet18", **SMALL)
     with (
         unchanged(model),
-        pytest.raises(ad.CheckpointError, match=r"is of another model: \d+ of its 128 tensors fit the model's 128"),
+        pytest.raises(ad.CheckpointError, match=r"is from another model: \d+ of its 128 tensors fit the model's 128"),
     ):
         ad.load_weights(model, tmp_path / "w.pth")
     (tmp_path / "x.pth").write_text("x")
@@ -77,21 +77,21 @@ def test_weights_of_another_model_change_nothing(tmp_path, unchanged):
 # -- names, as wrappers and trainers leave them ---------------------------------------------------------------------
 
 WRAPPED = {
-    "compiled": (lambda s: renamed(s, "_orig_mod."), "left '_orig_mod.' out of the names"),
-    "DDP": (lambda s: renamed(s, "module."), "left 'module.' out of the names"),
-    "compiled DDP": (lambda s: renamed(s, "_orig_mod.module."), "left '_orig_mod.module.' out of the names"),
-    "a part compiled": (lambda s: renamed(s, layer1="_orig_mod"), "left '_orig_mod' out of the names"),
+    "compiled": (lambda s: renamed(s, "_orig_mod."), "dropped '_orig_mod.' from the names"),
+    "DDP": (lambda s: renamed(s, "module."), "dropped 'module.' from the names"),
+    "compiled DDP": (lambda s: renamed(s, "_orig_mod.module."), "dropped '_orig_mod.module.' from the names"),
+    "a part compiled": (lambda s: renamed(s, layer1="_orig_mod"), "dropped '_orig_mod' from the names"),
     "parts of an attribute": (
         lambda s: renamed(s, "net.", layer2="_orig_mod", layer3="module"),
-        "left 'net.', '_orig_mod' and 'module' out of the names",
+        "dropped 'net.', '_orig_mod' and 'module' from the names",
     ),
     "FSDP": (
         lambda s: renamed(s, "_fsdp_wrapped_module.", layer1="_fsdp_wrapped_module._checkpoint_wrapped_module"),
-        "left '_fsdp_wrapped_module' and '_checkpoint_wrapped_module' out of the names",
+        "dropped '_fsdp_wrapped_module' and '_checkpoint_wrapped_module' from the names",
     ),
     "averaged": (
         lambda s: {"n_averaged": torch.tensor(3), **renamed(s, "module.")},
-        "left 'module.' out of the names; left out 1 more tensors (n_averaged)",
+        "dropped 'module.' from the names; ignored 1 other tensors (n_averaged)",
     ),
     "Lightning": (
         lambda s: {
@@ -99,7 +99,7 @@ WRAPPED = {
             "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}}],
             "epoch": 3,
         },
-        "took 'state_dict:backbone'; left 'backbone.' out of the names; left out 2 more tensors (criterion.weight, f1",
+        "took 'state_dict:backbone'; dropped 'backbone.' from the names; ignored 2 other tensors (criterion.weight, f1",
     ),
     "DeepSpeed": (lambda s: {"module": s, "global_steps": 3}, "took 'module'"),
     "an average alone": (lambda s: {"ema": {"module": s, "decay": 0.99}}, "took 'ema/module'"),
@@ -180,7 +180,7 @@ def test_which_weights_is_choosable(tmp_path):
         model = small()
         ad.load_weights(model, tmp_path / "a.pth", entry=entry)
         assert same(model, averaged(state))
-    said = "entry='x': .* has none of that name; expected 'state_dict' or 'state_dict_ema:module'"
+    said = "entry='x': .* has no such entry; expected 'state_dict' or 'state_dict_ema:module'"
     with pytest.raises(ad.CheckpointError, match=said):
         ad.load_weights(small(), tmp_path / "a.pth", entry="x")
 
@@ -192,7 +192,9 @@ def test_nobody_guesses_which_of_two_networks_is_meant(flat, tmp_path, unchanged
     flattened = {**renamed(state, "student."), **renamed(averaged(state), "teacher.")}
     torch.save(flattened if flat else parts, tmp_path / "a.pth")
     model = small()
-    said = "holds several weights that fit the model, 'student' and 'teacher': choose one, such as entry='student'"
+    said = (
+        "holds several sets of weights that fit the model, 'student' and 'teacher': choose one, such as entry='student'"
+    )
     with unchanged(model), pytest.raises(ad.CheckpointError, match=said):
         ad.load_weights(model, tmp_path / "a.pth")
     ad.load_weights(model, tmp_path / "a.pth", entry="teacher")
@@ -205,7 +207,7 @@ def test_a_file_for_a_part_of_the_model_names_it(tmp_path, unchanged):
     with unchanged(model), pytest.raises(ad.CheckpointError, match="they fit a part of the model, '0': load them into"):
         ad.load_weights(model, tmp_path / "a.pth")
     network = ad.adapt(small())
-    with unchanged(network), pytest.raises(ad.CheckpointError, match="load them before adapt, into the plain model"):
+    with unchanged(network), pytest.raises(ad.CheckpointError, match="load them into the plain model, before adapt"):
         ad.load_weights(network, tmp_path / "a.pth")
 
 
@@ -346,7 +348,7 @@ class Harmful:
 def test_weights_that_are_objects_are_not_read(tmp_path, unchanged):
     model = small()
     torch.save({**small().state_dict(), "fc.bias": Harmful()}, tmp_path / "a.pth")
-    said = "holds fc.bias as objects that are no plain tensors, which are not read because they could run code"
+    said = "holds fc.bias as objects other than plain tensors, which are not read because they could run code"
     with unchanged(model), pytest.raises(ad.CheckpointError, match=said):
         ad.load_weights(model, tmp_path / "a.pth")
     torch.save(Harmful(), tmp_path / "a.pth")

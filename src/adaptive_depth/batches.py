@@ -1,4 +1,4 @@
-"""What a loader yields, taken apart: the input, the labels, on the network's device; and what a network returns."""
+"""What a loader yields, split into input and labels on the network's device; and the parts of a network's output."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -11,11 +11,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .errors import DataError
 
-_LABELS = ("labels", "label")  # how collators call them in a dict
+_LABELS = ("labels", "label")  # their names in a collator's dict
 
 
 def split_batch(batch: Any, device: torch.device | None) -> tuple[Any, Any]:
-    """The input of one batch, and its labels; None where there are none.
+    """The input and labels of one batch; None if there are no labels.
 
     Arguments:
         batch: a pair (input, labels), a dict that holds the labels as `"labels"` or `"label"`, or the input alone. An
@@ -40,9 +40,9 @@ def split_batch(batch: Any, device: torch.device | None) -> tuple[Any, Any]:
     if not any(isinstance(leaf, Tensor) for leaf in leaves):
         if kind := next((type(leaf).__name__ for leaf in leaves if callable(getattr(leaf, "to", None))), None):
             raise DataError(
-                f"the loader yielded a {kind}, of which nothing is known: expected tensors; take it apart in the "
+                f"the loader yielded a {kind}, an unknown type: expected tensors; unpack it in the "
                 "collate_fn, such as ((batch.x, batch.edge_index), batch.y) for a model that takes these; or return "
-                f"the {kind} and its labels from inputs() of a task of your own"
+                f"the {kind} and its labels from inputs() of a custom task"
             )
         raise DataError(
             f"the loader yielded a {type(batch).__name__}: expected a pair (input tensor [batch, ...], labels "
@@ -57,7 +57,7 @@ def split_batch(batch: Any, device: torch.device | None) -> tuple[Any, Any]:
 
 
 def on_device(value: Any, device: torch.device) -> Any:
-    """The same with every tensor in it on a device, and every object that can be moved (a batch of graphs, say)."""
+    """The value with every tensor, and every object that can be moved (such as a batch of graphs), on a device."""
 
     def moved(leaf: Any) -> Any:
         if isinstance(leaf, Tensor):
@@ -80,11 +80,11 @@ def arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def samples_in(x: Any) -> int | None:
-    """The number of samples of an input; None where that is not certain.
+    """The number of samples in an input; None if that is uncertain.
 
-    It is certain where all tensors with a dimension have the same first one. A list of images `[channels, height,
-    width]`, or of dicts such as boxes, has an entry a sample; of any other list (a graph's nodes and edges, say) the
-    first dimension is another thing.
+    It is certain if all tensors that are not scalars have the same first dimension. A list of images `[channels,
+    height, width]`, or of dicts such as boxes, has one entry per sample; in any other list (such as a graph's nodes
+    and edges) the first dimension means something else.
 
     Example:
         >>> samples_in({"pixel_values": torch.zeros(3, 1), "scale": torch.tensor(2.0)})
@@ -99,7 +99,7 @@ def samples_in(x: Any) -> int | None:
 
 
 def _first_dimensions(x: Any) -> Iterator[int | None]:
-    """Of all tensors; None for what may hold samples in another way."""
+    """Of all tensors; None for anything that may hold samples in another way."""
     if isinstance(x, Tensor):
         yield from x.shape[:1]
     elif _has_an_entry_a_sample(x):
@@ -126,19 +126,19 @@ def _are_mappings(x: Any) -> bool:
     return isinstance(x, tuple | list) and bool(x) and all(isinstance(each, Mapping) for each in x)
 
 
-_CHANNELS = 4  # at most, of what is taken for an image
+_CHANNELS = 4  # at most, to count as an image
 _NO_SAMPLES = (bool, int, float, str, type(None))
 
 
 def is_empty(x: Any) -> bool:
-    """Is there no sample in an input?"""
+    """Does an input hold no samples?"""
     leaves = tree_leaves(x)
     known = all(isinstance(leaf, (Tensor, *_NO_SAMPLES)) for leaf in leaves)
     return samples_in(x) == 0 or (known and not any(leaf.numel() for leaf in leaves if isinstance(leaf, Tensor)))
 
 
 def entries_in(target: Any) -> int:
-    """How much a batch counts in a mean: its samples, or where that is not certain the entries of its first target.
+    """The weight of a batch in a mean: its number of samples or, if uncertain, the entries of its first target.
 
     Example:
         >>> entries_in([{"boxes": torch.zeros(5, 4)}, {"boxes": torch.zeros(1, 4)}])
@@ -160,10 +160,10 @@ def shapes_in(x: Any) -> str:
 
 
 def first_samples(x: Any, number: int) -> Any:
-    """An input of the first samples only.
+    """The first samples of an input.
 
     Raises:
-        DataError: an input of which it is not certain what belongs to a sample (`samples_in`).
+        DataError: an input whose number of samples is uncertain (`samples_in`).
 
     Example:
         >>> first_samples((torch.zeros(3, 2), torch.zeros(3)), 2)[1].shape
@@ -171,14 +171,14 @@ def first_samples(x: Any, number: int) -> Any:
     """
     if samples_in(x) is None:
         raise DataError(
-            f"the first {number} samples were asked for, of tensors {shapes_in(x)}: expected one entry a sample in "
-            "each, the same first dimension, and no lists but of images, and no other objects"
+            f"cannot take the first {number} samples of tensors {shapes_in(x)}: expected one entry per sample in "
+            "each, the same first dimension, no lists other than of images, and no other objects"
         )
     return map_samples(x, lambda samples: samples[:number])
 
 
 def map_samples(x: Any, take: Callable[[Any], Any]) -> Any:
-    """An input with other samples: `take` chooses from what has an entry for each, a tensor or a list.
+    """An input with other samples: `take` selects from every tensor or list that has one entry per sample.
 
     Example:
         >>> map_samples((torch.zeros(3, 2), [{"a": 1}, {"a": 2}, {"a": 3}]), lambda samples: samples[1:])[1]
@@ -197,12 +197,12 @@ def map_samples(x: Any, take: Callable[[Any], Any]) -> Any:
 
 
 def is_whole(tensor: Tensor) -> bool:
-    """Does it hold whole numbers, such as class indices or token ids? Yes and no are none."""
+    """Does it hold integers, such as class indices or token ids? Booleans do not count."""
     return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
 def logits_in(output: Any) -> Any:
-    """The logits of what a network returned: the field of that name, as models of Hugging Face have it, or all of it.
+    """The logits in a network's output: the field of that name, as in models of Hugging Face, or all of it.
 
     Example:
         >>> logits_in({"logits": torch.zeros(2, 3)}).shape
@@ -213,8 +213,8 @@ def logits_in(output: Any) -> Any:
 
 
 def outputs_in(output: Any) -> dict[str, Any]:
-    """The parts of what a network returned, without those that are None: of a dict, a dataclass or a named tuple by
-    name, of another tuple as `output_0`, `output_1`, ...; of a single tensor none.
+    """The parts of a network's output that are not None: of a dict, a dataclass or a named tuple by name, of another
+    tuple as `output_0`, `output_1`, ...; of a single tensor none.
 
     Example:
         >>> list(outputs_in({"kind": torch.zeros(1, 2), "size": torch.zeros(1), "loss": None}))
@@ -235,7 +235,7 @@ def outputs_in(output: Any) -> dict[str, Any]:
 
 
 def with_outputs(output: Any, parts: Mapping[str, Any]) -> Any:
-    """What a network returned with other parts in it, named as `outputs_in` has them; those that are not named go.
+    """A network's output with other parts in it, named as by `outputs_in`; those that are not named are dropped.
 
     Example:
         >>> with_outputs((torch.zeros(1), torch.zeros(1)), {"output_0": 1, "output_1": 2})
@@ -252,7 +252,7 @@ def with_outputs(output: Any, parts: Mapping[str, Any]) -> Any:
 
 
 def taken_from(output: Any, names: Sequence[str]) -> Any:
-    """The parts of these names, in this order, of what a network returned; without names its logits, or all of it.
+    """The named parts of a network's output, in this order; without names its logits, or all of it.
 
     Example:
         >>> taken_from({"kind": 1, "size": 2}, ["size"]), taken_from(3, ())
@@ -265,7 +265,7 @@ def taken_from(output: Any, names: Sequence[str]) -> Any:
 
 
 def described(output: Any) -> str:
-    """What a network returned, in words for an error.
+    """A network's output in words, for an error.
 
     Example:
         >>> described({"out": torch.zeros(1), "aux": torch.zeros(1)})
@@ -278,6 +278,6 @@ def described(output: Any) -> str:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """The device of a module's first parameter or buffer; the CPU where it has none."""
+    """The device of a module's first parameter or buffer; the CPU if it has none."""
     first = next(chain(module.parameters(), module.buffers()), None)
     return torch.device("cpu") if first is None else first.device

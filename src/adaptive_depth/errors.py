@@ -1,12 +1,12 @@
-"""One small family of errors: what was received, what was expected, how to mend it."""
+"""One small family of errors: what was received, what was expected, how to fix it."""
 
-_LONGEST = 3000  # characters of a message: what a damaged file holds may be of any length
+_LONGEST = 3000  # characters of a message: a damaged file may contain text of any length
 
 
 class AdaptiveDepthError(ValueError):
-    """Base of every error that this library raises for something its user can mend.
+    """Base of every error of this library that the user can fix.
 
-    A message that is too long to be read is cut in its middle, and what cannot be printed is escaped.
+    An overlong message is shortened in the middle, and unprintable characters are escaped.
     """
 
     def __init__(self, *args: object) -> None:
@@ -22,11 +22,11 @@ class StagesError(AdaptiveDepthError):
 
 
 class DepthError(StagesError):
-    """One depth of a network that cannot be used by itself, where others can."""
+    """A depth of a network that cannot be used, although others can."""
 
 
 class DepthsLeftOut(UserWarning):
-    """Of all depths, some cannot be used: a call goes over the others."""
+    """Some depths cannot be used: a call covers only the others."""
 
 
 class ModelError(AdaptiveDepthError):
@@ -38,11 +38,11 @@ class DataError(AdaptiveDepthError):
 
 
 class FetchError(DataError):
-    """A data set that is not on this machine, and is not fetched unasked."""
+    """A data set that is not on this machine, and is downloaded only on request."""
 
 
 class TrainingError(AdaptiveDepthError):
-    """A training step that cannot go on: labels out of range, a loss that is not finite."""
+    """A training step that cannot continue: labels out of range, a loss that is not finite."""
 
 
 class CheckpointError(AdaptiveDepthError):
@@ -62,11 +62,11 @@ class MeasurementError(AdaptiveDepthError):
 
 
 class BudgetError(AdaptiveDepthError):
-    """A budget that no sub-network meets, or one that is no budget."""
+    """A budget that no sub-network meets, or that is invalid."""
 
 
 def one_line(error: BaseException) -> str:
-    """What an error of another library says, in one line; its kind where it says nothing."""
+    """The message of another library's error on one line; its type if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

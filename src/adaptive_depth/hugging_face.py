@@ -1,4 +1,4 @@
-"""What is known of any model of transformers; nothing here imports that library."""
+"""Facts about any transformers model; that library is imported only where it is needed."""
 
 import inspect
 import sys
@@ -18,28 +18,28 @@ def is_of_transformers(model: nn.Module) -> bool:
 
 
 def writes_text(model: nn.Module) -> bool:
-    """Is it a model of transformers with `generate`, so one that continues a text from a cache?"""
+    """Is it a model of transformers with `generate`, which continues a text from a cache?"""
     return is_of_transformers(model) and bool(model.can_generate())  # type: ignore[operator]
 
 
 def predicts_the_next_token(model: nn.Module) -> bool:
-    """Is it a causal language model: one that writes text and has a decoder alone?"""
+    """Is it a causal language model: one that generates text with a decoder only?"""
     return writes_text(model) and not model.config.is_encoder_decoder  # type: ignore[union-attr]
 
 
 def keeps_a_state(model: Any) -> bool:
-    """Does it carry a state from token to token, as a Mamba does, in place of keys and values of each?"""
+    """Does it carry a state from token to token, as Mamba does, instead of the keys and values of each?"""
     return bool(getattr(model, "_is_stateful", False))
 
 
 def context_of(model: Any) -> int | None:
-    """The most tokens that a language model of transformers takes; None where there is no limit."""
+    """The most tokens that a transformers language model accepts; None if there is no limit."""
     known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return known if isinstance(known, int) and known > 0 else None
 
 
 def vocabulary_of(model: Any) -> int | None:
-    """How many tokens a language model of transformers knows: the rows of its embedding; None where it has none."""
+    """The vocabulary size of a transformers language model: the rows of its embedding; None if it has none."""
     try:
         rows = getattr(model.get_input_embeddings(), "num_embeddings", None)
     except NotImplementedError:  # what transformers raises for a model without one
@@ -49,7 +49,7 @@ def vocabulary_of(model: Any) -> int | None:
 
 
 def foreign_tokens(model: Any, ids: Tensor) -> str | None:
-    """What is to be said of token ids that a model does not know, whose embedding they would crash; else None.
+    """The error for token ids that a model does not know, which would crash its embedding; else None.
 
     Arguments:
         model: of transformers.
@@ -60,12 +60,12 @@ def foreign_tokens(model: Any, ids: Tensor) -> str | None:
     if low >= 0 and (words is None or high < words):
         return None
     return (
-        f"token ids from {low} to {high}, and the model knows those from 0 to {'...' if words is None else words - 1}: "
+        f"token ids from {low} to {high}, but the model knows 0 to {'...' if words is None else words - 1}: "
         "expected the ids of the model's own tokenizer"
     )
 
 
-# What their own checkpoints name, where the library itself names none for a config.
+# As named by their own checkpoints; the library itself names none for these configs.
 _PROCESSORS = {
     "d_fine": "RTDetrImageProcessor",
     "rt_detr_v2": "RTDetrImageProcessor",
@@ -74,9 +74,9 @@ _PROCESSORS = {
 
 
 def image_processor_of(config: Any) -> Any:
-    """The class of the image processor that goes with a model of transformers; its attributes are the usual numbers.
+    """The image processor class of a transformers model; its attributes are the defaults.
 
-    None where nobody names one.
+    None if none is known.
     """
     import transformers
     from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
@@ -89,7 +89,7 @@ def image_processor_of(config: Any) -> Any:
 
 
 def layer_lists(model: nn.Module) -> list[list[str]]:
-    """The paths of the layers of each list that a model of transformers goes through, as its library marks them."""
+    """The paths of the layers in each list of layers of a transformers model, as that library marks them."""
     layers = sys.modules.get("transformers.modeling_layers")
     if layers is None or not is_of_transformers(model):
         return []
@@ -102,7 +102,7 @@ def layer_lists(model: nn.Module) -> list[list[str]]:
 
 
 def short_input(model: Any) -> dict[str, Tensor] | None:
-    """A short input of a model of transformers, as keyword arguments; None where its config does not say.
+    """A short input of a model of transformers, as keyword arguments; None if its config does not say.
 
     Two rows of eight tokens for text, noise of the configured size for images and sound.
     """
@@ -124,15 +124,15 @@ def short_input(model: Any) -> dict[str, Tensor] | None:
     return None
 
 
-# -- what a model hands out of its layers -----------------------------------------------------------------------
+# -- outputs of a model's layers --------------------------------------------------------------------------------
 
 _CAPTURING, _INSTALLED = "transformers.utils.output_capturing", "_output_capturing_hooks_installed"
 
 
 class _Capture:
-    """A hook by which a model of transformers collects what its layers return, for a pickle too.
+    """A hook with which a transformers model collects the outputs of its layers, and which can be pickled.
 
-    Theirs are functions in a function, which nothing pickles; a plain model has none until it is first asked.
+    The library's own are closures, which cannot; a plain model has none until it first collects.
     """
 
     def __init__(self, run: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
@@ -149,7 +149,7 @@ class _Capture:
 
 
 def _capture(arguments: Mapping[str, Any]) -> Any:
-    """The hook of these arguments, made by transformers."""
+    """The hook that transformers makes from these arguments."""
     from transformers.utils.output_capturing import install_output_capuring_hook
 
     bare = nn.Module()
@@ -158,10 +158,9 @@ def _capture(arguments: Mapping[str, Any]) -> Any:
 
 
 def prepare_capturing(model: nn.Module) -> None:
-    """The hooks by which models of transformers collect hidden states, on every block, before any is left out.
+    """Install the hooks with which transformers models collect hidden states on every block, before any is skipped.
 
-    A model whose forward collects them sets these itself in its first call. In a sub-network's, the blocks that it
-    skips would have none.
+    A model installs them itself in its first call; in a sub-network's, the skipped blocks would get none.
     """
     capturing = sys.modules.get(_CAPTURING)
     if capturing is None:
@@ -178,7 +177,7 @@ def prepare_capturing(model: nn.Module) -> None:
 
 
 def forget_capturing(model: nn.Module) -> None:
-    """The inverse of `prepare_capturing`: the model sets them anew when it needs them."""
+    """The inverse of `prepare_capturing`: the model installs them again when it needs them."""
     for part in model.modules():
         part.__dict__.pop(_INSTALLED, None)
         for key in [key for key, hook in part._forward_hooks.items() if isinstance(hook, _Capture)]:
@@ -194,17 +193,17 @@ def _code_of(function: Any, file: str | None) -> bool:
     return False
 
 
-# -- what is kept of a model ------------------------------------------------------------------------------------
+# -- what is saved of a model -----------------------------------------------------------------------------------
 
 _NOT_FINITE = "__float__"
-_CODE = ("auto_map", "implementation", "kernel_config")  # entries of a config that may name code of others
-# Code or weights that are fetched, or a file's choice of what runs: no part of an architecture.
+_CODE = ("auto_map", "implementation", "kernel_config")  # entries of a config that may name third-party code
+# Code or weights that are downloaded, or a file's choice of what runs: not part of an architecture.
 _NEVER_KEPT = (*_CODE, "quantization_config", "_name_or_path", "transformers_version")
 
 
 def code_asked_for(config: Any) -> dict[str, Any]:
-    """What in a config asks for code of others, which is never fetched nor run unasked: its entries by name, wherever
-    they stand.
+    """The entries of a config, at any level, that ask for third-party code, which is never downloaded or run without
+    consent.
 
     Example:
         >>> code_asked_for({"attn_implementation": "sdpa", "text_config": {"attn_implementation": "somebody/kernels"}})
@@ -217,14 +216,14 @@ def code_asked_for(config: Any) -> dict[str, Any]:
     for name, value in config.items() if isinstance(config, Mapping) else ():
         if not any(word in str(name) for word in _CODE):
             found = code_asked_for(value) | found
-        elif value and ("implementation" not in str(name) or "/" in str(value)):  # one of torch's own has no repository
+        elif value and ("implementation" not in str(name) or "/" in str(value)):  # built-in ones have no repository
             found.setdefault(str(name), value)
     return found
 
 
 def config_of(model: Any) -> dict[str, Any] | None:
-    """What builds a model of transformers again, in plain values: its config, and how it generates; None of a subclass
-    of the user's own."""
+    """What rebuilds a transformers model, in plain values: its config and how it generates; None for a custom
+    subclass."""
     import transformers
 
     if getattr(transformers, type(model).__name__, None) is not type(model):
@@ -236,15 +235,15 @@ def config_of(model: Any) -> dict[str, Any] | None:
 
 
 def built_from(name: str, config: Any, generation_config: Any = None) -> nn.Module:
-    """The inverse of `config_of`: a model with random weights. Nothing is fetched.
+    """The inverse of `config_of`: a model with random weights. Nothing is downloaded.
 
     Arguments:
-        name: of a class of transformers, such as `"LlamaForCausalLM"`.
+        name: of a transformers class, such as `"LlamaForCausalLM"`.
         config: the fields of its config; also a config object.
         generation_config: how it generates, likewise.
 
     Raises:
-        ValueError: a name that transformers has no model of, or something that is no config.
+        ValueError: a name that is no transformers model, or something other than a config.
     """
     import transformers
 
@@ -264,19 +263,19 @@ def built_from(name: str, config: Any, generation_config: Any = None) -> nn.Modu
 
 
 def _architecture(value: Any) -> Any:
-    """A config without what would fetch something."""
+    """A config without entries that would download something."""
     if isinstance(value, dict):
         kept = {name: each for name, each in value.items() if not any(word in str(name) for word in _NEVER_KEPT)}
         return {
             name: False if name == "use_pretrained_backbone" else _architecture(each) for name, each in kept.items()
         }
     if isinstance(value, float) and not isfinite(value):
-        return {_NOT_FINITE: str(value)}  # as a limit that there is none of; JSON has no such number
+        return {_NOT_FINITE: str(value)}  # such as "no limit"; JSON has no such number
     return [_architecture(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _with_numbers(value: Any) -> Any:
-    """The inverse of what `_architecture` does to numbers that are not finite."""
+    """Restores the non-finite numbers that `_architecture` encoded."""
     if isinstance(value, dict):
         if set(value) == {_NOT_FINITE}:
             return float(value[_NOT_FINITE])

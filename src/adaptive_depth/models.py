@@ -26,19 +26,19 @@ from .wrapping import plain_names
 
 @dataclass(frozen=True)
 class Source(Plain):
-    """What builds a model again: `create_model(name, **arguments)`.
+    """How to rebuild a model: `create_model(name, **arguments)`.
 
     Attributes:
-        name: a timm name (``"resnet50"``), ``"torchvision/"`` and a name of torchvision's, or ``"transformers/"`` and
-            a class of transformers, which is built from its config.
-        arguments: keyword arguments of its constructor, of plain JSON kinds.
+        name: a timm name (``"resnet50"``), ``"torchvision/"`` and a torchvision name, or ``"transformers/"`` and a
+            transformers class, which is built from its config.
+        arguments: keyword arguments of its constructor, as JSON values.
     """
 
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-# What fetches or reads trained weights: no part of an architecture, and nothing that a saved network may ask for.
+# What downloads or reads trained weights: not part of an architecture, and a saved network may not ask for it.
 WEIGHT_ARGUMENTS = frozenset(
     {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
     | {"weights", "weights_backbone"}
@@ -53,14 +53,14 @@ def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> nn
 
     Arguments:
         name: a timm name (``"resnet50"``), ``"torchvision/resnet50"``, or ``"transformers/LlamaForCausalLM"`` with
-            ``config=`` (with weights, take `from_pretrained` of transformers).
-        pretrained: load the trained weights of the library.
-        **arguments: whatever the model's constructor takes, such as ``num_classes=10``; of a detector of torchvision
-            also ``frozen_norms=``, the ε of frozen BatchNorms in its body, which trained weights bring along.
+            ``config=`` (for trained weights, use `from_pretrained` of transformers).
+        pretrained: load the library's trained weights.
+        **arguments: whatever the model's constructor takes, such as ``num_classes=10``; for a torchvision detector
+            also ``frozen_norms=``, the ε of frozen BatchNorms in its body, which come with its trained weights.
 
     Raises:
-        ModelError: an unknown name (the near ones are listed), an argument that the model does not take, or trained
-            weights that cannot be fetched.
+        ModelError: an unknown name (similar ones are listed), an argument that the model does not take, or trained
+            weights that cannot be downloaded.
 
     Example:
         >>> sum(p.numel() for p in create_model("torchvision/resnet18").parameters())
@@ -86,20 +86,20 @@ def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> nn
             known = timm.list_models()
             exists = timm.is_model(short)
             model = timm.create_model(short, pretrained=pretrained, **arguments) if exists else None
-    except Exception as error:  # constructors, hubs and networks raise whatever they like
+    except Exception as error:  # constructors, hubs and networks raise errors of any kind
         said = one_line(error)
         if pretrained:
             raise ModelError(
-                f"model {name!r} cannot be built with trained weights ({said}): they are downloaded, so look whether "
-                f"this machine reaches the network and {library or 'timm'} has any for {short!r}; without "
-                "pretrained nothing is fetched"
+                f"model {name!r} cannot be built with trained weights ({said}): they are downloaded, so check that "
+                f"this machine has network access and {library or 'timm'} has weights for {short!r}; without "
+                "pretrained nothing is downloaded"
             ) from error
         raise ModelError(f"model {name!r} cannot be built with {arguments!r}: {said}") from error
     if model is None:
         near = get_close_matches(short, known, n=4, cutoff=0.4)
         every = "torchvision.models.list_models()" if library == "torchvision" else "timm.list_models()"
-        mend = f"near ones are {', '.join(near)}" if near else f"see {every}"
-        raise ModelError(f"{library or 'timm'} has no model {short!r}: {mend}")
+        fix = f"similar names are {', '.join(near)}" if near else f"see {every}"
+        raise ModelError(f"{library or 'timm'} has no model {short!r}: {fix}")
     kept = {key: value for key, value in arguments.items() if key not in WEIGHT_ARGUMENTS}
     _sources[model] = Source(name, (brought_along(model) if pretrained and library == "torchvision" else {}) | kept)
     return model
@@ -108,8 +108,8 @@ def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> nn
 def _of_transformers(name: str, short: str, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
     if pretrained:
         raise ModelError(
-            f"model {name!r} with pretrained weights: expected transformers.{short}.from_pretrained(folder or name), "
-            "and adapt that"
+            f"model {name!r} with pretrained weights: call transformers.{short}.from_pretrained(folder or name) "
+            "and adapt the result"
         )
     try:
         model = built_from(short, **arguments)
@@ -125,13 +125,13 @@ def _of_transformers(name: str, short: str, pretrained: bool, arguments: dict[st
 
 @contextmanager
 def no_larger_than(parts: int, numbers: int) -> Iterator[None]:
-    """Inside, this thread may make modules with so many parts (modules, parameters, buffers) and numbers in these.
+    """Inside, this thread can build at most this many parts (modules, parameters, buffers) and numbers in them.
 
-    A layer is refused when it joins its module, before anything is written into it: until then, its memory is only
-    reserved. What `create_model` was asked by a file can so take neither the memory nor the time that it likes.
+    A layer is refused when it is registered, before anything is written into its memory, which until then is only
+    reserved. So a file that names a huge model can exhaust neither memory nor time.
 
     Raises:
-        ModelError: by the layer that is one too much.
+        ModelError: at the first layer above a limit.
     """
     left, thread = [parts, numbers], get_ident()
 
@@ -140,7 +140,7 @@ def no_larger_than(parts: int, numbers: int) -> Iterator[None]:
             left[0] -= 1
             left[1] -= part.numel() if isinstance(part, torch.Tensor) and not is_lazy(part) else 0
             if min(left) < 0:
-                raise ModelError(f"it is far larger than its weights, when it comes to {name!r}")
+                raise ModelError(f"it is far larger than its weights, noticed at {name!r}")
 
     of_torch = torch.nn.modules.module
     with ExitStack() as hooks:
@@ -154,9 +154,9 @@ def no_larger_than(parts: int, numbers: int) -> Iterator[None]:
 
 
 def usual_input(model: nn.Module) -> Any:
-    """A small input of noise, as a model of timm, torchvision, transformers or segmentation_models_pytorch takes it.
+    """A small noise input for a model of timm, torchvision, transformers or segmentation_models_pytorch.
 
-    None for other models. A detector of torchvision takes a list of images: a tuple with that.
+    None for other models. For a torchvision detector it is a tuple with a list of images.
 
     Example:
         >>> usual_input(create_model("resnet18")).shape
@@ -188,22 +188,22 @@ def usual_input(model: nn.Module) -> Any:
 
 
 def remembered_source(model: nn.Module) -> Source | None:
-    """What `create_model` remembers of a model that it built."""
+    """The source that `create_model` recorded for a model that it built."""
     return _sources.get(model)
 
 
 def source_of(model: nn.Module, remembered: Source | None = None) -> Source | None:
-    """How a model was built: remembered by `create_model`, else tried out for models of timm and torchvision.
+    """How a model was built: recorded by `create_model`, else found by trial for models of timm and torchvision.
 
     Arguments:
         model: the model.
-        remembered: its source, where that is known from an earlier time.
+        remembered: its source, if already known.
 
     Returns:
-        A source whose model has the same modules, options and shapes as `model`; None where none was found.
+        A source whose model has the same modules, options and shapes as `model`; None if none was found.
     """
     if is_of_transformers(model):
-        kept = config_of(model)  # as it is now: a config is changed by what is changed in its model
+        kept = config_of(model)  # as it is now: changing a model may change its config
         return None if kept is None else _tried(model, Source(f"transformers/{type(model).__name__}", kept))
     remembered = remembered or remembered_source(model)
     wanted, shapes = repr(model), _shapes(model)
@@ -213,7 +213,7 @@ def source_of(model: nn.Module, remembered: Source | None = None) -> Source | No
                 built = create_model(source.name, **source.arguments)
         except Exception:  # noqa: BLE001 - a candidate is a guess: whatever it raises, it is the wrong one
             if source is remembered:
-                return source  # built once, so it can be built again, if not without memory
+                return source  # it was built once, so it can be rebuilt, if not on the meta device
             continue
         if _shapes(built) == shapes and (
             source is remembered or (repr(built) == wanted and same_options(built, model))
@@ -223,7 +223,7 @@ def source_of(model: nn.Module, remembered: Source | None = None) -> Source | No
 
 
 def _tried(model: nn.Module, source: Source) -> Source | None:
-    """The source, where its model has the same modules and shapes."""
+    """The source, if its model has the same modules and shapes."""
     try:
         with torch.device("meta"):
             built = create_model(source.name, **source.arguments)
@@ -233,7 +233,7 @@ def _tried(model: nn.Module, source: Source) -> Source | None:
 
 
 def _shapes(model: nn.Module) -> dict[str, torch.Size]:
-    """Of all tensors: they tell a model whose head was replaced, or that takes images of another size."""
+    """Of all tensors: they reveal a replaced head or another image size."""
     names = plain_names(model)
     return {
         names[name]: tensor.shape for name, tensor in model.state_dict().items() if isinstance(tensor, torch.Tensor)
@@ -241,7 +241,7 @@ def _shapes(model: nn.Module) -> dict[str, torch.Size]:
 
 
 def _candidates(model: nn.Module) -> list[Source]:
-    """Sources that may have built a model, by what it says of itself; `source_of` tries them."""
+    """Sources that may have built a model, judging by its attributes; `source_of` tries them."""
     module = type(model).__module__
     if module.startswith("timm."):
         name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")

@@ -1,8 +1,8 @@
-"""Packages that are not always installed: which extra brings one that is missing."""
+"""Optional packages, and the extra that installs each."""
 
 from .errors import AdaptiveDepthError
 
-# By the name under which it is imported. The smallest extra that brings it.
+# By import name: the smallest extra that installs it.
 _EXTRAS = {
     **dict.fromkeys(
         ("accelerate", "huggingface_hub", "safetensors", "sklearn", "timm", "torch", "torchmetrics", "torchvision"),
@@ -29,7 +29,7 @@ _EXTRAS = {
 
 
 class MissingPackageError(AdaptiveDepthError, ImportError):
-    """A package that is needed for what was asked for, and that is not installed."""
+    """A package that the call needs is not installed."""
 
 
 def install(*extras: str) -> str:
@@ -43,22 +43,22 @@ def install(*extras: str) -> str:
 
 
 def _package(error: ImportError) -> str:
-    """The one that an import did not find."""
+    """The package that was not found."""
     return (error.name or "").partition(".")[0]
 
 
 def hint(error: ImportError, otherwise: str = "train") -> str:
-    """What is lacking, and the command that brings it.
+    """What is missing, and the command that installs it.
 
     Arguments:
         error: of an import.
-        otherwise: the extra to name where the package is not known.
+        otherwise: the extra to name if the package is unknown.
     """
     return f"a package that is not installed ({error}): {install(_EXTRAS.get(_package(error), otherwise))}"
 
 
 def missing(error: ImportError, what: str) -> MissingPackageError | None:
-    """The error to raise in place of one of an import; None where the package is none of ours, or is there.
+    """The error to raise instead of an import's; None if the package is not one of ours, or is installed.
 
     Example:
         >>> str(missing(ModuleNotFoundError("No module named 'torch'", name="torch.nn"), "adaptive_depth.adapt"))

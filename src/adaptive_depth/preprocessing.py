@@ -1,4 +1,4 @@
-"""How images become the input of a network: one value, in a run, on the Hub and in an exported file. Without torch."""
+"""How images become the input of a network: one value for runs, the Hub and exported files. Without torch."""
 
 import math
 from collections.abc import Callable
@@ -21,7 +21,7 @@ _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"
 
 
 def in_mode(image: "Image", mode: str) -> "Image":
-    """The image in grey (`"L"`) or colour (`"RGB"`); 16 bits become 8 by scaling, where Pillow would clip to white.
+    """The image in grey (`"L"`) or colour (`"RGB"`); 16 bits are scaled to 8, where Pillow would clip to white.
 
     Example:
         >>> import numpy as np
@@ -41,7 +41,7 @@ def in_mode(image: "Image", mode: str) -> "Image":
 
 
 class Convert:
-    """Grey or colour, as the network wants it (a class, so that it reaches worker processes)."""
+    """Grey or colour, as the network expects it (a class, so that it can be pickled for worker processes)."""
 
     def __init__(self, channels: int) -> None:
         self.mode = MODES[channels]
@@ -52,12 +52,12 @@ class Convert:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an image lies in the input that is made of it. All pairs are of x and y, in pixels.
+    """Where an image lies in the input made from it. All pairs are (x, y) in pixels.
 
     Attributes:
         image: width and height of the image.
-        resized: the same once it is resized.
-        corner: where the upper left corner of the resized image lies in the input; below 0 where it is cropped.
+        resized: the same after resizing.
+        corner: where the upper left corner of the resized image lies in the input; negative if it is cropped.
         frame: width and height of the input.
 
     Example:
@@ -75,14 +75,14 @@ class Placement:
     frame: tuple[int, int]
 
     def to_image(self, boxes: "NDArray[Any]") -> "NDArray[np.float64]":
-        """Boxes `[boxes, 4]` (x1, y1, x2, y2) in pixels of the input, in those of the image; cut off at its edges."""
-        import numpy as np  # not for whoever only reads the value
+        """Boxes `[boxes, 4]` (x1, y1, x2, y2) from pixels of the input to those of the image; clipped at its edges."""
+        import numpy as np  # here, so that reading the value does not need numpy
 
         inside = (np.asarray(boxes, np.float64) - np.tile(self.corner, 2)) / np.tile(self.resized, 2)
         return np.clip(inside, 0, 1) * np.tile(self.image, 2)
 
     def fit(self, image: "Image", interpolation: str, fill: tuple[int, ...]) -> "Image":
-        """The input, as an image; what the image does not reach has the colour `fill`."""
+        """The input as an image, padded with the colour `fill`."""
         from PIL import Image
 
         resized = image.resize(self.resized, Image.Resampling[interpolation.upper()])
@@ -99,17 +99,17 @@ class Preprocessing(Plain):
     """How images become the input of a network, and what its outputs mean: a plain value that survives JSON.
 
     Attributes:
-        image_size: height and width in pixels of the input, one number for a square or a pair; before the crop, at
+        image_size: height and width of the input in pixels, a pair or one number for a square; before the crop, at
             most 16,384.
         channels: 1 (grey) or 3 (colour); images are converted.
-        mean, std: subtracted from, and divided out of, pixels between 0 and 1; one number a channel.
-        interpolation: of the resizing, such as `"bicubic"` or `"bilinear"`.
-        crop_pct: the part of a resized image's side that the central crop keeps.
-        classes: the class names, in the order of the outputs; empty where they are not known.
-        resize: how an image of another shape becomes the input: `"crop"`, by its central part; `"stretch"`, all of it,
-            its sides in another ratio; `"letterbox"`, all of it, as large as it fits at the upper left, and the rest
-            filled. Where things are to be found in images, nothing may be cut off.
-        fill: with what `"letterbox"` fills, pixels between 0 and 1, one number a channel; by default `mean`.
+        mean, std: subtracted from, and divided out of, pixels between 0 and 1; one number per channel.
+        interpolation: for resizing, such as `"bicubic"` or `"bilinear"`.
+        crop_pct: the fraction of a resized image's side that the central crop keeps.
+        classes: the class names, in the order of the outputs; empty if unknown.
+        resize: how an image of another shape becomes the input: `"crop"` takes its central part; `"stretch"` resizes
+            all of it, changing the aspect ratio; `"letterbox"` fits all of it at the upper left and fills the rest.
+            To locate objects in images, use one that cuts nothing off.
+        fill: what `"letterbox"` fills with, pixels between 0 and 1, one number per channel; by default `mean`.
 
     Raises:
         DataError: a value that is out of range.
@@ -130,19 +130,19 @@ class Preprocessing(Plain):
     def __post_init__(self) -> None:
         size: Any = self.image_size
         sides: tuple[Any, ...] = tuple(size) if _is_list(size) else (size,)
-        per_channel = f"{self.channels} numbers, one a channel"
+        per_channel = f"{self.channels} numbers, one per channel"
         for field, fits, expected in (
             (
                 "image_size",
                 len(sides) in (1, 2) and all(type(side) is int and 0 < side <= MOST_PIXELS for side in sides),
                 f"a number of pixels above 0, such as 224, and at most {MOST_PIXELS:,}",
             ),
-            ("image_size", len(sides) == 1 or self.resize != "crop", "one number, of the square that is cut out"),
+            ("image_size", len(sides) == 1 or self.resize != "crop", "one number, the side of the square crop"),
             ("channels", type(self.channels) is int and self.channels in MODES, "1 (grey) or 3 (colour)"),
             ("mean", _are_numbers(self.mean, self.channels), per_channel),
             ("std", _are_numbers(self.std, self.channels) and min(self.std) > 0, f"{per_channel}, above 0"),
             ("interpolation", self.interpolation in _INTERPOLATIONS, f"one of {', '.join(_INTERPOLATIONS)}"),
-            ("crop_pct", _is_number(self.crop_pct) and 0 < self.crop_pct <= 1, "a part, above 0 and at most 1"),
+            ("crop_pct", _is_number(self.crop_pct) and 0 < self.crop_pct <= 1, "a fraction above 0 and at most 1"),
             ("classes", _is_list(self.classes) and all(isinstance(each, str) for each in self.classes), "names"),
             ("resize", self.resize in RESIZES, f"one of {', '.join(RESIZES)}"),
             ("fill", self.fill == () or _are_numbers(self.fill, self.channels), f"none, or {per_channel}"),
@@ -160,7 +160,7 @@ class Preprocessing(Plain):
 
     @classmethod
     def of(cls, given: Any) -> "Preprocessing":
-        """From a mapping with these fields, or from what has a `preprocessing`, such as a `DataConfig`.
+        """From a mapping with these fields, or from an object with a `preprocessing`, such as a `DataConfig`.
 
         Raises:
             DataError: something else, a field that is unknown, missing or out of range.
@@ -176,8 +176,8 @@ class Preprocessing(Plain):
             ) from error
 
     def to_json(self) -> dict[str, Any]:
-        """Lists, strings and numbers only, as `of` reads them; without what older versions do not know, where that is
-        as they do it."""
+        """Lists, strings and numbers only, as `of` reads them. New fields are omitted at their default, so that older
+        versions can read the rest."""
         fields = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
         return {
             key: value for key, value in fields.items() if key not in ("resize", "fill") or value not in ("crop", [])
@@ -198,7 +198,7 @@ class Preprocessing(Plain):
         return replace(self, image_size=height if height == width else (height, width))
 
     def place(self, width: int, height: int) -> Placement:
-        """Where an image of this size comes to lie in the input."""
+        """Where an image of this size lies in the input."""
         rows, columns = self.sides
         frame = (columns, rows)
         if self.resize == "stretch":
@@ -207,6 +207,8 @@ class Preprocessing(Plain):
             scale = min(frame[0] / width, frame[1] / height)
             resized = (max(1, round(scale * width)), max(1, round(scale * height)))
             return Placement((width, height), resized, (0, 0), frame)
+        # floor, int and round as timm and torchvision use them, so that both ways yield the same pixels
+        # floor, int and round as timm and torchvision use them, so that both ways yield the same pixels
         shorter = math.floor(frame[0] / self.crop_pct)
         longer = int(shorter * max(width, height) / min(width, height))
         resized = (shorter, longer) if width <= height else (longer, shorter)
@@ -219,11 +221,11 @@ class Preprocessing(Plain):
 
     @property
     def colour(self) -> tuple[int, ...]:
-        """With what `"letterbox"` fills, from 0 to 255, one number a channel."""
+        """What `"letterbox"` fills with, from 0 to 255, one number per channel."""
         return tuple(round(255 * value) for value in self.fill or self.mean)
 
     def transform(self) -> "Callable[[Any], Tensor]":
-        """What turns a `PIL.Image` into an input `[channels, height, width]`, by timm or torchvision; needs torch.
+        """A callable from a `PIL.Image` to an input `[channels, height, width]`, by timm or torchvision; needs torch.
 
         Example:
             >>> from PIL import Image

@@ -1,4 +1,4 @@
-"""How good a sub-network is: a number with a name, a unit and a direction. A plain value, which needs no torch."""
+"""How good a sub-network is: a number with a name, a unit and a direction. A plain value, without torch."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -16,8 +16,8 @@ class Quality(Plain):
 
     Attributes:
         name: such as `"top-1"`, `"mIoU"` or `"RMSE"`.
-        unit: `"%"`, `"km/h"`, ...; empty where the number has none.
-        higher_is_better: of two numbers, is the higher one the better?
+        unit: `"%"`, `"km/h"`, ...; empty if the number has none.
+        higher_is_better: whether the higher of two numbers is better.
 
     Example:
         >>> str(Quality("RMSE", "km/h", higher_is_better=False))
@@ -35,7 +35,7 @@ class Quality(Plain):
 
     @property
     def noun(self) -> str:
-        """What it is called within a sentence.
+        """Its name within a sentence.
 
         Example:
             >>> TOP_1.noun, Quality("RMSE", "m", higher_is_better=False).noun
@@ -45,12 +45,12 @@ class Quality(Plain):
 
     @property
     def title(self) -> str:
-        """What it is called in a heading."""
+        """Its name in a heading."""
         return "Accuracy" if self == TOP_1 else self.name
 
     @property
     def heading(self) -> str:
-        """What stands above several values of it, with the direction where lower is better; the unit is beside them.
+        """The heading above several values, with the direction if lower is better; the unit is beside them.
 
         Example:
             >>> TOP_1.heading, Quality("RMSE", "m", higher_is_better=False).heading
@@ -59,8 +59,8 @@ class Quality(Plain):
         return "Top-1 accuracy" if self == TOP_1 else str(replace(self, unit=""))
 
     def digits(self, values: Iterable[float]) -> int:
-        """Digits behind the point that tell values apart: 2 of percent, else three of the largest, and 2 at least; more
-        where two values would look alike.
+        """Decimals that distinguish values: 2 for percent, else three significant digits of the largest, at least 2;
+        more if two values would look alike.
 
         Example:
             >>> Quality("RMSE", "m").digits([0.0312, 0.0298]), Quality("perplexity").digits([23.4]), TOP_1.digits([0.5])
@@ -76,11 +76,11 @@ class Quality(Plain):
 
     @classmethod
     def from_text(cls, text: str, *, higher_is_better: bool | None = None) -> "Quality":
-        """What `str` gives, read: `NAME`, `NAME (UNIT)`, `NAME (lower is better)` or `NAME (UNIT, lower is better)`.
+        """Parse what `str` returns: `NAME`, `NAME (UNIT)`, `NAME (lower is better)` or `NAME (UNIT, lower is better)`.
 
         Arguments:
             text: a name, and in brackets a unit and a direction.
-            higher_is_better: the direction where the text has none.
+            higher_is_better: the direction if the text has none.
 
         Raises:
             TrainingError: no name, or no direction.
@@ -113,7 +113,7 @@ class Quality(Plain):
         return f"{value:.{digits}f} {self.unit}".rstrip()
 
     def apart(self, value: float, other: float, digits: int = 2) -> str:
-        """How far two values are apart, whichever is the better: percent differ by points.
+        """The distance between two values, whichever is better: percentages differ by points.
 
         Example:
             >>> TOP_1.apart(76.0, 75.5), Quality("RMSE", "m").apart(0.25, 0.5)
@@ -122,7 +122,7 @@ class Quality(Plain):
         return f"{abs(value - other):.{digits}f} {'points' if self.unit == '%' else self.unit}".rstrip()
 
     def gain(self, value: float, over: float) -> float:
-        """By how much a value is better than another; negative where it is worse."""
+        """By how much a value is better than another; negative if it is worse."""
         return value - over if self.higher_is_better else over - value
 
     def best(self, values: Mapping[str, float]) -> str:
@@ -137,7 +137,7 @@ TOP_1 = Quality("top-1", "%")
 
 
 class Measured(dict[str, float]):
-    """The quality of sub-networks, by skip, and what it is: what `evaluate` returns."""
+    """The quality of sub-networks by skip, and its name and unit: what `evaluate` returns."""
 
     def __init__(
         self, values: Mapping[str, float] | Iterable[tuple[str, float]] = (), quality: Quality = TOP_1

@@ -1,7 +1,7 @@
-"""Plain values as JSON and back: what is read is checked against the fields of its class, by pydantic, before use.
+"""Plain values as JSON and back: before use, pydantic checks what is read against the fields of its class.
 
-A file is read here and nowhere else (`read_json`, `read_yaml`): whatever is in it ends in one error, in bounded time
-and memory. What a number or a text may be is said once, by the types of the fields (`Positive`, `Letters`).
+Files are read only here (`read_json`, `read_yaml`): whatever is wrong raises one kind of error, in bounded time and
+memory. What a number or a text may be is defined once, by the types of the fields (`Positive`, `Letters`).
 """
 
 import json
@@ -17,20 +17,20 @@ from typing import Annotated, Any, ClassVar, Self, get_args, get_type_hints
 from .errors import AdaptiveDepthError, one_line
 
 MOST_BYTES = 1 << 24  # of a description: a profile of 4,096 sub-networks takes less
-_MOST_YAML = 1 << 17  # of a recipe, which is read slowly
-_DEEPEST = 64  # of values inside each other
-_MOST = 1 << 64  # of an integer: a seed may be as large
+_MOST_YAML = 1 << 17  # of a recipe: PyYAML reads slowly
+_DEEPEST = 64  # levels of nesting
+_MOST = 1 << 64  # of an integer: a seed may be this large
 
 
-# -- what values may be -----------------------------------------------------------------------------------------
+# -- valid values -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Such:
-    """What the values of a field must be beside their type; pydantic asks it where a value is read.
+    """A condition on the values of a field beyond their type; pydantic checks it when a value is read.
 
     Attributes:
-        fits: is it one? True, or anything that counts as true.
+        fits: whether a value meets it: True, or anything truthy.
         expected: the same in words, for the error.
     """
 
@@ -49,7 +49,7 @@ class Such:
 
 
 # Bounds far beyond what can be measured, so that sums and products of what was read stay finite.
-Number = Annotated[float, Such(lambda value: abs(value) < 1e15, "a number below 1e15 in size")]
+Number = Annotated[float, Such(lambda value: abs(value) < 1e15, "a number below 1e15 in magnitude")]
 Positive = Annotated[float, Such(lambda value: 1e-15 < value < 1e15, "a number above 0, and below 1e15")]
 NotNegative = Annotated[float, Such(lambda value: 0 <= value < 1e15, "a number of at least 0, and below 1e15")]
 Percent = Annotated[float, Such(lambda value: 0 <= value <= 100.01, "percent, from 0 to 100")]
@@ -64,12 +64,12 @@ FileName = Annotated[
     str, Such(lambda name: Path(name).name == name and "\0" not in name, "the name of a file in the same folder")
 ]
 Letters = Annotated[
-    str, Such(lambda value: re.fullmatch("[TF]{1,12}", value), "a skip: one letter a stage, T or F, such as 'TTFF'")
+    str, Such(lambda value: re.fullmatch("[TF]{1,12}", value), "a skip: one letter per stage, T or F, such as 'TTFF'")
 ]
 
 
 def one_of(*values: str) -> Such:
-    """One of some words."""
+    """One of these words."""
     return Such(lambda value: value in values, f"one of {', '.join(values)}")
 
 
@@ -77,7 +77,7 @@ class Plain:
     """Base of frozen dataclasses that survive JSON.
 
     Class attributes:
-        reading_error: the error of a content that does not fit.
+        reading_error: the error for content that does not fit.
     """
 
     reading_error: ClassVar[type[AdaptiveDepthError]] = AdaptiveDepthError
@@ -92,14 +92,14 @@ class Plain:
         """The inverse of `to_json`.
 
         Raises:
-            AdaptiveDepthError: the class's own kind of it, for a field that is unknown, missing, of another type, or
+            AdaptiveDepthError: the class's `reading_error`, for a field that is unknown, missing, of another type, or
                 out of range.
         """
         return from_plain(cls, content, cls.reading_error)
 
 
 class Open(Plain):
-    """The same of what may hold further entries, of its user's own or of a form that is checked before (`Form`)."""
+    """The same with further entries allowed: the user's own, or those of a `Form` that is checked before."""
 
     __pydantic_config__: ClassVar[Any] = {**Plain.__pydantic_config__, "extra": "ignore"}
 
@@ -118,33 +118,33 @@ def read_bytes(path: Path, error: type[AdaptiveDepthError], mend: str, most: int
             content = file.read(most + 1)
     except FileNotFoundError as missing:
         raise error(f"{path} does not exist: {mend}") from missing
-    except (OSError, ValueError) as found:  # a name with a zero in it is a ValueError
+    except (OSError, ValueError) as found:  # a name with a null byte is a ValueError
         raise error(f"{path} cannot be read ({one_line(found)}): {mend}") from found
     if len(content) > most:
-        raise error(f"{path} has more than {most:,} bytes, which no file of its kind has: {mend}")
+        raise error(f"{path} has more than {most:,} bytes, too many for a file of its kind: {mend}")
     return content
 
 
 def read_json(path: Path, error: type[AdaptiveDepthError], mend: str) -> Any:
-    """What a JSON file holds: plain values, whose numbers are finite and whose nesting is bounded.
+    """The content of a JSON file: plain values with finite numbers and bounded nesting.
 
     Raises:
-        error: what `read_bytes` raises, and what is no such JSON.
+        error: as `read_bytes`, and for anything other than such JSON.
     """
     return parse_json(read_bytes(path, error, mend), error, str(path), mend)
 
 
 def parse_json(content: str | bytes, error: type[AdaptiveDepthError], name: str, mend: str) -> Any:
-    """The same of a text.
+    """The same for a text.
 
     Arguments:
         content: the text.
         error: what to raise.
         name: of the text, for the error.
-        mend: what to do about one that is damaged.
+        mend: how to fix a damaged one.
     """
     if len(content) > MOST_BYTES:
-        raise error(f"{name} has more than {MOST_BYTES:,} bytes, which no content of its kind has: {mend}")
+        raise error(f"{name} has more than {MOST_BYTES:,} bytes, too many for content of its kind: {mend}")
     try:
         found = json.loads(content, object_pairs_hook=_once_each)
     except (RecursionError, ValueError) as damaged:
@@ -157,24 +157,24 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"it has {twice!r} twice, and only one can be meant")
+        raise ValueError(f"it has {twice!r} twice, where one is expected")
     return found
 
 
 def read_yaml(path: Path, error: type[AdaptiveDepthError], mend: str) -> Any:
-    """What a YAML file holds, as `read_json`; without aliases, with which a short text can mean a huge one.
+    """The content of a YAML file, as `read_json`; without aliases, which can expand a short text into a huge one.
 
     Raises:
-        error: what `read_bytes` raises, and what is no such YAML.
+        error: as `read_bytes`, and for anything other than such YAML.
     """
     return parse_yaml(read_bytes(path, error, mend, _MOST_YAML), error, str(path), mend)
 
 
 def parse_yaml(content: str | bytes, error: type[AdaptiveDepthError], name: str, mend: str) -> Any:
-    """The same of a text; the arguments are those of `parse_json`."""
+    """The same for a text; the arguments are those of `parse_json`."""
     try:
         found = _loaded_yaml(content)
-    except Exception as damaged:  # PyYAML raises what its constructors stumble over, of many kinds
+    except Exception as damaged:  # PyYAML's constructors raise errors of many kinds
         raise error(f"{name} cannot be read ({one_line(damaged)}): {mend}") from damaged
     return _checked(found, error, name, mend)
 
@@ -191,7 +191,7 @@ def _loaded_yaml(content: str | bytes) -> Any:
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             names = [key.value for key, _ in node.value]
             if twice := next((name for name in names if isinstance(name, str) and names.count(name) > 1), None):
-                raise yaml.YAMLError(f"it has {twice!r} twice, and only one can be meant")
+                raise yaml.YAMLError(f"it has {twice!r} twice, where one is expected")
             return super().construct_mapping(node, deep)
 
     return yaml.load(content, Loader)
@@ -204,34 +204,34 @@ def _checked(content: Any, error: type[AdaptiveDepthError], name: str, mend: str
 
 
 def _what_is_wrong(content: Any) -> str | None:
-    """Why a content is none of plain values, in words. Level by level, so that no depth is too deep to be looked at."""
+    """Why content is not made of plain values, in words. Level by level: recursion would fail on deep nesting."""
     level: list[Any] = [content]
     for _ in range(_DEEPEST):
         inside: list[Any] = []
         for value in level:
             if isinstance(value, Mapping):
                 if not all(isinstance(key, str | int) for key in value):
-                    return "an entry whose name is no text, where names are expected"
+                    return "an entry whose name is not a text"
                 inside += value.values()
             elif isinstance(value, list | tuple):
                 inside += value
             elif isinstance(value, float) and not math.isfinite(value):
-                return f"the number {value}, where finite ones are expected"
+                return f"the number {value}, where finite numbers are expected"
             elif isinstance(value, int) and abs(value) >= _MOST:
                 return "a whole number of more than 64 bits"
             elif not isinstance(value, str | int | float | None):
                 return f"a {type(value).__name__}, where texts and numbers are expected"
-        level = list({id(value): value for value in inside}.values())  # each once: a list may hold itself, twice
+        level = list({id(value): value for value in inside}.values())  # each once: a list may contain itself twice
         if not level:
             return None
-    return f"values nested more than {_DEEPEST} deep"
+    return f"values nested more than {_DEEPEST} levels deep"
 
 
 # -- values -----------------------------------------------------------------------------------------------------
 
 
 def to_plain(value: Any) -> Any:
-    """A value of dataclasses, mappings and sequences as what JSON knows; the keys of mappings become strings."""
+    """Dataclasses, mappings and sequences as JSON types; the keys of mappings become strings."""
     if is_dataclass(value):
         return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
@@ -243,7 +243,7 @@ def from_plain(kind: Any, content: Any, error: type[AdaptiveDepthError], name: s
     """The inverse of `to_plain`, into a dataclass or another type that pydantic knows.
 
     Arguments:
-        kind: what to make; dataclasses inside are made, too.
+        kind: what to make, with the dataclasses inside it.
         content: what was read. Nothing in it is executed.
         error: what to raise.
         name: of the content, for the error; by default that of the class.
@@ -254,14 +254,14 @@ def from_plain(kind: Any, content: Any, error: type[AdaptiveDepthError], name: s
     from pydantic import ValidationError
 
     called = name or re.sub("(?<=[a-z])(?=[A-Z])", " ", getattr(kind, "__name__", "content")).lower()
-    _checked(content, error, called, "expected what to_json gave")
+    _checked(content, error, called, "expected what to_json returned")
     try:
         # As JSON and strictly: "3" is no number there, and a list may become a tuple.
         return adapter(kind).validate_json(json.dumps(content), strict=True)
     except ValidationError as found:
         first = found.errors()[0]
         raised = first.get("ctx", {}).get("error")
-        if isinstance(raised, AdaptiveDepthError):  # a class of ours said what is wrong with its values
+        if isinstance(raised, AdaptiveDepthError):  # from our own class, which knows best what is wrong
             raise (raised if isinstance(raised, error) else error(str(raised))) from found
         place = ".".join(_SHORT.repr(part).strip("'") for part in first["loc"])
         told = place and first["type"] != "missing"
@@ -277,7 +277,7 @@ _SHORT.maxstring, _SHORT.maxdict, _SHORT.maxlevel = 80, 6, 2
 
 @cache
 def adapter(kind: Any) -> Any:
-    """What pydantic reads a type with; numbers must be finite."""
+    """The pydantic adapter of a type; numbers must be finite."""
     from pydantic import TypeAdapter
 
     own = hasattr(kind, "__pydantic_config__")
@@ -304,12 +304,12 @@ def _classes(kind: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class Form:
-    """The name and the version that a file of ours bears.
+    """The format name and version in a file of this library.
 
     Attributes:
         name: under `format`.
         version: the newest that is known; older ones from 1 on are read, too.
-        what: to expect of a file, for the error.
+        what: the expected file, for the error.
         error: what to raise.
     """
 
@@ -319,19 +319,19 @@ class Form:
     error: type[AdaptiveDepthError]
 
     def check(self, content: Any, file: object) -> dict[str, Any]:
-        """The content of a file, where it is of this form.
+        """The content of a file, if it has this form.
 
         Raises:
             error: foreign, without a version, or newer.
         """
         if not isinstance(content, Mapping) or content.get("format") != self.name:
-            raise self.error(f"{file} is not of this library: expected {self.what}")
+            raise self.error(f"{file} was not written by this library: expected {self.what}")
         version = content.get("version")
         if type(version) is not int or version < 1:
             raise self.error(f"{file} is damaged: its version is {version!r}, where a number is expected")
         if version > self.version:
             raise self.error(
-                f"{file} has version {version!r}, this library reads up to {self.version}: pip install -U "
+                f"{file} has version {version!r}, but this library reads up to {self.version}: pip install -U "
                 "adaptive-depth"
             )
         return dict(content)

@@ -1,6 +1,6 @@
-"""A skip configuration: which stages leave their skippable sub-path out.
+"""A skip configuration: which stages leave out their skippable sub-path.
 
-Written as the paper writes it, one letter a stage: ``"T"`` skips, ``"F"`` does not. ``"FFFF"`` is the super-net,
+Written as in the paper, one letter per stage: ``"T"`` skips, ``"F"`` does not. ``"FFFF"`` is the super-net,
 ``"TTTT"`` the base-net; a network of N stages has 2^N sub-networks.
 """
 
@@ -16,7 +16,7 @@ def parse_skip(skip: Skip, stages: int) -> str:
     """Return the canonical letters of `skip` for a network of `stages` stages.
 
     Arguments:
-        skip: one letter a stage, or one boolean a stage (True skips).
+        skip: one letter or one boolean (True skips) per stage.
         stages: how many stages the network has.
 
     Raises:
@@ -27,21 +27,21 @@ def parse_skip(skip: Skip, stages: int) -> str:
         'TTFF'
     """
     example = f"{'T' * (stages // 2)}{'F' * (stages - stages // 2)}"
-    mend = f"expected one T (skip) or F (do not) for each of {stages} stages, such as {example!r}"
+    fix = f"expected one T (skip) or F (do not) for each of {stages} stages, such as {example!r}"
     if isinstance(skip, str):
         letters = skip
         if set(letters) - set("TF"):
             wrong = "".join(sorted(set(letters) - set("TF")))
-            raise SkipError(f"skip {skip!r} has the letters {wrong!r}: {mend}")
+            raise SkipError(f"skip {skip!r} has the letters {wrong!r}: {fix}")
     elif isinstance(skip, Iterable):
         flags = list(skip)
         if not all(isinstance(flag, bool) for flag in flags):
-            raise SkipError(f"skip {skip!r} holds elements that are not booleans: {mend}")
+            raise SkipError(f"skip {skip!r} has elements that are not booleans: {fix}")
         letters = "".join("T" if flag else "F" for flag in flags)
     else:
-        raise SkipError(f"skip {skip!r} is a {type(skip).__name__}: {mend}")
+        raise SkipError(f"skip {skip!r} is a {type(skip).__name__}: {fix}")
     if len(letters) != stages:
-        raise SkipError(f"skip {skip!r} names {len(letters)} stages, the network has {stages}: {mend}")
+        raise SkipError(f"skip {skip!r} is for {len(letters)} stages, but the network has {stages}: {fix}")
     return letters
 
 

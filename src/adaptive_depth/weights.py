@@ -1,4 +1,4 @@
-"""Weights in files of others, under whatever names they have there."""
+"""Weights from files of other libraries, under whatever names they have there."""
 
 import logging
 import os
@@ -17,26 +17,26 @@ from .tensor_files import Ignored, Part, check_dense, is_extra, more_than_tensor
 from .wrapping import COMPILED, check_shaped, unwrapped, without
 
 _LOGGER = logging.getLogger(__name__)
-_STRANGE = 0.1  # the largest part of tensors that may find no place: a head for other classes, say
+_STRANGE = 0.1  # the largest share of tensors that may not fit, such as a head for other classes
 _AVERAGED = {"ema", "swa", "avg", "averaged", "average", "shadow"}
 
 
-# -- whose it is ------------------------------------------------------------------------------------------------
+# -- what fits --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """A state dict of a file as a model's.
+    """One way to fit a file's state dict to a model.
 
     Attributes:
-        entry: as of its `Part`.
-        prefix: before every name; empty where there is none.
-        parts: left out between the dots of names.
+        entry: as in its `Part`.
+        prefix: before every name; empty if there is none.
+        parts: components dropped from names.
         state: what fits, by the model's names.
-        stayed: names of the model that it has nothing for.
-        unused: names of the file that the model has no place for.
+        stayed: names of the model that the file does not fill.
+        unused: names of the file that do not fit the model.
         others: names of the file that do not begin with the prefix.
-        unreadable: names of the model for which the file has an object that is no plain tensor.
+        unreadable: names of the model for which the file has an object other than a plain tensor.
     """
 
     entry: str
@@ -50,12 +50,12 @@ class _Fit:
 
     @property
     def label(self) -> str:
-        """What chooses it."""
+        """The `entry=` that selects it."""
         return f"{self.entry}:{self.prefix}" if self.entry and self.prefix else self.entry or self.prefix or "the rest"
 
     @property
     def share(self) -> float:
-        """The largest part of tensors that found no place."""
+        """The share of tensors that do not fit, in the model or in the file, whichever is larger."""
         return max(
             len(self.stayed) / max(1, len(self.stayed) + len(self.state)),
             len(self.unused) / max(1, len(self.unused) + len(self.state)),
@@ -72,16 +72,16 @@ class _Fit:
 
 
 def _fits(part: Part, own: Mapping[str, Any]) -> list[_Fit]:
-    """Every way to read a state dict as a model's: with each prefix under which most of its names are found.
+    """Every way to fit a state dict to a model: with each prefix under which most of its names are found.
 
-    What wrappers put between the dots of names (`_orig_mod`; then DDP's `module`, which may be a name of the model's)
-    is left out, in the file and in the model, only where names do not fit as they are.
+    Components that wrappers insert into names (`_orig_mod`; then DDP's `module`, which the model may use itself) are
+    dropped, in the file and in the model, only if names do not fit as they are.
     """
     tried: list[_Fit] = []
     for parts in ((), COMPILED, (*COMPILED, "module")):
         mine = {without(name, parts): name for name in own}
         theirs = {without(name, parts): name for name in part.state}
-        if len(mine) < len(own) or len(theirs) < len(part.state):  # two names would become one
+        if len(mine) < len(own) or len(theirs) < len(part.state):  # two names would collide
             continue
         found = [_fit(part, own, mine, theirs, prefix, inner) for prefix, inner in _prefixes(mine, theirs)]
         inside = tuple(word for word in parts if any(word in name.split(".") for name in part.state))
@@ -93,7 +93,7 @@ def _fits(part: Part, own: Mapping[str, Any]) -> list[_Fit]:
 
 
 def _prefixes(mine: Mapping[str, str], theirs: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
-    """The prefixes to try, each with the longer ones, whose names are not its own."""
+    """The prefixes to try, each with the longer ones inside it, whose names do not belong to it."""
     counts: Counter[str] = Counter()
     for name in theirs:
         parts = name.split(".")
@@ -123,13 +123,13 @@ def _fit(
         else:
             unused.append(original)
             unreadable += [place] * (place is not None and isinstance(value, Ignored))
-    filled = {id(own[name]) for name in state if isinstance(own[name], Tensor)}  # tied names may stand once
+    filled = {id(own[name]) for name in state if isinstance(own[name], Tensor)}  # tied weights may be saved once
     stayed = [name for name, tensor in own.items() if name not in state and id(tensor) not in filled]
     return _Fit(part.entry, prefix.rstrip("."), (), state, stayed, unused, others, unreadable)
 
 
 def _has_place(value: Any, own: Any, name: str) -> bool:
-    """Same shape, and numbers of the same kind: codes of a quantised weight are no weights."""
+    """Same shape and kind of number: the codes of a quantised weight are not weights."""
     if not isinstance(value, Tensor) or not isinstance(own, Tensor):
         return (
             is_extra(name) and not isinstance(value, Ignored) and isinstance(value, Tensor) == isinstance(own, Tensor)
@@ -148,8 +148,8 @@ class Taken:
     """What `take_over` did.
 
     Attributes:
-        stayed: names of the model that the file had nothing for.
-        told: one line on what was chosen in the file and left out of its names; empty where nothing was.
+        stayed: names of the model that the file does not fill.
+        told: one line on what was chosen from the file and dropped from its names; empty if nothing was.
     """
 
     stayed: list[str]
@@ -157,7 +157,7 @@ class Taken:
 
 
 def take_over(model: nn.Module, path: str | os.PathLike[str], entry: str | None = None) -> Taken:
-    """What `load_weights` does, with what it has to say; arguments and errors are the same."""
+    """`load_weights`, with its message returned instead of logged; arguments and errors are the same."""
     path, model = Path(path), unwrapped(model)
     check_shaped(model, "load_weights received", CheckpointError)
     own = model.state_dict(keep_vars=True)
@@ -168,7 +168,7 @@ def take_over(model: nn.Module, path: str | os.PathLike[str], entry: str | None 
         named = [fit for fit in tried if entry in (fit.label, fit.entry, fit.prefix)]
         if not named:
             choices = list(dict.fromkeys(fit.label for fit in fitting or tried))
-            raise CheckpointError(f"entry={entry!r}: {path} has none of that name; expected {_all(choices, 'or')}")
+            raise CheckpointError(f"entry={entry!r}: {path} has no such entry; expected {_all(choices, 'or')}")
         tried, fitting = named, [fit for fit in named if fit in fitting]
     if not fitting:
         raise CheckpointError(_of_another_model(path, max(tried, key=lambda fit: len(fit.state)), model, parts))
@@ -177,7 +177,7 @@ def take_over(model: nn.Module, path: str | os.PathLike[str], entry: str | None 
     fit, rivals = _chosen(path, fitting)
     if fit.unreadable:
         raise CheckpointError(
-            f"{path} holds {some(fit.unreadable)} as objects that are no plain tensors, which are not read because "
+            f"{path} holds {some(fit.unreadable)} as objects other than plain tensors, which are not read because "
             "they could run code: save a state dict of plain tensors"
         )
     model.load_state_dict(dict(fit.state), strict=False)
@@ -185,13 +185,13 @@ def take_over(model: nn.Module, path: str | os.PathLike[str], entry: str | None 
 
 
 def _chosen(path: Path, fitting: list[_Fit]) -> tuple[_Fit, list[_Fit]]:
-    """The weights that were trained, rather than averages of them; and what else fits."""
+    """The trained weights, rather than averages of them, and what else fits."""
     trained = [fit for fit in fitting if not fit.is_averaged] or fitting
     first, *more = trained
     if not all(first.is_same(other) for other in more):
         raise CheckpointError(
-            f"{path} holds several weights that fit the model, {_all([fit.label for fit in trained])}: choose "
-            f"one, such as entry={first.label!r} (--weights-entry)"
+            f"{path} holds several sets of weights that fit the model, {_all([fit.label for fit in trained])}: "
+            f"choose one, such as entry={first.label!r} (--weights-entry)"
         )
     return first, [fit for fit in fitting if fit not in trained]
 
@@ -202,22 +202,22 @@ def _told(path: Path, fit: _Fit, rivals: list[_Fit]) -> str:
         others = f", not {_all([rival.label for rival in rivals])} (entry= or --weights-entry)" if rivals else ""
         said.append(f"took {fit.label!r}{others}")
     if left := [f"{fit.prefix}."] * bool(fit.prefix) + [*fit.parts]:
-        said.append(f"left {_all(left)} out of the names")
+        said.append(f"dropped {_all(left)} from the names")
     if fit.others and not rivals:
-        said.append(f"left out {len(fit.others)} more tensors ({some(fit.others)})")
+        said.append(f"ignored {len(fit.others)} other tensors ({some(fit.others)})")
     stayed = set(fit.stayed)
     if surplus := [
         name for name in fit.unused if name.removeprefix(f"{fit.prefix}." if fit.prefix else "") not in stayed
     ]:
-        said.append(f"found no place for {len(surplus)} tensors ({some(surplus)})")
+        said.append(f"found no match for {len(surplus)} tensors ({some(surplus)})")
     return f"{path}: {'; '.join(said)}" if said else ""
 
 
 def _of_another_model(path: Path, fit: _Fit, model: nn.Module, parts: list[Part]) -> str:
     fitting, theirs, ours = (len(fit.state) + more for more in (0, len(fit.unused), len(fit.stayed)))
     said = (
-        f"{path} is of another model: {fitting} of its {theirs} tensors fit the model's {ours} (missing or of another "
-        f"shape: {some(fit.stayed)}; not in the model, or of another shape: {some(fit.unused)})"
+        f"{path} is from another model: {fitting} of its {theirs} tensors fit the model's {ours} (missing or of "
+        f"another shape: {some(fit.stayed)}; not in the model, or of another shape: {some(fit.unused)})"
     )
     if not fit.stayed and any("statistics" in name.split(".") for name in fit.unused):
         return (
@@ -227,8 +227,8 @@ def _of_another_model(path: Path, fit: _Fit, model: nn.Module, parts: list[Part]
     if within is None:
         return said
     adapted = "skip_norms" in dict(model.named_children())
-    mend = "load them before adapt, into the plain model" if adapted else f"load them into model.{within}"
-    return f"{said}; they fit a part of the model, {within!r}: {mend}"
+    fix = "load them into the plain model, before adapt" if adapted else f"load them into model.{within}"
+    return f"{said}; they fit a part of the model, {within!r}: {fix}"
 
 
 def _fill_one(parts: list[Part], child: nn.Module) -> bool:
@@ -240,26 +240,25 @@ def _fill_one(parts: list[Part], child: nn.Module) -> bool:
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str], *, entry: str | None = None) -> list[str]:
-    """Start a model from weights that were trained for another number of classes, say.
+    """Initialise a model with trained weights, even if they are for another number of classes.
 
-    Tensors of the same name, shape and kind of numbers are taken over, in the precision that the model has; those of
-    another shape (a head for other classes) stay as they are in `model`. What wrappers put before and into names
-    (`module.`, `_orig_mod.`, the attribute of a LightningModule) is left out where the names fit then. What was chosen
-    and left out is logged in one line.
+    Tensors of the same name, shape and kind of number are copied, in the model's precision; those of another shape (a
+    head for other classes) keep their values in `model`. What wrappers add to names (`module.`, `_orig_mod.`, the
+    attribute of a LightningModule) is dropped if the names fit then. What was chosen and dropped is logged in one line.
 
     Arguments:
         model: a plain model, or one inside torch.compile or DDP.
         path: a `.pth`, `.ckpt`, `.bin` or safetensors file, an index of such files, or a folder that transformers or
             accelerate wrote. Nothing but tensors is unpickled.
-        entry: which weights of a file with several, such as `"state_dict_ema"`; by default those that were trained,
-            not averages of them.
+        entry: which of several sets of weights in a file, such as `"state_dict_ema"`; by default the trained ones, not
+            averages of them.
 
     Returns:
-        The names that stayed.
+        The names that kept their values.
 
     Raises:
-        CheckpointError: a file that cannot be read; several weights that fit; or weights of another model: more than a
-            tenth of the model's tensors, or of the file's, find no place.
+        CheckpointError: a file that cannot be read; several sets of weights that fit; or weights of another model:
+            more than a tenth of the model's tensors, or of the file's, do not fit.
 
     Example:
         >>> import tempfile, torch, adaptive_depth as ad
@@ -275,7 +274,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, entry: str |
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The one state dict in a file or folder, with plain names: what wrappers put before and into them is left out.
+    """The one state dict in a file or folder, with plain names: without what wrappers add to them.
 
     Raises:
         CheckpointError: a file that cannot be read, that holds other things or several state dicts, or that could run
@@ -294,7 +293,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     check_dense(path, trained[0].state)
     if len(large) > 1:
         others = _all([part.entry for part in large if part is not trained[0]])
-        _LOGGER.warning(f"{path}: took the entry {trained[0].entry!r}, the weights that were trained, not {others}")
+        _LOGGER.warning(f"{path}: took the entry {trained[0].entry!r}, the trained weights, not {others}")
     state = {without(name, COMPILED): value for name, value in trained[0].state.items()}
     while (first := {name.partition(".")[0] for name in state}) <= {"module"} or first <= {"model"}:
         state = {name.partition(".")[2]: value for name, value in state.items()}
@@ -302,7 +301,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def _averages(label: str) -> bool:
-    """Does a name speak of averaged weights?"""
+    """Does a name indicate averaged weights?"""
     return any(word.lower() in _AVERAGED for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", label))
 
 
@@ -311,11 +310,11 @@ def _all(names: list[str], joined: str = "and") -> str:
     return f"{', '.join(first)} {joined} {last}" if first else last
 
 
-# -- whether they can compute -----------------------------------------------------------------------------------
+# -- whether they are finite ------------------------------------------------------------------------------------
 
 
 def first_not_finite(module: nn.Module) -> str | None:
-    """The name of the first parameter, or running statistic, that holds NaN or infinity; None where none does.
+    """The name of the first parameter, or running statistic, that holds NaN or infinity; None if none does.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(1, 1))

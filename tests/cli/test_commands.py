@@ -211,7 +211,7 @@ def test_weights_are_told_apart(call, train_arguments, tmp_path):
     assert "resnet18.pth, or of another shape, so as they were made: fc.weight, fc.bias" in err
     for name in ("resnet34", "resnet50"):
         status, _, err = call(*base, f"--weights={paths[name]}", f"--output={tmp_path / 'b'}")
-        assert (status, f"{name}.pth is of another model: " in err) == (2, True)
+        assert (status, f"{name}.pth is from another model: " in err) == (2, True)
     torch.save(ad.create_model("resnet18", **small), tmp_path / "whole.pth")
     status, _, err = call(*base, f"--weights={tmp_path / 'whole.pth'}", f"--output={tmp_path / 'b'}")
     assert (status, err.count("\n")) == (2, 1)
@@ -560,7 +560,7 @@ def test_an_accuracy_that_is_none_names_its_file(call, run):
     (run / "accuracy.json").write_text(json.dumps(measured))
     status, _, err = call("select", run)
     assert status == 2
-    assert "accuracy.json holds the number nan, where finite ones are expected: measure it with" in err
+    assert "accuracy.json holds the number nan, where finite numbers are expected: measure it with" in err
 
 
 def test_a_profile_of_another_network_is_refused(call, run, tmp_path):
@@ -594,7 +594,7 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
         ("select {run} --alone FFFF", "--alone 'FFFF': expected SKIP=VALUE, such as FFFF=76.7"),
         ("select {run} --alone FFF=70", "alone names 'FFF': expected skips of this network"),
         ("select {run} --profile {run}/data.json", "data.json is damaged or no profile"),
-        ("stages resnet1818", "timm has no model 'resnet1818': near ones are resnet18"),
+        ("stages resnet1818", "timm has no model 'resnet1818': similar names are resnet18"),
         ("stages torchvision/resnet1", "torchvision has no model 'resnet1'"),
         ("stages vgg11", "VGG has no residual stage that can be cut"),
         ("stages {tmp}", "is no saved network: it holds no network.json"),
@@ -615,7 +615,7 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
         ("train resnet18 --data torch/cifar10 --output {tmp}/x", "needs a root"),
         ("train resnet18 --data torch/cifar11 --output {tmp}/x", "did you mean torch/cifar10"),
         ("train resnet18 --data {tmp} --output {tmp}/x", "has no train part"),
-        ("train resnet1818 --data digits --output {tmp}/x", "near ones are resnet18"),
+        ("train resnet1818 --data digits --output {tmp}/x", "similar names are resnet18"),
         ("train resnet18 --data digits --output {tmp}/file", "cannot be a run folder"),
         ("train resnet18 --data digits --output {tmp}/x --epochs 0", "Invalid value for '--epochs'"),
         ("train resnet18 --data digits --output {tmp}/x --lr high", "Invalid value for '--lr'"),

@@ -84,7 +84,7 @@ def test_a_model_by_name_needs_a_place(call, tmp_path):
         (["--to=onnx", "--output=model.pte"], "model.pte has another ending than its format: expected a name such as"),
         (["--to=onnx", "--int8"], "--int8 is there for onnx-files and openvino, not for onnx"),
         (["--to=openvino", "--form=folded"], "form='folded' of openvino: expected shared"),
-        (["--to=onnx", "--skips=FFT"], "skip 'FFT' names 3 stages, the network has 4"),
+        (["--to=onnx", "--skips=FFT"], "skip 'FFT' is for 3 stages, but the network has 4"),
         (["--to=onnx", "--compiled"], "onnx does not take compiled"),
     ],
 )

@@ -377,7 +377,7 @@ def test_images_become_as_large_as_the_file_takes_them(call, described, photos):
         ),
         (["MODEL", "camera", "--target-ms", "30", "--pace", "9"], "--pace: a camera has a pace of its own"),
         (["MODEL", "PHOTOS", "--skip", "FF", "--min-score", "0.5"], "--min-score is of the objects of a detector"),
-        (["MODEL", "PHOTOS", "--skip", "FFF"], "names 3 stages, the network has 2"),
+        (["MODEL", "PHOTOS", "--skip", "FFF"], "is for 3 stages, but the network has 2"),
         (["MODEL", "PHOTOS", "--skip", "FF", "--backend", "tensorrt"], "backend='tensorrt': expected one of eager"),
         (["MODEL", "PHOTOS/nothing", "--target-ms", "30"], "nothing does not exist: expected an image, a folder"),
         (["PHOTOS/model.onnx", "PHOTOS", "--target-ms", "30"], "model.onnx does not exist: expected a file that"),

@@ -715,10 +715,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "foreign json": (
         lambda f: (f / "network.json").write_text('{"architecture": "resnet50"}'),
-        "network.json is not of this library: expected a file with format 'adaptive-depth network'",
+        "network.json was not written by this library: expected a file with format 'adaptive-depth network'",
     ),
-    "a list": (lambda f: (f / "network.json").write_text("[1, 2]"), "is not of this library"),
-    "newer": (lambda f: edit(f, version=2), "has version 2, this library reads up to 1: pip install -U adaptive-depth"),
+    "a list": (lambda f: (f / "network.json").write_text("[1, 2]"), "was not written by this library"),
+    "newer": (lambda f: edit(f, version=2), "has version 2, but this library reads up to 1: pip install -U"),
     "no version": (lambda f: edit(f, version=None), "is damaged: its version is None"),
     "no stages": (lambda f: edit(f, stages=None), "stages: Input should be a valid array; received None"),
     "no ties": (lambda f: edit(f, ties=[]), "ties: Input should be an object; received []"),

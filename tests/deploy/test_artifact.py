@@ -54,7 +54,7 @@ def test_it_prints_what_it_is() -> None:
 def test_a_newer_library_may_add_nothing_unseen() -> None:
     newer = {**BARE.to_json(), "version": 5}
     with pytest.raises(
-        ArtifactError, match=r"model\.onnx has version 5, this library reads up to 4: pip install -U adapt"
+        ArtifactError, match=r"model\.onnx has version 5, but this library reads up to 4: pip install -U adapt"
     ):
         Artifact.from_json(newer, "model.onnx")
     assert Artifact.from_json({**BARE.to_json(), "version": 1}) == BARE
@@ -93,9 +93,9 @@ def test_another_quality_is_named_and_needs_this_version() -> None:
         ('{"format": "adaptive-depth', "the description in model.onnx cannot be read .*: it is damaged"),
         (b"\xff\xfe\x00", "the description in model.onnx cannot be read"),
         ("[" * 100_000, "the description in model.onnx cannot be read"),
-        ("[]", "model.onnx is not of this library: expected a file that adaptive-depth export wrote"),
-        ("null", "is not of this library"),
-        ({"format": "another"}, "is not of this library"),
+        ("[]", "model.onnx was not written by this library: expected a file that adaptive-depth export wrote"),
+        ("null", "was not written by this library"),
+        ({"format": "another"}, "was not written by this library"),
     ],
 )
 def test_a_foreign_or_truncated_description(description: Any, message: str) -> None:
@@ -108,7 +108,7 @@ def test_a_foreign_or_truncated_description(description: Any, message: str) -> N
     [
         ({"version": "1"}, r"is damaged: its version is '1', where a number is expected"),
         ({"skips": []}, "skips are none: expected one depth or more.*: it is damaged"),
-        ({"skips": ["FFF"]}, r"describes itself wrongly \(skip 'FFF' names 3 stages, the network has 2"),
+        ({"skips": ["FFF"]}, r"describes itself wrongly \(skip 'FFF' is for 3 stages, but the network has 2"),
         ({"skips": [3]}, r"describes itself wrongly .*skips.0: Input should be a valid string"),
         ({"skips": None}, "describes itself wrongly .*: it is damaged"),
         ({"stages": [1, 2]}, "describes itself wrongly"),

@@ -189,7 +189,7 @@ def test_bad_arguments(arguments: dict[str, Any], message: str, two_stages, tmp_
 
 
 def test_a_skip_and_a_network_that_are_none(two_stages, tmp_path: Path) -> None:
-    with pytest.raises(SkipError, match="skip 'TTT' names 3 stages, the network has 2"):
+    with pytest.raises(SkipError, match="skip 'TTT' is for 3 stages, but the network has 2"):
         export_network(two_stages(), tmp_path / "model.onnx", X, skips=["TTT"])
     with pytest.raises(
         ExportError, match=r"export_network received a Linear: expected an adapted network, adapt\(model\)"

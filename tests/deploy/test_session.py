@@ -48,11 +48,11 @@ def test_depths_by_letters_by_booleans_and_by_default() -> None:
     [
         ("TF", "skip 'TF' is not in this file: expected one of FF, FT, TT"),
         ([True, False], "skip 'TF' is not in this file"),
-        ("TTT", "skip 'TTT' names 3 stages, the network has 2"),
+        ("TTT", "skip 'TTT' is for 3 stages, but the network has 2"),
         ("tf", "skip 'tf' has the letters 'ft'"),
         (3, "skip 3 is a int"),
-        ([1, 0], "holds elements that are not booleans"),
-        (np.array([True, True]), "holds elements that are not booleans"),
+        ([1, 0], "has elements that are not booleans"),
+        (np.array([True, True]), "has elements that are not booleans"),
     ],
 )
 def test_a_depth_that_is_none(skip: Any, message: str) -> None:

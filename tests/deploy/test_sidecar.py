@@ -80,8 +80,8 @@ def changed(**entries: Any) -> Callable[[Path], object]:
         (changed(files={"model.onnx": 3}), r"files in .*model\.onnx\.json"),
         (changed(files={"../model.onnx": {"bytes": 1, "crc32": "0" * 8}}), "not model.onnx"),
         (changed(skips=["FF", "FF"]), "each once"),
-        (changed(version=99), "has version 99, this library reads up to"),
-        (changed(format="another"), "is not of this library"),
+        (changed(version=99), "has version 99, but this library reads up to"),
+        (changed(format="another"), "was not written by this library"),
     ],
 )
 def test_what_is_damaged_is_refused(damage: Callable[[Path], object], message: str, exported: Path) -> None:

@@ -254,7 +254,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"tokens": [[5] * 40], "max_new_tokens": 20},
         "40 tokens and 20 new ones is longer than the model's context of 48",
     ),
-    "foreign": ({"tokens": [[5, 40]]}, "token ids from 5 to 40, and the model knows those from 0 to 39"),
+    "foreign": ({"tokens": [[5, 40]]}, "token ids from 5 to 40, but the model knows 0 to 39"),
     "padded": ({"tokens": torch.tensor([[0, 5], [6, 7]])}, "there is no attention_mask"),
     "mask": ({"tokens": torch.tensor([[5, 6]]), "attention_mask": torch.ones(1, 3)}, "attention_mask [1, 3]"),
     "numbers": ({"tokens": torch.ones(1, 3)}, "expected token ids"),

@@ -177,7 +177,7 @@ def test_no_sub_network_or_a_wrong_one(unchanged) -> None:
         pytest.raises(ad.DataError, match=r"received no sub-network: expected skips such as \['FF"),
     ):
         ad.evaluate(network, [GOOD], [])
-    with unchanged(network), pytest.raises(ad.SkipError, match="'TTT' names 3 stages, the network has 2"):
+    with unchanged(network), pytest.raises(ad.SkipError, match="'TTT' is for 3 stages, but the network has 2"):
         ad.evaluate(network, [GOOD], ["FF", "TTT"])
 
 

@@ -221,7 +221,7 @@ MASK = torch.ones_like(PROMPT)
         (LONG, {"new_tokens": 2}, "a prompt of 31 tokens and 2 new ones are more than the 32 that the model takes"),
         (PROMPT, {"new_tokens": 1}, "new_tokens=1: expected a whole number of at least 2"),
         (PROMPT, {"new_tokens": 2.0}, "new_tokens=2.0: expected a whole number"),
-        (PROMPT + 40, {}, "token ids from 43 to 51, and the model knows those from 0 to 49: expected the ids"),
+        (PROMPT + 40, {}, "token ids from 43 to 51, but the model knows 0 to 49: expected the ids"),
         (PROMPT - 9, {}, "token ids from -6 to 2"),
         ({"input_ids": PROMPT, "labels": PROMPT}, {}, "the prompt holds labels: expected input_ids and attention_mask"),
         (

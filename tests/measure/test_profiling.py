@@ -350,7 +350,7 @@ def test_throughput_is_that_of_each_batch_size_with_the_samples_in_turn(clock):
         assert cost.throughput == pytest.approx({1: 1000 / 2, 3: 3000 / 4, 7: 7000 / 8})
     assert torch.allclose(seen[7], seen[3][[0, 1, 2, 0, 1, 2, 0]])
     assert torch.allclose(seen[1], seen[3][:1])
-    assert "a second, batch 7" in str(result)
+    assert "samples/s, batch 7" in str(result)
     assert Profile.from_json(json.loads(json.dumps(result.to_json()))) == result
 
 
@@ -495,7 +495,7 @@ def test_values_out_of_range_are_refused(arguments, message):
 
 
 def test_an_unknown_skip_is_refused():
-    with pytest.raises(SkipError, match="'TT' names 2 stages, the network has 1"):
+    with pytest.raises(SkipError, match="'TT' is for 2 stages, but the network has 1"):
         profile(linear_net(), torch.zeros(1, 4), skips=["F", "TT"])
 
 

@@ -453,7 +453,7 @@ BEYOND = torch.arange(6)[None].repeat(4, 1)
 @pytest.mark.parametrize(
     ("changes", "ids", "said"),
     [
-        ({}, BEYOND + 45, "token ids from 45 to 50, and the model knows those from 0 to 49: expected the ids of"),
+        ({}, BEYOND + 45, "token ids from 45 to 50, but the model knows 0 to 49: expected the ids of"),
         ({}, BEYOND - 100, "token ids from -100 to -95, .*; padding has an id, too, only labels may be -100"),
         ({"max_position_embeddings": 5}, BEYOND, "texts of 6 tokens, and the model's context is 5"),
     ],

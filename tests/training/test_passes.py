@@ -384,7 +384,7 @@ def test_bad_arguments(arguments, said, nets):
         ({"alpha": 0.3}, "alpha=0.3 belongs to passes='algorithm 1', and passes is 'SBSBR': change one of them"),
         ({"low_memory": True}, "low_memory=True belongs to passes='algorithm 1'"),
         ({"passes": "algorithm 1", "delay": 3}, "delay=3 belongs to a pattern of passes, such as passes='SBSBR', and"),
-        ({"intermediate": ("TFFF",)}, "names 4 stages, the network has 2"),
+        ({"intermediate": ("TFFF",)}, "is for 4 stages, but the network has 2"),
     ],
 )
 def test_a_recipe_that_does_not_fit(fields, said, nets, unchanged):

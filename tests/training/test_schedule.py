@@ -113,5 +113,5 @@ def test_what_does_not_fit_a_network():
         ad.TrainingError, match="intermediate names 'FF', which S or B trains: expected sub-networks bet"
     ):
         Schedule(intermediate=("TF", "FF")).drawn_from(2)
-    with pytest.raises(ad.SkipError, match="'TFF' names 3 stages, the network has 2"):
+    with pytest.raises(ad.SkipError, match="'TFF' is for 3 stages, but the network has 2"):
         Schedule(intermediate=("TFF",)).drawn_from(2)

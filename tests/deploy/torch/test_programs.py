@@ -113,7 +113,7 @@ def test_blocks_move_up_among_their_like_only() -> None:
 
 
 def test_a_skip_that_does_not_fit(two_stages) -> None:
-    with pytest.raises(SkipError, match="skip 'TTT' names 3 stages, the network has 2"):
+    with pytest.raises(SkipError, match="skip 'TTT' is for 3 stages, but the network has 2"):
         plain_state_dict(two_stages(), "TTT")
 
 
