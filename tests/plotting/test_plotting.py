@@ -211,7 +211,7 @@ def test_accuracy_of_sub_networks_over_training_and_both_losses():
     assert {text.get_text() for text in above.get_legend().get_texts()} == {
         "FF (super-net)",
         "TT (base-net)",
-        "between",
+        "intermediate",
     }
     assert lines(below) == {"loss": [(1, 2), (2, 1), (3, 2 / 3)], "base_loss": [(1, 0.2), (2, 0.1), (3, 0.2 / 3)]}
 
@@ -245,7 +245,7 @@ def test_where_neither_validation_nor_accuracy_is_known_losses_alone_are_drawn()
 
 
 def test_a_training_that_did_not_begin_cannot_be_drawn():
-    with pytest.raises(MeasurementError, match="a history without epochs: expected what train returned"):
+    with pytest.raises(MeasurementError, match="a history without epochs: expected what train returns"):
         plot_training(History(()))
 
 

@@ -22,12 +22,12 @@ _GAP = 0.8  # between stages, in widths of a block
 def plot_transformations(analysis: Analysis, path: str | os.PathLike[str] | None = None) -> "Figure":
     """Draw ‖F(h)‖₂ / ‖h‖₂ of every block in the order in which they run (paper, Figure 3).
 
-    Mandatory blocks are plain bars, skippable ones hatched; where the analysis has another network to compare with,
-    its blocks are diamonds. A block that changes the shape has no bar, but a cross on the axis.
+    Mandatory blocks are plain bars, skippable ones hatched; if the analysis has another network to compare with,
+    its blocks are diamonds. A block that changes the shape has a cross on the axis instead of a bar.
 
     Arguments:
         analysis: what to draw.
-        path: a PNG file to write; a file of that name is replaced at once, so that nobody reads half a file.
+        path: a PNG file to write; an existing one is replaced atomically.
 
     Returns:
         The figure, for changes and other formats (`figure.savefig`).
@@ -67,7 +67,7 @@ def plot_transformations(analysis: Analysis, path: str | os.PathLike[str] | None
 
 
 def _places(blocks: Sequence[BlockAnalysis]) -> Iterator[float]:
-    """Where the blocks stand: side by side, with a gap between stages."""
+    """Positions of the blocks: side by side, with a gap between stages."""
     for number, block in enumerate(blocks):
         yield number + _GAP * (block.stage - 1)
 
@@ -80,7 +80,7 @@ def _bars(axes: "Axes", places: Mapping[BlockAnalysis, float], label: str, color
 
 
 def _name_stages(axes: "Axes", analysis: Analysis, places: Mapping[BlockAnalysis, float]) -> None:
-    """Blocks by their numbers in the stage, stages by their names below."""
+    """Label blocks with their number in the stage, and stages with their name below."""
     ticks: list[float] = []
     for stage in analysis.stages:
         own = [x for block, x in places.items() if block.stage == stage.stage]
@@ -94,7 +94,7 @@ def _name_stages(axes: "Axes", analysis: Analysis, places: Mapping[BlockAnalysis
             ha="center",
             va="top",
             fontsize=9,
-            parse_math=False,  # a name is no formula
+            parse_math=False,  # a name is not a formula
         )
         ticks += own
     numbers = [str(1 + index) for stage in analysis.stages for index in range(_count(analysis, stage.stage))]
@@ -109,11 +109,11 @@ def _count(analysis: Analysis, stage: int) -> int:
 def plot_maps(
     images: "Tensor", maps: "Mapping[str, np.ndarray[Any, Any]]", path: str | os.PathLike[str] | None = None
 ) -> "Figure":
-    """Draw images, and over each where sub-networks look (paper, Figure 8): a row an image, a column a sub-network.
+    """Draw where sub-networks look in images (paper, Figure 8): one row per image, one column per sub-network.
 
     Arguments:
-        images: `[images, channels, height, width]` of 1 or 3 channels (of others, their mean is shown), prepared for
-            the network: each is scaled to be shown.
+        images: `[images, channels, height, width]` of 1 or 3 channels (otherwise their mean is shown), as prepared for
+            the network; each is rescaled for display.
         maps: what `class_activation_maps` found for them: by skip, `[images, height, width]` from 0 to 1.
         path: a PNG file to write.
 
@@ -121,7 +121,7 @@ def plot_maps(
         The figure.
 
     Raises:
-        MeasurementError: no map, or maps of other images; a path that does not end in .png.
+        MeasurementError: no maps, or maps of other images; a path that does not end in .png.
 
     Example:
         >>> import torch
@@ -134,11 +134,11 @@ def plot_maps(
     for skip, found in maps.items():
         if np.shape(found) != shown.shape[:3]:
             raise MeasurementError(
-                f"maps of {skip} are {list(np.shape(found))} for images {list(images.shape)}: expected one of the same "
-                "height and width for each image"
+                f"maps of {skip} are {list(np.shape(found))} for images {list(images.shape)}: expected one per image, "
+                "of the same height and width"
             )
     if not maps:
-        raise MeasurementError("maps of no sub-network: expected what class_activation_maps returns")
+        raise MeasurementError("maps is empty: expected what class_activation_maps returns")
     figure = new_figure(2.1 * (1 + len(maps)), 2.1 * len(shown) + 0.4)
     grid = figure.subplots(len(shown), 1 + len(maps), squeeze=False)
     for row, image in zip(grid, shown, strict=True):

@@ -1,4 +1,4 @@
-"""What all charts share: a figure without global state, its look, and a file that is written whole."""
+"""What all charts share: a figure without global state, its look, and an atomically written file."""
 
 import os
 from pathlib import Path
@@ -15,13 +15,13 @@ FRONT, OTHER, ALONE = "#1f5fa8", "#9aa5b1", "#b3541e"
 
 
 def check_path(path: str | os.PathLike[str] | None) -> None:
-    """Raise a MeasurementError where a picture cannot be written under this name."""
+    """Raise a MeasurementError if a picture cannot be written under this name."""
     if path is not None and Path(path).suffix.lower() != ".png":
         raise MeasurementError(f"path {os.fspath(path)!r}: expected a name that ends in .png")
 
 
 def new_figure(width: float = 7.2, height: float = 4.8) -> "Figure":
-    """An empty figure, in inches, that no global list knows."""
+    """An empty figure, sized in inches, that pyplot does not track."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -31,13 +31,13 @@ def new_figure(width: float = 7.2, height: float = 4.8) -> "Figure":
 
 
 def tidy(axes: "Axes") -> None:
-    """A light grid, no frame above and to the right."""
+    """A light grid, no frame at the top and right."""
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def save(figure: "Figure", path: str | os.PathLike[str] | None) -> None:
-    """Write a PNG file, where a path is given; one of that name is replaced at once, so nobody reads half a file."""
+    """Write a PNG file, if a path is given; an existing one is replaced atomically, so no one reads half a file."""
     if path is None:
         return
     place = Path(path)

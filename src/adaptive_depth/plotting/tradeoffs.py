@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Where a label may stand, in points from its point, and how it is aligned: the first free place is taken.
+# Candidate label positions: offset from the marker in points, and alignment; the first free one is used.
 _PLACES = (
     (-5, 4, "right", "bottom"),
     (5, -4, "left", "top"),
@@ -38,16 +38,16 @@ def plot_tradeoffs(
 ) -> "Figure":
     """Draw quality against cost: every sub-network a point, the Pareto front a line of steps.
 
-    Super-net, base-net and the sub-networks on the front carry their skip, as long as there is room. Networks of the
-    same depths trained alone (`Row.alone`) stand at the same cost. The points' artists have ids, `point-TTFF` and
-    `alone-TTFF`, which an SVG file keeps.
+    Super-net, base-net and the sub-networks on the front are labelled with their skip if there is room. Networks of
+    the same depths trained alone (`Row.alone`) are drawn at the same cost. The points' artists have ids, `point-TTFF`
+    and `alone-TTFF`, which an SVG file keeps.
 
     Arguments:
         table: what to draw.
-        path: a PNG file to write; a file of that name is replaced at once, so that nobody reads half a file.
+        path: a PNG file to write; an existing one is replaced atomically.
         compare: other networks, by name: (cost, quality), in the units of `Row` and of the table.
-        cost: one of `table.measured`; by default latency where it was measured, else macs.
-        size: width and height in inches; letters keep their size.
+        cost: one of `table.measured`; by default latency if it was measured, else macs.
+        size: width and height in inches; text keeps its size.
 
     Returns:
         The figure, for changes and other formats (`figure.savefig`).
@@ -74,7 +74,7 @@ def plot_tradeoffs(
     axes.set_xlabel(label)
     judged_by = "top-1 accuracy (%)" if table.quality == TOP_1 else str(table.quality)
     title = f"{table.quality.title} against {COSTS[name].word} of {len(table.rows)} sub-networks"
-    axes.set_ylabel(printable(judged_by), parse_math=False)  # a name is no formula
+    axes.set_ylabel(printable(judged_by), parse_math=False)  # a name is not a formula
     axes.set_title(printable(title), fontsize=11, parse_math=False)
     axes.margins(0.08, 0.1)
     tidy(axes)
@@ -105,11 +105,11 @@ def _axis(table: TradeOffs, cost: str, largest: float) -> tuple[float, str]:
 
 
 def _draw_points(axes: "Axes", table: TradeOffs, cost: str, divisor: float) -> dict[str, tuple[float, float]]:
-    """Draw the sub-networks and their front; return where each stands."""
+    """Draw the sub-networks and their front; return their coordinates."""
     places = {row.skip: (getattr(row, cost) / divisor, row.accuracy) for row in table.rows}
     front = [row.skip for row in table.front(cost)]
     others = [skip for skip in places if skip not in front]
-    # Between two points of the front the cheaper one is the best that can be had.
+    # Between two points of the front, the cheaper one is the best available.
     axes.step(
         *_columns(places[skip] for skip in front),
         where="post",
@@ -121,7 +121,7 @@ def _draw_points(axes: "Axes", table: TradeOffs, cost: str, divisor: float) -> d
     for skips, area, color, label in ((front, 28, FRONT, "Pareto front"), (others, 20, OTHER, "dominated")):
         for number, skip in enumerate(skips):
             x, y = places[skip]
-            name = label if not number else "_"  # one of them stands in the legend
+            name = label if not number else "_"  # the legend lists one of them
             axes.scatter([x], [y], s=area, color=color, label=name, zorder=3, gid=f"point-{skip}")
     return places
 
@@ -149,7 +149,7 @@ def _draw_others(axes: "Axes", compare: Mapping[str, tuple[float, float]], divis
             marker=marker,
             facecolors="none",
             edgecolors=ALONE,
-            label=printable(name).replace("$", r"\$"),  # no formula
+            label=printable(name).replace("$", r"\$"),  # not a formula
         )
 
 
@@ -159,10 +159,10 @@ def _columns(places: Iterable[tuple[float, float]]) -> tuple[list[float], list[f
 
 
 def _label(figure: "Figure", axes: "Axes", places: Mapping[str, tuple[float, float]], front: Iterable[Row]) -> None:
-    """Write skips beside their points, where they hide neither a point nor another label."""
+    """Label points with their skips where that hides neither a point nor another label."""
     from matplotlib.transforms import Bbox
 
-    figure.draw_without_rendering()  # fixes the layout, and with it where points are in pixels
+    figure.draw_without_rendering()  # fixes the layout, and so the pixel positions of points
     taken = [
         Bbox.from_bounds(x - 6, y - 6, 12, 12)
         for collection in axes.collections

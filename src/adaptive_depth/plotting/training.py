@@ -23,15 +23,15 @@ def plot_training(
 ) -> "Figure":
     """Draw the quality of sub-networks and the losses over the epochs of a training (paper, Figure 5).
 
-    The quality is that on validation images where it was measured while training (the recipe's `validate` and
-    `validate_every`), each sub-network a line; else the accuracy on training images of super-net and base-net. Where
-    neither is known, losses alone are drawn.
+    The quality is that on validation images if it was measured during training (the recipe's `validate` and
+    `validate_every`), one line per sub-network; otherwise the accuracy of super-net and base-net on training images.
+    If neither is known, only losses are drawn.
 
     Arguments:
         history: as `train` returns it, or `History.from_csv`.
-        path: a PNG file to write; a file of that name is replaced at once, so that nobody reads half a file.
+        path: a PNG file to write; an existing one is replaced atomically.
         quality: what was measured on validation images, `task.quality`; top-1 in percent by default.
-        size: width and height in inches; letters keep their size.
+        size: width and height in inches; text keeps its size.
 
     Returns:
         The figure, for changes and other formats (`figure.savefig`). Lines have ids, such as `validation-TTFF`.
@@ -46,7 +46,7 @@ def plot_training(
     """
     check_path(path)
     if not history.epochs:
-        raise MeasurementError("a history without epochs: expected what train returned after one epoch or more")
+        raise MeasurementError("a history without epochs: expected what train returns after at least one epoch")
     figure = new_figure(*size)
     validated = [epoch for epoch in history.epochs if epoch.validation]
     judged = bool(validated) or any(epoch.accuracy is not None for epoch in history.epochs)
@@ -66,17 +66,17 @@ def plot_training(
 
 
 def _draw_quality(axes: "Axes", history: History, validated: list[Epoch], quality: Quality) -> None:
-    """What was measured on validation images; else the accuracy on those of the training."""
+    """What was measured on validation images; otherwise the accuracy on training images."""
     if validated:
         _draw_validation(axes, validated)
     else:
         _draw(axes, history, {"accuracy": "super-net", "base_accuracy": "base-net"})
     label = f"validation {quality}" if validated else "top-1 on training images (%)"
-    axes.set_ylabel(printable(label), parse_math=False)  # a name is no formula
+    axes.set_ylabel(printable(label), parse_math=False)  # a name is not a formula
 
 
 def _draw_validation(axes: "Axes", epochs: list[Epoch]) -> None:
-    """Super-net and base-net above all, those between behind them in grey."""
+    """Super-net and base-net in front, intermediate sub-networks behind them in grey."""
     skips = list(dict.fromkeys(skip for epoch in epochs for skip in epoch.validation or ()))
     between = [skip for skip in skips if len(set(skip)) > 1]
     for skip in (*between, *(skip for skip in skips if skip not in between)):
@@ -84,7 +84,7 @@ def _draw_validation(axes: "Axes", epochs: list[Epoch]) -> None:
         end = skip not in between
         color, style = (ALONE, "--") if set(skip) == {"T"} else (FRONT, "-")
         name = f"{skip} ({'super-net' if set(skip) == {'F'} else 'base-net'})" if end else "_"
-        name = "between" if not end and skip == between[0] else name
+        name = "intermediate" if not end and skip == between[0] else name
         axes.plot(
             *zip(*measured, strict=True),
             color=color if end else OTHER,
