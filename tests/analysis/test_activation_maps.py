@@ -161,7 +161,7 @@ def test_the_network_is_left_as_it_was(nets, unchanged, kind) -> None:
         assert (found.shape, found.dtype) == ((2, size, size), np.float32)
         assert 0 <= found.min() <= found.max() <= 1
     assert any(found.max() > 0.9 for found in maps.values())
-    with unchanged(network), pytest.raises(DataError, match=r"sub-network FF.* returned numbers that are not finite"):
+    with unchanged(network), pytest.raises(DataError, match=r"sub-network FF.* returned non-finite numbers"):
         class_activation_maps(network, torch.full_like(x, torch.nan))
     network(x).sum().backward()
 
@@ -180,7 +180,7 @@ X = torch.randn(2, 3, 8, 8)
         (X[:0], {}, "received torch.float32 [0, 3, 8, 8]"),
         (X.byte(), {}, "received torch.uint8 [2, 3, 8, 8]"),
         ("cat.png", {}, "class_activation_maps received str: expected images"),
-        (X, {"targets": [1]}, "targets=[1] for 2 images of 5 classes: expected one class for each, from 0 to 4"),
+        (X, {"targets": [1]}, "targets=[1] for 2 images and 5 classes: expected one class per image, from 0 to 4"),
         (X, {"targets": [1, 5]}, "targets=[1, 5] for 2 images of 5 classes"),
         (X, {"targets": [-1, 1]}, "targets=[-1, 1] for 2 images"),
     ],

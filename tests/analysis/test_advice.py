@@ -24,8 +24,8 @@ HOLDS = (
     "by about what the first-order expansion predicts."
 )
 HARMLESS = (
-    "No stage's skip hurts: the dearest, stage 2 (two), adds 0.03 to the loss of 0.5 (the right class becomes 3 % less "
-    "probable, on average)."  # 1 - exp(-0.03) = 0.0296
+    "No stage's skip hurts: the costliest, stage 2 (two), adds 0.03 to the loss of 0.5 (the right class becomes 3 % "
+    "less probable, on average)."  # 1 - exp(-0.03) = 0.0296
 )
 
 
@@ -40,11 +40,11 @@ def test_all_is_well() -> None:
 
 def test_classes_that_were_not_seen_and_few_images_come_first() -> None:
     assert advice(seen=3) == (
-        "The images show 3 of the network's 10 classes: nothing here speaks of the others.",
+        "The images cover 3 of the network's 10 classes: these results do not apply to the others.",
         HARMLESS,
         HOLDS,
     )
-    assert advice(images=99)[0] == "Only 99 images were measured: small differences are chance."
+    assert advice(images=99)[0] == "Only 99 images were measured: small differences may be chance."
     assert advice(images=100)[0] == HARMLESS
     assert advice(classes=None, seen=None)[0] == HARMLESS
 
@@ -60,13 +60,13 @@ def test_a_skip_that_hurts() -> None:
     first, second, _ = advice(replace(ONE, skipping=0.2), replace(TWO, skipping=0.25))
     assert first.startswith("Skipping stage 2 (two) hurts, more than any other: the loss rises from 0.5 to 0.75")
     assert second.startswith("Skipping stage 1 (one) hurts: the loss rises from 0.5 to 0.7 (+0.2), and its features")
-    assert advice(two=replace(TWO, skipping=0.1))[0].startswith("No stage's skip hurts: the dearest, stage 2")
+    assert advice(two=replace(TWO, skipping=0.1))[0].startswith("No stage's skip hurts: the costliest, stage 2")
 
 
 def test_a_skip_that_hurts_for_its_norms_sake() -> None:
     hurting, off = replace(TWO, skipping=0.25), replace(FINE, shift=0.8)
     assert advice(two=hurting, norms=(off,))[0].endswith(
-        "(+0.25), and its norms see other numbers than those that they were measured on; mend that first (below)."
+        "(+0.25), and its norms see statistics that differ from their running ones; fix that first (see below)."
     )
     assert "its features differ" in advice(two=hurting, norms=(replace(off, skip="TF"),))[0]
 
@@ -80,7 +80,7 @@ def test_a_sub_path_that_refines_nothing(change) -> None:
         "to 0.13, cosine -0.05).",
     )
     assert advice(replace(idle, skipping=0.0005, cosine=None))[1].endswith(
-        "(‖F‖/‖h‖ 0.11 to 0.13, cosine unknown); skipping it costs nothing: leave it out."
+        "(‖F‖/‖h‖ 0.11 to 0.13, cosine unknown); skipping it costs nothing, so leave it out."
     )
 
 
@@ -103,9 +103,9 @@ def test_a_sub_path_that_helps_against_the_gradient() -> None:
 def test_an_expansion_that_does_not_hold() -> None:
     assert advice(replace(ONE, predicted=-0.38), replace(TWO, predicted=0.1)) == (
         HARMLESS,
-        "The first-order expansion does not hold: it predicts for stage 1 (one): -0.38, really -0.25; for stage 2 "
-        "(two): +0.1, really -0.35. The residuals are too large a step for it (‖F‖/‖h‖ 0.2 in stage 2). "
-        "That is no fault of the sub-networks: only the paper's explanation of them is not (yet) that of this network.",
+        "The first-order expansion does not hold: predicted for stage 1 (one): -0.38, measured -0.25; for stage 2 "
+        "(two): +0.1, measured -0.35. The residuals are too large a step for it (‖F‖/‖h‖ 0.2 in stage 2). "
+        "The sub-networks work regardless: only the paper's explanation does not (yet) apply to this network.",
     )
     assert advice(replace(ONE, predicted=-0.37)) == (HARMLESS, HOLDS)  # off by less than half
     assert "expansion does not" not in " ".join(advice(replace(ONE, predicted=0.0009, change=-0.0009)))
@@ -114,13 +114,13 @@ def test_an_expansion_that_does_not_hold() -> None:
 def test_the_network_trained_without_the_method() -> None:
     blocks = tuple(replace(block, alone=0.4) for block in BLOCKS)
     assert advice(blocks=blocks)[-1] == (
-        "‖F‖/‖h‖, on average, against that of the network trained without the method: 0.147 in skippable blocks, "
-        "against 0.4: smaller, as the paper finds; 0.5 in mandatory blocks, against 0.4: larger, as the paper finds."
+        "Mean ‖F‖/‖h‖ compared with the network trained without the method: 0.147 in skippable blocks, "
+        "vs. 0.4: smaller, as the paper finds; 0.5 in mandatory blocks, vs. 0.4: larger, as the paper finds."
     )
     zero = tuple(replace(block, alone=0.0) for block in BLOCKS)
-    assert "0.147 in skippable blocks, against 0: not smaller, unlike in the paper; " in advice(blocks=zero)[-1]
+    assert "0.147 in skippable blocks, vs. 0: not smaller, unlike the paper; " in advice(blocks=zero)[-1]
     large = tuple(replace(block, alone=0.9) for block in BLOCKS)
-    assert advice(blocks=large)[-1].endswith("against 0.9: not larger, unlike in the paper.")
+    assert advice(blocks=large)[-1].endswith("vs. 0.9: not larger, unlike the paper.")
 
 
 def test_a_network_whose_residuals_are_all_zero_is_not_trained() -> None:
@@ -134,8 +134,8 @@ def test_unhealthy_statistics() -> None:
     shifted, scaled = replace(FINE, shift=0.9, path="x"), replace(FINE, skip="TF", scale=0.7, path="y")
     assert advice(norms=(shifted, FINE, scaled, replace(scaled, stage=1)))[2:] == (
         "Norm statistics look unhealthy in FT, TF: worst is x in FT, which sees means 0.9 standard deviations off and "
-        "variances off by a factor of 1.1. Calibrate the network on training batches; if it is, these images are "
-        "unlike those.",
+        "variances off by a factor of 1.1. Calibrate the network on training batches; if it already is, these "
+        "images differ from the training images.",
     )
     assert (
         "worst is y in TF, which sees means 0.05 standard deviations off and variances off by a factor of 2"
@@ -146,14 +146,14 @@ def test_unhealthy_statistics() -> None:
 
 def test_statistics_that_were_never_gathered() -> None:
     assert advice(norms=(FINE, replace(FINE, initial=3)))[2:] == (
-        "Norms never gathered statistics in FT (3 of stage 2, for one): train the network, or calibrate it on training "
-        "batches.",
+        "Norms never gathered statistics in FT (3 of stage 2, for example): train the network, or calibrate it on "
+        "training batches.",
     )
 
 
 def test_dead_channels() -> None:
     assert len(advice(norms=(replace(FINE, dead=10),))) == 2
     assert advice(norms=(replace(FINE, dead=12), replace(FINE, skip="TT", dead=11)))[2:] == (
-        "12 of 100 channels that the norms of stage 2 see in FT have a running variance of nearly 0: they are dead, or "
-        "the statistics are wrong.",
+        "12 of 100 channels of the norms of stage 2 in FT have a running variance of nearly 0: they are dead, or the "
+        "statistics are wrong.",
     )

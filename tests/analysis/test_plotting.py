@@ -116,8 +116,8 @@ def test_grey_images_and_images_of_one_value_are_shown() -> None:
 
 def test_maps_of_other_images_are_refused() -> None:
     with pytest.raises(
-        MeasurementError, match=r"maps of TT are \[1, 4, 4\] for images \[2, 3, 4, 4\]: expected one of"
+        MeasurementError, match=r"maps of TT are \[1, 4, 4\] for images \[2, 3, 4, 4\]: expected one per"
     ):
         plot_maps(torch.rand(2, 3, 4, 4), {"FF": np.zeros((2, 4, 4)), "TT": np.zeros((1, 4, 4))})
-    with pytest.raises(MeasurementError, match="maps of no sub-network: expected what class_activation_maps returns"):
+    with pytest.raises(MeasurementError, match="maps is empty: expected what class_activation_maps returns"):
         plot_maps(torch.rand(2, 3, 4, 4), {})

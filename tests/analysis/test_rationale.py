@@ -469,7 +469,7 @@ def test_classes_that_no_label_names_are_told(nets) -> None:
     network, x = nets.chain(classes=5), torch.randn(4, 3, 8, 8)
     found = analyze(network, [(x[:2], torch.tensor([1, 1])), (x[2:], torch.tensor([4, 1]))])
     assert (found.classes, found.seen) == (5, 2)
-    assert found.advice[0] == "The images show 2 of the network's 5 classes: nothing here speaks of the others."
+    assert found.advice[0] == "The images cover 2 of the network's 5 classes: these results do not apply to the others."
     full = analyze(network, [(x[[0, 0, 1, 2, 3]], torch.arange(5))])
     assert (full.classes, full.seen) == (5, 5)
     assert "of the network's" not in " ".join(full.advice)
@@ -524,7 +524,7 @@ def deeper() -> nn.Module:
             [(NAN, Y)],
             {},
             DataError,
-            "sub-network FF returned numbers that are not finite, and its weights are: look for inputs",
+            "sub-network FF returned non-finite numbers, but its weights are finite: look for non-finite inputs",
         ),
         (
             [(X, Y)],
@@ -566,7 +566,7 @@ def deeper() -> nn.Module:
             [(X, Y)],
             {"compare": nn.Sequential(nn.Conv2d(3, 5, 1))},
             MeasurementError,
-            "the Sequential to compare with lacks block 'blocks.0' and 3 more of the network: expected the same model",
+            "the Sequential to compare with lacks the network's block 'blocks.0' and 3 more: expected the same model",
         ),
         (
             [(X, Y)],
@@ -612,7 +612,7 @@ def test_features_that_are_not_finite_are_named(known) -> None:
     network.forget_views()
     with torch.no_grad():
         network.model.blocks[0].a.fill_(torch.inf)
-    with pytest.raises(MeasurementError, match=r"block 'blocks.0' returns numbers that are not finite"):
+    with pytest.raises(MeasurementError, match=r"block 'blocks.0' returns non-finite numbers"):
         analyze(network, [(torch.ones(2, 2), torch.ones(2, 2))], criterion=known.linear)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 _TOKENS, _MAPS = 3, 4  # dimensions of features
-_SIDE = 4  # positions: a map of fewer in height or width shows no place
+_SIDE = 4  # positions: a map with fewer in height or width locates nothing
 
 
 def class_activation_maps(
@@ -30,11 +30,11 @@ def class_activation_maps(
     skips: Iterable[Skip] | None = None,
     targets: Sequence[int] | Tensor | None = None,
 ) -> dict[str, "np.ndarray[Any, Any]"]:
-    """Grad-CAM of sub-networks: which parts of an image speak for a class (paper, Figure 8).
+    """Grad-CAM of sub-networks: which parts of an image support a class (paper, Figure 8).
 
-    Taken behind the last block that runs; of small images, behind that of the last stage whose map still has 4
+    Taken after the last block that runs or, for small images, after that of the last stage whose map still has 4
     positions in height and width. In a transformer only the class token counts there, so tokens `[batch, tokens,
-    channels]` are taken one block earlier; those that stand before the map's are left out.
+    channels]` are taken one block earlier; those in front of the map's tokens are left out.
 
     The network is left as it was. Needs pytorch-grad-cam: `pip install "adaptive-depth[analysis]"`.
 
@@ -42,14 +42,14 @@ def class_activation_maps(
         network: an image classifier that returns logits `[batch, classes]`.
         images: `[images, channels, height, width]`, prepared for the network.
         skips: the sub-networks; super-net and base-net by default.
-        targets: a class for each image; by default the super-net's answers.
+        targets: a class for each image; by default the super-net's predictions.
 
     Returns:
-        For each skip, `[images, height, width]` from 0 (nothing speaks for the class) to 1 (what speaks most for it).
+        For each skip, `[images, height, width]` from 0 (no support for the class) to 1 (the strongest).
 
     Raises:
         DataError: images or targets of another kind, or outputs that are not finite.
-        MeasurementError: pytorch-grad-cam is missing, or features that are no map.
+        MeasurementError: pytorch-grad-cam is missing, or features that do not form a map.
         SkipError: a skip that does not fit the network.
 
     Example:
@@ -85,7 +85,7 @@ def class_activation_maps(
 
 
 class _Features(nn.Module):
-    """Hands a copy on, for Grad-CAM to look at."""
+    """Passes on a copy, for Grad-CAM to hook."""
 
     def forward(self, h: Tensor) -> Tensor:
         return h.clone()
@@ -105,16 +105,16 @@ class _Logits(nn.Module):
             raise DataError(f"the network returned {received}: expected logits [batch, classes]")
         if not torch.isfinite(output).all():
             raise DataError(
-                f"sub-network {self.skip} returned numbers that are not finite: look for images that are not, or for "
-                "weights that diverged in training"
+                f"sub-network {self.skip} returned non-finite numbers: look for non-finite images, or for weights "
+                "that diverged in training"
             )
         return output
 
 
 def _look(network: AdaptiveNetwork, images: Tensor) -> tuple[int, bool, Tensor]:
-    """The index of the stage to look behind, whether its features are tokens, and what the super-net answers.
+    """The index of the stage whose output to take, whether its features are tokens, and the super-net's logits.
 
-    It is the last stage whose map is large enough to show a place; where none is, the one with the largest.
+    It is the last stage whose map is large enough to locate anything, or else the one with the largest map.
     """
     skip, blocks = network.skips[0], [BlockObserver(stage.mandatory[-1], keep=True) for stage in network.stages]
     with torch.no_grad():
@@ -130,7 +130,7 @@ def _look(network: AdaptiveNetwork, images: Tensor) -> tuple[int, bool, Tensor]:
 
 
 def _place(network: AdaptiveNetwork, skip: str, last: int, tokens: bool) -> str:
-    """The path of the block behind which to look: the last that runs up to a stage; of tokens, the one before it."""
+    """The path of the block whose output to take: the last that runs up to a stage or, for tokens, the one before."""
     running = [
         path
         for stage, flag in zip(network.stages[: last + 1], skip, strict=False)
@@ -152,13 +152,13 @@ def _as_maps(channel_dim: int, images: Tensor) -> Callable[[Tensor], Tensor]:
         if h.ndim == _TOKENS:
             rows, columns = _grid(h.shape[2], images.shape[2], images.shape[3])
             h = h[:, :, h.shape[2] - rows * columns :].unflatten(2, (rows, columns))
-        return h.clone()  # what comes next may change it in place
+        return h.clone()  # the next module may change it in place
 
     return turned
 
 
 def _grid(tokens: int, height: int, width: int) -> tuple[int, int]:
-    """The largest map of an image's proportions that so many tokens fill; a class token and its like are left over.
+    """The largest map of an image's proportions that this many tokens fill; class tokens and the like are left over.
 
     Example:
         >>> _grid(197, 224, 224), _grid(170, 224, 192)
@@ -169,7 +169,7 @@ def _grid(tokens: int, height: int, width: int) -> tuple[int, int]:
     scale = isqrt(tokens // (down * across))
     if not scale:
         raise MeasurementError(
-            f"{tokens} tokens fill no map of an image of {height} × {width} pixels: expected images of the size that "
+            f"{tokens} tokens do not fill a map of a {height} × {width} pixel image: expected images of the size that "
             "the network was made for"
         )
     return scale * down, scale * across
@@ -180,7 +180,7 @@ def _check_images(images: Any) -> None:
         received = f"{images.dtype} {list(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         raise DataError(
             f"class_activation_maps received {received}: expected images, floating-point numbers [images, channels, "
-            "height, width], prepared as for the network"
+            "height, width], preprocessed for the network"
         )
 
 
@@ -191,7 +191,7 @@ def _classes(targets: Sequence[int] | Tensor | None, logits: Tensor) -> list[int
     classes = [int(target) for target in targets]
     if len(classes) != len(logits) or not all(0 <= each < logits.shape[1] for each in classes):
         raise DataError(
-            f"targets={classes} for {len(logits)} images of {logits.shape[1]} classes: expected one class for each, "
+            f"targets={classes} for {len(logits)} images and {logits.shape[1]} classes: expected one class per image, "
             f"from 0 to {logits.shape[1] - 1}"
         )
     return classes

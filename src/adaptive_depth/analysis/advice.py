@@ -1,4 +1,4 @@
-"""What an analysis means, in words: a function of plain values, which needs no torch."""
+"""What an analysis means, in words: a function of plain values, without torch."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,28 +6,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from .values import Analysis, BlockAnalysis, NormAnalysis, StageAnalysis
 
 # Losses are compared in nats, the unit of cross-entropy.
-HURTS = 0.1  # so much more loss makes the right class a tenth less probable
-NOTHING = 1e-3  # a thousandth less probable: no sub-path is worth its time for that
-HOLDS = 0.5  # the first-order expansion is called valid up to an error of half the change: its sign and size are right
-SHIFT = 0.3  # standard deviations; a few hundred images alone leave less than a tenth
-SCALE = 0.5  # |ln| of variances: a factor of 1.65; the same holds for it
-DEAD = 0.1  # the part of channels; a few dead ones are found in many a trained network
-FEW = 100  # images, below which means of losses and norms' statistics are mostly chance
+HURTS = 0.1  # this much more loss makes the right class a tenth less probable
+NOTHING = 1e-3  # a thousandth less probable: not worth any sub-path's time
+HOLDS = 0.5  # the expansion holds if its error is at most half the change: sign and magnitude are right
+SHIFT = 0.3  # standard deviations; sampling noise of a few hundred images is below a tenth
+SCALE = 0.5  # |ln| of variances: a factor of 1.65; sampling noise is small here, too
+DEAD = 0.1  # share of channels; many trained networks have a few dead ones
+FEW = 100  # images; with fewer, mean losses and norm statistics are mostly chance
 
 
 def advise(analysis: Analysis) -> tuple[str, ...]:
-    """Sentences with the numbers in them: what to trust, which stage's skip hurts, which sub-path refines nothing,
-    whether the rationale holds, and which norms are unhealthy.
+    """Sentences with numbers: what to trust, which stage's skip hurts, which sub-path refines nothing, whether the
+    rationale holds, and which norms are unhealthy.
 
     Arguments:
-        analysis: its own `advice` is not read.
+        analysis: its own `advice` is ignored.
 
     Example:
         >>> stage = StageAnalysis(1, "one", predicted=-0.3, change=-0.31, cosine=0.2, skipping=0.02, divergence=0.01)
         >>> block = BlockAnalysis("blocks.1", 1, True, ratio=0.1, predicted=-0.3, change=-0.31, cosine=0.2)
         >>> for said in advise(Analysis((block,), (stage,), (), {"F": 0.5, "T": 0.52}, images=1000)):
         ...     print(said)
-        No stage's skip hurts: the dearest, stage 1 (one), adds 0.02 to the loss of 0.5 (the right class becomes 2 %
+        No stage's skip hurts: the costliest, stage 1 (one), adds 0.02 to the loss of 0.5 (the right class becomes 2 %
         less probable, on average).
         The rationale holds: every skippable sub-path lowers the loss, along the negative gradient (cosine 0.2), by
         about what the first-order expansion predicts.
@@ -39,11 +39,11 @@ def advise(analysis: Analysis) -> tuple[str, ...]:
 def _about_images(analysis: Analysis) -> Iterator[str]:
     if analysis.seen is not None and analysis.classes is not None and analysis.seen < analysis.classes:
         yield (
-            f"The images show {analysis.seen} of the network's {analysis.classes} classes: nothing here speaks of the "
-            "others."
+            f"The images cover {analysis.seen} of the network's {analysis.classes} classes: these results do not apply "
+            "to the others."
         )
     if analysis.images < FEW:
-        yield f"Only {analysis.images} images were measured: small differences are chance."
+        yield f"Only {analysis.images} images were measured: small differences may be chance."
 
 
 # -- which stage's skip hurts -----------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def _about_skipping(analysis: Analysis) -> Iterator[str]:
     worst = max(analysis.stages, key=lambda stage: stage.skipping)
     if worst.skipping <= HURTS:
         yield (
-            f"No stage's skip hurts: the dearest, {worst}, adds {worst.skipping:.2g} to the loss of {loss:.3g}"
+            f"No stage's skip hurts: the costliest, {worst}, adds {worst.skipping:.2g} to the loss of {loss:.3g}"
             f"{_less_probable(worst.skipping)}."
         )
         return
@@ -68,15 +68,15 @@ def _about_skipping(analysis: Analysis) -> Iterator[str]:
 
 
 def _less_probable(loss: float) -> str:
-    """What so much more cross-entropy means; nothing where it is no more."""
+    """What this much more cross-entropy means; empty if it is not more."""
     return f" (the right class becomes {100 * -math.expm1(-loss):.2g} % less probable, on average)" if loss > 0 else ""
 
 
 def _why(analysis: Analysis, stage: StageAnalysis) -> str:
-    """What may be done about a skip that hurts."""
+    """What can be done about a skip that hurts."""
     alone = "".join("T" if other is stage else "F" for other in analysis.stages)
     if any(row.skip == alone and _is_off(row) for row in analysis.norms):
-        return "and its norms see other numbers than those that they were measured on; mend that first (below)"
+        return "and its norms see statistics that differ from their running ones; fix that first (see below)"
     return (
         f"and its features differ by a KL of {stage.divergence:.2g} nats; skip other stages first, or train longer, or "
         "with the feature term (feature_weight)"
@@ -89,15 +89,15 @@ def _why(analysis: Analysis, stage: StageAnalysis) -> str:
 def _about_refining(analysis: Analysis) -> Iterator[str]:
     if not any(block.ratio for block in analysis.blocks if block.skippable):
         yield (
-            "All skippable blocks add exactly 0: the network is not trained yet (its residual branches start at 0), "
-            "and nothing can be said of the rationale."
+            "All skippable blocks add exactly 0: the network is not trained yet (its residual branches start at 0), so "
+            "the rationale cannot be judged."
         )
         return
     idle = [stage for stage in analysis.stages if stage.change >= -NOTHING]
     off = [stage for stage in analysis.stages if not _expansion_holds(stage)]
     against = [stage for stage in analysis.stages if stage not in idle and (stage.cosine or 0) <= 0]
     for stage in idle:
-        gain = "" if stage.skipping > NOTHING else "; skipping it costs nothing: leave it out"
+        gain = "" if stage.skipping > NOTHING else "; skipping it costs nothing, so leave it out"
         yield (
             f"The skippable sub-path of {stage} refines nothing: it changes the loss by {stage.change:+.2g} (‖F‖/‖h‖ "
             f"{_ratios(analysis, stage)}, cosine {_number(stage.cosine)}){gain}."
@@ -108,12 +108,12 @@ def _about_refining(analysis: Analysis) -> Iterator[str]:
             f"gradient: the cosine is {_number(stage.cosine)}."
         )
     if off:
-        told = (f"{stage}: {stage.predicted:+.2g}, really {stage.change:+.2g}" for stage in off)
+        told = (f"{stage}: {stage.predicted:+.2g}, measured {stage.change:+.2g}" for stage in off)
         longest = max(off, key=lambda stage: abs(stage.predicted - stage.change))
         yield (
-            f"The first-order expansion does not hold: it predicts for {'; for '.join(told)}. The residuals are too "
-            f"large a step for it (‖F‖/‖h‖ {_ratios(analysis, longest)} in stage {longest.stage}). That is no fault of "
-            "the sub-networks: only the paper's explanation of them is not (yet) that of this network."
+            f"The first-order expansion does not hold: predicted for {'; for '.join(told)}. The residuals are too "
+            f"large a step for it (‖F‖/‖h‖ {_ratios(analysis, longest)} in stage {longest.stage}). The sub-networks "
+            "work regardless: only the paper's explanation does not (yet) apply to this network."
         )
     if not (idle or off or against):
         yield (
@@ -139,10 +139,10 @@ def _about_size(blocks: Sequence[BlockAnalysis]) -> Iterator[str]:
         if pairs:
             ours, alone = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
             agrees = ours < alone if skippable else ours > alone
-            verdict = f"{expected}, as the paper finds" if agrees else f"not {expected}, unlike in the paper"
-            told.append(f"{ours:.3g} in {kind} blocks, against {alone:.3g}: {verdict}")
+            verdict = f"{expected}, as the paper finds" if agrees else f"not {expected}, unlike the paper"
+            told.append(f"{ours:.3g} in {kind} blocks, vs. {alone:.3g}: {verdict}")
     if told:
-        yield f"‖F‖/‖h‖, on average, against that of the network trained without the method: {'; '.join(told)}."
+        yield f"Mean ‖F‖/‖h‖ compared with the network trained without the method: {'; '.join(told)}."
 
 
 # -- which norms are unhealthy ----------------------------------------------------------------------------------
@@ -155,21 +155,21 @@ def _about_norms(norms: Sequence[NormAnalysis]) -> Iterator[str]:
         yield (
             f"Norm statistics look unhealthy in {', '.join(_skips(off))}: worst is {worst.path} in {worst.skip}, which "
             f"sees means {worst.shift:.2g} standard deviations off and variances off by a factor of "
-            f"{math.exp(worst.scale):.2g}. Calibrate the network on training batches; if it is, these images are "
-            "unlike those."
+            f"{math.exp(worst.scale):.2g}. Calibrate the network on training batches; if it already is, these images "
+            "differ from the training images."
         )
     initial = [row for row in norms if row.initial]
     if initial:
         yield (
             f"Norms never gathered statistics in {', '.join(_skips(initial))} ({initial[0].initial} of "
-            f"{_where(initial[0].stage)}, for one): train the network, or calibrate it on training batches."
+            f"{_where(initial[0].stage)}, for example): train the network, or calibrate it on training batches."
         )
     dead = [row for row in norms if row.dead > DEAD * row.channels]
     if dead:
         worst = max(dead, key=lambda row: row.dead / row.channels)
         yield (
-            f"{worst.dead} of {worst.channels} channels that the norms of {_where(worst.stage)} see in {worst.skip} "
-            "have a running variance of nearly 0: they are dead, or the statistics are wrong."
+            f"{worst.dead} of {worst.channels} channels of the norms of {_where(worst.stage)} in {worst.skip} have a "
+            "running variance of nearly 0: they are dead, or the statistics are wrong."
         )
 
 
@@ -192,7 +192,7 @@ def _ratios(analysis: Analysis, stage: StageAnalysis) -> str:
 
 
 def _span(numbers: Sequence[float]) -> str:
-    """The smallest and the largest of some numbers.
+    """The range of some numbers.
 
     Example:
         >>> _span([0.3, 0.1]), _span([0.2]), _span([])

@@ -11,15 +11,15 @@ from ..tasks import Classification, as_task
 
 
 class Criterion:
-    """A task's loss that says what is wrong with what it receives, and counts the classes that it meets.
+    """A task's loss that explains what is wrong with its inputs and records the classes that it meets.
 
     Arguments:
         criterion: a mean over samples, or a task of `adaptive_depth.tasks`; cross-entropy by default.
-        model: whose outputs they are; of a causal language model of transformers the default is the next token.
+        model: the source of the outputs; for a causal language model of transformers the default is next-token loss.
 
     Attributes:
-        classes: of the network's outputs; None where labels are no class indices.
-        seen: the classes that the labels named.
+        classes: of the network's outputs; None if labels are not class indices.
+        seen: the classes that occurred in labels.
     """
 
     def __init__(self, criterion: Any = None, model: nn.Module | None = None) -> None:
@@ -35,7 +35,7 @@ class Criterion:
         """The loss of an output: a scalar.
 
         Arguments:
-            whose: the output is, for errors.
+            whose: the source of the output, for errors.
             output, y: what the network returned, and the labels.
 
         Raises:
@@ -54,7 +54,7 @@ class Criterion:
             raise MeasurementError(str(error)) from error
         if not torch.isfinite(loss).all():
             raise MeasurementError(
-                f"the loss of {whose} is {float(loss)}: expected a finite number; look at the criterion, and for "
+                f"the loss of {whose} is {float(loss)}: expected a finite number; check the criterion, and look for "
                 "weights that diverged in training"
             )
         return loss

@@ -1,4 +1,4 @@
-"""What the batches of an analysis tell, gathered batch by batch."""
+"""The measurements of an analysis, accumulated batch by batch."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,7 +21,7 @@ from .values import Analysis, BlockAnalysis, StageAnalysis
 
 
 class Measurement:
-    """All that is measured of one network.
+    """Everything measured about one network.
 
     Arguments:
         network: proven, in eval mode, its parameters frozen.
@@ -29,8 +29,8 @@ class Measurement:
         compare: a model with the same blocks, in eval mode.
 
     Attributes:
-        passes: how many passes `add` takes for a batch.
-        losing: the modules whose outputs the criterion takes.
+        passes: the number of passes that `add` runs per batch.
+        losing: the modules whose outputs go to the criterion.
     """
 
     def __init__(self, network: AdaptiveNetwork, criterion: Criterion, compare: nn.Module | None) -> None:
@@ -58,7 +58,7 @@ class Measurement:
         """Measure one batch; yields after each pass."""
         (args, kwargs), rows = arguments(x), samples_in(x)
         samples = entries_in(y) if rows is None else rows
-        drawn = self.generators.state()  # a detector draws the regions that it learns from: for each loss the same
+        drawn = self.generators.state()  # a detector samples regions for its loss: reuse the same ones
         for skip, subnet in self.subnets.items():
             self.losses[skip].add(float(self.criterion(f"sub-network {skip}", subnet(*args, **kwargs), y)), samples)
             self.generators.put(drawn)
@@ -119,14 +119,14 @@ class Measurement:
 
 
 class _Mean:
-    """A mean over samples, gathered batch by batch."""
+    """A mean over samples, accumulated batch by batch."""
 
     def __init__(self, total: float = 0.0, count: int = 0) -> None:
         self.total, self.count = total, count
 
     @classmethod
     def of(cls, means: "list[_Mean]") -> "_Mean":
-        """The mean over the samples of several."""
+        """The mean over the samples of several means."""
         return cls(sum(mean.total for mean in means), sum(mean.count for mean in means))
 
     def add(self, mean: float, count: int) -> None:
@@ -137,12 +137,12 @@ class _Mean:
 
     @property
     def value(self) -> float | None:
-        """None of no sample."""
+        """None without samples."""
         return self.total / self.count if self.count else None
 
     @property
     def known(self) -> float:
-        """Of one sample or more."""
+        """The mean; requires at least one sample."""
         return self.total / self.count
 
 
@@ -153,7 +153,7 @@ class _Ratios:
         self.blocks, self.means = blocks, {path: _Mean() for path in blocks}
 
     def gather(self, rows: int | None) -> None:
-        """Take the last pass into account, of so many samples where that is certain."""
+        """Add the last pass; `rows` is its number of samples if that is certain."""
         for path, block in self.blocks.items():
             block.check(rows)
             if block.ratios is not None:
@@ -163,7 +163,7 @@ class _Ratios:
 class _Term:
     """One skippable block's term of the first-order expansion, F_j(h_j) · ∂L/∂h_j.
 
-    L at h_j is the loss of the super-net in which the sub-path ends before block j.
+    L at h_j is the loss of the super-net whose sub-path ends before block j.
     """
 
     def __init__(self, network: AdaptiveNetwork, stage: Stage, path: str) -> None:
@@ -188,7 +188,7 @@ class _Term:
         if not torch.isfinite(product).all():
             raise MeasurementError(f"the gradient of the loss of {what} is not finite")
         self.loss.add(float(loss), samples)
-        self.predicted.add(float(product.sum()), samples)  # the loss is a mean over the batch, and so is this
+        self.predicted.add(float(product.sum()), samples)  # the loss is a batch mean, so this sum is one, too
         self.cosine.add_all(cosines(change, -gradient))
 
 
@@ -203,7 +203,7 @@ class _Compared:
         if lacking:
             more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
             raise MeasurementError(
-                f"the {type(model).__name__} to compare with lacks block {lacking[0]!r}{more} of the network: expected "
+                f"the {type(model).__name__} to compare with lacks the network's block {lacking[0]!r}{more}: expected "
                 "the same model, trained without the method"
             )
         names, own = ({name for name, _ in each.named_parameters()} for each in (model, like))

@@ -1,4 +1,4 @@
-"""Running statistics of norms against what the norms really see."""
+"""Running statistics of norms compared with what the norms actually see."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -12,17 +12,17 @@ from .values import NormAnalysis
 
 
 class NormObserver:
-    """Gathers mean and variance, per channel, of all that a BatchNorm sees.
+    """Accumulates mean and variance, per channel, of everything that a BatchNorm sees.
 
     Arguments:
-        norm: with running statistics, which centre the sums.
+        norm: with running statistics; sums are centred on them.
     """
 
     def __init__(self, norm: Any) -> None:
         self.eps: float = getattr(norm, "eps", 0.0)
         self.mean, self.variance = _exact(norm.running_mean), _exact(norm.running_var)
         counted = getattr(norm, "num_batches_tracked", None)
-        fresh = counted is not None and int(counted) == 0  # weights of old files count none, but have statistics
+        fresh = counted is not None and int(counted) == 0  # old files have statistics but no count
         self.initial = bool(fresh and not self.mean.any() and (self.variance == 1).all())
         self.count, self.offset, self.square = 0, torch.zeros_like(self.mean), torch.zeros_like(self.mean)
 
@@ -38,14 +38,14 @@ class NormObserver:
 
     @property
     def shift(self) -> float:
-        """Mean over channels of |mean seen - running mean|, in standard deviations as the norm takes them."""
+        """Mean over channels of |mean seen - running mean|, in the standard deviations that the norm uses."""
         return float(((self.offset / self.count).abs() / (self.variance + self.eps).sqrt()).mean())
 
     @property
     def scale(self) -> float:
         """Mean over channels of |ln(variance seen / running variance)|, each with the norm's ε."""
         seen = self.square / self.count - (self.offset / self.count) ** 2
-        least = self.eps or torch.finfo(seen.dtype).tiny  # of a norm without ε a constant channel would be infinite
+        least = self.eps or torch.finfo(seen.dtype).tiny  # without ε, a constant channel would be infinite
         return float(((seen.clamp(min=0) + least) / (self.variance + least)).log().abs().mean())
 
     @property
@@ -55,7 +55,7 @@ class NormObserver:
 
 
 def norm_observers(subnet: nn.Module, skip: str) -> dict[str, NormObserver]:
-    """An observer for each norm with running statistics of a sub-network, by path.
+    """An observer for each norm of a sub-network that has running statistics, by path.
 
     Raises:
         MeasurementError: statistics that are not finite.
@@ -66,22 +66,22 @@ def norm_observers(subnet: nn.Module, skip: str) -> dict[str, NormObserver]:
     for path, norm in found.items():
         if not (norm.mean.isfinite() & norm.variance.isfinite()).all():
             raise MeasurementError(
-                f"norm {path!r} of sub-network {skip} has running statistics that are not finite: calibrate the "
-                "network on training batches, and look for inputs that are not finite, or for a training that diverged"
+                f"norm {path!r} of sub-network {skip} has non-finite running statistics: calibrate the network on "
+                "training batches, and look for non-finite inputs or a training that diverged"
             )
     return found
 
 
 def summarise(observers: Mapping[str, Mapping[str, NormObserver]], homes: Mapping[str, int]) -> Iterator[NormAnalysis]:
-    """One row for each sub-network and each stage whose norms it shows: the worst of them, and counts of all.
+    """One row for each sub-network and each stage where it differs: the worst norm, and counts of all.
 
     Arguments:
         observers: by skip and path.
-        homes: the stage that a norm follows, by path; norms of none are stage 0's.
+        homes: the stage whose flag a norm follows, by path; norms without one are counted as stage 0.
     """
     first = True
     for skip, norms in observers.items():
-        # Up to its first skipped stage a sub-network does what the super-net does, which comes first.
+        # Up to its first skipped stage, a sub-network repeats the super-net, which comes first.
         start = 0 if first else skip.index("T") + 1
         for stage in range(start, len(skip) + 1):
             rows = {path: norm for path, norm in norms.items() if homes.get(path, 0) == stage and norm.count}
@@ -102,5 +102,5 @@ def summarise(observers: Mapping[str, Mapping[str, NormObserver]], homes: Mappin
 
 
 def _exact(tensor: Tensor) -> Tensor:
-    """On the CPU, in float64: sums over batches, whatever their size, come to the same."""
+    """On the CPU, in float64: so sums over batches do not depend on the batch size."""
     return tensor.detach().cpu().double()

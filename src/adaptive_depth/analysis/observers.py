@@ -1,7 +1,7 @@
-"""Looking into a network without touching it: observers stand in a view of it, in the places of its modules.
+"""Looking into a network without touching it: in a view of it, observers take the place of modules.
 
-A module is replaced by a twin (views.py) whose forward is called by an observer. Nothing is registered on the
-network's own modules, so there is nothing to remove.
+A module is replaced by a twin (views.py) whose forward an observer calls. Nothing is registered on the network's own
+modules, so there is nothing to remove.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,20 +17,20 @@ from ..errors import MeasurementError
 
 
 class Observer(Protocol):
-    """Calls the forward of a module, and may look at what goes in and change what comes out."""
+    """Calls a module's forward, and may inspect its input and change its output."""
 
     def __call__(self, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any: ...
 
 
 def observed(root: nn.Module, observers: Mapping[str, Observer]) -> nn.Module:
-    """A view of `root` in which the modules at some paths, none inside another, are called by observers."""
+    """A view of `root` in which observers call the modules at some paths, none of which is inside another."""
     changes = {path: intercepted(root.get_submodule(path), observer) for path, observer in observers.items()}
     return build_view(root, changes).module
 
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Inside, no gradient reaches a parameter; afterwards its `.grad`, and whether it wants one, are as before."""
+    """Inside, no gradient reaches a parameter; afterwards `.grad` and `requires_grad` are as before."""
     before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in module.parameters()]
     try:
         for parameter, _, _ in before:
@@ -44,21 +44,21 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Kept:
-    """Of the last pass, F(h) and what the block returned."""
+    """F(h) and the block's output in the last pass."""
 
     change: Tensor
     after: Tensor
 
 
 class BlockObserver:
-    """What a block makes of its input in a pass, F(h) = block(h) - h.
+    """What a block adds to its input in a pass, F(h) = block(h) - h.
 
     Arguments:
         path: the block's.
-        keep: also hold F(h) and what the block returned, until `forget`.
+        keep: also keep F(h) and the block's output, until `forget`.
 
     Attributes:
-        ratios: of the last pass, ‖F(h)‖₂ / ‖h‖₂ of each sample whose h is not 0; None where the block changes the
+        ratios: in the last pass, ‖F(h)‖₂ / ‖h‖₂ of each sample whose h is not 0; None if the block changes the
             shape.
     """
 
@@ -82,16 +82,16 @@ class BlockObserver:
         return output
 
     def check(self, samples: int | None) -> None:
-        """Raise a MeasurementError where the last pass did not run the block once, on numbers, a row a sample.
+        """Raise a MeasurementError unless the last pass ran the block once, on finite numbers, with one row per sample.
 
         Arguments:
-            samples: of the input; None where that is not certain (the nodes of graphs, say), and any rows will do.
+            samples: in the input; None if that is not certain (nodes of graphs, say): then any number of rows is valid.
         """
         rows, self.rows = self.rows, []
         if len(rows) != 1:
             raise MeasurementError(
-                f"block {self.path!r} ran {len(rows)} times in one forward pass: expected once; of a model that is "
-                "wrapped, analyse what it holds"
+                f"block {self.path!r} ran {len(rows)} times in one forward pass: expected once; if the model is "
+                "wrapped, analyse the model inside"
             )
         if samples is not None and rows != [samples]:
             raise MeasurementError(
@@ -100,7 +100,7 @@ class BlockObserver:
             )
         if self.ratios is not None and not torch.isfinite(self.ratios).all():
             raise MeasurementError(
-                f"block {self.path!r} returns numbers that are not finite: look for weights that diverged in training"
+                f"block {self.path!r} returns non-finite numbers: look for weights that diverged in training"
             )
 
     @property
@@ -114,7 +114,7 @@ class BlockObserver:
 
 
 class FeatureLeaf:
-    """Makes what a module hands on a leaf of the autograd graph, for gradients with respect to it.
+    """Makes a module's output a leaf of the autograd graph, for gradients with respect to it.
 
     Attributes:
         leaf: of the last pass.
@@ -123,7 +123,7 @@ class FeatureLeaf:
     leaf: Tensor
 
     def __init__(self, then: Callable[[Tensor], Tensor] = torch.clone) -> None:
-        self.then = then  # what is handed on: a copy, for the next module may change it in place
+        self.then = then  # passes on a copy: the next module may change it in place
 
     def __call__(self, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         output = forward(*args, **kwargs)
@@ -144,7 +144,7 @@ def lengths(tensor: Tensor) -> Tensor:
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:
-    """The cosine between two tensors of one shape, sample by sample, of those in which neither is 0: `[samples]`.
+    """The cosine between two tensors of one shape for each sample in which neither is 0: `[samples]`.
 
     Example:
         >>> cosines(torch.tensor([[1e-30, 0.0], [0.0, 0.0]]), torch.tensor([[-2.0, 0.0], [1.0, 1.0]]))
@@ -158,12 +158,12 @@ def _directions(tensor: Tensor) -> Tensor:
     """Each sample as a vector of length 1, nan where it is 0: `[batch, entries]`."""
     flat = tensor.reshape(len(tensor), -1)
     flat = flat.to(torch.promote_types(flat.dtype, torch.float32))
-    flat = flat / flat.abs().amax(1, keepdim=True)  # gradients may be so small that their squares are 0
+    flat = flat / flat.abs().amax(1, keepdim=True)  # squares of tiny gradients would underflow
     return flat / lengths(flat)[:, None]
 
 
 def _first_tensor(value: Any) -> Tensor:
-    """A tensor itself, or the first in a tuple."""
+    """The tensor itself, or the first one in a tuple."""
     found = value if isinstance(value, Tensor) else next((each for each in value if isinstance(each, Tensor)), None)
     if not isinstance(found, Tensor):
         raise MeasurementError(f"a block takes or returns a {type(value).__name__} without a tensor")

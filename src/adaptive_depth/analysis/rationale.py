@@ -34,11 +34,11 @@ def analyze(
 ) -> Analysis:
     """Measure the method's claims on a network: do skippable sub-paths only refine, and what does a skip cost?
 
-    For each block ‖F(h)‖₂ / ‖h‖₂ in the super-net (paper, Figure 3). For each skippable sub-path the first-order
+    For each block: ‖F(h)‖₂ / ‖h‖₂ in the super-net (paper, Figure 3). For each skippable sub-path: the first-order
     expansion `L(h_super) ≈ L(h_base) + Σ_j F_j(h_j) · ∂L/∂h_j` (section 3.3), where L at h_j is the loss of the
-    super-net without the blocks from j to the end of the stage, its norms as they are; and the cosine between F_j and
-    -∂L/∂h_j. For each stage KL(h_super ‖ h_base), and the loss of the sub-network that skips it alone. For each norm
-    with running statistics, what it sees against these.
+    super-net without the blocks from j to the end of the stage and with unchanged norms; and the cosine between F_j
+    and -∂L/∂h_j. For each stage: KL(h_super ‖ h_base), and the loss of the sub-network that skips only it. For each
+    norm with running statistics: how they compare with what it sees.
 
     The network runs in eval mode and is left as it was, gradients included. A batch takes a forward pass of the
     super-net, of the base-net and of each sub-network that skips one stage, and a forward and a backward pass for each
@@ -47,22 +47,22 @@ def analyze(
     Arguments:
         network: an adapted network, trained or not.
         batches: pairs of input `[batch, ...]` and labels `[batch]`, or dicts with `"labels"`, such as a DataLoader:
-            some hundred samples of all classes, best such as were not trained on.
+            a few hundred samples of all classes, ideally not trained on.
         criterion: the loss of output and labels, a mean over samples, or a task of `adaptive_depth.tasks`;
             cross-entropy by default.
-        compare: the same model, trained without the method (or a network, whose super-net is taken): its
-            ‖F(h)‖₂ / ‖h‖₂ beside the network's own.
-        limit: at most so many batches; all by default.
-        on_progress: called with (done, in all) after each pass; the second is None for a loader without a length.
+        compare: the same model, trained without the method (or a network, whose super-net is used): its
+            ‖F(h)‖₂ / ‖h‖₂ is reported beside the network's own.
+        limit: the maximum number of batches; all by default.
+        on_progress: called with (done, total) after each pass; the total is None for a loader without a length.
 
     Returns:
-        All of it, with advice in words: print it.
+        All results, with advice in words: print it.
 
     Raises:
-        DataError: no batch, no labels, labels that name no class of the network, or outputs that are not finite.
-        MeasurementError: a criterion that gives no finite number or no gradient, a model to compare with that lacks
-            the blocks, blocks that do not run once on a batch, or norms whose running statistics are not finite.
-        StagesError: stages written by hand that the first input proves wrong.
+        DataError: no batch, no labels, labels that are not classes of the network, or non-finite outputs.
+        MeasurementError: a criterion without a finite value or a gradient, a model to compare with that lacks the
+            blocks, blocks that do not run exactly once per batch, or norms with non-finite running statistics.
+        StagesError: hand-written stages that the first input proves wrong.
 
     Example:
         >>> import timm, torch, adaptive_depth as ad
@@ -109,7 +109,7 @@ def analyze(
 
 
 def _passes(measured: Measurement, batches: Any, limit: int | None) -> int | None:
-    """How many passes all batches take; None where nobody knows."""
+    """The number of passes over all batches; None if unknown."""
     if not hasattr(batches, "__len__"):
         return None
     return measured.passes * min(len(batches), limit or len(batches))
