@@ -184,7 +184,7 @@ NAN = torch.full((2, 3, 32, 32), float("nan"))
         (
             [torch.randn(2, 3, 32, 32), NAN],
             ad.DataError,
-            "statistics that are not finite: look for inputs that are not,",
+            "measured non-finite statistics: look for non-finite inputs,",
         ),
         ([{"labels": NAN}], ad.DataError, "the loader yielded a dict: expected a pair"),
         ([torch.randn(2, 4, 32, 32)], RuntimeError, "expected input"),

@@ -122,7 +122,11 @@ def test_labels_that_are_numbered_anew_may_name_a_part_of_the_outputs() -> None:
     ("model", "batches", "said"),
     [
         (Counting, [], "evaluate received an empty loader: expected at least one batch of (input, labels)"),
-        (Counting, [batch([float("nan"), 1], [0, 1])], "are not finite, and its weights are: look for inputs"),
+        (
+            Counting,
+            [batch([float("nan"), 1], [0, 1])],
+            "non-finite numbers, but its weights are finite: look for non-finite inputs",
+        ),
         (Counting, [(GOOD[0], GOOD[1].float())], "labels of float32: expected class indices, whole numbers"),
         (Counting, iter(()), "evaluate received an empty loader"),
         (Counting, [batch([], [])], "evaluate received an empty loader"),
@@ -148,7 +152,7 @@ def test_labels_that_are_numbered_anew_may_name_a_part_of_the_outputs() -> None:
         ),
         (Tuples, [GOOD], "the network returned tuple for labels [2]: expected [batch, classes] and [batch]"),
         (Maps, [GOOD], "the network returned [2, 10, 1] for labels [2]"),
-        (Counting, Loader(("cat", "dog")), "the data has 2 classes, the network 10: an output that no label names can"),
+        (Counting, Loader(("cat", "dog")), "the data has 2 classes, the network 10: an output without a label can"),
     ],
 )
 def test_what_cannot_be_evaluated(unchanged, model: type, batches: object, said: str) -> None:
@@ -165,8 +169,8 @@ def test_weights_that_are_not_finite_are_named(value: float) -> None:
     network = ad.adapt(transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, num_hidden_layers=5)))
     for layer in (4, 2):
         network.model.model.layers[layer].mlp.up_proj.weight.data[0, 0] = value
-    said = "sub-network FF returned numbers that are not finite, for the network's weights are not, the first of them "
-    with pytest.raises(ad.DataError, match=f"{said}model.model.layers.2.mlp.up_proj.weight: load them anew"):
+    said = "sub-network FF returned non-finite numbers, because its weights are non-finite, the first of them "
+    with pytest.raises(ad.DataError, match=f"{said}model.model.layers.2.mlp.up_proj.weight: reload them"):
         ad.evaluate(network, [torch.arange(3, 11)[None]])
 
 

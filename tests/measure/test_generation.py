@@ -210,10 +210,10 @@ MASK = torch.ones_like(PROMPT)
 @pytest.mark.parametrize(
     ("prompt", "settings", "message"),
     [
-        ("a text", {}, r"the prompt is a str: expected token ids \[batch, tokens\]"),
+        ("a text", {}, r"the prompt is a str: expected integer token ids \[batch, tokens\]"),
         ({}, {}, "the prompt is a NoneType"),
         (PROMPT[0], {}, r"the prompt is \[8\] of torch.int64"),
-        (PROMPT.float(), {}, r"the prompt is \[1, 8\] of torch.float32: expected token ids .* whole numbers"),
+        (PROMPT.float(), {}, r"the prompt is \[1, 8\] of torch.float32: expected integer token ids"),
         (PROMPT > 5, {}, r"\[1, 8\] of torch.bool"),
         (PROMPT[:, :0], {}, r"the prompt is empty, \[1, 0\]: expected at least one token"),
         (PROMPT[:0], {}, r"the prompt is empty, \[0, 8\]"),

@@ -421,7 +421,7 @@ def test_counters_that_stand_still_measure_nothing(rapl):
     result = profile(linear_net(), torch.zeros(1, 4), rounds=1)
     assert (
         result.energy
-        == "not measurable here: RAPL, 1 processor package(s) and memory stood still while the network ran"
+        == "not measurable here: RAPL, 1 processor package(s) and memory did not advance while the network ran"
     )
     assert result.costs["F"].energy_mj is None
 
@@ -519,7 +519,7 @@ def test_a_device_that_goes_away_is_told_and_nothing_is_left_changed(failure):
 
     calls = []
     net.model.head.register_forward_hook(lambda *_: calls.append(1) or (len(calls) > 6 and fail()) or None)
-    message = "cpu failed while it was measured .* nothing of this profile is kept; see that the device answers"
+    message = "cpu failed while it was measured .* this profile was discarded; check that the device responds"
     with pytest.raises(MeasurementError, match=message):
         profile(net, torch.zeros(1, 4), rounds=20)
     assert net.training

@@ -1,7 +1,7 @@
 """Running statistics per context: the BatchNorms of every sub-network measured after training.
 
-Training gathers running statistics in two contexts only, nothing skipped and everything skipped. A sub-network in
-between meets a third. What a stage sees depends only on the flags of the stages up to its own, so 2 + 4 + ... + 2^N
+Training gathers running statistics in two contexts only, nothing skipped and everything skipped. Intermediate
+sub-networks have others. What a stage sees depends only on the flags of the stages up to its own, so 2 + 4 + ... + 2^N
 sets of statistics cover all 2^N sub-networks; they are gathered with shared prefixes in one pass over some batches.
 All weights stay shared and switching stays instant.
 """
@@ -37,17 +37,17 @@ def calibrate(
 ) -> int:
     """Measure BatchNorm statistics for every context; afterwards each sub-network normalises with its own.
 
-    Each statistic is the plain mean over the batches of the batch's mean and variance. Weights, and the two sets of
-    statistics from training, are left as they are; `network.reset_statistics(per_context=False)` goes back to them.
+    Each statistic is the plain average over batches of the batch mean and variance. Weights, and the two sets of
+    statistics from training, are unchanged; `network.reset_statistics(per_context=False)` goes back to them.
     A network without BatchNorm (a transformer, say) has nothing to calibrate.
 
     Arguments:
         network: a trained network.
-        batches: training batches (the labels are not used), such as a DataLoader; each of two or more samples,
-            or else it is passed over. Several thousand images are plenty. Of graphs and lists of images a batch is
-            what the network takes at once, and counts as one.
-        limit: at most so many batches; all by default.
-        task: what the network is for, where that says how a batch becomes an input (`Task.inputs`). Without one a
+        batches: training batches (the labels are not used), such as a DataLoader; batches of fewer than two samples
+            are skipped. Several thousand images are plenty. For graphs and lists of images, a batch is what the
+            network takes at once, and counts as one.
+        limit: the maximum number of batches; all by default.
+        task: what the network is for, if that determines how a batch becomes an input (`Task.inputs`). Without one, a
             detector takes images with or without targets.
         across_processes: all processes of a training call this, each with its share of the samples, and each gets the
             mean over all batches.
@@ -56,8 +56,8 @@ def calibrate(
         The number of batches measured, by all processes together; 0 for a network without BatchNorm.
 
     Raises:
-        DataError: no batch to measure, or inputs that are not finite. The network is unchanged then.
-        StagesError: stages written by hand that the first input proves wrong.
+        DataError: no batch to measure, or non-finite inputs. The network is then unchanged.
+        StagesError: hand-written stages that the first input proves wrong.
 
     Example:
         >>> import timm, torch, adaptive_depth as ad
@@ -82,7 +82,7 @@ def calibrate(
 
 
 def _taken(network: AdaptiveNetwork, task: Any) -> Callable[[Any], Any]:
-    """How a batch becomes an input: as the task says; without one, labels may be missing."""
+    """How a batch becomes an input: as the task defines; without a task, labels may be missing."""
     if task is not None:
         judged = as_task(task, network.model)
         return lambda batch: judged.unlabelled(judged.taken_apart(batch)[0])
@@ -115,8 +115,8 @@ def _measure(
         raise DataError("calibrate received no batch of two or more samples: expected training batches")
     if not all(torch.isfinite(buffer).all() for buffer in network.statistics.buffers()):
         raise DataError(
-            "calibrate measured statistics that are not finite: look for inputs that are not, or for weights "
-            "that diverged in training (a lower learning rate)"
+            "calibrate measured non-finite statistics: look for non-finite inputs, or for weights that diverged in "
+            "training (lower the learning rate)"
         )
     return measured
 
@@ -129,7 +129,7 @@ def _add(
     args: Any,
     kwargs: Any,
 ) -> int:
-    """Take one batch into the mean over those before it; the number of batches added, 0 where it is too small."""
+    """Add one batch to the mean over those before it; return the number of batches added, 0 if it is too small."""
     buffers = list(network.statistics.buffers())
     before = [buffer.clone() for buffer in buffers]
 
@@ -141,14 +141,14 @@ def _add(
     try:
         shareable = shared.shareable
         measure()
-        if shared.shareable != shareable:  # broken off in the middle: the sub-networks run one by one now
+        if shared.shareable != shareable:  # interrupted: from now on the sub-networks run one by one
             measure()
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
         for buffer, other in zip(buffers, before, strict=True):
             buffer.copy_(other)
-        return 0  # one sample, in an input that does not say how many it has
+        return 0  # a single sample, in an input that does not reveal its number
     for buffer, other in zip(buffers, before, strict=True):
         if buffer.is_floating_point():
             buffer.add_(other, alpha=measured).div_(measured + 1)
@@ -158,7 +158,7 @@ def _add(
 
 
 def _reduce(network: AdaptiveNetwork, measured: int, processes: Distributed) -> int:
-    """The mean over the batches of all processes, each of which has the mean over its own."""
+    """The mean over the batches of all processes, from each one's mean over its own."""
     device = device_of(network)
     total = int(processes.sum(torch.tensor(measured, device=device)))
     for buffer in network.statistics.buffers():
@@ -171,14 +171,14 @@ def _reduce(network: AdaptiveNetwork, measured: int, processes: Distributed) -> 
 
 @contextmanager
 def _measuring(network: AdaptiveNetwork) -> Iterator[Callable[[], None]]:
-    """Norms behind the first flag keep what they see; the sub-networks made inside are forgotten after.
+    """Norms behind the first flag record what they see; sub-networks built inside are dropped afterwards.
 
-    Yields what is to be called before each batch.
+    Yields a function to call before each batch.
     """
     every: list[Any] = [part for path in network.homes for part in network.model.get_submodule(path).modules()]
     every += network.skip_norms.modules()
     norms = [norm for norm in every if has_statistics(norm) and not isinstance(norm, RunningStatistics)]
-    frozen = [norm for norm in every if is_frozen(norm)]  # its thawed copy is in its mode
+    frozen = [norm for norm in every if is_frozen(norm)]  # its thawed copy shares its mode
     before = [(norm, norm.training, getattr(norm, "momentum", None)) for norm in (*norms, *frozen)]
     seen = _Seen()
     hooks = [hook for norm in norms for hook in seen.watch(norm)]
@@ -187,7 +187,7 @@ def _measuring(network: AdaptiveNetwork) -> Iterator[Callable[[], None]]:
     for norm in norms:
         norm.training = True
         if isinstance(norm, _NormBase):
-            norm.momentum = 1.0  # the batch, and nothing of what was before
+            norm.momentum = 1.0  # this batch only, nothing from before
     network.forget_views()
     try:
         yield seen.clear
@@ -204,9 +204,9 @@ def _measuring(network: AdaptiveNetwork) -> Iterator[Callable[[], None]]:
 class _Seen:
     """What each norm saw in one batch: the mean over its calls, whatever its rule for a running mean.
 
-    A norm of torch keeps the numbers of a call as they are (momentum 1). Of any other, that of a call is worked out: it
-    is called once more on the same input, and a running mean that takes the same part of what it sees each time, from r
-    to s to t, is on its way to r + (s - r) / part, where part = 1 - (t - s) / (s - r).
+    A torch norm stores the numbers of a call as they are (momentum 1). Any other is called once more on the same input:
+    a running mean that moves from r to s to t, by the same fraction each time, converges to r + (s - r) / fraction,
+    where fraction = 1 - (t - s) / (s - r).
     """
 
     def __init__(self) -> None:
@@ -214,7 +214,7 @@ class _Seen:
         self._means: dict[int, tuple[int, dict[str, Tensor]]] = {}
 
     def clear(self) -> None:
-        """A new batch."""
+        """Start a new batch."""
         self._means.clear()
 
     def watch(self, norm: nn.Module) -> list[Any]:
@@ -232,7 +232,7 @@ class _Seen:
         if untouched and all(
             torch.equal(seen[name], value) for name, value in before.items()
         ):  # not all leave a version
-            return  # it did not run, its output was handed out
+            return  # it did not run: a shared output was reused
         if not (isinstance(norm, _NormBase) and type(norm).__module__.startswith(("torch.nn.", "timm.layers."))):
             type(norm).forward(norm, *args, **kwargs)
             again = _numbers(norm)
@@ -242,7 +242,7 @@ class _Seen:
             seen = {name: (means[name] * number + value) / (number + 1) for name, value in seen.items()}
         self._means[key] = number + 1, seen
         for name, value in seen.items():
-            norm._buffers[name] = tensors[name][0].copy_(value)  # a rule may have put another tensor there
+            norm._buffers[name] = tensors[name][0].copy_(value)  # its rule may have replaced the tensor
 
 
 def _numbers(norm: nn.Module) -> dict[str, Tensor]:
@@ -251,7 +251,7 @@ def _numbers(norm: nn.Module) -> dict[str, Tensor]:
 
 
 def _goal(before: Tensor, once: Tensor, twice: Tensor) -> Tensor:
-    """Where a running mean is going that went from `before` to `once` and to `twice`."""
+    """The limit of a running mean that went from `before` to `once` to `twice`."""
     first, second = (once - before).double(), (twice - once).double()
     length = float(first.square().sum())
     part = 1 - float((first * second).sum()) / length if length else 1.0

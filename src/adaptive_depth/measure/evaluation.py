@@ -1,4 +1,4 @@
-"""The quality of every sub-network, what they have in common computed once."""
+"""The quality of every sub-network; shared work is computed once."""
 
 from collections.abc import Iterable, Sized
 from typing import TYPE_CHECKING, Any
@@ -29,30 +29,30 @@ def evaluate(
     task: Any = None,
     across_processes: bool = False,
 ) -> Measured:
-    """The quality of sub-networks: top-1 accuracy in percent, or what a task is judged by.
+    """The quality of sub-networks: top-1 accuracy in percent, or a task's own metric.
 
     The network runs in eval mode without gradients and is left as it was. Outputs are bit-identical to those of the
     sub-networks run one after the other; a network of four stages takes less than half the time.
 
     Arguments:
-        network: a network that returns what the task takes; without a task logits `[batch, classes]`, or an object
-            that holds them as `logits`.
+        network: a network whose outputs fit the task; without a task, logits `[batch, classes]` or an object with
+            `logits`.
         batches: pairs of input `[batch, ...]` and labels `[batch]`, or dicts with `"labels"`, such as a DataLoader.
         skips: the sub-networks; all by default.
-        task: what the network is for: a task of `adaptive_depth.tasks`, or what `train` takes; where None what the
-            model's class says (`as_task`), and one class a sample for anything else.
+        task: what the network is for: a task of `adaptive_depth.tasks`, or what `train` takes; if None, what the
+            model's class implies (`as_task`), or else one class per sample.
         across_processes: all processes of a training call this, each with its share of the samples, and each gets the
             quality on all of them.
 
     Returns:
         A dict with, for each skip, super-net first, the number that `task.quality` names; by default the share of
-        samples whose largest logit is the label's. Its attribute `quality` says what that is.
+        samples whose largest logit is the label's. Its attribute `quality` describes it.
 
     Raises:
-        DataError: no batch, no labels, labels that name no class of the network, token ids that a language model does
-            not know or texts beyond its context, a data set (the loader's `dataset`) of fewer classes than the network
-            has, or outputs that are not finite.
-        MeasurementError: a metric of one's own that refuses what the task compares.
+        DataError: no batch, no labels, labels that are not classes of the network, token ids outside a language
+            model's vocabulary or texts beyond its context, a data set (the loader's `dataset`) with fewer classes than
+            the network, or non-finite outputs.
+        MeasurementError: a custom metric that rejects what the task compares.
         SkipError: a skip that does not fit the network.
         StagesError: stages written by hand that the first input proves wrong.
 
@@ -98,7 +98,7 @@ def evaluate(
 
 
 def evaluate_one(model: nn.Module, batches: Iterable[Any], *, task: Any = None) -> float:
-    """The quality of a plain network, as `evaluate` measures that of a sub-network.
+    """The quality of a plain network, measured as `evaluate` measures a sub-network.
 
     Arguments:
         model: not adapted; it runs in eval mode without gradients and is left as it was.
@@ -131,7 +131,7 @@ def evaluate_one(model: nn.Module, batches: Iterable[Any], *, task: Any = None) 
 
 
 def _new_metric(task: Task, output: Any) -> "Metric":
-    """One that asks no other process when it computes: they may evaluate something of their own."""
+    """A metric that does not sync when it computes: other processes may be evaluating something else."""
     from torchmetrics import Metric
 
     metric = task.metric(output)
@@ -140,33 +140,33 @@ def _new_metric(task: Task, output: Any) -> "Metric":
             f"the task's metric() returned a {type(metric).__name__}: expected a new torchmetrics.Metric"
         )
     for part in _parts_of(metric):
-        part.distributed_available_fn = _alone  # `sync_on_compute` is read when a metric is made, and not again
+        part.distributed_available_fn = _alone  # `sync_on_compute` is only read at construction
     return metric
 
 
 def _parts_of(metric: "Metric") -> "list[Metric]":
-    """A metric and those that it holds."""
+    """A metric and its parts."""
     from torchmetrics import Metric
 
     return [part for part in metric.modules() if isinstance(part, Metric)]
 
 
 def _alone() -> bool:
-    """What torchmetrics asks: are there other processes?"""
+    """torchmetrics' question: are there other processes?"""
     return False
 
 
 def taken(task: Task, whose: str, output: Any, y: Any, network: nn.Module) -> Any:
-    """What a network returned, as the task takes it.
+    """A network's output, in the form that the task takes.
 
     Arguments:
         task: what the network is for.
-        whose: the output is, for errors.
+        whose: the source of the output, for errors.
         output, y: what it returned, and the labels.
-        network: it, whose weights may be why an output is not finite.
+        network: its weights may be why an output is not finite.
 
     Raises:
-        DataError: an output that does not fit the labels, or is not finite.
+        DataError: an output that is not finite or does not fit the labels.
     """
     try:
         found = task.output(output)
@@ -174,37 +174,37 @@ def taken(task: Task, whose: str, output: Any, y: Any, network: nn.Module) -> An
     except TrainingError as error:
         raise DataError(str(error)) from error
     if not all(torch.isfinite(tensor).all() for tensor in tensors_in(found)):
-        raise DataError(f"{whose} returned numbers that are not finite, {_why_not_finite(network)}")
+        raise DataError(f"{whose} returned non-finite numbers, {_why_not_finite(network)}")
     return found
 
 
 def _why_not_finite(network: nn.Module) -> str:
     if (name := first_not_finite(network)) is not None:
         return (
-            f"for the network's weights are not, the first of them {name}: load them anew, from before they diverged "
-            "in training (a lower learning rate), or in a wider precision (bfloat16 or float32 for float16)"
+            f"because its weights are non-finite, the first of them {name}: reload them from before they diverged in "
+            "training (lower the learning rate), or in a wider precision (bfloat16 or float32 instead of float16)"
         )
     return (
-        "and its weights are: look for inputs that are not, or for a precision that overflows (float16; take bfloat16 "
-        "or float32)"
+        "but its weights are finite: look for non-finite inputs, or for a precision that overflows (float16; use "
+        "bfloat16 or float32)"
     )
 
 
 def _check_one_class(output: Any, y: Any) -> None:
-    """Without a task nothing else is certain than one class a sample."""
+    """Without a task, only one class per sample is unambiguous."""
     fits = isinstance(output, Tensor) and isinstance(y, Tensor) and output.ndim == 2 and y.shape == output.shape[:1]
     if not fits:
         labels = list(y.shape) if isinstance(y, Tensor) else f"in a {type(y).__name__}"
         received = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise DataError(
             f"the network returned {received} for labels {labels}: expected [batch, classes] and [batch]; for anything "
-            "else name the task, evaluate(network, batches, task=...): MultiLabel, Regression, Segmentation, "
-            "Detection, LanguageModel, a dict of tasks for several heads, or one of your own"
+            "else pass the task, evaluate(network, batches, task=...): MultiLabel, Regression, Segmentation, "
+            "Detection, LanguageModel, a dict of tasks for several heads, or a custom one"
         )
 
 
 def _join(metrics: dict[str, "Metric"], device: torch.device) -> None:
-    """Put the state of all processes into the metrics of each."""
+    """Merge the state of all processes into the metrics of each."""
     processes = Distributed()
     if processes.count == 1:
         return
@@ -214,17 +214,17 @@ def _join(metrics: dict[str, "Metric"], device: torch.device) -> None:
     for part in (part for metric in metrics.values() for part in _parts_of(metric)):
         part.sync(distributed_available=lambda: True)
         joined = dict(part.metric_state)
-        part.unsync()  # one that is synced refuses to compute unless it syncs itself
+        part.unsync()  # a synced metric refuses to compute unless it syncs itself
         for name, value in joined.items():
             setattr(part, name, value)
 
 
 def _check_classes(data: Any, outputs: int) -> None:
-    """A data set that names its classes, and numbers labels by them, has one for each output."""
+    """A data set that names its classes and numbers labels by them must have one per output."""
     classes = getattr(data, "classes", None)
     if isinstance(classes, Sized) and len(classes) < outputs and getattr(data, "target_transform", None) is None:
         raise DataError(
-            f"the data has {len(classes)} classes, the network {outputs}: an output that no label names can only be "
-            f"wrong; build the model with num_classes={len(classes)}, or number the labels as the network's outputs "
+            f"the data has {len(classes)} classes, the network {outputs}: an output without a label can only be "
+            f"wrong; build the model with num_classes={len(classes)}, or number the labels like the network's outputs "
             "(target_transform= of the data set)"
         )

@@ -1,4 +1,4 @@
-"""What text costs at every depth: the time to the first token, the time of each further one, the size of the cache."""
+"""What text costs at every depth: time to first token, time per further token, size of the cache."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -39,33 +39,33 @@ def profile_generation(
 ) -> Profile:
     """Measure what it costs to continue a text at each depth, on the device of the prompt.
 
-    In each round every sub-network continues the prompt once, greedily and with a cache of its own, in an order
-    shuffled anew, as `profile` times passes. Of a round, the time to the first token and the median time of the steps
-    that follow are kept; the profile holds the medians of both over the rounds. An accelerator is waited for after each
-    token, as where text is streamed.
+    In each round every sub-network continues the prompt once, greedily and with its own cache, in a newly shuffled
+    order, as `profile` times passes. A round keeps the time to the first token and the median time of the following
+    steps; the profile holds the medians of both over the rounds. Accelerators are synchronised after each token, as if
+    text were streamed.
 
-    Multiply-adds are those of the prompt, of one text of the batch, with the logits of its last place alone where the
+    Multiply-adds are those of the prompt for one text of the batch, with logits for its last position only if the
     model can leave out the others. The cache is measured at its full length, `prompt + new_tokens - 1`.
 
     Arguments:
         network: an adapted causal language model of transformers.
-        prompt: token ids `[batch, tokens]`, or a dict of `input_ids` and `attention_mask`. Padding stands on the left.
-        new_tokens: to write, the first one included; at least 2.
-        skips: which sub-networks, one or several; by default all that can keep a cache of their own: of the others
-            the profile and a warning say why not (`Profile.left_out`).
+        prompt: token ids `[batch, tokens]`, or a dict of `input_ids` and `attention_mask`. Padding goes on the left.
+        new_tokens: to write, including the first one; at least 2.
+        skips: which sub-networks, one or several; by default all that can keep their own cache; the profile and a
+            warning give the reason for the others (`Profile.left_out`).
         rounds: how often each continues the prompt. By default as often as `seconds` allow, 6 to 100 times.
-        seconds: about how long the timing takes where `rounds` is not given; warm-up comes on top.
-        warmup: rounds that are run before and not timed; by default until steady, as in `profile`.
-        on_progress: called with (done, in all, what) after each round.
+        seconds: about how long the timing takes if `rounds` is not given, in addition to warm-up.
+        warmup: untimed rounds in advance; by default until steady, as in `profile`.
+        on_progress: called with (done, total, what) after each round.
 
     Returns:
         A profile whose costs have `first_token_ms`, `token_ms`, `cache_kb`, `macs` and `parameters`.
 
     Raises:
         SkipError: a skip that does not fit the stages.
-        StagesError: a model whose sub-networks cannot keep a cache of their own, or one of `skips` that cannot.
-        MeasurementError: a model that does not continue text, a prompt that is none or too long, arguments out of
-            range, or a device that failed meanwhile.
+        StagesError: a model whose sub-networks cannot keep their own cache, or one of `skips` that cannot.
+        MeasurementError: a model that does not continue text, an invalid or overlong prompt, arguments out of range,
+            or a device that failed during the measurement.
 
     Example:
         >>> import adaptive_depth as ad, torch
@@ -83,7 +83,7 @@ def profile_generation(
     chosen = chosen_skips(network, skips)
     ids, tell = inputs["input_ids"], on_progress or say_nothing
     with evaluating(network), torch.no_grad(), device_failures(ids.device):
-        network(**inputs, use_cache=False)  # proves stages written by hand
+        network(**inputs, use_cache=False)  # proves hand-written stages
         chosen, left_out = usable(network, chosen) if skips is None else (chosen, {})
         wait, takes = waiter(ids.device), {*inspect.signature(type(network.model).forward).parameters}
         texts = {skip: _Text(network.subnet(skip), inputs, new_tokens, wait, takes) for skip in chosen}
@@ -115,7 +115,7 @@ def profile_generation(
 
 
 class _Text:
-    """A sub-network that continues the prompt each time it is called, and keeps how long that took."""
+    """A sub-network that continues the prompt each time it is called, and records how long that took."""
 
     def __init__(
         self,
@@ -133,19 +133,19 @@ class _Text:
         self.forget()
 
     def forget(self) -> None:
-        """The times of warm-up."""
+        """Drop the times of the warm-up."""
         self.firsts_ms: list[float] = []
-        self.steps_ms: list[float] = []  # of each round the median
+        self.steps_ms: list[float] = []  # the median of each round
 
     def __call__(self) -> None:
         self.firsts_ms.append(milliseconds(self.begin, self.wait))
         began = tensor_bytes(self._cache)
         self.steps_ms.append(median(milliseconds(self._step, self.wait) for _ in range(self.new_tokens - 1)))
         self.cached_bytes = tensor_bytes(self._cache)
-        # A cache that grows has for each new token as much as for each one before.
+        # A growing cache takes as much for each new token as for each earlier one.
         grown = (self.cached_bytes - began) / (self.new_tokens - 1)
         self.grows = grown * self._prompt_tokens >= 0.999 * began
-        del self._cache  # the next sub-network has the memory to itself
+        del self._cache  # frees the memory for the next sub-network
 
     def begin(self) -> None:
         """From the prompt to its first token."""
@@ -156,7 +156,7 @@ class _Text:
         output = self.subnet(**inputs, **self._last, use_cache=True)
         found = cache_in(output)
         if found is None:
-            raise MeasurementError(f"{no_cache(self.subnet)}; time passes of this one with profile")
+            raise MeasurementError(f"{no_cache(self.subnet)}; time its passes with profile instead")
         self._name, self._cache = found
         self._seen = self._mask
         self._token = output["logits"][:, -1:].argmax(-1)
@@ -166,7 +166,7 @@ class _Text:
         inputs: dict[str, Any] = {"input_ids": self._token, self._name: self._cache, "use_cache": True}
         if (
             self._seen is not None and self._name == "past_key_values"
-        ):  # a state has no places to mask (Mamba would write another text)
+        ):  # a state has no positions to mask (Mamba would write a different text)
             self._seen = torch.cat([self._seen, self._seen.new_ones(self._batch, 1)], 1)
             inputs["attention_mask"] = self._seen
             if self._places:
@@ -178,9 +178,9 @@ class _Text:
 
 
 def tensor_bytes(value: Any) -> int:
-    """Bytes of the distinct tensors in a cache, of whatever class: of keys, values and states.
+    """Bytes of the distinct tensors (keys, values, states) in a cache of any class.
 
-    Scalars and vectors are counters and marks, which say where the cache is and hold nothing of the text.
+    Scalars and vectors are ignored: they are counters and positions, not contents of the text.
 
     Example:
         >>> tensor_bytes({"keys": torch.zeros(2, 3), "length": torch.tensor(3)})
@@ -223,20 +223,20 @@ def _checked_prompt(prompt: Any, model: nn.Module, new_tokens: Any) -> dict[str,
     if not isinstance(ids, Tensor) or ids.ndim != 2 or not is_whole(ids):
         received = f"{list(ids.shape)} of {ids.dtype}" if isinstance(ids, Tensor) else f"a {type(ids).__name__}"
         raise MeasurementError(
-            f"the prompt is {received}: expected token ids [batch, tokens], whole numbers, as a tensor or as "
-            "'input_ids' of a dict, such as tokenizer(text, return_tensors='pt')"
+            f"the prompt is {received}: expected integer token ids [batch, tokens], as a tensor or as 'input_ids' of a "
+            "dict, such as tokenizer(text, return_tensors='pt')"
         )
     if not ids.numel():
         raise MeasurementError(f"the prompt is empty, {list(ids.shape)}: expected at least one token to continue")
     if ids.device.type == "meta":
-        raise MeasurementError("the prompt is on the meta device, which computes nothing: expected one that runs")
+        raise MeasurementError("the prompt is on the meta device, which computes nothing: expected a real device")
     if other := sorted({*given} - {"input_ids", "attention_mask"}):
-        raise MeasurementError(f"the prompt holds {', '.join(other)}: expected input_ids and attention_mask alone")
+        raise MeasurementError(f"the prompt contains {', '.join(other)}: expected input_ids and attention_mask only")
     if mask is not None:
         _check_mask(mask, ids)
     if not isinstance(new_tokens, int) or new_tokens < 2:
         raise MeasurementError(
-            f"new_tokens={new_tokens!r}: expected a whole number of at least 2, the first token and one with a cache"
+            f"new_tokens={new_tokens!r}: expected a whole number of at least 2: the first token and one with a cache"
         )
     _check_sizes(ids, new_tokens, model)
     return {"input_ids": ids} | ({} if mask is None else {"attention_mask": mask})
@@ -246,12 +246,12 @@ def _check_mask(mask: Any, ids: Tensor) -> None:
     if not isinstance(mask, Tensor) or mask.shape != ids.shape:
         received = list(mask.shape) if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
         raise MeasurementError(
-            f"attention_mask is {received} for input_ids {list(ids.shape)}: expected one entry a token"
+            f"attention_mask is {received} for input_ids {list(ids.shape)}: expected one entry per token"
         )
     if not bool(mask[:, -1].all()):
         raise MeasurementError(
-            "the prompt is padded on the right, where the next token would follow the padding: expected padding on the "
-            "left, as tokenizer(texts, padding=True, padding_side='left') makes it"
+            "the prompt is padded on the right, so the next token would follow the padding: expected padding on the "
+            "left, as from tokenizer(texts, padding=True, padding_side='left')"
         )
 
 
@@ -259,8 +259,8 @@ def _check_sizes(ids: Tensor, new_tokens: int, model: Any) -> None:
     most = context_of(model)
     if most is not None and most < ids.shape[1] + new_tokens:
         raise MeasurementError(
-            f"a prompt of {ids.shape[1]} tokens and {new_tokens} new ones are more than the {most} that the model "
-            "takes (max_position_embeddings): expected a shorter prompt, or fewer new_tokens"
+            f"a prompt of {ids.shape[1]} tokens and {new_tokens} new ones exceed the model's limit of {most} "
+            "(max_position_embeddings): expected a shorter prompt, or fewer new_tokens"
         )
     if found := foreign_tokens(model, ids):
         raise MeasurementError(f"the prompt has {found}")

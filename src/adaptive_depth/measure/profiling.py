@@ -1,4 +1,4 @@
-"""Cost of every sub-network: multiply-adds, parameters, and on the device of an example time, memory and energy."""
+"""Cost of every sub-network: multiply-adds, parameters, and time, memory and energy on an example's device."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ from .instruments.timing import waiter, warm_up
 
 OnProgress = Callable[[int, int, str], None]
 
-# What makes a callable of a sub-network, for each backend.
+# How each backend turns a sub-network into a callable.
 BACKENDS: Registry[Callable[[nn.Module], Callable[..., Any]]] = Registry("backend", MeasurementError)
 BACKENDS.register("eager")(lambda subnet: subnet)
 BACKENDS.register("compiled")(lambda subnet: torch.compile(subnet))
@@ -50,39 +50,39 @@ def profile(
 ) -> Profile:
     """Measure what sub-networks cost on this device for one example input.
 
-    Everything runs in eval mode without gradients; modes are put back. Time is measured in rounds: in each, every
-    sub-network runs once, in an order shuffled anew (by a fixed seed), so that what slows the device down for a while
-    slows all of them. An accelerator is waited for before and after each pass.
+    Everything runs in eval mode without gradients; modes are restored. Time is measured in rounds: in each, every
+    sub-network runs once, in a newly shuffled order (with a fixed seed), so that a temporary slowdown of the device
+    affects all of them. Accelerators are synchronised before and after each pass.
 
     Multiply-adds are what the paper calls FLOPs: those of matrix products, convolutions and attention; biases, norms,
-    activations, pooling and resampling are left out. What a model does once a batch, whatever its size, is divided by
-    it too. Of a detector it is said how often it suppresses overlapping boxes, and which multiply-adds run on those
-    that are left: they depend on what is in the image, and so on the example.
+    activations, pooling and resampling are left out. Work done once per batch is divided by the batch size, too. For
+    a detector, the profile reports how often it suppresses overlapping boxes, and which multiply-adds run on the
+    remaining ones: these depend on what is in the image, and so on the example.
 
     Arguments:
-        network: an adapted network; of a compiled one, the compiled code is timed.
+        network: an adapted network; if it is compiled, the compiled code is timed.
         *example, **kwargs: the input, as the original model takes it, such as `[batch, channels, height, width]`,
             on the device of the network. The first dimension of its tensors is the batch size, and so is the length of
-            a list of images. Where tensors differ in it, or stand in another list (nodes and edges of a graph), the
+            a list of images. If tensors differ in it, or are in another kind of list (nodes and edges of a graph), the
             whole example counts as one sample.
-        skips: which sub-networks, one or several; by default all that can be used by themselves (`Profile.left_out`).
-        latency: also measure time, memory and energy. Without, an example and a network on the meta device do.
+        skips: which sub-networks, one or several; by default all that can be used on their own (`Profile.left_out`).
+        latency: also measure time, memory and energy. Without it, example and network may be on the meta device.
         backend: what runs the sub-networks: `eager`, or `compiled` (`torch.compile`, which leaves the network itself
-            as it is and takes its time for each sub-network).
+            unchanged and compiles every sub-network).
         batch_sizes: further batch sizes to measure the throughput at, with the example's samples repeated.
-        energy: also measure energy, where the device has counters and zeus is installed to read them; it takes half
-            a second for each sub-network, three times. The result says what was read, or why nothing was.
+        energy: also measure energy, if the device has counters and zeus is installed to read them; it takes half a
+            second per sub-network, three times. The result says what was read, or why nothing was.
         rounds: how often each sub-network is timed. By default as often as `seconds` allow, 6 to 100 times.
-        seconds: about how long the timing takes where `rounds` is not given, for each batch size; warm-up comes on top.
-        warmup: rounds that are run before and not timed; by default as many as it takes until two in a row take the
-            same time (to 5 %), at most ten, and none after as many seconds as are given.
-        on_progress: called with (done, in all, what) after each step; of the timing, the second is an estimate where
+        seconds: about how long the timing takes for each batch size if `rounds` is not given, in addition to warm-up.
+        warmup: untimed rounds in advance; by default until two in a row take the same time (to 5 %), but at most ten
+            and for no longer than `seconds`.
+        on_progress: called with (done, total, what) after each step; while timing, the total is an estimate if
             `rounds` is not given.
 
     Raises:
         SkipError: a skip that does not fit the stages.
-        MeasurementError: arguments out of range, an example without a tensor, or a device that failed meanwhile (lost,
-            or out of memory).
+        MeasurementError: arguments out of range, an example without a tensor, or a device that failed during the
+            measurement (lost, or out of memory).
 
     Example:
         >>> import adaptive_depth as ad, timm, torch
@@ -93,20 +93,20 @@ def profile(
     """
     _check_measurement(network, rounds, seconds, warmup, batch_sizes, backend)
     chosen = chosen_skips(network, skips)
-    if len(example) == 1 and isinstance(example[0], Mapping):  # a batch of Hugging Face's
+    if len(example) == 1 and isinstance(example[0], Mapping):  # a Hugging Face batch
         example, kwargs = (), {**example[0], **kwargs}
     device, batch_size = _device_and_batch(example, kwargs)
     if batch_sizes and samples_in((example, kwargs)) is None:
         raise MeasurementError(
-            f"batch_sizes={batch_sizes!r} repeats the samples of the example, and which entries of tensors "
-            f"{shapes_in((example, kwargs))} are a sample's is not certain: expected tensors with the same first "
-            "dimension, or no batch_sizes"
+            f"batch_sizes={batch_sizes!r} repeats the samples of the example, but it is not certain which entries of "
+            f"tensors {shapes_in((example, kwargs))} form a sample: expected tensors with the same first dimension, or "
+            "no batch_sizes"
         )
     if latency and device.type == "meta":
         raise MeasurementError("the example is on the meta device, which computes nothing: pass latency=False")
     plan = partial(planned, rounds, seconds)
     with evaluating(network), torch.no_grad(), device_failures(device):
-        network(*example, **kwargs)  # proves stages written by hand
+        network(*example, **kwargs)  # proves hand-written stages
         chosen, left_out = usable(network, chosen) if skips is None else (chosen, {})
         subnets = {skip: network.subnet(skip) for skip in chosen}
         counts = count_macs({skip: partial(subnet, *example, **kwargs) for skip, subnet in subnets.items()})
@@ -150,7 +150,7 @@ class _Bench:
         self.wait = waiter(device)
 
     def runs(self, samples: int | None = None) -> dict[str, Callable[[], Any]]:
-        """A pass of each sub-network: of the example, or of so many samples taken from it in turn."""
+        """A pass of each sub-network over the example, or over `samples` samples taken from it in turn."""
         args, kwargs = self.args, self.kwargs
         if samples is not None:
             args, kwargs = _resized((args, kwargs), _device_and_batch(args, kwargs)[1], samples)
@@ -167,7 +167,7 @@ class _Bench:
     ) -> Profile:
         runs, compiled = self.runs(), {}
         for done, (skip, run) in enumerate(runs.items(), 1):
-            compiled[skip] = run()  # a compiled one is compiled now, where somebody watches
+            compiled[skip] = run()  # compiles now, while progress is shown
             self.tell(done, len(runs), "warming up")
         conditions: dict[str, Any] = {"before": moment(self.device)}
         conditions["warmup_rounds"] = warm_up(runs, self.wait, warmup, seconds)
@@ -205,7 +205,7 @@ class _Bench:
         if meter is None:
             return None, how
         drawn = energy_of_all(runs, self.wait, latency, meter, partial(self._round, "energy"))
-        return drawn, how if drawn else f"not measurable here: {how} stood still while the network ran"
+        return drawn, how if drawn else f"not measurable here: {how} did not advance while the network ran"
 
     def _throughput(
         self,
@@ -214,7 +214,7 @@ class _Bench:
         seconds: float,
         known: Mapping[int, Mapping[str, float]],
     ) -> dict[str, dict[int, float]]:
-        """Samples a second by skip and batch size; for the `known` ones from the latency."""
+        """Samples per second by skip and batch size; for the `known` sizes, from the latency."""
         medians = {batch: dict(latency) for batch, latency in known.items()}
         for batch in sorted({*batch_sizes} - {*medians}):
             runs = self.runs(batch)
@@ -227,7 +227,7 @@ class _Bench:
 
 
 def _resized(inputs: Any, batch: int, samples: int) -> Any:
-    """The same inputs with another number of samples: those of the batch, in turn."""
+    """The same inputs with a different number of samples: the batch's, repeated in turn."""
 
     def resize(found: Any) -> Any:
         if isinstance(found, Tensor):
@@ -240,13 +240,13 @@ def _resized(inputs: Any, batch: int, samples: int) -> Any:
 
 @contextmanager
 def device_failures(device: torch.device) -> Iterator[None]:
-    """Say in the library's words that a device went away or had too little memory."""
+    """Report in the library's words that a device was lost or ran out of memory."""
     try:
         yield
     except (torch.OutOfMemoryError, torch.AcceleratorError) as error:
         raise MeasurementError(
-            f"{device} failed while it was measured ({one_line(error)[:200]}): nothing of this profile is kept; see "
-            "that the device answers and has room (a smaller batch or fewer batch_sizes), then measure again"
+            f"{device} failed while it was measured ({one_line(error)[:200]}): this profile was discarded; check that "
+            "the device responds and has enough memory (a smaller batch or fewer batch_sizes), then measure again"
         ) from error
 
 
@@ -269,7 +269,7 @@ def _check_measurement(
 
 
 def chosen_skips(network: AdaptiveNetwork, skips: Iterable[Skip] | None) -> list[str]:
-    """Which sub-networks are measured: one or several, all where None is given."""
+    """Which sub-networks are measured: one or several; all if None."""
     asked = network.skips if skips is None else [skips] if isinstance(skips, str) else skips
     chosen = [parse_skip(skip, len(network.stages)) for skip in asked]
     if not chosen:
@@ -291,7 +291,7 @@ def check_rounds(rounds: object, seconds: object, warmup: object) -> None:
 
 
 def _device_and_batch(example: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[torch.device, int]:
-    """Of an example; one that does not say for certain how many samples it has is one as a whole."""
+    """Of an example; if its number of samples is not certain, it counts as one sample."""
     batch = samples_in((tuple(example), kwargs))
     for leaf in tree_leaves((example, kwargs)):
         if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] and batch != 0:

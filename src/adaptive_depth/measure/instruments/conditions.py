@@ -1,4 +1,4 @@
-"""What a figure depends on beside the network: the device, its clock, who else uses it."""
+"""What a measurement depends on besides the network: the device, its clock, its load."""
 
 import os
 import platform
@@ -21,7 +21,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def moment(device: torch.device) -> dict[str, Any]:
-    """Clock, temperature and load at this moment, as far as the machine tells."""
+    """Current clock, temperature and load, as far as the machine reports them."""
     told: dict[str, Any] = {
         "clock_mhz": _clock(),
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
@@ -36,7 +36,7 @@ def moment(device: torch.device) -> dict[str, Any]:
 def _of_gpu(name: str, device: torch.device) -> float | None:
     try:
         return getattr(torch.cuda, name)(device)
-    except (ModuleNotFoundError, RuntimeError):  # needs NVIDIA's Python package, and a driver that answers
+    except (ModuleNotFoundError, RuntimeError):  # needs NVIDIA's Python package and a working driver
         return None
 
 

@@ -1,6 +1,6 @@
 """Energy, by counters of the device: NVML on NVIDIA GPUs, RAPL on Intel and AMD processors, a Jetson's own sensors.
 
-zeus (the extra `energy`) finds and reads them. Where there are none, nothing is estimated.
+zeus (the extra `energy`) finds and reads them. Without counters, nothing is estimated.
 """
 
 import random
@@ -31,12 +31,12 @@ def find_meter(device: torch.device) -> tuple[Meter | None, str]:
     on_gpu = device.type == "cuda"
     gpus = [device.index if device.index is not None else torch.cuda.current_device()] if on_gpu else []
     try:
-        with warnings.catch_warnings(action="ignore"):  # of sensors that are not there
+        with warnings.catch_warnings(action="ignore"):  # about missing sensors
             monitor = ZeusMonitor(gpu_indices=gpus, cpu_indices=[] if on_gpu else None)
-    except Exception as error:  # noqa: BLE001 - drivers fail in ways of their own; then there is no counter
+    except Exception as error:  # noqa: BLE001 - drivers fail in many ways; all mean: no counter
         return None, f"{_NOT_HERE}{' '.join(str(error).split())}"
     if monitor.soc_is_present:
-        return _meter(monitor, _of_board), "the board's own sensors, the whole of it"
+        return _meter(monitor, _of_board), "the board's own sensors, for the whole board"
     if gpus:
         return _meter(monitor, _of_gpus), f"NVML, GPU {gpus[0]}"
     if monitor.cpu_indices:
@@ -76,9 +76,9 @@ def energy_of_all(
     meter: Meter,
     on_round: Callable[[int, int], None],
 ) -> dict[str, float] | None:
-    """Millijoules of one pass, by skip: medians of windows of half a second, in turn; None if the counters stood still.
+    """Millijoules of one pass by skip: medians of half-second windows; None if the counters did not advance.
 
-    What the device draws at rest is in it: it is drawn for as long as the pass takes.
+    Idle power is included: the device draws it for as long as the pass takes.
     """
     drawn: dict[str, list[float]] = {skip: [] for skip in runs}
     order, shuffle = list(runs), random.Random(0).shuffle

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import flop_registry
 
 from ...modes import without_fast_paths
 
-# Operators that do no multiply-adds in the field's count, beside pointwise ones and views (`_is_free`).
+# Operators without multiply-adds by the field's convention, besides pointwise ones and views (`_is_free`).
 _FREE_KINDS = {
     "copies, joins, index": """_to_copy _unsafe_view as_strided cat clone constant_pad_nd contiguous copy embedding
         fill flip gather im2col index index_add index_copy index_fill index_put index_select lift_fresh masked_fill
@@ -38,7 +38,7 @@ _FREE_KINDS = {
 _FREE = frozenset(" ".join(_FREE_KINDS.values()).split())
 _POOLING = frozenset({"roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool"})  # of torchvision, on boxes
 _SUPPRESSION = "torchvision.nms"
-# Products that torch's registry has no formula of, by their first argument: one multiply-add each.
+# Products missing from torch's registry: one multiply-add per entry of their first argument.
 _PRODUCTS = frozenset({"aten.mv", "aten.dot"})
 
 
@@ -48,9 +48,9 @@ class Counts:
 
     Attributes:
         macs: multiply-adds of the whole example by skip.
-        uncounted: operators that may do multiply-adds and that no formula counts, and how often each was called.
-        suppressions: how often overlapping boxes were suppressed, at most.
-        on_boxes: of the multiply-adds, those that came after the first suppression; none where there was none.
+        uncounted: operators that may do multiply-adds but have no formula, and how often each was called.
+        suppressions: the most times that a pass suppressed overlapping boxes.
+        on_boxes: the multiply-adds after the first suppression; empty if there was none.
     """
 
     macs: dict[str, int]
@@ -94,7 +94,7 @@ class _MacCounter(TorchDispatchMode):
 
 
 def _is_free(operator: torch._ops.OpOverload) -> bool:
-    """Is it known to do no multiply-adds?"""
+    """Whether it is known to do no multiply-adds."""
     if operator.is_view or torch.Tag.pointwise in operator.tags:
         return True
     namespace, _, name = operator._schema.name.partition("::")

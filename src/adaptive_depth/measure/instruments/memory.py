@@ -1,4 +1,4 @@
-"""Memory: the most that tensors take at a time in one forward pass."""
+"""Memory: the peak that tensors take in one forward pass."""
 
 import os
 import sys
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 
 def peak_bytes(runs: Mapping[str, Callable[[], Any]], device: torch.device) -> dict[str, int] | None:
-    """What one pass of each allocates at the most at a time, in bytes; None on a device that does not tell.
+    """Peak allocation of one pass of each, in bytes; None on a device that does not report it.
 
-    On a CPU torch's profiler hears of every allocation of a tensor; scratch memory that libraries keep for themselves
-    is not in it. On a GPU the caching allocator keeps the count.
+    On a CPU torch's profiler sees every tensor allocation, but not the libraries' own scratch memory. On a GPU the
+    caching allocator keeps count.
     """
     if device.type == "cpu":
         return _on_cpu(runs)
@@ -72,7 +72,7 @@ def _peak(changes: list[tuple[int, int]], during: Any) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what the profiler's library writes to the process's stderr when it starts and stops (no error of ours)."""
+    """Drop what the profiler's library writes to the process's stderr when it starts and stops (not errors)."""
     try:
         stderr = sys.__stderr__.fileno()  # type: ignore[union-attr]
         kept = os.dup(stderr)

@@ -1,4 +1,4 @@
-"""Time on a torch device: what waits for it, and a warm-up; the clock itself is `stopwatch.py`."""
+"""Time on a torch device: synchronisation and warm-up; the clock itself is `stopwatch.py`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,14 +7,14 @@ import torch
 
 from ...stopwatch import Runs, milliseconds
 
-_STEADY = 1.05  # a round of warm-up that takes at most so much longer or shorter than the one before ends it
+_STEADY = 1.05  # warm-up ends when two rounds in a row differ by at most this factor
 _MOST_WARMUP = 10  # rounds; a machine that is not steady by then will not be
 
 
 def warm_up(runs: Runs, wait: Callable[[], None], rounds: int | None, seconds: float) -> int:
-    """Run rounds that are not kept; return how many.
+    """Run untimed rounds; return how many.
 
-    As many as given; else until two in a row take the same time, or these seconds are over.
+    As many as given; otherwise until two in a row take the same time, or `seconds` have passed.
     """
     times: list[float] = []
     while len(times) < (_MOST_WARMUP if rounds is None else rounds):
@@ -26,7 +26,7 @@ def warm_up(runs: Runs, wait: Callable[[], None], rounds: int | None, seconds: f
 
 
 def waiter(device: torch.device) -> Callable[[], None]:
-    """What waits until the device has done everything it was given."""
+    """A function that waits until the device has finished all its work."""
     if device.type == "cpu":
         return lambda: None
     if device.type == "mps":
