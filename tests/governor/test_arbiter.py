@@ -134,7 +134,7 @@ def test_bad_input() -> None:
     one = DepthScheduler(CARS, 50)
     with pytest.raises(BudgetError, match="0 schedulers: expected one or more"):
         Arbiter({})
-    with pytest.raises(BudgetError, match="each a DepthScheduler of its own"):
+    with pytest.raises(BudgetError, match="a separate one for each network"):
         Arbiter({"a": one, "b": one})
     with pytest.raises(BudgetError, match="network 'dogs': expected some of cars, faces"):
         arbiter().plan({"dogs": [1.0]})

@@ -189,7 +189,7 @@ def test_a_depth_that_it_never_chooses_cannot_be_observed():
     one = governor(token_ms=30)
     for skip in ("TF", "F"):
         with pytest.raises(
-            SkipError, match=f"skip '{skip}' is none of the governor's depths: expected one of TT, FT, FF"
+            SkipError, match=f"skip '{skip}' is not one of the governor's depths: expected one of TT, FT, FF"
         ):
             one.observe(skip, token_ms=9.0)
 
@@ -210,4 +210,4 @@ def test_some_depths_alone():
 
 def test_it_says_what_it_holds():
     said = repr(governor(first_token_ms=300, token_ms=30))
-    assert said == "TextGovernor for 300 ms to the first token and 30 ms a token over TT, FT, FF"
+    assert said == "TextGovernor for 300 ms to the first token and 30 ms per token over TT, FT, FF"

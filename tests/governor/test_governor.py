@@ -261,7 +261,7 @@ def test_limits_that_nothing_meets_give_the_nearest_and_are_said_once(caplog):
     device = Device(limit=lambda: {"energy_mj": 10})
     assert device.run(*[1.0] * 100) == ["TT"] * 100
     assert [record.message for record in caplog.records] == [
-        "no depth is within {'energy_mj': 10}: running the one that is nearest"
+        "no depth is within {'energy_mj': 10}: running the nearest one"
     ]
 
 
@@ -438,7 +438,7 @@ def test_the_log_is_bounded_and_all_decisions_can_be_written_elsewhere():
     assert len(governor.log) == 10
     assert governor.log == tuple(written[-10:])
     assert replay(written, TABLE, target_ms=30.0) == tuple(written)
-    with pytest.raises(MeasurementError, match="a log of 10 decisions does not begin with the first one or has gaps"):
+    with pytest.raises(MeasurementError, match="a log of 10 decisions does not start with the first one or has gaps"):
         replay(governor.log, TABLE, target_ms=30.0)
     with pytest.raises(MeasurementError, match="a log of 0 decisions"):
         replay([], TABLE, target_ms=30.0)

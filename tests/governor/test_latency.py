@@ -93,7 +93,7 @@ def test_the_quality_stays():
 
 
 def test_latencies_of_other_depths():
-    with pytest.raises(MeasurementError, match=r"has FF, FT, TT, the latencies are of FFF: expected the same depths"):
+    with pytest.raises(MeasurementError, match=r"has FF, FT, TT, but the latencies are for FFF: expected the same"):
         with_latencies(TABLE, {"FFF": 3.0}, device={})
 
 

@@ -272,7 +272,7 @@ def test_threads_share_one() -> None:
         (
             {"max_batch": 8},
             ad.MeasurementError,
-            r"max_batch=8, and latencies .* of 4 at most: profile with",
+            r"max_batch=8, but latencies .* of at most 4: profile with",
         ),
         ({"worth": {"F": 1.0}}, ad.BudgetError, "expected a finite number above 0 for each of F, T"),
     ],
@@ -289,11 +289,11 @@ def test_tables_that_are_refused() -> None:
     with pytest.raises(ad.MeasurementError, match="latency_ms was not measured: profile without"):
         DepthScheduler(untimed, 50.0)
     single = ad.TradeOffs(tuple(replace(row, throughput={}) for row in ROWS))
-    with pytest.raises(ad.MeasurementError, match=r"of 1 at most: profile with batch_sizes=\(1, 4\)"):
+    with pytest.raises(ad.MeasurementError, match=r"of at most 1: profile with batch_sizes=\(1, 4\)"):
         DepthScheduler(single, 50.0, max_batch=4)
     assert DepthScheduler(single, 50.0).max_batch == 1
     metres = replace(TABLE, quality=Quality("RMSE", "m", higher_is_better=False))
-    with pytest.raises(ad.BudgetError, match="what an answer is worth does not follow from RMSE"):
+    with pytest.raises(ad.BudgetError, match="the worth of an answer does not follow from RMSE"):
         DepthScheduler(metres, 50.0)
     assert DepthScheduler(metres, 50.0, worth={"F": 1.0, "T": 0.8}).plan([50.0]).skip == "F"
     with pytest.raises(ad.MeasurementError, match="other batch sizes for some sub-networks than for others"):
@@ -346,7 +346,7 @@ def test_a_device_that_stays_slow_is_tried_now_and_then() -> None:
 
 
 def test_what_cannot_be_planned_is_an_error() -> None:
-    with pytest.raises(ad.errors.BudgetError, match="1 requests say what they accept, 2 wait"):
+    with pytest.raises(ad.errors.BudgetError, match="accepted has 1 entries for 2 requests"):
         scheduler().plan([50.0, 40.0], [("T",)])
     with pytest.raises(ad.errors.BudgetError, match="left_ms holds nan"):
         scheduler().plan([math.nan])

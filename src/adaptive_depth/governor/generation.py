@@ -1,4 +1,4 @@
-"""Depth by depth for text: a limit on the time to the first token, and one on the time of each further token."""
+"""A depth for each text, with a limit on the time to the first token and one on the time per further token."""
 
 import math
 import time
@@ -12,32 +12,32 @@ from .governor import Governor, is_positive, only
 
 
 class TextGovernor:
-    """Picks the depth of the next text, so that it begins in time and is written fast enough.
+    """Picks the depth of the next text so that it starts in time and is written fast enough.
 
-    Each limit has a governor of its own, for a device may be slow at one (prefill computes) and not at the other
-    (decoding reads weights and cache). Both know the same depths; the shallower of their two choices runs, and both
-    are told what it took.
+    Each limit has its own governor, because a device may be slow at one (prefill is compute-bound) and not at the other
+    (decoding reads weights and cache). Both use the same depths; the shallower of their two choices runs, and both
+    observe how long it took.
 
-    The time to the first token follows the prompt: on a straight line from one token, which costs a step of decoding,
-    to the prompt that the table was measured with. What that gets wrong of far longer ones is seen as a slower device.
-    Where prompts of many lengths come in turn, the depth is one that the longer ones of them can afford.
+    The time to the first token grows linearly with the prompt: from one token, which costs a step of decoding, to the
+    prompt that the table was measured with. Errors for far longer prompts look like a slower device. If prompts of
+    different lengths alternate, the chosen depth is one that the longer ones can afford.
 
-    Only depths on the table's Pareto front are used, that of the time per token where it is limited. Threads may share
-    one.
+    Only depths on the table's Pareto front are used: that of time per token if it is limited. Threads may share one
+    governor.
 
     Arguments:
         table: quality, `first_token_ms` and `token_ms` of each depth (`profile_generation`), measured as it will run.
         first_token_ms: a limit for each text, from its arrival to its first token.
-        token_ms: a limit for each text on the time of a further token, in the mean of the text.
-        prompt_tokens: how long the prompt of the table was; by default what the table says.
+        token_ms: a limit for each text on the mean time per further token.
+        prompt_tokens: length of the table's prompt; by default what the table says.
         met: the share of texts that should meet each limit.
-        hold_s, skips, keep, clock: as of `Governor`.
+        hold_s, skips, keep, clock: as for `Governor`.
 
     Attributes:
-        first_token, token: the two governors, each with its `log`; None where there is no such limit.
+        first_token, token: the two governors, each with its `log`; None without such a limit.
 
     Raises:
-        BudgetError: no limit, or one that is no number above 0.
+        BudgetError: no limit, or one that is not a number above 0.
         MeasurementError: no table, one without these times, or a first token after a prompt of unknown length.
 
     Example:
@@ -91,8 +91,8 @@ class TextGovernor:
         """The skip for the next text.
 
         Arguments:
-            prompt_tokens: how long its prompt is; by default as long as that of the table.
-            waited_ms: how long it has waited already.
+            prompt_tokens: length of its prompt; by default that of the table's.
+            waited_ms: how long it has already waited.
 
         Raises:
             BudgetError: a prompt without a token.
@@ -114,28 +114,28 @@ class TextGovernor:
         prompt_tokens: int | None = None,
         waited_ms: float = 0.0,
     ) -> None:
-        """Tell what a text took; what is not known (a text that ended with its first token) is left out.
+        """Report how long a text took; leave out what is unknown (for a text that ended with its first token).
 
         Arguments:
             skip: the depth that ran.
-            first_token_ms: from the beginning of the prompt's pass to the first token.
+            first_token_ms: from the start of the prompt's pass to the first token.
             token_ms: the mean time of each further token.
             prompt_tokens, waited_ms: as given to `choose`.
 
         Raises:
             SkipError: a depth that this governor never chooses.
             BudgetError: a prompt without a token.
-            MeasurementError: a time that is no finite number above 0; nothing is counted then.
+            MeasurementError: a time that is not a finite number above 0; nothing is then recorded.
         """
         if skip not in self._places:
             raise SkipError(
-                f"skip {skip!r} is none of the governor's depths: expected one of {', '.join(self._places)}"
+                f"skip {skip!r} is not one of the governor's depths: expected one of {', '.join(self._places)}"
             )
         for name, value in (("first_token_ms", first_token_ms), ("token_ms", token_ms)):
             if value is not None and not is_positive(value):
                 raise MeasurementError(
-                    f"{name}={value!r} of a text at {skip}: expected milliseconds, a finite number above 0; leave it "
-                    "out where there is none (of a text that ended with its first token)"
+                    f"{name}={value!r} for a text at {skip}: expected milliseconds, a finite number above 0; leave it "
+                    "out if there is none (for a text that ended with its first token)"
                 )
         if self.first_token is not None and first_token_ms is not None:
             work = self._work(self._ladder[self._places[skip]], prompt_tokens)
@@ -144,7 +144,7 @@ class TextGovernor:
             self.token.observe(skip, token_ms)
 
     def _work(self, row: Row, prompt_tokens: int | None) -> float:
-        """How many times as long as in the table the first token of a prompt of that length takes."""
+        """Time to first token for a prompt of this length, as a multiple of the table's."""
         if prompt_tokens is None:
             return 1.0
         if isinstance(prompt_tokens, bool) or not isinstance(prompt_tokens, int) or prompt_tokens < 1:
@@ -157,7 +157,7 @@ class TextGovernor:
         return one + (1 - one) * (prompt_tokens - 1) / (measured - 1)
 
     def __repr__(self) -> str:
-        limits = {"to the first token": self.first_token, "a token": self.token}
+        limits = {"to the first token": self.first_token, "per token": self.token}
         told = " and ".join(f"{each.target_ms:g} ms {what}" for what, each in limits.items() if each is not None)
         return f"TextGovernor for {told} over {', '.join(self._places)}"
 
@@ -165,8 +165,8 @@ class TextGovernor:
 def _timed(table: TradeOffs, ladder: Iterable[Row], name: str) -> TradeOffs:
     """The same depths for a governor of one of the times.
 
-    A deeper one never counts as faster than a shallower one, which only the noise of the measurement makes it: so each
-    governor climbs the same ladder, and what is shallower than its choice meets its limit, too.
+    A deeper one never counts as faster than a shallower one, since only measurement noise can cause that: so both
+    governors climb the same ladder, and whatever is shallower than a choice meets its limit, too.
     """
     rows, least = [], 0.0
     for row in ladder:
@@ -176,12 +176,12 @@ def _timed(table: TradeOffs, ladder: Iterable[Row], name: str) -> TradeOffs:
 
 
 def _length(prompt_tokens: object, first_token_ms: object) -> int:
-    """Of the table's prompt."""
+    """Length of the table's prompt."""
     if prompt_tokens is None and first_token_ms is None:
         return 1
     if isinstance(prompt_tokens, bool) or not isinstance(prompt_tokens, int) or prompt_tokens < 1:
         raise MeasurementError(
-            f"the table's first tokens are those of a prompt of {prompt_tokens} tokens: expected its length, "
-            "TextGovernor(table, prompt_tokens=512, ...), where the table does not say it"
+            f"the table's time to first token is for a prompt of {prompt_tokens} tokens: expected its length, "
+            "TextGovernor(table, prompt_tokens=512, ...), if the table does not have it"
         )
     return prompt_tokens

@@ -1,4 +1,4 @@
-"""The governor: picks the depth for the next input from what it observes of the device."""
+"""The governor: picks the depth for the next input from its observations of the device."""
 
 import logging
 import math
@@ -22,27 +22,27 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class Governor:
-    """Picks the depth for the next input, so that deadlines and limits are kept and the table's quality is at its best.
+    """Picks the depth for the next input: the best quality in the table that meets deadlines and limits.
 
-    Only depths on the table's Pareto front are used: of a quality where lower is better, those of the lowest values.
-    Threads may share one; every method holds a lock for some microseconds.
+    Only depths on the table's Pareto front are used; if lower quality values are better, those with the lowest ones.
+    Threads may share one governor; every method holds a lock for a few microseconds.
 
     Arguments:
         table: quality and latency of each depth, measured as it will run: same backend, threads and batch size.
         target_ms: a deadline for each input, from its arrival to its output.
-        images_per_s: instead of `target_ms`: a stream of so many images a second, of which each input must be done
-            before the next one comes.
-        limit: asked once a second; returns what one pass may cost at present, as `TradeOffs.best` takes it:
+        images_per_s: instead of `target_ms`: a stream of this many images per second, in which each input must be done
+            before the next one arrives.
+        limit: called once a second; returns what one pass may cost at present, as `TradeOffs.best` takes it:
             `{"energy_mj": 40}` while the battery is low, `{"macs": 3e9}` while the device is hot, `{}` for no limit.
         met: the share of inputs that should meet the target.
-        hold_s: a deeper one must have fitted for so long before it is used.
+        hold_s: how long a deeper one must have fitted before it is used.
         skips: the depths that can be run (`session.skips`); by default all in the table.
-        on_decision: called with each `Decision`, such as to write it to a file; `log` keeps the last ones only.
+        on_decision: called with each `Decision`, for example to write it to a file; `log` keeps only the last ones.
         keep: how many decisions `log` keeps; None keeps all.
         clock: seconds; `time.monotonic` by default.
 
     Raises:
-        BudgetError: targets or limits that are none.
+        BudgetError: invalid targets or limits.
         MeasurementError: no table, or a target for one without latencies.
 
     Example:
@@ -91,7 +91,7 @@ class Governor:
         self._asked_s = -math.inf
         self._unmet = self._over = False
         self.failures = 0  # passes of `run` that raised
-        self.ignored = 0  # observations that no clock can have measured
+        self.ignored = 0  # observations with impossible latencies
 
     # -- choosing and observing ---------------------------------------------------------------------------------
 
@@ -99,13 +99,13 @@ class Governor:
         """The skip for the next input.
 
         Arguments:
-            waited_ms: how long it has waited already.
-            work: how many times as long as the table's input it is expected to take, at every depth: of a longer
-                prompt, say.
+            waited_ms: how long it has already waited.
+            work: its expected time as a multiple of that of the table's input, at every depth: for a longer prompt,
+                say.
 
         Raises:
-            BudgetError: work that is no number above 0; or the callback returned something that is no limit. What it
-                raises itself comes through. The governor is as before.
+            BudgetError: work that is not a number above 0, or an invalid limit from the callback, whose own exceptions
+                propagate. The governor is unchanged.
         """
         _check_work(work)
         with self._lock:
@@ -120,19 +120,19 @@ class Governor:
         return decision.skip
 
     def observe(self, skip: str, latency_ms: float, waited_ms: float = 0.0, *, work: float = 1.0) -> None:
-        """Tell what an input took.
+        """Report how long an input took.
 
-        A latency that is not finite or not above 0 comes from a broken clock: it is counted in `ignored`.
+        A latency that is not finite or not above 0 is a clock error: it is only counted in `ignored`.
 
         Arguments:
             skip: the depth that ran.
             latency_ms: of the pass.
-            waited_ms: how long the input had waited before.
+            waited_ms: how long the input had waited before that.
             work: as in `choose`, at this depth.
 
         Raises:
             SkipError: a depth that is not in the table.
-            BudgetError: work that is no number above 0.
+            BudgetError: work that is not a number above 0.
         """
         _check_work(work)
         if skip not in self._rows:
@@ -150,13 +150,12 @@ class Governor:
         Arguments:
             session: called as `session(x, skip)`.
             x: the input.
-            waited_ms: how long it has waited already.
+            waited_ms: how long it has already waited.
 
         Returns:
             What the session returned.
 
-        What the session raises comes through; it is counted in `failures`, and the next input runs as if nothing had
-        happened.
+        Exceptions of the session propagate and are counted in `failures`; the next input is unaffected.
         """
         skip = self.choose(waited_ms)
         start = self._clock()
@@ -178,21 +177,21 @@ class Governor:
 
     @property
     def slowdown(self) -> float:
-        """How many times its profiled latency the device is expected to take for the next input."""
+        """The latency expected for the next input, as a multiple of the profiled one."""
         with self._lock:
             return self._policy.slowdown
 
     def latency_ms(self, skip: str) -> float:
-        """The profiled latency of a depth; 0 where the table has none."""
+        """The profiled latency of a depth; 0 if the table has none."""
         return self._rows[skip].latency_ms or 0.0
 
     @property
     def quality(self) -> Quality:
-        """What depths are judged by: that of the table."""
+        """What depths are judged by: the table's quality."""
         return self._table.quality
 
     def expected(self, skip: str) -> float:
-        """What the table says that a depth reaches, in the unit of `quality`."""
+        """A depth's quality according to the table, in the unit of `quality`."""
         return self._rows[skip].accuracy
 
     accuracy = expected  # its name in version 0.1
@@ -229,7 +228,7 @@ class Governor:
         return decision
 
     def _again(self, decision: Decision) -> Decision:
-        """Make a decision of a log once more."""
+        """Replay a logged decision."""
         for seen in decision.seen:
             self._take(seen)
         if decision.limits != self._limits:
@@ -237,7 +236,7 @@ class Governor:
         return self._decide(decision.at_s, decision.waited_ms, decision.work)
 
     def _say_once(self, meets: bool | None, skip: str) -> None:
-        """Warn where the shallowest depth cannot meet the target; again only after it could for a while."""
+        """Warn if the shallowest depth cannot meet the target; again only after it could for a while."""
         if self._policy.at != self._allowed[0] and not meets:
             return
         if meets is False and not self._unmet:
@@ -250,7 +249,7 @@ class Governor:
         self._unmet = self._unmet if meets is None else not meets
 
     def _within(self, limits: Mapping[str, float]) -> tuple[int, ...]:
-        """The places on the ladder that the limits allow; where there are none the nearest one, and a warning."""
+        """The places on the ladder that the limits allow; if there are none, the nearest one, with a warning."""
         _check_limits(limits, self._table)
         places = range(len(self._ladder))
         over = [
@@ -258,23 +257,23 @@ class Governor:
         ]
         allowed = tuple(place for place in places if over[place] <= 1)
         if not allowed and self._over is False:
-            _LOGGER.warning("no depth is within %s: running the one that is nearest", dict(limits))
+            _LOGGER.warning("no depth is within %s: running the nearest one", dict(limits))
         self._over = not allowed
         return allowed or (over.index(min(over)),)
 
 
 def replay(log: Iterable[Decision], table: TradeOffs, **settings: Any) -> tuple[Decision, ...]:
-    """The decisions that a governor makes from what is written in a log: the same ones, with the same settings.
+    """The decisions that a governor makes from the observations in a log: the same ones, given the same settings.
 
     Arguments:
         log: every decision from the first one on (`keep=None`, or written by `on_decision`).
-        table: as it was for the governor, or another one of the same depths.
-        **settings: of `Governor`: as they were, or others, to see what they would have chosen then. Limits are taken
-            from the log.
+        table: as it was for the governor, or another one with the same depths.
+        **settings: of `Governor`: as they were, or others, to see what they would have chosen. Limits come from the
+            log.
 
     Raises:
-        MeasurementError: a log that is empty or has lost its beginning or a decision between.
-        SkipError: a log of depths that are not in the table.
+        MeasurementError: a log that is empty, lacks its beginning or has gaps.
+        SkipError: a log with depths that are not in the table.
 
     Example:
         >>> from adaptive_depth import Row
@@ -288,15 +287,15 @@ def replay(log: Iterable[Decision], table: TradeOffs, **settings: Any) -> tuple[
     decisions = list(log)
     if not decisions or [each.number for each in decisions] != list(range(1, len(decisions) + 1)):
         raise MeasurementError(
-            f"a log of {len(decisions)} decisions does not begin with the first one or has gaps: keep all of them, by "
-            "Governor(keep=None) or by on_decision"
+            f"a log of {len(decisions)} decisions does not start with the first one or has gaps: keep all of them with "
+            "Governor(keep=None) or on_decision"
         )
     governor = Governor(table, **{"limit": dict, **settings, "keep": None, "on_decision": None})
     return tuple(governor._again(decision) for decision in decisions)
 
 
 def _target(table: TradeOffs, target_ms: object, images_per_s: object, limit: object) -> float:
-    """The deadline in milliseconds; infinite where only a callback limits."""
+    """The deadline in milliseconds; infinite if only a callback sets limits."""
     if target_ms is None and images_per_s is None and limit is None:
         raise BudgetError("a governor without a target: give target_ms=, images_per_s= or limit=")
     if target_ms is not None and images_per_s is not None:
@@ -311,7 +310,7 @@ def _target(table: TradeOffs, target_ms: object, images_per_s: object, limit: ob
 
 
 def check_table(table: object, whose: str) -> None:
-    """Raise where something else than a table was given."""
+    """Raise if something other than a table was given."""
     if not isinstance(table, TradeOffs):
         raise MeasurementError(
             f"{whose} received a {type(table).__name__} instead of a table: expected tradeoffs(accuracy, cost), or the "
@@ -335,14 +334,15 @@ def _check_limits(limits: object, table: TradeOffs) -> None:
     for name, value in limits.items():
         if name not in COSTS or name not in table.measured:
             raise BudgetError(
-                f"the governor's limit returned {name}={value!r}, the table has {', '.join(table.measured)}: {example}"
+                f"the governor's limit returned {name}={value!r}, but the table has {', '.join(table.measured)}: "
+                f"{example}"
             )
         if not is_positive(value):
             raise BudgetError(f"the governor's limit returned {name}={value!r}: expected a finite number above 0")
 
 
 def only(table: TradeOffs, skips: set[str]) -> TradeOffs:
-    """A table of some of its depths."""
+    """The table restricted to some of its depths."""
     rows = tuple(row for row in table.rows if row.skip in skips)
     if skips - {row.skip for row in rows} or not rows:
         raise SkipError(

@@ -1,4 +1,4 @@
-"""The latencies of depths on this machine, for a table whose own were measured elsewhere."""
+"""The latencies of depths on this machine, for a table that was measured elsewhere."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -24,16 +24,16 @@ def measure_latencies(
     on_round: Callable[[int, int], None] | None = None,
     clock: Callable[[], float] = perf_counter,
 ) -> dict[str, float]:
-    """The median time of a pass of each depth; all depths in turn, in an order shuffled anew in each round.
+    """The median time of a pass of each depth; all depths in turn, in a newly shuffled order each round.
 
-    Each timed pass follows one of the same depth that is not timed: as where a depth is kept for a while.
+    Each timed pass follows an untimed one of the same depth, as if a depth had been in use for a while.
 
     Arguments:
         session: called as `session(x, skip)`.
         x: the input.
         skips: the depths.
-        seconds: how long about; at least three rounds, at most thirty.
-        on_round: called with (rounds done, rounds in all, as it looks now).
+        seconds: approximate duration; at least three rounds, at most thirty.
+        on_round: called with (rounds done, estimated total).
         clock: seconds.
 
     Returns:
@@ -55,15 +55,15 @@ def with_latencies(
     *,
     device: Mapping[str, Any],
 ) -> TradeOffs:
-    """A table of the depths that were measured: their quality, and latencies of single images on another device.
+    """A table of the measured depths: their quality, and latencies of single images on another device.
 
     Arguments:
-        table: has the quality; what else was measured on its own device (memory, energy, times of text) is left out.
+        table: for the quality; everything else measured on its own device (memory, energy, text times) is left out.
         latencies: milliseconds by skip.
         device: what they were measured on, as in `Profile`.
 
     Raises:
-        MeasurementError: no depth is in both.
+        MeasurementError: no depth in common.
 
     Example:
         >>> from adaptive_depth import Row
@@ -86,7 +86,7 @@ def with_latencies(
     )
     if not rows:
         raise MeasurementError(
-            f"the table has {', '.join(row.skip for row in table.rows)}, the latencies are of "
+            f"the table has {', '.join(row.skip for row in table.rows)}, but the latencies are for "
             f"{', '.join(latencies)}: expected the same depths"
         )
     return TradeOffs(rows, batch_size=1, device=dict(device), images=table.images, quality=table.quality)

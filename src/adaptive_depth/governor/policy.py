@@ -1,4 +1,4 @@
-"""Which depth next: the governor's rule, without clock, lock or log, so that time is a value like any other."""
+"""Which depth next: the governor's rule, without clock, lock or log, so that time is just another input."""
 
 import math
 from collections import deque
@@ -6,29 +6,29 @@ from collections.abc import Sequence
 
 from ..choose.tradeoffs import Row
 
-EVIDENCE = 4  # a deeper one must have fitted for so many inputs
+EVIDENCE = 4  # a deeper one must have fitted for this many inputs
 SPACING = 0.5  # seconds from a climb to the next one that follows a drop
-ROOM = 1.05  # a deeper one must have fitted, and a shallower one must fit, with so much to spare
-SAVED = 3.0  # misses that may be saved up
-PROBATION = 3  # a climb that misses within so many inputs has failed: the wait for the next one is doubled
-SUCCESS = 20  # one that lives for so many has not: the wait is as at first again
+ROOM = 1.05  # a deeper one must have fitted, and a shallower one must fit, with this margin
+SAVED = 3.0  # the most misses that can be saved up
+PROBATION = 3  # a climb that misses within this many inputs has failed: the wait for the next one doubles
+SUCCESS = 20  # one that survives this many has succeeded: the wait is reset
 LONGEST_WAIT = 30.0  # seconds
 
 
 class Policy:
     """Climbs and drops on a ladder of depths; `decide` before an input, `observe` after it.
 
-    Two things decide. *What would have fitted*: each input tells how much slower than its profile the device was, and
+    Two things decide. *What would have fitted*: each input shows how much slower than its profile the device was, and
     so which depths would have met the deadline. *What may be missed*: each input earns `1 - met` of a miss, each miss
-    above the shallowest depth costs one. While a miss is left, one slow input among three is taken for a spike; when
-    none is left, the first slow input makes the network shallower, and nothing deeper is tried. So whatever the device
-    does, all depths but the shallowest miss at most `(1 - met) * inputs + 1 + depths` deadlines together.
+    above the shallowest depth costs one. While a miss is left, one slow input in three is taken for a spike; when none
+    is left, the first slow input makes the network shallower, and nothing deeper is tried. So whatever the device
+    does, all depths but the shallowest together miss at most `(1 - met) * inputs + 1 + depths` deadlines.
 
     Arguments:
         ladder: the depths with their profiled latency, fastest and worst first.
-        target_ms: from an input's arrival to its output; infinite where there is no deadline.
+        target_ms: from an input's arrival to its output; infinite without a deadline.
         met: the share of inputs that should meet it.
-        hold_s: a deeper one must have fitted for so long; doubled after each failed climb to it.
+        hold_s: how long a deeper one must have fitted; doubled after each failed climb to it.
     """
 
     def __init__(self, ladder: Sequence[Row], target_ms: float, met: float, hold_s: float) -> None:
@@ -39,23 +39,23 @@ class Policy:
         self._left = 1.0
         self._recent: deque[float] = deque(maxlen=3)
         self._wait = [hold_s] * len(ladder)
-        self._fitting = [0] * len(ladder)  # inputs in a row that each depth would have met the deadline for
+        self._fitting = [0] * len(ladder)  # consecutive inputs for which each depth would have met the deadline
         self._since = [0.0] * len(ladder)  # and since when
-        self._turned_at, self._climbing = -math.inf, False  # when it last climbed after a drop; no drop since?
+        self._turned_at, self._climbing = -math.inf, False  # last climb after a drop; no drop since?
         self._on_probation: int | None = None  # inputs since the last climb, until it has succeeded or failed
 
     @property
     def slowdown(self) -> float:
-        """How many times its profiled latency the next input is expected to take.
+        """The latency expected for the next input, as a multiple of the profiled one.
 
-        One of the last three inputs is taken for a spike where a miss can be afforded and no climb is being tried.
+        One of the last three inputs is taken for a spike if a miss is affordable and no climb is on probation.
         """
         seen = sorted(self._recent) or [1.0]
         sure = self._left < 1 or (self._on_probation is not None and self._on_probation < PROBATION)
         return seen[-1] if sure or len(seen) == 1 else seen[-2]
 
     def meets(self, depth: int) -> bool | None:
-        """Does a depth meet the target while nothing waits? None where that is not certain, yes or no, for a while."""
+        """Whether a depth meets the target while nothing waits; None until that has been certain for a while."""
         if self.latencies[depth] * self.slowdown > self.target_ms:
             return False
         return True if self._fitting[depth] >= SUCCESS else None
@@ -65,8 +65,8 @@ class Policy:
 
         Arguments:
             at_s: now, in seconds; never less than before.
-            room: what is left of the target, in milliseconds of the table's input: what the input has waited is gone,
-                and one of twice the work has half the room.
+            room: what is left of the target, in milliseconds of the table's input: waiting time is subtracted, and an
+                input with twice the work has half the room.
             allowed: the depths that the limits allow, shallowest first; at least one.
         """
         if self.at is None:
@@ -105,13 +105,13 @@ class Policy:
         )
 
     def observe(self, at_s: float, depth: int | None, slowdown: float, missed: bool, room: float) -> None:
-        """Take in what one input took.
+        """Record how long one input took.
 
         Arguments:
             at_s: now, in seconds; never less than before.
-            depth: what ran, by its place on the ladder; None where it is not on the ladder.
-            slowdown: its latency against its profile.
-            missed: did it end after the target, waiting included?
+            depth: what ran, by its place on the ladder; None if it is not on the ladder.
+            slowdown: its latency as a multiple of its profile.
+            missed: whether it ended after the target, including waiting.
             room: what it had been given, as in `decide`.
         """
         self._recent.append(slowdown)

@@ -1,4 +1,4 @@
-"""What the time of a device is worth while requests wait for it, by the load. For the scheduler and the arbiter."""
+"""What a device's time is worth at a given load. For the scheduler and the arbiter."""
 
 import math
 from bisect import bisect_right
@@ -29,7 +29,7 @@ class Price:
         self.each = max(0.0, max(values[-1] / size for size, values in enumerate(self.values) if size))
 
     def next(self, requests: float, room: float) -> float:
-        """What so many requests are worth, of which the next batch must end within `room`."""
+        """What this many requests are worth if the next batch must end within `room`."""
         size = min(self.largest, math.ceil(requests))
         while size:
             place = bisect_right(self.rooms[size], room)
@@ -41,14 +41,14 @@ class Price:
 
 
 class Prices:
-    """What a millisecond of the device is worth by the load, from the best mixture of depths that carries it.
+    """What a millisecond of the device is worth at a given load, from the best mixture of depths that sustains it.
 
-    Of a load of so many requests a millisecond, each has `1 / load` of the device's time. What that buys is the upper
-    hull of (time of a request, worth of its answer) over all depths, and of nothing for no time; its slope there is the
-    price.
+    At a load of `load` requests per millisecond, each has `1 / load` of the device's time. What that buys is the upper
+    hull of (time of a request, worth of its answer) over all depths, including nothing for no time; the hull's slope
+    there is the price.
 
     Attributes:
-        parts: of the hull, steepest first: the time of each, and its slope.
+        parts: segments of the hull, steepest first: the time of each, and its slope.
     """
 
     def __init__(self, worth: Sequence[float], times: Sequence[Sequence[float]], deadline: float) -> None:
@@ -70,13 +70,13 @@ class Prices:
     def at(self, load: float) -> Price:
         """
         Arguments:
-            load: requests a millisecond.
+            load: requests per millisecond.
         """
         place = bisect_right(self._ends, 1 / load) if load > 0 else len(self._ends)
         return self.of(self.parts[place][1] if place < len(self.parts) else 0.0)
 
     def of(self, slope: float) -> Price:
-        """The price where a millisecond is worth so much."""
+        """The price if a millisecond is worth `slope`."""
         if slope not in self._made:
             self._made[slope] = self._make(slope)
         return self._made[slope]

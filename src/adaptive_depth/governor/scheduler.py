@@ -1,4 +1,4 @@
-"""The scheduler: which of the requests that wait run together, at which depth, and which are turned away."""
+"""The scheduler: which waiting requests run together, at which depth, and which are shed."""
 
 import math
 import threading
@@ -16,23 +16,23 @@ from ..stopwatch import Steps
 from .governor import check_table, is_positive
 from .prices import Price, Prices
 
-ROOM = 1.05  # a batch must end so much before the deadline
+ROOM = 1.05  # the margin by which a batch must meet the deadline
 MEMORY = 3.0  # deadlines over which arrivals are averaged
-USUAL = 0.25  # of the arrivals within a deadline, so many wait where nothing is late
-RECENT = 3  # passes, of which the middle one says how slow the device is
-_TIE = 1e-6  # of equal worth, the batch that saves most time; where batches save none, the smallest
-_CHOICES = 64  # kinds of requests whose depths are kept
+USUAL = 0.25  # share of the arrivals within a deadline that wait if nothing is late
+RECENT = 3  # passes whose median tells how slow the device is
+_TIE = 1e-6  # among equals, the batch that saves most time; if batching saves none, the smallest
+_CHOICES = 64  # kinds of requests whose depths are cached
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do with the requests that wait.
+    """What to do with the waiting requests.
 
     Attributes:
-        batch: the places in the queue of those to run now, together; none where none is left.
+        batch: positions in the queue of those to run together now; empty if none is left.
         skip: the depth for them.
-        shed: the places of those to turn away.
-        expected_ms: what the batch is expected to take.
+        shed: positions of those to turn away.
+        expected_ms: how long the batch is expected to take.
     """
 
     batch: tuple[int, ...]
@@ -42,7 +42,7 @@ class Plan:
 
 
 class _Depths(NamedTuple):
-    """Those that a request accepts, fastest first: names, worth, and milliseconds by batch size."""
+    """The depths that a request accepts, fastest first: names, worth, and milliseconds by batch size."""
 
     skips: tuple[str, ...]
     worth: list[float]
@@ -50,11 +50,11 @@ class _Depths(NamedTuple):
 
 
 class Speed:
-    """How slow the device was in the last passes, by whichever scheduler; for those that share it.
+    """How slow the device was in the last passes of all schedulers that share it.
 
     Attributes:
-        number: of passes that were observed.
-        recent: how many times its profiled latency each of the last ones took.
+        number: of passes observed.
+        recent: latency of each of the last ones as a multiple of its profile.
     """
 
     def __init__(self) -> None:
@@ -66,13 +66,13 @@ class Speed:
 
 
 class Queue(NamedTuple):
-    """The requests that wait, by their places; those first whose deadline is first.
+    """The waiting requests by position, earliest deadline first.
 
     Attributes:
-        alive, left: who can still be answered in time, and how much time each has, in milliseconds of the profile.
-        late: who cannot.
-        shed: who is turned away.
-        choices: what each request accepts, by its place; None where all accept any depth.
+        alive, left: those that can still meet the deadline, and how much time each has, in milliseconds of the profile.
+        late: those that cannot.
+        shed: those that are turned away.
+        choices: what each request accepts, by position; None if all accept any depth.
     """
 
     alive: Sequence[int]
@@ -83,25 +83,25 @@ class Queue(NamedTuple):
 
 
 class DepthScheduler:
-    """Plans a queue, so that as much as possible of what is asked is answered well and within its deadline.
+    """Plans a queue so that as many requests as possible are answered well and within their deadlines.
 
-    It knows what each depth takes for a batch of each size, and learns how slow the device is and how many requests
-    come. While time is left over, requests run at the deepest depth that ends in time; the more requests there are for
-    the device's time, the dearer that time, and the shallower and larger the batches. Threads may share one; every
-    method holds a lock for some microseconds.
+    It knows how long each depth takes for each batch size, and learns how slow the device is and how many requests
+    arrive. While time is plentiful, requests run at the deepest depth that meets the deadline; the more requests
+    compete for the device, the more its time is worth, and the shallower and larger the batches. Threads may share one
+    scheduler; every method holds a lock for a few microseconds.
 
     Arguments:
         table: quality of each depth, and its latency by batch size (`profile(..., batch_sizes=(1, 4, 16))`), measured
             as it will run. Sizes in between are interpolated.
         deadline_ms: from the arrival of a request to its answer.
         max_batch: the largest batch; the largest that was measured by default.
-        shed: who is turned away where not all can be answered in time: `"oldest"`, those that are too late already,
-            or `"newest"`, as soon as those before them fill the time. None answers all, late ones when there is room.
-        worth: what an answer in time is worth, by skip; by default the table's quality where it is in percent.
+        shed: which requests are turned away if not all can be answered in time: `"oldest"`, those already too late, or
+            `"newest"`, once those before them fill the time. None answers all, late ones when there is room.
+        worth: what an answer in time is worth, by skip; by default the table's quality, if it is in percent.
         clock: seconds; `time.monotonic` by default.
 
     Raises:
-        BudgetError: a deadline, size, `shed` or `worth` that is none.
+        BudgetError: an invalid deadline, size, `shed` or `worth`.
         MeasurementError: no table, or one without latencies by batch size.
 
     Example:
@@ -117,7 +117,7 @@ class DepthScheduler:
         Plan(batch=(0, 1), skip='F', shed=(), expected_ms=24.0)
         >>> scheduler.plan([3.0, 15.0, 30.0])
         Plan(batch=(1, 2), skip='T', shed=(0,), expected_ms=12.0)
-        >>> scheduler.plan([30.0, 50.0], [None, ("F",)])  # the second one accepts F alone
+        >>> scheduler.plan([30.0, 50.0], [None, ("F",)])  # the second one accepts only F
         Plan(batch=(0, 1), skip='F', shed=(), expected_ms=24.0)
     """
 
@@ -144,28 +144,28 @@ class DepthScheduler:
         self.prices = Prices(self._depths.worth, self._depths.times, self.deadline_ms)
         self._step = Steps(clock)
         self._lock: AbstractContextManager[Any] = threading.Lock()
-        self._waiting = 0  # that the last plan left
-        self._arrived, self._passed = 0.0, MEMORY * self.deadline_ms  # requests and ms, older ones weighing less
-        self._speed, self._known, self._idle = Speed(), 0, 0.0  # ms since the last pass that was observed
-        self.ignored = 0  # observations that no clock can have measured
+        self._waiting = 0  # requests that the last plan left
+        self._arrived, self._passed = 0.0, MEMORY * self.deadline_ms  # requests and ms, with decaying weight
+        self._speed, self._known, self._idle = Speed(), 0, 0.0  # ms since the last observed pass
+        self.ignored = 0  # observations with impossible latencies
 
     # -- planning and observing ---------------------------------------------------------------------------------
 
     def plan(self, left_ms: Sequence[float], accepted: Sequence[Collection[str] | None] | None = None) -> Plan:
-        """What to run next; to be called when the device is free.
+        """What to run next; call it when the device is free.
 
-        Where some requests accept certain depths only, the one whose deadline is first leads: depth and batch are
-        planned for it and for all that accept whatever it accepts. Others that accept that depth fill the batch, as
-        many as do not delay it beyond a deadline.
+        If some requests accept only certain depths, the one with the earliest deadline leads: depth and batch are
+        planned for it and for all that accept everything it accepts. Others that accept the chosen depth fill up the
+        batch as long as no deadline is missed.
 
         Arguments:
-            left_ms: how much time each request that waits has left, in the order of their arrival. A request stays in
-                the queue until a plan names it.
-            accepted: the depths that each of them accepts, None for any; None where all accept any.
+            left_ms: how much time each waiting request has left, in order of arrival. A request stays in the queue
+                until a plan names it.
+            accepted: the depths that each of them accepts, None for any; None if all accept any.
 
         Raises:
             SkipError: a depth that the table does not have, or none.
-            BudgetError: not one entry of `accepted` for each request, or a time that is nan.
+            BudgetError: `accepted` does not have one entry per request, or a time is nan.
         """
         with self._lock:
             queue = self.received(left_ms, accepted)
@@ -174,13 +174,13 @@ class DepthScheduler:
             return found
 
     def observe(self, skip: str, batch: int, latency_ms: float) -> None:
-        """Tell what a batch took.
+        """Report how long a batch took.
 
-        A latency that is not finite or not above 0 comes from a broken clock: it is counted in `ignored`.
+        A latency that is not finite or not above 0 is a clock error: it is only counted in `ignored`.
 
         Raises:
             SkipError: a depth that is not in the table.
-            BudgetError: a batch that is none, or larger than `max_batch`.
+            BudgetError: an invalid batch size, or one larger than `max_batch`.
         """
         if skip not in self._profiled:
             raise SkipError(f"skip {skip!r} is not in the table: expected one of {', '.join(self._profiled)}")
@@ -200,10 +200,10 @@ class DepthScheduler:
 
     @property
     def slowdown(self) -> float:
-        """How many times its profiled latency the device is expected to take for the next batch.
+        """The latency expected for the next batch, as a multiple of the profiled one.
 
-        While nothing is observed, as where all are turned away, it is forgotten: else one slow pass would turn
-        everybody away for good.
+        It decays while nothing is observed, as when all requests are shed: otherwise one slow pass would shed all
+        requests forever.
         """
         seen = sorted(self._speed.recent)
         found = seen[len(seen) // 2] if seen else 1.0
@@ -212,7 +212,7 @@ class DepthScheduler:
 
     @property
     def arrivals_per_s(self) -> float:
-        """How many requests come a second, at present."""
+        """The current number of requests per second."""
         return 1000 * self._rate
 
     def latency_ms(self, skip: str, batch: int) -> float:
@@ -232,7 +232,7 @@ class DepthScheduler:
         return self._arrived / self._passed
 
     def _count(self, waiting: int) -> None:
-        """Take in how many came since the last plan."""
+        """Record how many arrived since the last plan."""
         passed = 1000 * self._step()
         self._idle = self._idle + passed if self._known == self._speed.number else 0.0
         self._known = self._speed.number
@@ -244,7 +244,7 @@ class DepthScheduler:
         return _Depths(tuple(skips), [self._values[skip] for skip in skips], [self._profiled[skip] for skip in skips])
 
     def _accepting(self, accepted: Collection[str] | None) -> _Depths:
-        """Of the depths that a request accepts those that no other one of them beats."""
+        """The depths that a request accepts, without those that another of them beats."""
         if accepted is None:
             return self._depths
         key = frozenset(accepted)
@@ -261,9 +261,11 @@ class DepthScheduler:
         return self._chosen[key]
 
     def received(self, left_ms: Sequence[float], accepted: Sequence[Collection[str] | None] | None) -> Queue:
-        """Those that wait, counted and sorted; who can still be answered in time, and who is turned away."""
+        """The waiting requests, counted and sorted into those that can meet the deadline, late and shed ones."""
         if accepted is not None and len(accepted) != len(left_ms):
-            raise BudgetError(f"{len(accepted)} requests say what they accept, {len(left_ms)} wait: expected one each")
+            raise BudgetError(
+                f"accepted has {len(accepted)} entries for {len(left_ms)} requests: expected one for each"
+            )
         if any(map(math.isnan, left_ms)):
             raise BudgetError("left_ms holds nan: expected the milliseconds that each request has left")
         choices = None if accepted is None else [self._accepting(each) for each in accepted]
@@ -285,39 +287,39 @@ class DepthScheduler:
         return Queue(alive, left, late, tuple(shed), choices)
 
     def leave(self, waiting: int) -> None:
-        """So many still wait after a plan."""
+        """Record how many still wait after a plan."""
         self._waiting = waiting
 
     @property
     def _slow(self) -> float:
-        """By which a profiled latency is multiplied, to be on the safe side."""
+        """The factor on profiled latencies, with a safety margin."""
         return self.slowdown * ROOM
 
     def load(self, queue: Queue) -> float:
-        """Requests for each millisecond of the profile: those that come, and those that wait beyond what is usual."""
+        """Requests per millisecond of the profile: those that arrive, and those that wait in excess of the usual."""
         rate, deadline = self._rate * self._slow, self.deadline_ms / self._slow
         return rate + max(0.0, len(queue.alive) - USUAL * rate * deadline) / deadline
 
     def worth_after(self, queue: Queue, price: Price) -> Callable[[float], float]:
-        """What those that wait are worth, when another network takes the device for so many milliseconds first."""
+        """What the waiting requests are worth if another network first takes the device for a given time in ms."""
         left, fastest = queue.left, self._depths.times[0][1]
         rate, deadline = self._rate * self._slow, self.deadline_ms / self._slow
 
         def worth(took: float) -> float:
-            least = took + fastest  # in which the first of them can be answered
+            least = took + fastest  # the soonest that the first can be answered
             first = bisect_left(left, least)
             found = price.next(len(left) - first, left[first] - took) if first < len(left) else 0.0
-            if least > deadline:  # some that come meanwhile will be too late, too
+            if least > deadline:  # some that arrive meanwhile will be too late, too
                 found -= rate * (least - deadline) * price.each
             return found
 
         return worth
 
     def planned(self, queue: Queue, price: Price, beyond: Callable[[float], float] | None = None) -> tuple[float, Plan]:
-        """The plan, and what it is worth with all that can follow.
+        """The plan, and what it is worth including all that can follow.
 
         Arguments:
-            beyond: what the queues of other networks are worth after so many milliseconds.
+            beyond: what other networks' queues are worth after a given number of milliseconds.
         """
         alive, left, choices = queue.alive, queue.left, queue.choices
         if not alive:
@@ -335,7 +337,7 @@ class DepthScheduler:
         chosen = [place for place, _ in together[start : start + size]]
         if self.shed is None:
             others += [(place, math.inf) for place in queue.late]
-        for place, ends in others:  # as many as do not delay the first
+        for place, ends in others:  # as many as fit without delaying the first
             if len(chosen) == self.max_batch or times[len(chosen) + 1] > room:
                 break
             if (choices is None or skip in choices[place].skips) and times[len(chosen) + 1] <= ends:
@@ -343,7 +345,7 @@ class DepthScheduler:
         return value, Plan(tuple(chosen), skip, queue.shed, times[len(chosen)] * self.slowdown)
 
     def _of_late(self, queue: Queue) -> Plan:
-        """Where all are too late: those who accept what the first one accepts, at its fastest depth; or nobody."""
+        """If all are too late: those that accept what the first one accepts, at its fastest depth; or none."""
         late, choices = queue.late, queue.choices
         depths = self._depths if choices is None or not late else choices[late[0]]
         batch: tuple[int, ...] = ()
@@ -353,7 +355,7 @@ class DepthScheduler:
         return Plan(batch, depths.skips[0], queue.shed, depths.times[0][len(batch)] * self.slowdown)
 
     def _in_time(self, left: Sequence[float]) -> int:
-        """How many can be answered in time in the order of their deadlines, by the fastest depth in full batches."""
+        """How many can be answered in time, in order of deadline, at the fastest depth in full batches."""
         times, done, ends = self._depths.times[0], 0, 0.0
         while done < len(left):
             size = min(self.max_batch, len(left) - done)
@@ -373,7 +375,7 @@ class DepthScheduler:
         others: Sequence[float],
         beyond: Callable[[float], float] | None,
     ) -> tuple[float, int, int, int]:
-        """What the best batch is worth, its depth, its first request, and its size; `others` wait, for another one."""
+        """What the best batch is worth, its depth, first request and size; `others` wait for another batch."""
         waiting, most = len(left), self.max_batch
         rate, deadline = self._rate * self._slow, self.deadline_ms / self._slow
         full = min(waiting, most)
@@ -397,8 +399,8 @@ class DepthScheduler:
                 value = depths.worth[depth] * count - price.slope * took + price.next(rest + coming, room)
                 value += _TIE * (count * times[1] - took)
                 if beyond is not None:
-                    # What comes meanwhile comes in any case. For one network that it favours longer passes does no
-                    # harm (benchmarks/scheduling.py); between several it would favour the slowest of them.
+                    # Requests arrive during any pass, so longer passes look better. For a single network that does no
+                    # harm (benchmarks/scheduling.py); among several it would favour the slowest, so it is subtracted.
                     value += beyond(took) - coming * price.each
                 if value > best:
                     best, found = value, (depth, start, count)
@@ -406,7 +408,7 @@ class DepthScheduler:
 
 
 def _times(table: TradeOffs, max_batch: int | None) -> tuple[int, dict[str, list[float]]]:
-    """The largest batch, and milliseconds by skip and batch size; of size 0 nothing."""
+    """The largest batch, and milliseconds by skip and batch size; 0 for size 0."""
     check_table(table, "a scheduler")
     table.cost_name("latency_ms")
     measured: dict[str, dict[int, float]] = {}
@@ -423,16 +425,14 @@ def _times(table: TradeOffs, max_batch: int | None) -> tuple[int, dict[str, list
         raise BudgetError(f"max_batch={max_batch!r}: expected a whole number of at least 1")
     if max_batch > largest:
         raise MeasurementError(
-            f"max_batch={max_batch}, and latencies were measured for batches of {largest} at most: profile with "
+            f"max_batch={max_batch}, but latencies were measured for batches of at most {largest}: profile with "
             f"batch_sizes=(1, {max_batch}) (--batch-sizes 1,{max_batch})"
         )
     return max_batch, {skip: _every(sizes, max_batch) for skip, sizes in measured.items()}
 
 
 def _every(measured: Mapping[int, float], most: int) -> list[float]:
-    """Of each size: between two that were measured on the line that joins them, below the smallest in proportion to it,
-    and never less than of a smaller one.
-    """
+    """Latency of each size: interpolated between measured sizes, proportional below the smallest, never decreasing."""
     sizes = sorted(measured)
     found = [0.0]
     for size in range(1, most + 1):
@@ -450,8 +450,8 @@ def _worth(table: TradeOffs, worth: Mapping[str, float] | None) -> dict[str, flo
     if worth is None:
         if table.quality.unit != "%" or not table.quality.higher_is_better:
             raise BudgetError(
-                f"what an answer is worth does not follow from {table.quality}: give worth={{skip: number}}, what "
-                "one in time is worth where one that is late is worth 0"
+                f"the worth of an answer does not follow from {table.quality}: pass worth={{skip: number}}, the worth "
+                "of an answer in time (a late one is worth 0)"
             )
         return {row.skip: row.accuracy for row in table.rows}
     skips = [row.skip for row in table.rows]
