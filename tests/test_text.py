@@ -2,7 +2,7 @@
 
 import pytest
 
-from adaptive_depth.text import digits_apart, figures
+from adaptive_depth.text import digits_apart, figures, table
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,33 @@ def test_as_few_digits_as_tell_values_apart(values: list[float], least: int, dig
 
 def test_a_column_has_the_same_digits_throughout() -> None:
     assert figures([1.0, None, 1.0004, 2.5]) == ["1.0000", "-", "1.0004", "2.5000"]
+
+
+# -- tables -------------------------------------------------------------------------------------------------------
+
+
+def test_a_narrow_table_keeps_its_titles_in_one_line() -> None:
+    assert table([("skip", "<6", ["FF"]), ("GMACs a sample", ">4", ["1.5"])]) == [
+        "skip   GMACs a sample",
+        "FF                1.5",
+    ]
+
+
+def test_long_titles_are_wrapped_where_the_table_would_not_fit() -> None:
+    lines = table([("skip", "<6", ["FF"]), *[("GMACs a sample", ">4", ["1.5"])] * 8])
+    assert lines == [
+        "      " + " GMACs a" * 8,
+        "skip  " + "  sample" * 8,
+        "FF    " + "     1.5" * 8,
+    ]
+
+
+def test_columns_that_do_not_fit_follow_below_with_the_first_one() -> None:
+    lines = table([("skip", "<6", ["FF"]), *[("memory", ">9", [str(number)]) for number in range(9)]])
+    assert [line.split() for line in lines] == [
+        ["skip", *["memory"] * 7],
+        ["FF", *"0123456"],
+        ["skip", "memory", "memory"],
+        ["FF", "7", "8"],
+    ]
+    assert max(map(len, lines)) <= 80

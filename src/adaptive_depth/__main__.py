@@ -1,7 +1,18 @@
-"""`python -m adaptive_depth` is the command `adaptive-depth`, for launchers such as torchrun."""
+"""The program `adaptive-depth`, and `python -m adaptive_depth` for launchers such as torchrun."""
 
 import sys
 
-from .cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run one command and return its exit status; Ctrl-C is one line, also while libraries are still being imported."""
+    try:
+        from .cli import main as run
+
+        return run()
+    except KeyboardInterrupt:
+        sys.stderr.write("Error: interrupted\n")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,25 +1,56 @@
 """Plain values as text."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import wrap
 
 _FURTHER = 3  # digits at most, to tell values apart
+_WIDTH = 80
 
 
 def table(columns: Iterable[tuple[str, str, Sequence[str]]]) -> list[str]:
-    """Lines of a table, the titles first.
+    """Lines of a table, the titles first: at most 80 characters each, the usual width of a terminal.
+
+    If they do not fit, long titles are wrapped; columns that still do not fit follow in a second table below, which
+    repeats the first column.
 
     Arguments:
-        columns: title, alignment and least width (`">8"`), cells.
+        columns: title, alignment and least width (`">4"`), cells.
 
     Example:
         >>> table([("skip", "<6", ["FF"]), ("ms", ">4", ["1.5"])])
         ['skip     ms', 'FF      1.5']
     """
-    padded = []
-    for title, form, cells in columns:
-        width = max(int(form[1:]), *(len(cell) for cell in (title, *cells)))
-        padded.append([f"{cell:{form[0]}{width}}" for cell in (title, *cells)])
-    return [" ".join(line).rstrip() for line in zip(*padded, strict=True)]
+    asked = [*columns]
+    plain = [_column(*column, lines=1) for column in asked]
+    if _width(plain) <= _WIDTH:
+        return _lines(plain)
+    names, *others = [_column(*column, lines=2) for column in asked]
+    blocks = [[names]]
+    for column in others:
+        if _width([*blocks[-1], column]) > _WIDTH:
+            blocks.append([names])
+        blocks[-1].append(column)
+    return [line for block in blocks for line in _lines(block)]
+
+
+def _column(title: str, form: str, cells: Sequence[str], lines: int) -> list[str]:
+    """One column, all lines equally wide: the title in at most `lines`, as narrow as that allows, then the cells."""
+    width = max(int(form[1:]), *map(len, cells), 1)
+    while True:
+        head = wrap(title, width, break_long_words=False, break_on_hyphens=False) or [""]
+        if len(head) <= lines and max(map(len, head)) <= width:
+            return [f"{line:{form[0]}{width}}" for line in (*head, *cells)]
+        width += 1
+
+
+def _width(columns: Sequence[list[str]]) -> int:
+    return sum(len(column[-1]) + 1 for column in columns) - 1
+
+
+def _lines(columns: Sequence[list[str]]) -> list[str]:
+    height = max(map(len, columns))  # titles stand at the bottom of the head
+    level = [[" " * len(column[-1])] * (height - len(column)) + column for column in columns]
+    return [" ".join(line).rstrip() for line in zip(*level, strict=True)]
 
 
 def or_dash(value: float | None, digits: int = 2) -> str:

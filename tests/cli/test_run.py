@@ -189,6 +189,58 @@ def test_in_words(call, model, photos):
     assert "7.png cannot be read" in err
 
 
+def test_predictions_are_written_pass_by_pass(call, exported, photos, tmp_path, shown):
+    network, model = exported
+    file = tmp_path / "predictions.jsonl"
+    called(call, model, photos, "--skip", "TF", "--repeat", "2", "--predictions", file)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(line["image"], line["skip"], line["latency_ms"]) for line in lines] == [
+        (passed.image, "TF", passed.latency_ms) for passed in shown
+    ]
+    assert len(lines) == 12
+    x = torch.from_numpy(prepare(read_image(photos / "3.png"), PREPROCESSING)[None])
+    with torch.no_grad():
+        shares = network(x, skip="TF")[0].softmax(0)
+    assert lines[3]["outputs"][""] == {
+        "class": LABELS[int(shares.argmax())],
+        "score": pytest.approx(float(shares.max()), abs=1e-4),
+    }
+    called(call, model, photos, "--skip", "TF", "--predictions", file)  # replaces what it wrote before
+    assert len(file.read_text().splitlines()) == 6
+    (tmp_path / "notes.txt").write_text("mine")
+    status, _, err = call("run", model, photos, "--skip", "TF", "--predictions", tmp_path / "notes.txt")
+    assert (status, (tmp_path / "notes.txt").read_text()) == (2, "mine")
+    assert "--predictions" in err
+    assert "holds something else, which would be lost" in err
+
+
+def test_predictions_of_a_queue_say_who_waited_and_who_was_turned_away(call, model, photos, tmp_path):
+    file = tmp_path / "predictions.jsonl"
+    queued = ("--pace", "500", "--predictions", file)
+    called(call, model, photos, "--target-ms", "60000", *queued)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert all(line["waited_ms"] > 0 and not line["shed"] for line in lines)
+    assert len(lines) == 6
+    called(call, model, photos, "--target-ms", "1e-6", "--shed", "oldest", *queued)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(line["shed"], line["outputs"]) for line in lines] == [(True, {})] * 6
+
+
+def test_folders_that_are_named_after_classes_give_the_accuracy(call, model, photos, tmp_path):
+    said, _ = called(call, model, photos, "--skip", "TF")
+    assert "right" not in said
+    predicted = [each["outputs"][""]["class"] for each in said["predictions"]]
+    wrong = next(name for name in LABELS if name != predicted[0])
+    for number, name in enumerate([wrong, *predicted[1:5]]):  # one is wrong, and one lies in no class's folder
+        (tmp_path / "sorted" / name).mkdir(parents=True, exist_ok=True)
+        (photos / f"{number}.png").rename(tmp_path / "sorted" / name / f"{number}.png")
+    said, _ = called(call, model, photos, tmp_path / "sorted", "--skip", "TF", "--repeat", "2")
+    assert (said["in_class_folders"], said["right"]) == (5, 4)
+    assert [each.get("folder") for each in said["predictions"] if "0.png" in each["image"]] == [wrong]
+    _, out, _ = call("run", model, photos, tmp_path / "sorted", "--skip", "TF")
+    assert out.splitlines()[-1] == "By the folders' names: 4 of 5 images right, 80.0 %"
+
+
 def test_images_that_come_at_a_pace_wait_and_their_waiting_counts(call, model, photos):
     said, _ = called(call, model, photos, "--target-ms", "60000", "--pace", "500", "--repeat", "3")
     assert (said["images"], said["shed"], said["misses"], said["met_percent"]) == (18, 0, 0, 100)

@@ -9,7 +9,7 @@ from ..errors import MeasurementError
 from ..schema import Cosine, Count, Letters, NotNegative, Number, Plain, Size
 from ..text import table
 
-_WIDTH = 100  # columns
+_WIDTH = 80  # letters a line
 
 
 @dataclass(frozen=True)
@@ -167,10 +167,12 @@ def _stage_lines(stages: Sequence[StageAnalysis]) -> list[str]:
         stages, predicted="predicted", change="change", cosine="cosine", skipping="skipping", KL="divergence"
     )
     return [
-        *table([("stage", "<32", [f"{row.stage} {row.name}" for row in stages]), *columns]),
-        "predicted, change: of the loss by the skippable sub-path, to first order and really, with the norms",
-        "of the super-net; cosine: of F and -∂L/∂h; skipping: the loss when this stage alone is skipped, with",
-        "the norms that go with that, less the super-net's; KL: of h_super and h_base, in nats",
+        *table([("stage", "<12", [f"{row.stage} {row.name}" for row in stages]), *columns]),
+        *_wrapped(
+            "predicted, change: of the loss by the skippable sub-path, to first order and measured, with the norms of "
+            "the super-net; cosine: of F and -∂L/∂h; skipping: the loss when this stage alone is skipped, with the "
+            "norms of that depth, minus the super-net's; KL: of h_super and h_base, in nats"
+        ),
     ]
 
 
@@ -180,7 +182,7 @@ def _block_lines(blocks: Sequence[BlockAnalysis]) -> list[str]:
     columns = _columns(
         blocks, **{"‖F‖/‖h‖": "ratio"}, **compared, predicted="predicted", change="change", cosine="cosine"
     )
-    return table([("block", "<32", [_end(row.path) for row in blocks]), ("sub-path", "<9", kinds), *columns])
+    return table([("block", "<12", [_end(row.path) for row in blocks]), ("sub-path", "<9", kinds), *columns])
 
 
 def _norm_lines(norms: Sequence[NormAnalysis]) -> list[str]:
@@ -191,7 +193,7 @@ def _norm_lines(norms: Sequence[NormAnalysis]) -> list[str]:
     return [
         *table(
             [
-                ("worst norm", "<32", [_end(row.path) for row in rows]),
+                ("worst norm", "<12", [_end(row.path) for row in rows]),
                 ("of", "<9", [row.skip for row in rows]),
                 *_columns(rows, shift="shift", scale="scale"),
             ]
@@ -204,10 +206,10 @@ def _columns(rows: Sequence[Any], **fields: str) -> Iterator[tuple[str, str, lis
     """Columns of numbers: titles, and the attributes that they show."""
     for title, field in fields.items():
         values = [getattr(row, field) for row in rows]
-        yield title, ">10", ["-" if value is None else f"{value:.3g}" for value in values]
+        yield title, ">8", ["-" if value is None else f"{value:.3g}" for value in values]
 
 
-def _end(path: str, width: int = 32) -> str:
+def _end(path: str, width: int = 24) -> str:
     """The end of a path that is too long."""
     return path if len(path) <= width else f"…{path[1 - width :]}"
 

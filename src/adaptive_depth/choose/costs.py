@@ -256,26 +256,26 @@ class Profile(Plain):
     def _columns(self) -> Iterator[tuple[str, str, list[str]]]:
         costs = list(self.costs.values())
         divisor, unit = macs_unit(max((cost.macs for cost in costs), default=0))
-        yield "skip", "<8", [cost.skip for cost in costs]
-        yield f"{unit} a sample", ">15", figures([cost.macs / divisor for cost in costs], 3)
-        yield "parameters", ">13", [f"{cost.parameters:,}" for cost in costs]
+        yield "skip", "<6", [cost.skip for cost in costs]
+        yield f"{unit} a sample", ">6", figures([cost.macs / divisor for cost in costs], 3)
+        yield "parameters", ">6", [f"{cost.parameters:,}" for cost in costs]
         text = text_columns(costs, self.batch_size, self.prompt_tokens)
         if self._has("latency_ms") or not text:
-            yield "latency ms", ">11", figures([cost.latency_ms for cost in costs])
+            yield "latency ms", ">6", figures([cost.latency_ms for cost in costs])
         intervals = [self.interval(cost.skip) for cost in costs]
         told = ["-" if None in both else "{:.2f} to {:.2f}".format(*both) for both in intervals]
         for title, form, cells in text:
             yield title, form, cells
             if title == "ms/token":
-                yield "95 % interval", ">16", told
+                yield "95 % interval", ">6", told
         if self._timed != "token_ms":
-            yield "95 % interval", ">16", told
+            yield "95 % interval", ">6", told
         for title, name in (("memory MB", "memory_mb"), ("energy mJ", "energy_mj")):
             if self._has(name):
-                yield title, ">9", figures([getattr(cost, name) for cost in costs])
+                yield title, ">6", figures([getattr(cost, name) for cost in costs])
         batches = dict.fromkeys(batch for cost in costs for batch in cost.throughput)
         for batch in batches if len(batches) > 1 else ():  # of one alone the latency says it
-            yield f"a second, batch {batch}", ">9", [or_dash(cost.throughput.get(batch), 1) for cost in costs]
+            yield f"samples/s, batch {batch}", ">6", [or_dash(cost.throughput.get(batch), 1) for cost in costs]
 
     def _notes(self) -> Iterator[str]:
         yield from left_out_lines(self.left_out)
@@ -407,11 +407,11 @@ def text_columns(costs: Sequence[Any], batch_size: int, prompt_tokens: int | Non
     rates = [tokens_a_second(cost, batch_size, prompt_tokens) for cost in costs]
     found = []
     for title, form, values in (
-        ("first token ms", ">15", [cost.first_token_ms for cost in costs]),
-        ("prompt tokens/s", ">16", [rate.get("prompt") for rate in rates]),
-        ("ms/token", ">9", [cost.token_ms for cost in costs]),
-        ("tokens/s", ">9", [rate.get("new") for rate in rates]),
-        ("cache kB/token", ">15", [cost.cache_kb for cost in costs]),
+        ("first token ms", ">6", [cost.first_token_ms for cost in costs]),
+        ("prompt tokens/s", ">6", [rate.get("prompt") for rate in rates]),
+        ("ms/token", ">6", [cost.token_ms for cost in costs]),
+        ("tokens/s", ">6", [rate.get("new") for rate in rates]),
+        ("cache kB/token", ">6", [cost.cache_kb for cost in costs]),
     ):
         if any(value is not None for value in values):
             found.append((title, form, figures(values, 1 if title.endswith("tokens/s") else 2)))

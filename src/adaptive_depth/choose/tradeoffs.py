@@ -497,9 +497,7 @@ class TradeOffs(Plain):
 
     def __str__(self) -> str:
         cost, dominated = self.measured[0], self.dominated()
-        lines = table(self._columns())
-        marks = [f"  dominated by {dominated[row.skip]}" if row.skip in dominated else "  *" for row in self.rows]
-        lines = [lines[0], *(line + mark for line, mark in zip(lines[1:], marks, strict=True))]
+        lines = table(self._columns(dominated))
         lines.append(f"* on the Pareto front of {self.quality.noun} against {cost}")
         if not self.quality.higher_is_better:
             lines.append(f"Of {self.quality.name}, lower is better.")
@@ -525,26 +523,28 @@ class TradeOffs(Plain):
         known = "" if self.prompt_tokens is None else f", after a prompt of {self.prompt_tokens} tokens"
         return f"batch of {self.batch_size}{known}"
 
-    def _columns(self) -> Iterator[tuple[str, str, list[str]]]:
+    def _columns(self, dominated: Mapping[str, str]) -> Iterator[tuple[str, str, list[str]]]:
         rows, digits = self.rows, self.digits
         divisor, unit = macs_unit(max(row.macs for row in rows))
-        yield "skip", "<8", [row.skip for row in rows]
+        yield "skip", "<6", [row.skip if row.skip in dominated else f"{row.skip} *" for row in rows]
         measured_in = f" {self.quality.unit}".rstrip()
         title = f"{self.quality.name}{measured_in}"
-        yield title, f">{max(8, len(title))}", [f"{row.accuracy:.{digits}f}" for row in rows]
+        yield title, ">6", [f"{row.accuracy:.{digits}f}" for row in rows]
         if any(row.alone is not None for row in rows):
-            yield f"alone{measured_in}", ">8", [or_dash(row.alone, digits) for row in rows]
+            yield f"alone{measured_in}", ">6", [or_dash(row.alone, digits) for row in rows]
             gains = [None if row.alone is None else self.quality.gain(row.accuracy, row.alone) for row in rows]
             yield "gain", ">6", ["-" if gain is None else f"{gain:+.{digits}f}" for gain in gains]
-        yield f"{unit} a sample", ">15", figures([row.macs / divisor for row in rows], 3)
-        yield "parameters", ">13", [f"{row.parameters:,}" for row in rows]
+        yield f"{unit} a sample", ">6", figures([row.macs / divisor for row in rows], 3)
+        yield "parameters", ">6", [f"{row.parameters:,}" for row in rows]
         text = text_columns(rows, self.batch_size, self.prompt_tokens)
         if "latency_ms" in self.measured or not text:
-            yield "latency ms", ">11", figures([row.latency_ms for row in rows])
+            yield "latency ms", ">6", figures([row.latency_ms for row in rows])
         yield from text
         for title, name in (("memory MB", "memory_mb"), ("energy mJ", "energy_mj")):
             if name in self.measured:
-                yield title, ">10", figures([getattr(row, name) for row in rows])
+                yield title, ">6", figures([getattr(row, name) for row in rows])
+        if dominated:
+            yield "dominated by", "<4", [dominated.get(row.skip, "") for row in rows]
 
     def to_json(self) -> dict[str, Any]:
         """Dictionaries, lists, strings and numbers only, as `from_json` reads them."""
@@ -584,9 +584,9 @@ def tradeoffs(
         >>> from adaptive_depth.choose.costs import Cost, Profile
         >>> costs = {"F": Cost("F", 400, 9), "T": Cost("T", 200, 5)}
         >>> print(tradeoffs({"F": 76.0, "T": 75.0}, Profile(costs, 1, {}, {})))
-        skip      top-1 %  kMACs a sample    parameters  latency ms
-        F           76.00           0.400             9           -  *
-        T           75.00           0.200             5           -  *
+        skip   top-1 % kMACs a sample parameters latency ms
+        F *      76.00          0.400          9          -
+        T *      75.00          0.200          5          -
         * on the Pareto front of accuracy against macs
     """
     if not (isinstance(accuracy, Mapping) and isinstance(cost, Profile)):

@@ -3,7 +3,7 @@
 import json as json_module
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -15,7 +15,7 @@ import typer
 
 from ..errors import ArtifactError, DataError
 from ..quality import TOP_1, Quality
-from . import runs, show
+from . import runs, show, summing_up
 from .opening import Backend, Providers, Threads, open_source, positive, providers_of
 from .stages import Json
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..meaning import Detections
 
 _SCORE = 0.25  # of an object, at least
-_BEGINNING = b'{"number"'  # of a log
+_DECIDED, _PREDICTED = b'{"number"', b'{"image"'  # how the lines of the two files begin
 
 
 def run(
@@ -85,6 +85,14 @@ def run(
     seconds: Annotated[
         float | None, typer.Option(help="Rounds until so many seconds are over.", show_default=False)
     ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a line of JSON for each pass: image, depth, latency, and what each output predicts.",
+            show_default=False,
+        ),
+    ] = None,
     log: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the governor's decisions, a line of JSON each.", show_default=False),
@@ -117,7 +125,8 @@ def run(
 
     What the network says of each image stands above the summary: the most probable class, labels above 50 %, numbers,
     the objects of a detector and where they are, the share of each class of pixels, or of several heads each in turn.
-    --draw shows it on the images.
+    --draw shows it on the images, --predictions writes it to a file. Where images lie in folders named after the
+    classes, the accuracy is in the summary, too.
 
     Example: adaptive-depth run runs/demo/export/model.onnx photos/ --target-ms 30
     """
@@ -132,6 +141,8 @@ def run(
     queued = _check_queue(sources or [], pace, shed, target, met, log)
     if log is not None:
         _check_log(log, skip)
+    if predictions is not None:
+        _check_file("--predictions", predictions, _PREDICTED)
     found = find_images(sources or ())
     if draw is not None:
         _check_drawn(draw)
@@ -144,7 +155,12 @@ def run(
     table = _warmed_up(session, known, prepare(first.image, preprocessing)[None], skip, always=queued)
     detections = _scoring(session.artifact.detections, min_score)  # which it says once it ran
     known = replace(known, outputs=session.artifact.outputs, detections=detections)
-    with _writing(log) as write:
+    with _writing(log) as write, _writing(predictions) as keep:
+
+        def decided(decision: "Decision") -> None:
+            if write is not None:
+                write(decision.to_json())
+
         quality = _quality(known)
         read = Reader.of(known, classes=quality == TOP_1)
         drawer = None if draw is None else _drawer(draw, known, found)
@@ -157,21 +173,23 @@ def run(
         else:
             chooser = Fixed(skip or known.skips[0])
             if table is not None:
-                chooser = Governor(table, target_ms=target, met=0.95 if met is None else met, on_decision=write)
+                chooser = Governor(table, target_ms=target, met=0.95 if met is None else met, on_decision=decided)
             passes = stream(session, pictures, preprocessing, chooser, read=read, draw=drawer)
         tally = Tally(target, _measured(known), quality)
         told: dict[str, Pass] = {}
         seen = None if any(isinstance(source, Camera) for source in found) else told
-        said = _follow(passes, tally, chooser, seconds, seen)
+        said = _follow(_kept(passes, keep), tally, chooser, seconds, seen)
     said |= {"left_out": len(left_out.told), "backend": session.backend}
+    said |= summing_up.right_by_folders(told.values(), known.labels)
     said |= {"accuracy": said["expected"]} if quality == TOP_1 else {}  # its name in version 0.1
     if json:
-        show.as_json({**said, "predictions": _as_json(told), "table": None if table is None else table.to_json()})
+        each = [summing_up.said_of(passed, known.labels) for passed in told.values()]
+        show.as_json({**said, "predictions": each, "table": None if table is None else table.to_json()})
     else:
         for image, passed in told.items():
             typer.echo(f"{image}  {passed.skip}  {'; '.join(map(str, passed.predictions))}")
-        typer.echo(_in_words(said, tally))
-        for note in _why_few(said, pace):
+        typer.echo(summing_up.in_words(said, tally))
+        for note in summing_up.why_few(said, pace):
             typer.echo(note)
     if said["error"] is not None:
         raise ArtifactError(said["error"])
@@ -263,10 +281,15 @@ def _scheduler(table: "TradeOffs", target: float, shed: str | None, skip: str | 
 def _check_log(log: Path, skip: str | None) -> None:
     if skip is not None:
         raise typer.BadParameter("--log writes what a governor decides: with --skip there is none")
-    if log.is_dir() or not log.absolute().parent.is_dir() or not os.access(log.absolute().parent, os.W_OK):
-        raise typer.BadParameter(f"--log {log} cannot be written: name a file in a folder that exists")
-    if log.exists() and log.stat().st_size and not log.read_bytes().startswith(_BEGINNING):
-        raise typer.BadParameter(f"--log {log} holds something else, which would be lost: name another file")
+    _check_file("--log", log, _DECIDED)
+
+
+def _check_file(option: str, file: Path, begins: bytes) -> None:
+    """Raise where a file cannot be written, or holds another thing than an earlier run wrote there."""
+    if file.is_dir() or not file.absolute().parent.is_dir() or not os.access(file.absolute().parent, os.W_OK):
+        raise typer.BadParameter(f"{option} {file} cannot be written: name a file in a folder that exists")
+    if file.exists() and file.stat().st_size and not file.read_bytes().startswith(begins):
+        raise typer.BadParameter(f"{option} {file} holds something else, which would be lost: name another file")
 
 
 def _check_drawn(folder: Path) -> None:
@@ -368,14 +391,6 @@ def _follow(
     return {**tally.summary().to_json(), "seconds": perf_counter() - start, **ended}
 
 
-def _as_json(told: "dict[str, Pass]") -> list[dict[str, Any]]:
-    """What the network says of each image; `""` is its only output."""
-    return [
-        {"image": image, "skip": passed.skip, "outputs": {each.output: each.values for each in passed.predictions}}
-        for image, passed in told.items()
-    ]
-
-
 def _quality(known: "Artifact") -> Quality:
     return known.quality if known.trade_offs is None else known.trade_offs.quality
 
@@ -397,63 +412,18 @@ def _scoring(detections: "Detections | None", least: float | None) -> "Detection
 
 
 @contextmanager
-def _writing(log: Path | None) -> "Iterator[Callable[[Decision], None] | None]":
-    """Writes decisions to a file, a line each."""
-    if log is None:
+def _writing(path: Path | None) -> "Iterator[Callable[[Mapping[str, Any]], None] | None]":
+    """Writes plain values to a file, a line of JSON each; None where there is no file."""
+    if path is None:
         yield None
         return
-    with log.open("w", encoding="utf-8") as file:
-
-        def write(decision: "Decision") -> None:
-            file.write(json_module.dumps(decision.to_json()) + "\n")
-
-        yield write
+    with path.open("w", encoding="utf-8") as file:
+        yield lambda value: print(json_module.dumps(value), file=file)
 
 
-# -- afterwards -------------------------------------------------------------------------------------------------
-
-
-def _in_words(said: dict[str, Any], tally: "Tally") -> str:
-    lines = [_images(said)]
-    if not said["images"]:
-        return "\n".join([*lines, *([f"Turned away: {said['shed']}"] if said["shed"] else [])])
-    if said["target_ms"] is not None:
-        shed = "" if said["shed"] is None else f", {said['shed']} turned away"
-        lines.append(
-            f"Deadline: {said['target_ms']:g} ms met by {said['met_percent']:.1f} %, {said['misses']} missed{shed}"
-        )
-    if said["waited_mean_ms"] is not None:
-        lines.append(
-            f"Waiting: {said['waited_mean_ms']:.2f} ms on average, 95 % at most {said['waited_p95_ms']:.2f} ms, with "
-            "preparing; the deadline counts from the arrival of an image"
-        )
-    lines.append(
-        f"Latency: {said['latency_mean_ms']:.2f} ms on average, 95 % within {said['latency_p95_ms']:.2f} ms "
-        f"({said['backend']}); preparing an image {said['prepared_mean_ms']:.2f} ms, reading the outputs "
-        f"{said['read_mean_ms']:.2f} ms"
-    )
-    shares = (f"{skip} {100 * passes / said['images']:.1f} %" for skip, passes in said["depths"].items())
-    lines.append(f"Depths: {', '.join(shares)}; switches: {said['switches']}")
-    if tally.expected_text is not None:
-        lines.append(f"{tally.quality.title}: {tally.expected_text} expected of these depths")
-    return "\n".join(lines)
-
-
-def _why_few(said: dict[str, Any], pace: float | None) -> "Iterator[str]":
-    """What stands in the way of a deadline besides the network."""
-    prepared, target = said["prepared_mean_ms"], said["target_ms"]
-    if said["shed"] and prepared is not None and prepared > target:
-        yield (
-            f"Preparing an image takes {prepared:.1f} ms, more than the deadline of {target:g} ms: no depth can hold "
-            "it; give smaller images, or a later deadline"
-        )
-    rate = (said["images"] + (said["shed"] or 0) + said["failures"]) / said["seconds"] if said["seconds"] else 0.0
-    if pace is not None and rate < 0.9 * pace and said["images"] + (said["shed"] or 0) > 5:
-        yield f"Images came {rate:.1f} a second, not {pace:g}: reading and preparing them takes longer than that"
-
-
-def _images(said: dict[str, Any]) -> str:
-    rate = said["images"] / said["seconds"] if said["seconds"] else 0.0
-    words = [f"Images: {said['images']} in {said['seconds']:.1f} s, {rate:.1f} a second with reading and preparing"]
-    words += [f"{said[name]} {word}" for name, word in (("failures", "failed"), ("left_out", "left out")) if said[name]]
-    return ", ".join([*words, "interrupted"] if said["interrupted"] else words)
+def _kept(passes: "Iterable[Pass]", write: "Callable[[Mapping[str, Any]], None] | None") -> "Iterator[Pass]":
+    """The same passes; each is written before it goes on, so that an interrupted run keeps what it did."""
+    for passed in passes:
+        if write is not None:
+            write(summing_up.as_json(passed))
+        yield passed

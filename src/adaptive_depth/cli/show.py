@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from ..quality import Quality
 
 
+_REDRAWN_S = 0.5  # between two live texts on a terminal
+_LOGGED_S = 30.0  # between two lines of progress in a log
+
+
 class _Bar(Progress):
     """A progress bar with a text in a line of its own, which may be longer than what a bar leaves."""
 
@@ -43,41 +47,64 @@ def pixels(sides: Sequence[int]) -> str:
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr: call the yielded function with (done, in all), with what is done where that
-    changes, and with a short text, as `note` or `live`.
+    """Progress on stderr: call the yielded function with (done, total), with what is being done where that changes,
+    and with a short text, as `note` or `live`.
 
-    Where stderr is no terminal (a log), only the notes are written, a line each. `live` is a function that makes the
-    text; it is called twice a second at most, and only where somebody watches.
+    On a terminal it is a bar. In a log, each note is a line, and twice a minute another says how far the work is.
+    `live` is a function that makes a text; it is called only when that text is shown.
     """
-    console, shown = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0"), 0.0  # the first process tells
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with _Bar(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=None, note="")
+    console = Console(stderr=True)
+    if os.environ.get("RANK", "0") != "0":  # of several processes, the first reports
+        yield lambda *_, **__: None
+    elif console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with _Bar(*columns, console=console, transient=True) as bar:
+            yield _on_terminal(bar, what)
+    else:
+        yield _in_log(what)
 
-        def advance(
-            done: int | None = None,
-            total: int | None = None,
-            what: str = what,
-            *,
-            note: str | None = None,
-            live: Callable[[], str] | None = None,
-        ) -> None:
-            nonlocal shown
-            fields: dict[str, Any] = {} if note is None else {"note": note}
-            if live is not None and console.is_terminal and monotonic() - shown > 0.5:
-                shown, fields = monotonic(), {"note": live()}
-            bar.update(task, description=what, completed=done, total=total, **fields)
-            if note and console.is_terminal:  # stays above the bar
-                console.print(f"{what}: {note}", highlight=False)
-            elif note and not console.quiet:
-                typer.echo(f"{what}: {note}", err=True)
 
-        yield advance
+def _on_terminal(bar: Progress, what: str) -> Callable[..., None]:
+    task, shown = bar.add_task(what, total=None, note=""), 0.0
+
+    def advance(
+        done: int | None = None,
+        total: int | None = None,
+        what: str = what,
+        *,
+        note: str | None = None,
+        live: Callable[[], str] | None = None,
+    ) -> None:
+        nonlocal shown
+        fields: dict[str, Any] = {} if note is None else {"note": note}
+        if live is not None and monotonic() - shown > _REDRAWN_S:
+            shown, fields = monotonic(), {"note": live()}
+        bar.update(task, description=what, completed=done, total=total, **fields)
+        if note:  # stays above the bar
+            bar.console.print(f"{what}: {note}", highlight=False)
+
+    return advance
+
+
+def _in_log(what: str) -> Callable[..., None]:
+    shown = monotonic()
+
+    def advance(
+        done: int | None = None,
+        total: int | None = None,
+        what: str = what,
+        *,
+        note: str | None = None,
+        live: Callable[[], str] | None = None,
+    ) -> None:
+        nonlocal shown
+        if not note and (done is None or not total or monotonic() - shown < _LOGGED_S):
+            return
+        shown = monotonic()
+        far = f"{done} of {total}{f': {live()}' if live else ''}"
+        typer.echo(f"{what}: {note or far}", err=True)
+
+    return advance
 
 
 @contextmanager
