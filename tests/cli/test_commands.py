@@ -184,7 +184,7 @@ def test_damaged_images_cost_neither_the_calibration_nor_the_last_epoch(call, tr
     arguments += ["--set=skip_damaged=0.1", f"--output={tmp_path / 'run'}"]
     status, _, err = call(*arguments)
     assert status == 2  # in validation, and nothing is lost
-    assert re.search(r"Error: image .*2\.png cannot be read", err)
+    assert re.search(r"Error: image .*2\.png cannot be read.*; then run the same command with --resume$", err.strip())
     assert [path.stem for path in (tmp_path / "run" / "checkpoints").glob("step-*.json")].count("step-00000008") == 1
     shutil.copy(folder / "val" / "right" / "1.png", folder / "val" / "right" / "2.png")
     status, _, err = call(*arguments, "--resume")
@@ -197,6 +197,10 @@ def test_damaged_images_cost_neither_the_calibration_nor_the_last_epoch(call, tr
     assert re.search(r"No checkpoint in .*other/checkpoints: the training starts from the beginning\n", err), err
     status, _, err = call(*arguments, "--overwrite")
     assert (status, "1 training image could not be read and left out: " in err) == (0, True)
+    arguments[arguments.index("--set=skip_damaged=0.1")] = "--set=skip_damaged=0.001"
+    status, _, err = call(*arguments, "--overwrite")
+    assert status == 2
+    assert re.search(r"or allow a larger share with --set skip_damaged=SHARE; then run the same command", err)
 
 
 def test_weights_are_told_apart(call, train_arguments, tmp_path):
@@ -271,7 +275,7 @@ def test_ctrl_c_keeps_the_step_and_says_how_to_go_on(train_arguments, tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130
-    found = re.search(r"Asked to stop; a checkpoint of step (\d+) is in .*: go on with resume \(--resume\)", said)
+    found = re.search(r"Asked to stop; a checkpoint of step (\d+) is in .*: continue with resume \(--resume\)", said)
     assert found, said
     assert "Traceback" not in said
     kept = max((tmp_path / "run" / "checkpoints").glob("step-*.json")).stem
@@ -330,7 +334,7 @@ def test_a_variant_without_skip_aware_norms_on_a_part_of_each_batch(call, train_
     network = ad.load(tmp_path / "a")
     assert not [*network.skip_norms.parameters()]
     status, _, err = call(*train_arguments, "--set=distil_share=2", f"--output={tmp_path / 'b'}")
-    assert (status, "distil_share=2: expected a part of each batch, above 0 and at most 1" in err) == (2, True)
+    assert (status, "distil_share=2: expected a fraction of each batch, above 0 and at most 1" in err) == (2, True)
 
 
 @pytest.mark.slow

@@ -189,9 +189,9 @@ def test_one_process_needs_no_launcher(nets) -> None:
         ({"sync_batchnorm": True}, "sync_batchnorm needs accelerators: leave it out on CPUs"),
         (
             {**ONE, "fsdp": True, "low_memory": True},
-            "fsdp and low_memory do not go together yet: leave one of them out",
+            "fsdp and low_memory cannot be combined yet: leave one of them out",
         ),
-        ({"fsdp": True, "compile": True}, "fsdp and compile do not go together yet"),
+        ({"fsdp": True, "compile": True}, "fsdp and compile cannot be combined yet"),
         ({"fsdp": True, "precision": "fp16"}, "fsdp with fp16: .* take bf16"),
     ],
 )

@@ -262,7 +262,7 @@ def test_a_box_that_reaches_beyond_its_image_is_cut_there(tmp_path, form):
 @pytest.mark.parametrize("form", FORMS)
 def test_too_many_boxes_that_mark_nothing_stop_a_training(tmp_path, form, detector):
     config = configure(written(tmp_path / "set", form, {"0": [("dog", DOG), ("cat", (5, 5, 5, 9))], "1": []}), detector)
-    message = r"1 of 2 boxes left out: .* no area .* more than the share of skip_damaged=0.01: mend the annotations"
+    message = r"1 of 2 boxes left out: .* no area .* more than skip_damaged=0.01 allows: fix the annotations"
     with pytest.raises(ad.DataError, match=message):
         TrainingBatches(config, Recipe(batch_size=2))
     batches = TrainingBatches(config, Recipe(batch_size=2, skip_damaged=0.5))

@@ -146,7 +146,7 @@ def test_a_damaged_mask_is_left_out_of_training_and_told_and_stops_a_validation(
         raise ad.DataError(batches.damaged["image 1"])
     with pytest.raises(ad.DataError, match=message):
         list(create_loader(config, "validation"))
-    with pytest.raises(ad.DataError, match=r"1 of 4 training images cannot be read, more than the share"):
+    with pytest.raises(ad.DataError, match=r"1 of 4 training images cannot be read, more than skip_"):
         list(TrainingBatches(config, Recipe(batch_size=4)))
 
 

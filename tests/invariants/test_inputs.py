@@ -177,7 +177,7 @@ def test_a_share_of_the_samples_is_refused_where_they_are_not_known(kind: str, f
     objective = ad.SelfDistillation(network, distil_share=0.5)
     with (
         unchanged(network),
-        pytest.raises(ad.TrainingError, match=r"distil_share=0\.5 is of the samples.*distil_share=1"),
+        pytest.raises(ad.TrainingError, match=r"distil_share=0\.5 selects samples.*distil_share=1"),
     ):
         (objective if form == "call" else objective.backward)(x, y)
 

@@ -296,7 +296,7 @@ class Own(Regression):
         ({"quality": "RMSE"}, "the task Own has quality='RMSE'"),
         ({"inputs": lambda batch: batch[0]}, "inputs() of the task Own returned a Tensor: expected a pair"),
         ({"inputs": lambda batch: (*batch, 1)}, "inputs() of the task Own returned a tuple of 3: expected a pair"),
-        ({"loss": lambda output, _: output.detach().mean()}, "the loss has no gradient, and the network's output has"),
+        ({"loss": lambda output, _: output.detach().mean()}, "the loss has no gradient, but the network's output has"),
     ],
 )
 def test_a_task_of_ones_own_that_is_wrong_says_so(nets, wrong: dict, said: str) -> None:
@@ -314,7 +314,7 @@ def test_a_task_of_ones_own_that_is_wrong_says_so(nets, wrong: dict, said: str) 
 def test_label_smoothing_of_a_recipe_is_not_dropped_without_a_word(nets) -> None:
     network, task, target = cases(nets, "multi-label")
     with pytest.raises(
-        ad.TrainingError, match=r"label_smoothing=0\.1 is of the default task, and another one was given"
+        ad.TrainingError, match=r"label_smoothing=0\.1 applies to the default task, but another one was given"
     ):
         ad.train(network, [(torch.randn(4, 3, 8, 8), target)], task=task, label_smoothing=0.1, epochs=1)
 

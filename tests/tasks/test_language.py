@@ -547,7 +547,7 @@ def test_a_teachers_logits_that_do_not_fit_into_the_buffer_are_refused() -> None
     schedule = ad.Schedule("SB", delay=1, teacher_share=0.5, teacher_start=0)
     next(ad.Passes(network, schedule=schedule, buffer_mb=0.0072)(*given))
     said = (
-        "outputs for 2 batches take 0 MB, and buffer_mb is 0: expected a larger limit, a shorter delay, or teacher_sha"
+        "outputs for 2 batches take 0 MB, but buffer_mb is 0: expected a larger limit, a shorter delay, or teacher_sha"
     )
     with pytest.raises(ad.TrainingError, match=said):
         next(ad.Passes(network, schedule=schedule, buffer_mb=0.0071)(*given))

@@ -81,6 +81,6 @@ def test_parts_of_one_pass_may_be_accumulated(accelerator, nets):
 def test_a_loader_of_steps_in_a_loop_that_accumulates(accelerator, nets):
     passes = passes_of(nets)
     accelerator(4)
-    with pytest.raises(TrainingError, match=r"passes.over.*gradient_accumulation_steps=4.*a step of its own"):
+    with pytest.raises(TrainingError, match=r"passes.over.*gradient_accumulation_steps=4.*is its own step"):
         next(iter(passes.over([(IMAGES, LABELS)])))
     assert not passes.loaded

@@ -268,7 +268,7 @@ def test_the_papers_feature_term_goes_with_the_pyramids() -> None:
 
 def test_what_is_refused() -> None:
     net = network()
-    with pytest.raises(ad.TrainingError, match=r"teacher_share=0\.5 compares outputs, and a detector's are boxes: exp"):
+    with pytest.raises(ad.TrainingError, match=r"teacher_share=0\.5 compares outputs, but a detector's are boxes: exp"):
         ad.Passes(net, Detection(), ad.Schedule("SB", teacher_share=0.5))
     with pytest.raises(ad.TrainingError, match=r"looks inside the passes \(backbone\): let sub-networks learn from la"):
         ad.Passes(net, Detection(learn="both")).module.compile()
@@ -276,7 +276,7 @@ def test_what_is_refused() -> None:
     with pytest.raises(ad.TrainingError, match="looks inside the passes: leave it out, or do not compile them"):
         objective.compile()
     with pytest.raises(
-        ad.TrainingError, match=r"distil_share=0\.5 is of the samples of a batch, and a detector's losses"
+        ad.TrainingError, match=r"distil_share=0\.5 selects samples of a batch, but a detector's losses"
     ):
         ad.SelfDistillation(net, Detection(), distil_share=0.5)
     with pytest.raises(ad.TrainingError, match="where those of a Chain come from is not known"):

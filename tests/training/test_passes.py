@@ -114,7 +114,7 @@ def test_a_schedule_of_ones_own_is_a_class_and_nothing_else(form, nets):
 
 def test_a_schedule_of_ones_own_that_never_trains_the_super_net(nets, unchanged):
     network = nets.chain()
-    with unchanged(network), pytest.raises(ad.TrainingError, match="WithoutSuperNet trains no super-net on the first"):
+    with unchanged(network), pytest.raises(ad.TrainingError, match="WithoutSuperNet does not train the super-net on"):
         ad.Passes(network, schedule=WithoutSuperNet())
 
 
@@ -363,7 +363,7 @@ class Labels(ad.tasks.Classification):
         ({"buffer_mb": 0}, "buffer_mb=0: expected megabytes, above 0"),
         (
             {"task": Labels(), "schedule": ad.Schedule("SB", teacher_share=0.5)},
-            r"teacher_share=0.5 needs a loss between two outputs, and the task Labels has none: pass a task",
+            r"teacher_share=0.5 needs a loss between two outputs, but the task Labels has none: pass a task",
         ),
     ],
 )
@@ -379,9 +379,9 @@ def test_bad_arguments(arguments, said, nets):
     [
         ({"delay": 4}, "delay=4 is not shorter than an epoch of 4 batches: expected less, or none"),
         ({"passes": "BS"}, "pattern='BS' begins with B"),
-        ({"passes": "SS"}, "nothing but S"),
+        ({"passes": "SS"}, "has only S"),
         ({"passes": "SXB"}, "unknown letter 'X'"),
-        ({"alpha": 0.3}, "alpha=0.3 belongs to passes='algorithm 1', and passes is 'SBSBR': change one of them"),
+        ({"alpha": 0.3}, "alpha=0.3 belongs to passes='algorithm 1', but passes is 'SBSBR': change one of them"),
         ({"low_memory": True}, "low_memory=True belongs to passes='algorithm 1'"),
         ({"passes": "algorithm 1", "delay": 3}, "delay=3 belongs to a pattern of passes, such as passes='SBSBR', and"),
         ({"intermediate": ("TFFF",)}, "is for 4 stages, but the network has 2"),
@@ -398,9 +398,9 @@ def test_a_schedule_changed_on_resume(nets, tmp_path):
     ad.train(nets.chain(), data, epochs=1, folder=tmp_path)
     before = sorted(path.name for path in tmp_path.iterdir())
     for fields, said in (
-        ({"passes": "SB"}, r"of another recipe \(passes: 'SBSBR' there, 'SB' now\)"),
-        ({"delay": 1}, r"of another recipe \(delay: None there, 1 now\)"),
-        ({"passes": "algorithm 1"}, r"of another recipe \(passes: 'SBSBR' there, 'algorithm 1' now\)"),
+        ({"passes": "SB"}, r"has another recipe \(passes: 'SBSBR' there, 'SB' now\)"),
+        ({"delay": 1}, r"has another recipe \(delay: None there, 1 now\)"),
+        ({"passes": "algorithm 1"}, r"has another recipe \(passes: 'SBSBR' there, 'algorithm 1' now\)"),
     ):
         with pytest.raises(ad.CheckpointError, match=said):
             ad.train(nets.chain(), data, epochs=1, folder=tmp_path, resume=True, **fields)

@@ -122,7 +122,7 @@ def test_norms_biases_and_position_tables_do_not_decay(name: str) -> None:
         ({"milestones": [1, "a"]}, "milestones=.*expected a valid integer"),
         ({"ema": 2}, "ema=2: expected a decay between 0 and 1"),
         ({"alpha": -0.1}, "alpha=-0.1: expected a number from 0 to 1"),
-        ({"schedule": "multistep"}, "without milestones: name the epochs"),
+        ({"schedule": "multistep"}, "without milestones: set the epochs"),
         ({"batch_size": 10, "accumulate": 3}, "batch_size=10 cannot be divided into accumulate=3 equal parts"),
     ],
 )

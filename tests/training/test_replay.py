@@ -79,7 +79,9 @@ def test_what_cannot_be_kept_says_how_to_go_on():
     replay = Replay(33, 1)
     with pytest.raises(ad.TrainingError, match=r"a batch holds a object, .* let every pass take a new batch \(fresh="):
         replay.put(0, (torch.zeros(1), object()))
-    said = r"33 batches take 5 MB, even in 8 bits a value, and buffer_mb is 1: expected a larger limit, a shorter delay"
+    said = (
+        r"33 batches take 5 MB, even in 8 bits per value, but buffer_mb is 1: expected a larger limit, a shorter delay"
+    )
     with pytest.raises(ad.TrainingError, match=said):
         replay.put(0, torch.zeros(1, 3, 224, 224))
     assert not replay.batches

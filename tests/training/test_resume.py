@@ -186,9 +186,13 @@ def test_nothing_is_unpickled(nets, tmp_path, monkeypatch):
 
 def test_another_recipe_is_told(nets, tmp_path):
     train(build(nets), loader(), folder=tmp_path, **FAST)
-    with pytest.raises(ad.CheckpointError, match=r"of another recipe \(lr: 0.05 there, 0.1 now\): go on with the same"):
+    with pytest.raises(
+        ad.CheckpointError, match=r"has another recipe \(lr: 0.05 there, 0.1 now\): resume with the same"
+    ):
         train(build(nets), loader(), folder=tmp_path, resume=True, **{**FAST, "lr": 0.1})
-    with pytest.raises(ad.CheckpointError, match="of 1 processes with epochs of 4 batches, and there are 1 with 2 now"):
+    with pytest.raises(
+        ad.CheckpointError, match="from 1 processes with epochs of 4 batches, but there are 1 with 2 now"
+    ):
         train(build(nets), list(loader())[:2], folder=tmp_path, resume=True, **FAST)
     train(build(nets), loader(), folder=tmp_path, resume=True, **{**FAST, "keep": 1})
 
@@ -196,7 +200,7 @@ def test_another_recipe_is_told(nets, tmp_path):
 def test_another_network_is_told(nets, tmp_path):
     train(build(nets), loader(), folder=tmp_path, **FAST)
     other = ad.adapt(nets.Chain(*(nets.Residual() for _ in range(2))), example=torch.randn(2, 3, 8, 8))
-    with pytest.raises(ad.CheckpointError, match="the checkpoint is of another network"):
+    with pytest.raises(ad.CheckpointError, match="the checkpoint is from another network"):
         train(other, loader(), folder=tmp_path, resume=True, **FAST)
 
 
@@ -288,7 +292,7 @@ def test_the_extra_state_of_modules_is_kept(nets, tmp_path):
 def test_an_extra_state_that_cannot_be_kept_is_told_before_the_first_step(nets, tmp_path):
     network = counting(nets)
     network.proven = True
-    with pytest.raises(ad.TrainingError, match=r"ema averages tensors, and .*_extra_state.* is none"):
+    with pytest.raises(ad.TrainingError, match=r"ema averages tensors, but .*_extra_state.* is not one"):
         train(network, loader(), **FAST, ema=0.9)
     network.model.blocks[0].extra = {1, 2}
     with pytest.raises(ad.CheckpointError, match=r"blocks.0._extra_state holds a set, which cannot be kept without"):

@@ -659,7 +659,7 @@ def test_a_variant_that_does_not_exist(nets):
         ad.SelfDistillation(network, teacher="random", feature_weight=0.1)
     for share in (0, -0.5, 1.1, float("nan")):
         with pytest.raises(
-            ad.TrainingError, match=r"distil_share=.*: expected a part of each batch, such as 0.5, or 1"
+            ad.TrainingError, match=r"distil_share=.*: expected a fraction of each batch, such as 0.5, or 1"
         ):
             ad.SelfDistillation(network, distil_share=share)
 

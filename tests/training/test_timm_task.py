@@ -465,7 +465,7 @@ def test_gradients_of_passes_are_not_accumulated(nets: Any, unchanged: Any) -> N
     task(*next(steps))["loss"].backward()
     with (
         unchanged(network),
-        pytest.raises(ad.TrainingError, match=r"step before are still there.*--grad-accum-steps 1"),
+        pytest.raises(ad.TrainingError, match=r"previous step are still there.*--grad-accum-steps 1"),
     ):
         task(*next(steps))
     task.zero_grad(set_to_none=False)  # zeros would have momentum and decay

@@ -1,4 +1,4 @@
-"""What a training compiles of a network: once for each sub-network, and again where its views were made anew."""
+"""What a training compiles: each sub-network once, and again if the network's views were rebuilt."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +9,9 @@ from ..core.network import AdaptiveNetwork
 
 
 class Compiled:
-    """Functions of a network's sub-networks, compiled when they first run once `ask` was called.
+    """Functions of a network's sub-networks, compiled on their first run after `ask` was called.
 
-    A copy, or what comes back from a pickle, compiles anew: compiled code is of one process.
+    A copy or an unpickled one compiles again: compiled code belongs to one process.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Compiled:
         return self._options is not None
 
     def of(self, network: AdaptiveNetwork, key: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function` itself, or compiled: the one that was compiled under `key` while the network had these views."""
+        """`function` itself or, once `ask` was called, the one compiled under `key` for the network's present views."""
         if self._options is None:
             return function
         if self._views is not network._views:

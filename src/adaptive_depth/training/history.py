@@ -1,4 +1,4 @@
-"""What a training tells of itself: where it is, an epoch, its history. Plain values, which need no torch."""
+"""What a training reports: its progress, an epoch, its history. Plain values, without torch."""
 
 import csv
 import io
@@ -17,13 +17,13 @@ class Epoch(Plain):
     Attributes:
         epoch: counted from 1.
         lr: the learning rate of the last step.
-        loss, accuracy: of the super-net, or of the plain network. Accuracy is the part of all places (samples, pixels)
-            that got the right class, without ignored ones; None where outputs are not classes.
+        loss, accuracy: of the super-net, or of the plain network. Accuracy is the share of samples or pixels that got
+            the right class, without ignored ones; None if outputs are not classes.
         base_loss, base_accuracy: of the base-net; None for a plain network.
         images_per_s: training throughput, over all processes.
-        waiting: the part of the time, from 0 to 1, that the first process waited for the loader.
-        validation: accuracy of some sub-networks on the validation images, where that was measured.
-        parts: of the super-net's loss, by name, where the network tells them (a detector does).
+        waiting: the share of time, from 0 to 1, that the first process waited for the loader.
+        validation: accuracy of some sub-networks on the validation images, if measured.
+        parts: of the super-net's loss, by name, if the network reports them (a detector does).
     """
 
     epoch: Size
@@ -43,8 +43,8 @@ class Progress:
     """Where a training is after a step.
 
     Attributes:
-        epoch, epochs: the one under way, from 1, and how many there are.
-        step, steps: steps done, and how many there are, of all epochs.
+        epoch, epochs: the current one, from 1, and the total.
+        step, steps: steps done, and the total of all epochs.
     """
 
     epoch: int
@@ -54,7 +54,7 @@ class Progress:
     _so_far: Callable[[], Epoch] = field(repr=False)
 
     def so_far(self) -> Epoch:
-        """Means over what this process saw of the epoch; to ask for them waits for the device."""
+        """Means over the epoch so far, in this process; this synchronises with the device."""
         return self._so_far()
 
 
@@ -65,7 +65,7 @@ class History:
     epochs: tuple[Epoch, ...]
 
     def to_csv(self) -> str:
-        """A header and one line an epoch."""
+        """A header and one line per epoch."""
         text = io.StringIO()
         plain = [field.name for field in fields(Epoch) if field.name not in _BY_NAME]
         rows = [
@@ -85,7 +85,7 @@ class History:
         """The inverse of `to_csv`, of what it wrote.
 
         Raises:
-            TrainingError: a column that no epoch has, one that is missing, or something that is no number.
+            TrainingError: an unknown or missing column, or something other than a number.
 
         Example:
             >>> epoch = Epoch(1, 0.1, 1.5, 60.0, None, None, 900.0, validation={"F": 61.0})
@@ -96,13 +96,13 @@ class History:
         try:
             rows = list(csv.DictReader(io.StringIO(text)))
         except csv.Error as error:
-            raise TrainingError(f"a history is no CSV ({error}): expected what to_csv wrote") from error
+            raise TrainingError(f"the history is not CSV ({error}): expected what to_csv wrote") from error
         for row in rows:
             try:
                 read = {name: None if value == "" else float(value) for name, value in row.items()}
             except (TypeError, ValueError) as error:
                 raise TrainingError(
-                    f"history with the line {row}: {error}; expected numbers, as to_csv writes them"
+                    f"the history has the line {row}: {error}; expected numbers, as to_csv writes them"
                 ) from error
             marked: dict[str, Any] = {}
             for field_name in _BY_NAME:
@@ -123,7 +123,7 @@ class History:
         """The inverse of `to_json`.
 
         Raises:
-            TrainingError: a field that no epoch has, one that is missing or of another type.
+            TrainingError: a field that is unknown, missing or of another type.
         """
         return cls(from_plain(tuple[Epoch, ...], epochs, TrainingError, "history"))
 

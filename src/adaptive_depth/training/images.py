@@ -1,4 +1,4 @@
-"""Training images as a recipe wants them: augmented, mixed, shared out to processes, the damaged ones left out."""
+"""Training images as a recipe specifies: augmented, mixed, distributed over processes, without damaged ones."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,23 +23,23 @@ from .recipe import Recipe
 
 
 class TrainingBatches:
-    """Batches of one process, anew in every epoch: `[batch, channels, size, size]` and labels, or in the form that
-    `config` says.
+    """Batches of one process, reshuffled every epoch: `[batch, channels, size, size]` and labels, or in the form that
+    `config` specifies.
 
-    The order of an epoch follows from the recipe's seed and the epoch's number alone (that of tar shards, which are
-    read as a stream, from the number of workers besides). An image that cannot be read is left out, and `damaged`
-    tells it with the reason; a box that marks nothing likewise, in `notes`.
+    The order of an epoch depends only on the recipe's seed and the epoch's number (for tar shards, which are read as a
+    stream, also on the number of workers). An image that cannot be read is left out and listed in `damaged` with the
+    reason; likewise a box that marks nothing, in `notes`.
 
     Arguments:
         config: which images.
         recipe: how they are prepared; each batch is one part of a step (`batch_size / accumulate / processes`).
-        workers: processes that load images (of tar shards, no more than there are shards).
-        download: fetch a named set that is not there.
+        workers: processes that load images (for tar shards, no more than there are shards).
+        download: download a named set that is missing.
 
     Raises:
-        DataError: a set that is missing or empty, or smaller than one step; tar shards that are fewer than processes,
-            or with `repeats`; more boxes that mark nothing than `skip_damaged` allows; a preparation that is of images
-            with one class each, and boxes or masks.
+        DataError: a set that is missing or empty, or smaller than one step; fewer tar shards than processes, or tar
+            shards with `repeats`; more boxes that mark nothing than `skip_damaged` allows; boxes or masks with a
+            preparation for images of one class each.
     """
 
     def __init__(self, config: DataConfig, recipe: Recipe, *, workers: int = 0, download: bool = False) -> None:
@@ -47,13 +47,13 @@ class TrainingBatches:
         size, rest = divmod(recipe.batch_size, recipe.accumulate * processes.count)
         if rest:
             raise DataError(
-                f"batch_size={recipe.batch_size} cannot be shared out to {processes.count} processes in "
+                f"batch_size={recipe.batch_size} cannot be split over {processes.count} processes in "
                 f"{recipe.accumulate} parts: choose a multiple of both"
             )
         each, together = _preparing(config, recipe)
         data: Any = open_data(config, "train", transform=each, download=download)
         if len(data) < processes.count:
-            raise DataError(f"{len(data)} training images are fewer than {processes.count} processes")
+            raise DataError(f"there are {len(data)} training images for {processes.count} processes: expected more")
         self.seed, self.limit, self.images = recipe.seed or 0, recipe.skip_damaged, len(data)
         self.damaged: dict[str, str] = {}
         self.notes = data.notes if isinstance(data, Boxes) else None
@@ -72,7 +72,7 @@ class TrainingBatches:
 
     @property
     def indices(self) -> Callable[[int], list[int]] | None:
-        """Tells which images of the set the batch of a number (from 0) of this epoch holds; None for tar shards."""
+        """Returns the images of the set in a batch of this epoch, by its number (from 0); None for tar shards."""
         return self.source.indices
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -82,7 +82,7 @@ class TrainingBatches:
         notes = self.notes
         if notes is not None and len(notes.left_out) > self.limit * notes.boxes:
             raise DataError(
-                f"{str(notes).splitlines()[0]}. That is more than the share of skip_damaged={self.limit}: mend the "
+                f"{str(notes).splitlines()[0]}. That is more than skip_damaged={self.limit} allows: fix the "
                 "annotations, or allow a larger share"
             )
 
@@ -91,8 +91,8 @@ class TrainingBatches:
         if len(self.damaged) > self.limit * self.images:
             told = "; ".join(f"{name}: {reason}" for name, reason in list(self.damaged.items())[:3])
             raise DataError(
-                f"{len(self.damaged)} of {self.images} training images cannot be read, more than the share of "
-                f"skip_damaged={self.limit} ({told}): put whole ones in their places, or allow a larger share"
+                f"{len(self.damaged)} of {self.images} training images cannot be read, more than "
+                f"skip_damaged={self.limit} allows ({told}): replace them, or allow a larger share"
             )
 
 
@@ -112,7 +112,7 @@ class _Source(Protocol):
     def batches(self, note: Callable[[dict[str, str]], None]) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
-# -- images that can be asked for by number ---------------------------------------------------------------------
+# -- images by number -------------------------------------------------------------------------------------------
 
 
 class _ByNumber:
@@ -150,7 +150,7 @@ class _ByNumber:
 
 
 class _Remembering(BatchSampler):
-    """Batches of indices; the last one only where it is full, for BatchNorm cannot learn from a single image."""
+    """Batches of indices; the last one only if full, because BatchNorm cannot learn from a single image."""
 
     def __init__(self, sampler: Any, size: int) -> None:
         super().__init__(sampler, size, drop_last=True)
@@ -164,7 +164,7 @@ class _Remembering(BatchSampler):
 
 
 class _Collate:
-    """A batch of what could be read, finished; and what could not."""
+    """A finished batch of the images that could be read, and those that could not."""
 
     def __init__(self, together: _Finished, least: int) -> None:
         self.together, self.least = together, least
@@ -181,10 +181,10 @@ class _Collate:
 
 
 class _Streamed:
-    """Each process reads shards of its own, dealt anew in every epoch, and in each of its workers some of them.
+    """Each process reads its own shards, dealt again every epoch and split over its workers.
 
-    All batches are full, and their number is the same in every process. A process whose shards hold fewer whole images
-    goes through them once more; one whose shards hold more leaves some for another epoch.
+    All batches are full, and every process has the same number. A process whose shards hold fewer readable images goes
+    through them again; one whose shards hold more leaves some for another epoch.
     """
 
     indices = None
@@ -194,12 +194,12 @@ class _Streamed:
     ) -> None:
         if recipe.repeats > 1:
             raise DataError(
-                f"repeats={recipe.repeats}: repeated augmentation needs images that can be asked for by number, and "
-                "tar shards are a stream; take repeats=1, an image folder or a Hugging Face set"
+                f"repeats={recipe.repeats}: repeated augmentation needs access to images by number, but "
+                "tar shards are a stream; use repeats=1, an image folder or a Hugging Face set"
             )
         if len(data.shards) < processes.count:
             raise DataError(
-                f"{processes.count} processes cannot share {len(data.shards)} tar shards: write as many or more"
+                f"{processes.count} processes cannot share {len(data.shards)} tar shards: write at least as many shards"
             )
         self.data, self.workers, self.together, self.processes = data, workers, together, processes
         images = len(data) // processes.count
@@ -216,9 +216,9 @@ class _Streamed:
         return joined(self._parts(note), self.size, self.together.finish)
 
     def _parts(self, note: Callable[[dict[str, str]], None]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Without end: full batches, finished, and the rests of workers, which are not.
+        """Endless: finished full batches, and the workers' unfinished remainders.
 
-        Going through shards again only fills up what the first time left, so then images come one by one.
+        Later rounds through the shards only fill up what the first left, so then images come one by one.
         """
         for again in count():
             some, size = False, 1 if again else self.size
@@ -238,7 +238,7 @@ class _Streamed:
 
 
 class _Parts(IterableDataset[Any]):
-    """What a worker makes of its shards: full batches, and at last the rest, unfinished; and what could not be read."""
+    """What a worker yields from its shards: full batches, then the unfinished rest; and what could not be read."""
 
     def __init__(self, data: Shards, size: int, together: "_Finish | None") -> None:
         self.data, self.size, self.together = data, size, together
@@ -293,7 +293,7 @@ class _Finish:
 
 
 def _preparing(config: DataConfig, recipe: Recipe) -> tuple[Callable[..., Any], _Finished]:
-    """What is done with each image, and what with a batch of them."""
+    """The preparation of each image, and that of a batch."""
     if config.shown != "class":
         return _with_what_is_marked(config, recipe), Collate(lists=config.shown == "boxes")
     steps, last = _augmenting(config, recipe), [_Numbers(config)]
@@ -307,8 +307,8 @@ def _with_what_is_marked(config: DataConfig, recipe: Recipe) -> Together:
     for name in ("random_erasing", "mixup", "cutmix"):
         if getattr(recipe, name):
             raise DataError(
-                f"{name}={getattr(recipe, name)} changes images and not what is marked on them: leave it out, the data "
-                f"{config.name!r} has {config.shown}"
+                f"{name}={getattr(recipe, name)} changes images but not their annotations: leave it out, because "
+                f"the data {config.name!r} has {config.shown}"
             )
     usual = "flip" if config.shown == "boxes" else "crop"
     augment = augmentation(recipe.augment or usual, config.shown, recipe.crop_scale)
@@ -319,7 +319,7 @@ def _with_what_is_marked(config: DataConfig, recipe: Recipe) -> Together:
 
 
 def training_transform(config: DataConfig, recipe: Recipe) -> Callable[[Any], Tensor]:
-    """How an image becomes an input `[channels, size, size]` in training; only mixing is left out."""
+    """How an image becomes an input `[channels, size, size]` in training, except mixing."""
     each, together = _preparing(config, recipe)
     assert isinstance(together, _Finish)
     return transforms.Compose([each, *together.steps])

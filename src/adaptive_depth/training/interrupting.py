@@ -1,4 +1,4 @@
-"""What surrounds a training: random numbers that start from a seed, and signals that wait for the end of a step."""
+"""Context managers around a training: seeded random numbers, and signals that wait for the end of a step."""
 
 import random
 import signal
@@ -13,11 +13,11 @@ import torch
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Random numbers (torch, NumPy, Python) that start from `seed`; their state before is put back afterwards."""
+    """Seed the random numbers of torch, NumPy and Python inside; their former state is restored afterwards."""
     if seed is None:
         yield
         return
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the state that transforms draw from
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - transforms draw from the global state
     with torch.random.fork_rng():
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
@@ -31,11 +31,12 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 @contextmanager
 def stopping(also_interrupt: bool) -> Iterator[threading.Event]:
-    """SIGTERM is remembered until the step is done; where that can be (in the main thread).
+    """Defer SIGTERM until the step is done, if in the main thread.
 
-    So is Ctrl-C where a checkpoint can be written; a second one interrupts at once.
+    So is Ctrl-C if a checkpoint can be written; a second one interrupts at once.
     """
     asked = threading.Event()
+    # Python only lets the main thread set signal handlers.
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return

@@ -1,4 +1,4 @@
-"""A training loop for an adaptive network, and for a plain one to compare it with."""
+"""A training loop for adaptive networks, and for plain ones to compare them with."""
 
 import copy
 import math
@@ -53,35 +53,34 @@ def train(
     on_epoch: Callable[[Epoch], None] | None = None,
     **changes: Any,
 ) -> History:
-    """Train a network, adaptive or plain, as a recipe says; weights alone decay.
+    """Train a network, adaptive or plain, as a recipe says; only weights decay, not norms or biases.
 
     Started by `torchrun` or `accelerate launch`, all processes train together: gradients and running statistics are
-    averaged, and each brings its own share of the batches.
+    averaged, and each process brings its own share of the batches.
 
     Arguments:
-        network: trained where it is (`network.to(device)` before); in eval mode afterwards, with the averaged weights
-            where the recipe asks for them (`ema`).
+        network: trained in place (`network.to(device)` before); in eval mode afterwards, with the averaged weights if
+            the recipe asks for them (`ema`).
         batches: pairs of input `[batch, ...]` and labels `[batch]`, or dicts with `"labels"`, such as a DataLoader;
             with `accumulate`, each is one part of a step.
-        recipe: how; the default one where none is given.
-        task: what the network is for: a task of `adaptive_depth.tasks`, a dict of them for several heads, or a
-            criterion of torch that says it for certain; where None what the model's class says (`as_task`), and for
-            anything else classification, with the recipe's label smoothing.
+        recipe: how to train; by default `Recipe()`.
+        task: what the network is for: a task of `adaptive_depth.tasks`, a dict of them for several heads, or an
+            unambiguous criterion of torch; if None, what the model's class implies (`as_task`), else classification
+            with the recipe's label smoothing.
         step: what to do with a batch, one optimiser step each; by default the recipe's `passes` for an adaptive
             network, `supervise(network)` for a plain one.
-        validation: batches to evaluate an adaptive network on, as often as the recipe says; of several processes,
-            each brings its share.
-        folder: where checkpoints of the training are kept; none are written without it.
-        resume: go on from the newest checkpoint in `folder`, where there is one.
+        validation: batches to evaluate an adaptive network on, as often as the recipe says; each of several processes
+            brings its share.
+        folder: where checkpoints are written; without it there are none.
+        resume: resume from the newest checkpoint in `folder`, if there is one.
         on_step: called after each step, in the first process.
         on_epoch: called with each finished epoch, in the first process.
         **changes: fields of the recipe to change, such as `epochs=5, lr=0.05`.
 
     Raises:
-        TrainingError: a recipe that is none, labels out of range, or a loss that is not finite.
+        TrainingError: an invalid recipe, labels out of range, or a loss that is not finite.
         DataError: no batches, or batches without labels.
-        CheckpointError: a checkpoint that cannot be written, or that cannot be gone on from; a folder that another
-            training writes.
+        CheckpointError: a checkpoint that cannot be written or resumed from; a folder that another training writes to.
 
     Example:
         >>> import timm, torch, adaptive_depth as ad
@@ -95,17 +94,17 @@ def train(
     recipe = (recipe or Recipe()).changed(changes)
     check(network, batches, recipe, kept=folder is not None)
     if resume and folder is None:
-        raise TrainingError("resume=True without a folder: name the one that holds the checkpoints")
+        raise TrainingError("resume=True without a folder: pass the folder that holds the checkpoints")
     folder = None if folder is None else Path(folder)
     learned = _task(task, recipe, network)
     if validation is not None and isinstance(network, AdaptiveNetwork) and not learned.can_judge:
         raise TrainingError(
-            f"validation= needs a metric, and {task!r} says nothing of one: name the task, such as "
+            f"validation= needs a metric, which {task!r} does not determine: pass a task, such as "
             "adaptive_depth.tasks.Classification(criterion), or leave validation out"
         )
     if validation is not None and isinstance(network, AdaptiveNetwork):
         _try_metric(network, validation, learned)
-    seed = None if recipe.seed is None else recipe.seed + Distributed().index  # each process augments in its own way
+    seed = None if recipe.seed is None else recipe.seed + Distributed().index  # so that processes augment differently
     with (
         _writing(folder),
         seeded(seed),
@@ -127,7 +126,7 @@ def train(
 
 @contextmanager
 def _writing(folder: Path | None) -> Iterator[None]:
-    """The folder of checkpoints is this training's alone; the first of its processes writes it."""
+    """Lock the folder of checkpoints for this training; only its first process writes there."""
     if folder is None or not Distributed().is_first:
         yield
         return
@@ -135,32 +134,32 @@ def _writing(folder: Path | None) -> Iterator[None]:
         try:
             stack.enter_context(writing(folder, "train", CheckpointError, patience=0))
         except OSError as error:
-            raise CheckpointError(f"{folder} cannot be written ({error}): name another folder") from error
+            raise CheckpointError(f"{folder} cannot be written ({error}): choose another folder") from error
         yield
 
 
 def _try_metric(network: AdaptiveNetwork, validation: Any, task: Task) -> None:
-    """A metric of the user's own judges one batch before the training: at its end the error would cost all of it.
+    """Try a custom metric on one batch before the training: an error at the end would cost all of it.
 
-    So does the one of a criterion that says nothing for certain before a batch does, and that of boxes, which needs a
-    package of its own.
+    Likewise the metric of a criterion that is ambiguous until a batch shows it, and that of boxes, which needs an
+    extra package.
     """
     judging = task.tasks[task.judged_by] if isinstance(task, Heads) else task
     ready = type(task) in TASKS and type(judging) in TASKS and not isinstance(judging, Detection)
     if ready and "metric" not in vars(judging):
         return
-    with seeded(0), warnings.catch_warnings():  # the training draws the numbers that it would draw without this
-        warnings.simplefilter("ignore")  # of one batch a metric may say that classes are missing
+    with seeded(0), warnings.catch_warnings():  # the training's random numbers stay unaffected
+        warnings.simplefilter("ignore")  # on one batch a metric may warn of missing classes
         try:
             evaluate(network, islice(validation, 1), [network.skips[0]], task=task)
-        except DataError:  # an image that cannot be read, say, is told where it is needed
+        except DataError:  # such as an unreadable image: reported when it is needed
             return
         except TrainingError as error:
-            raise TrainingError(f"validation= needs a metric, or is left out: {error}") from error
+            raise TrainingError(f"validation= needs a metric; fix it, or leave validation out: {error}") from error
 
 
 def default_task(recipe: Recipe) -> Classification:
-    """Classification as a recipe has it."""
+    """Classification as a recipe specifies it."""
     criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     return Classification(criterion, temperature=recipe.temperature)
 
@@ -175,8 +174,8 @@ def _task(given: Any, recipe: Recipe, network: nn.Module) -> Task:
     smoothed = getattr(getattr(given, "criterion", given), "label_smoothing", 0.0)
     if recipe.label_smoothing != smoothed and recipe.label_smoothing:
         raise TrainingError(
-            f"label_smoothing={recipe.label_smoothing:g} is of the default task, and another one was given: give it to "
-            "that task's criterion, too, nn.CrossEntropyLoss(label_smoothing=...), or leave it out of the recipe"
+            f"label_smoothing={recipe.label_smoothing:g} applies to the default task, but another one was given: pass "
+            "it to that task's criterion, too, nn.CrossEntropyLoss(label_smoothing=...), or leave it out of the recipe"
         )
     return as_task(given, model)
 
@@ -185,7 +184,7 @@ _NAMED = 16  # samples, in an error
 
 
 class _Run:
-    """A training as it goes on: what changes from step to step."""
+    """A running training: the state that changes from step to step."""
 
     def __init__(
         self,
@@ -199,18 +198,18 @@ class _Run:
         self.given, self.batches, self.recipe, self.task, self.folder = network, batches, recipe, task, folder
         self.processes, self.device = Distributed(), device_of(network)
         self.part_steps = len(batches) // recipe.accumulate  # in an epoch
-        # What is spread over processes is another network: nothing turns it into a usual one again.
+        # FSDP works on a copy, because it cannot be undone on a network.
         self.spread = recipe.fsdp and self.processes.count > 1
         self.network = copy.deepcopy(network) if self.spread else network
-        self.passes: Passes | None = None  # of a schedule; else one step for each batch
+        self.passes: Passes | None = None  # of a schedule; without one, each batch is one step
         self.ema: ModelEmaV3 | None = None
         self.wrapped, self.step = self._prepare(step)
         self.optimizer = optimiser(self.network, recipe)
         self.schedule = learning_rates(self.optimizer, recipe, self._steps_after)
         self.scaler = torch.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
-        self.epoch, self.done, self.batch = 1, 0, 0  # the epoch under way, steps in all, batches of this epoch
+        self.epoch, self.done, self.batch = 1, 0, 0  # the current epoch, steps in all, batches of this epoch
         self.history: list[Epoch] = []
-        self.best: float | None = None  # the best validation so far, as a number that is higher for the better
+        self.best: float | None = None  # the best validation so far, where higher is better
         self.meter = self._new_meter()
         self.at_start: dict[str, Any] | None = None  # random numbers as they were before this epoch's first batch
 
@@ -218,12 +217,12 @@ class _Run:
         return Meter(self.task)
 
     def _steps_after(self, epochs: float) -> int:
-        """Optimiser steps after so many epochs."""
+        """Optimiser steps after this many epochs."""
         batches = round(epochs * self.part_steps)
         return self.passes.schedule.steps(batches) if self.passes else batches
 
     def _prepare(self, step: Step | None) -> tuple[nn.Module, Step | None]:
-        """What processes share the work of, and the step of a batch; there is none where passes are made."""
+        """The module that processes train together, and the step of a batch (None with a schedule of passes)."""
         recipe, network = self.recipe, self.network
         if step is None and isinstance(network, AdaptiveNetwork) and recipe.passes != ALGORITHM_1:
             self.passes = self._passes(network)
@@ -235,8 +234,8 @@ class _Run:
             return wrapped, supervise(torch.compile(wrapped) if recipe.compile else wrapped, self.task)
         if self.passes is not None:
             module = self.passes.module
-            # Each pass leaves other parameters out, the same ones in all processes: their gradients are averaged when
-            # they are there, which needs no wrapper that walks the graph to look for them.
+            # Each pass leaves out other parameters, the same in all processes, so the gradients that exist are
+            # averaged afterwards, without a wrapper that searches the graph for unused ones.
             return (self._wrap(module) if self.spread else module), None
         objective = SelfDistillation(
             network,
@@ -261,20 +260,20 @@ class _Run:
         recipe = self.recipe
         schedule = recipe.schedule_of(recipe.epochs * self.part_steps, self.part_steps)
         if len(network.stages) == 1 and recipe.passes == Recipe.passes:
-            schedule = replace(schedule, pattern="SB")  # the default where nobody asked for another
+            schedule = replace(schedule, pattern="SB")  # the default was not chosen, so adapt it
         passes = Passes(network, self.task, schedule, buffer_mb=recipe.buffer_mb)
         if recipe.compile:
             passes.module.compile()
         return passes
 
     def _averaged(self) -> ModelEmaV3 | None:
-        """The averaged weights, where the recipe asks for them: over as many images whatever the schedule."""
+        """The averaged weights, if the recipe asks for them: over as many images for every schedule."""
         decay, epochs = self.recipe.ema, self.recipe.epochs
         if decay is None:
             return None
         steps = self._steps_after(epochs)
         decay **= epochs * self.part_steps / max(1, steps)
-        # Not all at once where buffers stay whole and parameters are spread (`foreach`).
+        # `foreach` cannot mix the sharded parameters of FSDP with whole buffers.
         return ModelEmaV3(self.network, decay=decay, foreach=not self.spread)
 
     def _wrap(self, module: nn.Module) -> nn.Module:
@@ -293,7 +292,7 @@ class _Run:
         if callable(set_epoch := getattr(self.batches, "set_epoch", None)):
             set_epoch(self.epoch)
         if self.passes is not None:
-            self._make_passes(self.passes.left(), stop, on_step)  # of a batch that was interrupted
+            self._make_passes(self.passes.left(), stop, on_step)  # of an interrupted batch
         loaded: list[tuple[Any, Any]] = []
         for batch in self._remaining(parts * self.part_steps):
             x, y = self._taken_apart(batch)
@@ -311,7 +310,7 @@ class _Run:
     def _make_passes(
         self, dues: Iterator[Due], stop: threading.Event, on_step: Callable[[Progress], None] | None
     ) -> None:
-        """An optimiser step for each pass, and between them a place where a training may be interrupted."""
+        """An optimiser step for each pass; a training can be interrupted between them."""
         assert self.passes is not None
         passes = self.passes
         for due in dues:
@@ -334,12 +333,12 @@ class _Run:
         return Progress(epoch, epochs, self.done, self._steps_after(epochs), lambda: meter.epoch(epoch, None))
 
     def _remaining(self, number: int) -> Iterator[Any]:
-        """The batches of this epoch, up to a number; where it is gone on from the middle, those that are left.
+        """The batches of this epoch, up to a number; after a resume in the middle, those that are left.
 
-        The batches before are drawn once more, from the random numbers of that time, so that those behind them are
-        what they would have been.
+        The earlier batches are drawn again, from the random numbers of that time, so that the later ones are what they
+        would have been.
         """
-        if self.batch == number:  # only the validation was left
+        if self.batch == number:  # only the validation is left
             return
         now = state.random_state(self.device)
         if self.batch:
@@ -385,16 +384,16 @@ class _Run:
         self.meter.add(result, y)
 
     def _where(self) -> str:
-        """The place of an error in a training: the step, the samples where they are known, the last checkpoint."""
+        """The place of an error in a training: the step, the samples if known, the last checkpoint."""
         batch, which, kept = self.batch - 1, "", state.newest(self.folder) if self.folder else None
         last = f"; the last good checkpoint is {kept})" if kept else ")"
         if self.passes is not None and self.passes.waiting:
             due = self.passes.waiting[0]
             which = f"pass {due.letter}, "
-            # Of an accumulated batch the first part; before this epoch where the pass learns from an earlier one.
+            # The first part of an accumulated batch; negative if the pass learns from a batch of an earlier epoch.
             batch = (due.batch - (self.epoch - 1) * self.part_steps) * self.recipe.accumulate
         if batch < 0:
-            return f" (epoch {self.epoch}, step {self.done + 1}, {which}a batch of the epoch before{last}"
+            return f" (epoch {self.epoch}, step {self.done + 1}, {which}a batch of the previous epoch{last}"
         said = f" (epoch {self.epoch}, step {self.done + 1}, {which}batch {batch + 1} of {len(self.batches)}"
         known = getattr(self.batches, "indices", None)
         if callable(known):
@@ -405,7 +404,7 @@ class _Run:
 
     def _update(self, stop: threading.Event, on_step: Callable[[Progress], None] | None) -> None:
         apart = self.processes.count > 1 and not self.spread
-        if apart and isinstance(self.wrapped, SelfDistillation | OnePass):  # no wrapper has done it
+        if apart and isinstance(self.wrapped, SelfDistillation | OnePass):  # no DDP averages them
             self.processes.average_gradients(self.network.parameters())
         if self.recipe.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
@@ -425,13 +424,15 @@ class _Run:
         every = self.recipe.checkpoint_every
         if self.processes.any(stop.is_set(), self.device):
             self.save()
-            where = f"; a checkpoint of step {self.done} is in {self.folder}: go on with resume" if self.folder else ""
+            where = (
+                f"; a checkpoint of step {self.done} is in {self.folder}: continue with resume" if self.folder else ""
+            )
             raise KeyboardInterrupt(f"asked to stop{where}")
         if every and self.done % every == 0:
             self.save()
 
     def end_epoch(self, validation: Any) -> None:
-        told = self.meter.epoch(self.epoch, self.processes)  # before the validation takes its time
+        told = self.meter.epoch(self.epoch, self.processes)  # before the validation, whose time does not count
         self.processes.average_statistics(self.network)
         if self.ema is not None:
             self.processes.average_statistics(self.ema.module)
@@ -446,7 +447,7 @@ class _Run:
             averaged = self.settled()
             assert isinstance(averaged, AdaptiveNetwork)
             skips = self.recipe.validate or (averaged.skips[0], averaged.skips[-1])
-            self.save()  # an image that cannot be read, say, must not cost the epoch
+            self.save()  # so that a failing validation does not cost the epoch
             measured = _finite(evaluate(averaged, validation, skips, task=self.task, across_processes=True))
         self.history.append(replace(told, validation=measured))
         self.epoch, self.batch = self.epoch + 1, 0
@@ -460,7 +461,7 @@ class _Run:
         return History(tuple(self.history))
 
     def settled(self) -> nn.Module:
-        """The network as it would be kept now: with averaged weights where there are any, and in one piece."""
+        """The network as it would be saved now: with averaged weights if there are any, and gathered."""
         source = self.network if self.ema is None else self.ema.module
         if self.spread:
             self.given.load_state_dict({name: gather(tensor) for name, tensor in source.state_dict().items()})
@@ -469,12 +470,12 @@ class _Run:
     # -- checkpoints --------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Everything that decides the rest of the training; the newest checkpoints stay, and the best."""
+        """Save everything that determines the rest of the training; the newest checkpoints and the best are kept."""
         if self.folder is None:
             return
         self.processes.average_statistics(self.network)
         first, tensors, rest, extra = self.processes.is_first, {}, {}, {}
-        if first or self.spread:  # to put together what is spread takes all processes, to keep it one
+        if first or self.spread:  # gathering shards takes all processes, keeping them only one
             numbers, rest = state.numbers_of(self.optimizer, keep=first)
             tensors, extra = state.state_of_module(self.network, "network.", keep=first)
             tensors |= {f"optimizer.{name}": value for name, value in numbers.items()}
@@ -524,16 +525,16 @@ class _Run:
         changed = [name for name in ours if theirs.get(name) != ours[name] and name not in _FREE_TO_CHANGE]
         if changed:
             told = ", ".join(f"{name}: {theirs.get(name)!r} there, {ours[name]!r} now" for name in changed)
-            raise CheckpointError(f"{path} is of another recipe ({told}): go on with the same one, or start anew")
+            raise CheckpointError(f"{path} has another recipe ({told}): resume with the same one, or start again")
         there, now = (len(facts["random"]), facts["batches"]), (self.processes.count, len(self.batches))
         if there != now:
             raise CheckpointError(
-                f"{path} is of {there[0]} processes with epochs of {there[1]} batches, and there are {now[0]} with "
-                f"{now[1]} now: go on with the same data and number of processes"
+                f"{path} is from {there[0]} processes with epochs of {there[1]} batches, but there are {now[0]} with "
+                f"{now[1]} now: resume with the same data and number of processes"
             )
         if facts["epoch"] > self.recipe.epochs + 1:
             raise CheckpointError(
-                f"{path} is of epoch {facts['epoch']}, and the recipe has {self.recipe.epochs} epochs"
+                f"{path} is from epoch {facts['epoch']}, but the recipe has {self.recipe.epochs} epochs"
             )
         with state.put_back(path):
             self._put(tensors, facts)
@@ -560,7 +561,7 @@ class _Run:
 
 
 def _finite(measured: Mapping[str, float]) -> dict[str, float] | None:
-    """What a metric of the user's own could tell: a file holds no other numbers."""
+    """The finite values of a custom metric: JSON holds no others."""
     if strange := {skip: value for skip, value in measured.items() if not math.isfinite(value)}:
         warnings.warn(f"the metric of the validation is not finite, {strange}: left out of the history", stacklevel=2)
     return {skip: value for skip, value in measured.items() if skip not in strange} or None

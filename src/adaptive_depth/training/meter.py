@@ -1,4 +1,4 @@
-"""What the steps of an epoch add up to."""
+"""Sums over the steps of an epoch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ class StepResult:
         loss: the criterion of the super-net, or of the plain network.
         output: what it returned, `[batch, classes]`.
         base_loss: what the base-net learned from: with Algorithm 1 KL(super-net ‖ base-net).
-        base_output: what the base-net returned, `[batch, classes]`; with `distil_share` of the first samples only.
+        base_output: what the base-net returned, `[batch, classes]`; with `distil_share` for the first samples only.
     """
 
     loss: Tensor
@@ -37,19 +37,19 @@ class Meter:
     """Sums over one epoch, kept on the device so that no step waits for them.
 
     Arguments:
-        task: whose outputs are counted, right and wrong, where they are classes; classification where None.
+        task: whose outputs are counted as right or wrong if they are classes; classification if None.
     """
 
     def __init__(self, task: Task | None = None) -> None:
         self.task = Classification() if task is None else task
         self.start, self.images, self.lr = perf_counter(), 0, 0.0
-        self.images_before, self.waited = 0, 0.0  # images of before an interruption; seconds
+        self.images_before, self.waited = 0, 0.0  # images before an interruption; seconds
         self.sums: dict[str, Any] = {}
-        self.base_images = 0  # that the base-net saw in passes of its own
+        self.base_images = 0  # that the base-net saw in its own passes
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Inside, the loader works and the network waits."""
+        """Count the time inside, while the network waits for the loader."""
         start = perf_counter()
         yield
         self.waited += perf_counter() - start
@@ -67,7 +67,7 @@ class Meter:
             self._count_hits("base_accuracy", result.base_output, first_samples(y, seen) if few else y)
 
     def add_pass(self, letter: str, loss: Tensor, output: Any, y: Any) -> None:
-        """One pass of a schedule: `S` and `B` are counted, each by the images that it saw."""
+        """Add one pass of a schedule: `S` and `B` are counted, each by the images that it saw."""
         if letter == "R":
             return
         size, base = entries_in(y), "" if letter == "S" else "base_"
@@ -82,7 +82,7 @@ class Meter:
         return {"images": self.images, "sums": sums, **({"base_images": self.base_images} if self.base_images else {})}
 
     def put(self, before: dict[str, Any], device: torch.device) -> None:
-        """Go on from what `to_json` returned."""
+        """Continue from what `to_json` returned."""
         self.images = self.images_before = before["images"]
         self.base_images = before.get("base_images", 0)
         self.sums = {
@@ -90,7 +90,7 @@ class Meter:
             for name, (value, kind) in before["sums"].items()
         }
         for name, images in (("accuracy", self.images), ("base_accuracy", self.base_images or self.images)):
-            if name in self.sums and f"{name}_of" not in self.sums:  # by an earlier version: one class an image
+            if name in self.sums and f"{name}_of" not in self.sums:  # from an earlier version: one class per image
                 self.sums[f"{name}_of"] = torch.tensor(images, device=device)
 
     def _count_hits(self, name: str, output: Any, y: Any) -> None:
@@ -107,9 +107,9 @@ class Meter:
         self.sums[name] = self.sums.get(name, 0.0) + value
 
     def epoch(self, number: int, processes: Distributed | None) -> Epoch:
-        """The means; over some processes, or of this one alone."""
+        """The means, over all `processes` or, if None, over this one alone."""
         if not self.sums:
-            raise DataError("the loader yielded no batch in this epoch: expected one that can be gone through again")
+            raise DataError("the loader yielded no batch in this epoch: expected one that can be iterated again")
 
         def total(value: Tensor) -> Tensor:
             return processes.sum(value) if processes else value
@@ -119,12 +119,12 @@ class Meter:
         timed = int(total(torch.tensor(self.images - self.images_before, device=device)))
         base_images = int(total(torch.tensor(self.base_images, device=device))) or images
         means: dict[str, float | None] = dict.fromkeys(("loss", "accuracy", "base_loss", "base_accuracy"))
-        for name in (name for name in means if name in self.sums):  # all processes in the same order
+        for name in (name for name in means if name in self.sums):  # in the same order in all processes
             seen = base_images if name.startswith("base_") else images
             if f"{name}_of" in self.sums:
                 seen = int(total(self.sums[f"{name}_of"])) or 1
             means[name] = float(total(self.sums[name].double())) / seen
-        mine = [name for name in self.sums if name.startswith(_PART)]  # a batch without boxes may lack some
+        mine = [name for name in self.sums if name.startswith(_PART)]  # batches without boxes may have fewer
         names = sorted({name for own in (processes.all_gather(mine) if processes else [mine]) for name in own})
         nothing = torch.zeros((), device=device)
         parts = {n.removeprefix(_PART): float(total(self.sums.get(n, nothing).double())) / images for n in names}

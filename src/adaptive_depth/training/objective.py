@@ -1,4 +1,4 @@
-"""What a pass learns of its task: from the labels, and from the super-net's output for the same samples."""
+"""The loss of a pass: from the labels, and from the super-net's output for the same samples."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from ..tasks.checks import check_finite, single_number
 
 
 def learned(task: Task, output: Any, target: Any, teacher: Any = None, share: float = 0.0) -> Tensor:
-    """The loss of one pass: `(1 - share) * task.loss + share * task.distil`, each asked for only where it counts.
+    """The loss of one pass: `(1 - share) * task.loss + share * task.distil`, each computed only if it counts.
 
     Arguments:
         task: what the network is for.
-        output: `task.output` of what a sub-network returned.
+        output: `task.output` of a sub-network's output.
         target: the labels.
         teacher: the super-net's output for the same samples; no gradient flows to it.
-        share: of the teacher, from 0 (labels alone) to 1.
+        share: of the teacher, from 0 (labels only) to 1.
 
     Raises:
         TrainingError: what the task refuses, or a loss that is not finite.
@@ -30,12 +30,12 @@ def learned(task: Task, output: Any, target: Any, teacher: Any = None, share: fl
 
 
 def checked(name: str, loss: Any, output: Any = None) -> Tensor:
-    """The loss as it is, where it is one finite number that depends on the output: one's own task may return others."""
+    """The loss, checked to be one finite number that depends on the output: a custom task may return anything."""
     check_finite(name, single_number(name, loss))
     learns = isinstance(output, Tensor) and output.requires_grad and torch.is_grad_enabled()
     if learns and not loss.requires_grad:
         raise TrainingError(
-            f"{name} has no gradient, and the network's output has: expected one that is computed from the output, "
+            f"{name} has no gradient, but the network's output has: expected a loss computed from the output, "
             "without detach(), no_grad() or item()"
         )
     return loss

@@ -1,4 +1,4 @@
-"""The passes of a schedule, made: each trains one sub-network on one batch and has an optimiser step of its own."""
+"""Runs the passes of a schedule: each trains one sub-network on one batch in its own optimiser step."""
 
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, nullcontext
@@ -30,7 +30,7 @@ class PassResult:
 
     Attributes:
         loss: a scalar to differentiate.
-        output: what the sub-network returned, as its task takes it, without gradients.
+        output: what the sub-network returned, in its task's form, without gradients.
     """
 
     loss: Tensor
@@ -38,7 +38,7 @@ class PassResult:
 
 
 class OnePass(nn.Module):
-    """A pass as a module, for loops that wrap their model (precision, several devices): give them this one.
+    """A pass as a module, for loops that wrap their model (precision, several devices): have them wrap this one.
 
     Arguments:
         network: the network to train.
@@ -49,13 +49,13 @@ class OnePass(nn.Module):
         super().__init__()
         self.network, self.task = network, task
         self._compiled = Compiled()
-        self._shared: SharedForward | None = None  # runs what a task watches
+        self._shared: SharedForward | None = None  # runs the passes whose modules a task watches
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile each sub-network when it first runs; takes `torch.compile`'s arguments.
 
         Raises:
-            TrainingError: for a task that looks inside the passes.
+            TrainingError: for a task that compares features inside the passes.
         """
         if self.task.watch:
             raise TrainingError(
@@ -70,13 +70,12 @@ class OnePass(nn.Module):
         Arguments:
             x: the input; `[batch, channels, height, width]` for images, a dict of keyword arguments, or a tuple of
                 positional ones.
-            y: what the criterion takes beside the output.
+            y: what the criterion takes besides the output.
             skip: the sub-network.
-            teacher, share: the super-net's output for the same batch, and its share of what is learned.
+            teacher, share: the super-net's output for the same batch, and its share of the loss.
 
         Raises:
-            TrainingError: what the task refuses. Nothing was changed then: weights, gradients and running
-                statistics are what they were.
+            TrainingError: what the task refuses. Weights, gradients and running statistics are then unchanged.
         """
         network = self.network
         args, kwargs = arguments(dict(x) if isinstance(x, Mapping) else x)
@@ -102,18 +101,18 @@ class OnePass(nn.Module):
         return PassResult(loss, tree_map_only(Tensor, torch.Tensor.detach, output))
 
     def _taught(self, args: Any, kwargs: Any) -> dict[str, Any]:
-        """What the modules that the task watches return in the super-net, on the same batch and from the same random
+        """The outputs in the super-net of the modules that the task watches, on the same batch and with the same random
         numbers: a detector draws the size of its images.
 
-        It is computed again, up to these modules: for a batch that waits for a later pass, features would take a
-        multiple of its memory.
+        They are recomputed, up to these modules: stored for each waiting batch, features would take a multiple of its
+        memory.
         """
         network = self.network
         generators = Generators(network, device_of(network))
         drawn, deep = generators.state(), network.skips[0]
         with torch.no_grad(), self._gathering_aside(network.view(deep)):
             seen = self._sharing().seen(deep, args, kwargs, self.task.watch)
-        torch.clear_autocast_cache()  # weights that were cast without gradients would be handed to the pass that learns
+        torch.clear_autocast_cache()  # it holds weights cast without gradients, which the learning pass would reuse
         generators.put(drawn)
         return seen
 
@@ -127,11 +126,11 @@ class OnePass(nn.Module):
 
     @contextmanager
     def _gathering_aside(self, view: View) -> Iterator[None]:
-        """The two sets of running statistics are those of the super-net and the base-net, whoever else runs."""
+        """Keep intermediate sub-networks out of the two sets of running statistics, the super-net's and base-net's."""
         if not self.network.training:
             yield
             return
-        # Copies take their places: values put back into the same tensors would invalidate what backward saved of them.
+        # Copies take their place: writing back into the same tensors would invalidate what backward saved of them.
         homes = [home._buffers for home in view.parts if gathers(home)]
         before = [dict(buffers) for buffers in homes]
         for buffers in homes:
@@ -146,15 +145,14 @@ class OnePass(nn.Module):
 class Passes:
     """A schedule for the user's own loop: one optimiser step for each pass.
 
-    The blocks that a pass leaves out have no gradient, so with `zero_grad(set_to_none=True)`, torch's default, they
-    get no momentum, decay or update from it. Learning-rate schedules go over all steps, `schedule.steps(batches)`.
+    The blocks that a pass skips have no gradient, so with `zero_grad(set_to_none=True)`, torch's default, they get no
+    momentum, decay or update from it. Learning-rate schedules cover all steps, `schedule.steps(batches)`.
 
     Arguments:
         network: the network to train.
         task: what the network is for: a task of `adaptive_depth.tasks`, a dict of them for several heads, or a
-            criterion of output and labels; where None what the model's class says (`as_task`), and cross-entropy for
-            anything else.
-        schedule: which sub-network learns when; the default one where None (without R for a network of one stage).
+            criterion of output and labels; if None, what the model's class implies (`as_task`), else cross-entropy.
+        schedule: which sub-network learns when; the default one if None (without R for a network of one stage).
         buffer_mb: memory off the device for the batches that wait for a later pass, see `Replay`.
 
     Raises:
@@ -189,8 +187,8 @@ class Passes:
             raise TrainingError(f"schedule={schedule!r}: expected a Schedule, such as Schedule('SBSBR', delay=16)")
         if not any(due.letter == "S" for due in schedule.due(0)):
             raise TrainingError(
-                f"the schedule {type(schedule).__name__} trains no super-net on the first batch: expected a pass S, "
-                "which loads it, as in Schedule('SBSBR')"
+                f"the schedule {type(schedule).__name__} does not train the super-net on the first batch: expected a "
+                "pass S, which loads it, as in Schedule('SBSBR')"
             )
         if not buffer_mb > 0:
             raise TrainingError(f"buffer_mb={buffer_mb!r}: expected megabytes, above 0")
@@ -199,7 +197,7 @@ class Passes:
         self.task = as_task(task, network.model)
         if schedule.teacher_share and isinstance(self.task, Detection):
             raise TrainingError(
-                f"teacher_share={schedule.teacher_share:g} compares outputs, and a detector's are boxes: expected "
+                f"teacher_share={schedule.teacher_share:g} compares outputs, but a detector's are boxes: expected "
                 "teacher_share=0 and Detection(learn='both'), which compares features"
             )
         if schedule.teacher_share and isinstance(self.task, OwnCriterion):
@@ -207,23 +205,23 @@ class Passes:
         self.module = OnePass(network, self.task)
         if schedule.teacher_share and not self.task.can_distil:
             raise TrainingError(
-                f"teacher_share={schedule.teacher_share:g} needs a loss between two outputs, and the task "
+                f"teacher_share={schedule.teacher_share:g} needs a loss between two outputs, but the task "
                 f"{type(self.task).__name__} has none: pass a task of adaptive_depth.tasks, such as "
                 "Classification(criterion), or teacher_share=0"
             )
         self.network, self.schedule = network, schedule
         self.loaded, self.steps_done = 0, 0
-        self.waiting: list[Due] = []  # passes of the newest batch that were not made yet
+        self.waiting: list[Due] = []  # passes of the newest batch that are still due
         self._kept = Replay(schedule.kept, buffer_mb)
         self._newest: list[tuple[Any, Any]] | None = None
-        self.resumed = False  # from a checkpoint, and no loader has been started since
+        self.resumed = False  # from a checkpoint, and no loader was started since
 
     def __call__(self, x: Any, y: Any = None) -> Iterator[Tensor]:
-        """The losses that follow a new batch; make an optimiser step with each before you ask for the next.
+        """The losses that follow a new batch; make an optimiser step with each before requesting the next.
 
         Arguments:
-            x, y: input and labels, on the network's device; or a batch of the loader as it is, which the task takes
-                apart (token ids of a language model, a dict with `labels`).
+            x, y: input and labels, on the network's device; or a batch of the loader as it is, which the task splits
+                (token ids of a language model, a dict with `labels`).
 
         Raises:
             TrainingError: what the task refuses, a batch that cannot be kept for a later pass, or a loop that adds up
@@ -236,10 +234,10 @@ class Passes:
             self.done()
 
     def load(self, parts: Sequence[tuple[Any, Any]]) -> Iterator[Due]:
-        """Take in a new batch, and give the passes that follow it; after each, call `done()`.
+        """Take in a new batch and yield the passes that follow it; after each, call `done()`.
 
         Arguments:
-            parts: the batch as pairs of input and labels, in parts where a step is accumulated; usually one.
+            parts: the batch as pairs of input and labels; several if a step is accumulated, else one.
 
         Raises:
             DataError: an input that the network cannot take (`Task.check_input`).
@@ -254,17 +252,17 @@ class Passes:
         return self.left()
 
     def left(self) -> Iterator[Due]:
-        """The passes of the newest batch that are not done, after a checkpoint was put back, say."""
+        """The passes of the newest batch that are not done, for example after loading a checkpoint."""
         while self.waiting:
             yield self.waiting[0]
 
     def done(self) -> None:
-        """The first pass that waits is over."""
+        """Mark the first waiting pass as done."""
         self.waiting.pop(0)
         self.steps_done += 1
 
     def items(self, due: Due) -> list[dict[str, Any]]:
-        """A pass as plain values, one dict for each part of its batch; `learn` makes it."""
+        """A pass as plain values, one dict for each part of its batch; `learn` runs it."""
         parts, teachers = self._batch(due)
         named = {"skip": self.schedule.skip_of(due, self.network.skips), "letter": due.letter, "batch": due.batch}
         return [
@@ -276,24 +274,24 @@ class Passes:
         """The forward pass of one part of a pass.
 
         Arguments:
-            item: of `items`, or of a loader that `over` made.
-            module: what is called, where a loop wrapped `self.module`.
+            item: from `items`, or from a loader made by `over`.
+            module: what to call if a loop wrapped `self.module`.
         """
         schedule, teacher = self.schedule, item["teacher"]
         share = schedule.teacher_share if teacher is not None else 0.0
         result = (module or self.module)(item["x"], item["y"], item["skip"], teacher, share)
         if item["letter"] == "S" and schedule.teacher_share and item["batch"] >= schedule.teacher_start:
-            self._kept.answered(item["batch"], item["part"], result.output)  # no pass asks for it again
+            self._kept.answered(item["batch"], item["part"], result.output)  # kept for later passes
         return result
 
     def _batch(self, due: Due) -> tuple[Any, Any]:
-        """The parts of a pass's batch, and what the super-net answered to each, where that is kept."""
-        if due.letter == "S" or self.schedule.fresh:  # as it came, whatever is kept of it
+        """The parts of a pass's batch, and the super-net's output for each, if kept."""
+        if due.letter == "S" or self.schedule.fresh:  # as loaded: the kept copy may have 8 bits
             assert self._newest is not None
             return self._newest, [None] * len(self._newest)
         if due.batch not in self._kept.batches:
             raise TrainingError(
-                f"batch {due.batch} is not kept any more: make all passes of a batch before the next one is loaded"
+                f"batch {due.batch} is no longer kept: make all passes of a batch before loading the next one"
             )
         kept = self._kept.get(due.batch, device_of(self.network))
         return kept["parts"], kept["teacher"]
@@ -301,13 +299,13 @@ class Passes:
     # -- for loops that make one step for each batch of their loader --------------------------------------------
 
     def over(self, batches: Any) -> "PassLoader":
-        """A loader with one item for each optimiser step: for loops that step once for each item of their loader."""
+        """A loader with one item for each optimiser step, for loops that make one step per item of their loader."""
         return PassLoader(self, batches)
 
     # -- for a checkpoint ---------------------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Where the schedule is and the batches that it keeps: tensors by name, and plain values for JSON."""
+        """The position in the schedule and the kept batches: tensors by name, and plain values for JSON."""
         tensors, kept = self._kept.state()
         return tensors, {"loaded": self.loaded, "steps": self.steps_done, "waiting": len(self.waiting), "kept": kept}
 
@@ -315,14 +313,14 @@ class Passes:
         """The inverse of `state`.
 
         Raises:
-            CheckpointError: something that is no such state.
+            CheckpointError: something other than such a state.
         """
         try:
             self._kept.put_state(tensors, facts["kept"])
             self.loaded, self.steps_done = int(facts["loaded"]), int(facts["steps"])
             number = int(facts["waiting"])
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"the state of the passes is damaged ({error!r}): start anew") from error
+            raise CheckpointError(f"the state of the passes is damaged ({error!r}): start again") from error
         due = list(self.schedule.due(self.loaded - 1)) if self.loaded else []
         self.waiting = due[len(due) - number :]
         self._newest = None
@@ -332,13 +330,13 @@ class Passes:
 class PassLoader:
     """A loader with one item for each optimiser step of a schedule; made by `Passes.over`.
 
-    An item is a dict of `x`, `y`, `skip` and what else `Passes.learn` takes; the batches of the loader inside stay on
-    the device that they come on. An epoch of it is an epoch of that loader. Everything else that is asked of it
-    (`dataset`, `set_epoch`, ...) is asked of the loader inside.
+    An item is a dict of `x`, `y`, `skip` and whatever else `Passes.learn` takes; the batches of the wrapped loader stay
+    on the device that they come on. Its epochs are those of the wrapped loader, which also has all other attributes
+    (`dataset`, `set_epoch`, ...).
 
-    A pass counts as made when its item is handed out, so take a checkpoint after the step and before the next item is
-    fetched. After `Passes.put_state` the first epoch continues where it was interrupted, without the batches that were
-    loaded before.
+    A pass counts as made when its item is yielded, so save checkpoints after the step and before fetching the next
+    item. After `Passes.put_state` the first epoch continues where it was interrupted, without the batches loaded
+    before.
 
     Raises:
         DataError: batches without a length or without labels.
@@ -352,16 +350,16 @@ class PassLoader:
         self.batches: Any = batches
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("passes", "batches"):  # of a copy that is being made, which has none yet
+        if name in ("passes", "batches"):  # a copy in the making has none yet: avoid endless recursion
             raise AttributeError(name)
         return getattr(self.batches, name)
 
     def __len__(self) -> int:
-        """Steps of the epoch that is next, or was interrupted.
+        """Steps of the next epoch, or of the one that was interrupted.
 
-        Epochs differ: the first lacks the passes whose batch is from before the start, and a round may end in the next
-        epoch. A loop that asks once and trusts the answer would cut later epochs short: have it ask before each
-        (Lightning: `reload_dataloaders_every_n_epochs=1`), or count in `schedule.steps(epochs * len(batches))`.
+        Epochs differ: in the first, passes on batches from before the start are left out, and a round may end in the
+        next epoch. A loop that asks only once would cut later epochs short: have it ask before each (Lightning:
+        `reload_dataloaders_every_n_epochs=1`), or count in `schedule.steps(epochs * len(batches))`.
         """
         start, steps = self._start(), self.passes.schedule.steps
         return steps(start + len(self.batches)) - steps(start)
@@ -384,7 +382,7 @@ class PassLoader:
     def _items(self, dues: Iterator[Due]) -> Iterator[dict[str, Any]]:
         for due in dues:
             item = self.passes.items(due)[0]
-            # Not after the yield: a loop that counts items does not ask for one more at the end of an epoch, and the
-            # state that it saves there must not hold a pass that was made.
+            # Not after the yield: a loop that counts items does not fetch another at the end of an epoch, and the
+            # state that it saves there must not list this pass as due.
             self.passes.done()
             yield item

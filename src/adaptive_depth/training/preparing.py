@@ -1,4 +1,4 @@
-"""What a recipe asks for before the first step: checks, the network's state, the optimiser and its learning rates."""
+"""What a recipe needs before the first step: checks, the network's state, the optimiser and its learning rates."""
 
 from collections.abc import Callable, Iterator, Sized
 from contextlib import ExitStack, contextmanager
@@ -23,20 +23,20 @@ from .steps import Loader
 
 
 def check(network: nn.Module, batches: Loader, recipe: Recipe, *, kept: bool = False) -> None:
-    """Raise what can be said before the first step; `kept` where checkpoints are written."""
+    """Raise all errors that are known before the first step; `kept` if checkpoints are written."""
     if not isinstance(network, nn.Module):
         raise TrainingError(f"train received a {type(network).__name__}: expected a network, adapt(model) or plain")
     if unwrapped(network) is not network and isinstance(unwrapped(network), AdaptiveNetwork):
         raise TrainingError(
-            f"train received an adapted network inside a {type(network).__name__}, of which it would train one depth "
-            "only: give the network itself; compile=True compiles it, and torchrun starts several processes"
+            f"train received an adapted network inside a {type(network).__name__}, where it would train one depth "
+            "only: pass the network itself; compile=True compiles it, and torchrun starts several processes"
         )
     check_shaped(network, "train received", TrainingError)
     extra = [name for name, value in network.state_dict().items() if not isinstance(value, Tensor)]
     if extra and recipe.ema is not None:
-        raise TrainingError(f"ema averages tensors, and {', '.join(extra[:3])} is none: leave ema out of the recipe")
+        raise TrainingError(f"ema averages tensors, but {', '.join(extra[:3])} is not one: leave ema out of the recipe")
     if kept:
-        check_storable(apart(network.state_dict())[0])  # what no checkpoint can hold is reported now
+        check_storable(apart(network.state_dict())[0])  # report now what no checkpoint can hold
     if not isinstance(batches, Sized):
         raise DataError(
             f"train received batches without a length ({type(batches).__name__}): pass a list or DataLoader"
@@ -44,7 +44,7 @@ def check(network: nn.Module, batches: Loader, recipe: Recipe, *, kept: bool = F
     if not len(batches):
         raise DataError("train received an empty loader: expected at least one batch of (input, labels)")
     if len(batches) < recipe.accumulate:
-        raise DataError(f"{len(batches)} batches are fewer than the accumulate={recipe.accumulate} parts of one step")
+        raise DataError(f"the loader has {len(batches)} batches, but one step has accumulate={recipe.accumulate} parts")
     if recipe.optimizer.lower() not in list_optimizers():
         raise TrainingError(f"optimizer {recipe.optimizer!r} is not one of timm's: expected sgd, adamw, lamb, ...")
     if Distributed().count > 1:
@@ -53,7 +53,7 @@ def check(network: nn.Module, batches: Loader, recipe: Recipe, *, kept: bool = F
 
 @contextmanager
 def prepared(network: nn.Module, recipe: Recipe) -> Iterator[None]:
-    """Inside, the network is laid out, frozen, recomputed and normalised as the recipe asks."""
+    """Apply the recipe's memory layout, frozen parameters, recomputation and synchronised norms inside."""
     processes = Distributed()
     if recipe.channels_last:
         network.to(memory_format=torch.channels_last)
@@ -71,17 +71,17 @@ def prepared(network: nn.Module, recipe: Recipe) -> Iterator[None]:
 
 
 def _check_together(recipe: Recipe, device: torch.device) -> None:
-    """What cannot be had at once, in several processes."""
+    """Refuse options that cannot be combined in several processes."""
     if "random" in (recipe.teacher, recipe.student):
         raise TrainingError("a random teacher or student leaves norms without gradients: train it in one process")
     if recipe.sync_batchnorm and device.type == "cpu":
-        raise TrainingError("sync_batchnorm needs accelerators: leave it out on CPUs, or take larger shares of a batch")
+        raise TrainingError("sync_batchnorm needs accelerators: leave it out on CPUs, or use larger shares of a batch")
     if recipe.fsdp:
         for name in ("low_memory", "compile", "sync_batchnorm"):
             if getattr(recipe, name):
-                raise TrainingError(f"fsdp and {name} do not go together yet: leave one of them out")
+                raise TrainingError(f"fsdp and {name} cannot be combined yet: leave one of them out")
         if recipe.precision == "fp16":
-            raise TrainingError("fsdp with fp16: a gradient scaler would look at each process's part alone; take bf16")
+            raise TrainingError("fsdp with fp16: a gradient scaler would check each process's shard alone; use bf16")
 
 
 def _freeze(network: nn.Module, parts: tuple[str, ...]) -> None:
@@ -89,13 +89,13 @@ def _freeze(network: nn.Module, parts: tuple[str, ...]) -> None:
         found = [parameter for name, parameter in network.named_parameters() if part in name]
         if not found:
             some = [name for name, _ in network.named_parameters()][:3]
-            raise TrainingError(f"freeze names {part!r}, which is in no parameter's name ({', '.join(some)}, ...)")
+            raise TrainingError(f"freeze has {part!r}, which is in no parameter's name ({', '.join(some)}, ...)")
         for parameter in found:
             parameter.requires_grad_(False)
 
 
 def optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """No weight decay on norms, biases (all that has one dimension) and what the recipe or a module itself names."""
+    """No weight decay on norms, biases (everything one-dimensional) and what the recipe or a module excludes."""
     exempt = [
         f"{path}.{own}".lstrip(".")
         for path, module in network.named_modules()
@@ -108,7 +108,7 @@ def optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def learning_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_after: Callable[[float], int]) -> Scheduler:
-    """The learning rate of every step; a recipe counts in epochs, `steps_after` says how many steps those are."""
+    """The learning rate of every step; a recipe counts in epochs, which `steps_after` converts to steps."""
     asked = min(5, recipe.epochs / 10) if recipe.warmup_epochs is None else min(recipe.warmup_epochs, recipe.epochs)
     warmup = steps_after(asked)
     first = recipe.warmup_lr or recipe.lr / max(1, warmup)

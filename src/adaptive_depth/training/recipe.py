@@ -1,6 +1,6 @@
-"""A recipe: everything that decides how a network is trained, as a plain value that YAML holds.
+"""A recipe: everything that determines how a network is trained, as a plain value that YAML can hold.
 
-The recipes that come with the library are the paper's (section 4 and appendix), one file each in `recipes/`.
+The built-in recipes are the paper's (section 4 and appendix), one file each in `recipes/`.
 """
 
 from collections.abc import Mapping
@@ -27,75 +27,75 @@ _OF_ALGORITHM_1 = (
 _Above0 = Such(lambda value: 0 < value < 1e15, "a number above 0")
 _From0 = Such(lambda value: 0 <= value < 1e15, "0 or more")
 _Share = Such(lambda value: 0 <= value <= 1, "a number from 0 to 1")
-_Part = Such(lambda value: 0 < value <= 1, "a part of each batch, above 0 and at most 1")
+_Part = Such(lambda value: 0 < value <= 1, "a fraction of each batch, above 0 and at most 1")
 _Decay = Such(lambda value: 0 < value < 1, "a decay between 0 and 1, such as 0.9999")
 _Pixels = Such(
     lambda value: all(0 < side <= MOST_PIXELS for side in (value if isinstance(value, tuple) else (value,))),
-    f"a number above 0, of pixels, and at most {MOST_PIXELS:,}",
+    f"a number of pixels above 0 and at most {MOST_PIXELS:,}",
 )
 _FOLDERS = (Path(__file__).parent.parent / "recipes", Path(__file__).parents[3] / "recipes")  # installed, or in a clone
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. A field that is not named has the default; sizes are in pixels, times in epochs.
+    """How to train. Omitted fields have their defaults; sizes are in pixels, times in epochs.
 
     Attributes:
-        model: a name for `create_model`; may be left out where a network is given.
+        model: a name for `create_model`; may be omitted if a network is given.
         model_kwargs: arguments of its constructor.
-        data: `"digits"`, `"torch/cifar10"`, `"hfds/NAME"`, `"wds/FOLDER"` or a folder; may be left out where batches
-            are given.
+        data: `"digits"`, `"torch/cifar10"`, `"hfds/NAME"`, `"wds/FOLDER"` or a folder; may be omitted if batches are
+            given.
 
         epochs: passes over the training images.
         batch_size: images in an optimiser step, over all processes and accumulated parts.
-        accumulate: parts in which each process computes its share of a step, one after the other.
-        seed: of all random numbers; None does not touch them.
+        accumulate: sequential parts in which each process computes its share of a step.
+        seed: of all random numbers; None leaves them alone.
 
-        optimizer: a name of timm's.
+        optimizer: timm's name of it.
         momentum: of `sgd`.
-        lr: the highest learning rate.
-        weight_decay: not applied to norms, biases and whatever else has one dimension.
-        no_decay: parts of names of further parameters that do not decay.
-        clip_grad: the largest norm of all gradients together; None does not clip.
+        lr: the peak learning rate.
+        weight_decay: not applied to norms, biases and other one-dimensional parameters.
+        no_decay: name parts of other parameters without decay.
+        clip_grad: the maximum norm of all gradients together; None does not clip.
 
         schedule: `"cosine"` to `min_lr`, or `"multistep"`: times `decay_rate` at each of `milestones`.
-        milestones, decay_rate, min_lr: as said.
+        milestones, decay_rate, min_lr: see `schedule`.
         warmup_epochs, warmup_lr: a linear rise from `warmup_lr` before that.
 
         image_size: of training images; with boxes or masks also a pair, height and width.
-        eval_size: of evaluation images, after a central crop; as in training where None.
-        eval_resize: of their shorter side before that crop; None leaves it to the model's own crop.
+        eval_size: of evaluation images, after a central crop; if None, as in training.
+        eval_resize: of their shorter side before that crop; None uses the model's own crop.
         interpolation: `"bilinear"` or `"bicubic"`.
-        augment: `"crop"` (random crops, mirrored images), `"flip"` (mirrored images), `"trivial"` or `"rand"`
-            (TrivialAugmentWide or RandAugment besides crops), `"characters"` (small shifts, not mirrored), or `"none"`;
-            by default `"flip"` with boxes.
+        augment: `"crop"` (random crops and flips), `"flip"` (flips only), `"trivial"` or `"rand"` (TrivialAugmentWide
+            or RandAugment, after crops and flips), `"characters"` (small shifts, no flips), or `"none"`; by default
+            `"flip"` with boxes.
         crop_scale: the smallest part of an image's area that a random crop keeps.
         random_erasing: probability of erasing a rectangle.
-        repeats: times that an image is drawn in an epoch, each time augmented anew (repeated augmentation).
+        repeats: times that an image is drawn in an epoch, augmented differently each time (repeated augmentation).
         mixup, cutmix: their parameters; 0 is off.
         label_smoothing: of the super-net's labels.
 
-        freeze: parts of names of parameters that are not trained, such as `["conv1", "layer1"]`.
-        skip_aware_norms: double the norms of mandatory blocks; without is the paper's ablation (Table 3).
-        passes: how sub-networks learn: the pattern of a `Schedule` (each pass has an optimiser step of its own), or
-            `"algorithm 1"` (the paper's, both passes summed in one step). A plain network has one pass a step anyway.
+        freeze: name parts of parameters that are not trained, such as `["conv1", "layer1"]`.
+        skip_aware_norms: double the norms of mandatory blocks; False is the paper's ablation (Table 3).
+        passes: how sub-networks learn: the pattern of a `Schedule` (each pass has its own optimiser step), or
+            `"algorithm 1"` (the paper's, both passes summed in one step). A plain network has one pass per step anyway.
             Epochs, warm-up and milestones count passes over the images; with a pattern, an epoch has more steps.
         delay, fresh, intermediate, teacher_share, buffer_mb: of `Schedule` and `Passes`, for a pattern.
-        teacher_start: part of the training, from 0 to 1, after which the teacher has its share.
+        teacher_start: the fraction of the training after which the teacher has its share.
         alpha, temperature, feature_weight, low_memory, learn_from, teacher, student, distil_share, keep_scale: of
             `SelfDistillation`, for `"algorithm 1"`.
         precision: `"fp32"`, `"bf16"` or `"fp16"`.
-        channels_last: lay images out so.
+        channels_last: use that memory layout for images.
         compile: let `torch.compile` compile both passes.
         grad_checkpointing: recompute the activations of each block in the backward pass, for less memory.
         sync_batchnorm: BatchNorms normalise with the images of all processes; needs accelerators.
-        fsdp: spread parameters, gradients and the optimiser's state over the processes (FSDP2), for large networks.
-        ema: decay of an average of the weights, which is then evaluated and kept; None is off.
+        fsdp: shard parameters, gradients and the optimiser's state over the processes (FSDP2), for large networks.
+        ema: decay of an average of the weights, which is then evaluated and saved; None is off.
         validate_every: epochs between two evaluations of `validate`; 0 evaluates after the last one only.
-        validate: the sub-networks to evaluate then; super-net and base-net where None.
-        calibrate: images that the command `train` measures BatchNorm statistics per context on afterwards; 0 is off.
-        checkpoint_every: steps between two checkpoints of the training; there is one after each epoch anyway.
-        keep: how many of the last checkpoints are kept.
+        validate: the sub-networks to evaluate then; if None, super-net and base-net.
+        calibrate: images on which the command `train` measures BatchNorm statistics per context afterwards; 0 is off.
+        checkpoint_every: steps between two checkpoints, in addition to the one after each epoch.
+        keep: how many of the last checkpoints to keep.
         skip_damaged: the largest share of training images that may be unreadable before a run stops.
     """
 
@@ -171,9 +171,7 @@ class Recipe:
         for name, value in vars(self).items():
             object.__setattr__(self, name, _checked(name, value, hints[name]))
         if self.schedule == "multistep" and not self.milestones:
-            raise TrainingError(
-                "schedule='multistep' without milestones: name the epochs, such as milestones=[60, 100]"
-            )
+            raise TrainingError("schedule='multistep' without milestones: set the epochs, such as milestones=[60, 100]")
         self._check_passes()
         if self.batch_size % self.accumulate:
             raise TrainingError(
@@ -190,11 +188,11 @@ class Recipe:
         for name in strange:
             if getattr(self, name) != defaults[name]:
                 raise TrainingError(
-                    f"{name}={getattr(self, name)!r} belongs to {owner}, and passes is {other!r}: change one of them"
+                    f"{name}={getattr(self, name)!r} belongs to {owner}, but passes is {other!r}: change one of them"
                 )
 
     def schedule_of(self, batches: int, epoch: int | None = None) -> Schedule:
-        """The schedule of passes, for a training of so many batches, `epoch` of them in an epoch.
+        """The schedule of passes for a training of this many batches, `epoch` of them in an epoch.
 
         Raises:
             TrainingError: a delay longer than an epoch.
@@ -214,7 +212,7 @@ class Recipe:
         """The same recipe with other values of some fields.
 
         Raises:
-            TrainingError: a field that no recipe has (the near ones are listed), or a value of another kind.
+            TrainingError: an unknown field (similar ones are listed), or a value of another type.
 
         Example:
             >>> Recipe().changed({"epochs": 3}).epochs
@@ -238,12 +236,12 @@ class Recipe:
 
 
 def load_recipe(name: str | Path) -> Recipe:
-    """A recipe that comes with the library by its name, or one of your own by its path.
+    """A built-in recipe by its name, or your own by its path.
 
-    A file that does not say `passes` is of version 0.1 and means what it meant there: `"algorithm 1"`.
+    A file without `passes` is from version 0.1 and keeps its meaning: `"algorithm 1"`.
 
     Raises:
-        TrainingError: no such recipe, a file that is no YAML, or fields that no recipe has.
+        TrainingError: no such recipe, a file that is not YAML, or unknown fields.
 
     Example:
         >>> load_recipe("resnet50").milestones
@@ -262,7 +260,7 @@ def load_recipe(name: str | Path) -> Recipe:
     content = read_yaml(path, TrainingError, "expected a recipe, with lines such as 'epochs: 30'")
     if not isinstance(content, dict):
         raise TrainingError(f"recipe {path} holds a {type(content).__name__}: expected lines such as 'epochs: 30'")
-    if "passes" not in content:  # of version 0.1, which knew one way: it means what it meant
+    if "passes" not in content:  # from version 0.1, which had only this
         content = {"passes": ALGORITHM_1, "keep_scale": False, **content}
     try:
         return Recipe().changed(content)
@@ -271,12 +269,12 @@ def load_recipe(name: str | Path) -> Recipe:
 
 
 def recipe_names() -> tuple[str, ...]:
-    """The recipes that come with the library."""
+    """The built-in recipes."""
     return tuple(sorted({path.stem for folder in _FOLDERS if folder.is_dir() for path in folder.glob("*.yaml")}))
 
 
 def _checked(name: str, value: Any, kind: Any) -> Any:
-    """The value as the field's kind: a list for a tuple will do, and 1e-4, which YAML takes for a text."""
+    """The value as the field's type: a list may stand for a tuple, and 1e-4 is allowed, which YAML reads as text."""
     if isinstance(value, str) and str(kind).startswith("tuple[str"):
         value = (value,)
     try:

@@ -16,7 +16,7 @@ _KEPT = (Tensor, bool, int, float, str, type(None))
 
 @dataclass(frozen=True)
 class _Bytes:
-    """A floating tensor `[samples, channels, ...]` in 8 bits a value, with a range for each channel of each sample.
+    """A floating tensor `[samples, channels, ...]` in 8 bits per value, with a range for each channel of each sample.
 
     The error is at most 1/510 of that range: half a step of an 8-bit image.
     """
@@ -32,6 +32,8 @@ class _Bytes:
         places = tuple(range(2, exact.ndim))
         low, high = exact.amin(places, keepdim=True), exact.amax(places, keepdim=True)
         step = (high - low).div_(255)
+        # The clamp avoids 0/0 in constant channels.
+        # The clamp avoids 0/0 in constant channels.
         codes = ((exact - low) / step.clamp_min(torch.finfo(torch.float32).tiny)).round_().to(torch.uint8)
         return cls(codes.cpu(), low.cpu(), step.cpu(), tensor.dtype)
 
@@ -41,11 +43,11 @@ class _Bytes:
 
 
 class Replay:
-    """The newest `size` batches by their number; older ones are forgotten.
+    """The newest `size` batches by their number; older ones are dropped.
 
-    Tensors are copied, so a loader may fill the same memory again. Floating tensors of three or more dimensions
-    (images, features) are kept exactly while all batches together fit into `limit_mb`, and in 8 bits a value
-    otherwise; everything else is kept exactly.
+    Tensors are copied, so a loader may reuse the same memory. Floating tensors of three or more dimensions (images,
+    features) are kept exactly if all batches together fit into `limit_mb`, else in 8 bits per value; everything else is
+    kept exactly.
 
     Arguments:
         size: how many batches.
@@ -74,7 +76,7 @@ class Replay:
         small = sum(each.numel() if _fits_bytes(each) else _bytes(each) for each in tensors) * self.size / 1e6
         if min(exact, small) > self.limit_mb:
             raise TrainingError(
-                f"{self.size} batches take {small:,.0f} MB, even in 8 bits a value, and buffer_mb is "
+                f"{self.size} batches take {small:,.0f} MB, even in 8 bits per value, but buffer_mb is "
                 f"{self.limit_mb:,.0f}: expected a larger limit, a shorter delay, or a new batch for every pass "
                 "(fresh=True)"
             )
@@ -84,7 +86,7 @@ class Replay:
             self.batches.popitem(last=False)
 
     def answered(self, number: int, part: int, answer: Any) -> None:
-        """Keep what the super-net answered to a part of a batch, where that batch is kept.
+        """Keep the super-net's output for a part of a batch, if that batch is kept.
 
         Raises:
             TrainingError: more than the limit, for all batches together.
@@ -96,13 +98,13 @@ class Replay:
         megabytes = size * len(answers) * self.size / 1e6
         if megabytes > self.limit_mb:
             raise TrainingError(
-                f"the super-net's outputs for {self.size} batches take {megabytes:,.0f} MB, and buffer_mb is "
+                f"the super-net's outputs for {self.size} batches take {megabytes:,.0f} MB, but buffer_mb is "
                 f"{self.limit_mb:,.0f}: expected a larger limit, a shorter delay, or teacher_share=0"
             )
         answers[part] = tree_map(lambda leaf: leaf.detach().to("cpu") if isinstance(leaf, Tensor) else leaf, answer)
 
     def get(self, number: int, device: torch.device) -> Any:
-        """A batch that was kept, on a device."""
+        """A kept batch, on a device."""
 
         def back(leaf: Any) -> Any:
             if isinstance(leaf, _Bytes):
@@ -113,7 +115,7 @@ class Replay:
 
     @property
     def megabytes(self) -> float:
-        """Memory of what is kept now."""
+        """The memory in use."""
         tensors = [tensor for batch in self.batches.values() for tensor in _tensors(batch)]
         return sum(_bytes(tensor) for tensor in tensors) / 1e6
 
@@ -142,7 +144,7 @@ def _kept(leaf: Any, compact: bool) -> Any:
         return leaf
     if compact and _fits_bytes(leaf):
         return _Bytes.of(leaf)
-    # preserve_format: an image that was laid out with its channels last stays so
+    # Keeps the memory format: channels-last images stay channels-last.
     return leaf.detach().to("cpu", copy=True)
 
 
@@ -192,12 +194,12 @@ def _rebuilt(content: Mapping[str, Any], name: str, tensors: Mapping[str, Tensor
 def _kind(name: str) -> torch.dtype:
     kind = getattr(torch, name)
     if not isinstance(kind, torch.dtype):
-        raise TypeError(f"torch.{name} is no kind of number")
+        raise TypeError(f"torch.{name} is not a dtype")
     return kind
 
 
 def _channels_last(tensor: Tensor) -> bool:
-    """Not in memory's plain order; kernels that sum in another order would then round otherwise after a resume."""
+    """Is it in channels-last layout? Losing it would change the summation order and rounding after a resume."""
     return tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 

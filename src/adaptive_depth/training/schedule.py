@@ -12,12 +12,12 @@ _LETTERS = {"S": "the super-net", "B": "the base-net", "R": "an intermediate sub
 
 
 class Due(NamedTuple):
-    """One pass that a schedule asks for.
+    """One pass of a schedule.
 
     Attributes:
         letter: `"S"`, `"B"` or `"R"`.
         batch: the number of the batch that it learns from, counted from 0 over the whole training.
-        drawn: how many passes of this letter went before; decides the intermediate sub-network.
+        drawn: how many passes of this letter came before; determines the intermediate sub-network.
     """
 
     letter: str
@@ -27,21 +27,20 @@ class Due(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule:
-    """A round of passes, each with an optimiser step of its own.
+    """A round of passes, each with its own optimiser step.
 
-    `S` trains the super-net on a new batch, `B` the base-net on the batch of `delay` batches ago, `R` an intermediate
-    sub-network on that of `2 * delay` ago. So at any moment no two passes use the same images, and each batch is
-    loaded and augmented once. Passes whose batch is from before the training started are left out.
+    `S` trains the super-net on a new batch, `B` the base-net on the batch `delay` batches ago, `R` an intermediate
+    sub-network on the one `2 * delay` batches ago. So no two passes use the same images at the same moment, and each
+    batch is loaded and augmented once. Passes whose batch would be from before the start are left out.
 
     Attributes:
         pattern: one round. It begins with `S`; each `S` loads a batch.
-        delay: in batches; None is 16, or less where an epoch is shorter than 33 batches.
+        delay: in batches; None is 16, or less if an epoch is shorter than 33 batches.
         fresh: every pass takes a new batch instead of an earlier one, so nothing is kept. A loader of n batches then
-            makes n steps, and each letter sees its part of the images.
-        intermediate: the sub-networks that `R` draws from, each equally often; all between super-net and base-net
-            where None.
-        teacher_share: how much of what `B` and `R` learn comes from the super-net's output, which was kept when it saw
-            the batch (its knowledge of then; it costs no pass). The rest comes from the labels.
+            makes n steps, and each letter sees its share of the images.
+        intermediate: the sub-networks that `R` draws from, each equally often; if None, all intermediate ones.
+        teacher_share: the share of the loss of `B` and `R` that compares with the super-net's output, kept from when
+            it saw the batch (as it was then; this costs no pass). The rest compares with the labels.
         teacher_start: batches after which the teacher has its share.
         seed: of the drawing; the same in all processes.
 
@@ -76,21 +75,23 @@ class Schedule:
         if "S" not in self.pattern:
             raise TrainingError(f"{said} has no S: the super-net would never learn; expected one such as 'SBSBR'")
         if self.pattern[0] != "S":
-            raise TrainingError(f"{said} begins with {self.pattern[0]}: expected S first, for it loads the batch")
+            raise TrainingError(f"{said} begins with {self.pattern[0]}: expected S first, because it loads the batch")
         if set(self.pattern) == {"S"}:
             raise TrainingError(
-                f"{said} has nothing but S, so no sub-network would learn to do without its skippable blocks: expected "
+                f"{said} has only S, so no sub-network would learn to run without its skippable blocks: expected "
                 "one such as 'SB' or 'SBSBR', or train the plain network"
             )
         for name, value in (("delay", 0 if self.delay is None else self.delay), ("teacher_start", self.teacher_start)):
             if not isinstance(value, int) or value < 0:
                 raise TrainingError(f"{name}={value!r}: expected a whole number of batches, 0 or more")
         if self.intermediate is not None and "R" not in self.pattern:
-            raise TrainingError(f"{said} has no R, which alone draws from intermediate={self.intermediate!r}: add an R")
+            raise TrainingError(
+                f"{said} has no R, the only pass that uses intermediate={self.intermediate!r}: add an R"
+            )
         if self.fresh and (self.delay or self.teacher_share):
             raise TrainingError("fresh=True keeps no batch: leave delay and teacher_share out")
         if not 0 <= self.teacher_share <= 1:
-            raise TrainingError(f"teacher_share={self.teacher_share!r}: expected a part from 0 (labels alone) to 1")
+            raise TrainingError(f"teacher_share={self.teacher_share!r}: expected a share from 0 (labels only) to 1")
 
     @property
     def ages(self) -> dict[str, int]:
@@ -100,12 +101,12 @@ class Schedule:
 
     @property
     def kept(self) -> int:
-        """The number of batches that are kept at a time, the newest included."""
+        """The number of batches kept at a time, including the newest."""
         ages = self.ages
         return 1 + max(ages[letter] for letter in self.pattern)
 
     def _chunks(self) -> list[str]:
-        """The letters that each batch of a round sets off."""
+        """The passes that follow each batch of a round."""
         return list(self.pattern) if self.fresh else [f"S{rest}" for rest in self.pattern.split("S")[1:]]
 
     def due(self, batch: int) -> Iterator[Due]:
@@ -119,7 +120,7 @@ class Schedule:
                 yield Due(letter, batch - ages[letter], before)
 
     def steps(self, batches: int) -> int:
-        """Optimiser steps after so many batches."""
+        """Optimiser steps after this many batches."""
         chunks, ages = self._chunks(), self.ages
         total = 0
         for place, chunk in enumerate(chunks):
@@ -129,19 +130,19 @@ class Schedule:
         return total
 
     def skip_of(self, due: Due, skips: Sequence[str]) -> str:
-        """The sub-network of a pass, of those of a network, super-net first."""
+        """The sub-network of a pass, out of a network's `skips`, super-net first."""
         if due.letter != "R":
             return skips[0] if due.letter == "S" else skips[-1]
         between = self.drawn_from(len(skips[0]))
         turn, place = divmod(due.drawn, len(between))
-        # All of them in each turn, in a random order: no sub-network is left to chance in a short training.
+        # Each turn visits all of them in random order, so that even a short training misses none.
         return random.Random(f"{self.seed} {turn}").sample(between, len(between))[place]
 
     def drawn_from(self, stages: int) -> list[str]:
-        """The sub-networks that `R` draws from, in a network of so many stages.
+        """The sub-networks that `R` draws from, in a network of this many stages.
 
         Raises:
-            TrainingError: a pattern with R where there is none.
+            TrainingError: a pattern with R, but no sub-networks to draw from.
             SkipError: one that does not fit the stages.
         """
         skips = all_skips(stages)
@@ -151,12 +152,12 @@ class Schedule:
                 raise TrainingError("intermediate=() leaves R nothing to draw from: name sub-networks, or pass None")
             if ends := [skip for skip in chosen if skip in (skips[0], skips[-1])]:
                 raise TrainingError(
-                    f"intermediate names {ends[0]!r}, which S or B trains: expected sub-networks between the two"
+                    f"intermediate has {ends[0]!r}, which S or B trains: expected intermediate sub-networks"
                 )
             return chosen
         if "R" in self.pattern and len(skips) == 2:
             raise TrainingError(
-                f"pattern={self.pattern!r} has an R, and a network of one stage has no intermediate sub-networks: "
+                f"pattern={self.pattern!r} has an R, but a network of one stage has no intermediate sub-networks: "
                 "expected 'SB'"
             )
         return list(skips[1:-1])

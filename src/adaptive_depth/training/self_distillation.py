@@ -1,7 +1,7 @@
 """Self-distillation of skippable sub-paths (paper, Algorithm 1): the super-net teaches the base-net.
 
-Two passes a step serve all 2^N sub-networks. What the two have in common, everything before the first skip-aware
-norm, is computed and differentiated once.
+Two passes per step train all 2^N sub-networks. Their common part, everything before the first skip-aware norm, is
+computed and differentiated once.
 """
 
 import copy
@@ -37,7 +37,7 @@ class Losses:
         base_net: KL(super-net ‖ base-net) of the softmax outputs, per sample.
         features: the sum over stages of KL(h_super ‖ h_base), per position; None without the feature term.
         super_output, base_output: what the two passes returned, without gradients: `[batch, classes]`; the base-net's
-            of those samples alone that it saw (`distil_share`).
+            only for the samples that it saw (`distil_share`).
     """
 
     total: Tensor
@@ -56,28 +56,28 @@ class Losses:
 class SelfDistillation(nn.Module):
     """The objective of Algorithm 1, for the user's own loop.
 
-    Where a loop wraps its model (for several devices or another precision, as `DistributedDataParallel`, accelerate and
-    the Trainer of transformers do), give it the objective as the model: called on the network inside such a model, it
-    would go past the wrapper.
+    If a loop wraps its model (for several devices or another precision, as `DistributedDataParallel`, accelerate and
+    the Trainer of transformers do), have it wrap the objective: called on the network inside a wrapper, the objective
+    would bypass it.
 
     Arguments:
         network: the network to train.
         criterion: what the network is for: a task of `adaptive_depth.tasks`, or the loss of the super-net's output and
-            the labels; where None what the model's class says (`as_task`), and cross-entropy for anything else. What
-            the base-net learns from the super-net follows from it, or for class indices from the first batch.
+            the labels; if None, what the model's class implies (`as_task`), else cross-entropy. What the base-net
+            learns from the super-net follows from it, or for class indices from the first batch.
         alpha: weight of the super-net's loss; the base-net's has 1 - alpha (0.5, as in the reference: the gradients of
             both are added as they are).
         temperature: softens both outputs of the distillation, whose loss is multiplied by its square (1, as in
             the paper).
         feature_weight: weight of the optional feature term (0: off). It aligns the contexts in which the
-            sub-networks in between run, at some cost in time.
-        learn_from: of the student; `"labels"` leaves the distillation out (the paper's ablation, Table 3).
-        teacher, student: `"random"` draws another one of the 2^N sub-networks in every step (Table 4, where all of
-            these are worse).
-        keep_scale: divide both by alpha, so that the labels' gradient is as large as in a training of the super-net
-            alone and a learning rate that suits that one suits this. Without, a loss of alpha = 0.5 halves it.
-        distil_share: the part of each batch, its first samples, that the base-net runs on and learns from. Less than
-            1 trains cheaper (not in the paper); the two passes then share no computation.
+            intermediate sub-networks run, at some cost in time.
+        learn_from: what the student learns from; `"labels"` omits the distillation (the paper's ablation, Table 3).
+        teacher, student: `"random"` draws one of the 2^N sub-networks in every step (Table 4, where all of these are
+            worse).
+        keep_scale: divide both losses by alpha, so that the labels' gradient is as large as when the super-net is
+            trained alone, and the same learning rate fits. Without it, alpha = 0.5 halves that gradient.
+        distil_share: the fraction of each batch, its first samples, that the base-net runs on and learns from. Less
+            than 1 trains cheaper (not in the paper); the two passes then share no computation.
 
     Raises:
         TrainingError: alpha outside [0, 1], a temperature that is not positive, a negative feature weight, a share
@@ -112,8 +112,8 @@ class SelfDistillation(nn.Module):
         task = as_task(criterion, network.model)
         if learn_from == "teacher" and not task.can_distil:
             raise TrainingError(
-                f"what the base-net learns from the super-net is not known for the task {type(task).__name__}: give it "
-                "a distil(), or let the base-net learn from the labels (learn_from='labels')"
+                f"what the base-net learns from the super-net is unknown for the task {type(task).__name__}: define "
+                "its distil(), or let the base-net learn from the labels (learn_from='labels')"
             )
         if not 0 <= alpha <= 1:
             raise TrainingError(f"alpha={alpha!r}: expected a weight from 0 (base-net only) to 1 (super-net only)")
@@ -122,7 +122,7 @@ class SelfDistillation(nn.Module):
         if not feature_weight >= 0:
             raise TrainingError(f"feature_weight={feature_weight!r}: expected 0 (off) or more, such as 0.1")
         if not 0 < distil_share <= 1:
-            raise TrainingError(f"distil_share={distil_share!r}: expected a part of each batch, such as 0.5, or 1")
+            raise TrainingError(f"distil_share={distil_share!r}: expected a fraction of each batch, such as 0.5, or 1")
         for name, value, known in (
             ("learn_from", learn_from, ("teacher", "labels")),
             ("teacher", teacher, ("super-net", "random")),
@@ -136,13 +136,13 @@ class SelfDistillation(nn.Module):
             )
         if distil_share < 1 and isinstance(task, Detection):
             raise TrainingError(
-                f"distil_share={distil_share:g} is of the samples of a batch, and a detector's losses are of all "
-                "its images: expected distil_share=1"
+                f"distil_share={distil_share:g} selects samples of a batch, but a detector's losses cover all its "
+                "images: expected distil_share=1"
             )
         self.network = network
         self.learn_from, self.teacher, self.student = learn_from, teacher, student
         self.distil_share = distil_share
-        # With alpha = 0 no label is learned from, so there is no scale to keep.
+        # With alpha = 0 labels do not count, so there is no scale to keep.
         scale = alpha if keep_scale and alpha else 1.0
         self._weights = alpha / scale, (1 - alpha) / scale
         if isinstance(task, Classification | LanguageModel):
@@ -151,12 +151,12 @@ class SelfDistillation(nn.Module):
         elif isinstance(task, OwnCriterion) and task.distils is None:
             task = task.distilling(temperature) if learn_from == "teacher" else task
         elif temperature != 1:
-            raise TrainingError(f"temperature={temperature:g} is of a softmax: the task is {type(task).__name__}")
+            raise TrainingError(f"temperature={temperature:g} needs a softmax, but the task is {type(task).__name__}")
         self.task = task
         self.alpha, self.temperature, self.feature_weight = alpha, temperature, feature_weight
         self._shared: SharedForward | None = None
         self._compiled = Compiled()
-        self._left_by_teacher: dict[Any, Any] = {}  # on the modules; what the student leaves is no one's business
+        self._left_by_teacher: dict[Any, Any] = {}  # attributes on modules; the student's are discarded
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile both passes, in one graph where they run on the same samples; takes `torch.compile`'s arguments.
@@ -174,13 +174,13 @@ class SelfDistillation(nn.Module):
         Arguments:
             x: the input; `[batch, channels, height, width]` for images, a dict of keyword arguments, or a tuple of
                 positional ones.
-            y: what the criterion takes beside the output; `[batch]` of class indices for cross-entropy.
+            y: what the criterion takes besides the output; `[batch]` of class indices for cross-entropy.
 
         Raises:
-            TrainingError: labels out of range, or a loss that is not finite. Nothing was changed then: weights,
-                gradients and running statistics are what they were.
+            TrainingError: labels out of range, or a loss that is not finite. Weights, gradients and running statistics
+                are then unchanged.
         """
-        if torch.is_inference_mode_enabled():  # tensors of that mode do not tell whether they were changed
+        if torch.is_inference_mode_enabled():  # tensors of that mode have no version counter to detect changes with
             with torch.inference_mode(False), torch.no_grad():
                 return self.forward(x, y)
         deep, shallow = self._pair()
@@ -201,7 +201,7 @@ class SelfDistillation(nn.Module):
                 for skip, output, seen in shared.outputs([deep, shallow], *args, watch=watch, **kwargs):
                     passes[skip] = self.task.output(output), seen
                     if skip == deep:
-                        super_net = self._super_loss(passes[skip][0], y)  # before the other pass, where it is first
+                        super_net = self._super_loss(passes[skip][0], y)  # before the student overwrites `left`
                         self._left_by_teacher = left.values()
                         draws()
                 (teacher, taught), (student, learnt) = passes[deep], passes[shallow]
@@ -210,7 +210,7 @@ class SelfDistillation(nn.Module):
             return self._losses(super_net, base_net, feature, teacher, student)
 
     def backward(self, x: Any, y: Tensor, backward: Callable[[Tensor], Any] = torch.Tensor.backward) -> Losses:
-        """Both passes and their gradients, in the memory of the super-net's pass alone.
+        """Both passes and their gradients, within the memory of the super-net's pass.
 
         The super-net's graph is freed before the base-net runs; gradients are added to `.grad` as usual.
 
@@ -223,13 +223,13 @@ class SelfDistillation(nn.Module):
             The losses, without graphs.
 
         Raises:
-            TrainingError: as for the call. If it is the base-net's loss that is not finite, the gradients of the
-                super-net's are in `.grad` already: zero them.
+            TrainingError: as for the call. If the base-net's loss is not finite, the super-net's gradients are
+                already in `.grad`: zero them.
         """
         deep, shallow = self._pair()
         with self._unchanged_on_error():
             given = _plain(x)
-            x = tree_map_only(Tensor, _leaf, given)  # what was computed of it before is differentiated once, at the end
+            x = tree_map_only(Tensor, _leaf, given)  # its earlier graph is differentiated once, at the end
             shared, watch = self._prepare(x), self._watch(deep, shallow)
             together = self.distil_share == 1 and not self._compiled.asked
             common = shared.branch([deep, shallow], *arguments(x)) if together else None
@@ -301,7 +301,7 @@ class SelfDistillation(nn.Module):
         network = self.network
         self.task.check_input(x, network.model)
         args, kwargs = arguments(x)
-        self._distilled(x)  # which may raise
+        self._distilled(x)  # raises early if the samples are uncertain
         if not network.proven:
             network.prove(*args, **kwargs)
         if network.calibrated and network.training:
@@ -311,32 +311,32 @@ class SelfDistillation(nn.Module):
             ends = network.skips[0], network.skips[-1]
             shared.probe(ends, *args, watch=self._watch(*ends), **kwargs)
             self._shared = shared
-        if self._shared.shareable and is_recomputed(network):  # what runs again must not depend on a branch
+        if self._shared.shareable and is_recomputed(network):  # recomputation must not depend on a branch
             self._shared.shareable = False
         return self._shared
 
     def _distilled(self, x: Any) -> Any:
-        """What the base-net runs on: the input, or the first samples of it; two at least, for BatchNorm."""
+        """What the base-net runs on: the input or its first samples, at least two for BatchNorm."""
         if self.distil_share == 1:
             return x
         size = samples_in(x)
         if size is None:
             raise TrainingError(
-                f"distil_share={self.distil_share:g} is of the samples of a batch, and which entries of tensors "
-                f"{shapes_in(x)} are a sample's is not certain: expected tensors with the same first dimension, or "
+                f"distil_share={self.distil_share:g} selects samples of a batch, but it is uncertain which entries of "
+                f"tensors {shapes_in(x)} belong to a sample: expected tensors with the same first dimension, or "
                 "distil_share=1"
             )
         return first_samples(x, max(min(2, size), round(self.distil_share * size)))
 
     def _run(self, shared: SharedForward, skip: str, branch: Branch | None, x: Any, watch: Any) -> Any:
-        """One pass, and what was watched in it."""
+        """One pass, and the watched outputs in it."""
         args, kwargs = arguments(x)
         if self._compiled.asked:
             return self._compiled_passes((skip,))(args, kwargs)[0], {}
         return shared.run(skip, branch, args, kwargs, watch.get(skip, ()))
 
     def _apart(self, shared: SharedForward, deep: str, shallow: str, x: Any) -> list[tuple[Tensor, Any]]:
-        """Both passes, with nothing shared but what a compiler finds."""
+        """Both passes, sharing nothing except what a compiler finds."""
         if self._compiled.asked and self.distil_share == 1:
             teacher, student = self._compiled_passes((deep, shallow))(*arguments(x))
             passes = [(teacher, {}), (student, {})]
@@ -348,8 +348,8 @@ class SelfDistillation(nn.Module):
         return [(self.task.output(output), seen) for output, seen in passes]
 
     def _compiled_passes(self, skips: tuple[str, ...]) -> Callable[..., Any]:
-        """The sub-networks as one compiled function of the input; made anew where the network's views were."""
-        modules = [self.network.view(skip).module for skip in skips]  # brings them into the modes of training, too
+        """The sub-networks as one compiled function of the input; rebuilt with the network's views."""
+        modules = [self.network.view(skip).module for skip in skips]  # also sets their training modes
 
         def passes(args: Any, kwargs: Any) -> list[Any]:
             return [module(*args, **kwargs) for module in modules]
@@ -369,7 +369,7 @@ class SelfDistillation(nn.Module):
                 raise
 
     def _pair(self) -> tuple[str, str]:
-        """Teacher and student of a step: the super-net and the base-net, but for the variants."""
+        """Teacher and student of a step: super-net and base-net, except in the variants."""
         skips = self.network.skips
         teacher = _drawn(skips[:-1]) if self.teacher == "random" else skips[0]
         others = [skip for skip in skips if skip != teacher]
@@ -386,7 +386,7 @@ class SelfDistillation(nn.Module):
         return watch if watch[deep] else {}
 
     def _draws(self) -> Callable[[], None]:
-        """To be called between two passes whose features are compared: the second draws the same random numbers.
+        """A function to call between two passes whose features are compared, so that both draw the same random numbers.
 
         A detector draws the size of its images.
         """
@@ -400,12 +400,12 @@ class SelfDistillation(nn.Module):
 
 
 def _plain(x: Any) -> Any:
-    """A dict for whatever else maps names to tensors, such as the BatchEncoding of tokenizers."""
+    """A dict in place of any other mapping, such as the BatchEncoding of tokenizers."""
     return dict(x) if isinstance(x, Mapping) else x
 
 
 def _leaf(tensor: Tensor) -> Tensor:
-    """A tensor that gathers gradients in place of one that was computed from others."""
+    """A leaf that collects gradients in place of a computed tensor."""
     return tensor if tensor.is_leaf else tensor.detach().requires_grad_()
 
 
@@ -414,7 +414,7 @@ def _detached(output: Any) -> Any:
 
 
 def _drawn(skips: Sequence[str]) -> str:
-    """One of them, from torch's random numbers: a checkpoint of a training holds their state."""
+    """One of them, by torch's random numbers, whose state is in a training's checkpoints."""
     return skips[int(torch.randint(len(skips), ()))]
 
 

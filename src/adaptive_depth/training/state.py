@@ -1,7 +1,7 @@
-"""Checkpoints of a training that goes on: everything that decides its future, without pickle.
+"""Checkpoints to resume a training from: everything that determines its future, without pickle.
 
-A checkpoint is `NAME.json` and the tensor file that it names, both put in place in one step, the JSON last. So at any
-moment every `NAME.json` in a folder is whole, whatever was interrupted.
+A checkpoint is `NAME.json` and the tensor file that it names, both written atomically, the JSON last. So every
+`NAME.json` in a folder is always complete, whatever was interrupted.
 """
 
 import json
@@ -33,7 +33,7 @@ _Kind = Annotated[str, one_of("float64", "float32", "float16", "bfloat16", "int6
 
 @dataclass(frozen=True)
 class RandomState(Plain):
-    """What `random_state` gives."""
+    """What `random_state` returns."""
 
     torch: tuple[_Byte, ...]
     numpy: tuple[str, tuple[Count, ...], Count, Count, Number]
@@ -43,7 +43,7 @@ class RandomState(Plain):
 
 @dataclass(frozen=True)
 class Sums(Plain):
-    """What `Meter.to_json` gives."""
+    """What `Meter.to_json` returns."""
 
     images: Count
     sums: dict[str, tuple[Number | int, _Kind]]
@@ -52,7 +52,7 @@ class Sums(Plain):
 
 @dataclass(frozen=True)
 class Numbers(Plain):
-    """What `numbers_of` gives beside tensors."""
+    """What `numbers_of` returns besides tensors."""
 
     values: dict[str, Any]
     groups: tuple[dict[str, Any], ...]
@@ -60,7 +60,7 @@ class Numbers(Plain):
 
 @dataclass(frozen=True)
 class Waiting(Plain):
-    """What `Passes.state` gives beside tensors."""
+    """What `Passes.state` returns besides tensors."""
 
     loaded: Count
     steps: Count
@@ -75,11 +75,11 @@ class Facts(Open):
     Attributes:
         tensors: the file of the tensors.
         recipe: of the training.
-        epoch, step, batch: where it is: the epoch under way, from 1; steps done; batches of this epoch.
-        batches: of an epoch.
-        lr, optimizer, scaler, meters, random, random_at_start, passes, best: of the parts that have them.
-        history: the epochs that are over.
-        extra_state: of the network's modules, as `apart` gives it.
+        epoch, step, batch: the position: the current epoch, from 1; steps done; batches done in this epoch.
+        batches: per epoch.
+        lr, optimizer, scaler, meters, random, random_at_start, passes, best: the state of these parts.
+        history: the finished epochs.
+        extra_state: of the network's modules, as `apart` returns it.
         complex128: names of tensors that the file holds as pairs of numbers.
     """
 
@@ -107,24 +107,24 @@ class Facts(Open):
         processes = {len(each) for each in (self.meters, self.random, self.random_at_start, self.passes or self.random)}
         if [each.epoch for each in self.history] != [*range(1, self.epoch)] or self.batch > self.batches:
             raise CheckpointError(
-                f"a checkpoint of epoch {self.epoch}, batch {self.batch} of {self.batches}, has the history of "
-                f"{len(self.history)} epochs: expected one of each epoch before"
+                f"a checkpoint of epoch {self.epoch}, batch {self.batch} of {self.batches}, has a history of "
+                f"{len(self.history)} epochs: expected every earlier epoch"
             )
         if len(processes) != 1 or not self.random:
-            raise CheckpointError("a checkpoint is of several numbers of processes at once: expected one number")
+            raise CheckpointError("a checkpoint has entries for different numbers of processes: expected one number")
 
 
 def save_state(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
     """Write a checkpoint.
 
     Arguments:
-        folder: of checkpoints; made where it is missing.
+        folder: of checkpoints; created if missing.
         name: of this one, such as `"step-00000100"`.
-        tensors: what is kept as numbers.
-        facts: plain values, kept as JSON.
+        tensors: the tensors, by name.
+        facts: plain values, saved as JSON.
 
     Raises:
-        CheckpointError: a place that cannot be written; what was there before is still there.
+        CheckpointError: a place that cannot be written; earlier files there are unchanged.
     """
     path = folder / f"{name}.json"
     try:
@@ -136,7 +136,7 @@ def save_state(folder: Path, name: str, tensors: Mapping[str, Tensor], facts: Ma
         write_atomically(path, json.dumps(content).encode())
     except OSError as error:
         raise CheckpointError(
-            f"checkpoint {path} cannot be written ({error}): make room, then go on from the last one with --resume"
+            f"checkpoint {path} cannot be written ({error}): free disk space and resume from the last one with --resume"
         ) from error
     return path
 
@@ -148,7 +148,7 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         CheckpointError: a file that is damaged, foreign or of a newer version.
     """
     others = [other.name for other in sorted(path.parent.glob("*.json")) if other != path]
-    mend = f"remove it to go on from {others[-1]}" if others else "there is no other one, so start anew"
+    fix = f"remove it to resume from {others[-1]}" if others else "there is no other one, so start again"
     try:
         facts = read_json(path, CheckpointError, "it is damaged")
         _check_format(path, facts)
@@ -157,60 +157,62 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         from_pairs(tensors, told.complex128, path)
         return tensors, facts
     except CheckpointError as error:
-        raise CheckpointError(f"{error}; {mend}") from error
+        raise CheckpointError(f"{error}; {fix}") from error
 
 
 @contextmanager
 def put_back(path: Path) -> Iterator[None]:
-    """Inside, what a checkpoint holds is put into a training, whatever it is.
+    """Turn every error of restoring a checkpoint inside into a `CheckpointError`.
 
     Raises:
-        CheckpointError: what is raised inside, of any kind.
+        CheckpointError: for an error of any kind inside.
     """
     try:
         yield
     except AdaptiveDepthError:
         raise
-    except Exception as error:  # of torch, NumPy, optimisers: each checks what it is given in its own way
+    except Exception as error:  # torch, NumPy and optimisers raise different kinds
         raise CheckpointError(
-            f"{path} does not fit this training ({one_line(error)}): it is damaged, or of another network; go on with "
-            "the same one, or start anew"
+            f"{path} does not fit this training ({one_line(error)}): it is damaged, or from another network; resume "
+            "with the same one, or start again"
         ) from error
 
 
 def _check_format(path: Path, facts: Any) -> None:
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is no checkpoint of a training of this library")
+        raise CheckpointError(f"{path} is not a training checkpoint of this library")
     if facts.get("version") != VERSION:
-        raise CheckpointError(f"{path} has version {facts.get('version')!r}, this library goes on from {VERSION} only")
+        raise CheckpointError(
+            f"{path} has version {facts.get('version')!r}, but this library resumes from {VERSION} only"
+        )
 
 
 def newest(folder: Path) -> Path | None:
-    """The checkpoint that a training goes on from; None where there is none."""
+    """The checkpoint that a training resumes from; None if there is none."""
     steps = sorted(folder.glob("step-*.json"))
     return steps[-1] if steps else None
 
 
 def forget_old(folder: Path, keep: int) -> None:
-    """Remove all step checkpoints but the newest ones, and tensor files that no checkpoint names any more."""
+    """Remove all but the newest step checkpoints, and tensor files that no checkpoint names any more."""
     for path in sorted(folder.glob("step-*.json"))[: -keep or None]:
         path.unlink(missing_ok=True)
     try:
         facts = [read_json(path, CheckpointError, "remove it") for path in folder.glob("*.json")]
     except CheckpointError:
-        return  # which tensors one that is damaged needs is not known
+        return  # a damaged one may need any of the tensors
     named = {each.get("tensors") for each in facts if isinstance(each, dict)}
     for path in folder.glob("weights-*.safetensors"):
         if path.name not in named:
             path.unlink(missing_ok=True)
 
 
-# -- what there is to keep --------------------------------------------------------------------------------------
+# -- what is saved ----------------------------------------------------------------------------------------------
 
 
 def numbers_of(optimizer: torch.optim.Optimizer, *, keep: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state, its tensors by a name each, and the rest as plain values; no tensors without `keep`, but
-    the part of this process is given to those that do keep them."""
+    """An optimiser's state: its tensors by name, and the rest as plain values. Without `keep` there are no tensors, but
+    this process still contributes its shards to those that keep them."""
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     rest: dict[str, Any] = {}
@@ -243,7 +245,7 @@ def put_numbers(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor],
         if isinstance(group.get("betas"), list):
             group["betas"] = tuple(group["betas"])
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    for number, values in state.items():  # which brings all numbers into the precision of their parameter
+    for number, values in state.items():  # load_state_dict casts to the parameter's dtype: restore the saved one
         kept = optimizer.state[parameters[number]] if number < len(parameters) else {}
         for name, value in values.items():
             if isinstance(value, Tensor) and isinstance(kept.get(name), Tensor) and kept[name].dtype != value.dtype:
@@ -252,7 +254,7 @@ def put_numbers(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor],
 
 def random_state(device: torch.device) -> dict[str, Any]:
     """The states of all random number generators, as plain values."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - the one that transforms draw from
+    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - transforms draw from it
     version, internal, gauss = random.getstate()
     state = {
         "torch": torch.get_rng_state().tolist(),
@@ -276,10 +278,10 @@ def put_random_state(state: Mapping[str, Any], device: torch.device) -> None:
 
 
 def state_of_module(module: nn.Module, prefix: str, *, keep: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A module's state under a prefix: its tensors, each once even where it is tied, and as JSON what is none.
+    """A module's state under a prefix: its tensors, tied ones once, and everything else as JSON.
 
     Raises:
-        CheckpointError: an extra state that JSON does not hold.
+        CheckpointError: an extra state that JSON cannot hold.
     """
     state, extra = apart(module.state_dict())
     found, seen = {}, set()
@@ -300,7 +302,7 @@ def put_state(
     """The inverse of `state_of_module`.
 
     Raises:
-        CheckpointError: of another network, or of one in another precision.
+        CheckpointError: a state of another network, or of one in another precision.
     """
     own = together(_within(tensors, prefix), _within(extra or {}, prefix))
     expected = module.state_dict(keep_vars=True)
@@ -309,18 +311,18 @@ def put_state(
     lost = [name for name, tensor in expected.items() if name in tied and id(tensor) not in there]
     strange = [name for name, value in own.items() if name not in expected or not _fits(name, value, expected[name])]
     if lost or strange:
-        raise CheckpointError(f"the checkpoint is of another network: {', '.join((lost or strange)[:3])} do not fit")
+        raise CheckpointError(f"the checkpoint is from another network: {', '.join((lost or strange)[:3])} do not fit")
     for name, value in own.items():
         if isinstance(value, Tensor) and isinstance(expected[name], Tensor) and value.dtype != expected[name].dtype:
             raise CheckpointError(
-                f"the checkpoint is of a network in another precision: {name} is {value.dtype} there and "
+                f"the checkpoint is from a network in another precision: {name} is {value.dtype} there and "
                 f"{expected[name].dtype} now; resume with the network as it was"
             )
     load_whole(module, own)
 
 
 def _fits(name: str, value: Any, expected: Any) -> bool:
-    """May it be loaded there? An extra state may be of any form."""
+    """Can it be loaded there? An extra state may have any form."""
     if is_extra(name) or not isinstance(expected, Tensor):
         return isinstance(value, Tensor) or not isinstance(expected, Tensor)
     return isinstance(value, Tensor) and value.shape == expected.shape

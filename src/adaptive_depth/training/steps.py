@@ -1,4 +1,4 @@
-"""What is done with one batch: the step of Algorithm 1, and the usual one of a plain network."""
+"""Training on one batch: the step of Algorithm 1, and the usual one of a plain network."""
 
 from collections.abc import Callable, Iterator, Sized
 from typing import Any, Protocol
@@ -14,12 +14,12 @@ from .meter import StepResult
 from .objective import checked
 
 Backward = Callable[[Tensor], None]
-# Forward and backward on one batch (input, labels): `backward(loss)` differentiates, in whatever precision and part.
+# Forward and backward on one batch (input, labels): `backward(loss)` differentiates, scaled for precision and parts.
 Step = Callable[[Any, Any, Backward], StepResult]
 
 
 class Loader(Sized, Protocol):
-    """Batches (input, labels) that can be gone through once an epoch, such as a DataLoader."""
+    """Batches (input, labels) that can be iterated once per epoch, such as a DataLoader."""
 
     def __iter__(self) -> Iterator[Any]: ...
 
@@ -29,7 +29,7 @@ def distil(objective: nn.Module, *, low_memory: bool = False) -> Step:
 
     Arguments:
         objective: a `SelfDistillation`, the network and its losses; or one wrapped for several processes.
-        low_memory: in the memory of the super-net's pass alone, with two backward passes.
+        low_memory: use only the memory of the super-net's pass, with two backward passes.
     """
 
     def step(x: Any, y: Tensor, backward: Backward) -> StepResult:
@@ -44,7 +44,7 @@ def distil(objective: nn.Module, *, low_memory: bool = False) -> Step:
 
 
 def supervise(network: Callable[..., Any], task: Any = None) -> Step:
-    """The usual step of a plain network: the loss of a task, or of a criterion (cross-entropy where None)."""
+    """The usual step of a plain network: the loss of a task, or of a criterion (cross-entropy if None)."""
     model = unwrapped(network) if isinstance(network, nn.Module) else None
     task = as_task(task, model)
 

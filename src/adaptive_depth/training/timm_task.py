@@ -26,7 +26,7 @@ _LOSSES = {"S": "super_net_loss", "B": "base_net_loss", "R": "intermediate_loss"
 
 
 def as_task_of_timm(criterion: Any) -> Task:
-    """A criterion as a task, also timm's own softmax losses, whose outputs are certainly those of classes.
+    """A criterion as a task, including timm's softmax losses, which always mean classes.
 
     Raises:
         TrainingError: as `tasks.as_task`.
@@ -41,7 +41,7 @@ def as_task_of_timm(criterion: Any) -> Task:
 
 
 class Trainable(nn.Module):
-    """What timm wraps, averages and makes an optimiser of: an objective with the network's own hints for optimisers."""
+    """What timm wraps, averages and optimises: an objective with the network's own hints for optimisers."""
 
     def __init__(self, objective: OnePass | SelfDistillation) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Trainable(nn.Module):
         return self.objective(*args)
 
     def no_weight_decay(self) -> set[str]:
-        """The parameters that the model wants no weight decay on, by their names here."""
+        """The parameters that the model exempts from weight decay, by their names here."""
         return {
             f"objective.network.{path}.{name}"
             for path, module in self.network.named_modules()
@@ -66,7 +66,7 @@ class Trainable(nn.Module):
         """The layer of each parameter, for layer-wise learning rates; a skip-aware norm belongs to its twin's layer.
 
         Raises:
-            TrainingError: a model that does not say what its layers are.
+            TrainingError: a model that does not define its layers.
         """
         model: Any = self.network.model
         if not hasattr(model, "group_matcher"):
@@ -86,21 +86,20 @@ class Trainable(nn.Module):
 class TimmTask(TrainingTask):
     """Trains all depths in timm's loop, one optimiser step for each item of its loader.
 
-    A schedule makes several steps for a batch, so give the loop `task.over(loader)`. Where that cannot be done, a
-    schedule with `fresh=True` works on the plain loader: each batch then serves one pass. Algorithm 1 takes the plain
-    loader, too. Leave gradient accumulation at 1 step for a schedule: it would add up the gradients of different
-    sub-networks.
+    A schedule makes several steps per batch, so give the loop `task.over(loader)`. Where that is impossible, a schedule
+    with `fresh=True` works on the plain loader: each batch then serves one pass. Algorithm 1 takes the plain loader,
+    too. Leave gradient accumulation at 1 step for a schedule: it would add up the gradients of different sub-networks.
 
-    What timm evaluates and saves is the network: its checkpoints hold the state of an `AdaptiveNetwork`, averaged
-    weights likewise, and beside it the batches that wait for a later pass. Of several processes timm saves the first
-    one's alone, and after a resume all of them make the passes that wait on those.
+    timm evaluates and saves the network: its checkpoints hold the state of an `AdaptiveNetwork`, averaged weights
+    likewise, and the batches that wait for a later pass. With several processes timm saves only those of the first, and
+    after a resume all processes make the waiting passes on them.
 
     The result of a call is a dict of `loss`, `output` (of the sub-network that ran; of the super-net for Algorithm 1)
-    and, without gradients, `super_net_loss`, `base_net_loss`, `intermediate_loss` or `feature_loss`: those of the step.
+    and, without gradients, the step's `super_net_loss`, `base_net_loss`, `intermediate_loss` or `feature_loss`.
 
     Arguments:
         objective: a `Passes` or a `SelfDistillation` of the network.
-        device: of the task's evaluators; the network's where None.
+        device: of the task's evaluators; if None, the network's.
         dtype, verbose: as for `timm.task.TrainingTask`.
 
     Raises:
@@ -137,13 +136,13 @@ class TimmTask(TrainingTask):
         self.passes = objective if isinstance(objective, Passes) else None
         self.task = objective.task
         self.trainable_module: nn.Module = Trainable(objective.module if isinstance(objective, Passes) else objective)
-        self.due: Mapping[str, Any] | None = None  # the pass that was handed out and not made yet
+        self.due: Mapping[str, Any] | None = None  # the pass that was yielded and not made yet
         if verbose:
             said = self.passes.schedule if self.passes else "Algorithm 1"
             _logger.info("TimmTask: %s, %s", said, type(self.task).__name__)
 
     def over(self, loader: Any) -> "StepLoader":
-        """A loader of timm's with one pair of input and target for each optimiser step."""
+        """A timm loader with one pair of input and target for each optimiser step."""
         return StepLoader(loader, self)
 
     # -- a step -------------------------------------------------------------------------------------------------
@@ -152,11 +151,11 @@ class TimmTask(TrainingTask):
         """The loss of one step.
 
         Arguments:
-            input, target: what `over` handed out, which the loop may have moved, laid out in memory or mixed; a batch
+            input, target: what `over` yielded, which the loop may have moved, laid out differently or mixed; a batch
                 of the plain loader for Algorithm 1 and `fresh` schedules.
 
         Raises:
-            TrainingError: a batch that no pass is due for, what the task refuses, or gradients of the step before.
+            TrainingError: a batch without a due pass, what the task refuses, or gradients of the previous step.
         """
         if self.passes is None:
             losses = self.trainable_module(input, target)
@@ -166,7 +165,7 @@ class TimmTask(TrainingTask):
             return self._result(losses.total, losses.super_output, terms)
         if any(parameter.grad is not None for parameter in self.passes.network.parameters()):
             raise TrainingError(
-                "gradients of the step before are still there: expected an optimiser step for each pass; call "
+                "gradients of the previous step are still there: expected an optimiser step for each pass; call "
                 "optimizer.zero_grad() after each (set_to_none=True), and do not accumulate (--grad-accum-steps 1)"
             )
         item = self._taken(input, target)
@@ -174,7 +173,7 @@ class TimmTask(TrainingTask):
         return self._result(result.loss, result.output, {_LOSSES[item["letter"]]: result.loss})
 
     def _taken(self, input: Any, target: Any) -> dict[str, Any]:
-        """The pass that is due, on the batch as the loop gives it."""
+        """The pass that is due, on the batch as the loop passes it."""
         assert self.passes is not None
         item, self.due = self.due, None
         if item is None:
@@ -188,21 +187,21 @@ class TimmTask(TrainingTask):
             self.passes.done()
         if item["teacher"] is not None and _shape(target) != _shape(item["y"]):
             raise TrainingError(
-                f"the loop turned targets {_shape(item['y'])} into {_shape(target)}, so its images are mixed, and the "
-                "super-net's answer is to other images: mix in the loader (timm's prefetcher with FastCollateMixup), "
+                f"the loop turned targets {_shape(item['y'])} into {_shape(target)}, so its images are mixed, but the "
+                "super-net's output is for others: mix in the loader (timm's prefetcher with FastCollateMixup), "
                 "or leave teacher_share out"
             )
         return {**item, "x": input, "y": target}
 
     def _result(self, loss: Tensor, output: Any, terms: Mapping[str, Tensor]) -> dict[str, Any]:
-        # Copies: timm's loop divides the loss in place where it accumulates.
+        # Copies: timm's loop divides the loss in place when it accumulates.
         return {"loss": loss, "output": output} | {name: term.detach().clone() for name, term in terms.items()}
 
-    # -- what timm's loop asks of a task ------------------------------------------------------------------------
+    # -- the methods that timm's loop calls ---------------------------------------------------------------------
 
     def prepare_distributed(self, device_ids: list[Any] | None = None, **ddp_kwargs: Any) -> "TimmTask":
-        """Wrap the objective in `DistributedDataParallel`, which must look for parameters that a pass leaves out."""
-        on_cpu = device_of(self.trainable_module).type == "cpu"  # where device_ids are refused
+        """Wrap the objective in `DistributedDataParallel`, which must search for parameters that a pass skips."""
+        on_cpu = device_of(self.trainable_module).type == "cpu"  # DDP refuses device_ids there
         settings: dict[str, Any] = {"find_unused_parameters": True} | ddp_kwargs
         self.trainable_module = DistributedDataParallel(
             self.trainable_module, device_ids=None if on_cpu else device_ids, **settings
@@ -222,7 +221,7 @@ class TimmTask(TrainingTask):
     def setup_ema(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Average the weights, as timm does."""
         network = self.get_eval_model()
-        if network.calibrated:  # the first step forgets these statistics, and an average of them would have no partner
+        if network.calibrated:  # the first step drops these statistics, so their averages would have no counterpart
             network.reset_statistics(per_context=False)
         return super().setup_ema(*args, **kwargs)
 
@@ -234,12 +233,12 @@ class TimmTask(TrainingTask):
         return network
 
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> Any:
-        """The network, or the averaged one (None without); called without `skip` it is the super-net."""
+        """The network, or the averaged one (None if there is none); called without `skip` it is the super-net."""
         trainable: Any = self.get_trainable_module(ema=ema) if module is None else module
         return None if trainable is None else unwrap_model(trainable).network
 
     def get_clip_parameters(self, exclude_head: bool = False) -> Any:
-        """All parameters; without the classifier's last two for adaptive clipping, as timm has it."""
+        """All parameters; without the classifier's last two for adaptive clipping, as in timm."""
         network = self.get_eval_model()
         own = list(network.model.parameters())
         return [*(own[:-2] if exclude_head else own), *network.skip_norms.parameters()]
@@ -264,7 +263,7 @@ class TimmTask(TrainingTask):
     # -- checkpoints --------------------------------------------------------------------------------------------
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict[str, Any]:  # noqa: ARG002
-        """Where the schedule is and the batches that wait; once, not beside the averaged weights again."""
+        """The position in the schedule and the waiting batches; not repeated for the averaged weights."""
         if self.passes is None or ema:
             return {}
         tensors, facts = self.passes.state()
@@ -274,7 +273,7 @@ class TimmTask(TrainingTask):
         self,
         state: dict[str, Any] | None,
         strict: bool = True,
-        module: nn.Module | None = None,  # noqa: ARG002 - the state is of the schedule
+        module: nn.Module | None = None,  # noqa: ARG002 - the state is the schedule's
         ema: bool = False,
     ) -> None:
         """The inverse of `get_task_state`.
@@ -288,24 +287,24 @@ class TimmTask(TrainingTask):
         if (kept is None) != (self.passes is None):
             made, now = ("without", "a schedule of passes") if self.passes else ("with", "Algorithm 1")
             raise CheckpointError(
-                f"the checkpoint was made {made} a schedule of passes, and the task trains by {now}: resume it with "
-                "the objective that it was made with, or take its weights alone, "
+                f"the checkpoint was made {made} a schedule of passes, but the task trains by {now}: resume it with "
+                "its original objective, or load its weights only, "
                 "network.load_state_dict(checkpoint['state_dict'])"
             )
         if kept is not None and self.passes is not None:
             try:
                 tensors, facts = kept["tensors"], kept["facts"]
             except (KeyError, TypeError) as error:
-                raise CheckpointError(f"the state of the passes is damaged ({error!r}): start anew") from error
+                raise CheckpointError(f"the state of the passes is damaged ({error!r}): start again") from error
             self.passes.put_state(tensors, facts)
 
 
 class StepLoader:
-    """A loader of timm's with one pair of input and target for each optimiser step; made by `TimmTask.over`.
+    """A timm loader with one pair of input and target for each optimiser step; made by `TimmTask.over`.
 
-    An epoch of it is an epoch of the loader inside, and epochs differ in length: see `Passes.over`. Each pair belongs
-    to a pass, so the task must be called with it before the next one is fetched. Everything else that is asked of it or
-    set (`dataset`, `sampler`, `mixup_enabled`) is the loader's inside.
+    Its epochs are those of the wrapped loader, and differ in length: see `Passes.over`. Each pair belongs to a pass, so
+    the task must be called with it before the next one is fetched. All other attributes (`dataset`, `sampler`,
+    `mixup_enabled`) are read from and set on the wrapped loader.
 
     Arguments:
         batches: the loader.
@@ -313,14 +312,14 @@ class StepLoader:
 
     Raises:
         DataError: a loader without a length, or batches without targets.
-        TrainingError: no task yet, or a pair that was fetched before the pass of the last one was made.
+        TrainingError: no task yet, or a pair fetched before the pass of the last one was made.
     """
 
     def __init__(self, batches: Any, task: TimmTask | None = None) -> None:
         self.__dict__.update(batches=batches, task=task)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("batches", "task"):  # of a copy that is being made, which has none yet
+        if name in ("batches", "task"):  # a copy in the making has none yet: avoid endless recursion
             raise AttributeError(name)
         return getattr(self.batches, name)
 
@@ -334,8 +333,8 @@ class StepLoader:
         """The passes over the batches, or the batches themselves."""
         if self.task is None:
             raise TrainingError(
-                "the loader follows no task yet: set loader.task to the TimmTask that trains, or make it by "
-                "task.over(loader)"
+                "the loader follows no task yet: set loader.task to the TimmTask that trains, or create it "
+                "with task.over(loader)"
             )
         return self.batches if self.task.passes is None else self.task.passes.over(self.batches)
 
@@ -349,7 +348,7 @@ class StepLoader:
             return
         for item in steps:
             task.due = item
-            # What is kept stays as it is, whatever the loop does to its batch: timm's Mixup works in place.
+            # Copies, because timm's Mixup works in place and would change the kept batch.
             yield tree_map_only(Tensor, _own, item["x"]) if item["letter"] != "S" else item["x"], item["y"]
             if task.due is not None:
                 raise TrainingError(

@@ -1,4 +1,4 @@
-"""A training as it goes on, told to TensorBoard, Weights & Biases or another of accelerate's trackers."""
+"""Logs a running training to TensorBoard, Weights & Biases or another of accelerate's trackers."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,19 +18,19 @@ _WATCHED = ("lr", "loss", "accuracy", "base_loss", "base_accuracy", "images_per_
 
 
 class Tracking:
-    """What `tracking` yields: hand `on_step` and `on_epoch` to `train`."""
+    """What `tracking` yields: pass `on_step` and `on_epoch` to `train`."""
 
     def __init__(self, trackers: Sequence[Any]) -> None:
         self.trackers, self.step = trackers, 0
 
     def on_step(self, progress: Progress) -> None:
-        """Means over the epoch so far (`running/...`), now and then."""
+        """Means over the epoch so far (`running/...`), every few steps."""
         self.step = progress.step
         if self.trackers and progress.step % _EVERY == 0:
             self._log("running", progress.so_far())
 
     def on_epoch(self, epoch: Epoch) -> None:
-        """The finished epoch (`epoch/...`), and what was validated (`validation/FFFF`)."""
+        """The finished epoch (`epoch/...`) and its validation (`validation/FFFF`)."""
         self._log("epoch", epoch)
 
     def _log(self, kind: str, epoch: Epoch) -> None:
@@ -42,12 +42,12 @@ class Tracking:
 
 @contextmanager
 def tracking(names: Sequence[str], folder: Path, recipe: Recipe) -> Iterator[Tracking]:
-    """Tell one or more trackers how a training goes; in the first process only.
+    """Log a training to one or more trackers; in the first process only.
 
     Arguments:
         names: `"tensorboard"`, `"wandb"`, or another one of accelerate's.
-        folder: where those that write files put them, under `trackers/`; its name is the run's.
-        recipe: kept with the run.
+        folder: trackers that write files put them under its `trackers/`; its name is the run's.
+        recipe: logged with the run.
 
     Raises:
         TrainingError: an unknown tracker, or one that is not installed or cannot start.
@@ -70,7 +70,7 @@ def _start(name: str, folder: Path, recipe: Recipe) -> Any:
     if name not in LOGGER_TYPE_TO_CLASS:
         raise TrainingError(f"tracker {name!r} is unknown: expected one of {', '.join(LOGGER_TYPE_TO_CLASS)}")
     kind: Any = LOGGER_TYPE_TO_CLASS[name]
-    PartialState()  # accelerate asks it for the first process
+    PartialState()  # accelerate's trackers need it to know the first process
     try:
         if name == "wandb":
             (folder / "trackers").mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def _start(name: str, folder: Path, recipe: Recipe) -> Any:
         tracker.store_init_configuration({key: _plain(value) for key, value in recipe.to_json().items()})
     except ImportError as error:
         raise TrainingError(f"tracker {name!r} is not installed ({one_line(error)}): pip install {name}") from error
-    except Exception as error:  # trackers raise whatever they like
+    except Exception as error:  # trackers raise errors of any kind
         raise TrainingError(f"tracker {name!r} cannot start: {one_line(error)}") from error
     return tracker
 
