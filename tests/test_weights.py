@@ -61,6 +61,18 @@ def test_all_but_the_head_is_taken_over(tmp_path, kind):
     assert torch.equal(network.skip_norms.layer1.get_submodule("0.bn1").weight, norm.weight)  # the copies start as it
 
 
+def test_old_files_have_no_count_of_batches(tmp_path, caplog):
+    """Files of torch before 0.4.1, which here 21 of 128 tensors."""
+    trained = small()
+    state = {name: each for name, each in trained.state_dict().items() if not name.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "w.pth")
+    assert (len(trained.state_dict()), len(state)) == (128, 107)
+    model = small()
+    assert ad.load_weights(model, tmp_path / "w.pth") == []
+    assert same(model, trained.state_dict())
+    assert caplog.text == ""
+
+
 def test_weights_of_another_model_change_nothing(tmp_path, unchanged):
     torch.save(ad.create_model("resnet18", channels=(16, 16, 16, 16)).state_dict(), tmp_path / "w.pth")
     model = ad.create_model("resnet18", **SMALL)

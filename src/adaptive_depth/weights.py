@@ -18,6 +18,7 @@ from .wrapping import COMPILED, check_shaped, unwrapped, without
 
 _LOGGER = logging.getLogger(__name__)
 _STRANGE = 0.1  # the largest share of tensors that may not fit, such as a head for other classes
+_COUNTED = "num_batches_tracked"
 _AVERAGED = {"ema", "swa", "avg", "averaged", "average", "shadow"}
 
 
@@ -124,7 +125,10 @@ def _fit(
             unused.append(original)
             unreadable += [place] * (place is not None and isinstance(value, Ignored))
     filled = {id(own[name]) for name in state if isinstance(own[name], Tensor)}  # tied weights may be saved once
-    stayed = [name for name, tensor in own.items() if name not in state and id(tensor) not in filled]
+    # Old files have no count of batches, which a BatchNorm with a momentum never reads.
+    stayed = [
+        name for name, tensor in own.items() if not (name in state or id(tensor) in filled or name.endswith(_COUNTED))
+    ]
     return _Fit(part.entry, prefix.rstrip("."), (), state, stayed, unused, others, unreadable)
 
 

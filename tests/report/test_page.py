@@ -279,6 +279,7 @@ def test_the_training_is_told_in_words_and_figures():
     training = page.partition('<section id="training"')[2].partition("</section>")[0]
     assert "2 epochs. In the last one, accuracy on the training images was 75.0 % (base-net 66.0 %)." in training
     assert "Last validation accuracies: FFF 90.0 %, TTT 80.0 %." in training
+    assert training.count("is before calibration") == 2  # to read, and beside the chart for those who do not see it
     assert re.findall(r'<th scope="col">([^<]+)</th>', training)[-2:] == ["validation FFF", "validation TTT"]
     assert re.findall(r"<td>([^<]+)</td>", training)[:3] == ["0.1", "1.5", "75"]
 

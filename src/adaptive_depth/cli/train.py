@@ -283,7 +283,12 @@ def _train(
                 tasks.tell_notes(part, str(notes))
         if resume and processes.is_first:
             typer.echo(_where_it_resumes(output / runs.CHECKPOINTS), err=True)
-        with show.progress("training") as advance, tracking(track, output, recipe) as watch, _telling_how_to_go_on():
+        folder = output / runs.CHECKPOINTS
+        with (
+            show.progress("training") as advance,
+            tracking(track, output, recipe) as watch,
+            _saying_how_to_resume(folder),
+        ):
 
             def on_step(now: "Progress") -> None:
                 advance(now.step, now.steps, live=lambda: describe(now.so_far(), recipe.epochs))
@@ -299,7 +304,7 @@ def _train(
                 recipe,
                 task=task,
                 validation=validation,
-                folder=output / runs.CHECKPOINTS,
+                folder=folder,
                 resume=resume,
                 on_step=on_step,
                 on_epoch=on_epoch,
@@ -368,14 +373,20 @@ def _where_it_resumes(folder: Path) -> str:
 
 
 @contextmanager
-def _telling_how_to_go_on() -> "Iterator[None]":
-    """Where a training inside was interrupted."""
+def _saying_how_to_resume(checkpoints: Path) -> "Iterator[None]":
+    """Where a training inside was interrupted, or met images that it could not read."""
+    from ..training.state import newest
+
     try:
         yield
     except KeyboardInterrupt as stop:
         if str(stop):  # the step was finished, and kept
             typer.echo(f"{str(stop).capitalize()} (--resume)", err=True)
         raise
+    except DataError as error:
+        share = " with --set skip_damaged=SHARE" if "skip_damaged" in str(error) else ""
+        again = "the same command with --resume" if newest(checkpoints) else "the same command"
+        raise DataError(f"{error}{share}; then run {again}") from error
 
 
 def describe(epoch: "Epoch", epochs: int) -> str:

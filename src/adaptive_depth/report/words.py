@@ -169,6 +169,9 @@ def training(history: History, quality: Quality = TOP_1) -> dict[str, Any]:
     said = f"{len(history.epochs)} epoch{'s' * (len(history.epochs) != 1)}. {_at_last(last)}"
     which = "accuracies" if quality == TOP_1 else quality.name
     validated = f" Last validation {which}: {_listed(last.validation, quality)}." if last.validation else ""
+    # Calibration changes the intermediate sub-networks most; without this the curve seems to contradict the table.
+    when = " Validation during training is before calibration, so it can differ from the table." if validated else ""
+    said += when
     shown = ["Losses", *(["accuracies"] if last.accuracy is not None else [])]
     shown += [which] if last.validation and which not in shown else []
     return {
