@@ -516,7 +516,7 @@ def deeper() -> nn.Module:
             DataError,
             "3 labels for a batch of 4: expected one for each sample",
         ),
-        ([(X, Y.float())], {}, DataError, "labels of float32: expected class indices, whole numbers"),
+        ([(X, Y.float())], {}, DataError, "labels of float32: expected class indices, integers"),
         ([(X, Y + 2)], {}, DataError, "labels from 2 to 5, but the network has 5 classes: expected labels from 0 to 4"),
         ([(X, Y - 1)], {}, DataError, "labels from -1 to 2, but the network has 5 classes"),
         ([(X, Y + 2)], {"criterion": nn.CrossEntropyLoss()}, DataError, "labels from 2 to 5, but the network has 5"),

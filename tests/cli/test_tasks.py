@@ -286,7 +286,7 @@ def test_a_module_that_can_be_imported(own, monkeypatch):
         ),
         (
             ["--metric=own.py:NoDirection"],
-            "the metric NoDirection does not say whether higher or lower is better: say so by",
+            "the metric NoDirection does not define whether higher or lower is better: pass",
         ),
         (["--metric=own.py:worst"], '--metric-name "NAME (UNIT, lower is better)" on the command line, or a task of'),
         (["--metric=own.py:NoDirection", "--metric-name=MAE (m)"], "'MAE (m)' does not say whether higher or lower"),

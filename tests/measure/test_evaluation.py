@@ -127,7 +127,7 @@ def test_labels_that_are_numbered_anew_may_name_a_part_of_the_outputs() -> None:
             [batch([float("nan"), 1], [0, 1])],
             "non-finite numbers, but its weights are finite: look",
         ),
-        (Counting, [(GOOD[0], GOOD[1].float())], "labels of float32: expected class indices, whole numbers"),
+        (Counting, [(GOOD[0], GOOD[1].float())], "labels of float32: expected class indices, integers"),
         (Counting, iter(()), "evaluate received an empty loader"),
         (Counting, [batch([], [])], "evaluate received an empty loader"),
         (Counting, [GOOD, GOOD[0]], "the loader yielded inputs without labels: expected pairs (input, labels)"),

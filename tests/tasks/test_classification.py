@@ -83,7 +83,7 @@ OF_0 = nn.CrossEntropyLoss(ignore_index=0)
         (Classification(), torch.zeros(2, 3), YES_NO, "sum to 0 to 2: expected distributions over the classes"),
         (Classification(), torch.zeros(2, 3), SUM_1, "from -1, that sum to 1 to 1: expected dis"),
         (Classification(), torch.zeros(2, 3, 4, 4), torch.zeros(2, 8, 8), "pixels on a finer grid Segmentation"),
-        (Classification(), torch.zeros(2, 3), torch.zeros(2, dtype=torch.complex64), "the target is of complex numb"),
+        (Classification(), torch.zeros(2, 3), torch.zeros(2, dtype=torch.complex64), "the target has complex numb"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit(task, output, target, said: str) -> None:

@@ -180,12 +180,12 @@ def test_where_labels_may_stand() -> None:
         (
             TASK,
             (torch.tensor([[5, 6, 7]]), torch.tensor([[6, 7, 8]])),
-            r"shifted by one already, .* or the task LanguageModel\(shift=False\)",
+            r"already shifted by one, .* or the task LanguageModel\(shift=False\)",
         ),
         (
             TASK,
             (torch.tensor([[5, 6, 7]]), torch.tensor([[1, 1, 0]])),
-            "labels are 0 and 1 alone, as an attention mask is.*expected {'input_ids': ids, 'attention_mask': mask}",
+            "labels are only 0 and 1, like an attention mask.*expected {'input_ids': ids, 'attention_mask': mask}",
         ),
         (LanguageModel(shift=False), torch.tensor([[5, 6]]), "yielded no labels, and with shift=False .*Seq2Seq"),
     ],
@@ -222,7 +222,7 @@ LABELS = torch.tensor([[1, 2, 3]])
         (
             {"last_hidden_state": torch.rand(1, 3, 9)},
             LABELS,
-            r"a dict with 'last_hidden_state'; take the model with",
+            r"a dict with 'last_hidden_state'; use the model with",
         ),
         ((torch.rand(1, 3, 9), "cache"), LABELS, r"is a tuple: expected one tensor; .*received a tuple of 2; take"),
     ],
@@ -454,7 +454,7 @@ BEYOND = torch.arange(6)[None].repeat(4, 1)
     ("changes", "ids", "said"),
     [
         ({}, BEYOND + 45, "token ids from 45 to 50, but the model knows 0 to 49: expected the ids of"),
-        ({}, BEYOND - 100, "token ids from -100 to -95, .*; padding has an id, too, only labels may be -100"),
+        ({}, BEYOND - 100, "token ids from -100 to -95, .*; padding needs an id, too, only labels may be -100"),
         ({"max_position_embeddings": 5}, BEYOND, "texts of 6 tokens, and the model's context is 5"),
     ],
 )

@@ -49,7 +49,7 @@ def test_map_agrees_with_scikit_learn(labels: int) -> None:
         (torch.zeros(2, 3), torch.zeros(2), r"multi-label: the network returned \[2, 3\] for a target \[2\]: expected"),
         (torch.zeros(2, 3), torch.full((2, 3), 2.0), "targets from 2 to 2: expected 0"),
         (torch.zeros(2, 3), torch.full((2, 3), float("nan")), "a target is not a finite number"),
-        (torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.complex64), "the target is of complex numbers"),
+        (torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.complex64), "the target has complex numbers"),
         ({"logits": None}, torch.zeros(2, 3), "the network's output is a dict: expected one tensor"),
         (torch.zeros(2), torch.zeros(2), r"the network returned \[2\]: expected logits \[batch, labels, ...\]"),
     ],

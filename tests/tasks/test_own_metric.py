@@ -123,7 +123,7 @@ def test_a_network_is_trained_and_its_best_checkpoint_judged_by_it(algorithm: st
         (
             torchmetrics.MeanAbsoluteError(),
             Quality("MAE", "m"),
-            "of the metric MeanAbsoluteError, lower is better, and 'MAE' says the opposite: give the quality "
+            "lower is better for the metric MeanAbsoluteError, but 'MAE' says the opposite: give the quality "
             "higher_is_better=False; on the command line --metric-name 'MAE (lower is better)'",
         ),
     ],

@@ -88,7 +88,7 @@ def test_what_does_not_fit(output: Any, target: Any, said: str) -> None:
 
 
 def test_arguments() -> None:
-    with pytest.raises(ad.TrainingError, match="the criterion ignores 3 and the task 255: give both the same"):
+    with pytest.raises(ad.TrainingError, match="the criterion ignores 3 and the task 255: use the same"):
         Segmentation(nn.CrossEntropyLoss(ignore_index=3))
     assert np.isclose(Segmentation(nn.CrossEntropyLoss(ignore_index=3), ignore_index=3).ignore_index, 3)
     with pytest.raises(ad.TrainingError, match="aux_weight=-1: expected a number of 0 or more"):
@@ -254,7 +254,7 @@ def test_masks_that_are_refused(change: dict[str, Any], said: str) -> None:
 
 def test_a_criterion_or_a_metric_of_ones_own_for_queries() -> None:
     model = detectors.mask2former()
-    with pytest.raises(ad.TrainingError, match="received a criterion, and a Mask2FormerForUniversalSegmentation compu"):
+    with pytest.raises(ad.TrainingError, match="received a criterion, but a Mask2FormerForUniversalSegmentation compu"):
         Segmentation(nn.CrossEntropyLoss(ignore_index=255)).of(model)
     own = (
         Segmentation().with_metric(lambda p, t: (p.argmax(1) == t).float().mean(), ad.tasks.Quality("right")).of(model)

@@ -401,7 +401,7 @@ ERRORS = {
     ),
     "one class": (
         lambda nets: nets.chain(classes=1), None, torch.zeros(4, dtype=torch.long), {},
-        "the network returned [4, 1]: expected logits [batch, classes, ...] of two or more classes, for the softmax of",
+        "the network returned [4, 1]: expected logits [batch, classes, ...] of two or more classes, because the",
     ),
     "no batch dimension": (
         lambda nets: wrapped(nets, lambda y: y[:, 0]), None, Y, {},
@@ -409,7 +409,7 @@ ERRORS = {
     ),
     "unreduced": (
         lambda nets: nets.chain(), None, Y, {"criterion": nn.CrossEntropyLoss(reduction="none")},
-        "the criterion returned a tensor [4]: expected one number, as nn.CrossEntropyLoss() gives (an instance, with "
+        "the criterion returned a tensor [4]: expected one number, as from nn.CrossEntropyLoss() (an instance, with "
         "reduction='mean')",
     ),
     "a float": (
@@ -535,7 +535,7 @@ def test_a_criterion_that_says_nothing_of_two_outputs_is_refused_unless_labels_a
     }[target]
     objective = ad.SelfDistillation(network, criterion)
     said = (
-        r"the criterion criterion says nothing of two outputs, and an output \[4.* of float32 with a target \[4.* may "
+        r"the criterion criterion does not cover two outputs, and an output \[4.* of float32 with a target \[4.* could "
     )
     said += r"be several tasks: name the task, one of Classification, .*Heads.*Classification\(criterion\).*learn_from="
     with unchanged(network), pytest.raises(ad.TrainingError, match=said):

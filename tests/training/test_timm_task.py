@@ -379,7 +379,7 @@ def test_softmax_losses_of_timm_can_be_distilled(nets: Any) -> None:
         ad.SelfDistillation(nets.chain(), task)
     assert isinstance(as_task_of_timm(BinaryCrossEntropy()), ad.tasks.OwnCriterion)
     batch = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
-    said = r"BinaryCrossEntropy says nothing of two outputs.*name the task"  # sigmoids, whatever the labels are
+    said = r"BinaryCrossEntropy does not cover two outputs.*name the task"  # sigmoids, whatever the labels are
     with pytest.raises(ad.TrainingError, match=said):
         TimmTask(ad.SelfDistillation(nets.chain(), as_task_of_timm(BinaryCrossEntropy())))(*batch)
     with pytest.raises(ad.TrainingError, match=said):

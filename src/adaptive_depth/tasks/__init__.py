@@ -1,4 +1,4 @@
-"""What a network is for: inputs, losses, and the quality that all depths are judged by."""
+"""What a network is for: inputs, losses, and the quality by which all depths are judged."""
 
 from ..quality import Quality
 from .classification import Classification, distillation_loss

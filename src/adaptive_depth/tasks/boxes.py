@@ -1,6 +1,6 @@
-"""Batches of a detector: images and targets taken apart, and what nothing could be learned from refused.
+"""Batches of a detector: split into images and targets, and refused if nothing could be learned from them.
 
-Everything is checked here, where it enters: a label of the background, or boxes in another form, would train without
+Everything is checked here, where it enters: labels of the background, or boxes in another format, would train without
 an error.
 """
 
@@ -22,9 +22,9 @@ _PAIR = (
 )
 _DICT = (
     "expected a dict with 'pixel_values' [batch, 3, height, width] and 'labels', a list of dicts with 'boxes' [n, 4] "
-    "(centre, width and height, from 0 to 1) and 'class_labels' [n], as image processors of transformers make it"
+    "(centre, width and height, from 0 to 1) and 'class_labels' [n], as image processors of transformers return it"
 )
-_OTHERS = ("image_id", "area", "iscrowd", "size", "orig_size")  # what a target may hold beside, and nobody learns from
+_OTHERS = ("image_id", "area", "iscrowd", "size", "orig_size")  # further entries of a target, not learned from
 
 Target = dict[str, Any]
 
@@ -33,7 +33,7 @@ def images_in(batch: Any) -> list[Tensor]:
     """The images of a batch with or without targets: a list of tensors, or one tensor with all of them.
 
     Raises:
-        DataError: something else.
+        DataError: anything else.
     """
     images = batch
     if isinstance(batch, tuple | list) and batch and not (isinstance(batch[0], Tensor) and batch[0].ndim == 3):
@@ -46,17 +46,17 @@ def images_in(batch: Any) -> list[Tensor]:
         if image.ndim != 3 or not image.is_floating_point():
             raise DataError(
                 f"image {number} of the batch is {list(image.shape)} of {str(image.dtype).removeprefix('torch.')}: "
-                "expected [3, height, width] of floating numbers from 0 to 1; "
-                "torchvision.transforms.v2.ToDtype(torch.float32, scale=True) makes them of an image in bytes"
+                "expected [3, height, width] of floats from 0 to 1; "
+                "torchvision.transforms.v2.ToDtype(torch.float32, scale=True) converts images of bytes"
             )
     return [_plain(image) for image in images]
 
 
 def pairs(batch: Any, detector: Detector | None) -> tuple[list[Tensor], list[Target]]:
-    """Images and targets of a batch in torchvision's form, the targets checked; boxes are corners in pixels.
+    """Images and checked targets of a batch in torchvision's format; boxes are corners in pixels.
 
     Raises:
-        DataError: another form, no targets, or targets that do not fit.
+        DataError: another format, no targets, or targets that do not fit.
     """
     is_pair = isinstance(batch, tuple | list) and len(batch) == 2 and not isinstance(batch[1], Tensor)
     if not is_pair or batch[1] is None or _is_sample(batch[1]):
@@ -79,22 +79,22 @@ def pairs(batch: Any, detector: Detector | None) -> tuple[list[Tensor], list[Tar
 
 
 def _without_targets(batch: Any) -> str:
-    """What a batch is in place of a pair of images and targets, for an error."""
+    """What a batch is instead of a pair of images and targets, for an error."""
     if not isinstance(batch, Tensor | list | tuple):
         return described(batch)
     if not isinstance(batch, Tensor) and batch and all(_is_sample(each) for each in batch):
-        return f"a list of {len(batch)} pairs of an image and its target, as the data set has them"
+        return f"a list of {len(batch)} pairs of an image and its target, as in the data set"
     return "images without targets"
 
 
 def _is_sample(value: Any) -> bool:
-    """An image and its target, as a data set has them."""
+    """Is it an image and its target, as in a data set?"""
     pair = isinstance(value, tuple | list) and len(value) == 2
     return pair and isinstance(value[0], Tensor) and isinstance(value[1], Mapping)
 
 
 def padded(batch: Mapping[str, Any], detector: Detector | None) -> tuple[dict[str, Any], list[Target]]:
-    """The input and the targets of a batch in the form of transformers, the targets checked.
+    """The input and the checked targets of a batch in the format of transformers.
 
     Raises:
         DataError: no labels, or labels that do not fit.
@@ -114,10 +114,10 @@ def padded(batch: Mapping[str, Any], detector: Detector | None) -> tuple[dict[st
 
 
 def as_padded(images: Sequence[Tensor], targets: Sequence[Target], detector: Detector) -> dict[str, Any]:
-    """What a detector of transformers takes, of images and boxes in pixels: images padded to one size.
+    """The input of a transformers detector, from images and boxes in pixels: images padded to one size.
 
-    That is a multiple of 32, the coarsest grid that their bodies have. `pixel_mask` is there where an image was padded
-    and the model takes it. Boxes are relative to the padded size.
+    That is a multiple of 32, the coarsest grid of their bodies. `pixel_mask` is included if an image was padded and the
+    model takes it. Boxes are relative to the padded size.
     """
     height, width = (32 * max(-(-image.shape[axis] // 32) for image in images) for axis in (1, 2))
     frame = torch.tensor([width, height, width, height])
@@ -144,13 +144,13 @@ def _with_border(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def _named(number: int, target: Mapping[str, Any], labels: str) -> str:
-    """Which image it is, for errors; raises where boxes or labels are missing, but for an image that has none."""
+    """Which image it is, for errors; raises if boxes or labels are missing, unless the image has neither."""
     known = f", image_id {_number(target['image_id'])}" if "image_id" in target else ""
     where = f"target {number} of the batch{known}"
     missing = [name for name in ("boxes", labels) if name not in target]
     if missing and not all(str(name) in _OTHERS for name in target):
         raise DataError(
-            f"{where} has {', '.join(map(repr, target))}, and no {' and no '.join(map(repr, missing))}: expected "
+            f"{where} has {', '.join(map(repr, target))}, but no {' and no '.join(map(repr, missing))}: expected "
             f"'boxes' [n, 4] and {labels!r} [n], both empty for an image without objects"
         )
     return where
@@ -161,7 +161,7 @@ def _number(value: Any) -> Any:
 
 
 def _both(where: str, target: Mapping[str, Any], name: str) -> tuple[Tensor, Tensor]:
-    """Boxes `[n, 4]` as float32 at least, and labels `[n]` of whole numbers."""
+    """Boxes `[n, 4]` in float32 or better, and labels `[n]` as integers."""
     boxes, labels = target.get("boxes", torch.zeros(0, 4)), target.get(name, torch.zeros(0, dtype=torch.long))
     if not (isinstance(boxes, Tensor) and isinstance(labels, Tensor)):
         raise DataError(
@@ -171,8 +171,8 @@ def _both(where: str, target: Mapping[str, Any], name: str) -> tuple[Tensor, Ten
         boxes, labels = boxes.reshape(0, 4), labels.reshape(0)
     if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
         raise DataError(
-            f"{where} has boxes {list(boxes.shape)} and {name} {list(labels.shape)}: expected [n, 4] and [n]; targets "
-            "of several images in one tensor come from a DataLoader that stacks them, give it collate_fn=lambda batch: "
+            f"{where} has boxes {list(boxes.shape)} and {name} {list(labels.shape)}: expected [n, 4] and [n]; if a "
+            "DataLoader stacks the targets of several images into one tensor, give it collate_fn=lambda batch: "
             "tuple(zip(*batch))"
         )
     if labels.is_floating_point() and labels.numel():
@@ -184,7 +184,7 @@ def _both(where: str, target: Mapping[str, Any], name: str) -> tuple[Tensor, Ten
 
 
 def _in_pixels(where: str, target: Mapping[str, Any], image: Tensor, detector: Detector | None) -> Target:
-    """A target of torchvision, checked."""
+    """A checked target for torchvision."""
     corners = {"boxes": _corners(where, target["boxes"])} if "boxes" in target else {}
     boxes, labels = _both(where, {**target, **corners}, "labels")
     height, width = image.shape[1:]
@@ -199,9 +199,9 @@ def _in_pixels(where: str, target: Mapping[str, Any], image: Tensor, detector: D
     away = ((boxes[:, 2:] <= 0) | (boxes[:, :2] >= size)).any(1)
     if away.any():
         raise DataError(
-            f"{where} has the box {_first(boxes, away)} outside of its image of {width} x {height} pixels: expected "
-            "corners [x1, y1, x2, y2] in pixels of the image as it is given; resize boxes with their images, and leave "
-            "out those that a crop has cut away"
+            f"{where} has the box {_first(boxes, away)} outside its image of {width} x {height} pixels: expected "
+            "corners [x1, y1, x2, y2] in pixels of the image as passed; resize boxes with their images, and leave "
+            "out those that a crop removed"
         )
     _check_labels(where, labels, detector, "labels")
     masks = target.get("masks")
@@ -214,11 +214,11 @@ def _in_pixels(where: str, target: Mapping[str, Any], image: Tensor, detector: D
     return rest | {"boxes": boxes, "labels": labels}
 
 
-_KEPT = (Tensor, bool, int, float, str)  # what can wait for a later pass; polygons and the like are of no use
+_KEPT = (Tensor, bool, int, float, str)  # what can be kept for a later pass; polygons and the like are not needed
 
 
 def _relative(where: str, target: Mapping[str, Any], detector: Detector | None) -> Target:
-    """A target of transformers, checked."""
+    """A checked target for transformers."""
     boxes, labels = _both(where, target, "class_labels")
     lost = ((boxes < -_ROUNDED) | (boxes > 1 + _ROUNDED)).any(1) | (boxes[:, 2:] <= 0).any(1)
     if lost.any():
@@ -232,16 +232,16 @@ def _relative(where: str, target: Mapping[str, Any], detector: Detector | None) 
     return rest | {"boxes": boxes, "class_labels": labels}
 
 
-_ROUNDED = 1e-3
+_ROUNDED = 1e-3  # tolerance for rounded coordinates
 
 
 def _corners(where: str, boxes: Any) -> Any:
-    """Boxes of torchvision's tv_tensors say in which form they are."""
+    """Boxes as corners; torchvision's tv_tensors carry their format."""
     form = getattr(getattr(boxes, "format", None), "name", "XYXY")
     if form == "XYXY" or not isinstance(boxes, Tensor):
         return _plain(boxes)
     if form not in ("XYWH", "CXCYWH"):
-        raise DataError(f"{where} has boxes in the form {form}: expected XYXY, boxes that are not turned")
+        raise DataError(f"{where} has boxes in the format {form}: expected XYXY, boxes that are not rotated")
     return box_convert(_plain(boxes), form.lower(), "xyxy")
 
 
@@ -262,42 +262,42 @@ def _check_labels(where: str, labels: Tensor, detector: Detector | None, called:
     if low < lowest and low == 0:
         assert detector is not None
         raise DataError(
-            f"{where} has the label 0, which is the background of a {detector.name}: expected {called} from 1"
+            f"{where} has the label 0, which is the background class of a {detector.name}: expected {called} from 1"
             f"{'' if classes is None else f' to {classes - 1}'}; add 1 to all labels, in every split"
         )
     if low < 0 or (classes is not None and high >= classes):
         name = "a detector" if detector is None else f"this {detector.name}"
-        upto, mend = "", ""
+        upto, fix = "", ""
         if detector is not None and classes is not None:
             built = "num_labels" if detector.library == "transformers" else "num_classes"
             why = " (class 0 is the background)" if lowest else ", or subtract 1 from labels that start at 1"
-            upto, mend = f" to {classes - 1}", f"; build the model with {built}={high + 1}{why}"
+            upto, fix = f" to {classes - 1}", f"; build the model with {built}={high + 1}{why}"
         if low < 0:
-            mend = "; leave out the boxes of no class, with their labels"
+            fix = "; leave out boxes without a class, with their labels"
         raise DataError(
-            f"{where} has labels from {low} to {high}: expected {called} of {name}, from {lowest}{upto}{mend}"
+            f"{where} has labels from {low} to {high}: expected {called} of {name}, from {lowest}{upto}{fix}"
         )
 
 
-_FAR = 0.5  # how far beyond 0 and 1 an image may lie: resizing and noise overshoot a little
+_FAR = 0.5  # how far an image may exceed 0 and 1: resizing and noise overshoot a little
 
 
 def _check_scale(images: Sequence[Tensor], detector: Detector) -> None:
-    """Numbers that no image from 0 to 1 has: bytes as floating numbers, or an image that was normalised before."""
+    """Refuse numbers that no image from 0 to 1 has: bytes as floats, or an image that is already normalised."""
     for number, image in enumerate(images):
         if not image.numel():
             continue
         low, high = torch.stack(image.detach().aminmax()).tolist()
         if low < -_FAR or high > 1 + _FAR:
             raise DataError(
-                f"image {number} of the batch has numbers from {low:.4g} to {high:.4g}: expected 0 to 1, for a "
-                f"{detector.name} normalises images by itself (its `transform`); divide bytes by 255 "
+                f"image {number} of the batch has numbers from {low:.4g} to {high:.4g}: expected 0 to 1, because a "
+                f"{detector.name} normalises images itself (its `transform`); divide bytes by 255 "
                 "(torchvision.transforms.v2.ToDtype(torch.float32, scale=True)), and leave Normalize out"
             )
 
 
 def _check_unit(images: Sequence[Tensor], targets: Sequence[Target]) -> None:
-    """Boxes that all lie within the first pixel are shares of the image's size."""
+    """Refuse boxes that all lie within the first pixel: they are relative to the image's size."""
     boxes = torch.cat([target["boxes"] for target in targets]) if targets else torch.zeros(0, 4)
     if len(boxes) and float(boxes.abs().amax()) <= 1 and min(min(image.shape[1:]) for image in images) > 8:
         raise DataError(

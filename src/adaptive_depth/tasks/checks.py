@@ -1,4 +1,4 @@
-"""What outputs and targets must be before a loss is taken: said here, where they enter, and not by a crash later."""
+"""Checks of outputs and targets before a loss is computed: errors here, where they enter, instead of a later crash."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from ..errors import TrainingError
 from ..quality import Quality
 
-# What a criterion of torch says for certain of the output and the target that it is given: the task's name.
+# The task that a criterion of torch implies unambiguously.
 MEANT: dict[Any, str] = {
     nn.CrossEntropyLoss: "Classification",
-    nn.NLLLoss: "Classification",  # of logarithms of probabilities, which a softmax leaves as they are
+    nn.NLLLoss: "Classification",  # takes log-probabilities, which a log-softmax leaves unchanged
     nn.BCEWithLogitsLoss: "MultiLabel",
     nn.MultiLabelSoftMarginLoss: "MultiLabel",
     nn.MSELoss: "Regression",
@@ -32,15 +32,15 @@ _OF_PROBABILITIES = (nn.BCELoss, F.binary_cross_entropy)
 
 
 def kind_of(criterion: Any) -> Any:
-    """The class of a criterion that is a module; a function as it is."""
+    """The class of a criterion if it is a module; a function itself."""
     return type(criterion) if isinstance(criterion, nn.Module) else criterion
 
 
 def check_meant(task: str, criterion: Any, such_as: str) -> Any:
-    """The criterion as it is, where it does not contradict the task.
+    """The criterion, checked not to contradict the task.
 
     Raises:
-        TrainingError: one of another task, of probabilities, or something that is no criterion.
+        TrainingError: a criterion of another task or of probabilities, or something other than a criterion.
     """
     if isinstance(criterion, type) or not callable(criterion):
         raise TrainingError(f"{task} received criterion={criterion!r}: expected a criterion such as {such_as}")
@@ -48,7 +48,7 @@ def check_meant(task: str, criterion: Any, such_as: str) -> Any:
     name, meant = getattr(kind, "__name__", repr(kind)), MEANT.get(kind)
     if meant is not None and meant != task:
         raise TrainingError(
-            f"{task} received {name}, which is a criterion of {meant}: expected one such as {such_as}, or the task "
+            f"{task} received {name}, which is a criterion for {meant}: expected one such as {such_as}, or the task "
             f"adaptive_depth.tasks.{meant}"
         )
     if kind in _OF_PROBABILITIES:
@@ -60,14 +60,14 @@ def check_meant(task: str, criterion: Any, such_as: str) -> Any:
 
 
 def tensor_of(what: str, value: Any, hint: str) -> Tensor:
-    """The value as it is, where it is a tensor."""
+    """The value, checked to be a tensor."""
     if not isinstance(value, Tensor):
         raise TrainingError(f"{what} is a {type(value).__name__}: expected one tensor; {hint}")
     return value
 
 
 def target_beside(output: Tensor, target: Any, hint: str) -> Tensor:
-    """The target as it is, where it may be compared with an output: a tensor of finite numbers on the same device."""
+    """The target, checked to be comparable with an output: a tensor of finite numbers on the same device."""
     y = tensor_of("the target", target, hint)
     if output.device != y.device:
         raise TrainingError(
@@ -75,7 +75,7 @@ def target_beside(output: Tensor, target: Any, hint: str) -> Tensor:
             f"target.to({str(output.device)!r})"
         )
     if y.is_complex() and not output.is_complex():
-        raise TrainingError(f"the target is of complex numbers ({dtype_name(y)}): expected {hint}")
+        raise TrainingError(f"the target has complex numbers ({dtype_name(y)}): expected {hint}")
     if y.is_floating_point() and not torch.isfinite(y).all():
         raise TrainingError("a target is not a finite number (nan or inf): leave such samples out, or repair them")
     return y
@@ -89,12 +89,12 @@ def same_shape(task: str, output: Tensor, target: Tensor) -> None:
     if output.shape != target.shape:
         raise TrainingError(
             f"{task}: the network returned {list(output.shape)} for a target {list(target.shape)}: expected the same "
-            "shape; a target of one value a sample needs an output [batch, 1], of a model built with num_classes=1"
+            "shape; a target of one value per sample needs an output [batch, 1], of a model built with num_classes=1"
         )
 
 
 def check_quality(task: Any) -> None:
-    """Raise where a task of one's own does not say what its metric measures: before an evaluation, not after it."""
+    """Raise if a custom task does not define what its metric measures: before an evaluation, not after it."""
     quality = getattr(task, "quality", None)
     if not isinstance(quality, Quality):
         raise TrainingError(
@@ -104,22 +104,22 @@ def check_quality(task: Any) -> None:
 
 
 def single_number(name: str, loss: Any) -> Tensor:
-    """The loss as it is, where it is one number."""
+    """The loss, checked to be one number."""
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         received = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
         raise TrainingError(
-            f"{name} returned {received}: expected one number, as nn.CrossEntropyLoss() gives (an instance, "
+            f"{name} returned {received}: expected one number, as from nn.CrossEntropyLoss() (an instance, "
             "with reduction='mean')"
         )
     return loss
 
 
 def called(criterion: Callable[[Any, Any], Any], output: Any, target: Any) -> Tensor:
-    """A criterion's loss, where it is one number."""
+    """A criterion's loss, checked to be one number."""
     try:
         return single_number("the criterion", criterion(output, target))
-    except IndexError as error:  # what torch's own criteria raise for a label that names no class
-        raise TrainingError(f"the criterion refused the labels ({error}): do they name the outputs?") from error
+    except IndexError as error:  # raised by torch's criteria for a label out of range
+        raise TrainingError(f"the criterion refused the labels ({error}): do they fit the outputs?") from error
 
 
 def check_finite(name: str, loss: Tensor) -> None:
@@ -132,7 +132,7 @@ def check_finite(name: str, loss: Tensor) -> None:
 
 
 def value_range(y: Tensor) -> tuple[int, int]:
-    """The lowest and the highest value, in one transfer from the device; 0 and -1 where there is none."""
+    """The lowest and the highest value, in one transfer from the device; 0 and -1 if there are none."""
     if not y.numel():
         return 0, -1
     low, high = torch.stack(y.aminmax()).tolist()

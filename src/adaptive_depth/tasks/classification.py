@@ -1,4 +1,4 @@
-"""Classes: of a sample, or of each place of it."""
+"""Classes: of a sample, or of each position in it."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class Classification(Task):
-    """One class a sample, or one for each place of it: logits `[batch, classes, ...]`, labels `[batch, ...]`.
+    """One class per sample, or per position in it: logits `[batch, classes, ...]`, labels `[batch, ...]`.
 
-    Labels are class indices, or a distribution for each place (mixup, smoothed labels) in the shape of the logits. A
+    Labels are class indices, or a distribution per position (mixup, smoothed labels) in the shape of the logits. A
     sub-network learns the super-net's probabilities by KL(super-net ‖ sub-network), over the class axis.
 
     Arguments:
-        criterion: what is learned from the labels; cross-entropy where None. Its `ignore_index` is left out of the
-            loss, of distillation and of the metric.
+        criterion: the loss of the labels; cross-entropy if None. Its `ignore_index` is left out of the loss, the
+            distillation and the metric.
         temperature: of the softmax in distillation; the loss is scaled by its square (Hinton et al., 2015).
 
     Raises:
@@ -53,7 +53,7 @@ class Classification(Task):
     def loss(self, output: Any, target: Any) -> Tensor:
         logits = self._logits(output)
         self.check(logits, target)
-        # torch's criteria take one kind of whole numbers for class indices, and all kinds of them are right.
+        # torch's criteria accept only int64 class indices; other integers are just as right.
         return called(self.criterion, logits, target if target.is_floating_point() else target.long())
 
     def distil(self, student: Any, teacher: Any, target: Any = None) -> Tensor:
@@ -70,7 +70,7 @@ class Classification(Task):
         return MulticlassAccuracy(classes, average="micro", ignore_index=self.ignore_index, validate_args=False)
 
     def classes_of(self, output: Any) -> int:
-        """How many classes an output has."""
+        """The number of classes of an output."""
         return self._logits(output).shape[1]
 
     def compared(self, output: Any, target: Any) -> tuple[Tensor, Tensor]:
@@ -83,7 +83,7 @@ class Classification(Task):
         metric.update(logits.argmax(dim=1), _indices(logits, target))
 
     def hits(self, output: Any, target: Any) -> tuple[Tensor, Tensor] | None:
-        """The places of the right class and those that count: all but the ignored ones."""
+        """How many positions have the right class, and how many count: all but the ignored ones."""
         logits = self._logits(output)
         wanted = _indices(logits, target)
         counted = wanted != self.ignore_index
@@ -96,7 +96,7 @@ class Classification(Task):
         return 100 * right / max(1, right + wrong)
 
     def check(self, output: Any, target: Any, /) -> None:
-        """Labels must name a class: on an accelerator the criterion itself would say so only by a crash."""
+        """Labels must name a class: on an accelerator the criterion itself would crash without saying so."""
         logits = self._logits(output)
         y = target_beside(logits, target, f"class indices {_shape(logits)} for logits {list(logits.shape)}")
         if y.shape == logits.shape and y.is_floating_point():
@@ -107,29 +107,29 @@ class Classification(Task):
         if y.shape != logits.shape[:1] + logits.shape[2:]:
             raise TrainingError(
                 f"labels {list(y.shape)} for logits {list(logits.shape)}: expected class indices {_shape(logits)}, "
-                f"or a distribution {list(logits.shape)}; several labels a sample are the task MultiLabel, classes of "
-                "pixels on a finer grid Segmentation"
+                f"or a distribution {list(logits.shape)}; several labels per sample need the task MultiLabel, classes "
+                "of pixels on a finer grid Segmentation"
             )
         if y.is_floating_point():
             raise TrainingError(
-                f"labels of {dtype_name(y)}: expected class indices, whole numbers from 0 to "
+                f"labels of {dtype_name(y)}: expected class indices, integers from 0 to "
                 f"{logits.shape[1] - 1}; convert them with y.long()"
             )
         low, high = value_range(y)
         if low < 0 or high >= logits.shape[1] or low == high == self.ignore_index:
-            low, high = value_range(y[y != self.ignore_index])  # seldom: a copy of the labels costs time
+            low, high = value_range(y[y != self.ignore_index])  # only now, because copying the labels costs time
         if (low, high) == (0, -1):
             raise TrainingError(
                 f"all labels of this batch are ignore_index={self.ignore_index}: nothing can be learned from it; leave "
                 "such batches out"
             )
         if low < 0 or high >= logits.shape[1]:
-            mend = f"build the model with num_classes={high + 1} or map the labels"
+            fix = f"build the model with num_classes={high + 1} or map the labels"
             if low < 0:
-                mend = f"map the labels, or name one that is to be left out, criterion ignore_index={low}"
+                fix = f"map the labels, or set the one to leave out, criterion ignore_index={low}"
             raise TrainingError(
                 f"labels from {low} to {high}, but the network has {logits.shape[1]} classes: expected labels from 0 "
-                f"to {logits.shape[1] - 1}; {mend}"
+                f"to {logits.shape[1] - 1}; {fix}"
             )
 
     def _logits(self, output: Any) -> Tensor:
@@ -137,20 +137,20 @@ class Classification(Task):
         if logits.ndim < 2 or logits.shape[1] < 2:
             raise TrainingError(
                 f"the network returned {list(logits.shape)}: expected logits [batch, classes, ...] of two or more "
-                "classes, for the softmax of one logit is always 1; build the model with num_classes=2, or use another "
-                "task: MultiLabel (a yes or no a sample) or Regression"
+                "classes, because the softmax of one logit is always 1; build the model with num_classes=2, or use "
+                "another task: MultiLabel (yes or no per sample) or Regression"
             )
         return logits
 
 
 _HINT = (
-    "logits [batch, classes, ...]; wrap the model so that it returns them, or name another task, such as a dict of "
+    "logits [batch, classes, ...]; wrap the model so that it returns them, or choose another task, such as a dict of "
     "tasks for several heads"
 )
 
 
 def _check_distributions(y: Tensor) -> None:
-    """Of yes or no for each label, or of any numbers, a softmax would learn something without a word."""
+    """Refuse yes or no for each label, or arbitrary numbers: a softmax would silently learn something wrong."""
     if not y.numel():
         return
     sums = y.sum(dim=1, dtype=torch.float32)
@@ -158,8 +158,8 @@ def _check_distributions(y: Tensor) -> None:
     if low < 1 - _ROUNDING or high > 1 + _ROUNDING or least < -_ROUNDING:
         raise TrainingError(
             f"labels {list(y.shape)} of {dtype_name(y)}, from {least:.4g}, that sum to {low:.4g} to {high:.4g}: "
-            "expected distributions over the classes, which sum to 1; several labels a sample are the task MultiLabel, "
-            "numbers the task Regression"
+            "expected distributions over the classes, which sum to 1; several labels per sample need the task "
+            "MultiLabel, numbers the task Regression"
         )
 
 
@@ -167,7 +167,7 @@ _ROUNDING = 0.02  # of smoothed labels in half precision, over a thousand classe
 
 
 def _indices(logits: Tensor, target: Tensor) -> Tensor:
-    """The classes that targets name, of distributions the most probable ones."""
+    """The classes in targets; in distributions the most probable ones."""
     return target.argmax(dim=1) if target.shape == logits.shape else target
 
 

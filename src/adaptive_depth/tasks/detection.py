@@ -1,4 +1,4 @@
-"""Boxes: what a detector of torchvision or transformers learns by its own losses, judged by mAP."""
+"""Boxes: a detector of torchvision or transformers with its own losses, judged by mAP."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -27,27 +27,26 @@ class Detection(Task):
 
     A batch is (images, targets) as torchvision's detectors take them: a list of tensors `[3, height, width]`, or one
     with all images, and a list of dicts with `boxes` `[n, 4]`, corners x1, y1, x2, y2 in pixels, `labels` `[n]`, and
-    `masks` `[n, height, width]` where the model learns some. Or it is a dict as image processors of transformers make
-    it: `pixel_values`, `labels`, a list of dicts with `boxes` (centre, width and height, from 0 to 1) and
-    `class_labels`, and `pixel_mask`. Of a detector of transformers either will do. An image without objects has no
-    boxes, `[0, 4]`.
+    `masks` `[n, height, width]` if the model learns them. Or it is a dict as from image processors of transformers:
+    `pixel_values`, `labels`, a list of dicts with `boxes` (centre, width and height, from 0 to 1) and `class_labels`,
+    and `pixel_mask`. A detector of transformers accepts both. An image without objects has no boxes, `[0, 4]`.
 
-    The loss is the sum of torchvision's losses, or the `loss` of a model of transformers. What sub-networks learn is
-    said by `learn`: the same, or to return the features of the super-net on the same batch, or both.
+    The loss is the sum of torchvision's losses, or the `loss` of a model of transformers. `learn` determines what
+    sub-networks learn: the same, or to reproduce the features of the super-net on the same batch, or both.
 
     Arguments:
         learn: what sub-networks learn: `"labels"`, `"features"`, or `"both"`, the loss plus the weighted features.
-            Features alone starve sub-networks where the heads must learn what to make of theirs (`docs/detection.md`).
+            With features alone the heads never learn to use those of sub-networks (`docs/detection.md`).
         feature_weight: of `"features"` and `"both"`, see `feature_distance`.
         features: the path of the module, or of several, whose output is compared; by default the detector's
-            `backbone`, with the neck that torchvision has in it (FPN).
-        weights: of torchvision's losses, by name; 1 where one is not named.
-        iou: judge by the mean average precision at this overlap, 0.5 say; by default at 0.5, 0.55, ..., 0.95, as COCO
-            does.
-        masks: judge masks and not boxes, of a Mask R-CNN.
+            `backbone`, including torchvision's neck (FPN).
+        weights: of torchvision's losses, by name; 1 if not named.
+        iou: judge by the mean average precision at this overlap, such as 0.5; by default at 0.5, 0.55, ..., 0.95, as
+            COCO does.
+        masks: judge the masks of a Mask R-CNN instead of boxes.
 
     Raises:
-        TrainingError: something else, or negative weights.
+        TrainingError: other values, or negative weights.
 
     Example:
         >>> task = Detection(iou=0.5, weights={"loss_rpn_box_reg": 2.0})
@@ -79,7 +78,7 @@ class Detection(Task):
                 raise TrainingError(f"weight {weight!r} of {name!r}: expected a number of 0 or more")
         named = (features,) if isinstance(features, str) else tuple(features or ())
         if named and learn == "labels":
-            raise TrainingError("features= are compared with learn='features' or 'both', and learn is 'labels'")
+            raise TrainingError("features= are compared with learn='features' or 'both', but learn is 'labels'")
         self.learn, self.feature_weight, self.iou, self.masks = learn, feature_weight, iou, masks
         self.detector: Detector | None = None
         self.watch = named
@@ -87,10 +86,10 @@ class Detection(Task):
         self.quality = Quality(f"{'mask ' * masks}mAP@{overlap}", "%")
 
     def of(self, model: nn.Module) -> Self:
-        """With what the model's class tells: how classes are numbered, which interface it has, where its features are.
+        """The task with facts from the model's class: how classes are numbered, its interface, where its features are.
 
         Raises:
-            TrainingError: features are to be learned, of a model whose backbone is not known.
+            TrainingError: features are to be learned, but the model's backbone is unknown.
         """
         task = copy(self)._judged_as(self)
         task.detector = found = detector_of(model)
@@ -99,15 +98,15 @@ class Detection(Task):
         if not self.watch:
             if found is None or found.backbone is None:
                 raise TrainingError(
-                    f"learn={self.learn!r} compares the features of a detector's backbone, and where those of a "
-                    f"{type(model).__name__} come from is not known: name the module, Detection(learn={self.learn!r}, "
+                    f"learn={self.learn!r} compares the features of a detector's backbone, but that of a "
+                    f"{type(model).__name__} is unknown: name the module, Detection(learn={self.learn!r}, "
                     "features='neck')"
                 )
             task.watch = (found.backbone,)
         parts = {path for path, _ in model.named_modules()}
         for path in task.watch:
             if path not in parts:
-                raise TrainingError(f"features={path!r} is no module of the {type(model).__name__}: expected its path")
+                raise TrainingError(f"features={path!r} is not a module of the {type(model).__name__}: expected a path")
         return task
 
     # -- batches ------------------------------------------------------------------------------------------------
@@ -116,8 +115,8 @@ class Detection(Task):
         """Images and targets, checked: as positional arguments for torchvision, as a dict with labels for transformers.
 
         Raises:
-            DataError: no targets, or such as nothing could be learned from: boxes outside of the image or without area,
-                classes that the model does not have, masks of another size.
+            DataError: no targets, or targets from which nothing could be learned: boxes outside the image or without
+                area, classes that the model does not have, masks of another size.
         """
         theirs = None if self.detector is None else self.detector.library
         if isinstance(batch, Mapping) and theirs != "torchvision":
@@ -146,7 +145,7 @@ class Detection(Task):
     # -- losses -------------------------------------------------------------------------------------------------
 
     def output(self, output: Any) -> Any:
-        """Of transformers what losses and predictions need; of torchvision losses by name, or predictions."""
+        """For transformers, what losses and predictions need; for torchvision, losses by name or predictions."""
         logits, boxes = (_part(output, name) for name in ("logits", "pred_boxes"))
         if isinstance(logits, Tensor) and isinstance(boxes, Tensor):
             found = {"logits": logits, "pred_boxes": boxes}
@@ -160,7 +159,7 @@ class Detection(Task):
         if isinstance(output, Mapping) and "pred_boxes" in output:
             if self.weights:
                 raise TrainingError(
-                    f"weights={self.weights} are of torchvision's losses: a model of transformers has its own in its "
+                    f"weights={self.weights} apply to torchvision's losses: a model of transformers has its own in its "
                     "config, such as config.bbox_loss_coefficient"
                 )
             if "loss" not in output:
@@ -168,13 +167,13 @@ class Detection(Task):
             return single_number("the detector's loss", output["loss"])
         parts = self.parts(output)
         if not parts:
-            mend = "expected a detector of torchvision or transformers, or a dict of losses in training mode"
+            fix = "expected a detector of torchvision or transformers, or a dict of losses in training mode"
             if isinstance(output, list):
-                mend = "a detector of torchvision returns losses in training mode alone; call network.train()"
-            raise TrainingError(f"the network returned {described(output)}, which holds no losses: {mend}")
+                fix = "a detector of torchvision returns losses in training mode only; call network.train()"
+            raise TrainingError(f"the network returned {described(output)}, which holds no losses: {fix}")
         unknown = [name for name in self.weights if name not in parts]
         if unknown:
-            raise TrainingError(f"weights name {unknown[0]!r}: expected some of {', '.join(parts)}")
+            raise TrainingError(f"weights has {unknown[0]!r}: expected some of {', '.join(parts)}")
         return torch.stack([self.weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
 
     def parts(self, output: Any) -> dict[str, Tensor]:
@@ -185,19 +184,19 @@ class Detection(Task):
         return {name: part for name, part in losses.items() if not _OF_A_LAYER.search(name)}
 
     def distil(self, student: Any, teacher: Any, target: Any = None) -> Tensor:
-        """What a sub-network learns, all of it, as `learn` says; from labels, nothing of the super-net."""
+        """A sub-network's whole loss, as `learn` says; with labels, nothing comes from the super-net."""
         if self.learn == "labels":
             return self.loss(student.output if isinstance(student, Watched) else student, target)
         if not (isinstance(student, Watched) and isinstance(teacher, Watched)):
             raise TrainingError(
-                f"learn={self.learn!r} compares features, and received outputs alone: train with Passes or "
-                "SelfDistillation, which watch them"
+                f"learn={self.learn!r} compares features, but received only outputs: train with Passes or "
+                "SelfDistillation, which record them"
             )
         features = self.feature_weight * feature_distance(student.seen, teacher.seen)
         if torch.is_grad_enabled() and not features.requires_grad:
             raise TrainingError(
-                f"learn={self.learn!r} compares what {', '.join(self.watch)} returns, and none of its parameters "
-                "learns: let them, parameter.requires_grad_(), or learn='labels'"
+                f"learn={self.learn!r} compares what {', '.join(self.watch)} returns, but all of its parameters "
+                "are frozen: call parameter.requires_grad_(), or use learn='labels'"
             )
         return features if self.learn == "features" else features + self.loss(student.output, target)
 
@@ -208,13 +207,13 @@ class Detection(Task):
     # -- quality ------------------------------------------------------------------------------------------------
 
     def check(self, output: Any, target: Any, /) -> None:
-        if isinstance(output, Mapping) and "pred_boxes" not in output:  # losses: the model has compared them
+        if isinstance(output, Mapping) and "pred_boxes" not in output:  # losses: the model has compared them itself
             return
         number = len(output["logits"]) if isinstance(output, Mapping) else len(output)
         if not isinstance(target, Sequence) or number != len(target):
             received = f"{len(target)} targets" if isinstance(target, Sequence) else f"a {type(target).__name__}"
             raise TrainingError(
-                f"the detector returned predictions of {number} images for {received}: expected one for each"
+                f"the detector returned predictions for {number} images and {received}: expected one for each"
             )
 
     def metric(self, output: Any) -> "Metric":  # noqa: ARG002 - of any number of classes
@@ -223,7 +222,7 @@ class Detection(Task):
         return mean_average_precision(self.iou, masks=self.masks)
 
     def compared(self, output: Any, target: Any) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
-        """Of each image the predictions and the target: `boxes`, corners in pixels, `labels`, `scores`, and `masks`."""
+        """The predictions and the target of each image: `boxes`, corners in pixels, `labels`, `scores`, `masks`."""
         if isinstance(output, list):
             names = (*_JUDGED, "masks") if self.masks else _JUDGED
             predictions = [{name: value for name, value in each.items() if name in names} for each in output]
@@ -246,7 +245,7 @@ class Detection(Task):
 
     def value(self, metric: "Metric") -> float:
         share = float(metric.compute()["map"])
-        if share < 0:  # what torchmetrics says of it
+        if share < 0:  # torchmetrics' sign of that
             raise MeasurementError(
                 f"no image of this evaluation has a box, so there is no {self.quality.name}: expected targets with some"
             )
@@ -254,7 +253,7 @@ class Detection(Task):
 
 
 _JUDGED = ("boxes", "scores", "labels")
-_OF_A_LAYER = re.compile(r"_(aux|dn|enc)(_|$)|_\d+$")  # of transformers: the same again, for each layer of the decoder
+_OF_A_LAYER = re.compile(r"_(aux|dn|enc)(_|$)|_\d+$")  # in transformers: repeated for each decoder layer
 
 
 def _part(output: Any, name: str) -> Any:
@@ -267,7 +266,7 @@ def _corners(boxes: Tensor) -> Tensor:
 
 
 def _certain(prediction: Mapping[str, Tensor]) -> Tensor:
-    """Mask R-CNN's masks `[n, 1, height, width]` of probabilities, as yes and no `[n, height, width]`."""
+    """Mask R-CNN's masks of probabilities `[n, 1, height, width]` as booleans `[n, height, width]`."""
     masks = prediction["masks"]
     return (masks.squeeze(1) if masks.ndim == 4 else masks) > 0.5
 
@@ -276,7 +275,7 @@ def _compared(target: Mapping[str, Any], masks: bool) -> dict[str, Tensor]:
     found = {name: target[name] for name in ("boxes", "labels")}
     if masks:
         if "masks" not in target:
-            raise TrainingError("Detection(masks=True) judges masks, and a target has none: expected 'masks' [n, h, w]")
+            raise TrainingError("Detection(masks=True) judges masks, but a target has none: expected 'masks' [n, h, w]")
         found["masks"] = target["masks"].bool()
     if isinstance(target.get("iscrowd"), Tensor):
         found["iscrowd"] = target["iscrowd"].long()
@@ -284,9 +283,9 @@ def _compared(target: Mapping[str, Any], masks: bool) -> dict[str, Tensor]:
 
 
 def _sizes(targets: Sequence[Mapping[str, Any]], like: Tensor) -> Tensor:
-    """Height and width of each image: the original one, else the one that the model saw; 1 where none is told.
+    """Height and width of each image: original, else as the model saw it; 1 if unknown.
 
-    Which one does not change how boxes overlap, for predictions and targets are in the same unit.
+    The choice does not change how boxes overlap, because predictions and targets have the same unit.
     """
     known = [
         next((t[name] for name in ("orig_size", "size") if isinstance(t.get(name), Tensor)), None) for t in targets

@@ -1,4 +1,4 @@
-"""What is known of a detector from its class: whose it is, its class numbers, where its features come from."""
+"""Facts about a detector from its class: its library, its class numbers, where its features come from."""
 
 import sys
 from collections.abc import Iterator
@@ -16,17 +16,17 @@ Library = Literal["torchvision", "transformers"]
 
 @dataclass(frozen=True)
 class Detector:
-    """What is known of a detector.
+    """Facts about a detector.
 
     Attributes:
         name: of its class, for errors.
-        library: whose interface it has: `"torchvision"` (lists of images and of targets; losses in training mode,
-            predictions in eval mode) or `"transformers"` (a dict with labels; always outputs, with a loss).
-        lowest, classes: class numbers that it can learn are from `lowest` to below `classes`; None where not known.
-        backbone: the path of the module that returns its features; None where there is none of its own.
+        library: its interface: `"torchvision"` (lists of images and of targets; losses in training mode, predictions
+            in eval mode) or `"transformers"` (a dict with labels; always outputs, with a loss).
+        lowest, classes: its class numbers range from `lowest` to below `classes`; None if unknown.
+        backbone: the path of the module that returns its features; None if it has no separate one.
         config: of a model of transformers.
-        takes_mask: does it take the `pixel_mask` of a padded batch?
-        normalises: does it take images from 0 to 1 for certain, and subtract their mean by itself?
+        takes_mask: whether it takes the `pixel_mask` of a padded batch.
+        normalises: whether it certainly takes images from 0 to 1 and subtracts their mean itself.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Detector:
 
 
 def detector_of(model: nn.Module) -> Detector | None:
-    """What is known of a model, or of the first detector inside it; None where there is none of these libraries.
+    """Facts about a model, or about the first detector inside it; None if there is none of these libraries.
 
     Example:
         >>> import torchvision
@@ -60,7 +60,7 @@ def detector_of(model: nn.Module) -> Detector | None:
 
 
 def _known(module: str, name: str) -> type[nn.Module] | None:
-    """A class of torchvision's detectors, where something has loaded it."""
+    """A class of torchvision's detectors, if it is imported."""
     return getattr(sys.modules.get(f"torchvision.models.detection.{module}"), name, None)
 
 
@@ -89,7 +89,7 @@ def _of_torchvision(path: str, part: Any) -> Detector | None:
 
 
 def _normalises(part: Any) -> bool:
-    """A mean within 0 and 1 is that of images from 0 to 1."""
+    """A mean between 0 and 1 implies images from 0 to 1."""
     numbers = [getattr(getattr(part, "transform", None), name, None) for name in ("image_mean", "image_std")]
     mean, spread = ([each] if isinstance(each, int | float) else each or [0.0] for each in numbers)
     return all(0 < each < 1 for each in mean) and all(0 < each <= 1 for each in spread)
@@ -103,8 +103,8 @@ def _below(path: str, name: str) -> str:
 def losses_in_eval(*modules: nn.Module) -> Iterator[None]:
     """Inside, torchvision's detectors return losses although their norms, and everything else, are in eval mode.
 
-    The modules that choose between losses and predictions are set to training alone, not what stands below them; images
-    get the size that they have in eval mode.
+    Only the modules that choose between losses and predictions are set to training mode, not their children; images
+    are resized as in eval mode.
     """
     choosing = (_RCNN, _SSD, *_ONE_STAGE, ("rpn", "RegionProposalNetwork"), ("roi_heads", "RoIHeads"))
     parts = [part for module in modules for part in module.modules() if _is_any(part, *choosing)]
@@ -129,7 +129,7 @@ def _of_transformers(path: str, part: Any) -> Detector | None:
     known = {name for each in names.values() for name in ((each,) if isinstance(each, str) else each)}
     if not any(kind.__name__ in known and kind.__module__.startswith("transformers.") for kind in type(part).__mro__):
         return None
-    # A convolutional body stands apart as `backbone`; of a transformer that is the detector, all but its heads.
+    # A convolutional body is a separate `backbone`; in a pure transformer the body is everything except the heads.
     inner = getattr(part, "base_model_prefix", "")
     bodies = [name for name, _ in part.named_modules() if name.rpartition(".")[2] == "backbone"]
     body = min(bodies, key=len, default=inner if isinstance(getattr(part, inner, None), nn.Module) else None)
@@ -140,7 +140,7 @@ def _of_transformers(path: str, part: Any) -> Detector | None:
 
 
 def predictions_of(config: Any, logits: Tensor, boxes: Tensor, sizes: Tensor) -> list[dict[str, Tensor]]:
-    """What the image processor of a model of transformers makes of its outputs; all queries, whatever their score.
+    """The outputs of a transformers model after its image processor; all queries, whatever their score.
 
     Arguments:
         config: of the model.

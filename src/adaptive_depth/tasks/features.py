@@ -11,13 +11,12 @@ from ..errors import TrainingError
 
 
 def feature_distance(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> Tensor:
-    """The mean over levels of the squared difference, each level in units of the variance of the teacher's numbers.
+    """The mean over levels of the squared difference, each level in units of the variance of the teacher's features.
 
-    So a level counts as much as any other, whatever the scale of its numbers; 0 where both agree, and about 2 where
-    they have nothing to do with each other.
+    So all levels count equally, whatever their scale; 0 if both agree, about 2 if they are independent.
 
     Arguments:
-        student, teacher: what modules returned, by path: a tensor for each level in any nesting, such as
+        student, teacher: outputs of modules, by path: a tensor per level in any nesting, such as
             `[batch, channels, height, width]`; no gradient flows to the teacher.
 
     Returns:
@@ -37,8 +36,8 @@ def feature_distance(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> 
     if not taught or shapes[0] != shapes[1]:
         raise TrainingError(
             f"{', '.join(teacher)} returned {shapes[0]} in the sub-network and {shapes[1]} in the super-net: expected "
-            "the same levels of features, tensors [batch, ..., height, width] or [batch, tokens, channels]; where the "
-            "model draws a size for each batch from a generator of its own, let it draw one size, or learn='labels'"
+            "the same levels of features, tensors [batch, ..., height, width] or [batch, tokens, channels]; if the "
+            "model draws a size for each batch from its own generator, use one size, or learn='labels'"
         )
     return torch.stack([_distance(*each) for each in zip(learnt, taught, strict=True)]).mean()
 
@@ -51,6 +50,6 @@ def _distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _levels(seen: Mapping[str, Any]) -> Sequence[Tensor]:
-    """The features in what modules returned; not masks, nor scalars."""
+    """The features in outputs of modules, without masks and scalars."""
     leaves = [leaf for output in seen.values() for leaf in tree_leaves(output)]
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim >= 3]

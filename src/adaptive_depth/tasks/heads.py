@@ -17,16 +17,15 @@ if TYPE_CHECKING:
 class Heads(Task):
     """A task for each head of a network that returns a dict, a tuple or a dataclass; targets come in the same form.
 
-    The loss is the weighted sum over heads, and so is what is distilled. One head is judged by: its quality is that of
-    the network.
+    The loss is the weighted sum over heads, and so is the distillation loss. One head's quality is that of the network.
 
     Arguments:
-        tasks: by head: names of a dict or a dataclass; of a tuple its places in this order.
-        judged_by: the head whose quality counts; the first where None.
-        weights: of the losses, by head; 1 where a head is not named.
+        tasks: by head: the names in a dict or a dataclass; for a tuple the positions in this order.
+        judged_by: the head whose quality counts; the first if None.
+        weights: of the losses, by head; 1 if not named.
 
     Raises:
-        TrainingError: no heads, a head that is no task, or weights and `judged_by` of unknown heads.
+        TrainingError: no heads, a head that is not a task, or weights and `judged_by` of unknown heads.
 
     Example:
         >>> import torch
@@ -89,7 +88,7 @@ class Heads(Task):
         return self.tasks[self.judged_by].metric(self._split("output", output)[self.judged_by])
 
     def compared(self, output: Any, target: Any) -> tuple[Any, Any]:
-        """What the head that counts compares."""
+        """What the judged head compares."""
         outputs, targets = self._split("output", output), self._split("target", target)
         return self.tasks[self.judged_by].compared(outputs[self.judged_by], targets[self.judged_by])
 
@@ -122,7 +121,7 @@ class Heads(Task):
         if missing or unknown:
             received = ", ".join(map(repr, found)) if found else f"a {type(value).__name__}"
             raise TrainingError(
-                f"the {what} has {received}, and the heads are {', '.join(map(repr, self.tasks))}: expected one for "
+                f"the {what} has {received}, but the heads are {', '.join(map(repr, self.tasks))}: expected one for "
                 "each head, in a dict, a dataclass or a tuple"
             )
         return found

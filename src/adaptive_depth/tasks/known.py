@@ -1,4 +1,4 @@
-"""A criterion as a task: inferred where it is certain, and otherwise the caller says which."""
+"""A criterion as a task: inferred if unambiguous, else the caller must name the task."""
 
 from collections.abc import Callable, Mapping
 from copy import copy
@@ -26,14 +26,14 @@ _BY_NAME: dict[str, Any] = {task.__name__: task for task in TASKS}
 
 
 class OwnCriterion(Task):
-    """Labels alone, by a criterion of which nothing else is known; the first batch may tell more.
+    """Learning from labels only, by an unknown criterion; the first batch may reveal more.
 
-    An output of floating numbers `[batch, classes, ...]` for class indices `[batch, ...]` is a classification, and is
-    distilled and judged as one from then on. Anything else (targets of floating numbers, say) may be several tasks.
+    A floating output `[batch, classes, ...]` with class indices `[batch, ...]` is a classification, and is distilled
+    and judged as one from then on. Anything else (such as floating targets) could be one of several tasks.
 
     Arguments:
         criterion: `criterion(output, target)`, a scalar.
-        distil: `distil(student, teacher)`, a scalar, where there is one.
+        distil: `distil(student, teacher)`, a scalar, if there is one.
 
     Example:
         >>> import torch
@@ -52,10 +52,10 @@ class OwnCriterion(Task):
         self._meant: Classification | None = None
 
     def distilling(self, temperature: float = 1.0) -> "OwnCriterion":
-        """The same for a loop that distils: a first batch that does not tell how is refused before anything is learned.
+        """The same for a loop that distils: a first batch that does not reveal the task is refused before any training.
 
         Arguments:
-            temperature: of the softmax, of a classification.
+            temperature: of the softmax, for a classification.
         """
         task = copy(self)
         task.temperature, task._distilling = temperature, True
@@ -77,9 +77,9 @@ class OwnCriterion(Task):
             self._meant.check(output, target)
 
     def metric(self, output: Any) -> Any:
-        """A metric of classes, where `check` or a loss has met a batch that says so."""
+        """A metric of classes, if `check` or a loss has seen a batch that implies it."""
         if self._meant is None:
-            raise TrainingError(f"{_described(self.criterion)} says nothing of a metric: {_ASK}")
+            raise TrainingError(f"{_described(self.criterion)} does not determine a metric: {_ASK}")
         return self._meant.metric(output)
 
     def measure(self, metric: Any, output: Any, target: Any) -> None:
@@ -96,7 +96,7 @@ class OwnCriterion(Task):
         return None if self._meant is None else self._meant.hits(output, target)
 
     def _look(self, output: Any, target: Any) -> None:
-        """Do this output and target say what the criterion is of?"""
+        """Infer the task from this output and target, if it is still unknown."""
         if self._meant is None and not _is_of_sigmoids(self.criterion) and _is_of_classes(output, target):
             self._meant = Classification(self.criterion, temperature=self.temperature)
             self.quality = self._meant.quality if self.quality is type(self).quality else self.quality
@@ -105,8 +105,8 @@ class OwnCriterion(Task):
         self._look(output, target)
         if self._meant is None:
             raise TrainingError(
-                f"{_described(self.criterion)} says nothing of {what}, and an output {_shape(output)} with a target "
-                f"{_shape(target)} may be several tasks: {_ASK}; or learn from the labels alone "
+                f"{_described(self.criterion)} does not cover {what}, and an output {_shape(output)} with a target "
+                f"{_shape(target)} could be several tasks: {_ASK}; or learn from the labels only "
                 "(learn_from='labels' of Algorithm 1, teacher_share=0 of a schedule)"
             )
         return self._meant
@@ -120,19 +120,19 @@ def _is_of_classes(output: Any, target: Any) -> bool:
         return False
     if output.ndim < 2 or output.shape[1] < 2 or target.shape != output.shape[:1] + output.shape[2:]:
         return False
-    if output.ndim > 2 and target.shape == output.shape[:-1]:  # the classes may just as well be in the last place
+    if output.ndim > 2 and target.shape == output.shape[:-1]:  # the classes may as well be in the last dimension
         return False
     low, high = value_range(target[target != _IGNORED])
     return low >= 0 and high < output.shape[1]
 
 
 def _is_of_sigmoids(criterion: Any) -> bool:
-    """Does it say so? (timm's BinaryCrossEntropy takes class indices, too.) A softmax would not see all it learns."""
+    """Does its name say so? (timm's BinaryCrossEntropy takes class indices, too, but a softmax would misjudge it.)"""
     name = getattr(kind_of(criterion), "__name__", "").lower()
     return "binary" in name or "bce" in name
 
 
-_IGNORED = -100  # what torch's criteria leave out
+_IGNORED = -100  # the default ignore_index of torch's criteria
 
 
 def _shape(value: Any) -> str:
@@ -143,27 +143,26 @@ def _shape(value: Any) -> str:
 
 _ASK = (
     f"name the task, one of {', '.join(task.__name__ for task in TASKS)} of adaptive_depth.tasks with "
-    "this criterion, such as Classification(criterion), or one of your own"
+    "this criterion, such as Classification(criterion), or a custom one"
 )
 
 
 def as_task(given: Any, model: nn.Module | None = None) -> Task:
-    """What was given as a task: itself, a dict of tasks as `Heads`, or what a criterion of torch says for certain.
+    """The argument as a task: itself, a dict of tasks as `Heads`, or what a criterion of torch implies unambiguously.
 
-    Nothing (None) is what the model's class says for certain: the next token of a causal language model of
-    transformers, boxes of a detector and the classes of pixels of a segmentation network of torchvision or
-    transformers; else a classification.
+    None means what the model's class implies: the next token for a causal language model of transformers, boxes for a
+    detector and the classes of pixels for a segmentation network of torchvision or transformers; else a classification.
 
-    Any other criterion becomes a task that learns from labels, and says so when more is asked of it than the first
-    batch makes certain.
+    Any other criterion becomes a task that learns from labels, and raises if more is needed than the first batch
+    reveals.
 
     Arguments:
-        given: what a caller named.
-        model: what is trained or judged, of an adapted network its `model`; where nothing is named, its class counts.
+        given: what the caller passed.
+        model: the model to train or judge, for an adapted network its `model`; with None its class determines the task.
 
     Raises:
-        TrainingError: something that cannot be called, a class in place of an instance; nothing, for a language model
-            of transformers that may be trained in more than one way.
+        TrainingError: something that is not callable, or a class instead of an instance; None for a language model of
+            transformers that may be trained in more than one way.
 
     Example:
         >>> from torch import nn
@@ -193,12 +192,12 @@ def as_task(given: Any, model: nn.Module | None = None) -> Task:
 def _check_for_boxes(task: Task, model: nn.Module) -> None:
     """
     Raises:
-        TrainingError: a task of classes or numbers for a detector of torchvision, which has losses of its own.
+        TrainingError: a task of classes or numbers for a detector of torchvision, which has its own losses.
     """
     known = detector_of(model) if type(task) in (Classification, MultiLabel, Regression, Segmentation) else None
     if known is not None and known.library == "torchvision":
         raise TrainingError(
-            f"the task is {type(task).__name__}, and a {type(model).__name__} is a detector, which learns from boxes: "
+            f"the task is {type(task).__name__}, but a {type(model).__name__} is a detector, which learns from boxes: "
             "expected Detection(), or no task; on the command line, data with boxes (coco/DIR, voc/DIR, yolo/DIR). "
             "Masks of classes are learned by segmentation networks, such as torchvision/lraspp_mobilenet_v3_large"
         )

@@ -1,4 +1,4 @@
-"""Text: the next token, or tokens at places of their own."""
+"""Text: the next token, or tokens at their own positions."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 class LanguageModel(Task):
     """The next token: logits `[batch, tokens, vocabulary]`, labels `[batch, tokens]`.
 
-    All tokens that count have the same weight in the loss, in what a sub-network learns from the super-net
-    (KL(super-net ‖ sub-network) of each token) and in perplexity; padding and `ignore_index` do not count. Losses are
-    computed in float32, a few rows at a time: beyond the logits and their gradient, a large vocabulary takes no memory.
+    All tokens that count have the same weight in the loss, in the distillation (KL(super-net ‖ sub-network) of each
+    token) and in perplexity; padding and `ignore_index` do not count. Losses are computed in float32, a few rows at a
+    time: beyond the logits and their gradient, a large vocabulary takes no memory.
 
-    A batch is token ids `[batch, tokens]`, or a dict with `input_ids` and what else the model takes. Labels may be in
-    it (`labels`, as collators of transformers write them) or beside it, a pair (input, labels). They are not given to
-    the model. Without labels they are the token ids, without padding (where `attention_mask` is 0) and without a token
-    right behind padding, which follows nothing.
+    A batch is token ids `[batch, tokens]`, or a dict with `input_ids` and whatever else the model takes. Labels are in
+    it (`labels`, as from collators of transformers) or in a pair (input, labels). They are not passed to the model. By
+    default they are the token ids, without padding (where `attention_mask` is 0) and without a token right after
+    padding, which follows nothing.
 
     Arguments:
         temperature: of the softmax in distillation; the loss is multiplied by its square.
-        shift: the logits at each place are those of the next token, so labels are the token ids themselves. False for
-            encoder-decoders, masked language models and labels that are shifted already: each label stands at the
-            place of its logits.
-        ignore_index: the label of places that do not count.
+        shift: the logits at each position are those of the next token, so labels are the token ids themselves. False
+            for encoder-decoders, masked language models and labels that are already shifted: each label is at the
+            position of its logits.
+        ignore_index: the label of positions that do not count.
 
     Raises:
         TrainingError: a temperature that is not above 0.
@@ -54,7 +54,7 @@ class LanguageModel(Task):
         if not temperature > 0:
             raise TrainingError(f"temperature={temperature!r}: expected a number above 0")
         self.temperature, self.shift, self.ignore_index = temperature, shift, ignore_index
-        self._padding: int | None = None  # a token that is nothing else, where the model says so
+        self._padding: int | None = None  # a token used for nothing else, if the model's config names one
 
     # -- batches ------------------------------------------------------------------------------------------------
 
@@ -71,15 +71,15 @@ class LanguageModel(Task):
         if not self.shift:
             raise DataError(
                 "the loader yielded no labels, and with shift=False they are not the inputs: expected a dict with "
-                "'labels', as DataCollatorForSeq2Seq(tokenizer, model=model) or DataCollatorForLanguageModeling("
-                "tokenizer, mlm=True) make it, or pairs (input, labels)"
+                "'labels', as from DataCollatorForSeq2Seq(tokenizer, model=model) or DataCollatorForLanguageModeling("
+                "tokenizer, mlm=True), or pairs (input, labels)"
             )
         ids = _token_ids(x)
         if ids is None or ids.ndim != 2 or not is_whole(ids):
             received = described(x) if ids is None else f"{list(ids.shape)} of {dtype_name(ids)}"
             raise DataError(
-                f"the loader yielded {received}, without labels: expected token ids [batch, tokens], whole numbers, as "
-                "a tensor or as 'input_ids' of a dict; or give the labels, too"
+                f"the loader yielded {received}, without labels: expected token ids [batch, tokens], integers, as a "
+                "tensor or as 'input_ids' of a dict; or pass labels, too"
             )
         mask = x.get("attention_mask") if isinstance(x, Mapping) else None
         if not isinstance(mask, Tensor):
@@ -87,32 +87,32 @@ class LanguageModel(Task):
             return ids
         if mask.shape != ids.shape:
             raise DataError(
-                f"attention_mask {list(mask.shape)} for input_ids {list(ids.shape)}: of such a mask it is not certain "
-                f"which tokens are padding; put 'labels' into the batch, {self.ignore_index} where none counts"
+                f"attention_mask {list(mask.shape)} for input_ids {list(ids.shape)}: such a mask does not show which "
+                f"tokens are padding; put 'labels' into the batch, {self.ignore_index} where none counts"
             )
         padding = mask == 0
-        padding[:, 1:] |= padding[:, :-1].clone()  # a first token is no one's next one
+        padding[:, 1:] |= padding[:, :-1].clone()  # a first token is not the next one of any
         return ids.masked_fill(padding, self.ignore_index)
 
     def _check_not_padded(self, ids: Tensor) -> None:
-        """Padding without a mask would be learned as text."""
+        """Refuse padding without a mask: it would be learned as text."""
         if self._padding is None or not ids.numel():
             return
         here = (ids == self._padding).long()
-        # In a text it has no place: where some stands between other tokens, it is something else there.
+        # Padding never occurs between other tokens; if it does, it means something else here.
         if int((here[:, 1:] - here[:, :-1]).abs().sum(dim=1).max() if ids.shape[1] > 1 else 0) > 1:
             return
         behind, before = (int(edge.sum()) for edge in (here[:, -1], here[:, 0]))
-        padded = behind or (before if before < len(ids) else 0)  # where all begin with it, it may begin texts
+        padded = behind or (before if before < len(ids) else 0)  # if all begin with it, it may be a start token
         if padded:
             raise DataError(
-                f"{padded} of {len(ids)} texts begin or end with the padding token {self._padding}, and there is "
+                f"{padded} of {len(ids)} texts begin or end with the padding token {self._padding}, but there is "
                 "neither attention_mask nor labels, so padding would be learned as text: expected the dict that the "
                 f"tokenizer returns, with its mask, or labels that are {self.ignore_index} there"
             )
 
     def _check_unshifted(self, x: Any, labels: Tensor) -> None:
-        """What is certainly something else than token ids would train without an error, and learn nonsense."""
+        """Refuse labels that certainly are not token ids: they would train without an error and learn nonsense."""
         ids = _token_ids(x)
         if ids is None or ids.shape != labels.shape or ids.ndim != 2 or ids.shape[1] < 2 or not is_whole(labels):
             return
@@ -122,17 +122,17 @@ class LanguageModel(Task):
         shifted, several = (labels[:, :-1] == ids[:, 1:]) | ~counted[:, :-1], counted[:, :-1].sum() > 1
         if bool(several & shifted.all()):
             raise DataError(
-                "the labels are the token ids shifted by one already, and this task shifts them: expected labels that "
+                "the labels are the token ids already shifted by one, but this task shifts them: expected labels that "
                 "are the token ids themselves, or the task LanguageModel(shift=False)"
             )
         if value_range(labels)[0] >= 0 and value_range(labels)[1] <= 1 < value_range(ids)[1]:
             raise DataError(
-                "the labels are 0 and 1 alone, as an attention mask is, and the token ids are not: expected "
+                "the labels are only 0 and 1, like an attention mask, but the token ids are not: expected "
                 "{'input_ids': ids, 'attention_mask': mask}, or labels that are token ids"
             )
 
     def check_input(self, x: Any, model: nn.Module) -> None:
-        """Token ids that a model of transformers knows, in texts that it has positions for."""
+        """Token ids must be in the model's vocabulary, and texts within its context."""
         if not is_of_transformers(model):
             return
         further = x.get("decoder_input_ids") if isinstance(x, Mapping) else None
@@ -140,20 +140,20 @@ class LanguageModel(Task):
             if not isinstance(ids, Tensor) or ids.ndim != 2 or not ids.numel() or not is_whole(ids):
                 continue
             if found := foreign_tokens(model, ids):
-                labels = f"padding has an id, too, only labels may be {self.ignore_index}"
+                labels = f"padding needs an id, too, only labels may be {self.ignore_index}"
                 raise DataError(f"the batch has {found}; {labels}")
             most = context_of(model)
             if most is not None and ids.shape[1] > most:
                 raise DataError(
-                    f"texts of {ids.shape[1]} tokens, and the model's context is {most} (max_position_embeddings): "
-                    "expected shorter ones; cut them in pieces, or where its positions reach further say so, "
+                    f"texts of {ids.shape[1]} tokens, but the model's context is {most} (max_position_embeddings): "
+                    "expected shorter ones; split them, or if its positions reach further set "
                     f"model.config.max_position_embeddings = {ids.shape[1]}"
                 )
 
     # -- losses and perplexity ----------------------------------------------------------------------------------
 
     def output(self, output: Any) -> Any:
-        """The logits, of an object or a dict that has them, or of a pair (logits, loss) with a loss or None."""
+        """The logits, from an object or a dict that has them, or from a pair (logits, loss) with a loss or None."""
         if isinstance(output, tuple) and len(output) == 2 and not hasattr(output, "_fields"):
             logits, loss = output
             if isinstance(logits, Tensor) and (loss is None or (isinstance(loss, Tensor) and loss.ndim == 0)):
@@ -189,24 +189,22 @@ class LanguageModel(Task):
         metric.update(logits.flatten(0, 1), labels, rows)
 
     def compared(self, output: Any, target: Any) -> tuple[Tensor, Tensor]:
-        """Of the tokens that count, one behind the other: logarithms of probabilities `[counted, vocabulary]`, ids."""
+        """Log-probabilities `[counted, vocabulary]` and ids of the tokens that count, concatenated."""
         logits = self._logits(output)
         rows, labels = self._counted(logits, target)
         return logits.flatten(0, 1)[rows].float().log_softmax(1), labels
 
     def _counted(self, logits: Tensor, target: Any) -> tuple[Tensor, Tensor]:
-        """The rows that count of all `batch * tokens`, and the token ids that they are compared with."""
+        """Which of all `batch * tokens` rows count, and the token ids to compare them with."""
         y = target_beside(logits, target, f"token ids {list(logits.shape[:2])} for logits {list(logits.shape)}")
         if y.shape != logits.shape[:2]:
             raise TrainingError(
                 f"labels {list(y.shape)} for logits {list(logits.shape)}: expected token ids {list(logits.shape[:2])}, "
-                "one for each place; a model that returns logits of some places alone must return all"
+                "one for each position; a model that returns logits of some positions only must return all"
             )
         if not is_whole(y):
-            raise TrainingError(
-                f"labels of {dtype_name(y)}: expected token ids, whole numbers; convert them with y.long()"
-            )
-        # The labels are shifted and not the logits, for these would have to be copied.
+            raise TrainingError(f"labels of {dtype_name(y)}: expected token ids, integers; convert them with y.long()")
+        # The labels are shifted, not the logits, which would have to be copied.
         y = (F.pad(y[:, 1:], (0, 1), value=self.ignore_index) if self.shift else y).flatten()
         rows = (y != self.ignore_index).nonzero().squeeze(1)
         labels = y[rows].long()
@@ -218,19 +216,19 @@ class LanguageModel(Task):
                 f"{self.ignore_index}{' or texts of one token' * self.shift}; leave such batches out"
             )
         if low < 0 or high >= logits.shape[2]:
-            mend = f"use the model's own tokenizer, or model.resize_token_embeddings({high + 1}) before ad.adapt"
+            fix = f"use the model's own tokenizer, or model.resize_token_embeddings({high + 1}) before ad.adapt"
             if low < 0:
-                mend = f"name the label of places that do not count, LanguageModel(ignore_index={low})"
+                fix = f"set the label of positions that do not count, LanguageModel(ignore_index={low})"
             raise TrainingError(
                 f"labels from {low} to {high}, but the network's vocabulary has {logits.shape[2]} tokens: expected "
-                f"token ids from 0 to {logits.shape[2] - 1}; {mend}"
+                f"token ids from 0 to {logits.shape[2] - 1}; {fix}"
             )
         return rows, labels
 
     def _logits(self, output: Any) -> Tensor:
         found = self.output(output)
         hint = (
-            f"logits [batch, tokens, vocabulary], alone or as the field logits, and received {described(found)}; take "
+            f"logits [batch, tokens, vocabulary], alone or as the field logits, but received {described(found)}; use "
             "the model with its head (LlamaForCausalLM, not LlamaModel), or wrap it"
         )
         logits = tensor_of("the network's output", found, hint)
@@ -244,20 +242,20 @@ class LanguageModel(Task):
 
 # -- what a model is for ----------------------------------------------------------------------------------------
 
-_BOTH_WAYS = {"xlnet"}  # its class is among the causal ones, and sees the whole text
+_BOTH_WAYS = {"xlnet"}  # listed as causal, but sees the whole text
 
 
 def language_task(model: nn.Module) -> LanguageModel | None:
-    """The task of a causal language model of transformers; None for a model that is no language model of theirs.
+    """The task of a causal language model of transformers; None for anything but a language model of that library.
 
     Raises:
-        TrainingError: an encoder-decoder or a masked language model: what its labels are, the user says.
+        TrainingError: an encoder-decoder or a masked language model, whose labels the user must define.
     """
     config = getattr(model, "config", None)
     theirs = [kind.__name__ for kind in type(model).__mro__ if kind.__module__.startswith("transformers.")]
     if not theirs or config is None:
         return None
-    from transformers.models.auto import modeling_auto as auto  # they are loaded, or there would be no such model
+    from transformers.models.auto import modeling_auto as auto  # imported already, since there is such a model
 
     def among(names: str) -> bool:
         return bool(set(theirs) & _flat(getattr(auto, names, {}).values()))
@@ -271,12 +269,13 @@ def language_task(model: nn.Module) -> LanguageModel | None:
             task._padding = _padding_alone(config.get_text_config())
             return task
         raise TrainingError(
-            f"{type(model).__name__} sees the tokens that come next, as its config says: expected is_decoder=True in "
-            "the config of a causal language model, or task=LanguageModel(shift=False) and labels at their own places"
+            f"{type(model).__name__} sees the tokens that come next, according to its config: expected "
+            "is_decoder=True in the config of a causal language model, or task=LanguageModel(shift=False) and labels "
+            "at their own positions"
         )
     if among("MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES"):
         raise TrainingError(
-            f"{type(model).__name__} writes a text of its own: expected task=adaptive_depth.tasks.LanguageModel("
+            f"{type(model).__name__} generates a separate text: expected task=adaptive_depth.tasks.LanguageModel("
             "shift=False), with batches of DataCollatorForSeq2Seq(tokenizer, model=model), which hold labels and "
             "decoder_input_ids"
         )
@@ -289,7 +288,7 @@ def language_task(model: nn.Module) -> LanguageModel | None:
 
 
 def _padding_alone(config: Any) -> int | None:
-    """The token that fills texts up; None where there is none, or one that begins or ends them, too."""
+    """The padding token; None if there is none, or if it also begins or ends texts."""
     pad, end, begin = (getattr(config, name, None) for name in ("pad_token_id", "eos_token_id", "bos_token_id"))
     ends = end if isinstance(end, list) else [end]
     return pad if isinstance(pad, int) and pad >= 0 and pad not in (*ends, begin) else None

@@ -1,4 +1,4 @@
-"""Mean average precision of boxes and masks, as COCO's own code counts it."""
+"""Mean average precision of boxes and masks, as COCO's own code computes it."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from ..packages import hint
 
 
 class _MeanAveragePrecision(MeanAveragePrecision):
-    """Processes may have seen different numbers of images, where torchmetrics waits for ever."""
+    """Allows processes with different numbers of images, where torchmetrics would wait for ever."""
 
     def _sync_dist(self, dist_sync_fn: Any = None, process_group: Any = None) -> None:  # noqa: ARG002 - torchmetrics'
         for name in self._reductions:
@@ -21,10 +21,10 @@ class _MeanAveragePrecision(MeanAveragePrecision):
 
 
 def mean_average_precision(iou: float | None = None, *, masks: bool = False) -> Metric:
-    """A metric of `update(predictions, targets)`, lists of dicts; it keeps boxes, scores and labels of all images.
+    """A metric with `update(predictions, targets)`, lists of dicts; it keeps boxes, scores and labels of all images.
 
     Arguments:
-        iou: count a box as found at this overlap; at 0.5, 0.55, ..., 0.95 where None, and the mean over these.
+        iou: count a box as found at this overlap; if None, the mean over 0.5, 0.55, ..., 0.95.
         masks: compare masks, not boxes.
 
     Raises:
@@ -34,6 +34,6 @@ def mean_average_precision(iou: float | None = None, *, masks: bool = False) -> 
     try:
         metric = _MeanAveragePrecision(iou_type="segm" if masks else "bbox", iou_thresholds=thresholds)
     except ImportError as error:
-        raise MeasurementError(f"to judge a detector needs {hint(error, 'detection')}") from error
-    metric.warn_on_many_detections = False  # the best 100 of each image count, as COCO's rules say
+        raise MeasurementError(f"judging a detector needs {hint(error, 'detection')}") from error
+    metric.warn_on_many_detections = False  # only the best 100 of each image count, by COCO's rules
     return metric

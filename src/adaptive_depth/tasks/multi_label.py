@@ -1,4 +1,4 @@
-"""Several labels a sample: yes or no for each."""
+"""Several labels per sample: yes or no for each."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ class MultiLabel(Task):
     over labels and samples. The quality is the mean over labels of the average precision (mAP).
 
     Arguments:
-        criterion: `nn.BCEWithLogitsLoss`, or one's own of logits and targets; the former where None.
+        criterion: `nn.BCEWithLogitsLoss` (if None), or a custom one of logits and targets.
         threshold: a target above it counts as yes in the metric.
 
     Example:

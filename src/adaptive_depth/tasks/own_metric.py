@@ -1,4 +1,4 @@
-"""A metric of one's own for a task: of torchmetrics, or a function of all predictions and targets."""
+"""A custom metric for a task: of torchmetrics, or a function of all predictions and targets."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -12,12 +12,12 @@ from ..quality import Quality
 
 _SAY_IT = (
     'Quality("NAME", "UNIT", higher_is_better=False) as the second argument of with_metric, --metric-name "NAME (UNIT, '
-    'lower is better)" on the command line, or a task of your own with a quality'
+    'lower is better)" on the command line, or a custom task with a quality'
 )
 
 
 class Comparing(Protocol):
-    """What is asked of a task."""
+    """What `OwnMetric` needs of a task."""
 
     def compared(self, output: Any, target: Any) -> tuple[Any, Any]:
         """Predictions and targets, as a metric takes them."""
@@ -25,18 +25,18 @@ class Comparing(Protocol):
 
 
 class OwnMetric:
-    """How a task is judged by another metric: what `Task.with_metric` puts in the place of the task's own.
+    """Judges a task by another metric: what `Task.with_metric` puts in place of the task's own.
 
     Arguments:
-        task: says what the metric compares (`compared`).
+        task: determines what the metric compares (`compared`).
         metric: a metric of torchmetrics, or a function `(predictions, targets)` that returns a number.
-        quality: what its number is; by default the name and the direction that the metric has.
+        quality: what its number is; by default the metric's own name and direction.
 
     Attributes:
         quality: name, unit and direction of the number.
 
     Raises:
-        TrainingError: something that is no metric, no direction, or two that contradict each other.
+        TrainingError: something other than a metric, no direction, or two that contradict each other.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class OwnMetric:
         except (ValueError, RuntimeError, TypeError, IndexError) as error:
             raise MeasurementError(
                 f"the metric {self.name} refused predictions {_shape(predictions)} and targets {_shape(targets)} "
-                f"({one_line(error)[:300]}): expected a metric of such; look at its arguments, such as num_classes"
+                f"({one_line(error)[:300]}): expected a metric for these; check its arguments, such as num_classes"
             ) from error
 
     def value(self, metric: Metric) -> float:
@@ -65,18 +65,18 @@ class OwnMetric:
             found = metric.compute()
         except (ValueError, RuntimeError, TypeError, IndexError) as error:
             raise MeasurementError(f"the metric {self.name} failed ({one_line(error)[:300]})") from error
-        if isinstance(found, Mapping):  # of torchmetrics' of boxes, which tells much more
+        if isinstance(found, Mapping):  # torchmetrics' metric of boxes returns many
             found = found.get("map", found)
         if not (isinstance(found, int | float) or (isinstance(found, Tensor) and found.numel() == 1)):
             received = f"numbers {list(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
             raise MeasurementError(
-                f"the metric {self.name} gives {received}: expected one number; let it average, as average='macro' does"
+                f"the metric {self.name} returned {received}: expected one number; average, as average='macro' does"
             )
         return 100 * float(found) if self.quality.unit == "%" else float(found)
 
 
 class _Gathered(Metric):
-    """A function of all predictions and targets: a mean over batches would be another number."""
+    """Applies a function to all predictions and targets: a mean over batches would differ."""
 
     full_state_update = False
     outputs: list[Tensor]
@@ -97,7 +97,7 @@ class _Gathered(Metric):
 
 
 def _joined(batches: list[Any]) -> Any:
-    """All batches as one: tensors along their first dimension, lists (boxes of images, say) one behind the other."""
+    """All batches as one: tensors along their first dimension, lists (such as boxes of images) concatenated."""
     if batches and all(isinstance(batch, list) for batch in batches):
         return [each for batch in batches for each in batch]
     return dim_zero_cat(batches)
@@ -117,16 +117,14 @@ def _quality(name: str, metric: Metric, given: Quality | None) -> Quality:
     known = metric.higher_is_better
     if given is None:
         if known is None:
-            raise TrainingError(
-                f"the metric {name} does not say whether higher or lower is better: say so by {_SAY_IT}"
-            )
+            raise TrainingError(f"the metric {name} does not define whether higher or lower is better: pass {_SAY_IT}")
         return Quality(name, higher_is_better=known)
     if not isinstance(given, Quality):
         raise TrainingError(f"quality={given!r}: expected Quality(name, unit, higher_is_better=...)")
     if known is not None and known != given.higher_is_better:
         is_better = "higher" if known else "lower"
         raise TrainingError(
-            f"of the metric {name}, {is_better} is better, and {given.name!r} says the opposite: give the quality "
+            f"{is_better} is better for the metric {name}, but {given.name!r} says the opposite: give the quality "
             f"higher_is_better={known}; on the command line --metric-name '{given.name} ({is_better} is better)'"
         )
     return given

@@ -10,7 +10,7 @@ from .token_losses import token_nats
 class Perplexity(Metric):
     """exp of the mean cross-entropy over all tokens: sums and counts are kept in float64, over all processes.
 
-    A mean of the batches' perplexities, or of their losses, would be another number where they differ in length.
+    A mean of the batches' perplexities, or of their losses, would differ if the batches differ in length.
     """
 
     full_state_update = False
@@ -28,9 +28,9 @@ class Perplexity(Metric):
         """Add tokens.
 
         Arguments:
-            logits: `[all rows, vocabulary]`, or logarithms of probabilities.
+            logits: `[all rows, vocabulary]`, or log-probabilities.
             labels: token ids `[counted]`.
-            rows: the rows that they are of, `[counted]`; all where None.
+            rows: the row of each label, `[counted]`; all rows if None.
         """
         rows = torch.arange(len(logits), device=logits.device) if rows is None else rows
         self.nats += token_nats(logits, rows, labels).double().sum()

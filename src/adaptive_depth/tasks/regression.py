@@ -1,4 +1,4 @@
-"""Numbers: one a sample, several, or one for each place."""
+"""Numbers: one per sample, several, or one per position."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 class Regression(Task):
-    """Numbers in any shape: the output and the target have the same.
+    """Numbers in any shape, the same for output and target.
 
     An output `[batch, 1]` fits a target `[batch]`, too. A sub-network learns the super-net's numbers by the criterion
     itself. The quality is the root of the mean squared error (RMSE).
 
     Arguments:
-        criterion: such as `nn.MSELoss()`, `nn.L1Loss()` or `nn.HuberLoss()`; the first where None.
+        criterion: such as `nn.MSELoss()`, `nn.L1Loss()` or `nn.HuberLoss()`; the first if None.
         unit: of the numbers, such as `"m"`.
 
     Example:
@@ -60,7 +60,7 @@ class Regression(Task):
         metric.update(numbers.reshape(-1), y.reshape(-1))
 
     def value(self, metric: "Metric") -> float:
-        return float(metric.compute())  # in the unit of the numbers, whichever that is
+        return float(metric.compute())  # in the unit of the numbers: even "%" is not scaled
 
     def check(self, output: Any, target: Any, /) -> None:
         self._both(output, target)
@@ -68,7 +68,7 @@ class Regression(Task):
     def _both(self, output: Any, target: Any) -> tuple[Tensor, Tensor]:
         numbers = self._numbers(output)
         y = target_beside(numbers, target, f"numbers {list(numbers.shape)}")
-        if numbers.shape == (*y.shape, 1):  # else torch would compare each number with every other
+        if numbers.shape == (*y.shape, 1):  # else broadcasting would compare each number with every other
             numbers = numbers.squeeze(-1)
         same_shape("regression", numbers, y)
         return numbers, y

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 class Segmentation(Classification):
     """The class of every pixel: logits `[batch, classes, height, width]`, labels `[batch, height, width]`.
 
-    Models of torchvision return a dict with the logits as `"out"`, and where they have a second head for training as
-    `"aux"`; models of transformers an object with `logits`. Logits of a coarser grid are brought to the size of the
-    labels, bilinearly, before anything is computed. Mask2Former, which answers by queries, computes its own loss: its
-    batches have `mask_labels` and `class_labels`, as its image processor makes them, or labels as above.
+    Models of torchvision return a dict with the logits as `"out"`, and those of a second head for training as `"aux"`;
+    models of transformers return an object with `logits`. Logits on a coarser grid are first resized bilinearly to the
+    labels. Mask2Former, which answers by queries, computes its own loss: its batches have `mask_labels` and
+    `class_labels`, as from its image processor, or labels as above.
 
     Arguments:
         criterion, temperature: as for `Classification`.
-        ignore_index: the label of pixels that belong to no class; left out of the loss, of distillation and of mIoU.
-        aux_weight: of the loss of torchvision's second head, where a model has one.
+        ignore_index: the label of pixels that belong to no class; left out of the loss, distillation and mIoU.
+        aux_weight: of the loss of torchvision's second head, if a model has one.
 
     Raises:
         TrainingError: a negative weight, or a criterion that ignores another label.
@@ -58,8 +58,8 @@ class Segmentation(Classification):
         super().__init__(criterion, temperature=temperature)
         if getattr(criterion, "ignore_index", ignore_index) != ignore_index:
             raise TrainingError(
-                f"the criterion ignores {getattr(criterion, 'ignore_index', None)} and the task {ignore_index}: give "
-                "both the same ignore_index"
+                f"the criterion ignores {getattr(criterion, 'ignore_index', None)} and the task {ignore_index}: use "
+                "the same ignore_index for both"
             )
         if not aux_weight >= 0:
             raise TrainingError(f"aux_weight={aux_weight!r}: expected a number of 0 or more")
@@ -73,7 +73,7 @@ class Segmentation(Classification):
             batch = _stacked("images", batch[0], 3), _stacked("labels", batch[1], 2)
         x, y = split_batch(batch, None)
         if y is None:
-            return super().inputs(batch)  # which says so
+            return super().inputs(batch)  # raises the error
         if isinstance(y, Tensor) and y.ndim == 4 and y.shape[1] == 1:  # masks as images of one channel
             y = y.squeeze(1)
         images = x.get("pixel_values") if isinstance(x, Mapping) else x
@@ -94,7 +94,7 @@ class Segmentation(Classification):
     # -- losses and mIoU ----------------------------------------------------------------------------------------
 
     def output(self, output: Any) -> Any:
-        """The logits; with those of torchvision's second head in a dict with both, where it has answered."""
+        """The logits; a dict with those of both heads if torchvision's second one has run."""
         if isinstance(output, Mapping) and "out" in output:
             aux = output.get("aux")
             return {"out": output["out"], "aux": aux} if isinstance(aux, Tensor) else output["out"]
@@ -128,7 +128,7 @@ class Segmentation(Classification):
     def check(self, output: Any, target: Any, /) -> None:
         logits = self._logits(output)
         size = self._size(logits, target)
-        super().check(logits[..., :1, :1].expand(*logits.shape[:2], *size), target)  # the shape alone is looked at
+        super().check(logits[..., :1, :1].expand(*logits.shape[:2], *size), target)  # only the shape matters
 
     def _logits(self, output: Any) -> Tensor:
         found = self.output(output)
@@ -142,7 +142,7 @@ class Segmentation(Classification):
         return F.interpolate(logits, size, mode="bilinear", align_corners=False)
 
     def _size(self, logits: Tensor, target: Any) -> torch.Size:
-        """Of the labels; of the logits where these have none."""
+        """The size of the labels, or of the logits if there are no maps of labels."""
         if logits.ndim != 4:
             raise TrainingError(
                 f"the network returned {list(logits.shape)}: segmentation expects logits [batch, classes, height, "
@@ -151,14 +151,14 @@ class Segmentation(Classification):
         size = target.shape[1:] if isinstance(target, Tensor) and target.ndim == 3 else logits.shape[2:]
         if size[0] < logits.shape[2] or size[1] < logits.shape[3]:
             raise TrainingError(
-                f"labels of {list(size)} pixels for logits of {list(logits.shape[2:])}: expected as many, or more (the "
-                "logits are enlarged then); resize the labels, with nearest neighbours"
+                f"labels of {list(size)} pixels for logits of {list(logits.shape[2:])}: expected as many, or more "
+                "(then the logits are enlarged); resize the labels by nearest neighbour"
             )
         return size
 
 
 def _stacked(what: str, value: Any, ndim: int) -> Any:
-    """A list with a tensor for each image as one tensor; anything else as it is."""
+    """A list with a tensor for each image as one tensor; anything else unchanged."""
     if not (isinstance(value, tuple | list) and value and all(isinstance(each, Tensor) for each in value)):
         return value
     if any(each.ndim != ndim for each in value):
@@ -166,8 +166,8 @@ def _stacked(what: str, value: Any, ndim: int) -> Any:
     if len({each.shape for each in value}) > 1:
         sizes = ", ".join(str(list(each.shape)) for each in value)
         raise DataError(
-            f"the loader yielded {what} of mixed sizes, {sizes}: expected one size in a batch; resize or crop images "
-            "and labels alike, or take batches of one"
+            f"the loader yielded {what} of mixed sizes, {sizes}: expected one size per batch; resize or crop images "
+            "and labels alike, or use batches of one"
         )
     return torch.stack([*value])
 
@@ -179,16 +179,16 @@ _QUERIES = ("class_queries_logits", "masks_queries_logits")
 
 
 def answers_by_queries(model: nn.Module) -> bool:
-    """Is it a model of transformers that compares queries with masks and their classes?"""
+    """Is it a model of transformers whose queries predict masks and their classes?"""
     return is_of_transformers(model) and {*_TARGETS} <= {*signature(model.forward).parameters}
 
 
 class MaskQueries(Segmentation):
-    """Segmentation by a model that computes its own loss of masks; `Segmentation` becomes it for such a model.
+    """Segmentation by a model that computes its own loss of masks; `Segmentation` turns into it for such a model.
 
-    Its mIoU is that of the semantic map: the class for which the sum over queries of probability of the class times
-    probability of the mask is the largest. What a sub-network learns from the super-net in Algorithm 1 is that map,
-    each pixel's sums as shares.
+    Its mIoU is that of the semantic map: at each pixel the class with the largest sum over queries of class probability
+    times mask probability. In Algorithm 1 a sub-network learns that map from the super-net, each pixel's sums
+    normalised.
     """
 
     @classmethod
@@ -196,11 +196,11 @@ class MaskQueries(Segmentation):
         """The same for a model that answers by queries.
 
         Raises:
-            TrainingError: a criterion of one's own, which would not be asked.
+            TrainingError: a custom criterion, which would not be used.
         """
         if task.own_criterion:
             raise TrainingError(
-                f"Segmentation received a criterion, and a {type(model).__name__} computes its own loss: leave it out; "
+                f"Segmentation received a criterion, but a {type(model).__name__} computes its own loss: leave it out; "
                 "its weights are in the model's config"
             )
         return cls(ignore_index=task.ignore_index, temperature=task.temperature)._judged_as(task)
@@ -211,15 +211,15 @@ class MaskQueries(Segmentation):
     # -- batches ------------------------------------------------------------------------------------------------
 
     def inputs(self, batch: Any) -> tuple[Any, Any]:
-        """The input with masks and their classes in it, and the label of every pixel."""
+        """The input including masks and their classes, and the label of every pixel."""
         if isinstance(batch, Mapping) and "mask_labels" in batch:
             x = {str(name): value for name, value in batch.items()}
             masks, classes = (x.get(name) for name in _TARGETS)
             if not (isinstance(masks, Sequence) and isinstance(classes, Sequence) and len(masks) == len(classes)):
                 raise DataError(
                     f"the loader yielded {described(batch)}: expected 'mask_labels' and 'class_labels', lists with "
-                    "tensors [n, height, width] and [n] for each image, as the model's image processor makes them of "
-                    "segmentation_maps"
+                    "tensors [n, height, width] and [n] for each image, as the model's image processor makes them "
+                    "from segmentation_maps"
                 )
             return x, self._maps(masks, classes)
         x, y = super().inputs(batch)
@@ -232,10 +232,10 @@ class MaskQueries(Segmentation):
         return given | {"mask_labels": masks, "class_labels": classes}, y.long()
 
     def _maps(self, masks: Sequence[Tensor], classes: Sequence[Tensor]) -> Tensor:
-        """The label of every pixel; of one in several masks that of the last."""
+        """The label of every pixel; in overlapping masks, the last one's."""
         if len({each.shape[1:] for each in masks}) > 1:
             sizes = ", ".join(str(list(each.shape)) for each in masks)
-            raise DataError(f"the loader yielded masks of mixed sizes, {sizes}: expected one size in a batch, padded")
+            raise DataError(f"the loader yielded masks of mixed sizes, {sizes}: expected one size per batch, padded")
         maps = []
         for number, (inside, labels) in enumerate(zip(masks, classes, strict=True)):
             if len(inside) != len(labels):
@@ -255,7 +255,7 @@ class MaskQueries(Segmentation):
     # -- losses and mIoU ----------------------------------------------------------------------------------------
 
     def output(self, output: Any) -> Any:
-        """The queries, and the loss where the model has computed it."""
+        """The queries, and the loss if the model computed it."""
         get = output.get if isinstance(output, Mapping) else lambda name: getattr(output, name, None)
         found = {name: get(name) for name in (*_QUERIES, "loss")}
         if not all(isinstance(found[name], Tensor) for name in _QUERIES):
@@ -271,7 +271,7 @@ class MaskQueries(Segmentation):
     def distil(self, student: Any, teacher: Any, target: Any = None) -> Tensor:  # noqa: ARG002 - of all pixels
         return Classification.distil(self, self._scores(student), self._scores(teacher).detach())
 
-    def hits(self, output: Any, target: Any) -> None:  # noqa: ARG002 - to make the map takes too long for every step
+    def hits(self, output: Any, target: Any) -> None:  # noqa: ARG002 - computing the map in every step takes too long
         return None
 
     def classes_of(self, output: Any) -> int:
@@ -279,11 +279,11 @@ class MaskQueries(Segmentation):
 
     def check(self, output: Any, target: Any, /) -> None:
         masks, size = self.output(output)["masks_queries_logits"], self._size_of(output, target)
-        same = masks.new_zeros(()).expand(len(masks), self.classes_of(output), *size)  # the shape alone is looked at
+        same = masks.new_zeros(()).expand(len(masks), self.classes_of(output), *size)  # only the shape matters
         Classification.check(self, same, target)
 
     def _logits(self, output: Any) -> Tensor:
-        # Once they are logits, they are so for the methods that are inherited.
+        # Inherited methods also call this with logits that are computed already.
         return output if isinstance(output, Tensor) else self._scores(output)
 
     def _sized(self, output: Any, target: Any) -> Tensor:
@@ -294,7 +294,7 @@ class MaskQueries(Segmentation):
         return target.shape[1:] if isinstance(target, Tensor) and target.ndim == 3 else own
 
     def _scores(self, output: Any, size: torch.Size | None = None) -> Tensor:
-        """Logarithms of each pixel's sums for all classes, `[batch, classes, height, width]`."""
+        """Logarithms of each pixel's sum for each class, `[batch, classes, height, width]`."""
         found = self.output(output)
         kinds, masks = found["class_queries_logits"].float(), found["masks_queries_logits"].float()
         if size is not None and size != masks.shape[2:]:
@@ -303,10 +303,10 @@ class MaskQueries(Segmentation):
 
 
 def semantic_map(kinds: Tensor, masks: Tensor) -> Tensor:
-    """Logarithms of each place's sums over queries, of probability of a class times probability of the mask.
+    """Logarithms of each position's sums over queries of class probability times mask probability.
 
     Arguments:
-        kinds: logits `[batch, queries, classes + 1]`, the last of what is nothing.
+        kinds: logits `[batch, queries, classes + 1]`, the last one for "no object".
         masks: logits `[batch, queries, height, width]`.
 
     Returns:
@@ -320,8 +320,7 @@ def semantic_map(kinds: Tensor, masks: Tensor) -> Tensor:
 
 
 def segments(model: nn.Module) -> bool:
-    """Is it certain that a model gives each pixel a class: one of torchvision, transformers or
-    segmentation_models_pytorch for that?
+    """Is it certainly a semantic segmentation model of torchvision, transformers or segmentation_models_pytorch?
 
     Example:
         >>> import torchvision

@@ -1,8 +1,8 @@
 """Losses of many tokens over a large vocabulary, computed some rows at a time.
 
-The plain formula makes several tensors `[tokens, vocabulary]`: of 8,192 tokens and a vocabulary of 150,000 each takes
-4.9 GB in float32. Here everything but the logits and their gradient has the size of a few rows. The backward pass
-computes the softmax again, which costs no more than reading a stored one.
+The plain formula allocates several tensors `[tokens, vocabulary]`: for 8,192 tokens and a vocabulary of 150,000 each
+takes 4.9 GB in float32. Here everything except the logits and their gradient has the size of a few rows. The backward
+pass recomputes the softmax, which costs no more than reading a stored one.
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_NUMBERS = 1 << 21  # of logits at a time, 8 MB in float32: as fast as any on a CPU (benchmarks/token_losses.py)
-_MORE = 8  # times as many elsewhere, where each of the small kernels takes some microseconds to start
+_NUMBERS = 1 << 21  # logits at a time, 8 MB in float32: no size is faster on a CPU (benchmarks/token_losses.py)
+_MORE = 8  # times as many on accelerators, where starting each small kernel takes microseconds
 
 
 def token_nats(logits: Tensor, rows: Tensor, labels: Tensor) -> Tensor:
@@ -65,8 +65,8 @@ def token_divergence(teacher: Tensor, student: Tensor, rows: Tensor, temperature
     return _Divergence.apply(student, teacher.detach(), rows, temperature)
 
 
-# What is saved for backward are the logits themselves, which the network's output holds anyway, and not their softmax.
-# So a graph may be gone through twice, and each time scales by what it is given.
+# Backward saves the logits, which the network's output holds anyway, not their softmax. So a graph can be
+# differentiated twice, each time with its own scale.
 
 
 class _CrossEntropy(torch.autograd.Function):
