@@ -80,10 +80,10 @@ def test_a_model_by_name_needs_a_place(call, tmp_path):
     [
         ([], "name the format with --to: one of onnx, onnx-files, openvino, executorch, web, torch"),
         (["--to=tflite"], "--to 'tflite': expected one of onnx, onnx-files, openvino, executorch, web, torch"),
-        (["--output=model.bin"], "model.bin does not say its format"),
-        (["--to=onnx", "--output=model.pte"], "model.pte has another ending than its format: expected a name such as"),
+        (["--output=model.bin"], "the format of model.bin is unclear"),
+        (["--to=onnx", "--output=model.pte"], "the ending of model.pte does not match its format: expected a name"),
         (["--to=onnx", "--int8"], "--int8 is there for onnx-files and openvino, not for onnx"),
-        (["--to=openvino", "--form=folded"], "form='folded' of openvino: expected shared"),
+        (["--to=openvino", "--form=folded"], "form='folded' for openvino: expected shared"),
         (["--to=onnx", "--skips=FFT"], "skip 'FFT' is for 3 stages, but the network has 4"),
         (["--to=onnx", "--compiled"], "onnx does not take compiled"),
     ],

@@ -385,7 +385,7 @@ def test_a_top_1_of_the_file_beside_errors_is_refused(call, described, photos):
     both = described(trade_offs=ERRORS, accuracy=ACCURACY)
     status, out, err = call("run", both, photos, "--target-ms", "1000")
     assert (status, out) == (2, "")
-    assert "knows its top-1 (%), and its trade-offs are of RMSE (m, lower is better): expected one quality" in err
+    assert "measured by top-1 (%), but its trade-offs are of RMSE (m, lower is better): expected the same" in err
     said, _ = called(call, both, photos, "--skip", "TT")
     assert said["expected"] == pytest.approx(0.4)
 
@@ -459,7 +459,7 @@ def test_a_wrong_command_line(call, model, photos, tmp_path, arguments, message)
         (
             {"preprocessing": PREPROCESSING.to_json() | {"interpolation": "cubic"}},
             "--skip=FF",
-            "describes itself wrongly .*interpolation='cubic': expected one of",
+            "has an invalid description .*interpolation='cubic': expected one of",
         ),
     ],
 )
@@ -523,7 +523,7 @@ def test_a_backend_that_fails_for_good_ends_with_its_error_after_the_summary(cal
     status, out, err = call("run", model, photos, "--skip", "FF", "--repeat", "5")
     assert status == 2
     assert re.search(r"(?m)^Images: 4 in .*, 10 failed\n", out)
-    assert re.search(r"Error: 10 passes in a row failed, the last one so: .*: the device is gone$", err.strip())
+    assert re.search(r"Error: 10 passes in a row failed, the last one with: .*: the device is gone$", err.strip())
     assert len(passes) == 16
 
 

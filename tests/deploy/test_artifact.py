@@ -108,24 +108,24 @@ def test_a_foreign_or_truncated_description(description: Any, message: str) -> N
     [
         ({"version": "1"}, r"is damaged: its version is '1', where a number is expected"),
         ({"skips": []}, "skips are none: expected one depth or more.*: it is damaged"),
-        ({"skips": ["FFF"]}, r"describes itself wrongly \(skip 'FFF' is for 3 stages, but the network has 2"),
-        ({"skips": [3]}, r"describes itself wrongly .*skips.0: Input should be a valid string"),
-        ({"skips": None}, "describes itself wrongly .*: it is damaged"),
-        ({"stages": [1, 2]}, "describes itself wrongly"),
-        ({"colour": "red"}, "describes itself wrongly .*colour"),
-        ({"preprocessing": {"image_size": 3}}, "describes itself wrongly .*channels"),
-        ({"trade_offs": {"rows": []}}, "describes itself wrongly .*expected at least one sub-network"),
-        ({"trade_offs": 3}, "describes itself wrongly"),
+        ({"skips": ["FFF"]}, r"has an invalid description \(skip 'FFF' is for 3 stages, but the network has 2"),
+        ({"skips": [3]}, r"has an invalid description .*skips.0: Input should be a valid string"),
+        ({"skips": None}, "has an invalid description .*: it is damaged"),
+        ({"stages": [1, 2]}, "has an invalid description"),
+        ({"colour": "red"}, "has an invalid description .*colour"),
+        ({"preprocessing": {"image_size": 3}}, "has an invalid description .*channels"),
+        ({"trade_offs": {"rows": []}}, "has an invalid description .*expected at least one sub-network"),
+        ({"trade_offs": 3}, "has an invalid description"),
         (
             {"input_shape": [None, "3", 32, 32]},
-            r"describes itself wrongly .*input_shape.1: Input should be a valid integer",
+            r"has an invalid description .*input_shape.1: Input should be a valid integer",
         ),
-        ({"input_shape": []}, r"describes itself wrongly \(input_shape"),
-        ({"outputs": ["a", "a"]}, r"describes itself wrongly \(outputs are a, a: expected names that differ"),
+        ({"input_shape": []}, r"has an invalid description \(input_shape"),
+        ({"outputs": ["a", "a"]}, r"has an invalid description \(outputs are a, a: expected names that differ"),
         ({"outputs": ["skip"]}, r"outputs are skip: expected .* those of the inputs, image and skip"),
-        ({"outputs": [""]}, r"describes itself wrongly .*outputs.0"),
-        ({"quality": "RMSE"}, "describes itself wrongly"),
-        ({"quality": {"kind": "RMSE"}}, "describes itself wrongly .*kind"),
+        ({"outputs": [""]}, r"has an invalid description .*outputs.0"),
+        ({"quality": "RMSE"}, "has an invalid description"),
+        ({"quality": {"kind": "RMSE"}}, "has an invalid description .*kind"),
     ],
 )
 def test_a_damaged_description(change: dict[str, Any], message: str) -> None:
@@ -136,7 +136,7 @@ def test_a_damaged_description(change: dict[str, Any], message: str) -> None:
 def test_a_description_without_a_field() -> None:
     plain = FULL.to_json()
     del plain["stages"]
-    with pytest.raises(ArtifactError, match=r"the description describes itself wrongly .*stages"):
+    with pytest.raises(ArtifactError, match=r"the description has an invalid description .*stages"):
         Artifact.from_json(plain)
 
 
@@ -158,5 +158,5 @@ def test_the_file_and_its_table_are_of_one_quality() -> None:
     table = known.own_trade_offs()
     assert table is not None
     assert (table.quality, table.rows[0].accuracy) == (rmse, 0.5)
-    with pytest.raises(ArtifactError, match=r"the file that runs knows its top-1 .*, and its trade-offs are of RMSE"):
+    with pytest.raises(ArtifactError, match=r"the file was measured by top-1 .*, but its trade-offs are of RMSE"):
         replace(known, quality=Artifact.quality).own_trade_offs()

@@ -173,12 +173,12 @@ def test_a_file_that_suppresses_fills_up_what_it_does_not_find(tmp_path: Path) -
 
 def test_suppression_in_a_file_that_has_none(tmp_path: Path, two_stages: Any) -> None:
     for name, message in (
-        ("model.xml", "suppress=True of openvino: expected one of onnx"),
+        ("model.xml", "suppress=True for openvino: expected one of onnx"),
         ("model.pte", "executorch"),
     ):
         with pytest.raises(ExportError, match=message):
             ad.export_network(built("fcos"), tmp_path / name, IMAGES, suppress=True)
-    with pytest.raises(ExportError, match="suppress=True of a network that is no detector: leave it out"):
+    with pytest.raises(ExportError, match="suppress=True for a network that is not a detector: leave it out"):
         ad.export_network(two_stages(), tmp_path / "model.onnx", torch.randn(1, 3, 8, 8), suppress=True)
     assert not list(tmp_path.iterdir())
 
@@ -191,13 +191,11 @@ class Own(RetinaNet):
 def test_a_detector_whose_suppression_is_not_known(tmp_path: Path) -> None:
     network = built("retinanet")
     network.model.__class__ = Own
-    with pytest.raises(
-        ExportError, match=r"Own has a postprocess_detections of its own, .*: expected that of RetinaNet"
-    ):
+    with pytest.raises(ExportError, match=r"Own overrides postprocess_detections, .*: expected that of RetinaNet"):
         ad.export_network(network, tmp_path / "model.onnx", IMAGES)
     network = built("faster")
     network.model.rpn.__class__ = type("OwnProposals", (type(network.model.rpn),), {"forward": lambda *_: None})
-    with pytest.raises(ExportError, match=r"OwnProposals has a forward of its own, .* of RegionProposalNetwork"):
+    with pytest.raises(ExportError, match=r"OwnProposals overrides forward, .* of RegionProposalNetwork"):
         ad.export_network(network, tmp_path / "model.onnx", IMAGES)
 
 
@@ -209,7 +207,7 @@ def test_a_detector_with_heads_behind_its_suppression(tmp_path: Path) -> None:
     for part in ("roi_pool", "head", "predictor"):
         setattr(heads, f"mask_{part}", getattr(heads, f"box_{part}"))
     network.forget_views()
-    with pytest.raises(ExportError, match=r"a head that looks at the boxes .*network.model.roi_heads.mask_roi_pool = "):
+    with pytest.raises(ExportError, match=r"a head that runs on the boxes .*network.model.roi_heads.mask_roi_pool = "):
         ad.export_network(network, tmp_path / "model.onnx", IMAGES)
     assert not list(tmp_path.iterdir())
     network.model.roi_heads.mask_roi_pool = None  # as the error says

@@ -145,7 +145,7 @@ def test_what_is_there_is_not_drawn_again_or_lost(tmp_path: Path) -> None:
     before = file.read_bytes()
     drawer(picture, placement, np.zeros((1, 2)), (Prediction("", "second, another text"),))
     assert file.read_bytes() == before
-    with pytest.raises(DataError, match=r"drawn holds something, which could be lost: name another folder"):
+    with pytest.raises(DataError, match=r"drawn is not empty, and its contents could be lost: name another folder"):
         Drawer(tmp_path / "new" / "drawn")
     blocked = tmp_path / "file"
     blocked.write_text("here")

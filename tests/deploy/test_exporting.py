@@ -167,12 +167,12 @@ def test_comparing_a_single_logit(two_stages) -> None:
         ({"to": "tflite"}, "to='tflite': expected one of onnx, onnx-files, openvino, executorch, web, torch"),
         (
             {"path": "model.bin"},
-            "model.bin does not say its format: expected a name that ends in .onnx, .xml, .pte, or",
+            "the format of model.bin is unclear: expected a name that ends in .onnx, .xml, .pte, or",
         ),
         ({"path": "model"}, "model does not say its format"),
-        ({"path": "model.pte", "to": "onnx"}, "has another ending than its format: expected a name such as model.onnx"),
-        ({"form": "loose"}, "form='loose' of onnx: expected shared or folded"),
-        ({"to": "torch", "form": "shared"}, "form='shared' of torch: expected folded"),
+        ({"path": "model.pte", "to": "onnx"}, "model.pte does not match its format: expected a name such as model"),
+        ({"form": "loose"}, "form='loose' for onnx: expected shared or folded"),
+        ({"to": "torch", "form": "shared"}, "form='shared' for torch: expected folded"),
         ({"example": "x"}, "export received the example str: expected a tensor [batch, channels, height, width]"),
         ({"example": torch.zeros(3, 8, 8)}, "received the example [3, 8, 8]: expected a tensor [batch,"),
         ({"skips": []}, "skips=[] names no depth: expected some of FF, FT, TF, TT"),
@@ -216,8 +216,8 @@ def test_a_place_that_holds_something_else(tmp_path: Path) -> None:
     (tmp_path / "full" / "thesis.txt").write_text("years")
     (tmp_path / "file").write_text("old")
     places: list[tuple[str, Format, str]] = [
-        ("model.onnx", ONNX, "is a folder that holds something else, which would be lost: name another"),
-        ("full", FOLDER, "is a folder that holds something else, which would be lost: name another"),
+        ("model.onnx", ONNX, "is a folder with other contents, which would be lost: name another"),
+        ("full", FOLDER, "is a folder with other contents, which would be lost: name another"),
         ("file", FOLDER, "is a file, which would be lost: expected the name of a folder"),
         ("file/model.onnx", ONNX, "cannot be written"),
     ]

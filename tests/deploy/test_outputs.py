@@ -208,15 +208,19 @@ def test_which_outputs_a_file_has(tmp_path: Path, kind: str, asked: Any, names: 
             r"the output 'features' of the network is a list of 2: expected a tensor; leave it out, outputs=\['out'\]",
         ),
         ("no tensor", None, "the output 'out' of the network is a float: expected a tensor; adapt a model whose"),
-        ("named", ["out", "mask"], r"outputs=\['out', 'mask'\]: expected some of 'out', 'aux', which the network"),
-        ("named", [], r"outputs=\[\]: expected some of 'out', 'aux'"),
+        (
+            "named",
+            ["out", "mask"],
+            r"outputs=\['out', 'mask'\]: expected some of those that the network returns, 'out'",
+        ),
+        ("named", [], r"outputs=\[\]: expected some of those that the network returns, 'out', 'aux'"),
         ("named", ["out", "out"], "the outputs are named out, out: expected each once"),
         (
             "like an input",
             None,
-            r"named image, aux: expected each once, and none named like an input .*\(image or skip",
+            r"named image, aux: expected each once, and none with the name of an input .*\(image or skip",
         ),
-        ("number", ["out"], r"returned a Tensor, which has no name: leave outputs=\['out'\] out"),
+        ("number", ["out"], r"returned a Tensor, which has no name: leave out outputs=\['out'\]"),
     ],
 )
 def test_outputs_that_no_file_can_have(tmp_path: Path, kind: str, asked: Any, message: str) -> None:

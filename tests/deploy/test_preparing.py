@@ -88,5 +88,5 @@ def test_a_damaged_image_is_named(tmp_path):
     damaged = tmp_path / "cut.jpg"
     Image.new("RGB", (64, 64), "red").save(damaged)
     damaged.write_bytes(damaged.read_bytes()[:300])
-    with pytest.raises(DataError, match=r"cut\.jpg cannot be read \(.+\): remove it, or put a whole one in its place"):
+    with pytest.raises(DataError, match=r"cut\.jpg cannot be read \(.+\): remove it or replace it with an intact one"):
         read_image(damaged)

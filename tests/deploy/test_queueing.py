@@ -124,7 +124,7 @@ def test_a_backend_that_fails_now_and_then_goes_on() -> None:
 
 
 def test_a_backend_that_fails_for_good_ends_it() -> None:
-    with pytest.raises(ArtifactError, match="10 passes in a row failed, the last one so: broken at pass 10"):
+    with pytest.raises(ArtifactError, match="10 passes in a row failed, the last one with: broken at pass 10"):
         streamed(20, None, deadline_ms=1e6, broken=set(range(1, 30)))
 
 

@@ -83,10 +83,10 @@ def test_inputs_are_taken_as_float32_arrays() -> None:
         (np.zeros((2, 3, 8, 9)), r"shape \[2, 3, 8, 9\]"),
         (np.zeros((1, 2, 3, 8, 8)), r"shape \[1, 2, 3, 8, 8\]"),
         (3.0, r"shape \[1\]: expected"),
-        ("cat.jpg", "a session received a str that is no array"),
-        ([[1, 2], [3]], "a session received a list that is no array"),
-        (object(), "a session received a object that is no array"),
-        (torch.zeros(2, 3, 8, 8, requires_grad=True), "a session received a Tensor that is no array .*requires grad"),
+        ("cat.jpg", "a session received a str that is not an array"),
+        ([[1, 2], [3]], "a session received a list that is not an array"),
+        (object(), "a session received a object that is not an array"),
+        (torch.zeros(2, 3, 8, 8, requires_grad=True), "a session received a Tensor that is not an array .*requires"),
     ],
 )
 def test_an_input_of_another_kind(x: Any, message: str) -> None:
@@ -155,7 +155,7 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         ({"threads": 0}, "threads=0: expected a whole number of at least 1"),
         ({"threads": 1.5}, r"threads=1\.5: expected a whole number"),
         ({"threads": "2"}, "threads='2': expected a whole number"),
-        ({"providers": []}, r"providers=\[\] names none: expected execution providers of onnxruntime"),
+        ({"providers": []}, r"providers=\[\] is empty: expected execution providers of onnxruntime"),
         (
             {"providers": ["NowhereExecutionProvider"]},
             "'NowhereExecutionProvider' is not in this onnxruntime, which has",
@@ -169,7 +169,7 @@ def test_options_that_are_none(options: dict[str, Any], message: str, exported) 
 
 
 def test_a_network_runs_where_its_weights_are(exported) -> None:
-    with pytest.raises(ArtifactError, match="providers='CPU' of eager: it runs where its network is; leave it out"):
+    with pytest.raises(ArtifactError, match="providers='CPU' for eager: it runs where its network is; leave it out"):
         open_session(exported[0], providers="CPU")
 
 
@@ -181,7 +181,7 @@ MISSING = [
 
 
 def test_more_threads_than_a_machine_can_use(exported) -> None:
-    with pytest.raises(ArtifactError, match=r"threads=99999: expected \d+ at most, on a machine of \d+ processors"):
+    with pytest.raises(ArtifactError, match=r"threads=99999: expected at most \d+ on a machine with \d+ processors"):
         open_session(exported[1], threads=99999)
 
 

@@ -51,7 +51,7 @@ def test_all_files_of_an_export(to: str, files: list[str], two_stages, tmp_path:
     assert read_sidecar(path) == artifact
     assert sorted(json.loads(sidecar_of(path).read_text())["files"]) == files
     (tmp_path / "export" / files[0]).write_bytes(b"another")
-    with pytest.raises(ArtifactError, match=rf"{files[0]} is not what its description says \(7 bytes, checksum"):
+    with pytest.raises(ArtifactError, match=rf"{files[0]} does not match its description \(7 bytes, checksum"):
         read_sidecar(path)
 
 

@@ -57,7 +57,7 @@ def test_nothing_to_read(names, message):
 
 def test_a_folder_without_images_says_what_was_looked_for(tmp_path, folder):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"folder .*empty holds no images: looked in it for .*\.jpg, .*\.png"):
+    with pytest.raises(DataError, match=r"folder .*empty contains no images: expected files .*\.jpg, .*\.png"):
         find_images([str(folder), str(tmp_path / "empty")])
 
 
@@ -120,6 +120,6 @@ def test_a_camera_that_is_not_there_is_told(address, capfd):
     pytest.importorskip("cv2")
     told = []
     assert list(read_images(find_images([f"camera:{address}"]), told.append)) == []
-    wanted = f"camera:{address} gives no images: expected the number of a camera that is free, or a video"
+    wanted = f"camera:{address} delivers no images: expected the number of an unused camera, or a video"
     assert [str(error) for error in told] == [wanted]
     assert capfd.readouterr().err == ""  # OpenCV would say it in its own words

@@ -83,7 +83,7 @@ def test_a_backend_that_fails_goes_on():
 def test_ten_failures_in_a_row_end_it_and_nine_do_not():
     device = Device(*[None] * 9, 5.0, *[None] * 10)
     passes, many = [], stream(device, pictures(*range(30)), PREPROCESSING, Fixed("F"))
-    with pytest.raises(ArtifactError, match=r"10 passes in a row failed, the last one so: broken at pass 20"):
+    with pytest.raises(ArtifactError, match=r"10 passes in a row failed, the last one with: broken at pass 20"):
         passes.extend(many)
     assert device.latencies == []
 

@@ -52,7 +52,7 @@ def test_attention_is_followed_although_it_has_a_fast_path() -> None:
 
 def test_the_innermost_module_is_named_and_no_hook_is_left() -> None:
     before = [len(hooks) for hooks in (modules._global_forward_hooks, modules._global_forward_pre_hooks)]
-    with pytest.raises(ExportError, match=r"^torch\.export cannot follow 1\.1: .*data-dependent") as caught:
+    with pytest.raises(ExportError, match=r"^torch\.export cannot trace 1\.1: .*data-dependent") as caught:
         exported(Wrapped(nn.Tanh(), Looking()), (X,))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
@@ -64,7 +64,7 @@ def test_code_of_the_wrapped_module_itself_is_the_networks() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return nn.functional.relu(x) if x.sum() > 0 else x
 
-    with pytest.raises(ExportError, match=r"^torch\.export cannot follow Itself: "):
+    with pytest.raises(ExportError, match=r"^torch\.export cannot trace Itself: "):
         exported(Itself(), (X,))
 
 
@@ -79,7 +79,7 @@ def test_blocks_of_a_switching_module_have_the_users_names(two_stages, folded: b
             return super().forward(self.norm(x))
 
     module = Switching(two_stages(Residual, calibrated=True), folded=folded)
-    with pytest.raises(ExportError, match=r"^torch\.export cannot follow one\.1: "):
+    with pytest.raises(ExportError, match=r"^torch\.export cannot trace one\.1: "):
         exported(module, (torch.ones(2, 3, 8, 8), torch.zeros(2, dtype=torch.bool)))
 
 

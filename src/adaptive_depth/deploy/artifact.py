@@ -1,4 +1,4 @@
-"""What an exported file says of itself: everything that a runtime needs beside the numbers, so no model code."""
+"""The description of an exported file: everything that a runtime needs besides the numbers, so no model code."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ from ..quality import TOP_1, Quality
 from ..schema import Form, Letters, Number, Plain, Size, Text, from_plain, one_of, parse_json, to_plain
 from ..skip import parse_skip
 
-FORMAT, VERSION = "adaptive-depth artifact", 4  # 2 names a quality, 3 outputs, 4 objects; what has none is as 1 has it
+FORMAT, VERSION = "adaptive-depth artifact", 4  # 2 adds a quality, 3 outputs, 4 objects; the lowest needed is written
 FILE = "artifact.json"  # where an artifact that is a folder keeps its description
-FILES = "files"  # of a description beside its file: what belongs to it, and checksums (see sidecar.py)
+FILES = "files"  # in a description beside its file: the files it covers, and checksums (see sidecar.py)
 _FORM = Form(FORMAT, VERSION, "a file that adaptive-depth export wrote", ArtifactError)
 _MOST_NUMBERS = 1 << 28  # in an input: 1 GiB of float32
-INPUTS = ("image", "skip")  # of a file, whose names no output may have
+INPUTS = ("image", "skip")  # of a file; no output may have their names
 
 
 @dataclass(frozen=True)
@@ -28,23 +28,22 @@ class Artifact(Plain):
 
     Attributes:
         kind: `"onnx"`, `"openvino"`, `"executorch"` or `"torch"`; `"network"` for one that was not exported.
-        stages: one dictionary a stage, as `Stages.to_json` gives them.
+        stages: one dictionary per stage, as `Stages.to_json` returns them.
         skips: the depths in it, super-net first.
-        input_shape: `(None, channels, height, width)`; None where any number does.
-        network: the fingerprint of the network, which its profiles have too.
+        input_shape: `(None, channels, height, width)`; None where any number is allowed.
+        network: the fingerprint of the network, which its profiles also have.
         form: `"shared"`, convolutions once and norms chosen beside them, or `"folded"`, norms folded into them.
         precision: `"float32"` or `"int8"`.
-        labels: class names in the order of the outputs; empty where they are not known.
-        preprocessing: None where it is not known.
-        trade_offs: quality and cost of the depths, of the float network; None where they were not measured.
-        accuracy: top-1 accuracy in percent by skip, or another `quality`, of this very file, where that was measured
-            (int8).
+        labels: class names in the order of the outputs; empty if unknown.
+        preprocessing: None if unknown.
+        trade_offs: quality and cost of the float network's depths; None if they were not measured.
+        accuracy: top-1 accuracy in percent by skip, or another `quality`, of this file itself, if measured (int8).
         quality: what `accuracy` is: its name, unit and direction.
-        float_accuracy: the same of the float network on the same samples, where that was measured.
-        outputs: the names of the outputs of a network that returns several; empty of one that returns a tensor.
-        meanings: what outputs stand for, by name, `""` where there is only one; empty where that is not known, which
-            is one class an image where `labels` are.
-        detections: how outputs become the objects in an image; None of what is no detector.
+        float_accuracy: the same for the float network on the same samples, if measured.
+        outputs: the names of the outputs if the network returns several; empty if it returns a tensor.
+        meanings: what outputs stand for, by name, `""` for a single one; empty if unknown (one class per image if there
+            are `labels`).
+        detections: how outputs become the objects in an image; None if the network is not a detector.
     """
 
     kind: Annotated[str, one_of("onnx", "openvino", "executorch", "torch", "network")]
@@ -68,7 +67,7 @@ class Artifact(Plain):
         for name in ("stages", "skips", "input_shape", "labels", "outputs"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "stages", tuple(_with_tuples(stage) for stage in self.stages))
-        if self.preprocessing is not None and self.preprocessing.classes:  # said once in a file, by its labels
+        if self.preprocessing is not None and self.preprocessing.classes:  # a file states them once, as its labels
             object.__setattr__(self, "labels", self.labels or self.preprocessing.classes)
             object.__setattr__(self, "preprocessing", replace(self.preprocessing, classes=()))
 
@@ -78,22 +77,22 @@ class Artifact(Plain):
         return f"{self.kind} of {len(self.skips)} depths, {self.precision}, norms {self.form}, input {size}{outputs}"
 
     def named(self, arrays: Sequence[Any]) -> Any:
-        """The outputs of a file in its order as a session gives them: by name, or one alone as it is."""
+        """A file's outputs, in its order, as a session returns them: by name, or a single one as it is."""
         return dict(zip(self.outputs, arrays, strict=True)) if self.outputs else arrays[0]
 
     def own_trade_offs(self) -> TradeOffs | None:
-        """The table, with the quality of this very file (int8) where that was measured.
+        """The table, with the quality of this file itself (int8) if that was measured.
 
         Raises:
-            ArtifactError: a table that is of another quality.
+            ArtifactError: a table of another quality.
         """
         table = self.trade_offs
         if table is None or not self.accuracy:
             return table
         if self.quality != table.quality:
             raise ArtifactError(
-                f"the file that runs knows its {self.quality}, and its trade-offs are of {table.quality}: expected one "
-                "quality; export it with trade-offs of what it was measured by, or without labelled images"
+                f"the file was measured by {self.quality}, but its trade-offs are of {table.quality}: expected the "
+                "same quality; export it with trade-offs of the same quality, or without labelled images"
             )
         rows = (replace(row, accuracy=self.accuracy.get(row.skip, row.accuracy)) for row in table.rows)
         return replace(table, rows=tuple(rows))
@@ -122,8 +121,8 @@ class Artifact(Plain):
         """The inverse of `to_json`.
 
         Arguments:
-            content: what `to_json` returned, or the same as JSON text.
-            file: where it was read, for the error.
+            content: the result of `to_json`, or the same as JSON text.
+            file: where it came from, for errors.
 
         Raises:
             ArtifactError: foreign, damaged or newer than this library.
@@ -136,11 +135,11 @@ class Artifact(Plain):
             artifact = from_plain(cls, fields, ArtifactError)
             artifact._check()
         except AdaptiveDepthError as error:
-            raise ArtifactError(f"{file} describes itself wrongly ({error}): it is damaged") from error
+            raise ArtifactError(f"{file} has an invalid description ({error}): it is damaged") from error
         return artifact
 
     def _check(self) -> None:
-        """Do the parts of what was read go together?"""
+        """Check that the parts of a description are consistent."""
         for skip in self.skips:
             parse_skip(skip, len(self.stages))
         if not self.skips or len({*self.skips}) < len(self.skips):
@@ -154,18 +153,18 @@ class Artifact(Plain):
         for skip, value in [*(self.accuracy or {}).items(), *(self.float_accuracy or {}).items()]:
             check_value(self.quality, f"{self.quality.noun} of {skip!r}", value)
             if skip not in self.skips:
-                raise ArtifactError(f"accuracy of {skip!r} is told: expected some of {', '.join(self.skips)}")
+                raise ArtifactError(f"accuracy names {skip!r}: expected some of {', '.join(self.skips)}")
         if len({*self.outputs, *INPUTS}) < len(self.outputs) + len(INPUTS):
             raise ArtifactError(
-                f"outputs are {', '.join(self.outputs)}: expected names that differ, from each other and from those of "
+                f"outputs are {', '.join(self.outputs)}: expected names that differ from each other and from those of "
                 f"the inputs, {' and '.join(INPUTS)}"
             )
         if self.detections is not None and (missing := {*self.detections.outputs} - {*self.outputs}):
-            raise ArtifactError(f"objects are made of {', '.join(sorted(missing))}: expected outputs of the file")
+            raise ArtifactError(f"detections refer to {', '.join(sorted(missing))}: expected outputs of the file")
         if self.trade_offs is not None and len(self.trade_offs.rows[0].skip) != len(self.stages):
-            raise ArtifactError(f"trade-offs are of {self.trade_offs.rows[0].skip!r}, of {len(self.stages)} stages")
+            raise ArtifactError(f"trade-offs name {self.trade_offs.rows[0].skip!r}: expected {len(self.stages)} stages")
 
 
 def _with_tuples(stage: Mapping[str, Any]) -> dict[str, Any]:
-    """So that a description is equal to what was read of it: JSON has lists only."""
+    """Makes a description equal to itself after JSON, which only has lists."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in stage.items()}

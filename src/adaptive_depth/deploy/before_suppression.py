@@ -1,8 +1,8 @@
 """The forwards of torchvision's detectors up to their suppression, as graphs of fixed sizes: tensors in, tensors out.
 
-Each takes a batch `[batch, 3, height, width]` of pixels from 0 to 1, as the detector does, and gives `boxes` in pixels
-of that and `scores` from 0 to 1, of as many candidates in every image. What the detector does before, resizing and
-normalising, is in it; what it does after is in `detections`.
+Each takes a batch `[batch, 3, height, width]` of pixels from 0 to 1, as the detector does, and returns `boxes` in
+those pixels and `scores` from 0 to 1, for equally many candidates in every image. The detector's resizing and
+normalising are included; what it does afterwards is in `detections`.
 """
 
 from collections.abc import Mapping
@@ -26,14 +26,14 @@ _SMALLEST = 1e-2  # side of a box that Faster R-CNN keeps, in pixels
 
 
 class Anchors:
-    """The anchors of all images of one size: `boxes` `[anchors, 4]`, and how many there are on each `levels`."""
+    """The anchors for images of one size: `boxes` `[anchors, 4]`, and their number on each level, `levels`."""
 
     def __init__(self, boxes: Tensor, levels: tuple[int, ...]) -> None:
         self.boxes, self.levels = boxes, levels
 
 
 class BeforeSuppression:
-    """The forward of a kind of detector; what it kept of a size is no part of a graph, and is made by the first input.
+    """The forward of a kind of detector; anchors of a size are constants of the graph, made by the first input.
 
     Class attributes:
         first: the number of the first class.
@@ -71,24 +71,24 @@ class BeforeSuppression:
         Arguments:
             model: the detector.
             images: normalised, resized and padded.
-            image: their size without the padding.
-            features: of the backbone, by name.
+            image: their size without padding.
+            features: from the backbone, by name.
         """
         raise NotImplementedError
 
     def detections(self, model: Any) -> Detections:
-        """What the detector does with its candidates, of the size that ran last."""
+        """What the detector does with its candidates, for the size that ran last."""
         raise NotImplementedError
 
     def check(self, model: Any) -> None:
         """
         Raises:
-            ExportError: a detector of which it is not certain what it does.
+            ExportError: a detector with overridden, and so unknown, behaviour.
         """
         raise NotImplementedError
 
     def anchors(self, generator: Any, images: Tensor, image: Size, features: Mapping[str, Tensor]) -> Anchors:
-        """Those of a size; made once, so that a graph has them as constants."""
+        """The anchors of a size; made once, so that they are constants in a graph."""
         levels = list(features.values())
         key = (image, *(tuple(each.shape[2:]) for each in (images, *levels)), images.device, images.dtype)
         if key not in self._kept:
@@ -101,19 +101,19 @@ class BeforeSuppression:
 
 
 def sizes_of(transform: Any, height: int, width: int) -> tuple[Size, Size]:
-    """The sizes to which a detector resizes an image, and to which it pads it then."""
+    """The sizes to which a detector resizes and then pads an image."""
     resized, _ = transform.resize(torch.empty(3, height, width, device="meta"), None)
     padded = transform.batch_images([resized], size_divisible=transform.size_divisible)
     return (resized.shape[1], resized.shape[2]), (padded.shape[2], padded.shape[3])
 
 
 def _check_methods(part: Any, kind: type, *names: str) -> None:
-    """Raise where methods of a part of a detector are not torchvision's own."""
+    """Raise if methods of a part of a detector are not torchvision's own."""
     own = [name for name in names if getattr(type(part), name) is not getattr(kind, name) or name in vars(part)]
     if own:
         raise ExportError(
-            f"{type(part).__name__} has a {own[0]} of its own, and what it does before its suppression is not known: "
-            f"expected that of {kind.__name__}; or a model whose forward returns tensors"
+            f"{type(part).__name__} overrides {own[0]}, so what it does before its suppression is unknown: expected "
+            f"that of {kind.__name__}, or a model whose forward returns tensors"
         )
 
 
@@ -121,11 +121,11 @@ def _check_methods(part: Any, kind: type, *names: str) -> None:
 
 
 class OneStep(BeforeSuppression):
-    """Heads say of each anchor which box and which classes: `[batch, anchors, 4]`, `[batch, anchors, classes]`.
+    """Heads predict a box and classes for each anchor: `[batch, anchors, 4]`, `[batch, anchors, classes]`.
 
     Class attributes:
         kind: of the detector.
-        by_level: does it look at the best candidates of each level of the pyramid? Else of each class.
+        by_level: whether it considers the best candidates of each level of the pyramid, rather than of each class.
     """
 
     kind: type
@@ -159,7 +159,7 @@ class OneStep(BeforeSuppression):
 
 
 def _decoded(coder: Any, codes: Tensor, anchors: Tensor) -> Tensor:
-    """Boxes `[batch, anchors, 4]` of what a head says of each anchor."""
+    """Boxes `[batch, anchors, 4]` decoded from a head's output for each anchor."""
     every = anchors.expand(codes.shape[0], -1, -1).reshape(-1, 4)
     return coder.decode_single(codes.reshape(-1, 4), every).reshape(codes.shape)
 
@@ -189,8 +189,8 @@ class OfSSD(OneStep):
 
 
 class TwoSteps(BeforeSuppression):
-    """Faster R-CNN: proposals, suppressed, and what heads say of each: `[batch, proposals, classes, 4]` and `[batch,
-    proposals, classes]`. Where fewer proposals are left than there is room for, the rest scores 0.
+    """Faster R-CNN: suppressed proposals and the heads' predictions for each: `[batch, proposals, classes, 4]` and
+    `[batch, proposals, classes]`. If fewer proposals are left than there is room for, the rest score 0.
     """
 
     first = 1
@@ -202,9 +202,9 @@ class TwoSteps(BeforeSuppression):
         for has, pool in (("has_mask", "mask_roi_pool"), ("has_keypoint", "keypoint_roi_pool")):
             if getattr(model.roi_heads, has)():
                 raise ExportError(
-                    f"a {type(model).__name__} has a head that looks at the boxes that its suppression leaves, which "
-                    "comes after what a file computes: run it in torch, network(images, skip=...); or export its boxes "
-                    f"alone, network.model.roi_heads.{pool} = None, then network.forget_views()"
+                    f"a {type(model).__name__} has a head that runs on the boxes left by its suppression, after what a "
+                    "file computes: run it in torch, network(images, skip=...); or export only its boxes, "
+                    f"network.model.roi_heads.{pool} = None, then network.forget_views()"
                 )
 
     def candidates(
@@ -233,7 +233,7 @@ class TwoSteps(BeforeSuppression):
     def _proposals(
         self, rpn: Any, images: Tensor, image: Size, features: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Proposals `[batch, proposals, 4]`, those that score most once they are suppressed; and which are there."""
+        """The best proposals `[batch, proposals, 4]` left by suppression, and which of them are real."""
         scores, codes = concat_box_prediction_layers(*rpn.head(list(features.values())))
         anchors = self.anchors(rpn.anchor_generator, images, image, features)
         boxes = _decoded(rpn.box_coder, codes.reshape(images.shape[0], -1, 4), anchors.boxes)
@@ -242,9 +242,9 @@ class TwoSteps(BeforeSuppression):
         scores = scores.gather(1, best).sigmoid()
         boxes = clip_boxes_to_image(boxes.gather(1, best[..., None].expand(-1, -1, 4)), image)
         wanted = _at_least(boxes, rpn.min_size) & (scores >= rpn.score_thresh)
-        scores = torch.where(wanted, scores, -1.0)  # last, they suppress nothing
+        scores = torch.where(wanted, scores, -1.0)  # sorted last, they suppress nothing
 
-        # Boxes of other images lie elsewhere, so that they do not overlap; levels are suppressed one by one.
+        # Each image's boxes are shifted apart, so that only those of the same image overlap; levels are separate.
         tops = [min(level, rpn.pre_nms_top_n()) for level in anchors.levels]
         elsewhere = torch.arange(boxes.shape[0], device=boxes.device).to(boxes) * (max(image) + 1)
         apart = boxes + elsewhere[:, None, None]
@@ -255,7 +255,7 @@ class TwoSteps(BeforeSuppression):
 
 
 def _left(boxes: Tensor, scores: Tensor, overlap: float) -> Tensor:
-    """Which of `[batch, boxes, 4]` suppression leaves."""
+    """Which of `[batch, boxes, 4]` survive suppression."""
     kept = nms(boxes.reshape(-1, 4), scores.reshape(-1), overlap)
     return torch.zeros_like(scores).reshape(-1).index_fill(0, kept, 1.0).reshape(scores.shape) > 0
 
@@ -266,9 +266,9 @@ def _at_least(boxes: Tensor, side: float) -> Tensor:
 
 
 def _pooled(pool: Any, features: Mapping[str, Tensor], boxes: Tensor, image: Size) -> Tensor:
-    """What `MultiScaleRoIAlign` gives for boxes `[batch, boxes, 4]`, without lists whose lengths depend on them."""
-    levels = [part for name, part in features.items() if name in pool.featmap_names]  # it may name more
-    if not (pool.scales and pool.map_levels):  # its own first call works them out
+    """What `MultiScaleRoIAlign` returns for boxes `[batch, boxes, 4]`, without lists of data-dependent length."""
+    levels = [part for name, part in features.items() if name in pool.featmap_names]  # it may name others, too
+    if not (pool.scales and pool.map_levels):  # its first call computes them
         pool(features, list(boxes[:1]), [image])
     flat, number = boxes.reshape(-1, 4), torch.arange(boxes.shape[0], device=boxes.device)
     of_image = number.to(boxes.dtype)[:, None].expand(-1, boxes.shape[1])

@@ -1,4 +1,4 @@
-"""What a detector returns of an image → the objects in it, by NumPy alone: scores, the best candidates, suppression."""
+"""A detector's outputs for an image → the objects in it, in NumPy only: scores, best candidates, suppression."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -13,13 +13,13 @@ Numbers = NDArray[np.float64]
 
 
 class Objects(NamedTuple):
-    """The objects in an image, those that score most first.
+    """The objects in an image, highest score first.
 
     Attributes:
         boxes: `[objects, 4]`, x1, y1, x2, y2 in pixels of the input.
         scores: `[objects]`, from 0 to 1.
-        classes: `[objects]`, from 0: the place in the list of their names.
-        of: how many classes there are; None where that is not known.
+        classes: `[objects]`, from 0: indices into the list of class names.
+        of: the number of classes; None if unknown.
     """
 
     boxes: Numbers
@@ -62,7 +62,7 @@ def find_objects(outputs: Mapping[str, Any], how: Detections, size: tuple[int, i
 
 
 def _of_labels(boxes: Numbers, scores: Numbers, classes: NDArray[np.int64]) -> list[Objects]:
-    """What a file suppressed by itself: without the places that it did not need."""
+    """Objects that a file suppressed by itself, without the unused slots."""
     if scores.ndim != 2 or boxes.shape != (*scores.shape, 4) or classes.shape != scores.shape:
         raise ArtifactError(
             f"boxes {list(boxes.shape)}, scores {list(scores.shape)} and labels {list(classes.shape)}: expected "
@@ -88,9 +88,9 @@ def _corners(boxes: Numbers, size: tuple[int, int]) -> Numbers:
 
 
 def _of_image(boxes: Numbers, scores: Numbers, how: Detections) -> Objects:
-    """The objects of candidates: `boxes` `[candidates, 4]` or `[candidates, classes, 4]`, `scores` of each class."""
+    """The objects among candidates: `boxes` `[candidates, 4]` or `[candidates, classes, 4]`, `scores` by class."""
     count = scores.shape[1]
-    enough = scores > how.threshold  # of numbers that are none (nan), no
+    enough = scores > how.threshold  # False for nan
     if how.one_class:
         enough &= np.arange(count) == scores.argmax(axis=1, keepdims=True)
     places, classes = np.nonzero(enough)
@@ -108,7 +108,7 @@ def _of_image(boxes: Numbers, scores: Numbers, how: Detections) -> Objects:
 def _best(
     scores: Numbers, places: NDArray[np.int64], classes: NDArray[np.int64], how: Detections
 ) -> Iterator[NDArray[np.int64]]:
-    """Which are looked at: those that score most of each level, or of each class."""
+    """Which candidates are considered: the best of each level, or of each class."""
     if how.candidates is None:
         yield np.arange(len(scores))
         return
@@ -119,7 +119,7 @@ def _best(
 
 
 def _suppressed(boxes: Numbers, classes: NDArray[np.int64], overlap: float) -> Iterator[NDArray[np.int64]]:
-    """Which are kept of each class: none that overlaps with a kept one before it; `boxes` is in the order of scores."""
+    """Which of each class are kept: none that overlaps an earlier kept one; `boxes` is sorted by score."""
     for each in np.unique(classes):
         (left,) = np.nonzero(classes == each)
         kept = []
@@ -130,7 +130,7 @@ def _suppressed(boxes: Numbers, classes: NDArray[np.int64], overlap: float) -> I
 
 
 def overlaps(box: Numbers, others: Numbers) -> Numbers:
-    """Intersection over union of a box `[4]` and others `[boxes, 4]`; 0 of boxes without an area.
+    """Intersection over union of a box `[4]` and others `[boxes, 4]`; 0 for boxes without area.
 
     Example:
         >>> overlaps(np.array([0.0, 0, 2, 2]), np.array([[1.0, 0, 3, 2], [2, 0, 4, 2]])).round(3).tolist()

@@ -1,4 +1,4 @@
-"""An exported file beside its network: at every depth, every output."""
+"""An exported file compared with its network: every output at every depth."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -16,19 +16,19 @@ from ..modes import evaluating
 from .session import Session
 
 TOLERANCE = 1e-4  # of an output's standard deviation
-_ROUNDING = 1e-6  # of its largest number, 8 units in its last place, as float32 rounds it
-_AS_EXACT = 3.0  # times as far from the outputs in float64 as the network's own in float32
-_UNSURE = 1e-2  # standard deviations: float32 itself is no further off
-_OTHERS = 0.01  # of the candidates that a network chooses by their scores
+_ROUNDING = 1e-6  # of its largest number: 8 float32 units in the last place
+_AS_EXACT = 3.0  # times the network's own error in float32 against float64
+_UNSURE = 1e-2  # standard deviations: a larger float32 error is no excuse
+_OTHERS = 0.01  # share of the candidates that a network chooses by score
 
-_TIES = "candidates that all score the same (before any training, say), "
+_TIES = "candidates with equal scores (before any training, say), "
 
 OnProgress = Callable[[int, int, str], None]
 _Outputs = dict[str, NDArray[Any]]
 
 
 def compare(session: Session, network: AdaptiveNetwork, example: Tensor, tell: OnProgress) -> None:
-    """Check that a session gives what the network gives at every depth.
+    """Check that a session returns what the network returns at every depth.
 
     Raises:
         ExportError: the first depth at which it does not.
@@ -45,9 +45,9 @@ def compare(session: Session, network: AdaptiveNetwork, example: Tensor, tell: O
                     what = f"its output {name!r} is" if name else "its outputs are"
                     raise ExportError(
                         f"the export does not compute what the network does at depth {skip}: {what} off by "
-                        f"{difference:.1e} of their standard deviation, {TOLERANCE:.0e} is "
-                        "allowed; nothing was written. A layer that draws random numbers or depends on the batch, "
-                        f"{_TIES * _chooses(session)}or weights that are far out of range, can be the reason"
+                        f"{difference:.1e} of their standard deviation ({TOLERANCE:.0e} is "
+                        "allowed); nothing was written. Possible causes: a layer that draws random numbers or depends "
+                        f"on the batch, {_TIES * _chooses(session)}or weights that are far out of range"
                     )
             tell(done, len(session.skips) + 1, "comparing every depth with the network")
 
@@ -55,15 +55,15 @@ def compare(session: Session, network: AdaptiveNetwork, example: Tensor, tell: O
 def _as_exact(
     network: AdaptiveNetwork, session: Session, x: Tensor, skip: str, name: str, found: _Outputs, wanted: _Outputs
 ) -> bool:
-    """Does an output differ by no more than float32 rounds, as that of the network itself does from float64?
+    """Whether an output differs only by float32 rounding, like the network's own from float64.
 
     Scores of a trained detector are nearly all 0: rounding alone may be more than `TOLERANCE` of their deviation.
     """
     if session.artifact.detections is not None and session.artifact.detections.chosen:
-        return False  # in float64, other candidates may be chosen
+        return False  # float64 may choose other candidates
     try:
         exact = _outputs(copy.deepcopy(network).double(), x.double(), skip, session.artifact.outputs)[name]
-    except RuntimeError:  # of a network that insists on float32
+    except RuntimeError:  # the network insists on float32
         return False
     own, other = _difference(wanted[name], exact), _difference(found[name], exact)
     return own <= _UNSURE and other <= max(TOLERANCE, _AS_EXACT * own)
@@ -75,18 +75,18 @@ def _chooses(session: Session) -> bool:
 
 
 def inputs_of(session: Session, example: Tensor) -> list[Tensor]:
-    """The example, and where batches are free another batch of other numbers."""
+    """The example and, if the batch is free, a batch of another size and content."""
     first = example.detach().cpu().float()
     if session.artifact.input_shape[0] is not None:
         return [first]
     generator = torch.Generator().manual_seed(0)
-    if session.artifact.detections is not None:  # pixels from 0 to 1, as its detector takes them
+    if session.artifact.detections is not None:  # a detector takes pixels from 0 to 1
         return [first, torch.rand(3, *first.shape[1:], generator=generator)]
     return [first, torch.randn(3, *first.shape[1:], generator=generator)]
 
 
 def _pair(session: Session, network: AdaptiveNetwork, x: Tensor, skip: str) -> tuple[_Outputs, _Outputs]:
-    """What a session and the network give, by name; "" is the only output."""
+    """The outputs of a session and of the network, by name; "" is a single one."""
     names, how = session.artifact.outputs, session.artifact.detections
     output = session(x, skip)
     found: _Outputs = output if names else {"": output}
@@ -102,9 +102,9 @@ def _outputs(network: AdaptiveNetwork, x: Tensor, skip: str, names: Sequence[str
 
 
 def _without_order(found: _Outputs, wanted: _Outputs, names: Sequence[str]) -> tuple[_Outputs, _Outputs]:
-    """Candidates that a network chose, each beside the nearest one; without the few that only one of the two chose.
+    """Match each of a network's chosen candidates with the nearest one, except the few that only one side chose.
 
-    Where two score nearly the same, rounding decides which is chosen, or which comes first.
+    If two score nearly the same, rounding decides which is chosen, or which comes first.
     """
     found = {name: part.copy() for name, part in found.items()}
     for image in range(len(wanted[names[0]])):
@@ -125,9 +125,9 @@ def _rows(parts: Sequence[NDArray[Any]], wanted: _Outputs, names: Sequence[str])
 
 
 def _difference(found: NDArray[Any], wanted: NDArray[np.float64]) -> float:
-    """How far an output is off beyond rounding, in its standard deviations; infinite where its shape is another.
+    """How far an output is off beyond rounding, in its standard deviations; infinite if the shapes differ.
 
-    Where all numbers are equal, as a single one is, their size is what it is a part of.
+    If all numbers are equal (a single one, say), it is relative to their magnitude.
     """
     if found.shape != wanted.shape:
         return float("inf")

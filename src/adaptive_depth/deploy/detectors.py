@@ -1,8 +1,8 @@
-"""Detectors as an exporter takes them: one tensor in, tensors out, all but the suppression; and what these stand for.
+"""Detectors as an exporter takes them: one tensor in, tensors out, without the suppression; and their meaning.
 
 A detector of torchvision takes a list of images and returns a list of boxes whose number depends on the images, which
-no graph holds. Its network with another forward (`exportable`) takes a batch of one size and returns boxes and scores
-of all candidates; all else, stages, weights and norms, is the network's own. Detectors of transformers return tensors
+a graph cannot express. Its network with another forward (`exportable`) takes a batch of one size and returns boxes and
+scores of all candidates; stages, weights and norms remain the network's own. Detectors of transformers return tensors
 anyway.
 """
 
@@ -28,10 +28,10 @@ from .before_suppression import KINDS, BeforeSuppression, TwoSteps
 
 
 def exportable(network: AdaptiveNetwork) -> AdaptiveNetwork:
-    """The same network, whose outputs are tensors where it is a detector; it shares all but its forward.
+    """The same network, whose outputs are tensors even if it is a detector; only its forward is replaced.
 
     Raises:
-        ExportError: a detector with heads behind its suppression, or one of whose code is not torchvision's own.
+        ExportError: a detector with heads behind its suppression, or with code that is not torchvision's own.
     """
     model = network.model
     if answers_by_queries(model):
@@ -45,10 +45,10 @@ def exportable(network: AdaptiveNetwork) -> AdaptiveNetwork:
 
 
 def runnable(network: AdaptiveNetwork) -> AdaptiveNetwork:
-    """The same network, whose outputs are tensors where it is a detector: for this process, which takes any code.
+    """The same network, whose outputs are tensors even if it is a detector: for this process, which runs any code.
 
-    A detector that no graph holds gives what it found: `boxes` `[batch, objects, 4]`, `scores` and `labels`
-    `[batch, objects]`, filled up with zeros.
+    A detector that cannot be exported returns the objects: `boxes` `[batch, objects, 4]`, `scores` and `labels`
+    `[batch, objects]`, padded with zeros.
     """
     found = detector_of(network.model)
     try:
@@ -60,7 +60,7 @@ def runnable(network: AdaptiveNetwork) -> AdaptiveNetwork:
 
 
 def suppresses_inside(network: AdaptiveNetwork) -> bool:
-    """Does it suppress in the middle of its graph, so that sizes there depend on the image?
+    """Whether it suppresses inside its graph, so that sizes there depend on the image.
 
     Arguments:
         network: what `exportable` returned.
@@ -69,7 +69,7 @@ def suppresses_inside(network: AdaptiveNetwork) -> bool:
 
 
 def detections_of(network: AdaptiveNetwork, output: Any) -> Detections | None:
-    """How the outputs become objects; None of what is no detector.
+    """How the outputs become objects; None if it is not a detector.
 
     Arguments:
         network: what `exportable` returned.
@@ -89,10 +89,10 @@ def detections_of(network: AdaptiveNetwork, output: Any) -> Detections | None:
 
 
 def usual_outputs(network: AdaptiveNetwork, output: Any) -> tuple[str, ...] | None:
-    """The names of the outputs that are needed; None of a model of which that is not known.
+    """The names of the outputs that are needed; None if unknown.
 
-    Of a detector those that objects are made of; of a segmentation network of torchvision not that of its second head,
-    which is there for training.
+    For a detector, those that objects are made of; for torchvision's segmentation networks, without the auxiliary head,
+    which only serves training.
     """
     if (detections := detections_of(network, output)) is not None:
         return detections.outputs
@@ -100,12 +100,12 @@ def usual_outputs(network: AdaptiveNetwork, output: Any) -> tuple[str, ...] | No
 
 
 def usual_meanings(model: nn.Module) -> Meanings:
-    """What outputs stand for, as far as the class of a model says."""
+    """What outputs stand for, as far as a model's class implies it."""
     return {"": Meaning("classes")} if segments(model) else {}
 
 
 def usual_preprocessing(model: nn.Module, size: tuple[int, int]) -> Preprocessing | None:
-    """How images become the input of a detector or a segmentation network, as far as its class says; None of others.
+    """How images become the input of a detector or segmentation network, if its class implies it; None for others.
 
     Arguments:
         size: height and width of the input in pixels.
@@ -126,7 +126,7 @@ def usual_preprocessing(model: nn.Module, size: tuple[int, int]) -> Preprocessin
 
 
 def usual_size(model: nn.Module) -> tuple[int, int] | None:
-    """Height and width of the images that a detector or a segmentation network wants; None of other models."""
+    """Height and width of the images that a detector or segmentation network expects; None for other models."""
     if (shown := _shown(model)) is None:
         return None
     size = wanted(model, shown).image_size
@@ -134,14 +134,14 @@ def usual_size(model: nn.Module) -> tuple[int, int] | None:
 
 
 def _shown(model: nn.Module) -> str | None:
-    """What the network says of images, as data sets name it, where its class tells."""
+    """What the network predicts for images, in the terms of data sets, if its class implies it."""
     if detector_of(model) is not None:
         return "boxes"
     return "masks" if segments(model) else None
 
 
 def class_names(model: Any) -> tuple[str, ...]:
-    """The classes that the config of a model of transformers names, in the order of its outputs; else none."""
+    """The classes named in the config of a transformers model, in the order of its outputs; otherwise none."""
     names = getattr(getattr(model, "config", None), "id2label", None) if is_of_transformers(model) else None
     if not names or any(name == f"LABEL_{number}" for number, name in names.items()):
         return ()
@@ -152,12 +152,12 @@ def class_names(model: Any) -> tuple[str, ...]:
 
 
 def _with_forward(network: AdaptiveNetwork, forward: Any) -> AdaptiveNetwork:
-    """The same network with another forward of its model."""
+    """The same network with another forward for its model."""
 
     def forward_of(model: nn.Module, x: Tensor) -> Any:
         return forward(model, x)
 
-    forward_of.__wrapped__ = forward  # type: ignore[attr-defined] so that it is found again
+    forward_of.__wrapped__ = forward  # type: ignore[attr-defined] for _forward_of
     model = twin(network.model)
     model.__dict__["forward"] = MethodType(forward_of, model)
     other: Any = twin(network)
@@ -174,13 +174,13 @@ def _forward_of(model: nn.Module) -> Any:
 
 
 def _map_of_queries(model: Any, x: Tensor) -> dict[str, Tensor]:
-    """Of a model that compares queries with masks: `out` `[batch, classes, height, width]`, as logits of each place."""
+    """For a model with query and mask logits: `out` `[batch, classes, height, width]`, logits of each position."""
     found = type(model).forward(model, x)
     return {"out": semantic_map(found.class_queries_logits, found.masks_queries_logits)}
 
 
 class _Found:
-    """The forward of a detector of any kind with all of its suppression, its lists filled up.
+    """The forward of any detector including its suppression, its lists padded.
 
     Arguments:
         first: the number of the first class.
@@ -200,7 +200,7 @@ class _Found:
         return {name: filled(name) for name in ("boxes", "scores", "labels")}
 
     def detections(self, model: Any) -> Detections:
-        """What is found stays as it is."""
+        """Its outputs are the objects already."""
         most = getattr(getattr(model, "roi_heads", model), "detections_per_img", 1 << 20)
         return Detections(labels="labels", threshold=0.0, overlap=None, most=most, first=self.first)
 
@@ -210,7 +210,7 @@ _SET = Detections("pred_boxes", "logits", box_format="centres", activation="soft
 _HUNDRED = replace(_SET, activation="sigmoid", one_class=False, most=100)
 _CHOSEN = replace(_HUNDRED, most=1 << 20, chosen=True)
 
-# What the image processors of transformers make of the outputs.
+# As the image processors of transformers post-process the outputs.
 _OF_TRANSFORMERS = {
     **dict.fromkeys(("DetrForObjectDetection", "YolosForObjectDetection", "TableTransformerForObjectDetection"), _SET),
     **dict.fromkeys(

@@ -1,4 +1,4 @@
-"""What a network says of an image, drawn on it: boxes with their classes, places in colours, else words in a corner."""
+"""Predictions drawn on their image: boxes with classes, segmented areas in colour, otherwise text in a corner."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ from ..preprocessing import Placement, in_mode
 from .predictions import Prediction
 from .sources import Picture
 
-# Of Okabe and Ito, which people with any kind of colour blindness can tell apart.
+# The palette of Okabe and Ito, distinguishable with any kind of colour blindness.
 _COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
-_SHADES = ((0, 0.0), (255, 0.5), (0, 0.45))  # mixed with so much of this grey: as it is, lighter, darker
+_SHADES = ((0, 0.0), (255, 0.5), (0, 0.45))  # (grey, its share in the mix): unchanged, lighter, darker
 _OPAQUE = 0.55  # of a colour over the image
-# Colours are as sharp as the image: else lines two pixels wide lose theirs.
+# No chroma subsampling: it would wash out lines two pixels wide.
 _JPEG: dict[str, Any] = {"quality": 90, "subsampling": 0}
 _MOST = 12  # lines
 _LONGEST = 200  # characters of a file's name
@@ -28,16 +28,16 @@ Colour = tuple[int, int, int]
 
 
 class Drawer:
-    """Draws on pictures, and writes each as a JPEG file; where one is named as one before, it is left out.
+    """Draws on pictures, and writes each as a JPEG file; later pictures of the same name are left out.
 
     Arguments:
-        folder: where to; made when it is needed, and empty then.
-        labels: class names in the order of the outputs; empty where they are not known.
-        meanings: what outputs stand for: those of classes or labels that are maps become colours.
-        below: the folder whose name is no part of those of the files.
+        folder: where to; created when needed, and must be empty.
+        labels: class names in the order of the outputs; empty if unknown.
+        meanings: what outputs stand for: maps of classes or labels become colours.
+        below: the folder to strip from the files' names.
 
     Raises:
-        DataError: a folder that holds something.
+        DataError: a folder that is not empty.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Drawer:
     ) -> None:
         self.folder, self.labels, self.meanings, self.below = folder, tuple(labels), dict(meanings or {}), below
         if folder.is_dir() and any(folder.iterdir()):
-            raise DataError(f"{folder} holds something, which could be lost: name another folder to draw into")
+            raise DataError(f"{folder} is not empty, and its contents could be lost: name another folder to draw into")
 
     def __call__(self, picture: Picture, placement: Placement, output: Any, predictions: Sequence[Prediction]) -> None:
         """Draw on one picture.
@@ -70,7 +70,7 @@ class Drawer:
     def drawn(
         self, image: Image.Image, placement: Placement, output: Any, predictions: Sequence[Prediction]
     ) -> Image.Image:
-        """A copy of an image with what the network says of it."""
+        """A copy of an image with its predictions drawn on it."""
         image, said = in_mode(image, "RGB"), []
         outputs = output if isinstance(output, Mapping) else {"": output}
         for prediction in predictions:
@@ -92,7 +92,7 @@ class Drawer:
 
 
 def file_name(name: str) -> str:
-    """The file for a picture: its own name without what no file may be called.
+    """The file for a picture: its name without characters that files may not have.
 
     Example:
         >>> file_name("photos/left/3.png"), file_name("camera:0 12")
@@ -102,7 +102,7 @@ def file_name(name: str) -> str:
 
 
 def colour_of(number: int) -> Colour:
-    """The colour of a class, by its number: seven colours, then lighter ones, then darker ones, then the same again.
+    """The colour of a class by number: seven colours, then lighter and darker ones, then the same again.
 
     Example:
         >>> colour_of(0), colour_of(7)
@@ -117,7 +117,7 @@ def colour_of(number: int) -> Colour:
 
 
 def draw_objects(image: Image.Image, objects: Sequence[Mapping[str, Any]]) -> None:
-    """Draw a box around each object, in the colour of its class, with its name and score; the surest above all others.
+    """Draw a box around each object, in its class's colour, with name and score; the highest score on top.
 
     Arguments:
         image: in colour; it is changed.
@@ -131,21 +131,21 @@ def draw_objects(image: Image.Image, objects: Sequence[Mapping[str, Any]]) -> No
         _label(pen, text, (box[0], box[1]), colour, font, above=True)
 
 
-# -- places ---------------------------------------------------------------------------------------------------------
+# -- areas ----------------------------------------------------------------------------------------------------------
 
 
 def classes_of(logits: NDArray[Any], placement: Placement, *, several: bool = False) -> NDArray[np.int64]:
     """The class of each pixel of an image.
 
-    Logits are enlarged to the size of the image before the best is taken, so that edges are smooth.
+    Logits are upscaled to the image before the argmax, so that edges are smooth.
 
     Arguments:
-        logits: `[classes, height, width]`, of the whole input, however coarse.
+        logits: `[classes, height, width]` of the whole input, at any resolution.
         placement: where the image lies in the input.
-        several: may several classes, or none, be in one place? Then the surest with a logit above 0.
+        several: whether a pixel may have several classes, or none; then the one with the highest logit above 0.
 
     Returns:
-        `[height, width]` of the image; -1 where there is none, and where the input does not reach.
+        `[height, width]` of the image; -1 where there is no class, or the input does not extend.
     """
     corner, frame = np.array(placement.corner), np.array(placement.frame)
     low, high = np.maximum(corner, 0), np.minimum(corner + placement.resized, frame)  # of the image, in the input
@@ -164,7 +164,7 @@ def classes_of(logits: NDArray[Any], placement: Placement, *, several: bool = Fa
 
 
 def coloured(image: Image.Image, classes: NDArray[np.int64]) -> Image.Image:
-    """An image in colour with the colour of each pixel's class over it; `classes` as `classes_of` gives them."""
+    """An RGB image overlaid with the colour of each pixel's class; `classes` as `classes_of` returns them."""
     pixels = np.asarray(image, np.float32)
     table = np.array([*map(colour_of, range(int(classes.max(initial=0)) + 1))], np.float32)
     over = np.where((classes >= 0)[..., None], table[classes], pixels)
@@ -177,11 +177,11 @@ def _most_first(classes: NDArray[np.int64]) -> list[int]:
     return numbers[np.argsort(-counts, kind="stable")].tolist()
 
 
-# -- words ----------------------------------------------------------------------------------------------------------
+# -- text -----------------------------------------------------------------------------------------------------------
 
 
 def _write(image: Image.Image, said: Sequence[tuple[str, Colour | None]]) -> None:
-    """Lines at the upper left, each on its colour; white on black where it has none."""
+    """Lines at the upper left, each on its colour, or white on black without one."""
     pen, font = ImageDraw.Draw(image), _font(image)
     said = [*said[:_MOST], (f"{len(said) - _MOST} more", None)] if len(said) > _MOST else said
     top = 0.0
@@ -196,7 +196,7 @@ def _font(image: Image.Image) -> Any:
 def _label(
     pen: Any, text: str, corner: tuple[float, float], colour: Colour, font: Any, *, above: bool = False
 ) -> float:
-    """Text on a ground of a colour, in the image as a whole; returns where it ends below."""
+    """Text on a coloured background, kept inside the image; returns its lower end."""
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     width, height = right - left + 4, bottom - top + 4
     x = max(0.0, min(corner[0], pen.im.size[0] - width))

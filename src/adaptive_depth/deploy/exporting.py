@@ -1,4 +1,4 @@
-"""network → artifact: written by one of the formats, and compared with the network at every depth before it counts."""
+"""network → artifact: written in one of the formats and checked against the network at every depth."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,14 +50,14 @@ class Format:
     Attributes:
         suffix: of its file; empty for a folder.
         module: the one of this package whose `write(network, path, example, artifact, form=...)` writes it.
-        extra: of this package, that brings what the format needs.
-        forms: the ways to store norms that differ between depths, the usual one first.
-        free_batch: can one file take batches of any size?
-        free_inside: can sizes inside of a graph depend on values, as where proposals are suppressed?
+        extra: of this package, with what the format needs.
+        forms: the ways to store norms that differ between depths, the default first.
+        free_batch: whether one file can take batches of any size.
+        free_inside: whether sizes inside a graph can depend on values, as when proposals are suppressed.
         int8: the module whose `quantize(network, path, images, artifact, labelled=..., task=...)` writes it in int8,
-            and the extra that it needs; None where there is none.
-        suppression: the module whose `suppress(path, session, inputs)` lets a detector's file suppress by itself; None
-            where there is none.
+            and the extra that it needs; None if there is none.
+        suppression: the module whose `suppress(path, session, inputs)` adds suppression to a detector's file; None if
+            there is none.
     """
 
     suffix: str
@@ -108,40 +108,40 @@ def export_network(
 ) -> Artifact:
     """Write every depth of a network to one artifact, from which `open_session` runs any of them.
 
-    The artifact is compared with the network at every depth before it takes its place: what was at `path` before
-    stays as it was until then. What it says of itself stands as JSON beside it, too, in `model.onnx.json` say.
+    The artifact is compared with the network at every depth before it replaces whatever was at `path`. Its description
+    is also written as JSON beside it, `model.onnx.json` for example.
 
     Arguments:
-        network: an adapted network; it stays as it is.
+        network: an adapted network; it is not changed.
         path: the file (`model.onnx`, `model.xml`, `model.pte`) or, for the other formats, the folder.
-        example: an input `[batch, channels, height, width]` on the CPU. Height and width are those of the artifact; the
-            batch is, too, of ExecuTorch and of a network whose code makes a number of it (RT-DETR, say).
-        to: `"onnx"`, `"onnx-files"` (a file for each depth, without `If`), `"openvino"`, `"executorch"`, `"web"` (a
-            page for browsers) or `"torch"`; by default what the ending of `path` says.
+        example: an input `[batch, channels, height, width]` on the CPU. It fixes the artifact's height and width and,
+            for ExecuTorch and for networks whose code makes a constant of it (RT-DETR, say), the batch size.
+        to: `"onnx"`, `"onnx-files"` (one file per depth, without `If`), `"openvino"`, `"executorch"`, `"web"` (a page
+            for browsers) or `"torch"`; by default implied by the ending of `path`.
         skips: the depths; all by default.
         form: how norms that differ between depths are stored: `"shared"` beside the weights that all depths share, or
-            `"folded"` into copies of them, which is a little faster and takes more memory. The usual one by default.
-        data: the images that the network was trained on, or a `Preprocessing`: how they are prepared, and their
-            classes, go into the artifact. A detector of torchvision says the first by itself.
-        trade_offs: accuracy and cost of the depths, for whoever has to choose one.
+            `"folded"` into copies of them, which is a little faster and takes more memory. The default depends on `to`.
+        data: the images that the network was trained on, or a `Preprocessing`: their preparation and classes go into
+            the artifact. For a detector of torchvision, the preparation is known.
+        trade_offs: accuracy and cost of the depths, for choosing one later.
         outputs: which outputs of a network that returns several, by their names in its dict, dataclass or named tuple;
-            `"output_0"`, ... of a tuple. By default those that objects are made of, of a detector; `out` of a
-            segmentation network of torchvision; the one named `logits` where there is one; else all.
-        meanings: what outputs stand for, `task.meanings()`, with which `adaptive-depth run` reads them. Where None,
-            what the class of a segmentation network says, and a vector is one class an image.
-        suppress: let the file of a detector suppress by itself (onnx, by its operator NonMaxSuppression): its outputs
-            are then `boxes` `[batch, objects, 4]`, `scores` and `labels` `[batch, objects]`. By default they are boxes
-            and scores of all candidates, and what runs the file suppresses (`deploy.boxes.find_objects`).
-        on_progress: called with (done, in all, what).
-        **options: of the format: `compiled=True` of torch writes AOTInductor packages, too; `runtime=` of web is the
+            `"output_0"`, ... for a tuple. By default, for a detector those that objects are made of; for torchvision's
+            segmentation networks `out`; the one named `logits` if there is one; otherwise all.
+        meanings: what outputs stand for, `task.meanings()`, with which `adaptive-depth run` reads them. If None, what
+            the class of a segmentation network implies; a vector is one class per image.
+        suppress: let a detector's file suppress by itself (onnx, with the operator NonMaxSuppression): its outputs are
+            then `boxes` `[batch, objects, 4]`, `scores` and `labels` `[batch, objects]`. By default they are boxes and
+            scores of all candidates, and the caller suppresses (`deploy.boxes.find_objects`).
+        on_progress: called with (done, total, what).
+        **options: of the format: `compiled=True` for torch also writes AOTInductor packages; `runtime=` for web is the
             folder of the npm package onnxruntime-web.
 
     Returns:
-        What the artifact says of itself.
+        The artifact's description.
 
     Raises:
-        ExportError: a network, format, form or option that is none; an operator that the format does not have, with
-            the block it came from; an artifact whose outputs are not the network's; a missing package.
+        ExportError: an invalid network, format, form or option; an operator that the format does not have, with the
+            block it came from; an artifact whose outputs are not the network's; a missing package.
         SkipError: a skip that does not fit the stages.
 
     Example:
@@ -157,7 +157,7 @@ def export_network(
     kind = FORMATS.take(name)
     chosen = kind.forms[0] if form is None else form
     if chosen not in kind.forms:
-        raise ExportError(f"form={form!r} of {name}: expected {' or '.join(kind.forms)}")
+        raise ExportError(f"form={form!r} for {name}: expected {' or '.join(kind.forms)}")
     told: Any = {"skips": skips, "data": data, "trade_offs": trade_offs, "outputs": outputs, "meanings": meanings}
     artifact = describe(network, name, example, form=chosen, **told)
     writer = import_format(name)
@@ -165,7 +165,7 @@ def export_network(
     if suppress and kind.suppression is None:
         able = ", ".join(each for each, other in FORMATS.items() if other.suppression)
         raise ExportError(
-            f"suppress=True of {name}: expected one of {able}; or leave it out, and suppress what comes out"
+            f"suppress=True for {name}: expected one of {able}; or leave it out, and suppress the outputs yourself"
         )
     with into_place(path, kind) as new:
         tell(0, len(artifact.skips) + 1, f"writing {name}")
@@ -200,26 +200,26 @@ def quantize_network(
     with a model for each depth (ONNX Runtime).
 
     OpenVINO's int8 weights are stored once for all depths, those of ONNX Runtime once for depths with the same norms;
-    activations have ranges of their own in every context.
+    activations have separate ranges in every context.
 
     Arguments:
         network: an adapted network on the CPU, with calibrated statistics if it has BatchNorms.
         path: the `.xml`, with the weights in the `.bin` beside it; or a folder.
         images: `[samples, channels, height, width]` as the network takes them, 300 or more from the training set.
-        to: `"openvino"` or `"onnx-files"`; by default what the ending of `path` says.
-        labelled: batches of images and labels `[batch]`, on which the int8 accuracy of each depth is measured; or of
-            what the task takes.
+        to: `"openvino"` or `"onnx-files"`; by default implied by the ending of `path`.
+        labelled: batches of images and labels `[batch]`, or of what the task takes, on which the int8 accuracy of each
+            depth is measured.
         task: what the network is for, as `evaluate` takes it: its quality is measured in int8 and, on the same batches,
-            in float. One class a sample where None.
+            in float. If None, one class per sample.
         skips, data, trade_offs, outputs: as for `export_network`.
 
     Returns:
-        What the file says of itself; `accuracy` are the int8 accuracies, or what `quality` names, `trade_offs` those
-        of the float network.
+        The file's description; `accuracy` holds the int8 accuracies, or what `quality` names, `trade_offs` those of
+        the float network.
 
     Raises:
-        ExportError: a place that cannot be written, an operator that the runtime does not know, a missing package.
-        DataError: calibration images of another shape, none, or numbers that are not finite; labels that do not fit.
+        ExportError: a path that cannot be written, an operator that the runtime does not have, a missing package.
+        DataError: no calibration images, or ones of another shape or with non-finite numbers; labels that do not fit.
         SkipError: a skip that does not fit the stages.
 
     Example:
@@ -236,13 +236,13 @@ def quantize_network(
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise ExportError(
             f"quantize_network received images as a {type(images).__name__} ({one_line(error)[:200]}): expected one "
-            "array [samples, channels, height, width]; networks of several inputs cannot be exported"
+            "array [samples, channels, height, width]; networks with several inputs cannot be exported"
         ) from error
     name = to or format_of(Path(path))
     kind = FORMATS.take(name)
     if kind.int8 is None:
         able = " or ".join(each for each, other in FORMATS.items() if other.int8)
-        raise ExportError(f"int8 is not there for {name}: expected {able}")
+        raise ExportError(f"int8 is not available for {name}: expected {able}")
     told: Any = {"skips": skips, "data": data, "trade_offs": trade_offs, "outputs": outputs}
     known = None if task is None else as_task(task, network.model).meanings()
     artifact = describe(network, name, example, meanings=known, **told)
@@ -266,7 +266,7 @@ def describe(
     outputs: Iterable[str] | None = None,
     meanings: Meanings | None = None,
 ) -> Artifact:
-    """What an artifact of a network will say of itself; arguments and errors as for `export_network`."""
+    """The description of a network's artifact; arguments and errors as for `export_network`."""
     if not isinstance(example, Tensor) or example.dim() != 4:
         what = list(example.shape) if isinstance(example, Tensor) else type(example).__name__
         raise ExportError(f"export received the example {what}: expected a tensor [batch, channels, height, width]")
@@ -277,7 +277,7 @@ def describe(
     if suppresses_inside(network) and not FORMATS[kind].free_inside:
         able = " or ".join(name for name, each in FORMATS.items() if each.free_inside)
         raise ExportError(
-            f"{kind} cannot take a {type(network.model).__name__}: it suppresses proposals in its middle "
+            f"{kind} cannot take a {type(network.model).__name__}: it suppresses proposals inside its graph "
             f"(torchvision::nms), and how many are left depends on the image: export it to {able}, or run it in torch, "
             "network(images, skip=...)"
         )
@@ -312,17 +312,17 @@ def describe(
 
 
 def _meanings(outputs: Sequence[str], known: Meanings) -> Meanings:
-    """What the outputs of a file stand for, of what a task says of those of its network."""
+    """The meanings of a file's outputs, from what a task says about those of its network."""
     if not outputs or set(known) & set(outputs):
         return {name: meaning for name, meaning in known.items() if name in (outputs or ("",))}
     if all(re.fullmatch(r"output_\d+", name) for name in outputs):  # heads of a tuple are in its order
         by_place = {f"output_{place}": meaning for place, meaning in enumerate(known.values())}
         return {name: meaning for name, meaning in by_place.items() if name in outputs}
-    return {"out": known[""]} if "" in known and "out" in outputs else {}  # as torchvision's segmentation has it
+    return {"out": known[""]} if "" in known and "out" in outputs else {}  # torchvision names segmentation so
 
 
 def _names_of_outputs(output: Any, asked: Iterable[str] | None) -> tuple[str, ...]:
-    """The outputs that a file has, in its order; none of a network that returns one tensor, or logits."""
+    """A file's outputs, in its order; empty for a network that returns one tensor, or logits."""
     if asked is None and isinstance(logits_in(output), Tensor):
         return ()
     parts = outputs_in(output)
@@ -330,22 +330,22 @@ def _names_of_outputs(output: Any, asked: Iterable[str] | None) -> tuple[str, ..
     if not parts:
         expected = "expected a tensor, or tensors in a dict, a dataclass or a tuple"
         if isinstance(output, Tensor):
-            expected = f"which has no name: leave outputs={asked!r} out"
+            expected = f"which has no name: leave out outputs={asked!r}"
         raise ExportError(f"the network returned {described(output)}, {expected}")
     if not names or [name for name in names if name not in parts]:
         raise ExportError(
-            f"outputs={asked!r}: expected some of {', '.join(map(repr, parts))}, which the network returns"
+            f"outputs={asked!r}: expected some of those that the network returns, {', '.join(map(repr, parts))}"
         )
     if wrong := [name for name in names if not isinstance(parts[name], Tensor)]:
         tensors = [name for name, part in parts.items() if isinstance(part, Tensor)]
         mend = f"leave it out, outputs={tensors}" if tensors else "adapt a model whose forward returns tensors"
         raise ExportError(
-            f"the output {wrong[0]!r} of the network is {described(parts[wrong[0]])}: expected a tensor; {mend}"
+            f"the network's output {wrong[0]!r} is {described(parts[wrong[0]])}: expected a tensor; {mend}"
         )
     if len({*names, *INPUTS}) < len(names) + len(INPUTS):
         raise ExportError(
-            f"the outputs are named {', '.join(names)}: expected each once, and none named like an input of the file "
-            f"({' or '.join(INPUTS)}); rename it in the model's forward"
+            f"the outputs are named {', '.join(names)}: expected each once, and none with the name of an input of the "
+            f"file ({' or '.join(INPUTS)}); rename it in the model's forward"
         )
     return names
 
@@ -358,7 +358,7 @@ def _check_options(name: str, writer: Any, options: Mapping[str, Any]) -> None:
 
 
 def import_format(name: str, module: str | None = None, extra: str | None = None) -> Any:
-    """The module that writes a format, or another one for it.
+    """The module that writes a format, or another module for it.
 
     Raises:
         ExportError: what it needs is not installed.
@@ -372,17 +372,17 @@ def import_format(name: str, module: str | None = None, extra: str | None = None
 
 @contextmanager
 def into_place(path: Path, kind: Format) -> Iterator[Path]:
-    """A path of the same name to write to; what was written there takes its place if nothing fails.
+    """A temporary path of the same name to write to; it replaces `path` if nothing fails.
 
     Raises:
-        ExportError: a place that cannot be written, that another process writes, or that holds something else.
+        ExportError: a path that cannot be written, that another process is writing, or that holds something else.
     """
     if kind.suffix and path.suffix != kind.suffix:
         raise ExportError(
-            f"{path} has another ending than its format: expected a name such as {path.stem}{kind.suffix}"
+            f"the ending of {path} does not match its format: expected a name such as {path.stem}{kind.suffix}"
         )
     if path.is_dir() and (kind.suffix or (any(path.iterdir()) and not (path / FILE).is_file())):
-        raise ExportError(f"{path} is a folder that holds something else, which would be lost: name another")
+        raise ExportError(f"{path} is a folder with other contents, which would be lost: name another")
     if not kind.suffix and path.is_file():
         raise ExportError(f"{path} is a file, which would be lost: expected the name of a folder")
     try:
@@ -395,33 +395,33 @@ def into_place(path: Path, kind: Format) -> Iterator[Path]:
     except OSError as error:
         raise ExportError(f"{path} cannot be written ({error.strerror}): name another file") from error
     with inside:
-        folder = place / "export"  # nothing else is in it
+        folder = place / "export"  # so that nothing else is in it
         folder.mkdir()
         new = folder / path.name
         yield new
         if new.is_dir():
             _replace_folder(new, path)
         else:
-            for written in sorted(folder.iterdir(), key=lambda file: file == new):  # the one that is read, last
+            for written in sorted(folder.iterdir(), key=lambda file: file == new):  # the file that is opened goes last
                 move(written, path.with_name(written.name))
 
 
 def _replace_folder(new: Path, path: Path) -> None:
     if path.exists():
-        path.rename(new.with_name("old"))  # goes with the temporary folder
+        path.rename(new.with_name("old"))  # deleted with the temporary folder
     new.rename(path)
 
 
 def format_of(path: Path) -> str:
-    """The format that the ending of a name says.
+    """The format that the ending of a name implies.
 
     Raises:
-        ExportError: none, or one of no format.
+        ExportError: no ending, or an unknown one.
     """
     endings = {kind.suffix: name for name, kind in FORMATS.items() if kind.suffix}
     if path.suffix not in endings:
         raise ExportError(
-            f"{path} does not say its format: expected a name that ends in {', '.join(endings)}, or to= one of "
+            f"the format of {path} is unclear: expected a name that ends in {', '.join(endings)}, or to= one of "
             f"{', '.join(name for name, kind in FORMATS.items() if not kind.suffix)}"
         )
     return endings[path.suffix]

@@ -1,4 +1,4 @@
-"""How good every depth of a file is whose numbers are not those of the network: int8, judged by a task."""
+"""The quality, by a task, of every depth of a file whose outputs are not the network's: int8."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -23,10 +23,10 @@ _TOGETHER = 10  # images of one calibration pass
 
 
 def checked(images: Any, artifact: Artifact) -> Images:
-    """Images from which ranges are taken, as float32 `[samples, channels, height, width]`.
+    """Calibration images, as float32 `[samples, channels, height, width]`.
 
     Raises:
-        DataError: another shape, none, or numbers that are not finite.
+        DataError: another shape, no images, or non-finite numbers.
     """
     array = np.ascontiguousarray(images, dtype=np.float32)
     wanted = artifact.input_shape
@@ -37,12 +37,12 @@ def checked(images: Any, artifact: Artifact) -> Images:
         shape = ", ".join("any" if side is None else str(side) for side in wanted[1:])
         raise DataError(f"quantize received images of shape {list(array.shape)}: expected [samples, {shape}]")
     if not np.isfinite(array).all():
-        raise DataError("quantize received images with numbers that are not finite: no range holds them")
+        raise DataError("quantize received images with non-finite numbers: expected numbers that fit a range")
     return array
 
 
 def parted(images: Images) -> list[Images]:
-    """Images as they are passed through a network whose ranges are sought: some at a time."""
+    """The images in parts, as they pass through the network during calibration."""
     return np.array_split(images, max(1, len(images) // _TOGETHER))
 
 
@@ -56,16 +56,16 @@ def judge(
     *,
     in_float: bool,
 ) -> Artifact:
-    """What a file says of itself, with how good each of its depths is.
+    """A file's description with the quality of each of its depths.
 
     Arguments:
-        artifact: as it was before.
-        run: called with images and a skip; what a session over the file gives.
-        network: of which the file is.
+        artifact: the description so far.
+        run: called with images and a skip; returns what a session over the file would.
+        network: the source of the file.
         example: an input.
-        labelled: batches of what the task takes; gone through once.
-        task: by whose metric the depths are judged.
-        in_float: judge the network on the same batches, too.
+        labelled: batches of what the task takes; iterated once.
+        task: provides the metric.
+        in_float: also judge the float network on the same batches.
 
     Raises:
         DataError: no batch, or labels that do not fit.
@@ -87,7 +87,7 @@ def judge(
 def _qualities(
     models: Sequence[Callable[[Tensor, str], Any]], labelled: Iterable[Any], skips: Sequence[str], task: Task
 ) -> list[dict[str, float]]:
-    """What a task says of each depth of some models; the batches are gone through once."""
+    """A task's metric for each depth of some models; the batches are iterated once."""
     metrics: list[dict[str, Any]] = [{} for _ in models]
     for batch in labelled:
         x, y = task.taken_apart(
@@ -107,7 +107,7 @@ def _qualities(
         raise DataError("quantize received no labelled images: expected batches of images and labels, or None")
     values = [{skip: task.value(metric) for skip, metric in found.items()} for found in metrics]
     for found in values:
-        for skip, value in found.items():  # no file holds nan
+        for skip, value in found.items():  # files cannot store nan
             check_value(task.quality, f"{task.quality.noun} of {skip}, measured on labelled=,", value)
     return values
 

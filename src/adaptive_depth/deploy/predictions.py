@@ -1,4 +1,4 @@
-"""What a network says of an image, in words and as plain values: outputs read by what they stand for."""
+"""Predictions for an image, in words and as plain values: outputs read by their meaning."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,14 +19,14 @@ _FEW = 8  # numbers in a line
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one output says of one image.
+    """One output's prediction for one image.
 
     Attributes:
-        output: its name; empty where a network has only one.
+        output: its name; empty if the network has only one.
         text: in words, such as `"cat 93.1 %"`.
-        values: the same as JSON has it: `class` and `score`, `labels`, `shares`, `numbers`, `objects` (each with its
-            `class` and the place of that in the outputs, `number`, its `score` and its `box`, x1, y1, x2, y2 in pixels
-            of the image), or `shape` and `range`.
+        values: the same as plain values: `class` and `score`, `labels`, `shares`, `numbers`, `objects` (each with its
+            `class` and that class's index, `number`, its `score` and its `box`, x1, y1, x2, y2 in pixels of the
+            image), or `shape` and `range`.
     """
 
     output: str
@@ -41,9 +41,9 @@ class Reader:
     """Reads what a session returns for one image.
 
     Arguments:
-        labels: class names in the order of the outputs; None where a single output does not stand for classes.
-        meanings: what outputs stand for, where that is known; a single vector is of classes where it is not.
-        detections: how outputs become the objects in an image, of a detector.
+        labels: class names in the order of the outputs; None if a single output does not stand for classes.
+        meanings: what outputs stand for, if known; otherwise a single vector stands for classes.
+        detections: for a detector, how outputs become the objects in an image.
 
     Example:
         >>> [prediction] = Reader(("cat", "dog"))(np.array([[0.0, 2.0]]))
@@ -64,20 +64,20 @@ class Reader:
 
     @classmethod
     def of(cls, artifact: Artifact, *, classes: bool) -> "Reader":
-        """That of a file.
+        """The reader for a file.
 
         Arguments:
-            classes: does a vector stand for classes where the file does not say?
+            classes: whether a vector stands for classes if the file does not say.
         """
         labels = artifact.labels if artifact.labels or classes else None
         return cls(labels, artifact.meanings, artifact.detections)
 
     def __call__(self, output: Any, placement: Placement | None = None) -> tuple[Prediction, ...]:
-        """One prediction for each output of a batch of one; one for those that objects are made of.
+        """One prediction per output of a batch of one; a single one for all outputs that objects are made of.
 
         Arguments:
             output: what a session returned.
-            placement: where the image lies in the input; objects are found in pixels of the image.
+            placement: where the image lies in the input; objects are reported in pixels of the image.
 
         Raises:
             DataError: outputs of a detector without a placement.
@@ -86,7 +86,7 @@ class Reader:
         found = []
         if self.detections is not None:
             if placement is None:
-                raise DataError("objects were to be found without their image: expected its placement in the input")
+                raise DataError("a detector's outputs need a placement: expected that of the image in the input")
             found.append(self._objects(parts, self.detections, placement))
             parts = {name: part for name, part in parts.items() if name not in self.detections.outputs}
         return (*found, *(self._read(name, np.asarray(part)) for name, part in parts.items()))
@@ -109,7 +109,7 @@ class Reader:
         if meaning is None and not name and self.labels is not None and sample.ndim == 1 and len(sample) > 1:
             meaning = Meaning("classes")
         if not np.isfinite(sample).all():
-            return Prediction(name, "not finite numbers")
+            return Prediction(name, "non-finite numbers")
         sample = sample.astype(np.float64) if sample.dtype.kind == "f" else sample
         if meaning is None or not sample.size:
             return _unknown(name, sample)
@@ -134,7 +134,7 @@ class Reader:
         return Prediction(name, _listed(shares), {"shares": shares})
 
     def _labels(self, name: str, logits: NDArray[np.float64]) -> Prediction:
-        """Those that are more probable than not; of maps, the share of places where they are."""
+        """The labels that are more probable than not; for maps, the share of positions where they are."""
         scores = 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
         if logits.ndim > 1:
             shares = (scores > 0.5).reshape(len(scores), -1).mean(axis=1)
@@ -146,7 +146,7 @@ class Reader:
         return Prediction(name, _listed(found) if found else most, {"labels": found})
 
     def _name(self, number: int, of: int | None, first: int = 0) -> str:
-        """Of a class by its place; names are those of the network where there are as many, or nobody knows how many."""
+        """A class's name by index: the network's, if their number matches or the number of classes is unknown."""
         labels = self.labels or ()
         known = number < len(labels) if of is None else len(labels) == of
         return labels[number] if known else f"class {number + first}"
@@ -171,7 +171,7 @@ def _numbers(name: str, sample: NDArray[Any], unit: str) -> Prediction:
 
 
 def _unknown(name: str, sample: NDArray[Any], unit: str = "") -> Prediction:
-    """Too many numbers for a line, or some that nobody says the meaning of."""
+    """Too many numbers for a line, or numbers without a known meaning."""
     shape = " x ".join(map(str, sample.shape))
     if not sample.size:
         return Prediction(name, f"{shape}, no numbers", {"shape": list(sample.shape)})

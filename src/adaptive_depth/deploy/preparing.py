@@ -1,4 +1,4 @@
-"""An image as the input of a network, as in evaluation, by NumPy and Pillow alone."""
+"""An image as the input of a network, as in evaluation, with only NumPy and Pillow."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from ..preprocessing import MODES, Preprocessing, in_mode
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """An image file in colour: what is transparent as it is stored, a rotation that it only notes is not done.
+    """An image file in colour; transparency is dropped, and a rotation given only in its metadata is ignored.
 
     Raises:
         DataError: a file that cannot be read as an image.
@@ -19,20 +19,20 @@ def read_image(path: str | Path) -> Image.Image:
     try:
         with Image.open(path) as opened:
             return in_mode(opened, "RGB")
-    except Exception as error:  # whatever a decoder stumbles over
+    except Exception as error:  # decoders raise anything
         raise DataError(
-            f"image {path} cannot be read ({one_line(error)}): remove it, or put a whole one in its place"
+            f"image {path} cannot be read ({one_line(error)}): remove it or replace it with an intact one"
         ) from error
 
 
 def prepare(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """An image as the input of a network: resized as `preprocessing.resize` says, and normalised.
+    """An image as the input of a network: resized according to `preprocessing.resize`, and normalised.
 
     By default (`"crop"`) its shorter side is resized to `image_size / crop_pct` pixels, and the central square cut out.
 
     Arguments:
         image: of any size and mode; converted to grey or colour.
-        preprocessing: that of the network.
+        preprocessing: the network's.
 
     Returns:
         `[channels, height, width]`; a batch of one is `prepare(...)[None]`.

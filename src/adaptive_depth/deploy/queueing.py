@@ -1,4 +1,4 @@
-"""Images that come in their own time and wait while the network is busy; a scheduler says who runs, and who is shed."""
+"""Images that arrive at their own pace and wait while the network is busy; a scheduler picks which run or are shed."""
 
 import threading
 from collections import deque
@@ -15,12 +15,12 @@ from .preparing import prepare
 from .sources import Picture
 from .streaming import PATIENCE, Pass, gave_up, run_one
 
-MOST_WAITING = 256  # with so many in the queue, one more is turned away, whatever the scheduler would do
-_LATEST = 0.25  # of the mean time of reading an output, the weight of the latest one
+MOST_WAITING = 256  # in the queue; any more are turned away before the scheduler sees them
+_LATEST = 0.25  # weight of the latest value in the mean time of reading an output
 
 
 class Plan(Protocol):
-    """Of a `DepthScheduler`: the places of those to run and to turn away, and the depth."""
+    """A `DepthScheduler`'s plan: positions of those to run and to shed, and the depth."""
 
     @property
     def batch(self) -> tuple[int, ...]: ...
@@ -33,7 +33,7 @@ class Plan(Protocol):
 
 
 class Planner(Protocol):
-    """What plans a queue: a `DepthScheduler` of batches of 1."""
+    """Plans a queue: a `DepthScheduler` with batches of 1."""
 
     @property
     def deadline_ms(self) -> float: ...
@@ -45,7 +45,7 @@ class Planner(Protocol):
 
 @dataclass(frozen=True)
 class _Waiting:
-    """An image that has come: its input, and when it came, in seconds."""
+    """An image that has arrived: its input, and the time of arrival in seconds."""
 
     picture: Picture
     x: NDArray[Any]
@@ -54,7 +54,7 @@ class _Waiting:
 
 
 class _Arrivals:
-    """Reads and prepares images in a thread of its own, as they come."""
+    """Reads and prepares images in its own thread, as they arrive."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class _Arrivals:
         most: int,
     ) -> None:
         self.changed, self.queue = threading.Condition(), list[_Waiting]()
-        self.turned_away: deque[Picture] = deque()  # there was no room for them
+        self.turned_away: deque[Picture] = deque()  # the queue was full
         self.over, self.error, self._most = False, None, most
         self._given = pictures, preprocessing, per_s, clock
         self._closed = threading.Event()
@@ -77,7 +77,7 @@ class _Arrivals:
     def _read(self) -> None:
         try:
             self._read_all()
-        except Exception as error:  # noqa: BLE001 - whoever takes the images raises it
+        except Exception as error:  # noqa: BLE001 - re-raised by the consumer
             self.error = error
         with self.changed:
             self.over = True
@@ -89,8 +89,8 @@ class _Arrivals:
         for picture in pictures:
             if self._closed.wait(max(0.0, due - clock())):
                 return
-            # Where reading or preparing takes longer than the pace, images come later: if they had been due all along,
-            # each one would be further behind than the last, and none in time.
+            # If reading or preparing is slower than the pace, later images are due later: otherwise each would be
+            # further behind than the last, and none in time.
             began = came = clock()
             due = came if per_s is None else max(due + 1 / per_s, came)
             x = prepare(picture.image, preprocessing)[None]
@@ -115,26 +115,26 @@ def stream_arrivals(
     clock: Callable[[], float] = monotonic,
     most_waiting: int = MOST_WAITING,
 ) -> Iterator[Pass]:
-    """Run images as they come, one at a time; those that wait are planned by a scheduler.
+    """Run images as they arrive, one at a time; a scheduler plans those that wait.
 
-    A deadline counts from the arrival of an image until its outputs are read. Images are read and prepared in a thread
-    of their own, which is part of their waiting.
+    A deadline counts from an image's arrival until its outputs are read. Images are read and prepared in a separate
+    thread, which counts as waiting.
 
     Arguments:
         session: called as `session(x, skip)` with `[1, channels, height, width]`.
         pictures: what `read_images` yields.
-        preprocessing: that of the network.
-        scheduler: a `DepthScheduler` of batches of 1.
-        per_s: so many come a second; None where they have a pace of their own, as those of a camera.
-        read, draw: as of `stream`.
+        preprocessing: the network's.
+        scheduler: a `DepthScheduler` with batches of 1.
+        per_s: arrivals per second; None if they have their own pace, as from a camera.
+        read, draw: as for `stream`.
         clock: seconds.
-        most_waiting: with so many in the queue, one more is turned away.
+        most_waiting: the most in the queue; any more are turned away.
 
     Raises:
         ArtifactError: the backend has failed ten times in a row.
-        DataError, SkipError: an input or a depth that the session does not take, or a camera that gives no images.
+        DataError, SkipError: an input or a depth that the session does not take, or a camera without images.
     """
-    observe = lambda skip, latency_ms: scheduler.observe(skip, 1, latency_ms)  # noqa: E731 - of batches of 1
+    observe = lambda skip, latency_ms: scheduler.observe(skip, 1, latency_ms)  # noqa: E731 - batches of 1
     arrivals, failed, reading_ms = _Arrivals(pictures, preprocessing, per_s, clock, most_waiting), 0, 0.0
     try:
         while True:

@@ -1,4 +1,4 @@
-"""One small interface over everything that runs a network of many depths."""
+"""One small interface to everything that runs a network with many depths."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -16,30 +16,30 @@ from ..registry import Registry
 from ..skip import Skip, parse_skip
 from .artifact import FILE, Artifact
 
-WEIGHTS = "weights.bin"  # of a folder with a file for each depth
+WEIGHTS = "weights.bin"  # in a folder with one file per depth
 Arrays = NDArray[np.float32] | dict[str, NDArray[np.float32]]  # one output, or several by name
 
 
 class Backend(Protocol):
-    """What runs the numbers. Inputs and skips were checked before; several threads may call it at once."""
+    """Runs the computation. Inputs and skips are already checked; several threads may call it at once."""
 
     artifact: Artifact
 
     def run(self, x: NDArray[np.float32], skip: str) -> Arrays:
-        """What one depth returns for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
+        """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` for a classifier."""
         ...
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What opens a network of many depths.
+    """Opens a network with many depths.
 
     Attributes:
-        module: the one of this package whose `open_backend(source, threads=..., backend=...)` opens it; imported when
-            it is asked for.
-        extra: of this package, that brings what the module needs.
-        suffix: of the files that it opens; empty where it opens a network.
-        providers: what `providers` of `open_session` names; empty where a backend has none.
+        module: the one of this package whose `open_backend(source, threads=..., backend=...)` opens it; imported on
+            demand.
+        extra: of this package, with what the module needs.
+        suffix: of the files that it opens; empty if it opens a network.
+        providers: what `providers` of `open_session` selects; empty if a backend has none.
     """
 
     module: str
@@ -57,11 +57,11 @@ BACKENDS.register("executorch")(Runtime("executorch.run", "executorch", ".pte"))
 
 
 class Session:
-    """A network of many depths, ready to run; made by `open_session`. Threads may share one.
+    """A network with many depths, ready to run; made by `open_session`. Threads may share one.
 
     Attributes:
-        artifact: what the file says of itself: depths, labels, preprocessing, trade-offs. Of a network that is a
-            detector, its `detections` are those of the size that ran last, and None before.
+        artifact: the file's description: depths, labels, preprocessing, trade-offs. If a network is a detector, its
+            `detections` are those of the size that ran last, and None before that.
         backend: its name.
     """
 
@@ -86,8 +86,8 @@ class Session:
             skip: which depth, such as `"TTFF"`; by default the deepest that the session has.
 
         Returns:
-            The output, an array, `[batch, classes]` of a classifier; of a network that returns several, a dictionary
-            of arrays by name (`artifact.outputs`).
+            The output, an array, `[batch, classes]` for a classifier; if the network returns several, a dictionary of
+            arrays by name (`artifact.outputs`).
 
         Raises:
             SkipError: a skip that does not fit the stages, or a depth that was not exported.
@@ -114,7 +114,7 @@ class Session:
         try:
             array = np.ascontiguousarray(x, dtype=np.float32)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise DataError(f"a session received a {type(x).__name__} that is no array ({error})") from error
+            raise DataError(f"a session received a {type(x).__name__} that is not an array ({error})") from error
         wanted = self.artifact.input_shape
         fits = array.ndim == len(wanted) and all(
             size > 0 and side in (None, size) for side, size in zip(wanted, array.shape, strict=True)
@@ -128,7 +128,7 @@ class Session:
         return array
 
     def warm_up(self, skips: Iterable[Skip] | None = None, passes: int = 2) -> None:
-        """Run depths on zeros, so that what a backend does once is done: one sample, all depths by default."""
+        """Run depths on one sample of zeros to get one-time work done; all depths by default."""
         zeros = np.zeros([side or 1 for side in self.artifact.input_shape], np.float32)
         for skip in self.skips if skips is None else [skips] if isinstance(skips, str) else skips:
             for _ in range(passes):
@@ -145,20 +145,20 @@ def open_session(
     threads: int | None = None,
     providers: str | Sequence[Any] | None = None,
 ) -> Session:
-    """A session over an exported file, or over a network.
+    """A session for an exported file or a network.
 
     Arguments:
         source: what `export` wrote (`model.onnx`, `model.xml`, `model.pte`, the folder of onnx-files), or an adapted
             network.
-        backend: one of `BACKENDS`; by default what the file's name says, and for a network `eager`.
-        threads: CPU threads of one call; by default what the backend takes.
+        backend: one of `BACKENDS`; by default implied by the file's name, or `eager` for a network.
+        threads: CPU threads of one call; by default the backend's own choice.
         providers: where it runs, by the runtime's own names: execution providers of ONNX Runtime, the preferred one
             first (`["CUDAExecutionProvider", "CPUExecutionProvider"]`, or pairs of a name and its options), or a device
             of OpenVINO (`"GPU"`, `"NPU"`). The CPU by default; a network runs where its weights are.
 
     Raises:
-        ArtifactError: a file that is missing, truncated or foreign; a backend that is unknown, does not go with the
-            source or is not installed (the message names what to install); a provider that is not there.
+        ArtifactError: a file that is missing, truncated or foreign; a backend that is unknown, does not match the
+            source or is not installed (the message says what to install); a provider that is unavailable.
     """
     if isinstance(source, str | Path) and not Path(source).exists():
         raise ArtifactError(f"{source} does not exist: expected a file that adaptive-depth export wrote")
@@ -168,17 +168,17 @@ def open_session(
         raise ArtifactError(f"threads={threads!r}: expected a whole number of at least 1")
     most = 8 * (os.cpu_count() or 1)  # with far more, a runtime starts them for minutes
     if threads is not None and threads > most:
-        raise ArtifactError(f"threads={threads}: expected {most} at most, on a machine of {os.cpu_count()} processors")
+        raise ArtifactError(f"threads={threads}: expected at most {most} on a machine with {os.cpu_count()} processors")
     given: dict[str, Any] = {}
     if providers is not None:
         if not runtime.providers:
             raise ArtifactError(
-                f"providers={providers!r} of {name}: it runs where its network is; leave it out, or export to onnx or "
+                f"providers={providers!r} for {name}: it runs where its network is; leave it out, or export to onnx or "
                 "openvino"
             )
         given["providers"] = [providers] if isinstance(providers, str) else list(providers)
         if not given["providers"]:
-            raise ArtifactError(f"providers=[] names none: expected {runtime.providers} of {name}")
+            raise ArtifactError(f"providers=[] is empty: expected {runtime.providers} of {name}")
     try:
         opener: Callable[..., Backend] = import_module(f".{runtime.module}", __package__).open_backend
         return Session(name, opener(source, threads=threads, backend=name, **given))
@@ -197,7 +197,7 @@ def _backend_of(source: Any) -> str:
             return "onnxruntime"
         raise ArtifactError(
             f"{path} is a folder: expected a file that ends in {endings}, or a folder of onnx-files. Programs of torch "
-            "are for torch.export.load, which runs code that it reads; of a run, open the network: "
+            "are for torch.export.load, which runs code that it reads; for a run, open the network: "
             "open_session(load(...))"
         )
     if path.suffix not in by_suffix:

@@ -1,8 +1,7 @@
-"""The description of an exported file as JSON beside it, for runtimes that cannot read what stands inside of it.
+"""The description of an exported file as JSON beside it, for runtimes that cannot read the one inside.
 
-`model.onnx.json` beside `model.onnx`, `artifact.json` in a folder: what the file says of itself, and a checksum of each
-file that belongs to it. Sessions of this library read the file itself; the JavaScript package and the example in C++
-read this.
+`model.onnx.json` beside `model.onnx`, `artifact.json` in a folder: the file's description, and a checksum of each file
+that belongs to it. Sessions of this library read the file itself; the JavaScript package and the C++ example read this.
 """
 
 import json
@@ -15,12 +14,12 @@ from ..files import checksum
 from ..schema import Checksum, Count, Plain, from_plain, read_json
 from .artifact import FILE, FILES, Artifact
 
-_MEND = "export the network again, or copy all files of the export once more"
+_MEND = "export the network again, or copy all files of the export again"
 
 
 @dataclass(frozen=True)
 class Written(Plain):
-    """A file of an export: its size in bytes, and its CRC-32 as eight hexadecimal digits."""
+    """A file of an export: its size in bytes and its CRC-32 as eight hexadecimal digits."""
 
     reading_error = ArtifactError
 
@@ -29,12 +28,12 @@ class Written(Plain):
 
     @classmethod
     def of(cls, file: Path) -> "Written":
-        """A file as it is now."""
+        """The current state of a file."""
         return cls(file.stat().st_size, checksum(file))
 
 
 def sidecar_of(path: Path) -> Path:
-    """Where the description of an export is: beside a file, in a folder.
+    """Where an export's description is: beside a file, or inside a folder.
 
     Example:
         >>> str(sidecar_of(Path("export/model.onnx")))
@@ -44,11 +43,11 @@ def sidecar_of(path: Path) -> Path:
 
 
 def write_sidecar(path: Path, artifact: Artifact) -> None:
-    """Describe an export that is finished, alone in its folder.
+    """Describe a finished export, which must be alone in its folder.
 
     Arguments:
         path: its file or folder.
-        artifact: what it says of itself.
+        artifact: its description.
     """
     place = sidecar_of(path)
     files = sorted(file for file in place.parent.rglob("*") if file.is_file() and file != place)
@@ -57,13 +56,13 @@ def write_sidecar(path: Path, artifact: Artifact) -> None:
 
 
 def read_sidecar(path: str | Path) -> Artifact:
-    """What an export says of itself, once all files that belong to it are known to be those that were written.
+    """An export's description, after checking that all its files are as they were written.
 
     Arguments:
         path: its file or folder; only the description beside it is read, and the files' checksums.
 
     Raises:
-        ArtifactError: a description that is missing, damaged or newer than this library, or that other files belong to.
+        ArtifactError: a description that is missing, damaged, newer than this library or of other files.
 
     Example:
         >>> read_sidecar("model.onnx").skips  # doctest: +SKIP
@@ -73,11 +72,11 @@ def read_sidecar(path: str | Path) -> Artifact:
     place = sidecar_of(path)
     plain = read_json(place, ArtifactError, _MEND)
     if not isinstance(plain, Mapping) or not plain.get(FILES):
-        raise ArtifactError(f"{place} does not say which files it describes: it is damaged, or of another program")
+        raise ArtifactError(f"{place} does not name the files it describes: it is damaged, or of another program")
     files = from_plain(dict[str, Written], plain[FILES], ArtifactError, f"{FILES} in {place}")
     artifact = Artifact.from_json(plain, place)
     if not path.is_dir() and path.name not in files:
-        raise ArtifactError(f"{place} describes {', '.join(files)} and not {path.name}: {_MEND}")
+        raise ArtifactError(f"{place} describes {', '.join(files)}, not {path.name}: {_MEND}")
     for name, told in files.items():
         _check(place.parent, name, told)
     return artifact
@@ -93,6 +92,6 @@ def _check(folder: Path, name: str, told: Written) -> None:
         raise ArtifactError(f"{folder / parts} cannot be read ({one_line(error)}): {_MEND}") from error
     if found != told:
         raise ArtifactError(
-            f"{folder / parts} is not what its description says ({found.bytes} bytes, checksum {found.crc32}; expected "
+            f"{folder / parts} does not match its description ({found.bytes} bytes, checksum {found.crc32}; expected "
             f"{told.bytes} bytes, {told.crc32}): it is damaged, or of another export; {_MEND}"
         )

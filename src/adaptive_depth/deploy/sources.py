@@ -16,7 +16,7 @@ ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".ti
 
 
 class Picture(NamedTuple):
-    """An image in colour, and what it is called."""
+    """An image in colour, and its name."""
 
     name: str
     image: Image.Image
@@ -24,7 +24,7 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Camera:
-    """What OpenCV opens: a camera by its number, or a video file or stream by its address."""
+    """What OpenCV opens: a camera by number, or a video file or stream by address."""
 
     address: int | str
 
@@ -36,14 +36,14 @@ Source = Path | Camera
 
 
 def find_images(names: Iterable[str]) -> tuple[Source, ...]:
-    """The image files and cameras that some names stand for; nothing is opened.
+    """The image files and cameras that names stand for; nothing is opened.
 
     Arguments:
-        names: image files; folders, in which those with one of `ENDINGS` are looked for at every depth, in the order
-            of their names, hidden ones left out; `"camera"`, `"camera:1"`, `"camera:film.mp4"`.
+        names: image files; folders, searched recursively for files with one of `ENDINGS`, in order of name, without
+            hidden ones; `"camera"`, `"camera:1"`, `"camera:film.mp4"`.
 
     Raises:
-        DataError: nothing is named so, a folder without images, or a camera without OpenCV.
+        DataError: a name that does not exist, a folder without images, or a camera without OpenCV.
     """
     found: list[Source] = []
     for name in names:
@@ -60,12 +60,12 @@ def find_images(names: Iterable[str]) -> tuple[Source, ...]:
 def read_images(
     sources: Iterable[Source], on_damaged: Callable[[DataError], None], *, repeat: int | None = 1
 ) -> Iterator[Picture]:
-    """The images of sources, one after the other; of a camera until it gives no more.
+    """The images of sources, one after the other; a camera's until it ends.
 
     Arguments:
         sources: what `find_images` returned.
-        on_damaged: told of each one that cannot be read, which is left out.
-        repeat: how many times; None goes on for ever, as long as there is one that can be read.
+        on_damaged: called with the error for each unreadable image, which is left out.
+        repeat: how many times; None repeats forever, as long as any image is readable.
     """
     sources = tuple(sources)
     for _ in count() if repeat is None else range(repeat):
@@ -99,7 +99,7 @@ def _files(path: Path) -> list[Path]:
         if file.suffix.lower() in ENDINGS and not file.name.startswith(".") and file.is_file()
     )
     if not files:
-        raise DataError(f"folder {path} holds no images: looked in it for files that end in {', '.join(ENDINGS)}")
+        raise DataError(f"folder {path} contains no images: expected files that end in {', '.join(ENDINGS)}")
     return files
 
 
@@ -122,20 +122,18 @@ def _opencv() -> Any:
 def _frames(camera: Camera) -> Iterator[Picture]:
     opencv = _opencv()
     level = opencv.utils.logging.getLogLevel()
-    opencv.utils.logging.setLogLevel(opencv.utils.logging.LOG_LEVEL_SILENT)  # the error below says it
+    opencv.utils.logging.setLogLevel(opencv.utils.logging.LOG_LEVEL_SILENT)  # the error below reports it
     try:
         opened = opencv.VideoCapture(camera.address)
     finally:
         opencv.utils.logging.setLogLevel(level)
     try:
-        opened.set(opencv.CAP_PROP_BUFFERSIZE, 1)  # the newest image, where the camera lets us choose
+        opened.set(opencv.CAP_PROP_BUFFERSIZE, 1)  # only the newest image, if the camera supports it
         for number in count(1):
             there, pixels = opened.read()
             if not there:
                 if number == 1:
-                    raise DataError(
-                        f"{camera} gives no images: expected the number of a camera that is free, or a video"
-                    )
+                    raise DataError(f"{camera} delivers no images: expected the number of an unused camera, or a video")
                 return
             yield Picture(f"{camera} {number}", Image.fromarray(opencv.cvtColor(pixels, opencv.COLOR_BGR2RGB)))
     finally:

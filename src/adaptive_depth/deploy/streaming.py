@@ -1,4 +1,4 @@
-"""Images one after the other through a network, each at a depth that something picks; and what came of it."""
+"""Images through a network one after the other, each at a chosen depth; and a summary."""
 
 from array import array
 from collections import Counter
@@ -16,11 +16,11 @@ from .predictions import Prediction, Reader
 from .preparing import prepare
 from .sources import Picture
 
-PATIENCE = 10  # passes in a row that may fail
+PATIENCE = 10  # consecutive passes that may fail
 
 
 class Chooser(Protocol):
-    """What picks the depth: a governor, or `Fixed`."""
+    """Picks the depth: a governor, or `Fixed`."""
 
     def choose(self) -> str: ...
 
@@ -44,15 +44,15 @@ class Pass:
     """One image.
 
     Attributes:
-        image: what it is called.
+        image: its name.
         skip: the depth that ran.
-        prepared_ms: resizing and normalising it; reading the file is not in it.
-        latency_ms: of the network alone; None where it failed.
-        predictions: what each output says of the image.
+        prepared_ms: resizing and normalising it, without reading the file.
+        latency_ms: of the network only; None if it failed.
+        predictions: of each output.
         error: what the backend raised.
-        read_ms: reading the outputs: of a detector, the suppression.
-        waited_ms: since it came, with preparing; None where each image is read when the one before is done.
-        shed: it was turned away.
+        read_ms: reading the outputs, such as a detector's suppression.
+        waited_ms: since its arrival, including preparation; None if each image is only read once the last one is done.
+        shed: whether it was turned away.
     """
 
     image: str
@@ -67,7 +67,7 @@ class Pass:
 
     @property
     def taken_ms(self) -> float | None:
-        """What its deadline counts: the pass alone, or from its arrival until its outputs were read."""
+        """The time that counts against its deadline: the pass only, or from its arrival until its outputs were read."""
         if self.latency_ms is None or self.waited_ms is None:
             return self.latency_ms
         return self.waited_ms + self.latency_ms + self.read_ms
@@ -83,17 +83,17 @@ def stream(
     draw: Callable[[Picture, Placement, Any, tuple[Prediction, ...]], None] | None = None,
     clock: Callable[[], float] = perf_counter,
 ) -> Iterator[Pass]:
-    """Prepare, choose, run, observe: one image after the other, as fast as it goes.
+    """Prepare, choose, run, observe: one image after the other, as fast as possible.
 
-    A backend that fails is told in the `Pass`, and the next image runs.
+    A failure of the backend is reported in the `Pass`, and the next image runs.
 
     Arguments:
         session: called as `session(x, skip)` with `[1, channels, height, width]`.
         pictures: what `read_images` yields.
-        preprocessing: that of the network.
+        preprocessing: the network's.
         chooser: a governor, or `Fixed`.
-        read: what the outputs for an image say of it; the most probable class by default.
-        draw: called with each picture, where it lies in the input, the output and what it says; its time is in none.
+        read: turns the outputs for an image into predictions; the most probable class by default.
+        draw: called with each picture, its placement in the input, the output and the predictions; not timed.
         clock: seconds.
 
     Raises:
@@ -124,7 +124,7 @@ def run_one(
     draw: Callable[[Picture, Placement, Any, tuple[Prediction, ...]], None] | None,
     clock: Callable[[], float],
 ) -> Pass:
-    """Run one prepared image at a depth, tell what that took, and read and draw its outputs."""
+    """Run one prepared image at a depth, report its latency, and read and draw its outputs."""
     name, image = picture
     began = clock()
     try:
@@ -142,28 +142,28 @@ def run_one(
 
 
 def gave_up(passed: Pass) -> ArtifactError:
-    """The error of a backend that has failed too often."""
-    error = ArtifactError(f"{PATIENCE} passes in a row failed, the last one so: {passed.error}")
+    """The error for a backend that has failed too often."""
+    error = ArtifactError(f"{PATIENCE} passes in a row failed, the last one with: {passed.error}")
     error.__cause__ = passed.error
     return error
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What came of a stream; survives JSON (`to_json`).
+    """The results of a stream; survives JSON (`to_json`).
 
     Attributes:
         images: passes that did not fail; `failures` are those that did.
-        target_ms, misses: the deadline, and how many took longer; None where there was none.
-        met_percent: the share of all images that did not, and were not turned away.
-        latency_mean_ms, latency_p95_ms: of the network alone; 95 % of the passes took at most the latter.
-        prepared_mean_ms: resizing and normalising an image, also one that was turned away.
+        target_ms, misses: the deadline, and how many took longer; None without a deadline.
+        met_percent: the share of all images that met it, which excludes those turned away.
+        latency_mean_ms, latency_p95_ms: of the network only; 95 % of the passes took at most the latter.
+        prepared_mean_ms: resizing and normalising an image, including those turned away.
         depths: passes by skip, most used first.
-        switches: passes at another depth than the one before.
+        switches: passes at a different depth from the previous one.
         quality: what depths are judged by.
-        expected: the mean of what was measured of the depths that ran, in its unit; None where that is not known.
-        read_mean_ms: reading the outputs of an image: of a detector, the suppression.
-        shed: how many were turned away; None where images did not wait.
+        expected: the mean measured quality of the depths that ran, in its unit; None if unknown.
+        read_mean_ms: reading the outputs of an image, such as a detector's suppression.
+        shed: how many were turned away; None if images did not wait.
         waited_mean_ms, waited_p95_ms: of those that ran, before their pass.
     """
 
@@ -193,8 +193,8 @@ class Tally:
     """Adds passes up.
 
     Arguments:
-        target_ms: the deadline; None for none.
-        known: what depths reach, by skip; empty where it is not known.
+        target_ms: the deadline, if any.
+        known: the depths' quality by skip; empty if unknown.
         quality: what that is; top-1 in percent by default.
 
     Example:
@@ -220,14 +220,14 @@ class Tally:
 
     @property
     def expected(self) -> float | None:
-        """The mean of what the depths that ran reach; None where that of one is not known."""
+        """The mean quality of the depths that ran; None if that of any is unknown."""
         if not self.images or any(skip not in self._known for skip in self.depths):
             return None
         return sum(self._known[skip] * passes for skip, passes in self.depths.items()) / self.images
 
     @property
     def expected_text(self) -> str | None:
-        """The same with its unit, in as many digits as tell the depths apart."""
+        """The same with its unit, in enough digits to distinguish the depths."""
         mean = self.expected
         return None if mean is None else self.quality.text(mean, self.quality.digits(self._known.values()))
 
@@ -253,7 +253,7 @@ class Tally:
         self._last = passed.skip
 
     def summary(self) -> Summary:
-        """All that was counted."""
+        """Everything counted so far."""
         images, times, aimed = self.images, np.array(self._latencies), self.target_ms is not None
         came, waited = images + self.shed, np.array(self._waited)
         return Summary(

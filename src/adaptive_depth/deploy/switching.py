@@ -1,7 +1,7 @@
 """One module that computes every depth: the choice is an input, so that an exporter sees all depths at once.
 
 Both sides of each choice are computed and one is kept (`torch.where`): a graph without branches, which any exporter
-and any quantiser takes. What reads the graph may turn each choice into a branch afterwards.
+and any quantiser accepts. Each choice can be turned into a branch afterwards.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,11 +28,11 @@ class Switching(nn.Module):
     `[batch, classes]`, or what `outputs` names.
 
     Arguments:
-        network: an adapted network; it has to be in eval mode when this module runs, which it shares its parts with.
-        folded: compute blocks once for each context, each with norms of its own, which can then be folded into
+        network: an adapted network; it shares its parts with this module, and must be in eval mode when this one runs.
+        folded: compute blocks once for each context, each with its own norms, which can then be folded into
             convolutions; by default blocks run once, and the parameters of their norms are looked up.
         skips: with `folded`, the depths that are needed; all by default.
-        outputs: the names of those of the network's outputs that are returned; its logits alone by default.
+        outputs: the names of the network's outputs that are returned; only its logits by default.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Switching(nn.Module):
                     block = _variants(network, path, number, wanted, flags) if folded else view.get_submodule(path)
                     blocks[path] = _Skippable(block, stage, number, flags) if path in stage.skippable else block
             self.view = build_view(view, blocks).module
-            self.eval()  # its own parts: those of the network get their modes back
+            self.eval()  # this module's own parts; those of the network get their modes back
 
     def forward(self, x: Tensor, skip: Tensor) -> Any:
         self.flags.now = [skip[number] for number in range(self.stages)]
@@ -65,7 +65,7 @@ class Switching(nn.Module):
 
 
 class _Flags:
-    """The skip of the call that is under way, where the parts of a `Switching` find it."""
+    """The current call's skip, where the parts of a `Switching` find it."""
 
     now: list[Tensor]
 
@@ -78,7 +78,7 @@ class _Flags:
 
 
 class _Skippable(nn.Module):
-    """A block that is left out where its stage is skipped."""
+    """A block that is left out if its stage is skipped."""
 
     def __init__(self, block: nn.Module, stage: Stage, number: int, flags: _Flags) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class _Skippable(nn.Module):
 
 
 class _Variants(nn.Module):
-    """A block once for each context, each with the norms of that context."""
+    """A block, once for each context with that context's norms."""
 
     def __init__(self, blocks: Mapping[str, nn.Module], places: Sequence[int], flags: _Flags) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class _Variants(nn.Module):
     def _choose(self, contexts: Sequence[str], compute: Callable[[str], Any]) -> Any:
         if len(contexts) == 1:
             return compute(contexts[0])
-        # The stage's own flag, the last, is the outermost choice: that of its skippable blocks can then join it.
+        # The stage's own flag, the last, is the outermost choice, so that its skippable blocks' can be merged with it.
         place = max(i for i in range(len(self.places)) if len({context[i] for context in contexts}) > 1)
         skipped, kept = ([context for context in contexts if context[place] == flag] for flag in "TF")
         flag = self.flags.now[self.places[place]]
@@ -110,11 +110,11 @@ class _Variants(nn.Module):
 
 
 class _LookedUp(nn.Module):
-    """A norm whose parameters and statistics are looked up by the context; those that are all equal are not."""
+    """A norm whose parameters and statistics are looked up by context, unless they are equal in all."""
 
     def __init__(self, norms: Sequence[nn.Module], places: Sequence[int], flags: _Flags) -> None:
         super().__init__()
-        self.__dict__["norm"] = norms[0]  # not a child: its tensors are replaced, and must not be exported beside them
+        self.__dict__["norm"] = norms[0]  # not a child: its tensors are replaced, and must not be exported as well
         self.places, self.flags = tuple(places), flags
         self.tables: list[str] = []
         for name, first in _floating(norms[0]).items():
@@ -134,7 +134,7 @@ class _LookedUp(nn.Module):
 
 
 def _looked_up(network: AdaptiveNetwork, flags: _Flags, *, outside_blocks: bool) -> dict[str, nn.Module]:
-    """The norms that differ between contexts; with `outside_blocks`, only those that stand in no block."""
+    """The norms that differ between contexts; with `outside_blocks`, only those outside all blocks."""
     inside = tuple(f"{path}." for stage in network.stages for path in stage.blocks)
     found = {}
     for path, home in network.homes.items():
@@ -149,13 +149,13 @@ def _looked_up(network: AdaptiveNetwork, flags: _Flags, *, outside_blocks: bool)
 
 
 def _norm(network: AdaptiveNetwork, path: str, context: str, home: int, skippable: bool) -> nn.Module:
-    """A norm as the sub-networks of one context have it; in a block that is left out, any will do."""
+    """A norm as in the sub-networks of one context; in a block that is left out, any will do."""
     flags = context[:-1] + "F" if skippable else context
     return network.view(flags.rjust(home, "F").ljust(len(network.stages), "F")).module.get_submodule(path)
 
 
 def _variants(network: AdaptiveNetwork, path: str, number: int, skips: Sequence[str], flags: _Flags) -> nn.Module:
-    """A block with the norms of each context that occurs in `skips`; alone where one does for all."""
+    """A block with the norms of each context that occurs in `skips`; a plain one if one fits all."""
     skippable = path in network.stages[number].skippable
     norms = [norm for norm in network.homes if _within(norm, (path,))]
     statistics = any(map(network.gathers, norms))

@@ -1,4 +1,4 @@
-"""A module → the graph that an exporter reads; what cannot be followed is named with the block it came from."""
+"""A module → the graph that an exporter reads; errors name the block that cannot be traced."""
 
 import re
 import warnings
@@ -19,12 +19,12 @@ from ..modes import without_fast_paths
 MOST_SAID = 300  # characters of another library's message
 MOST_NAMED = 3  # operators
 _SPECIALISED = re.compile(r"marked .* as dynamic but your code specialized it")
-_WRAPPER = re.compile(r"^(view|model)(\.|$)")  # what holds the user's model
+_WRAPPER = re.compile(r"^(view|model)(\.|$)")  # contains the user's model
 _WRAPPED = re.compile(r"\.(skippable_block|by_context\.[TF]+)(?=\.|$)")  # what `Switching` puts around a block
 
 
 class Outputs(nn.Module):
-    """A network that returns the outputs of some names, in that order, or the logits alone."""
+    """A network that returns only the named outputs, in that order, or the logits."""
 
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
@@ -35,9 +35,9 @@ class Outputs(nn.Module):
 
 
 def apart(outputs: Any) -> Any:
-    """The same, with another tensor in place of one that stands there twice: a graph has each value as an output once.
+    """The same outputs without repeated tensors: a graph can have each value as an output only once.
 
-    It is computed, for exporters look through a copy.
+    Repeats are recomputed by a multiplication, because exporters see through a copy.
     """
     if not isinstance(outputs, dict):
         return outputs
@@ -51,52 +51,52 @@ def apart(outputs: Any) -> Any:
 
 
 class FixedBatchError(ExportError):
-    """A network whose code makes a number of the batch size (`len(x)`), so that a graph has one of it."""
+    """A network whose code makes a constant of the batch size (`len(x)`), so that a graph fixes it."""
 
 
 def with_free_sides(example: Tensor, shape: Sequence[int | None]) -> tuple[Tensor, dict[int, Any]]:
-    """The example of a graph, and its sides that are free, of an artifact's `input_shape` (None where any number does).
+    """The example for tracing and its free dimensions, from an artifact's `input_shape` (None where free).
 
-    A free batch has two samples or more: of one, `torch.export` would take the batch size for a constant.
+    A free batch has two or more samples: `torch.export` would specialise on a batch size of one.
     """
     free = dict.fromkeys((place for place, side in enumerate(shape) if side is None), torch.export.Dim.DYNAMIC)
     return torch.cat([example, example]) if 0 in free and len(example) == 1 else example, free
 
 
 def exported(module: nn.Module, args: tuple[Any, ...], *, dynamic_shapes: Any = None) -> ExportedProgram:
-    """`torch.export.export`, with errors that name the part of the module.
+    """`torch.export.export`, with errors that name the submodule.
 
     Raises:
-        FixedBatchError: code that makes a number of a batch size that was to be free.
-        ExportError: code that cannot be followed, such as one that depends on the values of a tensor.
+        FixedBatchError: code that makes a constant of a batch size that should be free.
+        ExportError: code that cannot be traced, such as one that depends on the values of a tensor.
     """
     with _calls() as calls, quiet():
         try:
-            with without_fast_paths():  # of attention, which no exporter knows
+            with without_fast_paths():  # fused attention, which no exporter supports
                 return torch.export.export(module, args, dynamic_shapes=dynamic_shapes, strict=False)
         except Exception as error:
             names = {_identity(part): path for path, part in module.named_modules()}
             inside = next((names[call] for call in reversed(calls) if names.get(call)), type(module).__name__)
             said = one_line(error)[:MOST_SAID]
             kind = FixedBatchError if _SPECIALISED.search(said) else ExportError
-            raise kind(f"torch.export cannot follow {block_name(inside)}: {said}") from error
+            raise kind(f"torch.export cannot trace {block_name(inside)}: {said}") from error
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warning that torchvision's suppression calls a function of torch by its former name."""
+    """Silence the warning about torchvision's suppression calling a torch function by its former name."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*create_unbacked_symint", FutureWarning)
         yield
 
 
 def cannot_convert(what: str, programs: Iterable[ExportedProgram], error: BaseException) -> ExportError:
-    """The error of a library that cannot take a graph, with the operators that it names and where they came from.
+    """The error for a library that cannot convert a graph, with the operators that it names and their origin.
 
     Arguments:
         what: the library.
-        programs: what it was given.
-        error: what it raised; causes are read, too.
+        programs: its inputs.
+        error: what it raised; its causes are read, too.
     """
     said = []
     cause: BaseException | None = error
@@ -109,13 +109,13 @@ def cannot_convert(what: str, programs: Iterable[ExportedProgram], error: BaseEx
 
 
 def block_name(path: str) -> str:
-    """The path of a module in the user's model, of one in a module that an exporter wraps around it."""
+    """The path of a module in the user's model, without the wrappers of exporters."""
     return _WRAPPED.sub("", _WRAPPER.sub("", path)) or "the network"
 
 
 @contextmanager
 def _calls() -> Iterator[list[int]]:
-    """The identities of the modules that this thread is inside of, outermost first; an error leaves them so."""
+    """The identities of the modules that this thread is inside, outermost first; after an error they remain."""
     calls: list[int] = []
     thread = get_ident()
 
@@ -136,7 +136,7 @@ def _calls() -> Iterator[list[int]]:
 
 
 def _identity(module: nn.Module) -> int:
-    """That of its attributes, which a module shares with the proxies that `torch.export` calls in its place."""
+    """The identity of its attributes, which a module shares with its proxies in `torch.export`."""
     return id(vars(module))
 
 
@@ -150,14 +150,14 @@ def _named(programs: Iterable[ExportedProgram], said: str) -> Iterator[str]:
 
 
 def _nodes(program: ExportedProgram) -> Iterator[Any]:
-    """Those of a program and, where it can be, of the same in the operators that others are made of."""
+    """The nodes of a program and, if possible, of its decomposition."""
     yield from program.graph.nodes
-    with suppress(Exception):  # where sizes depend on values it may fail, and the error that is told came before
+    with suppress(Exception):  # may fail for data-dependent sizes; the original error matters more
         yield from program.run_decompositions().graph.nodes
 
 
 def _names(operator: Any) -> tuple[str, ...]:
-    """How libraries call an operator: `aten.sum.default`, `aten.sum`, `aten::sum`.
+    """How libraries name an operator: `aten.sum.default`, `aten.sum`, `aten::sum`.
 
     Or as the primitive that they turned it into: `prims.bessel_j0` for `aten::special_bessel_j0`.
     """
@@ -167,5 +167,5 @@ def _names(operator: Any) -> tuple[str, ...]:
 
 
 def _says(said: str, name: str) -> bool:
-    """Is it said, and not as a part of a longer name?"""
+    """Whether a text mentions a name, not just as part of a longer one."""
     return re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", said) is not None

@@ -263,9 +263,7 @@ class DepthScheduler:
     def received(self, left_ms: Sequence[float], accepted: Sequence[Collection[str] | None] | None) -> Queue:
         """The waiting requests, counted and sorted into those that can meet the deadline, late and shed ones."""
         if accepted is not None and len(accepted) != len(left_ms):
-            raise BudgetError(
-                f"accepted has {len(accepted)} entries for {len(left_ms)} requests: expected one for each"
-            )
+            raise BudgetError(f"accepted has {len(accepted)} entries for {len(left_ms)} requests: expected one each")
         if any(map(math.isnan, left_ms)):
             raise BudgetError("left_ms holds nan: expected the milliseconds that each request has left")
         choices = None if accepted is None else [self._accepting(each) for each in accepted]

@@ -124,7 +124,7 @@ def test_a_truncated_file(made, tmp_path, kept):
     content = made[0].read_bytes()
     short = tmp_path / "short.pte"
     short.write_bytes(content[: min(int(kept * len(content)), len(content) - 1)])
-    with pytest.raises(ArtifactError, match=r"short\.pte does not end as a file of adaptive-depth does: it is trunc"):
+    with pytest.raises(ArtifactError, match=r"short\.pte does not end like a file of adaptive-depth: it is trunc"):
         open_session(short)
 
 
@@ -134,14 +134,14 @@ def test_a_damaged_file(made, tmp_path, place):
     content[int(place * len(content)) if place < 1 else int(place)] ^= 0xFF
     damaged = tmp_path / "damaged.pte"
     damaged.write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"damaged\.pte does not have the checksum .*: it is damaged"):
+    with pytest.raises(ArtifactError, match=r"damaged\.pte does not match the checksum .*: it is damaged"):
         open_session(damaged)
 
 
 def test_foreign_files(tmp_path):
     foreign = tmp_path / "foreign.pte"
     foreign.write_bytes(b"something else" * 100)
-    with pytest.raises(ArtifactError, match=r"foreign\.pte does not end as .*: it is truncated, or another program"):
+    with pytest.raises(ArtifactError, match=r"foreign\.pte does not end like .*: it is truncated, or written by"):
         open_session(foreign)
     pretending = tmp_path / "pretending.pte"
     pretending.write_bytes(b"abc" + backend.ending("352441c2"))  # the CRC-32 of "abc", as published

@@ -134,7 +134,7 @@ class Branching(nn.Module):
     ("module", "message"),
     [
         (Inverting(), r"ExecuTorch cannot take the operator aten::linalg_inv_ex of layer2\.1\.end: Operator torch"),
-        (Branching(), r"torch\.export cannot follow layer2\.1\.end: Could not guard on data-dependent"),
+        (Branching(), r"torch\.export cannot trace layer2\.1\.end: Could not guard on data-dependent"),
     ],
 )
 def test_what_cannot_be_exported_is_named_with_its_block(tmp_path, module, message):

@@ -73,13 +73,13 @@ def test_a_folder_that_is_damaged(folder: Path, tmp_path: Path) -> None:
     content = bytearray((copy / "weights.bin").read_bytes())
     content[len(content) // 2] ^= 1
     (copy / "weights.bin").write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"weights\.bin is not what its description says"):
+    with pytest.raises(ArtifactError, match=r"weights\.bin does not match its description"):
         open_session(copy)
     (copy / "TTFF.onnx").unlink()
     (copy / "weights.bin").write_bytes((folder / "weights.bin").read_bytes())
-    with pytest.raises(ArtifactError, match=r"TTFF\.onnx cannot be read .*copy all files of the export once more"):
+    with pytest.raises(ArtifactError, match=r"TTFF\.onnx cannot be read .*copy all files of the export again"):
         open_session(copy)
     told = json.loads((copy / "artifact.json").read_text())
     (copy / "artifact.json").write_text(json.dumps({**told, "skips": ["X"]}))
-    with pytest.raises(ArtifactError, match=r"artifact\.json describes itself wrongly"):
+    with pytest.raises(ArtifactError, match=r"artifact\.json has an invalid description"):
         open_session(copy)

@@ -99,9 +99,9 @@ def test_a_task_whose_inputs_are_no_pair_says_so(network: ad.AdaptiveNetwork, tm
         (
             {"to": "executorch", "path": "m.pte"},
             ExportError,
-            "int8 is not there for executorch: expected onnx-files or",
+            "int8 is not available for executorch: expected onnx-files or",
         ),
-        ({"to": None, "path": "m.onnx"}, ExportError, "int8 is not there for onnx: expected onnx-files or openvino"),
+        ({"to": None, "path": "m.onnx"}, ExportError, "int8 is not available for onnx: expected onnx-files or"),
         ({"labelled": [], "path": "p"}, DataError, "no labelled images"),
     ],
 )

@@ -91,7 +91,7 @@ def test_a_changed_file_and_what_a_tool_wrote_anew(exported, tmp_path: Path) -> 
     numbers = numpy_helper.to_array(weight)
     weight.CopyFrom(numpy_helper.from_array(2 * numbers, weight.name))
     onnx.save(model, path)
-    with pytest.raises(ArtifactError, match=r"model\.onnx does not have the checksum .* if the change was meant"):
+    with pytest.raises(ArtifactError, match=r"model\.onnx does not match the checksum .* if the change was intended"):
         open_session(path)
     kept = [entry for entry in model.metadata_props if entry.key == "adaptive_depth"]
     del model.metadata_props[:]
@@ -103,7 +103,7 @@ def test_a_changed_file_and_what_a_tool_wrote_anew(exported, tmp_path: Path) -> 
 def test_a_foreign_file(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"a letter to a friend")
-    with pytest.raises(ArtifactError, match=r"model\.onnx cannot be loaded .*: it is truncated, or no ONNX model"):
+    with pytest.raises(ArtifactError, match=r"model\.onnx cannot be loaded .*: it is truncated, or not an ONNX model"):
         open_session(path)
     foreign = parser.parse_model(
         '<ir_version: 10, opset_import: ["": 18]> g (float[n] x) => (float[n] y) { y = Neg(x) }'

@@ -172,7 +172,7 @@ class Looking(nn.Module):
             Bessel,
             r"^ONNX cannot take the operator aten::special_bessel_j0 of one\.1 and aten::special_bessel_j0 of two\.1: ",
         ),
-        (Looking, r"^torch\.export cannot follow one\.1: .*data-dependent"),
+        (Looking, r"^torch\.export cannot trace one\.1: .*data-dependent"),
     ],
 )
 def test_what_onnx_cannot_take_is_named_with_its_block(block, message: str, two_stages, tmp_path: Path) -> None:
@@ -184,6 +184,6 @@ def test_what_onnx_cannot_take_is_named_with_its_block(block, message: str, two_
 
 def test_a_model_that_no_onnx_file_holds(two_stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter, "LARGEST", 1000)
-    with pytest.raises(ExportError, match=r"the model has 0\.0 GB, and an ONNX file at most 2: export to openvino"):
+    with pytest.raises(ExportError, match=r"the model has 0\.0 GB, but an ONNX file at most 2: export to openvino"):
         written(two_stages(), tmp_path / "model.onnx", 8)
     assert not list(tmp_path.iterdir())

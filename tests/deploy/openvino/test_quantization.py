@@ -165,7 +165,7 @@ def test_partial_blocks_of_channels_are_computed_by_one_thread(tmp_path: Path, w
         (np.zeros((2, 3, 8, 9)), r"images of shape \[2, 3, 8, 9\]: expected \[samples, 3, 8, 8\]"),
         (np.zeros((0, 3, 8, 8)), r"images of shape \[0, 3, 8, 8\]: expected \[samples, 3, 8, 8\]"),
         (np.zeros((3, 8, 8)), r"images of shape \[3, 8, 8\]: expected \[samples, 3, 8, 8\]"),
-        (np.full((2, 3, 8, 8), np.nan), "numbers that are not finite"),
+        (np.full((2, 3, 8, 8), np.nan), "non-finite numbers"),
     ],
 )
 def test_images_that_do_not_fit(given: np.ndarray, message: str, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_truncated_weights(exported: tuple[ad.AdaptiveNetwork, Path], tmp_path: 
 def test_weights_of_another_export(exported: tuple[ad.AdaptiveNetwork, Path], tmp_path: Path) -> None:
     weights = bytearray(exported[1].with_suffix(".bin").read_bytes())
     weights[len(weights) // 2] ^= 1
-    with pytest.raises(ArtifactError, match=r"model\.bin is not what was written with model\.xml"):
+    with pytest.raises(ArtifactError, match=r"model\.bin was not written with model\.xml"):
         open_session(copied(exported[1], tmp_path, weights=bytes(weights)))
 
 

@@ -219,7 +219,7 @@ class Untraceable(nn.Module):
 def test_what_torch_cannot_follow_is_an_export_error(tmp_path: Path) -> None:
     network = refused_network(Untraceable)
     artifact = artifact_of(network, network.skips, 3, 8, 8)
-    with pytest.raises(ExportError, match=r"torch\.export cannot follow 0\.0: "):
+    with pytest.raises(ExportError, match=r"torch\.export cannot trace 0\.0: "):
         write(network, tmp_path / "m.xml", torch.zeros(1, 3, 8, 8), artifact, form="shared")
     assert not list(tmp_path.iterdir())
 

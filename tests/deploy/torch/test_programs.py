@@ -140,7 +140,7 @@ def test_a_folder_of_programs(two_stages, unchanged, tmp_path: Path) -> None:
 
 
 def test_the_form_of_a_program(two_stages, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="form='shared' of torch: expected 'folded', for each depth is a network"):
+    with pytest.raises(ExportError, match="form='shared' for torch: expected 'folded', because each depth"):
         programs.write(two_stages(), tmp_path / "new", torch.zeros(1), Artifact("torch", (), (), ()), form="shared")
 
 

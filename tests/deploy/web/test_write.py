@@ -159,7 +159,7 @@ def test_a_page_whose_file_is_of_another_export_says_so(browser: Any, address: s
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "a page has to know how images become inputs: give data="),
+        ({}, "a page must know how images become inputs: pass data="),
         ({"data": DATA, "runtime": "nowhere"}, r"runtime nowhere has no ort\.wasm\.bundle\.min\.mjs and ort-wasm"),
         ({"data": DATA, "compiled": True}, "web does not take compiled: expected runtime"),
     ],
@@ -175,7 +175,7 @@ def test_the_runtime_is_looked_for_here_and_above(tmp_path: Path, monkeypatch: p
     below.mkdir(parents=True)
     monkeypatch.chdir(below)
     with pytest.raises(
-        ExportError, match=r"there is no node_modules/onnxruntime-web here or in a folder above: npm in"
+        ExportError, match=r"there is no node_modules/onnxruntime-web here or in a parent folder: npm in"
     ):
         find_runtime()
     dist = tmp_path / "node_modules" / "onnxruntime-web" / "dist"

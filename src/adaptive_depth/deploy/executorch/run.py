@@ -18,11 +18,11 @@ from ..artifact import Artifact
 from ..session import Arrays
 
 DESCRIPTION = "artifact"  # the method of the file that returns its description, as JSON
-# Depths that stay loaded. Each holds weights of its own, which XNNPACK packs for its kernels when it is loaded: with
-# one alone every change of depth would pack them again, with many the weights would lie in memory as often.
+# Depths that stay loaded. Each has its own weights, which XNNPACK packs for its kernels at load time: with one, every
+# change of depth would pack them again; with many, memory would hold as many copies.
 LOADED = 2
 _MARK = b"adaptive-depth:"
-_LOCK = Lock()  # ExecuTorch has one pool of threads and XNNPACK one workspace: one call at a time in a process
+_LOCK = Lock()  # ExecuTorch has one thread pool and XNNPACK one workspace: one call at a time per process
 
 
 def open_backend(source: Any, *, threads: int | None, backend: str) -> "ExecuTorchBackend":
@@ -30,11 +30,11 @@ def open_backend(source: Any, *, threads: int | None, backend: str) -> "ExecuTor
 
     Arguments:
         source: the path of a `.pte` that `adaptive-depth export` wrote.
-        threads: of every session of this process, for ExecuTorch has one pool.
+        threads: for every session of this process, because ExecuTorch has one thread pool.
         backend: `"executorch"`.
 
     Raises:
-        ArtifactError: no path, or a file that is truncated, damaged or foreign.
+        ArtifactError: not a path, or a file that is truncated, damaged or foreign.
         ImportError: ExecuTorch is not installed.
     """
     if not isinstance(source, str | Path):
@@ -48,12 +48,12 @@ def open_backend(source: Any, *, threads: int | None, backend: str) -> "ExecuTor
 
 
 class ExecuTorchBackend:
-    """A `.pte` with a method for each depth. Threads may share it; calls run one after the other.
+    """A `.pte` with a method for each depth. Threads may share it; calls are serialised.
 
-    A depth is loaded when it is first used, and the `LOADED` last used stay loaded.
+    A depth is loaded on first use; the `LOADED` most recent ones stay loaded.
 
     Attributes:
-        artifact: what the file says of itself.
+        artifact: the file's description.
     """
 
     def __init__(self, path: Path, threads: int | None) -> None:
@@ -65,17 +65,17 @@ class ExecuTorchBackend:
             description = self._program.load_method(DESCRIPTION)([])[0]
             if threads is not None and threads != runtime._threadpool_get_thread_count():
                 runtime._unsafe_reset_threadpool(threads)
-                for opened in _OPENED:  # what is loaded holds the former threads
+                for opened in _OPENED:  # loaded methods keep the former threads
                     opened._methods.clear()
         self.artifact = Artifact.from_json(description, path)
         self._methods: OrderedDict[str, Any] = OrderedDict()
         _OPENED.add(self)
 
     def run(self, x: NDArray[np.float32], skip: str) -> Arrays:
-        """What one depth returns for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
+        """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` for a classifier."""
         import torch
 
-        writable = x if x.flags.writeable else x.copy()  # as torch asks, although nothing is written
+        writable = x if x.flags.writeable else x.copy()  # torch requires it, although nothing is written
         with _LOCK:
             outputs = self._method(skip)([torch.from_numpy(writable)])
             return self.artifact.named([output.numpy() for output in outputs])
@@ -96,12 +96,12 @@ _OPENED: WeakSet[ExecuTorchBackend] = WeakSet()
 
 
 def ending(digits: str) -> bytes:
-    """The last bytes of a file, for the checksum of all that stands before them."""
+    """The last bytes of a file, for the checksum of everything before them."""
     return _MARK + digits.encode()
 
 
 def check_whole(path: Path) -> None:
-    """Raise an ArtifactError where a file does not end as its content says: ExecuTorch may crash on a damaged one."""
+    """Raise an ArtifactError if a file's checksum is wrong: ExecuTorch may crash on a damaged file."""
     length = len(ending("0" * 8))
     try:
         right = ending(checksum(path, but_the_last=length))
@@ -112,11 +112,11 @@ def check_whole(path: Path) -> None:
         raise ArtifactError(f"{path} cannot be read: {error}") from error
     if not end.startswith(_MARK):
         raise ArtifactError(
-            f"{path} does not end as a file of adaptive-depth does: it is truncated, or another program wrote it; "
+            f"{path} does not end like a file of adaptive-depth: it is truncated, or written by another program; "
             "export it again with adaptive-depth export RUN --to executorch"
         )
     if end != right:
-        raise ArtifactError(f"{path} does not have the checksum that stands at its end: it is damaged; export it again")
+        raise ArtifactError(f"{path} does not match the checksum at its end: it is damaged; export it again")
 
 
 @contextmanager

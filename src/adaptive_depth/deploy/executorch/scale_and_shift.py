@@ -1,4 +1,4 @@
-"""Sub-networks whose differing BatchNorms stand beside their convolutions, so that exports store these once."""
+"""Sub-networks whose differing BatchNorms stay separate from convolutions, so that exports store those once."""
 
 from collections.abc import Iterable, Iterator
 
@@ -15,11 +15,11 @@ BatchNorm = nn.modules.batchnorm._BatchNorm
 class ScaleAndShift(nn.Module):
     """What a BatchNorm does in eval mode, `x * scale + shift` by channel, in a form that no exporter folds.
 
-    For images it is written as a depthwise 1x1 convolution: one pass over memory in the runtimes that have such a
-    kernel (XNNPACK), where a multiplication and an addition take two.
+    For images it is a depthwise 1x1 convolution: one pass over memory in runtimes with such a kernel (XNNPACK), where a
+    multiplication and an addition take two.
 
     Arguments:
-        norm: a BatchNorm with running statistics. Where it also has a `drop` and an `act`, as timm's have, they follow.
+        norm: a BatchNorm with running statistics. If it has a `drop` and an `act`, like timm's, they follow.
     """
 
     scale: Tensor
@@ -42,7 +42,7 @@ class ScaleAndShift(nn.Module):
 
 
 def scale_and_shift(norm: BatchNorm) -> tuple[Tensor, Tensor]:
-    """Per channel, what a BatchNorm in eval mode multiplies by and what it adds; worked out in float64."""
+    """The factor and the offset of a BatchNorm in eval mode, per channel; computed in float64."""
     mean, variance = norm.running_mean, norm.running_var
     assert mean is not None
     assert variance is not None
@@ -56,14 +56,14 @@ def scale_and_shift(norm: BatchNorm) -> tuple[Tensor, Tensor]:
 
 
 def unfolded(network: AdaptiveNetwork, skips: Iterable[str]) -> dict[str, nn.Module]:
-    """Sub-networks in which every BatchNorm that is not the same at all these depths is a `ScaleAndShift`.
+    """Sub-networks in which every BatchNorm that differs between these depths is a `ScaleAndShift`.
 
-    Exporters fold a BatchNorm into its convolution, and two norms make two weights of one. What is the same at all
-    depths (a stem's, say) they may fold. A norm of a class of its own that computes more than a `ScaleAndShift` does
-    stays as it is: folded, larger and right.
+    Exporters fold a BatchNorm into its convolution, so two norms turn one weight into two. Those that are equal at all
+    depths (a stem's, say) may be folded. A norm of a custom class that computes more than a `ScaleAndShift` stays as it
+    is: folded, larger and correct.
 
     Arguments:
-        network: in eval mode; nothing of it is changed.
+        network: in eval mode; it is not changed.
         skips: the depths.
 
     Returns:
@@ -114,6 +114,6 @@ def _replacement(norm: BatchNorm) -> nn.Module:
     try:
         with torch.no_grad():
             same = torch.allclose(norm(probe), replaced(probe), rtol=1e-4, atol=1e-5)
-    except (RuntimeError, ValueError, TypeError):  # it does not take an image alone
+    except (RuntimeError, ValueError, TypeError):  # it needs more than an image
         return norm
     return replaced if same else norm

@@ -21,21 +21,21 @@ from .scale_and_shift import unfolded
 
 
 def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artifact, *, form: str) -> None:
-    """Write the depths of a network to one `.pte`, each as a method that is named like its skip.
+    """Write the depths of a network to one `.pte`, each as a method named after its skip.
 
     Any ExecuTorch runtime with XNNPACK runs it: `program.load_method("TTFF").execute([x])`. The method `artifact`
     returns the description as JSON. The last 23 bytes are a checksum, which ExecuTorch does not read.
 
     Arguments:
         network: an adapted network, on the CPU.
-        path: the file, `.pte` by custom; replaced in one step.
+        path: the file, `.pte` by convention; replaced atomically.
         example: an input `[batch, channels, height, width]`; the file takes inputs of exactly this shape.
-        artifact: what the file says of itself: its `skips` are the depths.
-        form: `"shared"`, BatchNorms that differ between the depths stand beside their convolutions, which are stored
-            once; or `"folded"`, every BatchNorm is folded into a convolution of its own. The same for other norms.
+        artifact: the file's description; its `skips` are the depths.
+        form: `"shared"`, BatchNorms that differ between depths stay separate from their convolutions, which are stored
+            once; or `"folded"`, every BatchNorm is folded into its own convolution. Other norms are the same in both.
 
     Raises:
-        ExportError: an unknown form; an operator that ExecuTorch does not know, with the block it came from.
+        ExportError: an unknown form; an operator that ExecuTorch does not have, with the block it came from.
 
     Example:
         >>> import adaptive_depth as ad, torch
@@ -59,7 +59,7 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
 
 def _lowered(programs: Mapping[str, ExportedProgram], description: str) -> bytes:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "experimental", deprecations inside of ExecuTorch
+        warnings.simplefilter("ignore")  # "experimental", deprecations inside ExecuTorch
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 

@@ -1,7 +1,7 @@
-"""An ONNX graph that computes both sides of each choice → one that runs a side: `Where` nodes become `If` nodes.
+"""An ONNX graph that computes both sides of each choice → one that runs one side: `Where` nodes become `If` nodes.
 
 A choice is a `Where` whose condition is one flag of the skip. What only one of its sides needs moves into a branch,
-so that it runs where it is chosen. Choices by the same flag that feed each other become one.
+so that it runs only if chosen. Choices by the same flag that feed each other are merged.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from itertools import count
 
 import onnx_ir as ir
 
-_THEN, _ELSE = 1, 2  # the places of a Where's inputs
+_THEN, _ELSE = 1, 2  # the positions of a Where's inputs
 _LAID_OUT = ("Conv", "BatchNormalization")
 _Side = tuple[ir.Node, int]
 
@@ -18,7 +18,7 @@ def add_branches(graph: ir.Graph, flags: ir.Value) -> int:
     """Turn every choice of a graph into a branch, in place.
 
     Arguments:
-        graph: without subgraphs, in topological order, as an exporter writes it.
+        graph: without subgraphs, in topological order, as from an exporter.
         flags: the graph's input of booleans that choices are made by.
 
     Returns:
@@ -26,11 +26,11 @@ def add_branches(graph: ir.Graph, flags: ir.Value) -> int:
     """
     conditions = {id(value) for value in _derived(graph, flags)}
     for choice in reversed([node for node in graph if _is_choice(node, conditions)]):
-        if choice.graph is not None:  # none where it joined another
+        if choice.graph is not None:  # None if it was merged into another
             _join(choice, conditions)
     choices = [node for node in graph if _is_choice(node, conditions)]
     owner: dict[ir.Node, _Side] = {}
-    for choice in reversed(choices):  # the outermost first, so that the innermost has the last word
+    for choice in reversed(choices):  # outermost first, so that the innermost overrides
         for side in (_THEN, _ELSE):
             owner.update(dict.fromkeys(_only_for(choice, side), (choice, side)))
     return _Builder(graph, choices, owner).build()
@@ -41,7 +41,7 @@ def _is_choice(node: ir.Node, conditions: set[int]) -> bool:
 
 
 def _derived(graph: ir.Graph, flags: ir.Value) -> list[ir.Value]:
-    """The values that depend on the flags and on constants alone."""
+    """The values that depend only on the flags and on constants."""
     found, known = [flags], {id(flags)}
     for node in graph:
         variable = [value for value in node.inputs if value is not None and not _is_constant(value)]
@@ -60,7 +60,7 @@ def _is_constant(value: ir.Value) -> bool:
 
 
 def _join(choice: ir.Node, conditions: set[int]) -> None:
-    """Take choices by the same flag out of the two sides of a choice, where it is known how they fall."""
+    """Remove choices by the same flag from the two sides of a choice, where their outcome is known."""
     while True:
         for side in (_THEN, _ELSE):
             while (inner := _same(choice, _producer(choice, side), conditions)) is not None:
@@ -87,7 +87,7 @@ def _same(choice: ir.Node, other: ir.Node | None, conditions: set[int]) -> ir.No
 
 
 def _remove_unused(node: ir.Node) -> None:
-    """Remove a node that nothing uses any more, and then what only it used."""
+    """Remove a node that nothing uses any more, then what only it used."""
     if node.graph is None or any(value.uses() or value.is_graph_output() for value in node.outputs):
         return
     feeders = _feeders(node)
@@ -97,7 +97,7 @@ def _remove_unused(node: ir.Node) -> None:
 
 
 def _only_for(choice: ir.Node, side: int) -> set[ir.Node]:
-    """The nodes that nothing but one side of a choice needs."""
+    """The nodes that only one side of a choice needs."""
     found: set[ir.Node] = set()
     start = _producer(choice, side)
     waiting = [start] if start is not None else []
@@ -108,7 +108,7 @@ def _only_for(choice: ir.Node, side: int) -> set[ir.Node]:
         uses = [use for value in node.outputs for use in value.uses()]
         if all(use.node in found or (use.node is choice and use.idx == side) for use in uses):
             found.add(node)
-            # A node is met again through each of its users: by the last of them, all the others are known.
+            # A node is revisited through each of its users: at the last one, all others are known.
             waiting += _feeders(node)
     return found
 
@@ -156,7 +156,7 @@ class _Builder:
         return len(self.top)
 
     def _branch_node(self, choice: ir.Node) -> ir.Node:
-        """An `If` that takes the place of a choice; those inside it are turned first."""
+        """An `If` that replaces a choice; choices inside it are converted first."""
         sides = {}
         for side, name in ((_THEN, "then_branch"), (_ELSE, "else_branch")):
             nodes = [
@@ -177,7 +177,7 @@ class _Builder:
 
     def _graph(self, name: str, nodes: list[ir.Node], result: ir.Value | None) -> ir.Graph:
         assert result is not None
-        if _node_of(result) not in nodes:  # a branch may only give what it made itself
+        if _node_of(result) not in nodes:  # a branch may only return what it computed itself
             identity = ir.Node("", "Identity", [result], num_outputs=1)
             given = identity.outputs[0]
             given.name, given.type, given.shape = f"{result.name}_in_{name}", result.type, result.shape
@@ -189,11 +189,11 @@ class _Builder:
 
 
 def move_constants(graph: ir.Graph) -> None:
-    """Give each branch the constants of convolutions that it alone uses, in place.
+    """Move constants of convolutions that only one branch uses into that branch, in place.
 
-    ONNX Runtime folds norms into a convolution, and lays its weights out for its fastest kernels, only where they stand
-    in the same graph: without this, ResNet-50 is 8 % slower. It keeps what stands in a branch twice, and of other
-    operators it finds the constants outside as well, so those stay: moved, a ViT-B/16 takes 1.5 times the memory.
+    ONNX Runtime folds norms into a convolution, and lays out its weights for its fastest kernels, only if they are in
+    the same graph: without this, ResNet-50 is 8 % slower. But it keeps constants in a branch twice, and other operators
+    can use outer ones just as well, so those stay outside: moved, a ViT-B/16 takes 1.5 times the memory.
     """
     for name, value in list(graph.initializers.items()):
         users = value.consumers()

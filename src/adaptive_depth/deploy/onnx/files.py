@@ -1,7 +1,7 @@
-"""A folder with a plain ONNX model for each depth, over one file of weights: for runtimes where an `If` is slow.
+"""A folder with a plain ONNX model for each depth and one file of weights: for runtimes where an `If` is slow.
 
-`TTFF.onnx` and so on have the input `image` alone. A tensor that several depths have stands once in `weights.bin`,
-which all of them name as their external data.
+`TTFF.onnx` and so on have `image` as their only input. Tensors that several depths share are stored once in
+`weights.bin`, which all of them reference as external data.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from ..tracing import Outputs, with_free_sides
 from .run import IMAGE
 from .write import convert
 
-_SMALL = 1024  # bytes: what is smaller stays in the model
+_SMALL = 1024  # bytes: smaller tensors stay in the model
 _ALIGNED = 4096  # so that a runtime may map the file into memory
 
 
@@ -31,12 +31,12 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
     Arguments:
         network: an adapted network.
         path: a folder that does not exist.
-        example: an input of the network; the batch is free where the artifact's `input_shape` says so.
-        artifact: what the folder says of itself; its `skips` are the depths.
+        example: an input of the network; the batch is free if the artifact's `input_shape` says so.
+        artifact: the folder's description; its `skips` are the depths.
         form: `"folded"`: each depth is a plain network, and a runtime folds its norms.
 
     Raises:
-        FixedBatchError: a network whose code fixes a batch that was to be free.
+        FixedBatchError: a network whose code fixes a batch that should be free.
         ExportError: an operator that ONNX does not have, with the block it came from.
     """
     path.mkdir(exist_ok=True)
@@ -45,7 +45,7 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
         for skip in artifact.skips:
             module = Outputs(network.extract(skip), artifact.outputs).eval()
             converted = convert(module, (images,), (free,), [IMAGE], artifact.outputs)
-            # Not `converted.optimize()`: it folds norms into convolutions, which would be others at every depth then.
+            # Not `converted.optimize()`: it folds norms into convolutions, which would then differ at every depth.
             optimizer.fold_constants(converted.model)
             optimizer.remove_unused_nodes(converted.model)
             weights.store(converted.model.graph)
@@ -54,7 +54,7 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
 
 
 class Weights:
-    """The file of weights in a folder: a tensor that is there already is named where it is."""
+    """The file of weights in a folder; a tensor that it already has is referenced, not written again."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -86,5 +86,5 @@ class Weights:
 
 
 def open_written(path: Path) -> Session:
-    """A session over the folder."""
+    """A session for the folder."""
     return open_session(path)

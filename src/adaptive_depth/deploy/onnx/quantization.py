@@ -1,7 +1,7 @@
-"""A network → a folder of int8 models for ONNX Runtime, one for each depth, over one file of weights.
+"""A network → a folder of int8 models for ONNX Runtime, one for each depth, with one file of weights.
 
-Each depth is a plain model, whose norms are folded into its convolutions before it is quantised, and whose activations
-have ranges of their own. What several depths have in common stands once.
+Each depth is a plain model with its own activation ranges, whose norms are folded into its convolutions before it is
+quantised. What several depths share is stored once.
 """
 
 import logging
@@ -39,9 +39,9 @@ def quantize(
     labelled: Iterable[Any] | None = None,
     task: Any = None,
 ) -> Artifact:
-    """Write the folder; arguments, returned value and errors as for OpenVINO's `quantize`.
+    """Write the folder; arguments, return value and errors as for OpenVINO's `quantize`.
 
-    The layers that read the image stay in float: they are cheap, and all later ones build on what they keep of it.
+    The layers that read the image stay in float: they are cheap, and all later ones depend on their precision.
     """
     images, judged = checked(images, artifact), as_task(task)
     artifact = replace(artifact, kind="onnx", form="folded", precision="int8")
@@ -62,7 +62,7 @@ def quantize(
 
 
 class _Reader(CalibrationDataReader):
-    """Images, some at a time."""
+    """Images in parts."""
 
     def __init__(self, images: Images) -> None:
         self._parts = iter(parted(images))
@@ -96,7 +96,7 @@ def _quantized(model: onnx_ir.Model, images: Images, folder: Path) -> onnx_ir.Mo
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without its advice to prepare models, which was followed."""
+    """Silence its advice to pre-process models, which was already followed."""
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""Sessions over an ONNX model with every depth, run by ONNX Runtime."""
+"""Sessions for an ONNX model with every depth, run by ONNX Runtime."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..sidecar import read_sidecar
 DESCRIPTION = "adaptive_depth"  # the name of the description in the model's metadata
 IMAGE, SKIP = INPUTS
 
-CHECKED = "adaptive_depth_checked"  # of a file that has a checksum at its end; those of version 0.1 have none
+CHECKED = "adaptive_depth_checked"  # marks a file with a checksum at its end; those of version 0.1 have none
 CHECKSUM = "adaptive_depth_checksum"
 CPU = "CPUExecutionProvider"
 _ERRORS_ONLY = 3
@@ -31,12 +31,12 @@ def open_backend(
 
     Arguments:
         source: the path of an `.onnx` that `adaptive-depth export` wrote, or of a folder with one for each depth.
-        threads: of one call; by default one for each core.
+        threads: of one call; by default one per core.
         backend: `"onnxruntime"`.
         providers: names, or pairs of a name and options, the preferred one first.
 
     Raises:
-        ArtifactError: no path, a file that is truncated or foreign, a provider that is not there.
+        ArtifactError: not a path, a file that is truncated or foreign, an unavailable provider.
     """
     if not isinstance(source, str | Path):
         raise ArtifactError(
@@ -57,13 +57,13 @@ def open_backend(
         ) from error
     if CHECKED in said and not checked:
         raise ArtifactError(
-            f"{source} does not have the checksum that its export put at its end: it is damaged, or another tool wrote "
-            f"it anew; export it again, or remove the entries {CHECKED} and {CHECKSUM} of its metadata if the change "
-            "was meant"
+            f"{source} does not match the checksum that its export put at its end: it is damaged, or another tool "
+            f"rewrote it; export it again, or remove the entries {CHECKED} and {CHECKSUM} from its metadata if the "
+            "change was intended"
         )
     described = said.get(DESCRIPTION)
     if described is None:
-        raise ArtifactError(f"{source} is not of this library: expected a file that adaptive-depth export wrote")
+        raise ArtifactError(f"{source} is not from this library: expected a file that adaptive-depth export wrote")
     return OnnxBackend(session, Artifact.from_json(described, source))
 
 
@@ -85,21 +85,21 @@ def _opened(path: Path, threads: int | None, providers: Sequence[Any]) -> onnxru
         options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
-    except Exception as error:  # its classes share no other base
+    except Exception as error:  # its exception classes share no other base
         raise ArtifactError(
-            f"{path} cannot be loaded ({one_line(error)[:300]}): it is truncated, or no ONNX model; export it again"
+            f"{path} cannot be loaded ({one_line(error)[:300]}): it is truncated, or not an ONNX model; export it again"
         ) from error
 
 
 def ending(digits: str) -> bytes:
-    """The last bytes of a file, for the checksum of all that stands before them: one more entry of its metadata."""
+    """The last bytes of a file, for the checksum of everything before them: one more entry of its metadata."""
     name, value = CHECKSUM.encode(), digits.encode()
     entry = b"\x0a" + bytes([len(name)]) + name + b"\x12" + bytes([len(value)]) + value
     return b"\x72" + bytes([len(entry)]) + entry
 
 
 def _is_whole(path: Path) -> bool:
-    """Does a file end with the checksum of what it holds? ONNX Runtime would compute with damaged weights."""
+    """Whether a file ends with the checksum of its content; ONNX Runtime would compute with damaged weights."""
     length = len(ending("0" * 8))
     try:
         with path.open("rb") as file:
@@ -119,16 +119,16 @@ class OnnxBackend:
         self._flags = {skip: np.array([flag == "T" for flag in skip]) for skip in artifact.skips}
 
     def run(self, x: NDArray[np.float32], skip: str) -> Arrays:
-        """What one depth returns for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
+        """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` for a classifier."""
         wanted = self.artifact.outputs or None
         return self.artifact.named(self._session.run(wanted, {IMAGE: x, SKIP: self._flags[skip]}))
 
 
 class FilesBackend:
-    """A folder with a file for each depth, which share their weights on the disk. Threads may share it.
+    """A folder with a file for each depth, which share their weights on disk. Threads may share it.
 
-    A depth is opened when it is first asked for, which takes as long as opening a plain model; `Session.warm_up` opens
-    all. Those that are open hold weights of their own in memory, as far as ONNX Runtime lays them out anew.
+    A depth is opened on first use, which takes as long as opening a plain model; `Session.warm_up` opens all. Open
+    depths have separate copies of those weights in memory that ONNX Runtime lays out again.
     """
 
     def __init__(self, path: Path, artifact: Artifact, threads: int | None, providers: Sequence[Any]) -> None:
@@ -138,7 +138,7 @@ class FilesBackend:
         self._lock = Lock()
 
     def run(self, x: NDArray[np.float32], skip: str) -> Arrays:
-        """What one depth returns for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
+        """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` for a classifier."""
         with self._lock:
             if skip not in self._sessions:
                 self._sessions[skip] = _opened(self._path / f"{skip}.onnx", self._threads, self._providers)

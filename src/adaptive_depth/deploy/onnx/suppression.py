@@ -1,7 +1,7 @@
-"""An ONNX file that gives boxes and scores of all candidates → one that gives objects: NonMaxSuppression inside.
+"""An ONNX file that returns boxes and scores of all candidates → one that returns objects: NonMaxSuppression inside.
 
-The same as `deploy/boxes.py` does, by operators of ONNX: the candidates that score most of each level or class, then
-the suppression by class, then the objects that score most; as many in every image, so that a batch has one shape.
+The same as `deploy/boxes.py`, with operators of ONNX: the best candidates of each level or class, then suppression by
+class, then the best objects; equally many in every image, so that a batch has one shape.
 """
 
 import json
@@ -23,28 +23,28 @@ from .run import DESCRIPTION
 from .write import save
 
 OUTPUTS = ("boxes", "scores", "labels")
-_MOST_APART = 0.05  # of the objects: of two that overlap by the very threshold, either may be left
+_MOST_APART = 0.05  # share of objects: of two whose overlap equals the threshold, either may be kept
 
 
 def suppress(path: Path, session: Session, inputs: Sequence[Any]) -> Session:
-    """Let a file suppress by itself; it is replaced in one step, and compared with what NumPy makes of its outputs.
+    """Add suppression to a file, which is replaced atomically, and compare it with NumPy's suppression of its outputs.
 
     Arguments:
         path: an `.onnx` with the depths of a detector.
-        session: over that file.
-        inputs: `[batch, channels, height, width]`, to compare with.
+        session: for that file.
+        inputs: `[batch, channels, height, width]`, for the comparison.
 
     Returns:
-        A session over the new file: `boxes` `[batch, objects, 4]`, `scores` and `labels` `[batch, objects]`, where
-        `objects` is the most that an image has; a score of 0 says that there are fewer.
+        A session for the new file: `boxes` `[batch, objects, 4]`, `scores` and `labels` `[batch, objects]`, where
+        `objects` is the most that an image can have; unused slots have a score of 0.
 
     Raises:
-        ExportError: a network that is no detector, or one that needs no suppression; a file that gives other objects.
+        ExportError: a network that is not a detector or needs no suppression; a file that returns other objects.
     """
     how = session.artifact.detections
     if how is None or how.overlap is None or how.activation != "none" or how.one_class:
-        told = "is no detector" if how is None else "needs no suppression: each of its queries is an object of its own"
-        raise ExportError(f"suppress=True of a network that {told}: leave it out")
+        told = "is not a detector" if how is None else "needs no suppression: each of its queries is a separate object"
+        raise ExportError(f"suppress=True for a network that {told}: leave it out")
     model = ir.load(path)
     _add(model.graph, how)
     found = replace(how, **dict(zip(OUTPUTS, OUTPUTS, strict=True)), candidates=None, levels=())
@@ -73,11 +73,11 @@ class _Nodes:
         return self._tape.op(kind, [self._value(each) for each in inputs], attributes)
 
     def top(self, scores: ir.Value, most: int) -> Sequence[ir.Value]:
-        """The largest along the last axis, in their order, and where they stand."""
+        """The largest along the last axis, sorted, and their positions."""
         return self._tape.op_multi_out("TopK", [scores, self._value([most])], {"axis": -1}, num_outputs=2)
 
     def _value(self, given: ir.Value | Sequence[int] | float | int) -> ir.Value:
-        """A value, or a constant: whole numbers are int64, others float32."""
+        """A value, or a constant: integers are int64, other numbers float32."""
         if isinstance(given, ir.Value):
             return given
         array = np.array(given, np.float32 if isinstance(given, float) else np.int64)
@@ -96,7 +96,7 @@ def _add(graph: ir.Graph, how: Detections) -> None:
         value.name = f"{value.name}_of_candidates"
     graph.outputs.clear()
     add = _Nodes(graph)
-    if boxes.shape.rank() == 4:  # one for each class, so that each pair has its own
+    if boxes.shape.rank() == 4:  # boxes by class: each (candidate, class) pair has its own
         found = add("Reshape", scores, [0, candidates * classes])
         picked = add("Reshape", boxes, [0, candidates * classes, 4])
         numbers = add("Add", add("Mod", add("Range", 0, candidates * classes, 1), classes), _zeros(add, found))
@@ -104,7 +104,7 @@ def _add(graph: ir.Graph, how: Detections) -> None:
         found, places, numbers = _picked(add, scores, candidates, classes, how)
         picked = add("GatherElements", boxes, _four(add, places), axis=1)
 
-    # [batch, classes, picked]: each stands in one class alone, so that boxes of others do not suppress it.
+    # [batch, classes, picked]: each scores in its own class only, so that boxes of others do not suppress it.
     every = add("Reshape", add("Range", 0, classes, 1), [1, classes, 1])
     own = add("Equal", add("Unsqueeze", numbers, [1]), every)
     by_class = add("Where", own, add("Unsqueeze", found, [1]), 0.0)
@@ -132,7 +132,7 @@ def _add(graph: ir.Graph, how: Detections) -> None:
 
 
 def _length(candidates: int, classes: int, how: Detections) -> int:
-    """How many pairs of a candidate and a class are looked at."""
+    """How many (candidate, class) pairs are considered."""
     parts = [level * classes for level in how.levels] or [candidates] * classes
     return sum(min(part, how.candidates or part) for part in parts)
 
@@ -140,7 +140,7 @@ def _length(candidates: int, classes: int, how: Detections) -> int:
 def _picked(
     add: _Nodes, scores: ir.Value, candidates: int, classes: int, how: Detections
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Scores, candidates and classes, each `[batch, picked]`, of the pairs that score most of each level or class."""
+    """Scores, candidates and classes, each `[batch, picked]`, of the best pairs of each level or class."""
     if how.levels:
         parts, start = [], 0
         for level in how.levels:
@@ -160,12 +160,12 @@ def _picked(
 
 
 def _zeros(add: _Nodes, like: ir.Value) -> ir.Value:
-    """Whole numbers, 0, in the shape of a value."""
+    """Integer zeros in the shape of a value."""
     return add("ConstantOfShape", add("Shape", like), value=ir.tensor(np.zeros(1, np.int64)))
 
 
 def _four(add: _Nodes, places: ir.Value) -> ir.Value:
-    """Places `[batch, n]` as `[batch, n, 4]`, for each side of a box."""
+    """Positions `[batch, n]` as `[batch, n, 4]`, for each side of a box."""
     return add("Tile", add("Unsqueeze", places, [-1]), [1, 1, 4])
 
 
@@ -177,8 +177,8 @@ def _check(wanted: Sequence[Objects], got: Sequence[Objects], skip: str) -> None
         same = sum(_has(other, box, score, number) for box, score, number in zip(*one[:3], strict=True))
         if len(one.scores) + len(other.scores) - 2 * same > _MOST_APART * 2 * max(len(one.scores), 20):
             raise ExportError(
-                f"the suppression in the file is not that of NumPy at depth {skip}: {len(one.scores)} objects were "
-                f"expected, {len(other.scores)} found, {same} of them the same; leave suppress=True out"
+                f"suppression in the file differs from NumPy's at depth {skip}: {len(one.scores)} objects were "
+                f"expected, {len(other.scores)} found, {same} of them the same; leave out suppress=True"
             )
 
 

@@ -19,33 +19,33 @@ from ..tracing import cannot_convert, exported, quiet, with_free_sides
 from .branches import add_branches, move_constants
 from .run import CHECKED, CHECKSUM, DESCRIPTION, IMAGE, SKIP, ending
 
-LARGEST = 2**31 - 1  # bytes of a file in protocol buffers
+LARGEST = 2**31 - 1  # bytes: the limit of protocol buffers
 
 
 def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artifact, *, form: str) -> None:
-    """Write one ONNX model of all depths; the batch is free where the artifact's `input_shape` says so.
+    """Write one ONNX model of all depths; the batch is free if the artifact's `input_shape` says so.
 
     Its inputs are `image`, float32 `[batch, channels, height, width]`, and `skip`, booleans `[stages]`, True where a
     stage is skipped; its output is `logits`, `[batch, classes]`, or those that the artifact names. Weights are stored
-    once. An entry of the metadata at the end is a checksum of all before it.
+    once. The last metadata entry is a checksum of everything before it.
 
     Arguments:
         network: an adapted network.
-        path: the file; replaced in one step.
+        path: the file; replaced atomically.
         example: an input of the network.
-        artifact: what the file says of itself, in its metadata; with `"folded"`, only its `skips` are right.
-        form: `"shared"`: norms that differ between depths are looked up. `"folded"`: each context has a branch with
-            norms of its own, which a runtime folds into copies of the convolutions when it loads the file.
+        artifact: the file's description, for its metadata; with `"folded"`, only its `skips` give correct outputs.
+        form: `"shared"`: norms that differ between depths are looked up. `"folded"`: each context has a branch with its
+            own norms, which a runtime folds into copies of the convolutions when it loads the file.
 
     Raises:
-        FixedBatchError: a network whose code fixes a batch that was to be free.
+        FixedBatchError: a network whose code fixes a batch that should be free.
         ExportError: an operator that ONNX does not have, with the block it came from; a model above 2 GB.
     """
     module = Switching(network, folded=form == "folded", skips=artifact.skips, outputs=artifact.outputs)
     images, free = with_free_sides(example, artifact.input_shape)
     examples = (images, torch.zeros(len(network.stages), dtype=torch.bool))
     converted = convert(module, examples, (free, None), [IMAGE, SKIP], artifact.outputs)
-    # Branches come first: an optimiser would take equal first convolutions out of them, away from their norms.
+    # Branches come first: an optimiser would hoist equal first convolutions out of them, away from their norms.
     graph = converted.model.graph
     add_branches(graph, next(value for value in graph.inputs if value.name == SKIP))
     converted.optimize()
@@ -58,10 +58,10 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
 def convert(
     module: nn.Module, examples: tuple[Tensor, ...], free: Any, inputs: Sequence[str], outputs: Sequence[str]
 ) -> Any:
-    """A module as torch's ONNX program, not yet optimised.
+    """A module as torch's ONNX program, before optimisation.
 
     Raises:
-        FixedBatchError, ExportError: as `write`.
+        FixedBatchError, ExportError: as for `write`.
     """
     with torch.no_grad(), quiet():
         program = exported(module, examples, dynamic_shapes=free)
@@ -79,7 +79,7 @@ def convert(
 
 
 def save(model: onnx_ir.Model, path: Path) -> None:
-    """Write a model with a checksum at its end; one that it has from before is left out.
+    """Write a model with a checksum at its end, replacing an earlier one.
 
     Raises:
         ExportError: a model above 2 GB.
@@ -88,6 +88,6 @@ def save(model: onnx_ir.Model, path: Path) -> None:
     proto = onnx_ir.to_proto(model)
     size = proto.ByteSize() + len(ending("0" * 8))
     if size > LARGEST:
-        raise ExportError(f"the model has {size / 1e9:.1f} GB, and an ONNX file at most 2: export to openvino")
+        raise ExportError(f"the model has {size / 1e9:.1f} GB, but an ONNX file at most 2: export to openvino")
     content = proto.SerializeToString()
     write_atomically(path, content + ending(f"{zlib.crc32(content):08x}"))

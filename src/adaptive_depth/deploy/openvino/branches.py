@@ -1,10 +1,10 @@
-"""An OpenVINO graph that computes both sides of every choice → one that branches, and runs the chosen depth alone.
+"""An OpenVINO graph that computes both sides of every choice → one that branches and runs only the chosen depth.
 
-The result is a tree of `If`s, a branch for each context (the flags up to a stage): a branch holds one stage with the
-norms of its context as constants, then the `If` of the next stage. Between a layer whose weights are shared and a norm
-that is not stands an identity that OpenVINO does not see through (a PReLU of slope 1, which the layer's kernel
-computes on the way): OpenVINO would else fold each norm into weights of its own, a copy for each branch. The branches
-read the same weights; OpenVINO writes them to the file once and holds them in memory once.
+The result is a tree of `If`s with a branch for each context (the flags up to a stage): a branch contains one stage with
+its context's norms as constants, then the `If` of the next stage. Between a layer with shared weights and a norm that
+is not shared, there is an identity that OpenVINO does not see through (a PReLU of slope 1, which the layer's kernel
+fuses): otherwise OpenVINO would fold each norm into its own copy of the weights, one per branch. The branches read the
+same weights; OpenVINO writes them to the file once and keeps them in memory once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ LOGITS = "logits"
 LAYERS = ("Convolution", "GroupConvolution", "MatMul")
 _NORM_STEPS = ("Add", "Subtract", "Multiply", "Divide")
 
-Value = tuple[str, int]  # an output of a node: the node's name, and which of its outputs
-Branch = tuple[Model, dict[Value, Parameter]]  # and what each of its parameters takes
+Value = tuple[str, int]  # an output of a node: the node's name and the output's index
+Branch = tuple[Model, dict[Value, Parameter]]  # and the value that each parameter takes
 
 
 def branched(flat: Model, skips: Sequence[str], outputs: Sequence[str] = (), *, keep_norms: bool = True) -> Model:
@@ -32,10 +32,10 @@ def branched(flat: Model, skips: Sequence[str], outputs: Sequence[str] = (), *, 
 
     Arguments:
         flat: a graph with two parameters, images and booleans `[stages]`, in which each choice is a `Select`. It is
-            changed: convert it anew to use it again.
-        skips: the depths that the result computes; for another it gives the output of one of them.
-        outputs: the names of the graph's outputs; `logits` of one alone.
-        keep_norms: leave the norms beside the layers; False lets OpenVINO fold them, for each branch anew.
+            modified: convert it again for another use.
+        skips: the depths that the result computes; for any other it returns the output of one of them.
+        outputs: the names of the graph's outputs; `logits` for a single one.
+        keep_norms: keep norms separate from layers; False lets OpenVINO fold them, in each branch separately.
 
     Returns:
         A graph with the inputs `image` and `skip`, and these outputs.
@@ -50,7 +50,7 @@ def branched(flat: Model, skips: Sequence[str], outputs: Sequence[str] = (), *, 
 
 
 def name_ends(model: Model, outputs: Sequence[str]) -> None:
-    """Give the two inputs and the outputs their names."""
+    """Name the two inputs and the outputs."""
     names = (*INPUTS, *(outputs or (LOGITS,)))
     for node, name in zip([*model.get_parameters(), *model.get_results()], names, strict=True):
         node.set_friendly_name(name)
@@ -59,15 +59,15 @@ def name_ends(model: Model, outputs: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is cut where.
+    """Where the graph is split.
 
     Attributes:
-        flat: the graph; every node has a name of its own, by which it is found again in a copy.
+        flat: the graph; every node has a unique name, which identifies it in a copy.
         image, skip: the parameters.
-        sources: of each node, in the order of computation, what it reads.
-        of_image, of_skip: the nodes whose values depend on the image, on the skip.
+        sources: what each node reads, in the order of computation.
+        of_image, of_skip: the nodes whose values depend on the image or on the skip.
         choices: each `Select` between two depths, and the stage whose flag decides.
-        regions: the nodes of each stage; what stands before the first belongs to it, what stands after the last too.
+        regions: the nodes of each stage; the first includes what precedes it, the last what follows it.
     """
 
     flat: Model
@@ -112,7 +112,7 @@ def _depending(sources: Mapping[str, Sequence[Value]], parameter: str) -> frozen
 
 
 def _needed(sources: Mapping[str, Sequence[Value]], ends: Sequence[str], without: set[str]) -> frozenset[str]:
-    """What must be computed for some nodes, themselves included, beyond the nodes of `without`."""
+    """What must be computed for some nodes, including themselves, except the nodes in `without`."""
     found: set[str] = set()
     waiting = [*ends]
     while waiting:
@@ -124,7 +124,7 @@ def _needed(sources: Mapping[str, Sequence[Value]], ends: Sequence[str], without
 
 
 def _flag(select: Node, skip: str) -> int:
-    """The stage whose flag decides a `Select`: the index with which the condition is taken out of the skip."""
+    """The stage whose flag decides a `Select`: the index of its condition in the skip."""
     node = select.input_value(0).get_node()
     while _name(node.input_value(0).get_node()) != skip:
         node = node.input_value(0).get_node()
@@ -132,7 +132,7 @@ def _flag(select: Node, skip: str) -> int:
 
 
 def _hold_norms(plan: _Plan) -> None:
-    """Put an identity behind each layer that norms of several contexts follow."""
+    """Insert an identity after each layer that is followed by norms of several contexts."""
     for node in plan.flat.get_ordered_ops():
         if node.get_type_name() in LAYERS and _meets_a_norm(node, plan):
             targets = node.output(0).get_target_inputs()
@@ -142,7 +142,7 @@ def _hold_norms(plan: _Plan) -> None:
 
 
 def _meets_a_norm(layer: Node, plan: _Plan) -> bool:
-    """Do steps of a norm follow that depend on the skip, directly or behind others that do not?"""
+    """Whether norm operations that depend on the skip follow, directly or after others that do not."""
     node = layer
     while len(targets := node.output(0).get_target_inputs()) == 1:
         node = next(iter(targets)).get_node()
@@ -155,9 +155,9 @@ def _meets_a_norm(layer: Node, plan: _Plan) -> bool:
 
 
 def _grow(plan: _Plan, skips: Sequence[str], context: str, start: int) -> Branch:
-    """The branch of a context, from stage `start` on."""
+    """The branch of a context, starting at stage `start`."""
     while len(letters := {skip[len(context)] for skip in skips if skip.startswith(context) and skip != context}) == 1:
-        context += letters.pop()  # these depths leave no choice: the next stage belongs to this branch
+        context += letters.pop()  # no choice left among these depths: the next stage joins this branch
     region = frozenset[str]().union(*plan.regions[start : len(context)])
     branches = [_grow(plan, skips, context + letter, len(context)) for letter in "TF"] if letters else []
     wanted = dict.fromkeys(value for _, taken in branches for value in taken if value != plan.skip)
@@ -166,7 +166,7 @@ def _grow(plan: _Plan, skips: Sequence[str], context: str, start: int) -> Branch
     copy = plan.flat.clone()
     nodes = {_name(node): node for node in copy.get_ops()}
     results = copy.get_results()
-    handles = {value: Result(_output(nodes, value)) for value in wanted}  # they follow what replaces their value
+    handles = {value: Result(_output(nodes, value)) for value in wanted}  # Results follow replaced values
     parameters = {plan.skip: Parameter(Type.boolean, nodes[plan.skip[0]].get_output_partial_shape(0))}
     for value in dict.fromkeys([*read, *wanted]):
         if value[0] not in region and value[0] in plan.of_image:
@@ -195,11 +195,11 @@ def choose(
     takes: Sequence[Mapping[Any, Parameter]],
     values: Mapping[Any, Output] | Sequence[Output],
 ) -> list[Output]:
-    """The outputs of an `If` on the flag of a stage: of the branch that skips it, or of the one that does not.
+    """The outputs of an `If` on a stage's flag: of the branch that skips it, or of the other one.
 
     Arguments:
         skip: booleans `[stages]`.
-        takes: of each branch, its parameters by the key in `values` of what they take.
+        takes: each branch's parameters, by the key in `values` of what they take.
     """
     condition = opset13.gather(skip, opset13.constant(np.int64(stage)), opset13.constant(np.int64(0)))
     node = if_op(condition.output(0))
@@ -212,7 +212,7 @@ def choose(
 
 
 def _body(outputs: Sequence[Output], parameters: Mapping[Value, Parameter]) -> Model:
-    """A graph of one branch; what depends on constants alone is computed, look-ups in the norms' tables with it."""
+    """A graph of one branch with constants folded, including look-ups in the norms' tables."""
     body = new_model([Result(output) for output in outputs], list(parameters.values()))
     passes = Manager()
     passes.register_pass(ConstantFolding())
@@ -221,8 +221,8 @@ def _body(outputs: Sequence[Output], parameters: Mapping[Value, Parameter]) -> M
 
 
 def new_model(results: Sequence[Result], parameters: Sequence[Parameter]) -> Model:
-    """A graph from its ends."""
-    make: Any = Model  # its annotations name another class of the same name
+    """A graph from its results and parameters."""
+    make: Any = Model  # its type annotations refer to another class of this name
     return make(list(results), list(parameters), "depths")
 
 

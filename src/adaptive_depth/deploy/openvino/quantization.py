@@ -1,8 +1,8 @@
 """A network → one OpenVINO model of every depth in int8, by NNCF's post-training quantisation.
 
-Each branch of the model (one stage in one context) is quantised by itself, with what the stages before it give in
-float: activations have ranges of their own in every context, and each image passes each branch once. Weights are
-quantised before any norm is folded into them: the branches get the same int8 weights, and the file holds them once.
+Each branch of the model (one stage in one context) is quantised separately, on the float outputs of the stages before
+it: activations have separate ranges in every context, and each image passes each branch once. Weights are quantised
+before any norm is folded into them: all branches get the same int8 weights, which the file stores once.
 """
 
 import logging
@@ -29,7 +29,7 @@ from ..judging import Images, checked, judge, parted
 from .branches import IMAGE, LAYERS, LOGITS, SKIP, choose, name_ends, new_model
 from .write import converted, save
 
-Batches = Sequence[Sequence[NDArray[Any]]]  # an array for each input or output
+Batches = Sequence[Sequence[NDArray[Any]]]  # one array per input or output
 _EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
@@ -45,21 +45,21 @@ def quantize(
     """Write the depths of a network to one OpenVINO model that computes in int8.
 
     Arguments:
-        network: an adapted network; its BatchNorm statistics should be calibrated before.
+        network: an adapted network; calibrate its BatchNorm statistics first.
         path: the `.xml`; the weights go to the `.bin` of the same name beside it.
         images: `[samples, channels, height, width]` as the network takes them, 300 or more from the training set.
-        artifact: what the float file says of itself; `trade_offs` stay those of the float network.
+        artifact: the float file's description; `trade_offs` stay those of the float network.
         labelled: batches of images and labels `[batch]`, or of what the task takes, on which the accuracy of each
             depth is measured.
-        task: what the network is for, as `evaluate` takes it; with one, the float network is measured on the same
-            batches, too. One class a sample where None.
+        task: what the network is for, as `evaluate` takes it; with one, the float network is also measured on the same
+            batches. If None, one class per sample.
 
     Returns:
-        What the file says of itself: `artifact` with `precision="int8"`, and with the accuracies.
+        The file's description: `artifact` with `precision="int8"` and the accuracies.
 
     Raises:
-        DataError: calibration images of another shape, none, or numbers that are not finite; labels that do not fit.
-        ExportError: an operator that OpenVINO does not know, with the block it came from; what NNCF refuses.
+        DataError: no calibration images, or ones of another shape or with non-finite numbers; labels that do not fit.
+        ExportError: an operator that OpenVINO does not have, with the block it came from; an error of NNCF.
 
     Example:
         >>> import adaptive_depth as ad
@@ -69,7 +69,7 @@ def quantize(
     """
     images, judged = checked(images, artifact), as_task(task)
     model = converted(network, torch.from_numpy(images[:1]), artifact, keep_norms=False)
-    flags = _flags(artifact.skips[0])  # any: every branch is given all images
+    flags = _flags(artifact.skips[0])  # any will do: every branch gets all images
     batches = [[batch, flags] for batch in parted(images)]
     try:
         quantized = _quantized(model, batches, batches)
@@ -88,9 +88,9 @@ def _quantized(model: Model, batches: Batches, met: Batches) -> Model:
     """A branch in int8, and the branches that it chooses between.
 
     Arguments:
-        model: at most one `If`, whose outputs are the model's own.
-        batches: arrays for the parameters of `model`, as float branches before it give them.
-        met: the same as the int8 branches before it give them.
+        model: with at most one `If`, whose outputs are the model's own.
+        batches: arrays for the parameters of `model`, from the preceding float branches.
+        met: the same from the preceding int8 branches.
     """
     choice = next((operation for operation in model.get_ops() if operation.get_type_name() == "If"), None)
     if choice is None:
@@ -101,7 +101,7 @@ def _quantized(model: Model, batches: Batches, met: Batches) -> Model:
     if any(operation.get_type_name() not in ("Parameter", "Result") for operation in trunk.get_ops()):
         trunk = _corrected(_by_nncf(trunk, batches), met, values)
     values_met = _values(trunk, met)
-    wrapped: Any = Model  # its annotations name another class of the same name
+    wrapped: Any = Model  # its type annotations refer to another class of this name
     branches, takes = [], []
     for number in range(2):
         body: Model = wrapped(choice.get_function(number))
@@ -127,9 +127,9 @@ def _values(model: Model, batches: Batches) -> Batches:
 
 
 def _corrected(model: Model, met: Batches, wanted: Batches) -> Model:
-    """A branch whose outputs have the means of the float branch, channel by channel, for what it meets in int8.
+    """A branch whose outputs have the float branch's means, channel by channel, on its int8 inputs.
 
-    NNCF corrects shifts inside of a branch; those of the branches before it would else add up.
+    NNCF corrects shifts within a branch; without this, those of preceding branches would add up.
     """
     got = _values(model, met)
     for place, result in enumerate(model.get_results()):
@@ -141,17 +141,17 @@ def _corrected(model: Model, met: Batches, wanted: Batches) -> Model:
 
 
 def _means(values: NDArray[Any]) -> NDArray[Any]:
-    """Means of each channel, in a shape that can be added to the values: channels stand second in maps, else last.
+    """Means of each channel, broadcastable to the values: channels come second in maps, otherwise last.
 
-    An output `[batch]` has one number a sample, and so no channel.
+    An output `[batch]` has one number per sample, and so no channel.
     """
     channel = 1 if values.ndim == 4 else max(1, values.ndim - 1)
     return values.mean(axis=tuple(axis for axis in range(values.ndim) if axis != channel), keepdims=True)
 
 
 def _by_nncf(model: Model, batches: Batches) -> Model:
-    # On Fashion-MNIST, the fast correction of biases agreed with float on 96 % of the images, this one on 98.7 %, with
-    # shifts corrected between branches on 99.0 %, with the first layer in float on 99.4 %.
+    # On Fashion-MNIST, fast bias correction agreed with float on 96 % of the images, this one on 98.7 %, with shifts
+    # corrected between branches on 99.0 %, and with the first layer in float on 99.4 %.
     in_float = nncf.IgnoredScope(names=_first_layers(model), types=["Add", "ReduceMean"], validate=False)
     with _quiet():
         return nncf.quantize(
@@ -165,14 +165,14 @@ def _by_nncf(model: Model, batches: Batches) -> Model:
 
 
 def _first_layers(model: Model) -> list[str]:
-    """The layers that read the image itself: cheap, and all later ones build on what they keep of it."""
+    """The layers that read the image itself: cheap, and all later ones depend on their precision."""
     images = [parameter for parameter in model.get_parameters() if parameter.get_friendly_name() == IMAGE]
     readers = [target.get_node() for image in images for target in image.output(0).get_target_inputs()]
     return [reader.get_friendly_name() for reader in readers if reader.get_type_name() in LAYERS]
 
 
 def _running(model: Model, artifact: Artifact) -> Callable[[Images, str], Any]:
-    """What a model gives at a depth, as a session would."""
+    """A function that returns a model's output at a depth, as a session would."""
     compiled = openvino.compile_model(model, "CPU", _EXACT)
 
     def run(x: Images, skip: str) -> Any:
@@ -188,7 +188,7 @@ def _flags(skip: str) -> NDArray[np.bool_]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """NNCF without its progress bars and its notes on every branch."""
+    """Silence NNCF's progress bars and its notes on every branch."""
     logger = logging.getLogger("nncf")
     level = logger.level
     logger.setLevel(logging.ERROR)

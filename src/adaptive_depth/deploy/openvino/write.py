@@ -1,8 +1,8 @@
-"""One OpenVINO model with every depth: `model.xml`, and `model.bin` beside it, in which each weight stands once.
+"""One OpenVINO model with every depth: `model.xml`, and `model.bin` beside it, which stores each weight once.
 
-One model that branches, and not a graph for each depth beside a common file of weights: OpenVINO compiles each graph
-by itself and folds norms into weights, so graphs for each depth take the super-net's memory again for every depth
-that is used, the one model hardly more than the super-net alone. `benchmarks/export_openvino.py` measures both.
+It is one model with branches rather than a graph per depth with shared weights: OpenVINO compiles each graph
+separately and folds norms into weights, so separate graphs would take the super-net's memory again for every depth
+used, the single model hardly more than the super-net alone. `benchmarks/export_openvino.py` measures both.
 """
 
 import json
@@ -38,11 +38,11 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
         network: an adapted network.
         path: the `.xml`; the weights go to the `.bin` of the same name beside it.
         example: an input `[batch, channels, height, width]`.
-        artifact: what the file says of itself: its `skips` are the depths, its `input_shape` the sizes that are free.
-        form: `"shared"`. There is no other: folded norms were no faster and took seven times the memory.
+        artifact: the file's description: its `skips` are the depths, its `input_shape` says which sizes are free.
+        form: `"shared"`, the only one: folded norms were no faster and took seven times the memory.
 
     Raises:
-        ExportError: another form; an operator that OpenVINO does not know, with the block it came from.
+        ExportError: another form; an operator that OpenVINO does not have, with the block it came from.
 
     Example:
         >>> import adaptive_depth as ad, torch
@@ -52,8 +52,8 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
     """
     if form != "shared":
         raise ExportError(
-            f"form={form!r}: expected 'shared' for OpenVINO, whose kernels compute norms on the way, so that folding "
-            "them gains nothing"
+            f"form={form!r}: expected 'shared' for OpenVINO, whose kernels fuse norms, so that folding them gains "
+            "nothing"
         )
     save(converted(network, example, artifact), path, artifact)
 
@@ -64,10 +64,10 @@ def converted(
     """The depths of a network as one OpenVINO model in memory; arguments and errors as for `write`.
 
     Arguments:
-        keep_norms: leave norms that differ between depths beside their layers, as `openvino_branches.branched` has it.
+        keep_norms: keep norms that differ between depths separate from their layers, as in `branches.branched`.
     """
     with evaluating(network), torch.no_grad(), warnings.catch_warnings(), _root_logger_kept():
-        warnings.simplefilter("ignore")  # deprecations inside of the converters
+        warnings.simplefilter("ignore")  # deprecations inside the converters
         program = _exported(network, example, artifact)
         try:
             flat = openvino.convert_model(program)
@@ -79,21 +79,21 @@ def converted(
 
 
 def save(model: openvino.Model, path: Path, artifact: Artifact) -> None:
-    """Write a model of every depth with its description; both files are replaced, or neither where writing fails."""
+    """Write a model of every depth with its description; both files are replaced, or none if writing fails."""
     model.set_rt_info(json.dumps(artifact.to_json()), [DESCRIPTION])
     weights = path.with_suffix(".bin")
     with drafts(path.parent) as folder:
         new, new_weights = folder / "model.xml", folder / "model.bin"
         openvino.save_model(model, new, compress_to_fp16=False)
         model.set_rt_info(checksum(new_weights), [CHECKSUM])
-        openvino.save_model(model, new, compress_to_fp16=False)  # the weights are the same, byte by byte
+        openvino.save_model(model, new, compress_to_fp16=False)  # now with the checksum; same weights
         move(new_weights, weights)
         move(new, path)
 
 
 @contextmanager
 def _root_logger_kept() -> Iterator[None]:
-    """Put the root logger back: where OpenVINO's converter fails, it leaves it at its own level."""
+    """Restore the root logger: if OpenVINO's converter fails, it leaves it at its own level."""
     root = logging.getLogger()
     level, filters, handlers = root.level, [*root.filters], [*root.handlers]
     try:

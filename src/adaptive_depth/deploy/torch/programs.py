@@ -1,8 +1,8 @@
 """A folder with programs of torch: for each depth a `torch.export` program and plain weights, and AOTInductor packages.
 
-These files go to users of torch: to C++ (AOTInductor), to other tools (`torch.export`), or back into a class of timm or
-torchvision of that depth. Each depth has weights of its own. No session of this library opens them, for
-`torch.export.load` unpickles what it reads: load only those that you trust.
+These files are for users of torch: in C++ (AOTInductor), in other tools (`torch.export`), or in a timm or torchvision
+class of that depth. Each depth has its own weights. No session of this library opens them, because
+`torch.export.load` unpickles what it reads: load only files that you trust.
 """
 
 import json
@@ -32,18 +32,18 @@ def write(
     Arguments:
         network: an adapted network, on the device on which the programs will run.
         path: a folder that does not exist.
-        example: an input of the network; the batch of the programs is free where the artifact's `input_shape` says so.
-        artifact: what the folder says of itself: its `skips` are the depths.
-        form: every program is a plain network of its depth, `"folded"` as others would say.
+        example: an input of the network; the programs' batch is free if the artifact's `input_shape` says so.
+        artifact: the folder's description; its `skips` are the depths.
+        form: `"folded"`: every program is a plain network of its depth.
         compiled: also write `TTFF.aoti.pt2`, packages of machine code for this kind of processor (AOTInductor), which
-            takes a C++ compiler and a minute or so for each depth.
+            requires a C++ compiler and about a minute per depth.
 
     Raises:
-        FixedBatchError: a network whose code fixes a batch that was to be free.
-        ExportError: code that `torch.export` cannot follow, with the block it is in; no working compiler.
+        FixedBatchError: a network whose code fixes a batch that should be free.
+        ExportError: code that `torch.export` cannot trace, with the block it is in; no working compiler.
     """
     if form != "folded":
-        raise ExportError(f"form={form!r} of torch: expected 'folded', for each depth is a network of its own")
+        raise ExportError(f"form={form!r} for torch: expected 'folded', because each depth is a separate network")
     path.mkdir(exist_ok=True)
     images, free = with_free_sides(example, artifact.input_shape)
     for skip in artifact.skips:
@@ -58,16 +58,16 @@ def write(
 
 
 def open_written(path: Path) -> Session:
-    """A session over what `write` has just written; of other folders, see the warning above."""
+    """A session for what `write` has just written; for other folders, see the warning above."""
     return Session("torch", _Programs(path))
 
 
 def plain_state_dict(network: AdaptiveNetwork, skip: Skip) -> dict[str, Tensor]:
     """The weights of one depth under the names that an ordinary network of that depth gives them.
 
-    Blocks behind one that is left out move up: of a ViT with 12 blocks, `blocks.3` of the base-net is `blocks.2` of a
-    ViT with 8. A class of timm or torchvision, built with that many blocks, loads it as it is:
-    `ResNet(Bottleneck, [2, 2, 3, 2])` the base-net of ResNet-50.
+    Blocks after an omitted one move up: in a ViT with 12 blocks, `blocks.3` of the base-net becomes `blocks.2` of a ViT
+    with 8. A timm or torchvision class built with that many blocks loads it unchanged, such as
+    `ResNet(Bottleneck, [2, 2, 3, 2])` for the base-net of ResNet-50.
 
     Arguments:
         network: an adapted network.
@@ -78,7 +78,7 @@ def plain_state_dict(network: AdaptiveNetwork, skip: Skip) -> dict[str, Tensor]:
 
     Raises:
         SkipError: a skip that does not fit the stages.
-        ExportError: modules with an extra state that is no tensor.
+        ExportError: modules with an extra state that is not a tensor.
 
     Example:
         >>> import adaptive_depth as ad, timm
@@ -95,13 +95,13 @@ def plain_state_dict(network: AdaptiveNetwork, skip: Skip) -> dict[str, Tensor]:
     weights = network.extract(letters).state_dict()
     if extra := [name for name, value in weights.items() if not isinstance(value, Tensor)]:
         raise ExportError(
-            f"{', '.join(extra[:3])} is no tensor, which weights of torch cannot hold: choose another format"
+            f"{', '.join(extra[:3])} is not a tensor, so torch's weight files cannot store it: choose another format"
         )
     return {_renamed(name, names): tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
 
 
 def _moved_up(model: nn.Module, left_out: Iterable[str]) -> dict[str, str]:
-    """New paths of the modules that stand behind one that is left out, in a container that numbers its modules."""
+    """New paths of the modules after an omitted one, in a container that numbers its modules."""
     gone = set(left_out)
     renamed = {}
     for container in {path.rpartition(".")[0] for path in gone}:
@@ -124,15 +124,15 @@ def _compile(program: torch.export.ExportedProgram, path: Path) -> None:
 
     try:
         aoti_compile_and_package(program, package_path=str(path))
-    except Exception as error:  # its compilers fail in many ways
+    except Exception as error:  # its compilers raise many types
         raise ExportError(
-            f"AOTInductor cannot compile {path.name} here: {one_line(error)[:MOST_SAID]}; it needs a C++ compiler, or "
-            "leave the packages out (compiled=False)"
+            f"AOTInductor cannot compile {path.name} here: {one_line(error)[:MOST_SAID]}; install a C++ compiler, or "
+            "leave out the packages (compiled=False)"
         ) from error
 
 
 class _Programs:
-    """Runs the programs of a folder, and where there are packages compares those with them."""
+    """Runs the programs of a folder and, if there are packages, compares the two."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -141,7 +141,7 @@ class _Programs:
 
     def run(self, x: NDArray[Any], skip: str) -> Arrays:
         if skip not in self._loaded:
-            self._loaded = {skip: self._load(skip)}  # one depth at a time: each has weights of its own
+            self._loaded = {skip: self._load(skip)}  # one depth at a time: each has its own weights
         with torch.no_grad():
             outputs = [run(torch.from_numpy(x)) for run in self._loaded[skip]]
         wanted, *others = [list(output.values()) if isinstance(output, dict) else [output] for output in outputs]

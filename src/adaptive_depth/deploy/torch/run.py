@@ -1,4 +1,4 @@
-"""Sessions over an adapted network in this process: eager, or compiled by `torch.compile`."""
+"""Sessions for an adapted network in this process: eager, or compiled with `torch.compile`."""
 
 from dataclasses import replace
 from typing import Any
@@ -22,12 +22,12 @@ def open_backend(source: Any, *, threads: int | None, backend: str) -> "NetworkB
     """The backend of a session; see `open_session`.
 
     Arguments:
-        source: an adapted network, on any device; put into eval mode.
-        threads: of torch, for the whole process; by default as they are.
-        backend: `"eager"` or `"compiled"`; compiled depths are compiled when they run for the first time.
+        source: an adapted network, on any device; it is put into eval mode.
+        threads: of torch, for the whole process; unchanged by default.
+        backend: `"eager"` or `"compiled"`; compiled depths are compiled on their first run.
 
     Raises:
-        ArtifactError: something else than an adapted network, or one whose stages no input has proven.
+        ArtifactError: not an adapted network, or one whose stages no input has proven.
     """
     if not isinstance(source, AdaptiveNetwork):
         raise ArtifactError(
@@ -42,7 +42,7 @@ def open_backend(source: Any, *, threads: int | None, backend: str) -> "NetworkB
 
 
 class NetworkBackend:
-    """The sub-networks of a network as they are; what trains its weights is seen by the next call.
+    """The sub-networks of a network as they are; changes of its weights take effect with the next call.
 
     Threads may share it.
     """
@@ -64,8 +64,8 @@ class NetworkBackend:
         self._network = network
 
     def run(self, x: NDArray[np.float32], skip: str) -> Arrays:
-        """What one depth returns for `[batch, channels, height, width]`: `[batch, classes]` of a classifier."""
-        writable = x if x.flags.writeable else x.copy()  # as torch asks, although nothing is written
+        """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` for a classifier."""
+        writable = x if x.flags.writeable else x.copy()  # torch requires it, although nothing is written
         with torch.inference_mode():
             given = torch.from_numpy(writable).to(device_of(self._network))
             output = self._subnets[skip](given)
@@ -83,7 +83,7 @@ class NetworkBackend:
             return {name: _array(part) for name, part in parts.items()}
 
     def _told(self, detections: Detections | None, outputs: tuple[str, ...]) -> None:
-        """Keep what the last call told of the network: of a detector that depends on the size."""
+        """Keep what the last call showed about the network: a detector's depends on the input size."""
         if (detections, outputs) != (self.artifact.detections, self.artifact.outputs):
             self.artifact = replace(self.artifact, detections=detections, outputs=outputs)
 

@@ -1,6 +1,6 @@
-"""A folder with a page that runs every depth in a browser: the file for ONNX Runtime, its description, and the runtime.
+"""A folder with a page that runs every depth in a browser: the ONNX file, its description, and the runtime.
 
-Nothing in it is fetched from elsewhere, so any server of files does, and no image leaves the browser.
+Nothing is fetched from elsewhere, so any file server will do, and no image leaves the browser.
 """
 
 import shutil
@@ -18,10 +18,10 @@ from ..session import Session, open_session
 from ..sidecar import write_sidecar
 
 MODEL = "model.onnx"
-RUNTIME = "onnxruntime-web"  # a package of npm
-WASM = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")  # of it, from `dist`
+RUNTIME = "onnxruntime-web"  # an npm package
+WASM = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")  # its files, from `dist`
 _HERE = Path(__file__)
-# Where the JavaScript is: installed, or in a clone. Its page/ and src/ lie in either.
+# Where the JavaScript is: installed, or in a clone. Both contain page/ and src/.
 _SOURCES = (_HERE.parent / "javascript", _HERE.parents[4] / "javascript")
 
 
@@ -40,18 +40,18 @@ def write(
         network: an adapted network.
         path: a folder that does not exist.
         example: an input of the network.
-        artifact: what the file says of itself; it has to say how images are prepared.
-        form: as of ONNX.
+        artifact: the file's description; it must say how images are prepared.
+        form: as for ONNX.
         runtime: the folder of the npm package onnxruntime-web, or its `dist`; by default `node_modules/onnxruntime-web`
-            here or in a folder above.
+            here or in a parent folder.
 
     Raises:
-        FixedBatchError: a network whose code fixes a batch that was to be free.
-        ExportError: what ONNX refuses; a network whose preprocessing is not known, or a detector; no runtime.
+        FixedBatchError: a network whose code fixes a batch that should be free.
+        ExportError: an export that ONNX rejects; a network with unknown preprocessing, or a detector; no runtime.
     """
     if artifact.preprocessing is None:
         raise ExportError(
-            "a page has to know how images become inputs: give data=, a Preprocessing or the DataConfig of the training"
+            "a page must know how images become inputs: pass data=, a Preprocessing or the training's DataConfig"
         )
     if artifact.detections is not None:
         raise ExportError(
@@ -72,7 +72,7 @@ def write(
 
 
 def open_written(path: Path) -> Session:
-    """A session over the network of a page."""
+    """A session for the network of a page."""
     return open_session(path / MODEL)
 
 
@@ -80,10 +80,10 @@ def find_runtime(given: str | Path | None = None) -> Path:
     """The folder with the files of onnxruntime-web.
 
     Arguments:
-        given: the folder of the package, or its `dist`; None looks for `node_modules` here and above.
+        given: the folder of the package, or its `dist`; None looks for `node_modules` here and in parent folders.
 
     Raises:
-        ExportError: none, or one without these files.
+        ExportError: no such folder, or one without these files.
     """
     install = f"npm install {RUNTIME}"
     for folder in _candidates(given):
@@ -91,10 +91,10 @@ def find_runtime(given: str | Path | None = None) -> Path:
             return folder
     if given is None:
         raise ExportError(
-            f"a page carries its runtime, and there is no node_modules/{RUNTIME} here or in a folder above: {install}, "
-            "or name the folder of the package with runtime= (--runtime)"
+            f"a page includes its runtime, but there is no node_modules/{RUNTIME} here or in a parent folder: {install}"
+            ", or name the folder of the package with runtime= (--runtime)"
         )
-    raise ExportError(f"runtime {given} has no {' and '.join(WASM)}: expected the folder that {install} made")
+    raise ExportError(f"runtime {given} has no {' and '.join(WASM)}: expected the folder that {install} created")
 
 
 def _candidates(given: str | Path | None) -> Iterator[Path]:
