@@ -459,7 +459,7 @@ def test_select_follows_what_a_run_is_judged_by(call, run):
     assert status == 0
     assert "Chosen: FFFF" in out
     assert "It is the best in RMSE of the 16 sub-networks within macs <= 1e+12: 0.250 m." in out
-    assert "Of RMSE, lower is better." in out
+    assert "Lower RMSE is better." in out
     status, out, _ = call("select", run, "--quality=0.26", "--json")
     assert json.loads(out)["chosen"].count("T") <= 1
     assert TradeOffs.from_json(json.loads((run / "tradeoffs.json").read_text())).quality.name == "RMSE"
@@ -631,7 +631,7 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
         ("train resnet18 --data digits --output {tmp}/x --optimizer sdg", "optimizer 'sdg' is not one of timm's"),
         (
             "train resnet18 --data digits --output {tmp}/x --model-kwargs num_classes=3",
-            "has 3 outputs, the data 'digits' has 10 classes",
+            "has 3 outputs, but the data 'digits' has 10 classes",
         ),
         ("train resnet18 --data digits", "Missing option '--output'"),
         ("evaluate {tmp}", "is no saved network"),
@@ -641,7 +641,10 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
         ("profile {run} --seconds 0", "Invalid value for '--seconds'"),
         ("profile {run} --model-kwargs in_chans=1", "is a run folder, built already"),
         ("select {tmp} --macs 1e9", "is no saved network"),
-        ("select {run} --macs 1", "no sub-network meets macs <= 1: the one of fewest multiply-adds, 'TTTT', needs"),
+        (
+            "select {run} --macs 1",
+            "no sub-network meets macs <= 1: the one with the fewest multiply-adds, 'TTTT', needs",
+        ),
         ("select {run} --accuracy 101", "no sub-network meets accuracy >= 101"),
         ("select {run} --accuracy 0.9", "expected percent, such as accuracy=90"),
         ("select {run} --macs=-3", "limit macs=-3.0: expected a finite number above 0"),

@@ -276,9 +276,9 @@ def test_a_detector_of_torchvision_by_name(call, boxes, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["resnet18"], "is no detector of which it is known how it takes them: expected one of torchvision"),
+        (["resnet18"], "is not a detector with a known format of boxes: expected one of torchvision"),
         (["transformers/YolosForObjectDetection", "--model-kwargs=config=nowhere.json"], "nowhere.json"),
-        ([SSD, "--image-size=64"], "the model resizes images to 320 x 320 by itself"),
+        ([SSD, "--image-size=64"], "the model itself resizes images to 320 x 320"),
         ([SSD, "--image-size=1x2x3"], "--image-size '1x2x3': expected pixels, such as 96, or height and width"),
         ([SSD, "--task=segmentation"], "the task Segmentation needs the class of every pixel for each image"),
     ],

@@ -220,7 +220,7 @@ def test_masks_of_coco(tmp_path):
     data = open_set(name, None, "validation", False)
     data.learn_masks()
     with pytest.raises(
-        ad.DataError, match=r"the outline of its box number 0 is damaged .it is of size .40, 20., the image"
+        ad.DataError, match=r"the outline of its box number 0 is damaged .it has the size .40, 20., but the image"
     ):
         _ = data[0]
     train = open_set(name, None, "train", False)
@@ -237,8 +237,8 @@ def test_masks_of_coco(tmp_path):
     [
         ((5, 5, 5, 9), "it has no area"),
         ((9, 5, 5, 9), "it has no area"),
-        ((41, 5, 60, 9), "it lies outside of the"),
-        ((5, -9, 9, -1), "it lies outside of the"),
+        ((41, 5, 60, 9), "it lies outside the"),
+        ((5, -9, 9, -1), "it lies outside the"),
     ],
 )
 def test_a_box_that_marks_nothing_is_left_out_and_noted(tmp_path, form, box, why):
@@ -256,7 +256,7 @@ def test_a_box_that_reaches_beyond_its_image_is_cut_there(tmp_path, form):
     data = open_set(written(tmp_path / "set", form, {"0": [("cat", (-10, 2, 14, 25))]}), None, "train", False)
     assert data[0][1]["boxes"].tolist() == [pytest.approx([0, 2, 14, 20], abs=1e-5)]
     assert len(data.notes.cut) == 1
-    assert "1 of 1 boxes reach beyond their images and are cut there: " in str(data.notes)
+    assert "1 of 1 boxes extend beyond their images and are clipped: " in str(data.notes)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -297,9 +297,7 @@ def test_a_damaged_image_is_left_out_of_training_and_told_and_stops_a_validation
 def test_an_image_of_another_size_than_its_annotation_says(tmp_path, form, detector):
     config = configure(written(tmp_path / "set", form), detector)
     image(next(path for path in sorted((tmp_path / "set").rglob("*0.png")) if "val" in str(path)), (20, 40))
-    with pytest.raises(
-        ad.DataError, match=r"has 20 x 40 pixels, its annotation says 40 x 20, so its boxes are those of"
-    ):
+    with pytest.raises(ad.DataError, match=r"has 20 x 40 pixels, but its annotation says 40 x 20, so its boxes belong"):
         _ = open_data(config, "validation")[0]
 
 
@@ -314,7 +312,7 @@ ENTITIES = '<!DOCTYPE lol [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;&a;">]><annota
         (xml([("", CAT)]), "is damaged .*has no name"),
         (xml([("cat", ("x", 1, 2, 3))]), "is damaged .could not convert string to float"),
         ("x" * (1 << 20) + "xx", "is damaged .*more than 1,048,576 bytes"),
-        (None, "is missing: write one, or take the image out of the list"),
+        (None, "is missing: write one, or remove the image from the list"),
     ],
 )
 def test_damaged_annotations_of_voc(tmp_path, content, why):
@@ -341,7 +339,7 @@ def test_voc_without_a_size_and_with_boxes_that_lack_a_side(tmp_path):
     ("line", "why"),
     [
         ("0 0.5 0.5 0.2", "has 4 numbers"),
-        ("cat 0.5 0.5 0.2 0.2", "begins with 'cat', where a class number is expected"),
+        ("cat 0.5 0.5 0.2 0.2", "begins with 'cat' instead of a class number"),
         ("0 20 10 5 5", "has the number 20"),
         ("0 0.5 0.5 x 0.2", "could not convert"),
         ("0 0.5 0.5 nan 0.2", "has 5 numbers"),
@@ -369,7 +367,7 @@ COCO = {"images": [{"id": 1, "file_name": "0.png", "width": 40, "height": 20}], 
         (json.dumps([]), "holds no lists of images, annotations, categories"),
         (json.dumps(COCO | {"images": [{"id": 1}]}), r"images\[0\] is {'id': 1}: expected entries such as"),
         (json.dumps(COCO | {"categories": [{"id": "1"}]}), r"categories\[0\] is .*: expected entries such as"),
-        (json.dumps(COCO | {"categories": COCO["categories"] * 2}), "has categories of the same name or id"),
+        (json.dumps(COCO | {"categories": COCO["categories"] * 2}), "has categories with the same name or id"),
         (json.dumps(COCO | {"images": [{**COCO["images"][0], "file_name": "9.png"}]}), "'9.png' of .* is in none of"),
     ],
 )
@@ -531,16 +529,14 @@ def test_a_model_of_one_size_is_asked_for_another(tmp_path):
     assert (config.image_size, config.resize, config.classes[0]) == ((320, 320), "stretch", "__background__")
     assert configure(name, model, image_size=320).image_size == 320
     with pytest.raises(
-        ad.DataError, match="image_size=200: the model resizes images to 320 x 320 by itself, leave it out"
+        ad.DataError, match="image_size=200: the model itself resizes images to 320 x 320, leave it out"
     ):
         configure(name, model, image_size=200)
 
 
 def test_boxes_need_a_detector(tmp_path):
     name = written(tmp_path / "set", "coco")
-    with pytest.raises(
-        ad.DataError, match="a Conv2d is no detector of which it is known how it takes them: expected one"
-    ):
+    with pytest.raises(ad.DataError, match="a Conv2d is not a detector with a known format of boxes: expected one"):
         configure(name, torch.nn.Conv2d(3, 4, 1))
 
 

@@ -156,7 +156,7 @@ def test_an_image_that_cannot_be_read_is_named(folder):
     path = sorted((folder / "val").rglob("*.png"))[0]
     path.write_bytes(b"no image")
     config = configure(str(folder), tiny(), image_size=16)
-    with pytest.raises(ad.DataError, match=f"image .*{path.name} cannot be read .*remove it, or put a whole one"):
+    with pytest.raises(ad.DataError, match=f"image .*{path.name} cannot be read .*remove or replace it"):
         list(create_loader(config, "validation", batch_size=2))
 
 
@@ -222,13 +222,13 @@ def test_empty_folder(tmp_path):
     with pytest.raises(ad.DataError, match="has a folder 'a' without images: expected images of that class"):
         class_names(str(tmp_path))
     (tmp_path / "train" / "a").rmdir()
-    with pytest.raises(ad.DataError, match="holds no images: expected one folder a class"):
+    with pytest.raises(ad.DataError, match="holds no images: expected one folder per class"):
         class_names(str(tmp_path))
 
 
 def test_images_outside_of_the_folders_of_classes_are_named(folder):
     shutil.copy(next((folder / "train" / "a").iterdir()), folder / "train" / "loose.png")
-    with pytest.raises(ad.DataError, match=r"train' holds images itself \(loose.png\): expected them in one folder a"):
+    with pytest.raises(ad.DataError, match=r"train' holds images itself \(loose.png\): expected them in one folder per"):
         class_names(str(folder))
 
 
@@ -239,7 +239,7 @@ def test_what_is_not_looked_at_or_missing_is_said(folder):
     missing = [each for each in config.classes if not (folder / "val" / each).exists()]
     assert "b" in missing
     assert notes_of(create_loader(config, "validation")).splitlines() == [
-        f"those of {folder / 'test'}/ are not looked at",
+        f"those of {folder / 'test'}/ are not used",
         f"none of {', '.join(missing)}",
     ]
     assert len(create_loader(config, "test").dataset) == len(list((folder / "test").rglob("*.png")))
@@ -277,7 +277,7 @@ def test_wrong_split_batch_size_and_channels():
 
 def test_fit_of_network_and_data():
     network = tiny(channels=1, classes=7)
-    with pytest.raises(ad.DataError, match=r"7 outputs, the data 'digits' has 10 classes: .*num_classes=10"):
+    with pytest.raises(ad.DataError, match=r"7 outputs, but the data 'digits' has 10 classes: .*num_classes=10"):
         check_fit(network, configure("digits", network))
     with pytest.raises(ad.DataError, match=r"does not take images of shape \[3, 32, 32\]"):
         check_fit(network, configure("digits", tiny(channels=3)))

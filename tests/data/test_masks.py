@@ -118,18 +118,18 @@ def replaced(mask: Path, how: str) -> None:
 
 
 WRONG = [
-    ("missing", r"mask .*1\.png cannot be read \(.*No such file.*\): remove its image, or put a whole one there"),
+    ("missing", r"mask .*1\.png cannot be read \(.*No such file.*\): remove its image, or replace the mask"),
     ("cut off", r"mask .*1\.png cannot be read"),
     (
         "another size",
-        r"mask .*1\.png has 16 x 11 pixels, its image .*1\.png 16 x 12: remove both, or make the mask anew",
+        r"mask .*1\.png has 16 x 11 pixels, but its image .*1\.png 16 x 12: remove both, or redo the mask",
     ),
     (
         "beyond",
         r"mask .*1\.png has the numbers 7, 9: expected 0 to 2 for the classes, and 255 for pixels of none; name its "
         r'class in classes\.txt, or, where it stands for no class, .* \(--task "segmentation\(ignore_index=9\)"\)',
     ),
-    ("colours", r"mask .*1\.png is a picture of mode RGB: expected one number a pixel"),
+    ("colours", r"mask .*1\.png is a picture of mode RGB: expected one number per pixel"),
 ]
 
 
@@ -174,7 +174,7 @@ def test_masks_of_0_and_255_have_one_class_only(folder):
         pixels = np.asarray(Image.open(path))
         Image.fromarray(np.where(pixels > 0, 255, 0).astype(np.uint8)).save(path)
     with pytest.raises(
-        ad.DataError, match=r"name 1 class beside 255 .*: expected two or more.* 0 and 1 in place of 0 and 255"
+        ad.DataError, match=r"have 1 class besides 255 .*: expected two or more.* 0 and 1 instead of 0 and 255"
     ):
         class_names(f"masks/{folder}")
 
@@ -243,7 +243,7 @@ def test_a_model_of_other_classes_is_refused(folder):
     config = configure(f"masks/{folder}", Pixels(), image_size=(24, 32))
     check_fit(Pixels(), config)
     with pytest.raises(
-        ad.DataError, match=r"the network has 5 outputs, the data .* has 3 classes: build the model with"
+        ad.DataError, match=r"the network has 5 outputs, but the data .* has 3 classes: build the model with"
     ):
         check_fit(Pixels(5), config)
 
@@ -252,11 +252,9 @@ def test_what_models_want_of_images_with_masks(folder):
     name = f"masks/{folder}"
     assert configure(name, Pixels()).image_size == 512
     assert arguments_for("torchvision/fcn_resnet50", ("0", "1", "2"), 96, {}) == {"num_classes": 3}
-    with pytest.raises(
-        ad.DataError, match="resize=600: of images with boxes or masks nothing is cut off, leave it out"
-    ):
+    with pytest.raises(ad.DataError, match="resize=600: images with boxes or masks are not cropped, leave it out"):
         configure(name, Pixels(), resize=600)
-    with pytest.raises(ad.DataError, match=r"image_size=\(24, 32\): of images with one class each a square is cut out"):
+    with pytest.raises(ad.DataError, match=r"image_size=\(24, 32\): images with one class each are cropped to a sq"):
         configure("digits", nn.Conv2d(1, 2, 1), image_size=(24, 32))
 
 

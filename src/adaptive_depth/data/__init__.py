@@ -1,4 +1,4 @@
-"""Images and labels by name, and how they become the input of a network."""
+"""Images and labels by name, and how they become a network's input."""
 
 from .configuring import (
     CHARACTERS,

@@ -1,4 +1,4 @@
-"""Images and labels by name, and how they are prepared: a value that a run folder remembers."""
+"""Images and labels by name, and how they are prepared: a value that a run folder stores."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -33,7 +33,7 @@ from .sets import Digits as Digits
 from .together import Together
 from .wanted import Wanted, channels_of, draws_masks, wanted, with_background
 
-# Mirrored, they are others or none.
+# Mirroring would change or destroy these characters.
 CHARACTERS = (*DRAWN, "torch/mnist", "torch/kmnist", "torch/qmnist")
 
 
@@ -45,12 +45,12 @@ class DataConfig(Plain):
         name: `"digits"`, `"letters_in_photos"`, the path of an image folder, or a kind of set and its name or path:
             `"torch/cifar10"`, `"hfds/NAME"` or `"hfds/FOLDER"` (Hugging Face), `"wds/FOLDER"` (tar shards);
             `"coco/FOLDER"`, `"voc/FOLDER"` or `"yolo/FOLDER"` (boxes), `"masks/FOLDER"` (a mask for each image).
-        root: where a named set is stored; None where that goes without saying.
+        root: where a named set is stored; None if it needs none.
         image_size, channels, mean, std, interpolation, crop_pct, resize, fill: those of `Preprocessing`.
-        classes: the class names, in the order of the labels; of a detector whose first output is for what is nothing,
-            that is `"__background__"`.
-        outlined: does each box come with a mask?
-        ignored: of masks, the number of pixels that belong to no class.
+        classes: the class names, in the order of the labels; for a detector whose first output is the background, the
+            first is `"__background__"`.
+        outlined: whether each box comes with a mask.
+        ignored: in masks, the number of pixels that belong to no class.
     """
 
     reading_error = DataError
@@ -70,22 +70,22 @@ class DataConfig(Plain):
     ignored: int = NO_CLASS
 
     def __post_init__(self) -> None:
-        _ = self.preprocessing  # which checks the values
+        _ = self.preprocessing  # checks the values
 
     def to_json(self) -> dict[str, Any]:
-        """Lists, strings and numbers only, as `from_json` reads them; what is as for one class an image is not said."""
+        """Lists, strings and numbers only, as `from_json` reads them; without fields at their default."""
         plain = super().to_json()
         usual = {each.name: each.default for each in fields(self)}
         return {name: value for name, value in plain.items() if getattr(self, name) != usual[name]}
 
     @property
     def shown(self) -> str:
-        """What the data says of its images: `"class"`, `"boxes"` or `"masks"`."""
+        """How the data is labelled: by `"class"`, `"boxes"` or `"masks"`."""
         return shown_in(self.name)
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """All but where its images are."""
+        """Everything except where the images are."""
         known: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(Preprocessing)}
         known["classes"] = tuple(name for name in self.classes if name != BACKGROUND)
         return Preprocessing(**known)
@@ -97,9 +97,9 @@ class DataConfig(Plain):
 def class_names(
     name: str, *, root: str | Path | None = None, download: bool = False, ignored: int = NO_CLASS
 ) -> tuple[str, ...]:
-    """The classes of a data set, in the order of their labels: what a model's `num_classes` must count.
+    """The classes of a data set, in the order of their labels: a model's `num_classes` is their number.
 
-    Detectors of torchvision with a class for what is nothing have one more: `"__background__"`, the first.
+    Detectors of torchvision with a background class have one more: `"__background__"`, the first.
 
     Arguments:
         name, root, download: as for `configure`.
@@ -115,7 +115,7 @@ def class_names(
     data = open_set(name, root, "train", download, ignored=ignored)
     names = data.classes
     if len(names) < 2 and not isinstance(data, Boxes):
-        raise DataError(f"data {name!r} has one class only, {', '.join(names)!r}: expected two or more")
+        raise DataError(f"data {name!r} has only one class, {', '.join(names)!r}: expected two or more")
     return names
 
 
@@ -130,26 +130,26 @@ def configure(
     download: bool = False,
     ignored: int = NO_CLASS,
 ) -> DataConfig:
-    """How a model wants to see a data set: its own size, mean and crop, its number of channels, its form of a batch.
+    """How to prepare a data set for a model: its size, mean and crop, its number of channels, its format of a batch.
 
     Arguments:
         name: `"digits"` or `"letters_in_photos"`; the path of a folder that holds `train/` and `val/` (or
-            `validation/`, `test/`) with one folder a class in each; `"torch/NAME"` (torchvision); `"hfds/NAME"` or
+            `validation/`, `test/`) with one folder per class in each; `"torch/NAME"` (torchvision); `"hfds/NAME"` or
             `"hfds/FOLDER"` (what `datasets.load_dataset` takes); `"wds/FOLDER"` (tar shards with an `_info.json` as
-            timm reads it); `"coco/FOLDER"`, `"voc/FOLDER"`, `"yolo/FOLDER"` (boxes), `"masks/FOLDER"` (docs/data.md).
-        model: its first convolution tells the channels, the configuration of timm or transformers, or the detector of
-            torchvision itself, the rest; ImageNet's otherwise.
-        root: where a named set is stored, or is to be.
+            for timm); `"coco/FOLDER"`, `"voc/FOLDER"`, `"yolo/FOLDER"` (boxes), `"masks/FOLDER"` (docs/data.md).
+        model: its first convolution determines the channels; its configuration in timm or transformers, or the
+            torchvision detector itself, the rest; else as usual on ImageNet.
+        root: where a named set is stored, or will be.
         image_size: in pixels; by default the model's own (32 for digits). For boxes and masks it may be a pair, height
             and width.
-        resize: pixels of an image's shorter side, of which the central `image_size` are kept; by default timm's share.
+        resize: pixels of an image's shorter side before the central crop to `image_size`; by default timm's ratio.
         interpolation: `"bicubic"` or `"bilinear"`; by default timm's.
-        download: fetch a named set that is not in `root`.
-        ignored: in masks, the number of pixels that belong to no class, beside 255.
+        download: download a named set that is not in `root`.
+        ignored: in masks, the number of pixels that belong to no class, besides 255.
 
     Raises:
         DataError: a set that is unknown, missing or empty; a model for images of neither 1 nor 3 channels; a size that
-            the model does not take; boxes for a model that is no detector.
+            the model does not take; boxes for a model that is not a detector.
 
     Example:
         >>> import timm
@@ -185,30 +185,30 @@ def configure(
 
 
 def _sized(asked: Wanted, size: int | tuple[int, int] | None) -> Wanted:
-    """With images of another size, where the model leaves that open."""
+    """The same with images of another size, if the model allows it."""
     if size is None:
         return asked
     sides = size if isinstance(size, tuple) else (size, size)
     if min(sides) < 1:
         raise DataError(f"image_size={size}: expected a number of pixels above 0, such as 224")
     if asked.resize == "crop" and not isinstance(size, int):
-        raise DataError(f"image_size={size}: of images with one class each a square is cut out, expected one number")
+        raise DataError(f"image_size={size}: images with one class each are cropped to a square, expected one number")
     if asked.only and sides != asked.only:
         height, width = asked.only
-        raise DataError(f"image_size={size}: the model resizes images to {height} x {width} by itself, leave it out")
+        raise DataError(f"image_size={size}: the model itself resizes images to {height} x {width}, leave it out")
     return replace(asked, image_size=size)
 
 
 def _cropped(asked: Wanted, resize: int) -> Wanted:
     if asked.resize != "crop" or not isinstance(asked.image_size, int):
-        raise DataError(f"resize={resize}: of images with boxes or masks nothing is cut off, leave it out")
+        raise DataError(f"resize={resize}: images with boxes or masks are not cropped, leave it out")
     if resize < asked.image_size:
         raise DataError(f"resize={resize}: expected at least the image size, {asked.image_size} pixels")
     return replace(asked, crop_pct=asked.image_size / resize)
 
 
 def input_shape(model: nn.Module) -> tuple[int, int]:
-    """The number of channels that a model takes, and the image size it was made for.
+    """The number of channels that a model takes, and its native image size.
 
     Example:
         >>> import timm
@@ -223,21 +223,21 @@ def input_shape(model: nn.Module) -> tuple[int, int]:
 def open_data(
     config: DataConfig, split: str, *, transform: Callable[..., Any] | None = None, download: bool = False
 ) -> Dataset[Any]:
-    """One part of a data set, prepared: items are `[channels, height, width]` and an integer label, a mask
+    """One split of a data set, prepared: items are `[channels, height, width]` and an integer label, a mask
     `[height, width]`, or a dict with `"boxes"` and `"labels"`.
 
-    Tar shards are a stream (an `IterableDataset`) that goes through each image once; all else is asked by number.
+    Tar shards are a stream (an `IterableDataset`) that yields each image once; all other sets are indexed.
 
     Arguments:
         config: what `configure` returned.
-        split: `"train"`, `"test"` or `"validation"` (a set that has only a test part beside the training part: that).
+        split: `"train"`, `"test"` or `"validation"` (the test split of sets that have no other besides training).
         transform: of an image, or of an image and its boxes or mask; by default resizing, a central crop and
-            normalising, without any chance.
-        download: fetch a named set that is not there.
+            normalising, without randomness.
+        download: download a named set that is missing.
 
     Raises:
         DataError: a set that is missing or empty, or whose classes are not those of `config`; and, when an item is
-            asked for, an image that cannot be read.
+            read, an image that cannot be.
     """
     return _open(config, split, transform, download)
 
@@ -267,22 +267,21 @@ def create_loader(
     share: tuple[int, int] = (0, 1),
     leave_out_damaged: bool = False,
 ) -> "DataLoader[Any]":
-    """Batches of one part for evaluation and calibration: `[batch, channels, size, size]` and `[batch]`, or in the form
-    that `config` says.
+    """Batches of one split for evaluation and calibration: `[batch, channels, size, size]` and `[batch]`, or in the
+    format that `config` specifies.
 
     Arguments:
         config: what `configure` returned.
         split: `"train"` or `"validation"`.
         batch_size: images in a batch; the last one may have fewer.
         shuffle: in random order (tar shards: in random order of the shards, and well mixed inside).
-        workers: processes that load images (of tar shards, no more than there are shards).
-        download: fetch a named set that is not there.
-        share: `(index, count)`, every `count`-th image from number `index` on: one of `count` shares that hold each
-            image once.
-        leave_out_damaged: batches are smaller by the images that cannot be read, which are an error otherwise.
+        workers: processes that load images (for tar shards, no more than there are shards).
+        download: download a named set that is missing.
+        share: `(index, count)`, every `count`-th image starting with number `index`: one of `count` disjoint shares.
+        leave_out_damaged: leave out images that cannot be read, so that batches are smaller; by default an error.
 
     Raises:
-        DataError: as for `open_data`; a batch size or number of workers that is too small; a share that is none.
+        DataError: as for `open_data`; a batch size or number of workers that is too small; an invalid share.
     """
     index, count = share
     if batch_size < 1 or workers < 0:
@@ -310,27 +309,27 @@ def create_loader(
 
 
 def check_fit(network: nn.Module, config: DataConfig) -> None:
-    """Check that a network takes these images and has as many outputs as there are classes; of a detector that it takes
-    them.
+    """Check that a network takes these images and has as many outputs as there are classes; for a detector, only the
+    former.
 
     Raises:
-        DataError: with both numbers, or with what the network said of the image size.
+        DataError: with both numbers, or with the network's error about the image size.
     """
     output = check_input(network, config)
     output = logits_in(output["out"] if isinstance(output, Mapping) and "out" in output else output)
-    if config.shown == "boxes" or not isinstance(output, Tensor):  # queries, say, of which a task makes classes
+    if config.shown == "boxes" or not isinstance(output, Tensor):  # such as queries, which a task turns into classes
         return
     found = output.shape[1 if config.shown == "masks" else -1] if output.ndim > 1 else 1
     if found != len(config.classes):
         raise DataError(
-            f"the network has {found} outputs, the data {config.name!r} has {len(config.classes)} classes: "
+            f"the network has {found} outputs, but the data {config.name!r} has {len(config.classes)} classes: "
             f"build the model with num_classes={len(config.classes)}"
         )
 
 
 def notes_of(batches: Any) -> str:
-    """What there is to say of a loader's images: from which folder they are, classes that are missing, boxes that are
-    not used as they stand. Empty where there is nothing.
+    """Notes on a loader's images: the folder they are from, missing classes, boxes that are left out or clipped. Empty
+    if there are none.
     """
     data: Any = getattr(batches, "dataset", None)
     while data is not None and not isinstance(data, Boxes | Indexed):
@@ -342,10 +341,10 @@ def check_input(network: nn.Module, config: DataConfig) -> Any:
     """Check that a network takes these images.
 
     Returns:
-        What it gives for one that is black.
+        Its output for a black one.
 
     Raises:
-        DataError: with what the network said of the image size.
+        DataError: with the network's error about the image size.
     """
     device = next((parameter.device for parameter in network.parameters()), None)
     shape = (1, config.channels, *config.preprocessing.sides)
@@ -360,7 +359,7 @@ def check_input(network: nn.Module, config: DataConfig) -> Any:
 
 
 def _built_for_one_size(network: nn.Module) -> str:
-    """How a network is made for another size, where its class is built for one (timm's transformers)."""
+    """How to build a network for another size, if its class needs that (timm's transformers)."""
     built = any(hasattr(part, "img_size") for part in network.modules())
     return "; build it for that size, --model-kwargs img_size=64 (or img_size=[96,128])" * built
 

@@ -1,4 +1,4 @@
-"""How an image and what is marked on it become an input and a target, so that both stay in their places."""
+"""How an image and its annotations become an input and a target that stay aligned."""
 
 from collections.abc import Sequence
 from math import sqrt
@@ -18,12 +18,12 @@ AUGMENTED = ("crop", "flip", "none")
 
 
 class Together:
-    """An image and a target as an input `[channels, height, width]` and its target, plain tensors both.
+    """Turns an image and a target into an input `[channels, height, width]` and its target, both plain tensors.
 
     Arguments:
-        preprocessing: how large, and how normalised; all of an image stays in it.
-        ignored: what a mask holds where there is no image.
-        augment: transforms of torchvision (v2) before that.
+        preprocessing: its size and normalisation; nothing of an image is cropped.
+        ignored: the number in a mask outside the image.
+        augment: torchvision transforms (v2) before that.
 
     Example:
         >>> from torchvision.tv_tensors import BoundingBoxes
@@ -56,7 +56,7 @@ class Together:
 
 
 class _Resize(v2.Resize):
-    """Masks by the pixel in the middle, as images are; v2's own takes the upper left one, up to half a pixel away."""
+    """Samples masks at pixel centres, as for images; v2's own samples at the upper left, up to half a pixel away."""
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         if not isinstance(inpt, Mask):
@@ -67,7 +67,7 @@ class _Resize(v2.Resize):
 
 
 def _plain(target: Any) -> Any:
-    """Tensors that are no more than that."""
+    """A target of plain tensors."""
     if isinstance(target, Mask):
         return target.as_subclass(Tensor).long()
     return {name: each.as_subclass(Tensor) if isinstance(each, Tensor) else each for name, each in target.items()}
@@ -77,23 +77,23 @@ def augmentation(kind: str, target: str, smallest: float) -> list[v2.Transform]:
     """The random part of the preparation for training.
 
     Arguments:
-        kind: `"crop"` (a random part, mirrored or not), `"flip"` or `"none"`.
+        kind: `"crop"` (a random crop, flipped or not), `"flip"` or `"none"`.
         target: `"boxes"` or `"masks"`.
-        smallest: the smallest part of an image's area that a crop keeps.
+        smallest: the smallest fraction of an image's area that a crop keeps.
 
     Raises:
-        DataError: a kind that would change images and not what is marked on them.
+        DataError: a kind that would change images but not their annotations.
     """
     if kind not in AUGMENTED:
         raise DataError(
-            f"augment={kind!r} is of images with one class: expected one of {', '.join(AUGMENTED)} for {target}"
+            f"augment={kind!r} needs images with one class: expected one of {', '.join(AUGMENTED)} for {target}"
         )
     flip: list[v2.Transform] = [] if kind == "none" else [v2.RandomHorizontalFlip()]
     if kind != "crop":
         return flip
     if target == "masks":
         return [_Part(smallest), *flip]
-    # Boxes whose centre is cut off go, and the rest of the others is what is to be found.
+    # Boxes whose centre is cropped off are dropped, the others clipped.
     return [
         v2.RandomIoUCrop(min_scale=sqrt(smallest)),
         v2.ClampBoundingBoxes(),
@@ -103,7 +103,7 @@ def augmentation(kind: str, target: str, smallest: float) -> list[v2.Transform]:
 
 
 class _Part(v2.RandomResizedCrop):
-    """A random part of an image, of about its proportions, not resized yet."""
+    """A random crop of an image with about its aspect ratio, not yet resized."""
 
     def __init__(self, smallest: float) -> None:
         super().__init__(1, scale=(smallest, 1.0))
@@ -119,6 +119,6 @@ class _Part(v2.RandomResizedCrop):
 
 
 def _labels(inputs: Any) -> list[Tensor]:
-    """All that there is one of for each box."""
+    """The entries of a target with one value per box."""
     _, target = inputs
     return [target[name] for name in ("labels", "iscrowd")]

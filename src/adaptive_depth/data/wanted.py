@@ -1,4 +1,4 @@
-"""What models want to see: how large images are, how they are normalised, and in which form boxes come."""
+"""The inputs that models expect: the size of images, their normalisation, and the format of boxes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from ..hugging_face import image_processor_of, is_of_transformers
 from ..tasks.detectors import detector_of
 from .sets import BACKGROUND
 
-_USUAL = 512  # pixels of an image with boxes or a mask, where nobody says
-_ZEROS, _ONES = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # a mean and a std that leave pixels as they are
+_USUAL = 512  # pixels of an image with boxes or a mask, if unknown
+_ZEROS, _ONES = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # a mean and a std that change nothing
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """How a model wants to see images: fields of `Preprocessing`, and the only size that it takes, height and width."""
+    """The images that a model expects: fields of `Preprocessing`, and the only size that it takes, height and width."""
 
     image_size: int | tuple[int, int]
     mean: tuple[float, ...]
@@ -34,25 +34,25 @@ class Wanted:
 
 
 def plain_model(model: nn.Module) -> nn.Module:
-    """The model itself, of an adapted network or not."""
+    """The model itself, adapted or not."""
     return model.model if isinstance(model, AdaptiveNetwork) else model
 
 
 def channels_of(model: nn.Module) -> int:
-    """As its first convolution takes them; 3 where it has none."""
+    """Those of its first convolution; 3 if it has none."""
     convolution = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
     return 3 if convolution is None else convolution.in_channels
 
 
 def wanted(model: nn.Module, shown: str) -> Wanted:
-    """What a model wants to see, by timm, torchvision or transformers; else what is usual on ImageNet.
+    """The images that a model expects, according to timm, torchvision or transformers; else as usual on ImageNet.
 
     Arguments:
         model: adapted or not.
-        shown: what the data says of images, `"class"`, `"boxes"` or `"masks"`.
+        shown: how the data is labelled: by `"class"`, `"boxes"` or `"masks"`.
 
     Raises:
-        DataError: boxes, and a model that is no detector of torchvision or transformers that learns from boxes.
+        DataError: boxes for a model that is not a detector of torchvision or transformers that learns from boxes.
     """
     model = plain_model(model)
     if shown == "boxes":
@@ -68,7 +68,7 @@ def wanted(model: nn.Module, shown: str) -> Wanted:
 
 
 def keeps_background(model: nn.Module) -> bool:
-    """Is the first class of this detector that of what is none, so that its classes are counted from 1?"""
+    """Is the first class of this detector the background, so that its classes count from 1?"""
     known = detector_of(plain_model(model))
     return known is not None and known.lowest == 1
 
@@ -81,13 +81,13 @@ def with_background(model: nn.Module, classes: tuple[str, ...]) -> tuple[str, ..
 def arguments_for(
     name: str, classes: tuple[str, ...], size: int | tuple[int, int] | None, given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The arguments with which `create_model` builds a model of a name for some classes and images of some size.
+    """The arguments with which `create_model` builds a named model for these classes and images of this size.
 
     Arguments:
-        name: as `create_model` takes it.
+        name: as for `create_model`.
         classes: of the data.
-        size: of the images, where it was asked for.
-        given: arguments of the user's own, which decide.
+        size: of the images, if requested.
+        given: the user's own arguments, which take precedence.
 
     Example:
         >>> arguments_for("resnet18", ("cat", "dog"), 64, {})
@@ -101,21 +101,21 @@ def arguments_for(
         config = given.get("config", {})
         fields = config if isinstance(config, dict) else config.to_dict() if hasattr(config, "to_dict") else None
         if fields is None:
-            return dict(given)  # which says what is wrong with it
+            return dict(given)  # create_model will report what is wrong with it
         own = "id2label" in fields or "num_labels" in fields
         return {**given, "config": fields if own else fields | named}
     kind = _detector(short) if library == "torchvision" else ""
     if not kind:
         return {"num_classes": len(classes), **given}
     arguments = {"num_classes": len(classes) + (kind in _WITH_BACKGROUND)}
-    if size is not None and kind not in _OF_ONE_SIZE:  # with which nothing is left to resize
+    if size is not None and kind not in _OF_ONE_SIZE:  # so that the model has nothing to resize
         sides = size if isinstance(size, tuple) else (size, size)
         arguments |= {"min_size": min(sides), "max_size": max(sides)}
     return {**arguments, **given}
 
 
 def _detector(short: str) -> str:
-    """The module of a detector of torchvision, such as `"faster_rcnn"`; empty of any other model, and of none."""
+    """The module of a torchvision detector, such as `"faster_rcnn"`; empty for any other or unknown model."""
     try:
         module = get_model_builder(short).__module__
     except ValueError:
@@ -124,7 +124,7 @@ def _detector(short: str) -> str:
     return kind if package == "torchvision.models.detection" else ""
 
 
-_WITH_BACKGROUND = ("faster_rcnn", "mask_rcnn", "keypoint_rcnn", "ssd", "ssdlite")  # as `keeps_background` says
+_WITH_BACKGROUND = ("faster_rcnn", "mask_rcnn", "keypoint_rcnn", "ssd", "ssdlite")  # must agree with `keeps_background`
 _OF_ONE_SIZE = ("ssd", "ssdlite")
 
 
@@ -147,29 +147,29 @@ def _of_a_detector(model: nn.Module) -> Wanted:
     if known is not None and known.library == "transformers":
         return _of_a_processor(model) or Wanted(_USUAL, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     raise DataError(
-        f"the data has boxes, and a {type(model).__name__} is no detector of which it is known how it takes them: "
+        f"the data has boxes, but a {type(model).__name__} is not a detector with a known format of boxes: "
         "expected one of torchvision, such as torchvision/fcos_resnet50_fpn, or a class of transformers that ends with "
         "ForObjectDetection; train any other in Python, ad.train(net, loader, task=...)"
     )
 
 
 def _of_torchvision(model: nn.Module) -> Wanted:
-    """It normalises by itself; images come in its size, so that nothing is left for it to resize."""
+    """It normalises images itself; they come in its size, so that nothing is left to resize."""
     if getattr(getattr(model, "roi_heads", None), "has_keypoint", bool)():
         raise DataError(
-            f"a {type(model).__name__} learns keypoints, which no data has that the command line reads: train it in "
-            "Python, ad.train(net, loader)"
+            f"a {type(model).__name__} learns keypoints, which the command line cannot read: train it in Python, "
+            "ad.train(net, loader)"
         )
     resizes: Any = model.transform
     if resizes.fixed_size is not None:
         width, height = resizes.fixed_size
         return Wanted((height, width), _ZEROS, _ONES, only=(height, width))
-    # Its own padding is of zeros, after it has normalised.
+    # It pads with zeros after normalising, so with the mean before that.
     return Wanted(resizes.min_size[-1], _ZEROS, _ONES, resize="letterbox", fill=tuple(resizes.image_mean))
 
 
 def _of_a_processor(model: Any) -> Wanted | None:
-    """What a model of transformers' image processor does by default, but to one size, whatever the proportions."""
+    """The defaults of a transformers model's image processor, but with one size, whatever the aspect ratio."""
     told = image_processor_of(model.config) if is_of_transformers(model) else None
     if told is None:
         return None

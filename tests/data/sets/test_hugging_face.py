@@ -236,7 +236,7 @@ WRONG = {
     "no image": r"has no Image columns: .*named 'image'; there are label \(ClassLabel\); cast_column makes one",
     "no label": r"has no ClassLabel columns: .*there are image \(Image\), id \(int64\); class_encode_column makes one",
     "two labels": r"has 2 ClassLabel columns: .*a \(ClassLabel\), b \(ClassLabel\); rename_column names one 'label'",
-    "one class": "has one class only, 'cat': expected two or more",
+    "one class": "has only one class, 'cat': expected two or more",
 }
 
 
@@ -315,7 +315,7 @@ def asked(monkeypatch):
 
 def test_a_named_set_is_fetched_if_one_says_so(asked):
     with pytest.raises(
-        FetchError, match=r"cannot be read \(no such set\): .* is fetched if you say so, train --download"
+        FetchError, match=r"cannot be read \(no such set\): .* is downloaded only on request, train --download"
     ):
         class_names("hfds/some/body")
     with pytest.raises(ad.DataError, match=r"expected a name on the Hugging Face hub, or a folder of .* images$"):
@@ -332,7 +332,7 @@ def test_a_folder_that_names_files_elsewhere(tmp_path, asked):
         "---\nconfigs:\n- data_files:\n  - split: train\n    path: [http://localhost:1/x.parquet]\n---\n# http:"
     )
     with pytest.raises(
-        FetchError, match=r"names files elsewhere \(http://localhost:1/x.parquet\), which are fetched if"
+        FetchError, match=r"refers to files elsewhere \(http://localhost:1/x.parquet\), which are downloaded"
     ):
         class_names(name)
     assert asked == []
@@ -362,7 +362,7 @@ def test_a_run_or_recipe_from_elsewhere_asks_before_it_fetches(tmp_path, asked, 
     recipe.write_text("model: resnet18\ndata: hfds/some/body\nepochs: 1\n")
     command = ["train", f"--recipe={recipe}", f"--output={tmp_path / 'run'}", "--device=cpu"]
     assert main(command) == 2
-    assert "is fetched if you say so, train --download" in capsys.readouterr().err
+    assert "is downloaded only on request, train --download" in capsys.readouterr().err
     assert asked == [(True, True)]
     for answer, more in (("n\n", []), ("y\n", [(False, False)])):
         asked.clear()

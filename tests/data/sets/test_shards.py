@@ -388,7 +388,7 @@ def test_a_shard_that_is_none(shards, tmp_path, kind):
         path.write_bytes(b"" if kind == "empty" else b"no tar at all" * 100)
     assert set(numbers(epoch(made, 1))) == {*range(30)}
     assert sorted(made.damaged) == [f"train-0003.tar, sample {number}" for number in range(10)]
-    assert "ends after 0 of the 10 samples that _info.json tells (" in made.damaged["train-0003.tar, sample 4"]
+    assert "ends after 0 of the 10 samples in _info.json (" in made.damaged["train-0003.tar, sample 4"]
 
 
 def test_nothing_whole_at_all(shards, tmp_path):
@@ -414,7 +414,7 @@ def test_a_shard_that_holds_more_than_told(shards, tmp_path, workers):
         info["splits"]["validation"] |= {"shard_lengths": [4, 4], "num_samples": 8}
 
     change_info(tmp_path / "set", forget_one)
-    with pytest.raises(ad.DataError, match=r"^shard .*-0001.tar holds more than the 4 samples that _info.json tells"):
+    with pytest.raises(ad.DataError, match=r"^shard .*-0001.tar holds more than the 4 samples in _info.json"):
         list(create_loader(plain(shards), "validation", workers=workers))
 
 
@@ -439,7 +439,7 @@ def without(key):
             lambda info: info["splits"]["train"]["filenames"].__setitem__(1, "pipe:touch x"),
             "1 of 4 shards of split 'train' of .* do not exist: pipe:touch x; expected them in",
         ),
-        (lambda info: info.update(classes=["cat"]), "has one class only, 'cat'"),
+        (lambda info: info.update(classes=["cat"]), "has only one class, 'cat'"),
         (lambda info: info.update(classes="cat dog"), '"classes" in .*expected a list of names, each once'),
         (lambda info: info.update(classes=["cat", "cat"]), '"classes" in .*expected a list of names, each once'),
         (lambda info: info.update(classes=None, class_map={"cat": 1, "dog": 2}), "its classes .1, 2.: expected 0"),

@@ -1,5 +1,5 @@
-"""name → images of one split and what they show: a class (digits, folders, sets of torchvision and Hugging Face, tar
-shards), boxes (COCO, VOC, YOLO) or a class for each pixel (masks).
+"""name → images of one split with labels: a class (digits, folders, sets of torchvision and Hugging Face, tar shards),
+boxes (COCO, VOC, YOLO) or a class for each pixel (masks).
 """
 
 from collections.abc import Callable
@@ -60,7 +60,7 @@ _IN_FOLDERS = ("wds", *BOXES, _MASKS)
 
 
 def shown_in(name: str) -> str:
-    """What a set says of its images: `"class"` (one an image), `"boxes"` or `"masks"` (a class for each pixel).
+    """How a set is labelled: by `"class"` (one per image), `"boxes"` or `"masks"` (a class for each pixel).
 
     Example:
         >>> shown_in("digits"), shown_in("coco/data/dogs"), shown_in("masks/streets")
@@ -78,10 +78,10 @@ def open_set(
     classes: tuple[str, ...] | None = None,
     ignored: int = NO_CLASS,
 ) -> ImageSet:
-    """One split of a named set; its labels are numbers of `classes`, or of its own ones, in masks besides `ignored`.
+    """One split of a named set; its labels are indices of `classes`, or of its own ones, and in masks `ignored`.
 
     Raises:
-        DataError: a set that is unknown, missing or empty, or has classes that are none of `classes`.
+        DataError: a set that is unknown, missing or empty, or has classes that are not in `classes`.
     """
     if split not in SPLITS:
         raise DataError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
@@ -100,7 +100,7 @@ def open_set(
 
 
 def locate(name: str, root: str | Path | None) -> tuple[str, str | None]:
-    """Name and root as they can be remembered: paths that hold wherever the next program is started.
+    """Name and root in a form that can be stored: paths that are valid from any working directory.
 
     Example:
         >>> locate("torch/mnist", None)
@@ -122,7 +122,7 @@ def _kind(name: str) -> tuple[str | None, str]:
     prefix, slash, rest = name.partition("/")
     kind = prefix.lower()
     if slash and kind in (*KINDS, *_IN_FOLDERS):
-        if not rest and kind not in _IN_FOLDERS:  # whose folder may be the root
+        if not rest and kind not in _IN_FOLDERS:  # their folder may be the root
             raise unknown(name)
         return kind, rest
     return None, name

@@ -1,4 +1,4 @@
-"""Images with boxes on them, whatever the form of their annotations: what is read, checked, and not used."""
+"""Images with boxes, whatever the format of their annotations: what is read, checked, and left out."""
 
 import re
 import warnings
@@ -18,21 +18,21 @@ from ...errors import DataError, one_line
 from ...packages import hint
 from .indexed import SPLITS, agree, decode, unreadable
 
-BACKGROUND = "__background__"  # torchvision's name for the class of what is none
+BACKGROUND = "__background__"  # torchvision's name for the background class
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-_SHOWN = 3  # examples, in what is told
+_SHOWN = 3  # examples in a message
 
 
 @dataclass(frozen=True)
 class Marked:
-    """A box as an annotation has it, not yet checked.
+    """A box as annotated, not yet checked.
 
     Attributes:
-        where: the annotation, for what is told.
-        box: left, top, right and bottom, in pixels, or in parts of the image's sides.
+        where: the annotation, for messages.
+        box: left, top, right and bottom, in pixels, or as fractions of the image's sides.
         name: its class.
-        crowd: is it neither learned nor counted (a crowd of COCO, a difficult object of VOC)?
-        outline: COCO's polygons or run lengths; None where there are none.
+        crowd: whether it is neither learned nor counted (a crowd in COCO, a difficult object in VOC).
+        outline: COCO's polygons or run lengths; None if there are none.
     """
 
     where: str
@@ -44,17 +44,17 @@ class Marked:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image and what is marked on it.
+    """An image and its annotations.
 
     Attributes:
         path: of the image.
         number: its `image_id`.
-        size: width and height as the annotation states them; None where it does not, and boxes are parts of both.
+        size: width and height according to the annotation; None if it has none, and boxes are fractions of both.
         boxes: `[boxes, 4]`, left, top, right and bottom.
-        labels: `[boxes]`, numbers of classes.
+        labels: `[boxes]`, class indices.
         crowd: `[boxes]`, which of them are neither learned nor counted.
         outlines: of each box, COCO's polygons or run lengths.
-        wrong: why nothing can be learned from it; empty where it can.
+        wrong: why nothing can be learned from it; empty if it is usable.
     """
 
     path: Path
@@ -69,13 +69,13 @@ class Picture:
 
 @dataclass
 class Notes:
-    """What of the boxes of a set is not used as it stands.
+    """Boxes of a set that are not used as annotated.
 
     Attributes:
-        boxes: how many annotations there are.
-        left_out: where one stands that is left out, and the reason.
-        cut: where one stands that reaches beyond its image, and is cut there.
-        empty: images without a box, from which it is learned that nothing is there.
+        boxes: the number of annotations.
+        left_out: the places of those that are left out, and the reasons.
+        cut: the places of those that extend beyond their image and are clipped.
+        empty: images without boxes, which are learned as empty.
     """
 
     boxes: int = 0
@@ -84,14 +84,14 @@ class Notes:
     empty: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """A line for each thing to tell; empty where there is nothing."""
+        """A line for each kind; empty if there is nothing to report."""
         lines: list[str] = []
         if self.left_out:
             told = "; ".join(f"{where}: {why}" for where, why in list(self.left_out.items())[:_SHOWN])
             lines.append(f"{len(self.left_out)} of {self.boxes:,} boxes left out: {told}")
         if self.cut:
             lines.append(
-                f"{len(self.cut)} of {self.boxes:,} boxes reach beyond their images and are cut there: "
+                f"{len(self.cut)} of {self.boxes:,} boxes extend beyond their images and are clipped: "
                 f"{', '.join(self.cut[:_SHOWN])}"
             )
         if self.empty:
@@ -101,18 +101,18 @@ class Notes:
 
 class Boxes(Dataset[tuple[Any, dict[str, Any]]]):
     """Images and their boxes: an item is a `PIL.Image` and a dict of `"boxes"` (`[boxes, 4]`, left, top, right and
-    bottom in pixels), `"labels"` (`[boxes]`), `"image_id"`, `"iscrowd"` (`[boxes]`) and, where asked for, `"masks"`
+    bottom in pixels), `"labels"` (`[boxes]`), `"image_id"`, `"iscrowd"` (`[boxes]`) and, if requested, `"masks"`
     (`[boxes, height, width]`), as transforms of torchvision take them.
 
     Arguments:
-        pictures: what there is.
-        classes: those that labels are numbers of.
-        notes: what is not used of it.
-        what: the set, as errors call it.
+        pictures: the images and their annotations.
+        classes: those that labels index.
+        notes: which boxes are not used as annotated.
+        what: the set's name in errors.
 
     Raises:
-        DataError: no image, or no box on any; when an item is asked for, an image that cannot be read, that is of
-            another size than its annotation says, or whose annotation is damaged.
+        DataError: no image, or no box on any; when an item is read, an image that cannot be read, has another size than
+            in its annotation, or has a damaged annotation.
     """
 
     def __init__(self, pictures: Sequence[Picture], classes: tuple[str, ...], notes: Notes, what: str) -> None:
@@ -127,14 +127,14 @@ class Boxes(Dataset[tuple[Any, dict[str, Any]]]):
         """From now on items have a mask for each box.
 
         Raises:
-            DataError: a box that has no outline; pycocotools is not installed.
+            DataError: a box without an outline; pycocotools is not installed.
         """
         missing = [each for each in self.pictures if any(outline is None for outline in each.outlines)]
         if missing:
             raise DataError(
                 f"{self.what} has boxes without outlines on {len(missing)} of {len(self)} images, such as "
-                f"{missing[0].path}, and the model learns a mask for each: expected 'segmentation' of each "
-                "annotation, as COCO has it"
+                f"{missing[0].path}, but the model learns a mask for each: expected 'segmentation' in each "
+                "annotation, as in COCO"
             )
         try:
             import pycocotools  # noqa: F401
@@ -151,13 +151,13 @@ class Boxes(Dataset[tuple[Any, dict[str, Any]]]):
             raise DataError(picture.wrong)
         try:
             image = decode(picture.path.open("rb"))
-        except Exception as error:  # whatever a decoder stumbles over
+        except Exception as error:  # decoders raise errors of any kind
             raise unreadable(str(picture.path), error) from error
         if picture.size not in (None, image.size):
             stated = " x ".join(map(str, picture.size or ()))
             raise DataError(
-                f"image {picture.path} has {image.width} x {image.height} pixels, its annotation says {stated}, so its "
-                "boxes are those of another image: remove it, or mend one of both"
+                f"image {picture.path} has {image.width} x {image.height} pixels, but its annotation says {stated}, so "
+                "its boxes belong to another image: remove it, or fix one of the two"
             )
         target = self._target(picture, *image.size)
         return self.transform(image, target) if self.transform else (image, target)
@@ -181,34 +181,34 @@ class Boxes(Dataset[tuple[Any, dict[str, Any]]]):
 def agreed(
     found: Sequence[str], classes: tuple[str, ...] | None, what: str, used: Iterable[str] | None = None
 ) -> tuple[tuple[str, ...], dict[str, int]]:
-    """The classes that labels are numbers of, and these numbers by name.
+    """The classes that labels index, and these indices by name.
 
     Arguments:
         found: the set's own classes.
-        classes: those that were trained on, where that is known; the background among them is nobody's label.
-        what: the set, as errors call it.
-        used: those of its own classes that it has boxes of; all by default.
+        classes: those that were trained on, if known; the background among them is never a label.
+        what: the set's name in errors.
+        used: those of its own classes that have boxes; by default all.
 
     Raises:
-        DataError: a class that is none of `classes`, or one that is called as the background is.
+        DataError: a class that is not in `classes`, or one with the name of the background.
 
     Example:
         >>> agreed(["cat", "dog"], ("__background__", "cat", "dog"), "the set")
         (('__background__', 'cat', 'dog'), {'cat': 1, 'dog': 2})
     """
     if BACKGROUND in found:
-        raise DataError(f"{what} has a class {BACKGROUND!r}, which is the name of what is none: give it another")
+        raise DataError(f"{what} has a class {BACKGROUND!r}, the name of the background: give it another")
     chosen = tuple(found) if classes is None else classes
     agree(list(found if used is None else used), chosen, what)
     return chosen, {name: number for number, name in enumerate(chosen) if name != BACKGROUND}
 
 
 def split_folders(place: Path, split: str) -> list[Path]:
-    """The folders in a place that are named as a split is, with a year or without: `train`, `train2017`."""
+    """The folders in a place that are named like a split, with or without a year: `train`, `train2017`."""
     names = re.compile(rf"({'|'.join(SPLITS[split])})\d*", re.IGNORECASE)
     there = sorted(place.iterdir()) if place.is_dir() else []
     found = [each for each in there if each.is_dir() and names.fullmatch(each.name)]
-    # Of val/ and test/ one is meant, the first in the order of their names in sets.
+    # If both val/ and test/ exist, the one listed first in SPLITS is meant.
     return sorted(found, key=lambda each: SPLITS[split].index(re.sub(r"\d+$", "", each.name.lower())))[:1]
 
 
@@ -220,15 +220,15 @@ def pictured(
     numbers: dict[str, int],
     notes: Notes,
 ) -> Picture:
-    """An image with those of its boxes that mark something; the others are noted.
+    """An image with its valid boxes; the others are noted.
 
     Arguments:
         path: of the image.
         number: its `image_id`.
-        size: its width and height in pixels; None where boxes are parts of both.
+        size: its width and height in pixels; None if boxes are fractions of both.
         marked: its boxes.
         numbers: of the classes, by name.
-        notes: takes what is left out or cut.
+        notes: collects what is left out or clipped.
     """
     kept: list[tuple[Marked, tuple[float, ...]]] = []
     width, height = size or (1, 1)
@@ -236,11 +236,11 @@ def pictured(
         notes.boxes += 1
         box, why = _inside(each.box, width, height)
         if not why and each.name not in numbers:
-            why = f"its class {each.name!r} is none of {', '.join(list(numbers)[:8])}{', ...' * (len(numbers) > 8)}"
+            why = f"its class {each.name!r} is not one of {', '.join(list(numbers)[:8])}{', ...' * (len(numbers) > 8)}"
         if why:
             notes.left_out[each.where] = why
             continue
-        # Parts of an image are rounded when they are written: what is less than a pixel over is no mistake.
+        # Written coordinates are rounded, so less than a pixel beyond the image is not an error.
         if max(abs(a - b) for a, b in zip(box, each.box, strict=True)) > (1.0 if size else 1e-3):
             notes.cut.append(each.where)
         kept.append((each, box))
@@ -263,7 +263,7 @@ def unusable(path: Path, number: int, why: str) -> Picture:
 
 
 def _inside(box: tuple[float, ...], width: float, height: float) -> tuple[tuple[float, ...], str]:
-    """The part of a box that is inside of its image; and why it cannot be used, or nothing."""
+    """The part of a box inside its image, and why it cannot be used (empty if it can)."""
     if len(box) != 4 or not all(map(isfinite, box)):
         return box, f"its sides are {', '.join(map(str, box)) or 'missing'}, expected four finite numbers"
     left, top, right, bottom = box
@@ -272,12 +272,12 @@ def _inside(box: tuple[float, ...], width: float, height: float) -> tuple[tuple[
         return box, f"it has no area (left, top, right, bottom: {stated})"
     if right <= 0 or bottom <= 0 or left >= width or top >= height:
         image = "the image" if (width, height) == (1, 1) else f"the {width:g} x {height:g} pixels of the image"
-        return box, f"it lies outside of {image} (left, top, right, bottom: {stated})"
+        return box, f"it lies outside {image} (left, top, right, bottom: {stated})"
     return (max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)), ""
 
 
 def _drawn(outlines: Sequence[Any], width: int, height: int, path: Path) -> NDArray[np.uint8]:
-    """Masks `[boxes, height, width]` of COCO's outlines."""
+    """Masks `[boxes, height, width]` from COCO's outlines."""
     from pycocotools import mask
 
     drawn = np.zeros((len(outlines), height, width), np.uint8)
@@ -286,10 +286,10 @@ def _drawn(outlines: Sequence[Any], width: int, height: int, path: Path) -> NDAr
         for number, outline in enumerate(outlines):
             try:
                 drawn[number] = mask.decode(_run_lengths(mask, outline, width, height))
-            except Exception as error:  # whatever it stumbles over
+            except Exception as error:  # pycocotools raises errors of any kind
                 raise DataError(
-                    f"image {path}: the outline of its box number {number} is damaged ({one_line(error)}): mend it, or "
-                    "take the box out"
+                    f"image {path}: the outline of its box number {number} is damaged ({one_line(error)}): fix it, or "
+                    "remove the box"
                 ) from error
     return drawn
 
@@ -298,5 +298,5 @@ def _run_lengths(mask: Any, outline: Any, width: int, height: int) -> Any:
     if isinstance(outline, list):
         return mask.merge(mask.frPyObjects(outline, height, width))
     if outline["size"] != [height, width]:
-        raise ValueError(f"it is of size {outline['size']}, the image of {[height, width]}")
+        raise ValueError(f"it has the size {outline['size']}, but the image {[height, width]}")
     return mask.frPyObjects(outline, height, width) if isinstance(outline["counts"], list) else outline

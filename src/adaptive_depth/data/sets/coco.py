@@ -1,6 +1,6 @@
-"""Boxes in the form of COCO: a JSON file for each part, beside its images.
+"""Boxes in COCO's format: a JSON file for each split, beside its images.
 
-torchvision's own reader prints as it reads, and stops at the first entry that is damaged.
+torchvision's own reader prints while reading, and stops at the first damaged entry.
 """
 
 import json
@@ -23,18 +23,18 @@ _FORM = (
 
 
 def open_coco(folder: Path, split: str, classes: tuple[str, ...] | None) -> Boxes:
-    """A split of a folder in COCO's form. Classes are its categories, in the order of their ids.
+    """A split of a folder in COCO's format. Classes are its categories, in the order of their ids.
 
     Raises:
-        DataError: a file that is missing or damaged, images that are in none of the usual places; classes that are
-            none of `classes`; no boxes.
+        DataError: a file that is missing or damaged, images that are in none of the usual places; classes that are not
+            in `classes`; no boxes.
     """
     file = _file(folder, split)
     what = f"{split} part {str(file)!r}"
     content = _content(file)
     found = {each["id"]: str(each["name"]) for each in sorted(content["categories"], key=lambda each: each["id"])}
     if len(set(found.values())) < len(content["categories"]):
-        raise DataError(f"{what} has categories of the same name or id ({', '.join(found.values())}): name each once")
+        raise DataError(f"{what} has categories with the same name or id ({', '.join(found.values())}): use each once")
     marked, notes = _marked(content, found, file.name), Notes()
     used = {each.name for those in marked.values() for each in those} & set(found.values())
     chosen, numbers = agreed(list(found.values()), classes, what, used)
@@ -52,7 +52,7 @@ def open_coco(folder: Path, split: str, classes: tuple[str, ...] | None) -> Boxe
 
 
 def _file(folder: Path, split: str) -> Path:
-    """The annotations of a part: by their name, or as the only JSON file in the part's folder."""
+    """The annotations of a split: by their name, or the only JSON file in the split's folder."""
     if not folder.is_dir():
         raise DataError(f"there is no folder {str(folder)!r}: {_FORM}")
     names = "|".join(SPLITS[split])
@@ -62,7 +62,7 @@ def _file(folder: Path, split: str) -> Path:
         best = [path for path in found if path.stem.startswith("instances")] or found
         if len(best) > 1:
             raise DataError(
-                f"{place} has several {split} parts, {', '.join(path.name for path in best)}: leave one there"
+                f"{place} has several {split} parts, {', '.join(path.name for path in best)}: keep only one"
             )
         if best:
             return best[0]
@@ -73,7 +73,7 @@ def _file(folder: Path, split: str) -> Path:
 
 
 def _place(folder: Path, file: Path, images: list[dict[str, Any]]) -> Path:
-    """The folder that file names are meant in: the first of the usual ones that holds some of the images."""
+    """The folder that file names refer to: the first of the usual ones that holds some of the images."""
     part = re.sub(r"^instances[_-]", "", file.stem)
     places = [file.parent, folder / part, folder / "images" / part, folder / "images", folder]
     for place in dict.fromkeys(places):
@@ -103,7 +103,7 @@ def _marked(content: dict[str, Any], found: dict[Any, str], file: str) -> dict[A
 
 
 def _outline(value: Any) -> Any:
-    """COCO's polygons or run lengths, where they are of that form."""
+    """COCO's polygons or run lengths, if well-formed; else None."""
     if isinstance(value, list):
         polygons = [each for each in value if isinstance(each, list) and len(each) >= 6 and all(map(_is_number, each))]
         return polygons or None
@@ -121,16 +121,16 @@ def _content(file: Path) -> dict[str, Any]:
     return _parsed(file, state.st_mtime_ns, state.st_size)
 
 
-@lru_cache(maxsize=2)  # both parts; they are large
-def _parsed(file: Path, changed: int, size: int) -> dict[str, Any]:  # noqa: ARG001  of this state of the file
-    mend = 'expected {"images": [...], "annotations": [...], "categories": [...]}, as COCO has it'
+@lru_cache(maxsize=2)  # both splits; they are large
+def _parsed(file: Path, changed: int, size: int) -> dict[str, Any]:  # noqa: ARG001  a changed file is read again
+    fix = 'expected {"images": [...], "annotations": [...], "categories": [...]}, as in COCO'
     try:
-        content = json.loads(read_bytes(file, DataError, mend, _MOST))
+        content = json.loads(read_bytes(file, DataError, fix, _MOST))
     except (RecursionError, ValueError) as error:
-        raise DataError(f"{file} cannot be read ({one_line(error)}): {mend}") from error
+        raise DataError(f"{file} cannot be read ({one_line(error)}): {fix}") from error
     lists = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in lists):
-        raise DataError(f"{file} holds no lists of {', '.join(lists)}: {mend}")
+        raise DataError(f"{file} holds no lists of {', '.join(lists)}: {fix}")
     for name, fits, expected in (
         ("categories", _is_category, 'entries such as {"id": 1, "name": "cat"}'),
         ("images", _is_image, 'entries such as {"id": 1, "file_name": "1.jpg", "width": 640, "height": 480}'),

@@ -1,4 +1,4 @@
-"""Images that are an array in memory; scikit-learn's handwritten digits."""
+"""Images from an array in memory; scikit-learn's handwritten digits."""
 
 from typing import Any, ClassVar
 
@@ -8,11 +8,11 @@ from torch.utils.data import Dataset
 
 
 class Drawn(Dataset[tuple[Any, int]]):
-    """Grey images with labels; each item is a `PIL.Image` (transformed where there is a transform) and its label.
+    """Grey images with labels; each item is a `PIL.Image` (transformed if there is a transform) and its label.
 
     Arguments:
         images: `[images, height, width]`, from 0 to 255.
-        labels: `[images]`, numbers of `classes`.
+        labels: `[images]`, indices of `classes`.
     """
 
     classes: ClassVar[tuple[str, ...]]
@@ -32,8 +32,8 @@ class Drawn(Dataset[tuple[Any, int]]):
 class Digits(Drawn):
     """Scikit-learn's 1,797 handwritten digits, 8 x 8 pixels, grey: real images that need no download.
 
-    The split is fixed and has the same share of each digit in both parts: 1,297 images to train on, 500 never
-    trained on. Each item is a `PIL.Image` (transformed where there is a transform) and its label.
+    The split is fixed and has the same share of each digit in both parts: 1,297 images for training, 500 held out.
+    Each item is a `PIL.Image` (transformed if there is a transform) and its label.
     """
 
     classes = tuple("0123456789")

@@ -1,4 +1,4 @@
-"""Folders of images, and the sets of torchvision, both through timm's factory."""
+"""Folders of images, and torchvision's sets, both through timm's factory."""
 
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,20 +11,20 @@ from ...errors import DataError, FetchError, one_line
 from .indexed import SPLITS, Indexed
 
 TORCHVISION = tuple(f"torch/{name}" for name in _TORCH_BASIC_DS)
-DRAWN = ("digits", "letters_in_photos")  # of what dependencies ship: they need no root
+DRAWN = ("digits", "letters_in_photos")  # from files that dependencies ship: they need no root
 _KNOWN = (
     f"{', '.join(map(repr, DRAWN))}, a folder with train/ and val/ in it, "
-    f"a set of torchvision's such as {', '.join(TORCHVISION)}, "
+    f"a set of torchvision such as {', '.join(TORCHVISION)}, "
     "'hfds/NAME' from the Hugging Face hub or 'hfds/FOLDER', 'wds/FOLDER' with tar shards, 'coco/FOLDER', 'voc/FOLDER' "
     "or 'yolo/FOLDER' with boxes, or 'masks/FOLDER' with a mask for each image"
 )
 
 
 def open_folder(name: str, split: str, classes: tuple[str, ...] | None) -> Indexed:
-    """A folder that holds `train/` and `val/` (or another name of a split), with one folder a class in each.
+    """A folder that holds `train/` and `val/` (or another name of a split), with one folder per class in each.
 
     Raises:
-        DataError: no such folder, split or images; classes that are none of `classes`.
+        DataError: no such folder, split or images; classes that are not in `classes`.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -33,15 +33,15 @@ def open_folder(name: str, split: str, classes: tuple[str, ...] | None) -> Index
     part = next(iter(parts), None)
     if part is None:
         wanted = " or ".join(f"{each}/" for each in SPLITS[split])
-        raise DataError(f"folder {name!r} has no {split} part: expected {wanted} in it, with one folder a class")
+        raise DataError(f"folder {name!r} has no {split} part: expected {wanted} in it, with one folder per class")
     what = f"folder {str(part)!r}"
     _check_layout(part, what)
     try:
         data: Any = create_dataset("", root=str(part), search_split=False)
     except RuntimeError as error:
-        raise DataError(f"{what} holds no images: expected one folder a class, with images") from error
+        raise DataError(f"{what} holds no images: expected one folder per class, with images") from error
     found = tuple(data.reader.class_to_idx)
-    notes = [f"those of {each}/ are not looked at" for each in parts[1:]]
+    notes = [f"those of {each}/ are not used" for each in parts[1:]]
     notes += [f"taken from {part}/"] if part.name == "test" and split == "validation" else []
     if missing := [each for each in classes or () if each not in found]:
         notes.append(f"none of {', '.join(missing[:5])}{f' and {len(missing) - 5} more classes' * (len(missing) > 5)}")
@@ -51,14 +51,14 @@ def open_folder(name: str, split: str, classes: tuple[str, ...] | None) -> Index
 def _check_layout(part: Path, what: str) -> None:
     """
     Raises:
-        DataError: images outside of the folders of classes, which nobody would learn; a folder without images.
+        DataError: images outside the folders of classes, which would be ignored; a folder without images.
     """
     inside = sorted(part.iterdir())
     loose = [each.name for each in inside if each.is_file() and each.suffix.lower() in get_img_extensions()]
     if loose:
         raise DataError(
             f"{what} holds images itself ({loose[0]}{f' and {len(loose) - 1} more' * (len(loose) > 1)}): expected them "
-            "in one folder a class, such as cats/ and dogs/; move them"
+            "in one folder per class, such as cats/ and dogs/; move them"
         )
     for each in inside:
         hidden = each.name.startswith(".") or not each.is_dir()
@@ -71,35 +71,33 @@ def _check_layout(part: Path, what: str) -> None:
 def open_torchvision(
     name: str, root: Path | None, split: str, download: bool, classes: tuple[str, ...] | None
 ) -> Indexed:
-    """A set of torchvision's, stored in a root folder.
+    """A set of torchvision, stored in a root folder.
 
     Raises:
-        DataError: a set that is unknown, missing, or does not tell its classes; classes that are none of `classes`.
+        DataError: a set that is unknown, missing, or does not list its classes; classes that are not in `classes`.
     """
     name = f"torch/{name}"
     if root is None:
         raise DataError(
-            f"data {name!r} needs a root: the folder in which the set is stored, or is to be (--root){_hint(name)}"
+            f"data {name!r} needs a root: the folder in which the set is stored, or will be (--root){_hint(name)}"
         )
     if not root.is_dir() and not download:
-        raise FetchError(f"root {str(root)!r} of data {name!r} is no folder: name another, or let it --download")
+        raise FetchError(f"root {str(root)!r} of data {name!r} is not a folder: choose another, or use --download")
     try:
         data: Any = create_dataset(name, root=str(root), split=split, download=download)
-    except Exception as error:  # whatever the many readers raise, the user needs the same answer
+    except Exception as error:  # readers raise errors of any kind, and all need the same advice
         if "Unknown torchvision dataset" in str(error):
             raise unknown(name) from error
         kind = DataError if download else FetchError
-        raise kind(
-            f"data {name!r} cannot be read from {str(root)!r} (let it --download?): {one_line(error)}"
-        ) from error
+        raise kind(f"data {name!r} cannot be read from {str(root)!r} (use --download?): {one_line(error)}") from error
     found = getattr(data, "classes", None) or getattr(data, "class_to_idx", None)
     if not found:
-        raise DataError(f"data {name!r} does not tell its classes: expected labelled images for classification")
+        raise DataError(f"data {name!r} does not list its classes: expected labelled images for classification")
     return Indexed(_Torchvision(data, name), tuple(str(each) for each in found), classes, f"data {name!r}")
 
 
 class _Torchvision:
-    """A set of torchvision's as a reader."""
+    """A set of torchvision as a reader."""
 
     def __init__(self, data: Any, name: str) -> None:
         self.data, self.name = data, name
@@ -115,7 +113,7 @@ class _Torchvision:
 
 
 def unknown(name: str) -> DataError:
-    """The error of a name that says nothing to anybody."""
+    """The error for an unknown name."""
     return DataError(f"data {name!r} is neither a folder nor a known name: expected {_KNOWN}{_hint(name)}")
 
 

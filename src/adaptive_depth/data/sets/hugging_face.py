@@ -1,4 +1,4 @@
-"""Hugging Face data sets: of the hub, or a folder (parquet, images, or what `save_to_disk` wrote)."""
+"""Hugging Face data sets: from the Hub, or a folder (parquet, images, or the result of `save_to_disk`)."""
 
 import io
 import json
@@ -25,14 +25,14 @@ def open_hugging_face(
 ) -> Indexed:
     """A split of what `datasets.load_dataset` finds under a name or in a folder; `root` is its cache, if given.
 
-    Without `download` nothing is fetched: the name must be of a set in the cache, and the folder hold its own files.
+    Without `download` nothing is downloaded: a named set must be in the cache, and a folder must hold its own files.
 
     The image column is the one named "image", or the only one of its kind; the label column likewise.
 
     Raises:
-        FetchError: a set that would have to be fetched.
+        FetchError: a set that would have to be downloaded.
         DataError: `datasets` is not installed; a set or split that is missing; no or several image or label columns;
-            classes that are none of `classes`.
+            classes that are not in `classes`.
     """
     what = f"data 'hfds/{name}'"
     try:
@@ -45,17 +45,17 @@ def open_hugging_face(
         raise DataError(f"{what}: there is no folder {str(folder)!r}; expected one that datasets.load_dataset reads")
     if folder.is_dir() and not download and (url := _named_elsewhere(folder)):
         raise FetchError(
-            f"{what} is a folder that names files elsewhere ({url}), which are fetched if you say so, train --download "
-            "(download=True)"
+            f"{what} is a folder that refers to files elsewhere ({url}), which are downloaded only on request, train "
+            "--download (download=True)"
         )
     try:
         with _progress_where_watched(datasets), nullcontext() if download else _offline(datasets):
             loaded: Any = datasets.load_dataset(
                 str(folder) if folder.is_dir() else name, cache_dir=None if root is None else str(root)
             )
-    except Exception as error:  # whatever its many builders raise, the user needs the same answer
+    except Exception as error:  # builders raise errors of any kind, and all need the same advice
         asked = (
-            "" if download else "; what is not in its cache is fetched if you say so, train --download (download=True)"
+            "" if download else "; what is not cached is downloaded only on request, train --download (download=True)"
         )
         raise (DataError if download or folder.is_dir() else FetchError)(
             f"{what} cannot be read ({one_line(error)}): expected a name on the Hugging Face hub, or a folder of "
@@ -93,17 +93,17 @@ class _Rows:
 
 
 def _column(features: Any, kind: Any, usual: str, what: str) -> str:
-    """The column of a kind: the one with the usual name, or the only one."""
+    """The column of a type: the one with the usual name, or the only one."""
     found = [name for name, feature in features.items() if isinstance(feature, kind)]
     if usual in found:
         return usual
     if len(found) == 1:
         return found[0]
     columns = ", ".join(f"{name} ({_kind(feature)})" for name, feature in features.items())
-    mend = "class_encode_column makes one of numbers or names" if usual == "label" else "cast_column makes one"
+    fix = "class_encode_column makes one from numbers or names" if usual == "label" else "cast_column makes one"
     raise DataError(
         f"{what} has {len(found) or 'no'} {kind.__name__} columns: expected one, or one named {usual!r}; there are "
-        f"{columns}; " + (f"rename_column names one {usual!r}" if found else mend)
+        f"{columns}; " + (f"rename_column names one {usual!r}" if found else fix)
     )
 
 
@@ -114,7 +114,7 @@ def _kind(feature: Any) -> str:
 
 @contextmanager
 def _offline(datasets: Any) -> Iterator[None]:
-    """Both packages read their caches alone; they look at these constants at every request."""
+    """Restrict both packages to their caches; they check these constants at every request."""
     from huggingface_hub import constants
 
     places: tuple[Any, Any] = (datasets.config, constants)
@@ -129,10 +129,10 @@ def _offline(datasets: Any) -> Iterator[None]:
 
 
 def _named_elsewhere(folder: Path) -> str | None:
-    """The first URL among the data files that the card of a folder names: `datasets` would fetch it.
+    """The first URL among the data files in the card of a folder: `datasets` would download it.
 
     Raises:
-        DataError: a card with aliases, with which a short text can mean a huge one.
+        DataError: a card with aliases, which can expand a short text into a huge one.
     """
     try:
         head = (folder / "README.md").read_text(encoding="utf-8", errors="replace").split("---")[1]
@@ -147,7 +147,7 @@ def _named_elsewhere(folder: Path) -> str | None:
 
 @contextmanager
 def _progress_where_watched(datasets: Any) -> Iterator[None]:
-    """Progress bars at a terminal only; afterwards as before."""
+    """Show progress bars on a terminal only; restored afterwards."""
     quiet = not (sys.stderr.isatty() or datasets.utils.are_progress_bars_disabled())
     if quiet:
         datasets.disable_progress_bars()

@@ -1,4 +1,4 @@
-"""Images by their number, as every kind of set but tar shards has them; and what all kinds check alike."""
+"""Indexed images, as in every kind of set except tar shards; and checks common to all kinds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,12 +10,12 @@ from torch.utils.data import Dataset
 from ...errors import DataError, one_line
 from ...preprocessing import in_mode
 
-# Their names in sets.
+# Their names in sets, preferred ones first.
 SPLITS = {"train": ("train", "training"), "validation": ("val", "validation", "valid", "test"), "test": ("test",)}
 
 
 class Reader(Protocol):
-    """As timm's readers are: an image (or the open file of one) and its label, by number."""
+    """The protocol of timm's readers: an image (or its open file) and its label, by number."""
 
     def __len__(self) -> int: ...
 
@@ -25,18 +25,18 @@ class Reader(Protocol):
 
 
 class Indexed(Dataset[tuple[Any, int]]):
-    """The images of a reader; one that cannot be read is named, where timm would put its neighbour in its place.
+    """The images of a reader; one that cannot be read is reported, where timm would silently use its neighbour.
 
     Arguments:
-        reader: of images, labelled with numbers of `found`.
+        reader: of images, labelled with indices of `found`.
         found: its classes.
-        classes: those that the labels become numbers of; by default `found`.
-        what: the set, as errors call it.
-        notes: what there is to say of it.
+        classes: those that the labels will index; by default `found`.
+        what: the set's name in errors.
+        notes: notes on it for the user.
 
     Raises:
-        DataError: classes that are not among `classes`; and, when an item is asked for, an image that cannot be read
-            or that has no label.
+        DataError: classes that are not in `classes`; and, when an item is read, an image that cannot be read or has no
+            label.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Indexed(Dataset[tuple[Any, int]]):
         try:
             opened, label = self.reader[index]
             image = decode(opened)
-        except Exception as error:  # whatever a decoder stumbles over
+        except Exception as error:  # decoders raise errors of any kind
             raise unreadable(self.reader.filename(index, absolute=True), error) from error
         if label not in range(len(self.numbers)):
             name = self.reader.filename(index, absolute=True)
@@ -66,7 +66,7 @@ class Indexed(Dataset[tuple[Any, int]]):
 
 
 def decode(file: Any) -> Image.Image:
-    """An image in colour, from an open file (which is closed) or as it is."""
+    """An image in colour, from an open file (which is closed); an image is returned unchanged."""
     if isinstance(file, Image.Image):
         return file
     with file, Image.open(file) as opened:
@@ -75,14 +75,14 @@ def decode(file: Any) -> Image.Image:
 
 def unreadable(name: str, error: BaseException) -> DataError:
     """The error of one image that cannot be read."""
-    return DataError(f"image {name} cannot be read ({one_line(error)}): remove it, or put a whole one in its place")
+    return DataError(f"image {name} cannot be read ({one_line(error)}): remove or replace it")
 
 
 def agree(found: Sequence[str], classes: Sequence[str], what: str) -> tuple[int, ...]:
-    """The number that each class found has among `classes`.
+    """The index of each class of `found` in `classes`.
 
     Raises:
-        DataError: a class that is none of them.
+        DataError: a class that is not in `classes`.
 
     Example:
         >>> agree(["cat", "dog"], ["bird", "cat", "dog"], "the set")
@@ -96,10 +96,10 @@ def agree(found: Sequence[str], classes: Sequence[str], what: str) -> tuple[int,
 
 
 def pick_split(present: Iterable[str], split: str, what: str) -> str:
-    """The name that a set has for a split.
+    """A set's name for a split.
 
     Raises:
-        DataError: none; tells those that there are.
+        DataError: it has none; with those that exist.
     """
     present = list(present)
     for name in SPLITS[split]:
@@ -107,7 +107,7 @@ def pick_split(present: Iterable[str], split: str, what: str) -> str:
             return name
     raise DataError(
         f"{what} has no {split} split: expected one named {' or '.join(SPLITS[split])}, "
-        f"there is {', '.join(present) or 'none'}"
+        f"found {', '.join(present) or 'none'}"
     )
 
 
@@ -124,5 +124,5 @@ def names_in_order(numbers: Mapping[str, int], what: str) -> tuple[str, ...]:
 
 
 def is_path(text: str) -> bool:
-    """Does this look like a path, and not like a name?"""
+    """Does this look like a path rather than a name?"""
     return text.startswith((".", "/", "~")) or Path(text).is_absolute()

@@ -1,4 +1,4 @@
-"""Letters of the fonts that ship with matplotlib, drawn onto scikit-learn's sample photographs: nothing to download."""
+"""Letters in matplotlib's bundled fonts, drawn onto scikit-learn's sample photographs: nothing to download."""
 
 from functools import lru_cache
 from math import pi
@@ -27,10 +27,10 @@ _FONTS = {
 }
 _GLYPH = 22  # pixels of the longer side of a letter, before it is warped
 _SEEDS = {"train": 0, "validation": 1}
-_PHOTO_COLUMNS = {"train": (0.25, 1.0), "validation": (0.0, 0.25)}  # parts of a photograph's width
-_PHOTO_PIXELS = (1.0, 2.0)  # of a photograph in one pixel of an image, along each side
+_PHOTO_COLUMNS = {"train": (0.25, 1.0), "validation": (0.0, 0.25)}  # fractions of a photograph's width
+_PHOTO_PIXELS = (1.0, 2.0)  # of a photograph per pixel of an image, along each side
 _PHOTO_BRIGHTNESS = 0.7
-_LETTER_SIDE = (0.55, 0.85)  # parts of an image's side
+_LETTER_SIDE = (0.55, 0.85)  # fractions of an image's side
 _OPACITY = (0.5, 0.9)
 _SHIFT = 0.125  # of an image's side, to either side of the centre
 _ROTATION = 25 * pi / 180
@@ -41,10 +41,10 @@ _STRETCH = 0.2  # logarithm of width over side
 class LettersInPhotos(Drawn):
     """One translucent printed letter on a patch of a photograph, 32 x 32 pixels, grey; the label is the letter.
 
-    A capital and its small letter have one label, A to Z. Each letter is rotated, scaled, sheared, shifted and more or
-    less opaque. The images are always the same: 20,000 to train on, in the fonts DejaVu and STIX, and 8,000 never
-    trained on, in Computer Modern and on other parts of the photographs (china.jpg and flower.jpg of scikit-learn,
-    their left quarter). Each item is a `PIL.Image` (transformed where there is a transform) and its label.
+    A capital and its small letter share one label, A to Z. Each letter is rotated, scaled, sheared, shifted and more or
+    less opaque. The images are always the same: 20,000 for training, in the fonts DejaVu and STIX, and 8,000 held out,
+    in Computer Modern and on other parts of the photographs (the left quarter of scikit-learn's china.jpg and
+    flower.jpg). Each item is a `PIL.Image` (transformed if there is a transform) and its label.
     """
 
     classes = tuple(ascii_uppercase)
@@ -55,7 +55,7 @@ class LettersInPhotos(Drawn):
 
 @lru_cache
 def _draw(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels `[images, 32, 32]` from 0 to 255, and labels `[images]`; both are shared, and so cannot be written."""
+    """Pixels `[images, 32, 32]` from 0 to 255, and labels `[images]`; both are shared, so they are read-only."""
     generator, count = torch.Generator().manual_seed(_SEEDS[split]), IMAGES[split]
     glyphs, labels = _glyphs(split)
     chosen = torch.randint(len(glyphs), (count,), generator=generator).numpy()
@@ -113,7 +113,7 @@ def _photo_patches(split: str, count: int, generator: torch.Generator) -> Tensor
 
 
 def _warped(letters: Tensor, generator: torch.Generator) -> Tensor:
-    """Letters `[images, side, side]`, each on a black image of its own `[images, 32, 32]`, warped at random."""
+    """Letters `[images, side, side]`, each randomly warped onto its own black image `[images, 32, 32]`."""
     count = len(letters)
 
     def random(low: float, high: float) -> Tensor:
@@ -122,7 +122,7 @@ def _warped(letters: Tensor, generator: torch.Generator) -> Tensor:
     side, stretch = random(*_LETTER_SIDE), random(-_STRETCH, _STRETCH).exp()
     angle, shear = random(-_ROTATION, _ROTATION), random(-_SHEAR, _SHEAR)
     x, y = random(-2 * _SHIFT, 2 * _SHIFT), random(-2 * _SHIFT, 2 * _SHIFT)  # grids go from -1 to 1
-    # From places in the image to places in the letter: shift, rotate, shear, then scale.
+    # From positions in the image to positions in the letter: shift, rotate, shear, then scale.
     cos, sin = angle.cos(), angle.sin()
     wide, high = stretch / side, 1 / (stretch * side)
     rows = [wide * (cos + shear * sin), wide * (shear * cos - sin)], [high * sin, high * cos]
@@ -131,7 +131,7 @@ def _warped(letters: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _matrices(rows: list[list[Tensor]]) -> Tensor:
-    """Numbers `[images]` in two rows of three, as `[images, 2, 3]`."""
+    """Two rows of three tensors `[images]` as `[images, 2, 3]`."""
     return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
 
 

@@ -1,4 +1,4 @@
-"""Loaders of both kinds of sets: by number, and streams."""
+"""Loaders for both kinds of sets: indexed ones and streams."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -13,10 +13,10 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Loader(DataLoader[Any]):
-    """A DataLoader whose errors are one line, also from worker processes, and whose streams come in full batches.
+    """A DataLoader with one-line errors, even from worker processes, and with full batches from streams.
 
-    Each worker has a rest that fills no batch: here they are put together, so that there are as many batches as
-    the length says.
+    Each worker leaves a rest that fills no batch: here these are joined, so that the number of batches matches the
+    length.
     """
 
     def __len__(self) -> int:
@@ -32,14 +32,14 @@ class Loader(DataLoader[Any]):
             yield from batches
             return
         except DataError as error:
-            _, _, said = str(error).rpartition(f"{DataError.__name__}: ")  # a worker's whole traceback stands before it
-            error.__traceback__ = None  # it holds what waits for the workers: so they end here, and not some time later
+            _, _, said = str(error).rpartition(f"{DataError.__name__}: ")  # a worker's traceback precedes it
+            error.__traceback__ = None  # it keeps the workers' iterator alive: without it they end here, not later
         del batches
         raise DataError(said.strip())
 
 
 class Readable(Dataset[Any]):
-    """The items of a set; in the place of one that cannot be read, its index and the error."""
+    """The items of a set; in place of one that cannot be read, its index and the error."""
 
     def __init__(self, data: Any) -> None:
         self.data = data
@@ -55,7 +55,7 @@ class Readable(Dataset[Any]):
 
 
 def readable(items: list[Any]) -> list[Any]:
-    """Those items of a `Readable` set that could be read."""
+    """The items of a `Readable` set that could be read."""
     return [item for item in items if not isinstance(item[1], DataError)]
 
 
@@ -63,8 +63,8 @@ class Collate:
     """A batch of items: images and labels, or masks, stacked; or lists.
 
     Arguments:
-        lists: a tuple of images and one of targets, as detectors take them, whose boxes differ in number.
-        leave_out: items that could not be read, which come from a `Readable` set.
+        lists: return a tuple of images and one of targets, as detectors take them, whose boxes differ in number.
+        leave_out: leave out items of a `Readable` set that could not be read.
     """
 
     def __init__(self, *, lists: bool = False, leave_out: bool = False) -> None:
@@ -80,7 +80,7 @@ class Collate:
 def joined(
     batches: Iterable[Batch], size: int, finish: Callable[[Tensor, Tensor], Batch] = lambda x, y: (x, y)
 ) -> Iterator[Batch]:
-    """The same items in full batches: full ones as they come, smaller ones put together and finished.
+    """The same items in full batches: full ones unchanged, smaller ones joined and finished.
 
     The last one may be smaller, and is not finished.
 

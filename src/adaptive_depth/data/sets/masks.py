@@ -1,4 +1,4 @@
-"""Images with a mask each, a picture of the same size whose pixels are the numbers of classes."""
+"""Images with a mask each, a picture of the same size whose pixels are class numbers."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -17,10 +17,10 @@ from ...schema import read_bytes
 from .boxes import IMAGES, split_folders
 from .indexed import agree, decode, unreadable
 
-NO_CLASS = 255  # what masks hold, by custom, where a pixel belongs to no class
+NO_CLASS = 255  # the usual number in masks for pixels that belong to no class
 _IMAGE_FOLDERS = ("images", "image", "img", "imgs", "JPEGImages")
 _MASK_FOLDERS = ("masks", "mask", "annotations", "labels", "SegmentationClass")
-_NUMBERS = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")  # Pillow's modes of one number a pixel
+_NUMBERS = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")  # Pillow's modes with one number per pixel
 _FORM = (
     "expected images/train/ and masks/train/ (or train/images/ and train/masks/) and the same for val, with a mask of "
     "the same name for each image, and the names of classes in classes.txt"
@@ -34,13 +34,13 @@ class Masked(Dataset[tuple[Any, Any]]):
     Arguments:
         pairs: the file of each image and of its mask.
         found: the set's own classes.
-        classes: those that the pixels become numbers of; by default `found`.
-        ignored: the number of pixels that belong to no class, beside 255; both become this one.
-        what: the set, as errors call it.
+        classes: those that the pixels will index; by default `found`.
+        ignored: the number of pixels that belong to no class, besides 255; both become this one.
+        what: the set's name in errors.
 
     Raises:
-        DataError: classes that are none of `classes`; when an item is asked for, an image or a mask that is missing or
-            cannot be read, a mask of another size than its image, or with numbers beyond the classes.
+        DataError: classes that are not in `classes`; when an item is read, an image or a mask that is missing or cannot
+            be read, a mask of another size than its image, or with numbers beyond the classes.
     """
 
     def __init__(
@@ -63,14 +63,14 @@ class Masked(Dataset[tuple[Any, Any]]):
         path, mask_path = self.pairs[index]
         try:
             image = decode(path.open("rb"))
-        except Exception as error:  # whatever a decoder stumbles over
+        except Exception as error:  # decoders raise errors of any kind
             raise unreadable(str(path), error) from error
         pixels = read_mask(mask_path)
         height, width = pixels.shape
         if (width, height) != image.size:
             raise DataError(
-                f"mask {mask_path} has {width} x {height} pixels, its image {path} {image.width} x {image.height}: "
-                "remove both, or make the mask anew"
+                f"mask {mask_path} has {width} x {height} pixels, but its image {path} {image.width} x "
+                f"{image.height}: remove both, or redo the mask"
             )
         numbers = self._numbered(pixels, mask_path)
         small = min(self.ignored, numbers.min()) >= 0 and max(self.ignored, numbers.max()) <= 255
@@ -78,7 +78,7 @@ class Masked(Dataset[tuple[Any, Any]]):
         return self.transform(image, mask) if self.transform else (image, mask)
 
     def _numbered(self, pixels: NDArray[np.int64], path: Path) -> NDArray[np.int64]:
-        """The numbers of `classes`, and the ignored one."""
+        """Indices of `classes`, and the ignored number."""
         counted = (pixels != self.ignored) & (pixels != NO_CLASS)
         strange = np.setdiff1d(pixels[counted], np.arange(len(self.numbers)))
         if len(strange):
@@ -86,17 +86,17 @@ class Masked(Dataset[tuple[Any, Any]]):
             others = f" or {self.ignored}" if self.ignored != NO_CLASS else ""
             raise DataError(
                 f"mask {path} has the numbers {given}: expected 0 to {last} for the classes, and {NO_CLASS}{others} "
-                "for pixels of none; name its class in classes.txt, or, where it stands for no class, say so with the "
-                f'task (--task "segmentation(ignore_index={int(strange[-1])})")'
+                "for pixels of none; name its class in classes.txt or, if it stands for no class, set it in the task "
+                f'(--task "segmentation(ignore_index={int(strange[-1])})")'
             )
         return np.where(counted, self.numbers[np.where(counted, pixels, 0)], self.ignored)
 
 
 def open_masks(folder: Path, split: str, classes: tuple[str, ...] | None, ignored: int) -> Masked:
-    """A split of a folder of images and masks. `classes.txt` names the classes, else the numbers in the masks do.
+    """A split of a folder of images and masks. Classes are named by `classes.txt`, else by the numbers in the masks.
 
     Raises:
-        DataError: folders that are missing or empty; classes that are none of `classes`.
+        DataError: folders that are missing or empty; classes that are not in `classes`.
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder {str(folder)!r}: {_FORM}")
@@ -113,28 +113,28 @@ def open_masks(folder: Path, split: str, classes: tuple[str, ...] | None, ignore
 
 
 def read_mask(path: Path) -> NDArray[np.int64]:
-    """The numbers of a mask, `[height, width]`: of a palette the index, not its colour.
+    """The numbers of a mask, `[height, width]`: with a palette the index, not its colour.
 
     Raises:
-        DataError: missing, no image, or one of colours.
+        DataError: missing, not an image, or a colour image.
     """
     try:
         with path.open("rb") as file, Image.open(file) as opened:
             if opened.mode in _NUMBERS:
                 return np.asarray(opened).astype(np.int64)
             mode = opened.mode
-    except Exception as error:  # whatever a decoder stumbles over
+    except Exception as error:  # decoders raise errors of any kind
         raise DataError(
-            f"mask {path} cannot be read ({one_line(error)}): remove its image, or put a whole one there"
+            f"mask {path} cannot be read ({one_line(error)}): remove its image, or replace the mask"
         ) from error
     raise DataError(
-        f"mask {path} is a picture of mode {mode}: expected one number a pixel (mode L or P), as in a PNG file of "
+        f"mask {path} is a picture of mode {mode}: expected one number per pixel (mode L or P), as in a PNG file of "
         "indices"
     )
 
 
 def _pairs(folder: Path, split: str) -> list[tuple[Path, Path]]:
-    """The images of a split in the order of their names, and where their masks are or should be."""
+    """The images of a split, sorted by name, and where their masks are or should be."""
     found = next(iter(_places(folder, split)), None)
     if found is None:
         raise DataError(f"folder {str(folder)!r} has no {split} part: {_FORM}")
@@ -149,7 +149,7 @@ def _pairs(folder: Path, split: str) -> list[tuple[Path, Path]]:
 
 
 def _places(folder: Path, split: str) -> list[tuple[Path, Path]]:
-    """The folders of images and of masks of a split, in either order of the two names."""
+    """The folders of images and of masks of a split, such as train/images/ or images/train/."""
     inner = [(a, b) for part in split_folders(folder, split) for a, b in _both(part)]
     outer = [
         (a[0], b[0])
@@ -166,7 +166,7 @@ def _both(place: Path) -> list[tuple[Path, Path]]:
 
 
 def _numbered(pairs: Sequence[tuple[Path, Path]], ignored: int) -> tuple[str, ...]:
-    """Names by number, up to the highest in the masks, which takes a look at every one."""
+    """Names by number, up to the highest in the masks, which needs to read all of them."""
     highest = -1
     for _, path in pairs:
         state = path.stat() if path.is_file() else None
@@ -174,16 +174,16 @@ def _numbered(pairs: Sequence[tuple[Path, Path]], ignored: int) -> tuple[str, ..
             highest = max(highest, _highest(path, ignored, state.st_mtime_ns, state.st_size))
     if highest < 1:
         raise DataError(
-            f"the masks of {len(pairs)} images, such as {pairs[0][1]}, name {highest + 1 or 'no'} class beside "
-            f"{NO_CLASS} (pixels of none): expected two or more, numbered from 0, such as 0 and 1 in place of 0 and 255"
+            f"the masks of {len(pairs)} images, such as {pairs[0][1]}, have {highest + 1 or 'no'} class besides "
+            f"{NO_CLASS} (pixels of none): expected two or more, numbered from 0, such as 0 and 1 instead of 0 and 255"
         )
     return tuple(str(number) for number in range(highest + 1))
 
 
 @lru_cache(maxsize=1 << 18)
-def _highest(path: Path, ignored: int, changed: int, size: int) -> int:  # noqa: ARG001  of this state of the file
+def _highest(path: Path, ignored: int, changed: int, size: int) -> int:  # noqa: ARG001  a changed file is read again
     try:
         pixels = read_mask(path)
-    except DataError:  # what is damaged is told when it is read
+    except DataError:  # damage is reported when the mask is needed
         return -1
     return int(pixels[(pixels != ignored) & (pixels != NO_CLASS)].max(initial=-1))

@@ -1,4 +1,4 @@
-"""Tar shards in WebDataset's form, with timm's `_info.json`: read as a stream, a shard after the other."""
+"""Tar shards in WebDataset's format, with timm's `_info.json`: read as a stream, shard by shard."""
 
 import copy
 import random
@@ -21,8 +21,8 @@ from .indexed import agree, decode, names_in_order, pick_split, unreadable
 
 _INFO = ("_info.json", "info.json")
 _IMAGES = ("jpg", "jpeg", "png", "webp")
-_LONGEST = 200  # of a file's path in the folder, in characters: systems do not take much more
-_SHUFFLED = 4096  # encoded images that a worker holds in memory to draw the next one from
+_LONGEST = 200  # characters of a file's path in the folder: systems do not allow much more
+_SHUFFLED = 4096  # encoded images in each worker's shuffle buffer
 _FORM = (
     '{"splits": {"train": {"filenames": ["train-0000.tar", ...], "shard_lengths": [1000, ...], "num_samples": 20000}, '
     '"validation": {...}}, "classes": ["cat", "dog", ...]}'
@@ -31,7 +31,7 @@ _FORM = (
 
 @dataclass(frozen=True)
 class Shard:
-    """A tar file, how many samples it holds, and the number of its first one among all of the split."""
+    """A tar file, its number of samples, and the number of its first one within the split."""
 
     path: Path
     length: int
@@ -40,7 +40,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Told(Open):
-    """What `_info.json` tells of a split."""
+    """The entry of a split in `_info.json`."""
 
     filenames: tuple[Text, ...]
     shard_lengths: tuple[Count, ...]
@@ -53,12 +53,12 @@ class Shards(IterableDataset[tuple[Any, int]]):
 
     Arguments:
         shards: what to read.
-        classes: those that labels are numbers of.
-        numbers: for each class of the shards, its number in `classes`.
-        field: of a sample's .json file, where the label stands; the .cls file holds it where this is empty.
+        classes: those that labels index.
+        numbers: for each class of the shards, its index in `classes`.
+        field: of a sample's .json file, with the label; if empty, the label is in the .cls file.
 
     Raises:
-        DataError: as items are read, one that is damaged or missing.
+        DataError: while iterating, for a sample that is damaged or missing.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Shards(IterableDataset[tuple[Any, int]]):
         self.transform: Any = None
         self.share = (0, 1)
         self.damaged_too = True
-        self.order: str | None = None  # what the random order follows from; None is the order of the files
+        self.order: str | None = None  # seed of the random order; None is the order of the files
 
     def __len__(self) -> int:
         index, count = self.share
@@ -77,7 +77,7 @@ class Shards(IterableDataset[tuple[Any, int]]):
         )
 
     def part(self, index: int, count: int) -> "Shards":
-        """Every `count`-th sample, from number `index` on."""
+        """Every `count`-th sample, starting with number `index`."""
         chosen = copy.copy(self)
         chosen.share = (index, count)
         return chosen
@@ -89,7 +89,7 @@ class Shards(IterableDataset[tuple[Any, int]]):
         return chosen
 
     def shuffled(self, seed: int, index: int = 0, count: int = 1, *, again: int = 0) -> "Shards":
-        """Every `count`-th shard in an order that follows from the seed; `again` changes the order inside them only."""
+        """Every `count`-th shard in an order given by the seed; `again` changes only the order inside them."""
         shards = list(self.shards)
         random.Random(seed).shuffle(shards)
         chosen = copy.copy(self)
@@ -109,7 +109,7 @@ class Shards(IterableDataset[tuple[Any, int]]):
                 raise item
 
     def read(self) -> Iterator[tuple[str, tuple[Any, int] | DataError]]:
-        """The name of each sample with its image and label, or with the reason why it has none."""
+        """The name of each sample with its image and label, or with the error why it has none."""
         from webdataset.filters import shuffle
 
         worker = get_worker_info()
@@ -122,14 +122,14 @@ class Shards(IterableDataset[tuple[Any, int]]):
             yield name, sample if isinstance(sample, DataError) else self._item(name, sample)
 
     def _samples(self, shard: Shard) -> Iterator[tuple[str, dict[str, Any] | DataError]]:
-        """What a tar file holds, not yet decoded; and in the end, what it lacks."""
+        """The samples in a tar file, not yet decoded; then an error for each missing one."""
         from webdataset.tariterators import group_by_keys, tar_file_expander
 
         problems: list[str] = []
 
         def note(error: Exception) -> bool:
             problems.append(str(error.args[0]).split(" @ ")[0] if error.args else type(error).__name__)
-            return True  # go on
+            return True  # continue
 
         index, count = self.share
         read = 0
@@ -139,21 +139,21 @@ class Shards(IterableDataset[tuple[Any, int]]):
                 for sample in group_by_keys(files, handler=note):
                     if read == shard.length:
                         raise DataError(
-                            f"shard {shard.path} holds more than the {read} samples that _info.json tells: write the "
-                            "true number there"
+                            f"shard {shard.path} holds more than the {read} samples in _info.json: correct the number "
+                            "there"
                         )
                     if (shard.first + read) % count == index:
                         yield f"{shard.path.name}/{sample['__key__']}", sample
                     read += 1
         except OSError as error:
             problems.append(one_line(error))
-        reason = f"ends after {read} of the {shard.length} samples that _info.json tells"
+        reason = f"ends after {read} of the {shard.length} samples in _info.json"
         told = f" ({problems[-1]})" if problems else ""
         for missing in range(read, shard.length):
             if (shard.first + missing) % count == index:
                 yield (
                     f"{shard.path.name}, sample {missing}",
-                    DataError(f"shard {shard.path} {reason}{told}: put a whole one in its place"),
+                    DataError(f"shard {shard.path} {reason}{told}: replace it"),
                 )
 
     def _item(self, name: str, sample: Mapping[str, Any]) -> tuple[Any, int] | DataError:
@@ -167,7 +167,7 @@ class Shards(IterableDataset[tuple[Any, int]]):
             return DataError(f"sample {name} has {given}: expected a number from 0 to {len(self.numbers) - 1} {where}")
         try:
             image = decode(BytesIO(sample[kind]))
-        except Exception as error:  # noqa: BLE001  whatever a decoder stumbles over
+        except Exception as error:  # noqa: BLE001  decoders raise errors of any kind
             return unreadable(name, error)
         return self.transform(image) if self.transform else image, self.numbers[label]
 
@@ -181,13 +181,13 @@ def open_shards(
 ) -> Shards:
     """A split of a folder of tar shards.
 
-    `_info.json` names the files of each split and how many samples each holds, as timm's reader takes it; besides,
-    `"classes"` (names) or `"class_map"` (a number for each name). Without these, the labels are looked through once
-    and their numbers are the names.
+    `_info.json` lists the files of each split and their numbers of samples, as for timm's reader; in addition
+    `"classes"` (names) or `"class_map"` (a number for each name). Without these, all labels are read once and their
+    numbers are the names.
 
     Raises:
         DataError: `webdataset` is not installed; a folder, a split or shards that are missing; an `_info.json` that is
-            missing or tells too little; classes that are none of `classes`.
+            missing or incomplete; classes that are not in `classes`.
     """
     folder = (root or Path()) / Path(name).expanduser()
     what = f"data 'wds/{name}'"
@@ -230,7 +230,7 @@ def _shards(folder: Path, told: Any, what: str) -> tuple[Shard, ...]:
     files, lengths, total = part.filenames, part.shard_lengths, part.num_samples
     if not files or len(files) != len(lengths) or sum(lengths) != total:
         raise DataError(
-            f"{what} tells {len(files)} filenames, {len(lengths)} shard_lengths with the sum {sum(lengths)}, and "
+            f"{what} has {len(files)} filenames, {len(lengths)} shard_lengths with the sum {sum(lengths)}, and "
             f"num_samples={total}: expected one length for each file, and their sum"
         )
     missing = [file for file in files if "\0" in file or len(file) > _LONGEST or not (folder / file).is_file()]
@@ -257,7 +257,7 @@ def _named_classes(info: Mapping[str, Any], file: str) -> tuple[str, ...] | None
 
 
 def _numbered_classes(shards: tuple[Shard, ...], field: str, what: str) -> tuple[str, ...]:
-    """As many as the largest label says, which takes a look at every sample (their images are passed over)."""
+    """Names by number, up to the largest label, which needs to read all labels (without their images)."""
     highest = -1
     for shard in shards:
         state = shard.path.stat()
@@ -269,9 +269,9 @@ def _numbered_classes(shards: tuple[Shard, ...], field: str, what: str) -> tuple
 
 
 @lru_cache(maxsize=100_000)
-def _highest_label(path: Path, field: str, changed: int, size: int) -> int:  # noqa: ARG001  of this state of the file
+def _highest_label(path: Path, field: str, changed: int, size: int) -> int:  # noqa: ARG001  changed files are read again
     ending, highest = "json" if field else "cls", -1
-    with suppress(tarfile.TarError, OSError), tarfile.open(path) as tar:  # what is damaged is told when it is read
+    with suppress(tarfile.TarError, OSError), tarfile.open(path) as tar:  # damage is reported when iterating
         for member in tar:
             content = tar.extractfile(member) if member.name.lower().endswith(f".{ending}") else None
             if content is not None:
@@ -280,7 +280,7 @@ def _highest_label(path: Path, field: str, changed: int, size: int) -> int:  # n
 
 
 def _label(sample: Mapping[str, Any], field: str) -> int | None:
-    """The number that a sample is labelled with; None where there is none."""
+    """The number that labels a sample; None if there is none."""
     try:
         return int(parse_json(sample["json"], DataError, "", "")[field] if field else sample["cls"])
     except (KeyError, ValueError, TypeError):
@@ -288,5 +288,5 @@ def _label(sample: Mapping[str, Any], field: str) -> int | None:
 
 
 def _next(first: int, index: int, count: int) -> int:
-    """The first number from `first` on that leaves the rest `index`."""
+    """The first number from `first` on that is `index` modulo `count`."""
     return first + (index - first) % count

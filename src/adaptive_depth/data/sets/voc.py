@@ -1,6 +1,6 @@
-"""Boxes in the form of PASCAL VOC: `JPEGImages/`, an XML file for each in `Annotations/`, lists in `ImageSets/Main/`.
+"""Boxes in PASCAL VOC's format: `JPEGImages/`, an XML file for each in `Annotations/`, lists in `ImageSets/Main/`.
 
-torchvision's own reader wants the folders of the challenge's years around these, and one image in each annotation.
+torchvision's own reader needs the challenge's folders of years around these.
 """
 
 from functools import lru_cache
@@ -19,10 +19,10 @@ _FORM = "expected JPEGImages/, Annotations/ with an .xml file for each image, an
 
 
 def open_voc(folder: Path, split: str, classes: tuple[str, ...] | None) -> Boxes:
-    """A split of a folder in VOC's form. Classes are the names in the annotations of the training split.
+    """A split of a folder in VOC's format. Classes are the names in the annotations of the training split.
 
     Raises:
-        DataError: folders or a list that are missing; classes that are none of `classes`; no boxes.
+        DataError: folders or a list that are missing; classes that are not in `classes`; no boxes.
     """
     what = f"folder {str(folder)!r}"
     missing = [name for name in ("JPEGImages", "Annotations", "ImageSets/Main") if not (folder / name).is_dir()]
@@ -47,8 +47,8 @@ def _names(folder: Path, split: str) -> list[str]:
     path = next((lists / f"{each}.txt" for each in SPLITS[split] if (lists / f"{each}.txt").is_file()), None)
     if path is None:
         wanted = " or ".join(f"{each}.txt" for each in SPLITS[split])
-        raise DataError(f"{lists} has no {split} list: expected {wanted}, with the name of an image in each line")
-    text = read_bytes(path, DataError, "expected the name of an image in each line").decode(errors="replace")
+        raise DataError(f"{lists} has no {split} list: expected {wanted}, with the name of an image on each line")
+    text = read_bytes(path, DataError, "expected the name of an image on each line").decode(errors="replace")
     return [line.split()[0] for line in text.splitlines() if line.strip()]
 
 
@@ -58,11 +58,11 @@ def _picture(folder: Path, name: str, number: int, content: _Read, numbers: dict
     size, marked, wrong = content
     if wrong:
         return unusable(path, number, f"image {path}: {wrong}")
-    if size is None and path.is_file():  # an annotation of zeros, as some tools write it
+    if size is None and path.is_file():  # some tools write zeros
         try:
             with Image.open(path) as opened:
                 size = opened.size
-        except Exception as error:  # noqa: BLE001  whatever a decoder stumbles over
+        except Exception as error:  # noqa: BLE001  decoders raise errors of any kind
             return unusable(path, number, f"image {path} cannot be read ({one_line(error)})")
     return pictured(path, number, size or (1 << 14, 1 << 14), marked, numbers, notes)
 
@@ -71,15 +71,15 @@ def _read(path: Path) -> _Read:
     try:
         state = path.stat()
     except OSError:
-        return None, (), f"its annotation {path} is missing: write one, or take the image out of the list"
+        return None, (), f"its annotation {path} is missing: write one, or remove the image from the list"
     return _parsed(path, state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=1 << 18)
-def _parsed(path: Path, changed: int, size: int) -> _Read:  # noqa: ARG001  of this state of the file
+def _parsed(path: Path, changed: int, size: int) -> _Read:  # noqa: ARG001  a changed file is read again
     try:
         root = ElementTree.fromstring(
-            read_bytes(path, DataError, "mend it", _MOST), ElementTree.XMLParser(target=_WithoutEntities())
+            read_bytes(path, DataError, "fix it", _MOST), ElementTree.XMLParser(target=_WithoutEntities())
         )
         told = root.find("size")
         sides = tuple(int(float(told.findtext(side, "0"))) for side in ("width", "height")) if told is not None else ()
@@ -88,7 +88,7 @@ def _parsed(path: Path, changed: int, size: int) -> _Read:  # noqa: ARG001  of t
         return (
             None,
             (),
-            f"its annotation {path} is damaged ({one_line(error)}): mend it, or take the image out of the list",
+            f"its annotation {path} is damaged ({one_line(error)}): fix it, or remove the image from the list",
         )
     return ((sides[0], sides[1]) if len(sides) == 2 and min(sides) > 0 else None), marked, ""
 
@@ -103,7 +103,7 @@ def _object(element: ElementTree.Element, where: str) -> Marked:
 
 
 class _WithoutEntities(ElementTree.TreeBuilder):
-    """Refuses a document type, and with it entities: with these a short file can mean a huge one."""
+    """Refuses a document type, and with it entities, which can expand a short file into a huge one."""
 
     def doctype(self, name: str, pubid: str, system: str) -> None:  # noqa: ARG002  as ElementTree calls it
         raise DataError("it declares a document type, which no annotation needs")

@@ -1,4 +1,4 @@
-"""Boxes in YOLO's form: `images/`, and in `labels/` a text file for each, with a class and a box in each line."""
+"""Boxes in YOLO's format: `images/`, and in `labels/` a text file for each, with a class and a box per line."""
 
 import re
 from functools import lru_cache
@@ -12,20 +12,20 @@ from .boxes import IMAGES, Boxes, Marked, Notes, Picture, agreed, pictured, spli
 from .indexed import SPLITS
 
 _MOST = 1 << 20  # bytes of a text file
-_LINE = "expected lines such as '0 0.5 0.5 0.2 0.3': a class number, centre x and y, width and height, as parts of 1"
+_LINE = "expected lines such as '0 0.5 0.5 0.2 0.3': a class number, centre x and y, width and height, from 0 to 1"
 _FORM = (
     "expected images/train/ and labels/train/ (or train/images/ and train/labels/) and the same for val, or a "
-    "data.yaml that says where they are"
+    "data.yaml with their paths"
 )
 
 
 def open_yolo(folder: Path, split: str, classes: tuple[str, ...] | None) -> Boxes:
-    """A split of a folder in YOLO's form. `data.yaml` or `classes.txt` names the classes, else their numbers do.
+    """A split of a folder in YOLO's format. Classes are named by `data.yaml` or `classes.txt`, else by their numbers.
 
-    An image without a text file has no boxes. Of a line with more than five numbers, a polygon, the box is taken.
+    An image without a text file has no boxes. A line with more than five numbers is a polygon, whose box is used.
 
     Raises:
-        DataError: folders or names that are missing or damaged; classes that are none of `classes`; no boxes.
+        DataError: folders or names that are missing or damaged; classes that are not in `classes`; no boxes.
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder {str(folder)!r}: {_FORM}")
@@ -46,7 +46,7 @@ def open_yolo(folder: Path, split: str, classes: tuple[str, ...] | None) -> Boxe
 
 
 def _told(folder: Path) -> dict[str, Any]:
-    """What `data.yaml` says, where there is one."""
+    """The content of `data.yaml`, if there is one."""
     path = next(
         (folder / name for name in ("data.yaml", "data.yml", "dataset.yaml") if (folder / name).is_file()), None
     )
@@ -59,7 +59,7 @@ def _told(folder: Path) -> dict[str, Any]:
 
 
 def _images(folder: Path, told: dict[str, Any], split: str) -> list[Path]:
-    """The images of a split, in the order of their names."""
+    """The images of a split, sorted by name."""
     named = next((told[name] for name in SPLITS[split] if told.get(name)), None)
     places = [_place(folder, told.get("path"), str(each)) for each in _listed(named)] if named else []
     places = places or _usual_places(folder, split)
@@ -78,12 +78,12 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _place(folder: Path, base: Any, named: str) -> Path:
-    """A folder that `data.yaml` names: from its `path`, or from where it lies (some tools write one `../` too many)."""
+    """A folder in `data.yaml`, relative to its `path` or to the file (some tools write one `../` too many)."""
     inside = named.removeprefix("../")
     tried = [folder / str(base or ".") / named, folder / named, folder / inside]
     place = next((each for each in tried if each.is_dir()), None)
     if place is None:
-        raise DataError(f"data.yaml in {str(folder)!r} names {named!r}, which is no folder: {_FORM}")
+        raise DataError(f"data.yaml in {str(folder)!r} has the path {named!r}, which is not a folder: {_FORM}")
     return place / "images" if (place / "images").is_dir() else place
 
 
@@ -93,7 +93,7 @@ def _usual_places(folder: Path, split: str) -> list[Path]:
 
 
 def _names(folder: Path, told: dict[str, Any]) -> tuple[str, ...]:
-    """Of the classes, by `data.yaml` or `classes.txt`; none where neither says any."""
+    """The class names in `data.yaml` or `classes.txt`; empty if neither has any."""
     names = told.get("names")
     if isinstance(names, dict):
         if sorted(names) != list(range(len(names))):
@@ -103,7 +103,7 @@ def _names(folder: Path, told: dict[str, Any]) -> tuple[str, ...]:
         path = next(
             (each / "classes.txt" for each in (folder, folder / "labels") if (each / "classes.txt").is_file()), None
         )
-        text = b"" if path is None else read_bytes(path, DataError, "expected the name of a class in each line", _MOST)
+        text = b"" if path is None else read_bytes(path, DataError, "expected the name of a class on each line", _MOST)
         names = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
     if not isinstance(names, list) or len({str(each) for each in names}) < len(names):
         raise DataError(f"data.yaml or classes.txt in {str(folder)!r} has names={names!r}: expected a list, each once")
@@ -111,7 +111,7 @@ def _names(folder: Path, told: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _numbered(folder: Path, told: dict[str, Any]) -> tuple[str, ...]:
-    """Names by number, up to the highest in both parts: not every class is in each."""
+    """Names by number, up to the highest in both splits: not every class is in each."""
     count = told.get("nc")
     if type(count) is not int:
         places = [path for split in ("train", "validation") for path in _images(folder, told, split)]
@@ -133,7 +133,7 @@ def _picture(
 
 
 def _read(image: Path) -> _Read:
-    """The boxes of an image, whose text file stands in `labels/` as it does in `images/`, or beside it."""
+    """The boxes of an image, whose text file is at the same place in `labels/` as it in `images/`, or beside it."""
     parts = list(image.with_suffix(".txt").parts)
     if "images" in parts:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
@@ -146,10 +146,10 @@ def _read(image: Path) -> _Read:
 
 
 @lru_cache(maxsize=1 << 18)
-def _parsed(path: Path, changed: int, size: int) -> _Read:  # noqa: ARG001  of this state of the file
+def _parsed(path: Path, changed: int, size: int) -> _Read:  # noqa: ARG001  a changed file is read again
     marked: list[Marked] = []
     try:
-        text = read_bytes(path, DataError, "mend it", _MOST).decode()
+        text = read_bytes(path, DataError, "fix it", _MOST).decode()
         for number, line in enumerate(text.splitlines(), 1):
             if line.strip():
                 marked.append(_box(line.split(), f"{path.name}, line {number}"))
@@ -160,11 +160,11 @@ def _parsed(path: Path, changed: int, size: int) -> _Read:  # noqa: ARG001  of t
 
 def _box(words: list[str], where: str) -> Marked:
     if not re.fullmatch(r"\d{1,6}", words[0]):
-        raise ValueError(f"{where} begins with {words[0]!r}, where a class number is expected")
+        raise ValueError(f"{where} begins with {words[0]!r} instead of a class number")
     numbers = [float(word) for word in words[1:]]
     if not all(map(isfinite, numbers)) or len(numbers) < 4 or (len(numbers) > 4 and len(numbers) % 2):
         raise ValueError(f"{where} has {len(words)} numbers")
-    if max(map(abs, numbers)) > 2:  # a box in pixels, say
+    if max(map(abs, numbers)) > 2:  # probably a box in pixels
         raise ValueError(f"{where} has the number {max(numbers, key=abs):g}")
     if len(numbers) > 4:
         xs, ys = numbers[::2], numbers[1::2]
