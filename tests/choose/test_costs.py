@@ -39,34 +39,34 @@ def test_a_small_difference_in_every_round_is_told_apart_although_the_intervals_
 def test_a_difference_whose_median_interval_holds_zero_is_a_tie():
     profile = timed(FF=shifted(10), FT=[10, 21, 29, 41, 49, 61, 69], TT=shifted(5))  # FT: -1 and 1 in turn
     assert profile.ties() == (("FF", "FT"),)
-    assert "Cannot be told apart in latency: FF, FT." in str(profile)
-    assert "TT" not in str(profile).split("told apart in latency:")[1].split(".")[0]
+    assert "Statistically indistinguishable in latency: FF, FT." in str(profile)
+    assert "TT" not in str(profile).split("indistinguishable in latency:")[1].split(".")[0]
 
 
 def test_too_few_rounds_tell_nothing():
     profile = timed(F=[2, 2, 2, 2, 2], T=[2, 2, 2, 2, 2])
     assert profile.ties() == ()
     assert profile.savings() == ()
-    assert "told apart" not in str(profile)
+    assert "indistinguishable" not in str(profile)
 
 
 def test_groups_are_of_those_that_tie_with_the_fastest_of_them():
     even, up = [1, 1, 1, 1, 1, 1], [1, 3, 1, 3, 1, 3]
     profile = timed(FF=[5, 5, 5, 5, 5, 5], FT=up, TF=even, TT=[0.5] * 6)
-    assert "Cannot be told apart in latency: TF, FT." in str(profile)
+    assert "Statistically indistinguishable in latency: TF, FT." in str(profile)
 
 
 def test_pairs_across_groups_are_counted():
     low, middle, high = [1, 1, 1, 1, 1, 1], [0, 5, 0, 5, 0, 5], [3, 3, 3, 3, 3, 3]  # the middle ties with both
     profile = timed(FF=high, FT=middle, TT=low)
     assert set(profile.ties()) == {("FF", "FT"), ("FT", "TT")}
-    assert "Nor can 1 other pair of sub-networks be told apart (ties() lists all)." in str(profile)
+    assert "Other indistinguishable pairs: 1 (ties() lists all)." in str(profile)
 
 
 def test_a_machine_that_is_not_steady_is_told():
     steady, wild = [10, 11, 10, 11, 10, 11], [10, 40, 10, 40, 10, 40]
     assert "not steady" not in str(timed(F=steady, T=steady))
-    assert "The machine was not steady: intervals are 75 % of the median wide." in str(timed(F=wild, T=wild))
+    assert "The machine was not steady: intervals span 75 % of the median." in str(timed(F=wild, T=wild))
 
 
 def test_ends_that_tie_save_no_time():
@@ -92,7 +92,7 @@ def test_a_stage_that_buys_no_time_is_named():
     first, second = profile.savings()
     assert (first.is_measurable, second.is_measurable) == (True, False)
     assert (second.low_ms, second.ms, second.high_ms) == (-3, 1, 4)
-    assert "Skipping stage 2 buys no time here that can be told from noise: 1.00 ms (-3.00 to 4.00)." in str(profile)
+    assert "Skipping stage 2 saves no time beyond noise here: 1.00 ms (-3.00 to 4.00)." in str(profile)
 
 
 def test_a_stage_that_no_pair_differs_in_alone_has_no_saving():
@@ -194,7 +194,7 @@ def test_costs_of_text_are_printed_with_their_rates():
     # 2 x 100 tokens in 200 ms, 2 in 20 ms.
     assert " ".join(lines[3].split()) == "FF 4.000 5 200.00 1000.0 20.00 20.00 to 20.00 100.0"
     assert [" ".join(line.split()) for line in lines[7:10]] == ["cache", "skip kB/token", "FF 0.51"]
-    assert lines[13:] == ["Cannot be told apart in time per token: FT, TF."]
+    assert lines[13:] == ["Statistically indistinguishable in time per token: FT, TF."]
     assert "latency" not in str(TEXT)
     assert "Energy" not in str(TEXT)
 
@@ -210,7 +210,7 @@ def test_what_skipping_saves_is_said_of_a_token():
 
 def test_times_of_text_that_are_not_steady_are_told():
     wild = Profile({"F": of_text("F", (10, 40, 10, 40, 10, 40, 40), 9.0, 0.0)}, 1, {}, {}, prompt_tokens=4)
-    assert "The machine was not steady: intervals are 75 % of the median wide." in str(wild)
+    assert "The machine was not steady: intervals span 75 % of the median." in str(wild)
 
 
 def test_rates_of_what_is_known():
@@ -237,4 +237,4 @@ def test_a_cache_of_fixed_size_is_told():
     for grows, told in ((True, False), (False, True)):
         profile = replace(TEXT, conditions={"cache_grows": grows, "cache_tokens": 131})
         assert (said in str(profile)) is told
-        assert ("is said of 131 tokens, and is less for more." in str(profile)) is told
+        assert ("is for 131 tokens and shrinks for longer texts." in str(profile)) is told

@@ -72,7 +72,7 @@ def test_the_ends_of_the_range_are_percentages(accuracy):
     ("rows", "message"),
     [
         ((), "without rows: expected at least one sub-network"),
-        ((SUPER, SUPER), "a sub-network stands twice in FF, FF"),
+        ((SUPER, SUPER), "a sub-network is listed twice: FF, FF"),
         ((SUPER, UNTIMED.rows[1]), "latency_ms is missing for TF only"),
     ],
 )
@@ -211,7 +211,7 @@ def test_a_latency_limit_needs_measured_latency():
             {"latency_ms": 3},
             "no sub-network meets latency_ms <= 3: the fastest, 'TT', needs 31.13; raise the limit to at least that",
         ),
-        ({"macs": 100}, "the one of fewest multiply-adds, 'TT', needs 2580; raise the limit to at least that"),
+        ({"macs": 100}, "the one with the fewest multiply-adds, 'TT', needs 2580; raise the limit to at least that"),
         (
             {"accuracy": 80, "latency_ms": 50},
             "no sub-network meets latency_ms <= 50 and accuracy >= 80: the most accurate, 'FF', reaches 77.6 %; "
@@ -224,12 +224,12 @@ def test_a_latency_limit_needs_measured_latency():
         ),
         (
             {"accuracy": 77.5, "latency_ms": 48},
-            "no sub-network meets latency_ms <= 48 and accuracy >= 77.5 together, though each alone can be met: "
-            "'TF' comes nearest; ask for accuracy >= 77.1 to get it",
+            "no sub-network meets latency_ms <= 48 and accuracy >= 77.5 together, although each alone can be met: "
+            "'TF' comes closest; set accuracy >= 77.1 to get it",
         ),
         (
             {"accuracy": 77.5, "latency_ms": 49.9},
-            "'FF' comes nearest; ask for latency_ms <= 50 to get it",
+            "'FF' comes closest; set latency_ms <= 50 to get it",
         ),
     ],
 )
@@ -259,7 +259,7 @@ def test_energy_and_memory_are_limits_as_the_others(cost):
     assert table.best(**{cost: 19.9, "latency_ms": 5}) == "T"
     assert skips(table.front(cost)) == ["T", "F"]
     with pytest.raises(
-        BudgetError, match=rf"the one of least {cost.partition('_')[0]}, 'T', needs 10; raise the limit"
+        BudgetError, match=rf"the one with the least {cost.partition('_')[0]}, 'T', needs 10; raise the limit"
     ):
         table.best(**{cost: 9})
     with pytest.raises(BudgetError, match=f"{cost} was not measured: profile .*, or limit macs"):
@@ -300,7 +300,7 @@ def test_a_choice_tells_what_it_loses_and_saves():
     assert str(choice).splitlines() == [
         "Chosen: TF",
         "It is the most accurate of the 3 sub-networks within latency_ms <= 48: 77.10 %.",
-        "Against the super-net: 0.50 points less accurate, 6.0 % less latency.",
+        "Compared with the super-net: 0.50 points less accurate, 6.0 % less latency.",
     ]
     assert TABLE.choose(macs=9_999).why == (
         "It is the most accurate of the 4 sub-networks within macs <= 9,999: 77.60 %.",
@@ -311,8 +311,8 @@ def test_ties_in_accuracy_are_told():
     rows = (Row("FF", 77, 9, 9, 5.0), Row("FT", 78, 9, 9, 4.0), Row("TF", 78, 9, 9, 3.0), Row("TT", 70, 9, 9, 2.0))
     choice = TradeOffs(rows).choose(macs=9)
     assert (choice.skip, choice.ties) == ("TF", ("FT",))
-    assert "As accurate: FT; TF has the lowest latency_ms of them." in choice.why
-    assert choice.why[-1] == "Against the super-net: 1.00 points more accurate, 40.0 % less latency."
+    assert "Equally accurate: FT; TF has the lowest latency_ms." in choice.why
+    assert choice.why[-1] == "Compared with the super-net: 1.00 points more accurate, 40.0 % less latency."
 
 
 @pytest.mark.parametrize("pair", [("FT", "TF"), ("TF", "FT")])
@@ -323,7 +323,7 @@ def test_latencies_that_cannot_be_told_apart_are_told_where_the_fastest_is_asked
     assert (choice.skip, choice.ties) == ("TF", ("FT",))
     assert choice.why[:2] == (
         "It has the lowest latency_ms of the 3 sub-networks within accuracy >= 75: 3.",
-        "Cannot be told apart from it: FT.",
+        "Statistically indistinguishable from it: FT.",
     )
     assert TradeOffs.from_json(json.loads(json.dumps(table.to_json()))) == table
     work = TradeOffs((Row("FF", 78, 9, 9), Row("FT", 77, 8, 9), Row("TF", 77, 7, 9)), ties=(pair,))
@@ -339,7 +339,7 @@ def test_the_only_one_that_fits_is_told_as_that():
 
 def test_a_limit_that_only_the_median_meets_is_told():
     rows = (Row("F", 77, 9, 9, 5.0, latency_high_ms=5.5), Row("T", 76, 9, 9, 3.0, latency_high_ms=3.1))
-    said = "The limit is met by the median; its 95 % interval reaches 5.5 ms: measure again on a quiet machine"
+    said = "The median meets the limit, but its 95 % interval reaches 5.5 ms: measure again on a quiet machine"
     assert TradeOffs(rows).choose(latency_ms=5.4).why[-1].startswith(said)
     assert not any(said in why for why in TradeOffs(rows).choose(latency_ms=5.5).why)
     assert not any(said in why for why in TradeOffs(rows).choose(macs=10).why)
@@ -348,8 +348,10 @@ def test_a_limit_that_only_the_median_meets_is_told():
 def test_a_saving_within_the_noise_is_told():
     rows = (Row("F", 77, 9, 9, 5.0), Row("T", 76, 5, 9, 4.0))
     tied = TradeOffs(rows, ties=(("F", "T"),)).choose(latency_ms=4).why[-1]
-    assert tied.endswith("less accurate, 20.0 % less latency (but the two latencies cannot be told apart).")
-    assert "told apart" not in TradeOffs(rows).choose(latency_ms=4).why[-1]
+    assert tied.endswith(
+        "less accurate, 20.0 % less latency (but the two latencies are statistically indistinguishable)."
+    )
+    assert "indistinguishable" not in TradeOffs(rows).choose(latency_ms=4).why[-1]
 
 
 def test_what_may_be_chance_is_told_with_the_number_of_images():
@@ -394,8 +396,8 @@ def test_a_plain_network_that_beats_the_chosen_depth_is_recommended():
     table = of_networks_alone(58.7, 49.0)
     why = str(table.choose(latency_ms=60))
     assert (
-        "A plain network of depth FF, trained alone, is better at the same cost: 58.70 %. If you need this one depth "
-        "and no other, train and deploy that network."
+        "A plain network of depth FF, trained alone, is better at the same cost: 58.70 %. If you need only this "
+        "depth, train and deploy that network."
     ) in why
     assert "Networks trained alone are better at FF, TT: train longer, or deploy plain ones" in str(table)
     assert table.plain_instead("TT").skip == "TT"  # the plain super-net would be slower
@@ -471,7 +473,7 @@ def test_a_broken_table_is_refused(broken):
 
 def test_a_table_prints_every_row_and_marks_the_front():
     titles, *rows, foot, where = str(TABLE).splitlines()
-    assert where == "Latency of a batch of 2 on an EPYC, compiled."
+    assert where == "Latency is for a batch of 2 on an EPYC, compiled."
     assert titles.split()[:3] == ["skip", "top-1", "%"]
     assert [row.split()[0] for row in rows] == ["FF", "TF", "FT", "TT"]
     assert [row.split()[1] == "*" for row in rows] == [True, True, False, True]
@@ -513,13 +515,13 @@ def test_words_name_the_quality_and_its_direction():
     table = errors_in_metres()
     assert str(table.choose(macs=300)) == (
         "Chosen: TT\nIt is the best in RMSE of the 2 sub-networks within macs <= 300: 2.00 m.\n"
-        "Against the super-net: RMSE 1.00 m worse, 25.0 % less multiply-adds."
+        "Compared with the super-net: RMSE 1.00 m worse, 25.0 % less multiply-adds."
     )
     said = str(table)
     assert "RMSE m" in said.splitlines()[0]
     assert "+0.50" in said  # 1.0 beside 1.5 alone is better by 0.5
     assert "Pareto front of RMSE against macs" in said
-    assert "Of RMSE, lower is better." in said
+    assert "Lower RMSE is better." in said
     assert table.chance is None
     with pytest.raises(ad.BudgetError, match=r"meets RMSE <= 0\.5 m: the best, 'FF', reaches 1 m; raise the"):
         table.best(quality=0.5)
@@ -546,9 +548,9 @@ def test_a_limit_on_quality_is_named_with_its_unit():
     table = errors_in_metres()
     assert str(table.choose(quality=2.5)) == (
         "Chosen: TT\nIt has the lowest macs of the 2 sub-networks within RMSE <= 2.5 m: 300.\n"
-        "Against the super-net: RMSE 1.00 m worse, 25.0 % less multiply-adds."
+        "Compared with the super-net: RMSE 1.00 m worse, 25.0 % less multiply-adds."
     )
-    with pytest.raises(ad.BudgetError, match=r"meets macs <= 300 and RMSE <= 1\.9 m together, .* ask for RMSE <= 2 m"):
+    with pytest.raises(ad.BudgetError, match=r"meets macs <= 300 and RMSE <= 1\.9 m together, .* set RMSE <= 2 m"):
         table.best(quality=1.9, macs=300)
     with pytest.raises(ad.BudgetError, match=r"limit quality=nan: expected a finite number$"):
         table.best(quality=float("nan"))
@@ -557,14 +559,14 @@ def test_a_limit_on_quality_is_named_with_its_unit():
 def test_percent_of_any_name_differ_by_points():
     rows = (ad.Row("F", 61.5, 400, 9), ad.Row("T", 60.25, 300, 8))
     said = str(ad.TradeOffs(rows, quality=ad.tasks.Quality("mIoU", "%")).choose(macs=300))
-    assert said.endswith("Against the super-net: mIoU 1.25 points worse, 25.0 % less multiply-adds.")
+    assert said.endswith("Compared with the super-net: mIoU 1.25 points worse, 25.0 % less multiply-adds.")
 
 
 def test_small_numbers_keep_their_digits():
     rows = (ad.Row("F", 0.0312, 400, 9, alone=0.0331), ad.Row("T", 0.0318, 300, 8))
     table = ad.TradeOffs(rows, quality=RMSE)
     assert (table.digits, table.text(rows[0])) == (4, "0.0312 m")
-    assert "Against the super-net: RMSE 0.0006 m worse" in str(table.choose(macs=300))
+    assert "Compared with the super-net: RMSE 0.0006 m worse" in str(table.choose(macs=300))
     said = str(table).splitlines()
     assert said[1].split()[:5] == ["F", "*", "0.0312", "0.0331", "+0.0019"]
     assert said[2].split()[:3] == ["T", "*", "0.0318"]
@@ -619,7 +621,7 @@ def test_what_evaluate_returns_says_what_it_is():
     assert table.quality == RMSE
     assert table.best(macs=1000) == "F"
     assert tradeoffs({"F": 76.0, "T": 75.0}, costs).quality == ad.tasks.Quality("top-1", "%")
-    with pytest.raises(MeasurementError, match=r"these numbers are of RMSE \(m, lower is better\), and quality=F1"):
+    with pytest.raises(MeasurementError, match=r"these numbers measure RMSE \(m, lower is better\), but quality=F1"):
         tradeoffs(Measured({"F": 0.1, "T": 0.5}, RMSE), costs, quality=ad.tasks.Quality("F1"))
 
 
@@ -685,7 +687,7 @@ def test_limits_of_text():
         TABLE.best(first_token_ms=9)
     chosen = TEXT.choose(quality=13)
     assert (chosen.skip, chosen.ties) == ("FT", ("TF",))
-    assert chosen.why[-1] == "Against the super-net: perplexity 0.50 worse, 25.0 % less time per token."
+    assert chosen.why[-1] == "Compared with the super-net: perplexity 0.50 worse, 25.0 % less time per token."
 
 
 def test_a_table_of_text_prints_times_and_rates():
@@ -693,7 +695,7 @@ def test_a_table_of_text_prints_times_and_rates():
     heads = [" ".join(line.split()) for line in lines if line.startswith("skip")]
     assert heads == ["skip perplexity sample parameters token ms tokens/s ms/token tokens/s", "skip kB/token by"]
     assert " ".join(lines[2].split()) == "FF * 12.00 4.000 900 200.00 1000.0 20.00 100.0"
-    assert lines[-1] == "Times of text are those of a batch of 2, after a prompt of 100 tokens on an EPYC, eager."
+    assert lines[-1] == "Text times are for a batch of 2, after a prompt of 100 tokens on an EPYC, eager."
     assert TEXT.tokens_a_second(TEXT.rows[3]) == {"prompt": 2000.0, "new": 200.0}
     assert TABLE.tokens_a_second(TABLE.rows[0]) == {}
 

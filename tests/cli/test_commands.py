@@ -643,7 +643,7 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
         ("select {tmp} --macs 1e9", "is no saved network"),
         (
             "select {run} --macs 1",
-            "no sub-network meets macs <= 1: the one with the fewest multiply-adds, 'TTTT', needs",
+            "no sub-network meets macs <= 1: the one with the fewest multiply-adds, 'TTTT'",
         ),
         ("select {run} --accuracy 101", "no sub-network meets accuracy >= 101"),
         ("select {run} --accuracy 0.9", "expected percent, such as accuracy=90"),

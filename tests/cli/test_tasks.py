@@ -202,7 +202,7 @@ def test_ordinal_regression_by_a_task_of_ones_own(call, train_arguments, tmp_pat
     assert call("profile", run, "--seconds=0.5", "--device=cpu")[0] == 0
     status, out, _ = call("select", run, "--latency-ms=1000")
     assert status == 0
-    assert "Of RMSE, lower is better." in out
+    assert "Lower RMSE is better." in out
     best = min(told["accuracy"].values())
     chosen = json.loads(call("select", run, "--latency-ms=1000", "--json")[1])["chosen"]
     assert told["accuracy"][chosen] == best

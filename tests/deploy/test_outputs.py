@@ -205,9 +205,9 @@ def test_which_outputs_a_file_has(tmp_path: Path, kind: str, asked: Any, names: 
         (
             "nested",
             None,
-            r"the output 'features' of the network is a list of 2: expected a tensor; leave it out, outputs=\['out'\]",
+            r"the network's output 'features' is a list of 2: expected a tensor; leave it out, outputs=\['out'\]",
         ),
-        ("no tensor", None, "the output 'out' of the network is a float: expected a tensor; adapt a model whose"),
+        ("no tensor", None, "the network's output 'out' is a float: expected a tensor; adapt a model whose"),
         (
             "named",
             ["out", "mask"],

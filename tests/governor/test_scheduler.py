@@ -296,7 +296,7 @@ def test_tables_that_are_refused() -> None:
     with pytest.raises(ad.BudgetError, match="the worth of an answer does not follow from RMSE"):
         DepthScheduler(metres, 50.0)
     assert DepthScheduler(metres, 50.0, worth={"F": 1.0, "T": 0.8}).plan([50.0]).skip == "F"
-    with pytest.raises(ad.MeasurementError, match="other batch sizes for some sub-networks than for others"):
+    with pytest.raises(ad.MeasurementError, match="throughput was measured at different batch sizes"):
         ad.TradeOffs((ROWS[0], replace(ROWS[1], throughput={1: 100.0})))
     with pytest.raises(ad.SkipError, match="skip 'X' is not in the table: expected one of F, T"):
         scheduler().observe("X", 1, 10.0)

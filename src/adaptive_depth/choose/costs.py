@@ -15,13 +15,13 @@ _UNSTEADY = 0.25  # of the median: on a quiet machine an interval is 1 to 5 % of
 
 @dataclass(frozen=True)
 class CostKind:
-    """What is said of one kind of cost, wherever it is shown or limited.
+    """The wording for one kind of cost, wherever it is shown or limited.
 
     Attributes:
         word: within a sentence.
-        unit: in which it is measured; empty where it is a count.
-        least: what a sub-network is called that has least of it.
-        how: to measure it, where a table may lack it.
+        unit: in which it is measured; empty for counts.
+        least: what the sub-network with the least of it is called.
+        how: to measure it, if a table may be without it.
     """
 
     word: str
@@ -34,25 +34,25 @@ COSTS = {
     "latency_ms": CostKind("latency", "ms", "the fastest", "profile without latency=False (--no-latency)"),
     "token_ms": CostKind("time per token", "ms/token", "the one that writes fastest", "profile_generation"),
     "first_token_ms": CostKind("time to first token", "ms", "the one that answers first", "profile_generation"),
-    "macs": CostKind("multiply-adds", "", "the one of fewest multiply-adds"),
+    "macs": CostKind("multiply-adds", "", "the one with the fewest multiply-adds"),
     "energy_mj": CostKind(
         "energy",
         "mJ",
-        "the one of least energy",
+        "the one with the least energy",
         "profile on a device with energy counters (the profile says why there are none)",
     ),
     "memory_mb": CostKind(
         "memory",
         "MB",
-        "the one of least memory",
+        "the one with the least memory",
         "profile without latency=False (--no-latency), on a CPU or a CUDA device",
     ),
     "parameters": CostKind("parameters", "", "the smallest"),
-    "cache_kb": CostKind("cache per token", "kB/token", "the one of the smallest cache", "profile_generation"),
+    "cache_kb": CostKind("cache per token", "kB/token", "the one with the smallest cache", "profile_generation"),
 }
 TIMED = ("latency_ms", "token_ms")  # what `Cost.times_ms` may hold
-OF_TEXT = ("first_token_ms", "token_ms", "cache_kb")  # of text that is generated, measured by `profile_generation`
-LATER = (*OF_TEXT, "throughput")  # of a row, which older versions do not know
+OF_TEXT = ("first_token_ms", "token_ms", "cache_kb")  # of generated text, measured by `profile_generation`
+LATER = (*OF_TEXT, "throughput")  # fields of a row that older versions do not know
 
 
 @dataclass(frozen=True)
@@ -63,21 +63,21 @@ class Cost(Plain):
         skip: which one, such as `"TTFF"`.
         macs: multiply-adds of one sample (an image): those of the example, divided by its batch size.
         parameters: distinct parameters that it uses.
-        latency_ms: median time of one forward pass of the whole example; None where it was not measured.
-        latency_low_ms, latency_high_ms: a confidence interval of that median of at least 95 %, from order
-            statistics; None where fewer than six rounds were run, which is too few for one.
-        memory_mb: the most memory (10^6 bytes) that one pass of the whole example needs at a time: parameters and
-            buffers that this sub-network uses, input, and what torch allocates meanwhile; None where it was not
-            measured. A network that holds all depths keeps all weights: those of the super-net, whatever runs.
-        energy_mj: millijoules that the device draws in one pass of the whole example; None where it was not measured.
-        throughput: samples a second by batch size, from the median time of a pass.
-        times_ms: every timed pass; the k-th of each sub-network belongs to one round. Where text was generated, the
+        latency_ms: median time of one forward pass of the whole example; None if not measured.
+        latency_low_ms, latency_high_ms: a confidence interval of at least 95 % for that median, from order
+            statistics; None for fewer than six rounds, which are too few for one.
+        memory_mb: peak memory (10^6 bytes) of one pass of the whole example: parameters and buffers that this
+            sub-network uses, input, and what torch allocates during the pass; None if not measured. A network with
+            all depths always keeps the super-net's weights, whatever runs.
+        energy_mj: millijoules that the device draws in one pass of the whole example; None if not measured.
+        throughput: samples per second by batch size, from the median time of a pass.
+        times_ms: every timed pass; the k-th of all sub-networks belong to the same round. For generated text, the
             median step of each round.
-        first_token_ms: median time from a prompt to its first new token (prefill); None where it was not measured.
-        token_ms: median time of one more token with a cache (a step of decoding), of the whole batch.
-        cache_kb: kB (10^3 bytes) of keys, values or other state that the cache holds for each token of a text, at the
-            length that was measured: all of its bytes over all tokens. A cache of fixed size (the state of Mamba, a
-            sliding window) holds less for each token, the longer the text.
+        first_token_ms: median time from a prompt to its first new token (prefill); None if not measured.
+        token_ms: median time per further token with a cache (a step of decoding), for the whole batch.
+        cache_kb: kB (10^3 bytes) of keys, values or other state in the cache per token of a text, at the measured
+            length: all bytes over all tokens. A cache of fixed size (the state of Mamba, a sliding window) has less per
+            token the longer the text.
     """
 
     skip: Letters
@@ -100,14 +100,14 @@ class Cost(Plain):
         known = [each for each in (self.latency_low_ms, self.latency_ms, self.latency_high_ms) if each is not None]
         if known != sorted(known):
             raise MeasurementError(
-                f"latency of {self.skip!r} is {self.latency_ms} ms, its interval from {self.latency_low_ms} to "
+                f"latency of {self.skip!r} is {self.latency_ms} ms, but its interval from {self.latency_low_ms} to "
                 f"{self.latency_high_ms}: expected a median within its interval"
             )
 
 
 @dataclass(frozen=True)
 class Saving:
-    """What skipping one stage saves, all others left as they are: the median over rounds of the mean over depths.
+    """What skipping one stage saves with all others unchanged: the median over rounds of the mean over depths.
 
     Attributes:
         stage: counted from 1.
@@ -123,7 +123,7 @@ class Saving:
 
     @property
     def is_measurable(self) -> bool:
-        """Does skipping the stage save time that can be told from the noise?"""
+        """Whether skipping the stage saves time beyond the noise."""
         return self.low_ms > 0
 
 
@@ -131,27 +131,27 @@ class Saving:
 class Profile(Plain):
     """Cost of sub-networks on one device for one example input: a plain value that prints and survives JSON.
 
-    So it can be measured on a device and carried: `json.dumps(profile.to_json())`.
+    So it can be measured on a device and moved elsewhere: `json.dumps(profile.to_json())`.
 
     Attributes:
-        costs: by skip, in the order in which they were asked for.
+        costs: by skip, in the order requested.
         batch_size: of the example.
         device: `type` and `processor` that ran it, `platform`, `torch` (its version) and CPU `threads`.
-        uncounted: operators that may do multiply-adds and that no formula counts, and how often at most a sub-network
-            calls each. The multiply-adds are complete where it is empty; otherwise give those operators a formula
+        uncounted: operators that may do multiply-adds but have no formula, and the most calls of each in a
+            sub-network. If empty, the multiply-adds are complete; otherwise register a formula for those operators
             with `torch.utils.flop_counter.register_flop_formula`.
         backend: what ran the sub-networks: `eager` or `compiled`.
-        network: the network's `fingerprint`; empty where it is not known.
-        conditions: rounds, warm-up, clock and load before and after, and the drift: by how many percent a round took
-            longer in the second half.
+        network: the network's `fingerprint`; empty if unknown.
+        conditions: rounds, warm-up, clock and load before and after, and the drift: how much longer, in percent,
+            rounds took in the second half.
         energy: what measured the energy, or why it was not measured.
         inputs: the shapes of the example's tensors.
-        prompt_tokens: how long the prompt was, where text was generated; None elsewhere.
-        left_out: of all depths, those that cannot be used by themselves, and why.
-        suppressions: how often at most a sub-network suppresses overlapping boxes: post-processing, which takes time
-            and does no multiply-adds.
-        macs_on_boxes: of a sample's multiply-adds those that run on the boxes which a suppression left, by skip. They
-            depend on what is in the image. Empty for networks that suppress none.
+        prompt_tokens: the length of the prompt for generated text; None otherwise.
+        left_out: the depths that cannot be used on their own, and why.
+        suppressions: the most times that a sub-network suppresses overlapping boxes: post-processing that takes time
+            but does no multiply-adds.
+        macs_on_boxes: the part of a sample's multiply-adds that runs on the boxes left by a suppression, by skip. It
+            depends on what is in the image. Empty for networks without suppression.
     """
 
     reading_error = MeasurementError
@@ -176,28 +176,27 @@ class Profile(Plain):
         if [*self.costs] != [cost.skip for cost in costs] or len({len(skip) for skip in self.costs}) > 1:
             raise MeasurementError(
                 f"costs of {', '.join(cost.skip for cost in costs)} under {', '.join(self.costs)}: expected each under "
-                "its own skip, all of as many stages"
+                "its own skip, all with the same number of stages"
             )
         if len({len(cost.times_ms) for cost in costs}) > 1:
             raise MeasurementError(
-                f"passes were timed {', '.join(str(len(cost.times_ms)) for cost in costs)} times: expected as many "
-                "rounds for each sub-network"
+                f"passes were timed {', '.join(str(len(cost.times_ms)) for cost in costs)} times: expected the "
+                "same number of rounds for every sub-network"
             )
 
     # -- what the times say -------------------------------------------------------------------------------------
 
     def ties(self) -> tuple[tuple[str, str], ...]:
-        """Pairs of sub-networks whose latencies (or times per token) cannot be told apart, by the differences in each
-        round.
+        """Pairs of sub-networks whose latencies (or times per token) are statistically indistinguishable.
 
-        A pair is one where the 95 % interval of the median difference holds 0. Empty where fewer than six rounds
-        were run.
+        For these, the 95 % interval of the median difference within a round contains 0. Empty for fewer than six
+        rounds.
         """
         pairs = combinations(self.costs.values(), 2)
         return tuple((a.skip, b.skip) for a, b in pairs if _holds_zero(_differences(a, b)))
 
     def savings(self) -> tuple[Saving, ...]:
-        """What skipping each stage saves; without the stages that no measured pair of sub-networks differs in alone."""
+        """What skipping each stage saves; omits stages that are not the only difference of any measured pair."""
         stages = range(len(next(iter(self.costs), "")))
         return tuple(saving for stage in stages if (saving := self._saving(stage)) is not None)
 
@@ -236,12 +235,12 @@ class Profile(Plain):
 
     @property
     def _timed(self) -> str | None:
-        """Which cost `times_ms` are of, by its name; None where nothing was timed."""
+        """The name of the cost in `times_ms`; None if nothing was timed."""
         return next((name for name in TIMED if self._has(name)), None)
 
     def notes(self) -> tuple[str, ...]:
-        """What the figures do not say themselves, a sentence each: what was left out or not counted, how time was
-        measured, which sub-networks cannot be told apart, which stage's skip buys no time."""
+        """What the figures do not show, one sentence each: what was left out or not counted, how time was measured,
+        which sub-networks are indistinguishable, which stage's skip saves no time."""
         return tuple(self._notes())
 
     def _head(self) -> Iterator[str]:
@@ -274,7 +273,7 @@ class Profile(Plain):
             if self._has(name):
                 yield title, ">6", figures([getattr(cost, name) for cost in costs])
         batches = dict.fromkeys(batch for cost in costs for batch in cost.throughput)
-        for batch in batches if len(batches) > 1 else ():  # of one alone the latency says it
+        for batch in batches if len(batches) > 1 else ():  # a single one is redundant with latency
             yield f"samples/s, batch {batch}", ">6", [or_dash(cost.throughput.get(batch), 1) for cost in costs]
 
     def _notes(self) -> Iterator[str]:
@@ -290,14 +289,14 @@ class Profile(Plain):
             yield from self._timing_notes(COSTS[self._timed].word)
         if self.conditions.get("cache_grows") is False:
             yield (
-                "The cache does not grow with every token (windows, or a state of fixed size): what it holds for each "
-                f"is said of {self.conditions.get('cache_tokens')} tokens, and is less for more."
+                "The cache does not grow with every token (windows, or a state of fixed size): its size per token is "
+                f"for {self.conditions.get('cache_tokens')} tokens and shrinks for longer texts."
             )
 
     def _post_processing(self) -> str:
         shares = [f"{100 * share:.0f} %" for share in self._shares_on_boxes()]
         on_boxes = (
-            f"of the multiply-adds, {' to '.join(dict.fromkeys(shares))} run on the boxes that are left, and "
+            f"{' to '.join(dict.fromkeys(shares))} of the multiply-adds run on the remaining boxes, and "
             if shares
             else ""
         )
@@ -307,7 +306,7 @@ class Profile(Plain):
         )
 
     def _shares_on_boxes(self) -> list[float]:
-        """The least and the largest part of a sub-network's multiply-adds that run on boxes; none where none do."""
+        """The smallest and largest share of a sub-network's multiply-adds that run on boxes; empty if none do."""
         shares = [
             number / (self.costs[skip].macs or 1) for skip, number in self.macs_on_boxes.items() if skip in self.costs
         ]
@@ -316,19 +315,19 @@ class Profile(Plain):
     def _timing_notes(self, timed: str) -> Iterator[str]:
         if (width := self._spread()) > _UNSTEADY:
             yield (
-                f"The machine was not steady: intervals are {100 * width:.0f} % of the median wide. Measure again when "
-                "it has nothing else to do, with fewer threads, or for longer."
+                f"The machine was not steady: intervals span {100 * width:.0f} % of the median. Measure again when it "
+                "is idle, with fewer threads, or for longer."
             )
         ties = {frozenset(pair) for pair in self.ties()}
         groups = self._groups(ties)
         for group in groups:
-            yield f"Cannot be told apart in {timed}: {', '.join(group)}."
+            yield f"Statistically indistinguishable in {timed}: {', '.join(group)}."
         if further := len(ties) - sum(len(group) * (len(group) - 1) // 2 for group in groups):
-            yield f"Nor can {further} other pair{'s' * (further > 1)} of sub-networks be told apart (ties() lists all)."
+            yield f"Other indistinguishable pairs: {further} (ties() lists all)."
         for saving in self.savings():
             if not saving.is_measurable:
                 yield (
-                    f"Skipping stage {saving.stage} buys no time here that can be told from noise: {saving.ms:.2f} ms "
+                    f"Skipping stage {saving.stage} saves no time beyond noise here: {saving.ms:.2f} ms "
                     f"({saving.low_ms:.2f} to {saving.high_ms:.2f})."
                 )
         ends = frozenset(flag * len(next(iter(self.costs), "")) for flag in "FT")
@@ -336,21 +335,21 @@ class Profile(Plain):
             yield f"Share of time saved over share of multiply-adds saved, super-net to base-net: {share:.2f}."
 
     def _spread(self) -> float:
-        """How wide intervals are, as a part of the median, for the sub-network in the middle; 0 without intervals."""
+        """Width of the intervals relative to the median, for the middle sub-network; 0 without intervals."""
         name = self._timed or "latency_ms"
         low_high = [(*self.interval(cost.skip), getattr(cost, name)) for cost in self.costs.values()]
         widths = [(high - low) / middle for low, high, middle in low_high if low and high and middle]
         return median(widths) if widths else 0.0
 
     def interval(self, skip: str) -> tuple[float | None, float | None]:
-        """An interval of at least 95 % of the median latency of a sub-network, or of its median time per token."""
+        """A confidence interval of at least 95 % for a sub-network's median latency, or its median time per token."""
         cost = self.costs[skip]
         if self._timed == "token_ms":
             return median_interval(cost.times_ms)
         return cost.latency_low_ms, cost.latency_high_ms
 
     def _groups(self, ties: Collection[frozenset[str]]) -> list[list[str]]:
-        """Sub-networks by growing time; in a group each ties with each."""
+        """Groups of sub-networks that all tie with each other, by increasing time."""
         groups: list[list[str]] = []
         for cost in sorted(self.costs.values(), key=lambda cost: getattr(cost, self._timed or "latency_ms") or 0.0):
             if groups and all(frozenset((other, cost.skip)) in ties for other in groups[-1]):
@@ -371,28 +370,27 @@ class Profile(Plain):
         """The inverse of `to_json`.
 
         Raises:
-            MeasurementError: a field that no profile has, one that is missing or of another type.
+            MeasurementError: an unknown or missing field, or one of the wrong type.
         """
         listed = content.get("costs") if isinstance(content, Mapping) else None
-        if isinstance(listed, list):  # in a file they stand in a list, each with its skip
+        if isinstance(listed, list):  # files store a list, each entry with its skip
             costs = from_plain(tuple[Cost, ...], listed, MeasurementError, "profile's costs")
             if len({cost.skip for cost in costs}) < len(costs):
                 raise MeasurementError(
-                    f"a profile has the costs of {', '.join(cost.skip for cost in costs)}: expected each once"
+                    f"a profile has the costs of {', '.join(cost.skip for cost in costs)}: expected each skip once"
                 )
             content = {**content, "costs": {cost.skip: plain for cost, plain in zip(costs, listed, strict=True)}}
         profile = super().from_json(content)
         if not profile.costs:
-            raise MeasurementError("a profile without costs: expected those of one sub-network or more")
+            raise MeasurementError("a profile without costs: expected those of at least one sub-network")
         return profile
 
 
 def tokens_a_second(cost: Any, batch_size: int, prompt_tokens: int | None) -> dict[str, float]:
-    """What times of generated text say as rates, of the whole batch: of the prompt where its length is known, and of
-    new tokens.
+    """Times of generated text as rates of the whole batch: of the prompt, if its length is known, and of new tokens.
 
     Arguments:
-        cost: a `Cost` or a `Row`; nothing is said of what it lacks.
+        cost: a `Cost` or a `Row`; what it lacks is left out.
 
     Example:
         >>> tokens_a_second(Cost("F", 400, 9, first_token_ms=50.0, token_ms=10.0), 1, 100)
@@ -403,7 +401,7 @@ def tokens_a_second(cost: Any, batch_size: int, prompt_tokens: int | None) -> di
 
 
 def text_columns(costs: Sequence[Any], batch_size: int, prompt_tokens: int | None) -> list[tuple[str, str, list[str]]]:
-    """Columns of a table for what was measured of generated text: title, alignment and least width, cells."""
+    """Table columns for measurements of generated text: title, alignment and minimum width, cells."""
     rates = [tokens_a_second(cost, batch_size, prompt_tokens) for cost in costs]
     found = []
     for title, form, values in (
@@ -419,7 +417,7 @@ def text_columns(costs: Sequence[Any], batch_size: int, prompt_tokens: int | Non
 
 
 def without_later(plain: dict[str, Any]) -> dict[str, Any]:
-    """Without the fields that older versions do not know, where they hold nothing."""
+    """Without empty fields that older versions do not know."""
     named = (*LATER, "prompt_tokens", "left_out")
     return {name: value for name, value in plain.items() if value not in (None, {}) or name not in named}
 
@@ -436,10 +434,10 @@ def macs_unit(largest: float) -> tuple[float, str]:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """The narrowest pair of order statistics around the median that covers it with at least 95 %.
+    """The narrowest pair of order statistics that covers the median with at least 95 % probability.
 
     Of n values, the k-th smallest lies above the true median with the probability that fewer than k of n fair
-    coins show heads; the k-th largest lies below it with the same. (None, None) for fewer than six.
+    coins show heads, and likewise the k-th largest below it. (None, None) for fewer than six.
 
     Example:
         >>> median_interval([3, 1, 2, 6, 5, 4])
@@ -456,7 +454,7 @@ def median_interval(values: Sequence[float]) -> tuple[float | None, float | None
 
 
 def _differences(a: Cost, b: Cost) -> list[float]:
-    """By how much longer a pass of `a` took, in each round."""
+    """How much longer a pass of `a` took in each round."""
     return [one - other for one, other in zip(a.times_ms, b.times_ms, strict=False)]
 
 

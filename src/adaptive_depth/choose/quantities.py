@@ -1,4 +1,4 @@
-"""How numbers are written: the name, the unit and the digits of every cost of a table, and of its quality."""
+"""How numbers are formatted: the name, unit and digits of every cost of a table, and of its quality."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from ..text import digits_apart
 from .costs import COSTS, macs_unit
 from .tradeoffs import TradeOffs
 
-_DIGITS = 4  # of the largest value: more than any measurement of time holds
+_DIGITS = 4  # of the largest value; no time measurement is more precise
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,11 @@ class Quantity:
 
     Attributes:
         name: of the limit that `TradeOffs.best` takes, such as `"latency_ms"`.
-        title: for people, such as `"Latency"`.
+        title: for display, such as `"Latency"`.
         word: the same within a sentence, such as `"latency"`.
-        unit: in which it is shown, such as `"ms"`; empty where there is none.
-        divisor: what a value is divided by to be shown in that unit.
-        decimals: digits behind the point.
+        unit: in which it is shown, such as `"ms"`; empty if there is none.
+        divisor: converts a value to that unit.
+        decimals: decimal places.
     """
 
     name: str
@@ -39,11 +39,11 @@ class Quantity:
         return f"{value / self.divisor:,.{self.decimals}f}".replace("-", "−")
 
     def text(self, value: float) -> str:
-        """Such as `"1.131 ms"`, which no line breaks in two."""
+        """Such as `"1.131 ms"`, with a no-break space."""
         return self._with_unit(self.number(value))
 
     def enough(self, value: float, rounding: str = ROUND_CEILING) -> str:
-        """As `text`, rounded up (or as is said): a limit of that much is met by the value."""
+        """As `text`, rounded up (or as given), so that the value meets a limit of that much."""
         return self._with_unit(rounded(value / self.divisor, self.decimals, rounding).replace("-", "−"))
 
     def _with_unit(self, number: str) -> str:
@@ -66,7 +66,7 @@ def quality_of(table: TradeOffs) -> Quantity:
 
 
 def quantities(table: TradeOffs) -> dict[str, Quantity]:
-    """Every cost that a table knows, by its name, in the table's order.
+    """Every cost in a table, by name, in the table's order.
 
     Example:
         >>> from adaptive_depth.choose.tradeoffs import Row
@@ -94,7 +94,7 @@ def _quantity(name: str, values: Iterable[Any]) -> Quantity:
 
 
 def rounded(value: float, decimals: int, rounding: str) -> str:
-    """A number with so many digits behind the point.
+    """A number with this many decimal places.
 
     Example:
         >>> rounded(1.1101, 2, ROUND_CEILING)

@@ -25,12 +25,12 @@ class Row(Plain):
         accuracy: top-1 accuracy in percent, or the table's `quality`.
         macs: multiply-adds of one sample.
         parameters: distinct parameters that it uses.
-        latency_ms: median time of one forward pass of a whole batch; None where it was not measured.
-        memory_mb, energy_mj: of one such pass, as in `Cost`; None where they were not measured.
-        alone: the same of a network of this depth trained alone; None where there is none.
-        latency_high_ms: the upper end of the 95 % interval of the median latency; None where there is none.
-        first_token_ms, token_ms, cache_kb: of text that is generated, as in `Cost`; None where they were not measured.
-        throughput: samples a second by batch size, as in `Cost`.
+        latency_ms: median time of one forward pass of a whole batch; None if not measured.
+        memory_mb, energy_mj: of one such pass, as in `Cost`; None if not measured.
+        alone: the quality of a network of this depth trained alone; None if there is none.
+        latency_high_ms: the upper end of the 95 % interval of the median latency; None if there is none.
+        first_token_ms, token_ms, cache_kb: of generated text, as in `Cost`; None if not measured.
+        throughput: samples per second by batch size, as in `Cost`.
     """
 
     skip: Letters
@@ -53,13 +53,13 @@ class Row(Plain):
 
 @dataclass(frozen=True)
 class Choice:
-    """A sub-network within limits, and why it is that one.
+    """A sub-network within limits, and why it was chosen.
 
     Attributes:
         row: the sub-network.
-        limits: what was asked.
-        ties: skips of others within the limits that are as good as far as can be told: equal in what decided, or of
-            a latency that cannot be told apart where that decided.
+        limits: what was requested.
+        ties: skips of others within the limits that are just as good: equal in the deciding figure or, if latency
+            decided, indistinguishable in it.
         why: the same in words, one sentence each.
     """
 
@@ -86,13 +86,13 @@ class TradeOffs(Plain):
 
     Attributes:
         rows: one for each sub-network; each cost is measured for all of them or for none.
-        batch_size: of the input that latency was measured with.
+        batch_size: of the input for the latency measurement.
         device: what latency was measured on, as in `Profile`.
-        ties: pairs of sub-networks whose latencies (or times per token) cannot be told apart (`Profile.ties`).
-        images: how many samples the accuracies are of; None where that is not known.
+        ties: pairs of sub-networks with indistinguishable latencies or times per token (`Profile.ties`).
+        images: the number of samples behind the accuracies; None if unknown.
         quality: what `Row.accuracy` is: its name, unit and direction.
-        prompt_tokens: how long the prompt was that `first_token_ms` is of; None where that is not known.
-        left_out: depths that cannot be used by themselves, and why (`Profile.left_out`).
+        prompt_tokens: the length of the prompt for `first_token_ms`; None if unknown.
+        left_out: depths that cannot be used on their own, and why (`Profile.left_out`).
     """
 
     reading_error = MeasurementError
@@ -122,13 +122,13 @@ class TradeOffs(Plain):
                     )
         skips = [row.skip for row in self.rows]
         if len({*skips}) < len(skips):
-            raise MeasurementError(f"a sub-network stands twice in {', '.join(skips)}")
+            raise MeasurementError(f"a sub-network is listed twice: {', '.join(skips)}")
         if len({len(skip) for skip in skips}) > 1:
-            raise MeasurementError(f"a table of the sub-networks {', '.join(skips)}: expected skips of as many stages")
+            raise MeasurementError(f"a table of the sub-networks {', '.join(skips)}: expected skips of the same length")
         if strange := {skip for pair in self.ties for skip in pair} - {*skips}:
             raise MeasurementError(f"ties name {', '.join(sorted(strange))}: expected some of {', '.join(skips)}")
         if len({frozenset(row.throughput) for row in self.rows}) > 1:
-            raise MeasurementError("throughput was measured at other batch sizes for some sub-networks than for others")
+            raise MeasurementError("throughput was measured at different batch sizes: expected the same ones for all")
         for cost in COSTS:
             unmeasured = [row.skip for row in self.rows if getattr(row, cost) is None]
             if unmeasured and len(unmeasured) < len(self.rows):
@@ -138,7 +138,7 @@ class TradeOffs(Plain):
 
     @property
     def digits(self) -> int:
-        """So many digits behind the point tell the sub-networks' quality apart."""
+        """The decimal places that distinguish the sub-networks' quality."""
         return self.quality.digits(row.accuracy for row in self.rows)
 
     def text(self, row: Row) -> str:
@@ -153,12 +153,11 @@ class TradeOffs(Plain):
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """The costs that are known, latency first where it was measured, or else the time per token."""
+        """The known costs, with latency first if measured, or else the time per token."""
         return tuple(cost for cost in COSTS if getattr(self.rows[0], cost) is not None)
 
     def tokens_a_second(self, row: Row) -> dict[str, float]:
-        """Rates of a sub-network that writes text, of the whole batch: `prompt` (prefill) and `new` (decoding), where
-        they were measured.
+        """A sub-network's rates for text, of the whole batch: `prompt` (prefill) and `new` (decoding), if measured.
 
         Example:
             >>> table = TradeOffs((Row("F", 12.5, 400, 9, first_token_ms=50.0, token_ms=10.0),), prompt_tokens=100)
@@ -169,10 +168,10 @@ class TradeOffs(Plain):
 
     @property
     def chance(self) -> float | None:
-        """Differences in accuracy up to so many points may be chance (two standard errors), on so many images.
+        """Differences in accuracy up to this many points may be chance (two standard errors).
 
-        For samples drawn anew for each sub-network; on the same samples, as `evaluate` measures, somewhat less would
-        do. None where the number of images is not known.
+        This is for independent samples; on the same samples, as `evaluate` measures, the threshold is somewhat lower.
+        None if the number of images is unknown.
 
         Example:
             >>> TradeOffs((Row("F", 90.0, 400, 9), Row("T", 90.0, 200, 5)), images=900).chance
@@ -184,8 +183,8 @@ class TradeOffs(Plain):
         return 200 * math.sqrt(2 * wrong * (1 - wrong) / self.images)
 
     def cost_name(self, cost: str | None = None) -> str:
-        """The name of the cost to compare by: as given, else the first one that was measured of `latency_ms`,
-        `token_ms`, `first_token_ms` and `macs`.
+        """The name of the cost to compare by: as given, or else the first measured one of `latency_ms`, `token_ms`,
+        `first_token_ms` and `macs`.
 
         Raises:
             MeasurementError: a cost that does not exist or was not measured.
@@ -199,10 +198,10 @@ class TradeOffs(Plain):
         return cost
 
     def front(self, cost: str | None = None) -> tuple[Row, ...]:
-        """The Pareto front of quality against one cost, cheapest (and so worst) first.
+        """The Pareto front of quality against one cost, cheapest (and thus worst) first.
 
         Arguments:
-            cost: one of `measured`; by default latency where it was measured, else macs.
+            cost: one of `measured`; by default latency if it was measured, else macs.
 
         Raises:
             MeasurementError: a cost that does not exist or was not measured.
@@ -219,13 +218,13 @@ class TradeOffs(Plain):
     def dominated(self, cost: str | None = None) -> dict[str, str]:
         """The sub-networks that are not on the front, each with one on the front that dominates it.
 
-        In the paper's Table 6 some shallower sub-networks beat deeper ones: nobody would choose those.
+        In the paper's Table 6 some shallower sub-networks beat deeper ones, which are then never worth choosing.
 
         Arguments:
-            cost: one of `measured`; by default latency where it was measured, else macs.
+            cost: one of `measured`; by default latency if it was measured, else macs.
 
         Returns:
-            By skip, the best one of the front that costs no more.
+            By skip, the best one on the front that costs no more.
 
         Raises:
             MeasurementError: a cost that does not exist or was not measured.
@@ -249,9 +248,9 @@ class TradeOffs(Plain):
         return gain >= 0 and a_cost <= b_cost and (gain > 0 or a_cost < b_cost)
 
     def choices(self, cost: str | None = None) -> tuple[tuple[float, str], ...]:
-        """What `best` returns for every limit on one cost: (limit, skip), by growing limit.
+        """What `best` returns for every limit on one cost: (limit, skip), sorted by limit.
 
-        With a limit L, `best(cost=L)` is the skip of the last entry whose limit is not above L; below the first one
+        For a limit L, `best(cost=L)` is the skip of the last entry whose limit does not exceed L; below the first one
         nothing fits.
 
         Raises:
@@ -284,20 +283,20 @@ class TradeOffs(Plain):
     ) -> str:
         """The skip of the best sub-network within limits, in any combination; `choose` also says why.
 
-        With a limit on a cost it is the one of best quality that meets all limits; of equally good ones the
-        cheapest (by `cost_name()`: latency or time per token where measured), then of fewest multiply-adds, then with
-        the fewest skipped stages. With a limit on the quality alone it is the cheapest one that meets it; of equally
-        cheap ones the best, and so on as before.
+        With a limit on a cost, it is the one with the best quality that meets all limits; ties go to the cheapest
+        (by `cost_name()`: latency or time per token if measured), then to the fewest multiply-adds, then to the fewest
+        skipped stages. With a limit on quality only, it is the cheapest one that meets it; ties go to the best, then as
+        before.
 
         Arguments:
             latency_ms, macs, energy_mj, memory_mb, parameters, first_token_ms, token_ms, cache_kb: upper limits, in
                 the units of `Row`.
             accuracy: lower limit on top-1, in percent.
-            quality: a limit on whatever the table's quality is: a lower one, or an upper one where lower is better.
+            quality: a limit on the table's quality: a lower one, or an upper one if lower is better.
 
         Raises:
             BudgetError: no limit, one that is unknown or not a finite number above 0, or limits that no
-                sub-network meets; then with what comes nearest.
+                sub-network meets; the message then names the closest.
 
         Example:
             >>> table = TradeOffs((Row("F", 76.0, 400, 9), Row("T", 75.0, 200, 5)))
@@ -310,20 +309,20 @@ class TradeOffs(Plain):
         return self._fitting({name: limit for name, limit in given.items() if limit is not None} | unknown)[0].skip
 
     def choose(self, **limits: float | None) -> Choice:
-        """What `best` returns for the same limits, with what it ties with and why it was chosen.
+        """What `best` returns for the same limits, with its ties and why it was chosen.
 
         Arguments:
             **limits: as for `best`; None is no limit.
 
         Raises:
-            BudgetError: as `best`.
+            BudgetError: as for `best`.
 
         Example:
             >>> print(TradeOffs((Row("F", 76.0, 400, 9), Row("T", 76.0, 200, 5))).choose(macs=500))
             Chosen: T
             It is the most accurate of the 2 sub-networks within macs <= 500: 76.00 %.
-            As accurate: F; T has the lowest macs of them.
-            Against the super-net: 50.0 % less multiply-adds.
+            Equally accurate: F; T has the lowest macs.
+            Compared with the super-net: 50.0 % less multiply-adds.
         """
         asked = {name: limit for name, limit in limits.items() if limit is not None}
         fitting = self._fitting(asked)
@@ -344,7 +343,7 @@ class TradeOffs(Plain):
         return (*((cheap, good) if cheapest_first else (good, cheap)), row.macs, row.skip.count("T"))
 
     def _excess(self, row: Row, name: str, limit: float) -> float:
-        """By what part of the limit the row misses it; 0 or less where it meets it."""
+        """The fraction of the limit by which the row misses it; 0 or less if it meets it."""
         if name in _QUALITIES:
             return self.quality.gain(limit, row.accuracy) / (abs(limit) or 1.0)
         return (getattr(row, name) - limit) / limit
@@ -372,7 +371,7 @@ class TradeOffs(Plain):
         return f"{float(Context(prec=4, rounding=rounding).create_decimal(Decimal(repr(value)))):g}"
 
     def _against(self, row: Row, full: Row, cost: str) -> str:
-        """What a sub-network loses and saves beside the super-net."""
+        """What a sub-network loses and saves compared with the super-net."""
         lost = self.quality.gain(full.accuracy, row.accuracy)
         part = 100 * (1 - getattr(row, cost) / getattr(full, cost))
         apart = self.quality.apart(full.accuracy, row.accuracy, self.digits)
@@ -384,7 +383,7 @@ class TradeOffs(Plain):
         return ", ".join([*named, f"{abs(part):.1f} % {'less' if part >= 0 else 'more'} {COSTS[cost].word}"])
 
     def _ties(self, fitting: Sequence[Row], limits: Mapping[str, float]) -> tuple[str, ...]:
-        """Others that are as good as the best: as accurate, or where the cheapest was asked for, as cheap."""
+        """Others as good as the best: equally accurate or, if the cheapest was requested, equally cheap."""
         best, cost = fitting[0], self.measured[0]
         if not limits.keys() <= _QUALITIES:
             return tuple(row.skip for row in fitting[1:] if row.accuracy == best.accuracy)
@@ -405,34 +404,35 @@ class TradeOffs(Plain):
         elif limits.keys() <= _QUALITIES:
             yield f"It has the lowest {cost} {within}: {getattr(best, cost):,.4g}."
             if ties:
-                yield f"Cannot be told apart from it: {', '.join(ties)}."
+                yield f"Statistically indistinguishable from it: {', '.join(ties)}."
         else:
             most = "the most accurate" if self.quality == TOP_1 else f"the best in {self.quality.name}"
             yield f"It is {most} {within}: {self.text(best)}."
             if ties:
-                equal = "As accurate" if self.quality == TOP_1 else "As good"
-                yield f"{equal}: {', '.join(ties)}; {best.skip} has the lowest {cost} of them."
+                equal = "Equally accurate" if self.quality == TOP_1 else "Equally good"
+                yield f"{equal}: {', '.join(ties)}; {best.skip} has the lowest {cost}."
         full = next((row for row in self.rows if "T" not in row.skip), None)
         if full is not None and full is not best:
             times = "latencies" if cost == "latency_ms" else "times"
-            noise = f" (but the two {times} cannot be told apart)" if self._tied(best, full) and cost in TIMED else ""
-            yield f"Against the super-net: {self._against(best, full, cost)}{noise}."
+            tied = self._tied(best, full) and cost in TIMED
+            noise = f" (but the two {times} are statistically indistinguishable)" if tied else ""
+            yield f"Compared with the super-net: {self._against(best, full, cost)}{noise}."
         if (plain := self.plain_instead(best.skip)) is not None:
             assert plain.alone is not None
             most = self.quality.text(plain.alone, self.digits)
             cheaper = "at the same cost" if plain is best else f"at a lower {cost}, {getattr(plain, cost):,.4g}"
             yield (
-                f"A plain network of depth {plain.skip}, trained alone, is better {cheaper}: {most}. If you need this "
-                "one depth and no other, train and deploy that network."
+                f"A plain network of depth {plain.skip}, trained alone, is better {cheaper}: {most}. If you need only "
+                "this depth, train and deploy that network."
             )
         if best.latency_high_ms and best.latency_high_ms > limits.get("latency_ms", math.inf):
             yield (
-                f"The limit is met by the median; its 95 % interval reaches {best.latency_high_ms:.4g} ms: measure "
-                "again on a quiet machine, or ask for less."
+                f"The median meets the limit, but its 95 % interval reaches {best.latency_high_ms:.4g} ms: measure "
+                "again on a quiet machine, or lower the limit."
             )
 
     def plain_instead(self, skip: str) -> Row | None:
-        """The depth of a network trained alone that beats a sub-network in quality and costs no more, where one does.
+        """The depth of a network trained alone that beats a sub-network in quality and costs no more, if there is one.
 
         Example:
             >>> rows = Row("F", 44.9, 400, 9, alone=58.7), Row("T", 40.2, 200, 5, alone=49.0)
@@ -468,7 +468,7 @@ class TradeOffs(Plain):
         return limits
 
     def _why_none(self, limits: Mapping[str, float]) -> str:
-        """What was asked, and how far the nearest sub-network is from it."""
+        """What was requested, and how far the closest sub-network is from it."""
         asked = self._in_words(limits)
         reasons = []
         for name, limit in limits.items():
@@ -491,8 +491,8 @@ class TradeOffs(Plain):
         misses = [name for name, limit in limits.items() if not self._meets(nearest, name, limit)]
         short = " and ".join(self._limit_in_words(name, self._loosened(nearest, name)) for name in misses)
         return (
-            f"no sub-network meets {asked} together, though each alone can be met: {nearest.skip!r} comes "
-            f"nearest; ask for {short} to get it"
+            f"no sub-network meets {asked} together, although each alone can be met: {nearest.skip!r} comes "
+            f"closest; set {short} to get it"
         )
 
     def __str__(self) -> str:
@@ -500,26 +500,26 @@ class TradeOffs(Plain):
         lines = table(self._columns(dominated))
         lines.append(f"* on the Pareto front of {self.quality.noun} against {cost}")
         if not self.quality.higher_is_better:
-            lines.append(f"Of {self.quality.name}, lower is better.")
+            lines.append(f"Lower {self.quality.name} is better.")
         if self.chance is not None:
             lines.append(f"On {self.images} images, differences of less than {self.chance:.1f} points may be chance.")
         behind = [row for row in self.rows if row.alone is not None and self.quality.gain(row.accuracy, row.alone) < 0]
         if behind:
             lines.append(
                 f"Networks trained alone are better at {', '.join(row.skip for row in behind)}: train longer, or "
-                "deploy plain ones where one depth is enough."
+                "deploy plain ones if one depth is enough."
             )
         place = ", ".join(str(each) for each in map(self.device.get, ("processor", "backend")) if each)
         on = f" on {place}" if place else ""
         if "latency_ms" in self.measured and self.device:
-            lines.append(f"Latency of a batch of {self.batch_size}{on}.")
+            lines.append(f"Latency is for a batch of {self.batch_size}{on}.")
         if {"token_ms", "first_token_ms"} & {*self.measured}:
-            lines.append(f"Times of text are those of a {self.of_text()}{on}.")
+            lines.append(f"Text times are for a {self.of_text()}{on}.")
         lines += left_out_lines(self.left_out)
         return "\n".join(lines)
 
     def of_text(self) -> str:
-        """What times of generated text are of: `"batch of 1, after a prompt of 512 tokens"`."""
+        """What times of generated text refer to: `"batch of 1, after a prompt of 512 tokens"`."""
         known = "" if self.prompt_tokens is None else f", after a prompt of {self.prompt_tokens} tokens"
         return f"batch of {self.batch_size}{known}"
 
@@ -564,21 +564,21 @@ def tradeoffs(
     images: int | None = None,
     quality: Quality | None = None,
 ) -> TradeOffs:
-    """Join what sub-networks reach and what they cost; the two may come from different machines.
+    """Join the quality and the cost of sub-networks; the two may come from different machines.
 
     Arguments:
-        accuracy: top-1 accuracy in percent by skip, or another quality, as `evaluate` returns it; what it says of
-            depths that the profile left out is not used.
+        accuracy: top-1 accuracy in percent by skip, or another quality, as `evaluate` returns it; depths that the
+            profile left out are ignored.
         cost: of the same sub-networks, as `profile` returns it.
-        alone: the same of networks of some of these depths trained alone, to compare with, by skip.
-        network: the `fingerprint` of the network whose accuracy it is; with it a profile of another architecture or
-            cut is refused.
-        images: how many samples the accuracy is of; with it the table says which differences may be chance.
-        quality: what these numbers are; by default what `evaluate` said of them, and of a plain dict top-1 in percent.
+        alone: the same for networks trained alone at some of these depths, for comparison, by skip.
+        network: the `fingerprint` of the network with this accuracy; if given, a profile of another architecture or
+            cut is rejected.
+        images: the number of samples behind the accuracy; if given, the table says which differences may be chance.
+        quality: what these numbers measure; by default as `evaluate` recorded it, or top-1 in percent for a plain dict.
 
     Raises:
-        MeasurementError: other things than these two, different sub-networks in them, a profile of another network,
-            an accuracy that is no percentage, or numbers of another quality.
+        MeasurementError: arguments of other types, different sub-networks in the two, a profile of another network,
+            an accuracy that is not a percentage, or numbers of another quality.
 
     Example:
         >>> from adaptive_depth.choose.costs import Cost, Profile
@@ -596,11 +596,11 @@ def tradeoffs(
         )
     told = getattr(accuracy, "quality", None)
     if quality is not None and told is not None and quality != told:
-        raise MeasurementError(f"these numbers are of {told}, and quality={quality}: leave quality out")
+        raise MeasurementError(f"these numbers measure {told}, but quality={quality} was given: leave out quality")
     if network and cost.network and network != cost.network:
         raise MeasurementError(
             f"the profile is of another network or another cut of it (fingerprint {cost.network}, the accuracy's is "
-            f"{network}): profile the network whose accuracy this is"
+            f"{network}): profile the network that has this accuracy"
         )
     for holder, has, needs in (("accuracy", accuracy, cost.costs), ("cost", cost.costs, accuracy)):
         missing = [skip for skip in needs if skip not in has and skip not in cost.left_out]
@@ -625,7 +625,7 @@ def tradeoffs(
 
 
 def check_value(quality: Quality, what: str, value: object) -> None:
-    """Raise a MeasurementError where a number cannot be of a quality."""
+    """Raise a MeasurementError if a number is not a valid value of a quality."""
     if not _is_number(value) or not math.isfinite(value):  # type: ignore[arg-type]
         expected = "top-1 in percent, from 0 to 100" if quality == TOP_1 else "a finite number"
         raise MeasurementError(f"{what} is {value!r}: expected {expected}")
