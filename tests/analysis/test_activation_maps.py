@@ -181,7 +181,7 @@ X = torch.randn(2, 3, 8, 8)
         (X.byte(), {}, "received torch.uint8 [2, 3, 8, 8]"),
         ("cat.png", {}, "class_activation_maps received str: expected images"),
         (X, {"targets": [1]}, "targets=[1] for 2 images and 5 classes: expected one class per image, from 0 to 4"),
-        (X, {"targets": [1, 5]}, "targets=[1, 5] for 2 images of 5 classes"),
+        (X, {"targets": [1, 5]}, "targets=[1, 5] for 2 images and 5 classes"),
         (X, {"targets": [-1, 1]}, "targets=[-1, 1] for 2 images"),
     ],
 )
@@ -224,7 +224,7 @@ def test_networks_without_maps_are_refused(known, nets) -> None:
     tokens = ad.adapt(Tokens(), [ad.Stage(("blocks.0", "blocks.1"), ("blocks.2",), channel_dim=-1)], example=wide)
     tokens.model.register_forward_pre_hook(lambda _, args: (args[0][:, :, :3, :3],))
     tokens.forget_views()
-    with pytest.raises(MeasurementError, match="10 tokens fill no map of an image of 5 × 7 pixels"):
+    with pytest.raises(MeasurementError, match="10 tokens do not fill a map of a 5 × 7 pixel image"):
         class_activation_maps(tokens, wide)
 
 

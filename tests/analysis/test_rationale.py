@@ -593,7 +593,7 @@ def test_running_statistics_that_are_not_finite_are_named(nets, unchanged) -> No
     network.skip_norms.get_submodule("blocks.2.norm").running_var[3] = torch.nan
     with (
         unchanged(network),
-        pytest.raises(MeasurementError, match=r"norm 'blocks.2.norm' of sub-network FT has running"),
+        pytest.raises(MeasurementError, match=r"norm 'blocks.2.norm' of sub-network FT has non-finite running"),
     ):
         analyze(network, [(X, Y)])
 

@@ -82,7 +82,7 @@ def test_what_a_stage_saves_is_the_median_over_rounds_of_the_mean_over_depths():
     assert first == Saving(1, 100, 11, 11, 11)  # (100 - 90 + 99 - 87) / 2
     assert second == Saving(2, 100, 2, 2, 2)  # (100 - 99 + 90 - 87) / 2
     assert first.is_measurable
-    assert "buys no time" not in str(profile)
+    assert "saves no time" not in str(profile)
 
 
 def test_a_stage_that_buys_no_time_is_named():

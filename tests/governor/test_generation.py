@@ -198,7 +198,7 @@ def test_a_depth_that_it_never_chooses_cannot_be_observed():
 def test_a_time_that_is_none_is_refused_and_not_counted(value):
     one = governor(first_token_ms=300, token_ms=30)
     for bad in ("first_token_ms", "token_ms"):
-        with pytest.raises(MeasurementError, match=f"^{bad}={value!r} of a text at FF: expected"):
+        with pytest.raises(MeasurementError, match=f"^{bad}={value!r} for a text at FF: expected"):
             one.observe("FF", **{"first_token_ms": 600.0, "token_ms": 60.0, bad: value})
     for each in (one.first_token, one.token):
         assert (each.slowdown, each.ignored, each.log) == (1.0, 0, ())

@@ -269,8 +269,8 @@ def test_limits_that_nothing_meets_give_the_nearest_and_are_said_once(caplog):
     ("returned", "message"),
     [
         (40, r"limit returned 40: expected limits such as"),
-        ({"watts": 3}, "returned watts=3, the table has latency_ms, macs, energy_mj, parameters"),
-        ({"memory_mb": 3}, "returned memory_mb=3, the table has"),
+        ({"watts": 3}, "returned watts=3, but the table has latency_ms, macs, energy_mj, parameters"),
+        ({"memory_mb": 3}, "returned memory_mb=3, but the table has"),
         ({"macs": -1}, "returned macs=-1: expected a finite number above 0"),
         ({"macs": math.nan}, "returned macs=nan: expected a finite number above 0"),
     ],

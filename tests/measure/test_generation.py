@@ -71,7 +71,7 @@ def test_a_window_keeps_its_tokens_alone_and_the_profile_says_so() -> None:
     # Three places before the next token, of 8 + 2 tokens.
     assert result.costs["F"].cache_kb == pytest.approx(2 * 4 * 2 * 4 * 4 * 3 / 10 / 1000, rel=1e-12)
     assert "The cache does not grow with every token" in str(result)
-    assert "is said of 10 tokens, and is less for more." in str(result)
+    assert "is for 10 tokens and shrinks for longer texts." in str(result)
 
 
 def test_a_state_of_fixed_size_is_counted_over_all_tokens() -> None:
