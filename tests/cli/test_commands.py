@@ -611,7 +611,7 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
         ("stages resnet18 --group-size 2", "the model has stages of its own, so there is none to divide"),
         ("stages {run} --mandatory 1", "a run folder's network is cut already"),
         ("load-reference resnet18 {tmp}/file --output {tmp}/x", "cannot be read|holds more than tensors"),
-        ("load-reference vgg11 {tmp}/file --output {tmp}/x", "is not an architecture of the authors"),
+        ("load-reference vgg11 {tmp}/file --output {tmp}/x", "is not one of the authors' architectures"),
         ("stages", "Missing argument 'MODEL'"),
         ("stages resnet18 --wrong", "No such option: --wrong"),
         ("nonsense", "No such command 'nonsense'"),

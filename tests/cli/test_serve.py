@@ -119,7 +119,7 @@ def test_a_port_that_is_taken_is_found_before_anything_is_measured(call, model: 
         port = taken.getsockname()[1]
         status, out, err = call("serve", model, "--target-ms=50", f"--port={port}")
     assert (status, out) == (2, "")
-    assert f"127.0.0.1:{port} cannot be listened at" in err
+    assert f"cannot listen on 127.0.0.1:{port}" in err
     assert "such as --host 127.0.0.1 --port 8001" in err
 
 
@@ -131,9 +131,9 @@ def test_a_port_that_is_taken_is_found_before_anything_is_measured(call, model: 
         (["{model}", "{model}", "--target-ms=50"], "are both called pets: name one, such as other="),
         (["cat's={model}", "--target-ms=50"], '"cat\'s" cannot stand in an address: name it, such as cats='),
         (["missing.onnx", "--target-ms=50", "--port=0", "--local"], "missing.onnx does not exist"),
-        (["{model}", "--target-ms=50", "--host=192.0.2.1"], "192.0.2.1:8000 cannot be listened at"),
+        (["{model}", "--target-ms=50", "--host=192.0.2.1"], "cannot listen on 192.0.2.1:8000"),
         (["{model}", "--target-ms=50", "--port=0", "--local", "--shed=random"], "expected one of oldest, newest, none"),
-        (["{model}", "--target-ms=50", "--port=0", "--local", "--no-measure"], "no latencies of batches of 8"),
+        (["{model}", "--target-ms=50", "--port=0", "--local", "--no-measure"], "no latencies for batches of 8"),
         (["{model}", "--target-ms=50", "--port=0", "--local", "--worth=F:1"], "expected a number for each depth"),
         (["{model}", "--target-ms=50", "--port=0", "--local", "--skip=TT"], "skip=TT is not in pets"),
         (["{model}", "--target-ms=50", "--max-megabytes=nan"], "--max-megabytes nan: expected a finite number"),

@@ -270,7 +270,7 @@ def test_how_much_is_found_may_differ(nets: Any, how: str) -> None:
 
 
 def test_other_kinds_of_numbers_may_not(nets: Any) -> None:
-    with pytest.raises(ad.StagesError, match=r"returns .* where the model returns .* a list with one entry an image"):
+    with pytest.raises(ad.StagesError, match=r"returns .* but the model returns .* a list with one entry per image"):
         ad.adapt(Peaks(nets, "other kinds").eval(), example=torch.randn(2, 3, 8, 8))
 
 

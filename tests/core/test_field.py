@@ -210,9 +210,9 @@ class ForwardOfABlock(Model):
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        (Closure, "ran in sub-network FT, which skips it, so the skip changes nothing"),
-        (PlainObject, "ran in sub-network FT, which skips it, so the skip changes nothing"),
-        (WeakReference, "ran in sub-network FT, which skips it, so the skip changes nothing"),
+        (Closure, "ran in sub-network FT, which skips it, so the skip has no effect"),
+        (PlainObject, "ran in sub-network FT, which skips it, so the skip has no effect"),
+        (WeakReference, "ran in sub-network FT, which skips it, so the skip has no effect"),
         (ForwardOfABlock, "block 'blocks.0' ran 0 times"),
     ],
 )
@@ -236,7 +236,7 @@ def test_a_subclass_of_a_known_family_is_proven_on_its_first_input() -> None:
             x = self.flow(self.maxpool(self.relu(self.bn1(self.conv1(x)))))
             return self.fc(torch.flatten(self.avgpool(x), 1))
 
-    with pytest.raises(ad.StagesError, match="so the skip changes nothing"):
+    with pytest.raises(ad.StagesError, match="so the skip has no effect"):
         ad.adapt(Flow().eval())(torch.randn(1, 3, 32, 32))
 
 
@@ -708,7 +708,7 @@ class Collects(Model):
 
 
 def test_what_an_earlier_run_left_behind_is_not_returned() -> None:
-    with pytest.raises(ad.StagesError, match=r"returns a tensor .* that an earlier run left behind"):
+    with pytest.raises(ad.StagesError, match=r"returns a tensor .* from an earlier run"):
         ad.adapt(Collects().eval(), STAGES, example=torch.randn(2, 3))
 
 

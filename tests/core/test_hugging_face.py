@@ -201,6 +201,6 @@ def test_attentions_of_a_depth_have_no_index(unchanged) -> None:
     network = ad.adapt(model, example=asked).eval()
     asked["output_attentions"] = True
     assert len(network(**asked).attentions) == 4
-    with pytest.raises(ad.StagesError, match="attentions of sub-network TT has 2 entries where the model has 4 layers"):
+    with pytest.raises(ad.StagesError, match="attentions of sub-network TT has 2 entries but the model has 4 layers"):
         network(**asked, skip="TT")
     assert len(network.subnet("TT")(**asked).attentions) == 2

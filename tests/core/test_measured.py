@@ -99,11 +99,11 @@ def test_of_images_too(nets) -> None:
 def test_what_it_cannot_be_asked_of(nets) -> None:
     with pytest.raises(ad.StagesError, match="cut='best': expected 'groups' or 'measured'"):
         ad.find_stages(nets.Transformer(), torch.randn(1, 3, 8, 8), cut="best")
-    with pytest.raises(ad.StagesError, match="cut='measured' asks what predictions need each block: give data"):
+    with pytest.raises(ad.StagesError, match="cut='measured' measures how much predictions need each block: pass data"):
         ad.find_stages(llama(), cut="measured")
-    with pytest.raises(ad.StagesError, match="needs one run of layers of one shape, and ResNet has 4 stages"):
+    with pytest.raises(ad.StagesError, match="needs one run of layers of one shape, but ResNet already has 4"):
         ad.find_stages("resnet18", torch.randn(1, 3, 64, 64), cut="measured")
-    with pytest.raises(ad.StagesError, match=r"stages were given, so there is nothing to cut: leave .* cut out"):
+    with pytest.raises(ad.StagesError, match=r"stages were given, so there is nothing to split: leave out .* cut"):
         ad.adapt(nets.Transformer(), [ad.Stage(("blocks.0",), ("blocks.1",))], cut="measured")
 
     class Features(nets.Transformer):

@@ -171,14 +171,14 @@ def test_an_adapted_body_inside_stays_there_where_something_is_wrong() -> None:
     body = model.backbone.body = ad.adapt(model.backbone.body)
     for arguments, said in (
         ({"mandatory": 1}, "brings its plan: leave mandatory out"),
-        ({"within": "backbone"}, "holds an adapted network at 'backbone.body' already"),
-        ({"body": classifier()}, "holds an adapted network at 'backbone.body' already"),
+        ({"within": "backbone"}, "already contains an adapted network at 'backbone.body'"),
+        ({"body": classifier()}, "already contains an adapted network at 'backbone.body'"),
         ({"example": (torch.zeros(1),)}, "."),
     ):
         with pytest.raises((ad.StagesError, Exception), match=said):
             ad.adapt(model, **arguments)
         assert model.backbone.body is body
-    with pytest.raises(ad.StagesError, match=r"holds an adapted network at 'backbone.body', whose stages are its"):
+    with pytest.raises(ad.StagesError, match=r"contains an adapted network at 'backbone.body', with its own .stages"):
         ad.find_stages(model)
     model.second = ad.adapt(ResNet(BasicBlock, [2, 2, 2, 2]))
     with pytest.raises(ad.StagesError, match=r"holds 2 adapted networks \(backbone.body, second\): expected one"):
@@ -203,7 +203,7 @@ def test_a_network_of_another_architecture(unchanged: Any) -> None:
             ad.adapt(model, body=torchvision.models.resnet18())
         with pytest.raises(ad.StagesError, match="brings its plan: leave stages, cut out"):
             ad.adapt(model, classifier().stages, body=classifier(), cut="measured")
-        with pytest.raises(ad.StagesError, match=r"has no body that is known as one, .* within='...'"):
+        with pytest.raises(ad.StagesError, match=r"has no known body, .* within='...'"):
             ad.adapt(nn.Sequential(nn.Linear(1, 1)), body=classifier())
 
 
@@ -215,7 +215,7 @@ def test_tensors_that_the_network_does_not_have_are_told(caplog: pytest.LogCaptu
     with caplog.at_level(logging.WARNING):
         network = ad.adapt(zoo.mask2former().eval(), body=source)
     assert "hidden_states_norms" in caplog.text  # norms of the features, which a classifier does not have
-    assert "which stay as they are" in caplog.text
+    assert "which stay unchanged" in caplog.text
     assert len(network.stages) == len(source.stages)
 
 

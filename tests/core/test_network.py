@@ -212,7 +212,7 @@ def test_a_network_is_not_adapted_twice(nets, unchanged) -> None:
     network = nets.chain()
     with (
         unchanged(network),
-        pytest.raises(ad.StagesError, match=r"adapted already: adapt its plain model, network\.mo"),
+        pytest.raises(ad.StagesError, match=r"received an adapted network: adapt its plain model, network\.mo"),
     ):
         ad.adapt(network)
 

@@ -131,7 +131,7 @@ def test_an_unproven_network_gives_no_sub_network(nets) -> None:
     model = nets.Chain(*(nets.Residual() for _ in range(4)))
     network = ad.adapt(model, nets.chain_stages())
     for use in (network.subnet, network.extract):
-        with pytest.raises(ad.StagesError, match=r"no input has proven the stages .* call network.prove\(x\)"):
+        with pytest.raises(ad.StagesError, match=r"no input has verified the stages .* call network.prove\(x\)"):
             use("TF")
     network.prove(X)
     assert network.subnet("TF")(X).shape == (2, 5)

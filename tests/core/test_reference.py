@@ -146,7 +146,7 @@ BAD = {
     "code": (lambda: {"model": _state(), "x": Harmful()}, "resnet18", "because it could run code: save its state"),
     "text": (lambda: None, "resnet18", "cannot be read|holds more than tensors"),
     "a list": (lambda: [1, 2], "resnet18", "holds no state dict: expected names and tensors, alone or under 'model'"),
-    "another": (_state, "resnet50", "does not hold a resnet50 of the authors: [0-9]+ tensors are missing"),
+    "another": (_state, "resnet50", "does not hold the authors' resnet50: [0-9]+ tensors are missing"),
     "missing": (lambda: _state(**{"layer1.0.bn1_skip.bias": None}), "resnet18", "1 tensors are missing .skip_norms"),
     "too many": (lambda: _state(x=torch.zeros(1)), "resnet18", r"1 tensors are unexpected \(model.x\)"),
     "shape": (lambda: _state(**{"conv1.weight": torch.zeros(1)}), "resnet18", "of another shape .model.conv1"),
@@ -154,9 +154,9 @@ BAD = {
         lambda: {k: v for k, v in small()[1].items() if "_skip" not in k}, "resnet18", "holds a plain resnet18"
     ),
     "nan": (lambda: _state(**{"fc.bias": torch.full((3,), torch.nan)}), "resnet18", "not finite, in model.fc.bias"),
-    "name": (_state, "vgg11", "'vgg11' is not an architecture of the authors: expected torchvision's name"),
-    "swapped": (_state, "vit_b_16", "does not hold a vit_b_16 of the authors"),
-    "mobilenet": (_state, "mobilenet_v2", "does not hold a mobilenet_v2 of the authors"),
+    "name": (_state, "vgg11", "'vgg11' is not one of the authors' architectures: expected torchvision's name"),
+    "swapped": (_state, "vit_b_16", "does not hold the authors' vit_b_16"),
+    "mobilenet": (_state, "mobilenet_v2", "does not hold the authors' mobilenet_v2"),
 }  # fmt: skip
 
 

@@ -306,7 +306,7 @@ def test_parts_that_were_compiled_later_have_their_plain_names(network, tmp_path
 
 
 def test_a_wrapped_network_is_no_plain_one_elsewhere(network) -> None:
-    with pytest.raises(ad.AdaptiveDepthError, match="a OptimizedModule: it holds an adapted network, give that itself"):
+    with pytest.raises(ad.AdaptiveDepthError, match="a OptimizedModule: pass the adapted network inside it"):
         ad.evaluate(torch.compile(network), [(X, torch.tensor([0, 1]))])
     with pytest.raises(ad.TrainingError, match="inside a OptimizedModule, of which it would train one depth only"):
         ad.train(torch.compile(network), [(X, torch.tensor([0, 1]))])

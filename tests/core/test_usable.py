@@ -13,7 +13,7 @@ from adaptive_depth.errors import DepthError, DepthsLeftOut
 transformers = pytest.importorskip("transformers")
 SIZES: dict[str, Any] = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
 TOKENS = torch.arange(3, 19).view(2, 8)
-REASON = "Lfm2ForCausalLM does not run with these layers alone"
+REASON = "Lfm2ForCausalLM does not run with only these layers"
 
 
 @pytest.fixture

@@ -529,7 +529,9 @@ def lora() -> Any:
 def test_lora_adapters_before_and_after() -> None:
     peft, prompt = pytest.importorskip("peft"), prompt_of("Llama")
     wrapped = peft.get_peft_model(build(FAMILIES["Llama"]), lora()).eval()
-    with pytest.raises(ad.StagesError, match=r"wrapped in a PeftModel: adapt what it holds, model.get_base_model\(\)"):
+    with pytest.raises(
+        ad.StagesError, match=r"wrapped in a PeftModel: adapt the inner model, model.get_base_model\(\)"
+    ):
         ad.adapt(wrapped, example=prompt)
     before = ad.adapt(wrapped.get_base_model()).eval()
     after = ad.adapt(build(FAMILIES["Llama"])).eval()
@@ -554,7 +556,7 @@ def test_adapters_that_sub_networks_do_not_have_yet_are_told() -> None:
         "generate": lambda: generate(network, tokens()),
         "profile_generation": lambda: ad.profile_generation(network, tokens()),
     }
-    changes = {r"q_proj is new": lambda: None, "some were taken out": wrapper.merge_and_unload}
+    changes = {r"q_proj is new": lambda: None, "some were removed": wrapper.merge_and_unload}
     for told, change in changes.items():
         change()
         for name, call in calls.items():
@@ -578,7 +580,7 @@ def test_a_network_with_adapters_is_saved_once_they_are_merged(tmp_path: Path) -
             with pytest.raises(ad.CheckpointError, match=r"q_proj holds adapters of peft, .* merge them first"):
                 save(network)
         for alone in (network.subnet("TF"), network.extract("TF")):  # which transformers would read as random weights
-            with pytest.raises(ad.StagesError, match=r"its class builds no such weights .*q_proj.base_"):
+            with pytest.raises(ad.StagesError, match=r"its class does not build these weights .*q_proj.base_"):
                 alone.save_pretrained(folder)
     assert not folder.exists()
     expected = merged.subnet("TF")(tokens()).logits
@@ -657,7 +659,7 @@ def test_a_config_that_would_not_be_read_back_is_not_written(tmp_path: Path) -> 
     subnet, x = network.subnet("TFF"), torch.randn(1, 3, 32, 32)
     assert torch.equal(subnet(x).logits, network(x, skip="TFF").logits)
     for module in (subnet, network.extract("TFF")):
-        with pytest.raises(ad.StagesError, match=r"its config is not read back \(ValueError: out_features must"):
+        with pytest.raises(ad.StagesError, match=r"its config cannot be read back \(ValueError: out_features must"):
             module.save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new").exists()
     network.extract("FFF").save_pretrained(tmp_path / "whole")

@@ -154,7 +154,7 @@ def test_a_class_that_was_not_trained_on(tmp_path, form, detector):
         assert data[0][1]["labels"].tolist() == [2]
         (why,) = data.notes.left_out.values()
         assert why.startswith(
-            "its class 'of id 99' is none of cat, dog" if form == "coco" else "its class '9' is none of 0, 1"
+            "its class 'of id 99' is not one of cat, dog" if form == "coco" else "its class '9' is not one of 0, 1"
         )
 
 

@@ -127,7 +127,7 @@ WRONG = [
     (
         "beyond",
         r"mask .*1\.png has the numbers 7, 9: expected 0 to 2 for the classes, and 255 for pixels of none; name its "
-        r'class in classes\.txt, or, where it stands for no class, .* \(--task "segmentation\(ignore_index=9\)"\)',
+        r'class in classes\.txt or, if it stands for no class, .* \(--task "segmentation\(ignore_index=9\)"\)',
     ),
     ("colours", r"mask .*1\.png is a picture of mode RGB: expected one number per pixel"),
 ]

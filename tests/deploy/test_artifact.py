@@ -52,9 +52,9 @@ def test_it_prints_what_it_is() -> None:
 
 
 def test_a_newer_library_may_add_nothing_unseen() -> None:
-    newer = {**BARE.to_json(), "version": 5}
+    newer = {**BARE.to_json(), "version": 6}
     with pytest.raises(
-        ArtifactError, match=r"model\.onnx has version 5, but this library reads up to 4: pip install -U adapt"
+        ArtifactError, match=r"model\.onnx has version 6, but this library reads up to 5: pip install -U adapt"
     ):
         Artifact.from_json(newer, "model.onnx")
     assert Artifact.from_json({**BARE.to_json(), "version": 1}) == BARE

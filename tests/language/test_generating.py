@@ -211,7 +211,7 @@ def test_rows_of_several_lengths_are_written_as_if_each_were_alone(kind: str, si
             GEMMA,
             [[5, 9], [0, 4]],
             [[1, 1], [0, 1]],
-            "texts of several lengths, padded, for the state",
+            "padded texts of several lengths for a",
         ),
     ],
 )
@@ -252,7 +252,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no tokens": ({"tokens": torch.zeros(1, 0, dtype=torch.long)}, "at least one token"),
     "too long": (
         {"tokens": [[5] * 40], "max_new_tokens": 20},
-        "40 tokens and 20 new ones is longer than the model's context of 48",
+        "40 tokens and 20 new ones exceeds the model's context of 48",
     ),
     "foreign": ({"tokens": [[5, 40]]}, "token ids from 5 to 40, but the model knows 0 to 39"),
     "padded": ({"tokens": torch.tensor([[0, 5], [6, 7]])}, "there is no attention_mask"),
@@ -286,11 +286,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "too long in a config": (
         {"tokens": [[5] * 40], "generation_config": transformers.GenerationConfig(max_new_tokens=20)},
-        "40 tokens and 20 new ones is longer than the model's context of 48",
+        "40 tokens and 20 new ones exceeds the model's context of 48",
     ),
     "too long in all": ({"tokens": [[5] * 40], "max_length": 50}, "40 tokens and 10 new ones is longer"),
     "shorter than the prompt": ({"tokens": [[5] * 4], "max_length": 4}, "max_length=4 for prompts of 4 tokens"),
-    "no room": ({"tokens": [[5] * 48]}, "48 tokens and a new one is longer than the model's context of 48"),
+    "no room": ({"tokens": [[5] * 48]}, "48 tokens and a new one exceeds the model's context of 48"),
     "nothing new": ({"tokens": [[5]], "max_new_tokens": 0}, "max_new_tokens=0: expected 1 or more"),
     "a streamer": ({"tokens": [[5], [6]], "streamer": object()}, "a streamer for 2 prompts"),
     "fractions": ({"tokens": [[5.5, 6]]}, "a prompt is [5.5, 6]: expected a list of token ids"),
@@ -320,7 +320,7 @@ def test_no_language_model() -> None:
 def test_a_cache_of_a_model_with_other_layers(network: ad.AdaptiveNetwork) -> None:
     tokens = torch.tensor([[5, 9, 7, 8]])
     cache = by_hand(network, "TT")(tokens[:, :-1]).past_key_values
-    with pytest.raises(ad.StagesError, match="a cache of 3 layers, and fills one of 5: it is of another model"):
+    with pytest.raises(ad.StagesError, match="a cache of 3 layers, but fills one of 5: it is from another model"):
         generate(network, tokens, past_key_values=cache, max_new_tokens=2)
     cache = by_hand(network, "FF")(tokens[:, :-1]).past_key_values
     found = generate(network, tokens, past_key_values=cache, max_new_tokens=2)

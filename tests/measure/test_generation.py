@@ -286,7 +286,7 @@ def test_depths_that_keep_no_cache_are_left_out_and_the_table_says_so(nets: Any)
     perplexity = ad.evaluate(network, [PROMPT])
     assert list(perplexity) == ["FF", "FT", "TF", "TT"]  # which runs them inside the network, without a cache
     table = ad.tradeoffs(perplexity, result)
-    line = "\nLeft out: TF, TT (Lfm2ForCausalLM does not run with these layers alone"
+    line = "\nLeft out: TF, TT (Lfm2ForCausalLM does not run with only these layers"
     assert [row.skip for row in table.rows] == ["FF", "FT"]
     assert line in str(result)
     assert line in str(table)

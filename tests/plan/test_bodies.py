@@ -88,7 +88,7 @@ def test_a_within_that_is_none(within: Any, said: str) -> None:
 def test_within_names_any_part() -> None:
     network = ad.adapt(small_resnet(), within=("layer2", "layer3"), example=X)
     assert [stage.blocks for stage in network.stages] == [("layer2.0", "layer2.1"), ("layer3.0", "layer3.1")]
-    with pytest.raises(ad.StagesError, match="leave within, mandatory, group_size, skip_aware and cut out"):
+    with pytest.raises(ad.StagesError, match="leave out within, mandatory, group_size, skip_aware, cut"):
         ad.adapt(small_resnet(), network.stages, within="layer2")
 
 

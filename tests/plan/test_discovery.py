@@ -117,7 +117,7 @@ def test_one_run_is_divided_into_groups_and_the_cut_can_be_moved(nets) -> None:
     assert [stage.name for stage in ad.find_stages(model(), X)] == [f"blocks {i}-{i + 2}" for i in (0, 3, 6, 9)]
     assert cuts(ad.find_stages(model(), X, group_size=4, mandatory=0.25)) == [(1, 3)] * 3
     assert ad.adapt(model(), example=X, group_size=6).skips == ("FF", "FT", "TF", "TT")
-    with pytest.raises(ad.StagesError, match="stages were given, so there is nothing to cut"):
+    with pytest.raises(ad.StagesError, match="stages were given, so there is nothing to split"):
         ad.adapt(model(), [ad.Stage(("blocks.0",), ("blocks.1",))], group_size=4)
 
 
@@ -505,7 +505,7 @@ def test_frozen_weights_are_no_obstacle(nets) -> None:
 def test_wrappers_are_named(nets, wrap) -> None:
     model = nets.Chain(*(nets.Residual() for _ in range(4)))
     with pytest.raises(
-        ad.StagesError, match=r"is wrapped in a (DataParallel|OptimizedModule): adapt what it holds, mod"
+        ad.StagesError, match=r"is wrapped in a (DataParallel|OptimizedModule): adapt the inner model first, mod"
     ):
         ad.find_stages(wrap(model), X)
 

@@ -42,7 +42,7 @@ def test_a_name_is_taken_once() -> None:
 
 def test_a_model_of_no_known_family_needs_an_example(nets, unchanged) -> None:
     model = nets.Chain(*(nets.Residual() for _ in range(4)))
-    said = "Chain belongs to no known family (mobilenet_v2, resnet, swin, vit): give an input of it, example=tensor"
+    said = "Chain belongs to no known family (mobilenet_v2, resnet, swin, vit): pass an input, example=tensor"
     for use in (ad.find_stages, ad.adapt):
         with unchanged(model), pytest.raises(ad.StagesError, match=re.escape(said)):
             use(model)

@@ -49,7 +49,7 @@ def test_the_loss_is_the_weighted_sum_of_the_detectors_losses() -> None:
     assert Detection(weights={"bbox_regression": 4.0}).loss(output, None).item() == 1.5
     assert Detection(weights={"bbox_regression": 0.0}).loss(output, None).item() == 0.5
     assert Detection().parts(output) == output
-    with pytest.raises(ad.TrainingError, match="weights name 'loss_mask': expected some of classification, bbox_re"):
+    with pytest.raises(ad.TrainingError, match="weights has 'loss_mask': expected some of classification, bbox_re"):
         Detection(weights={"loss_mask": 1.0}).loss(output, None)
 
 
@@ -537,8 +537,8 @@ def test_images_alone() -> None:
         (target([((1, 1, 5, 5),), ((1, 1, 5, 5),)], [(1,), (1,)]), r"stacks the targets .*, give it collate_fn=lambda"),
         (target(masks=torch.zeros(1, 32, 32)), r"masks \[1, 32, 32\] for 1 boxes and an image of 24 x 32 pixels: exp"),
         (target(masks=torch.zeros(2, 24, 32)), r"has masks \[2, 24, 32\] for 1 boxes"),
-        ({"bbox": torch.zeros(1, 4), "category_id": 1}, "has 'bbox', 'category_id', and no 'boxes' and no 'labels': e"),
-        ({"boxes": torch.zeros(1, 4), "image_id": torch.tensor(9)}, "image_id 9 has 'boxes', 'image_id', and no 'labe"),
+        ({"bbox": torch.zeros(1, 4), "category_id": 1}, "has 'bbox', 'category_id', but no 'boxes' and no 'labels': e"),
+        ({"boxes": torch.zeros(1, 4), "image_id": torch.tensor(9)}, "image_id 9 has 'boxes', 'image_id', but no 'labe"),
         ({"boxes": [[1, 1, 4, 4]], "labels": [1]}, "has boxes as a list and labels as a list: expected tensors"),
     ],
 )  # fmt: skip
@@ -618,7 +618,7 @@ def test_batches_of_torchvision_that_are_refused(batch: Any, said: str) -> None:
          r"has the box \[8.0, 8.0, 40.0, 36.0\]: expected \[centre x, centre y, width, height\] from 0 to 1"),
         ({"labels": [{"boxes": torch.tensor([[0.5, 0.5, 0.0, 0.2]]), "class_labels": torch.tensor([1])}] * 2},
          "leave out boxes without area"),
-        ({"labels": [{"boxes": torch.zeros(1, 4) + 0.5, "labels": torch.tensor([1])}] * 2}, "and no 'class_labels': e"),
+        ({"labels": [{"boxes": torch.zeros(1, 4) + 0.5, "labels": torch.tensor([1])}] * 2}, "but no 'class_labels': e"),
         ({"labels": [{"boxes": torch.zeros(1, 4) + 0.5, "class_labels": torch.tensor([4])}] * 2},
          "has labels from 4 to 4: expected class_labels of this DetrForObjectDetection, from 0 to 3"),
     ],
@@ -644,5 +644,5 @@ def test_arguments(arguments: dict[str, Any], said: str) -> None:
 
 
 def test_predictions_and_targets_of_different_numbers() -> None:
-    with pytest.raises(ad.TrainingError, match="predictions of 1 images for 2 targets: expected one for each"):
+    with pytest.raises(ad.TrainingError, match="predictions for 1 images and 2 targets: expected one for each"):
         Detection().check([predicted([], [], [])], [target(), target()])

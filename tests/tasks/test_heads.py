@@ -44,14 +44,14 @@ def test_one_head_is_judged_by() -> None:
 @pytest.mark.parametrize(
     ("output", "target", "said"),
     [
-        ({"kind": torch.zeros(1, 2)}, {}, "the output has 'kind', and the heads are 'kind', 'size': expected one for"),
-        ((torch.zeros(1, 2), torch.zeros(1)), {"kind": torch.tensor([0])}, "the target has 'kind', and the heads are"),
+        ({"kind": torch.zeros(1, 2)}, {}, "the output has 'kind', but the heads are 'kind', 'size': expected one for"),
+        ((torch.zeros(1, 2), torch.zeros(1)), {"kind": torch.tensor([0])}, "the target has 'kind', but the heads are"),
         (
             (torch.zeros(1, 2), torch.zeros(1)),
             {"kind": torch.tensor([0]), "size": torch.zeros(1), "colour": torch.zeros(1)},
-            "the target has 'kind', 'size', 'colour', and the heads are 'kind', 'size'",
+            "the target has 'kind', 'size', 'colour', but the heads are 'kind', 'size'",
         ),
-        (torch.zeros(1), {}, "the output has a Tensor, and the heads are"),
+        (torch.zeros(1), {}, "the output has a Tensor, but the heads are"),
     ],
 )
 def test_a_head_that_is_missing_or_unknown(output, target, said: str) -> None:

@@ -55,18 +55,18 @@ def test_what_a_criterion_says_for_certain(given, expected: type[Task]) -> None:
     [
         (
             lambda: MultiLabel(nn.CrossEntropyLoss()),
-            "MultiLabel received CrossEntropyLoss, which is a criterion of Clas",
+            "MultiLabel received CrossEntropyLoss, which is a criterion for Clas",
         ),
         (
             lambda: Regression(nn.CrossEntropyLoss()),
-            r"criterion of Classification: expected one such as nn.MSELoss\(\)",
+            r"criterion for Classification: expected one such as nn.MSELoss\(\)",
         ),
         (
             lambda: Classification(nn.BCEWithLogitsLoss()),
-            "received BCEWithLogitsLoss, which is a criterion of MultiLabel",
+            "received BCEWithLogitsLoss, which is a criterion for MultiLabel",
         ),
-        (lambda: Classification(F.mse_loss), "Classification received mse_loss, which is a criterion of Regression"),
-        (lambda: Segmentation(nn.L1Loss()), "received L1Loss, which is a criterion of Regression"),
+        (lambda: Classification(F.mse_loss), "Classification received mse_loss, which is a criterion for Regression"),
+        (lambda: Segmentation(nn.L1Loss()), "received L1Loss, which is a criterion for Regression"),
         (
             lambda: MultiLabel(nn.BCELoss()),
             "MultiLabel received BCELoss, which takes probabilities: expected a criterion",
@@ -248,7 +248,7 @@ def test_a_metric_that_cannot_work_is_refused_before_the_first_step(nets) -> Non
     network, batches = nets.chain(), [(torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3]))] * 2
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     several = Classification().with_metric(MulticlassF1Score(num_classes=5, average=None), Quality("F1"))
-    with pytest.raises(ad.AdaptiveDepthError, match=r"gives numbers \[5\]: expected one number"):
+    with pytest.raises(ad.AdaptiveDepthError, match=r"returned numbers \[5\]: expected one number"):
         ad.train(network, batches, epochs=1, task=several, validation=batches)
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     good = Classification().with_metric(MulticlassF1Score(num_classes=5))
@@ -269,7 +269,7 @@ def test_so_is_the_metric_of_a_head(nets, unchanged) -> None:
     network = ad.adapt(Named(*(nets.Residual() for _ in range(4))), nets.chain_stages(), example=x)
     several = Classification().with_metric(MulticlassF1Score(num_classes=5, average=None), Quality("F1"))
     batches = [(x, {"kind": y})]
-    with unchanged(network), pytest.raises(ad.AdaptiveDepthError, match=r"gives numbers \[5\]: expected one number"):
+    with unchanged(network), pytest.raises(ad.AdaptiveDepthError, match=r"returned numbers \[5\]: expected one number"):
         ad.train(network, batches, epochs=1, task={"kind": several}, validation=batches)
 
 

@@ -211,8 +211,8 @@ LABELS = torch.tensor([[1, 2, 3]])
         (torch.rand(1, 3, 9), -LABELS, r"labels from -3 to -2, .*LanguageModel\(ignore_index=-3\)"),
         (torch.rand(1, 1, 9), LABELS, r"labels \[1, 3\] for logits \[1, 1, 9\]: expected token ids \[1, 1\]"),
         (torch.rand(1, 3, 9), torch.tensor([1]), r"labels \[1\] for logits \[1, 3, 9\]: expected token ids \[1, 3\]"),
-        (torch.rand(1, 3, 9), LABELS.float(), "labels of float32: expected token ids, whole numbers"),
-        (torch.rand(1, 3, 9), LABELS > 1, "labels of bool: expected token ids, whole numbers"),
+        (torch.rand(1, 3, 9), LABELS.float(), "labels of float32: expected token ids, integers"),
+        (torch.rand(1, 3, 9), LABELS > 1, "labels of bool: expected token ids, integers"),
         (torch.rand(1, 3, 9), None, "the target is a NoneType: expected one tensor; token ids"),
         (
             torch.rand(3, 9),
@@ -224,7 +224,7 @@ LABELS = torch.tensor([[1, 2, 3]])
             LABELS,
             r"a dict with 'last_hidden_state'; use the model with",
         ),
-        ((torch.rand(1, 3, 9), "cache"), LABELS, r"is a tuple: expected one tensor; .*received a tuple of 2; take"),
+        ((torch.rand(1, 3, 9), "cache"), LABELS, r"is a tuple: expected one tensor; .*received a tuple of 2; use"),
     ],
 )
 def test_outputs_and_labels_that_do_not_fit(output: Any, labels: Any, said: str) -> None:
@@ -422,7 +422,7 @@ def test_padding_without_a_mask_is_not_learned(where: str, ids: Tensor) -> None:
         "Passes": lambda: next(ad.Passes(network)(ids)),
         "train": lambda: ad.train(network, [ids], epochs=1),
     }
-    with pytest.raises(ad.DataError, match=r"1 of \d texts begin or end with the padding token 3, and .*with its mask"):
+    with pytest.raises(ad.DataError, match=r"1 of \d texts begin or end with the padding token 3, but .*with its mask"):
         calls[where]()
 
 
@@ -455,7 +455,7 @@ BEYOND = torch.arange(6)[None].repeat(4, 1)
     [
         ({}, BEYOND + 45, "token ids from 45 to 50, but the model knows 0 to 49: expected the ids of"),
         ({}, BEYOND - 100, "token ids from -100 to -95, .*; padding needs an id, too, only labels may be -100"),
-        ({"max_position_embeddings": 5}, BEYOND, "texts of 6 tokens, and the model's context is 5"),
+        ({"max_position_embeddings": 5}, BEYOND, "texts of 6 tokens, but the model's context is 5"),
     ],
 )
 @pytest.mark.parametrize(

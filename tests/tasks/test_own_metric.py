@@ -87,7 +87,7 @@ def test_a_function_is_given_all_samples_at_once() -> None:
 
     task = Regression().with_metric(worst, Quality("worst", "m", higher_is_better=False))
     assert judged(task, (torch.tensor([1.0, 3.0]), torch.zeros(2)), (torch.tensor([2.0]), torch.zeros(1))) == 3.0
-    with pytest.raises(TrainingError, match="the metric worst does not say whether higher or lower is better"):
+    with pytest.raises(TrainingError, match="the metric worst does not define whether higher or lower is better"):
         Regression().with_metric(worst)
 
 
@@ -113,7 +113,7 @@ def test_a_network_is_trained_and_its_best_checkpoint_judged_by_it(algorithm: st
         (
             MulticlassConfusionMatrix(2),
             None,
-            "MulticlassConfusionMatrix does not say whether higher or lower is better",
+            "MulticlassConfusionMatrix does not define whether higher or lower is better",
         ),
         (MulticlassF1Score, None, "expected a metric of torchmetrics, an instance such as"),
         ("f1", None, "metric='f1': expected a metric of torchmetrics"),
@@ -138,5 +138,5 @@ def test_a_metric_of_other_outputs_is_named_with_what_it_received() -> None:
     with pytest.raises(MeasurementError, match=r"MulticlassF1Score refused predictions \[2, 3\] and targets \[2\]"):
         judged(task, (torch.zeros(2, 3), torch.tensor([0, 1])))
     several = Classification().with_metric(MulticlassF1Score(num_classes=3, average=None))
-    with pytest.raises(MeasurementError, match=r"gives numbers \[3\]: expected one number; .* average='macro'"):
+    with pytest.raises(MeasurementError, match=r"returned numbers \[3\]: expected one number; .* average='macro'"):
         judged(several, (torch.eye(3), torch.tensor([0, 1, 2])))

@@ -47,44 +47,44 @@ def find_stages(
     skip_aware: bool | None = None,
     cut: str = "groups",
 ) -> Stages:
-    """The stages of a residual network: where it can be cut into mandatory and skippable sub-paths.
+    """The stages of a residual network: where it can be split into mandatory and skippable sub-paths.
 
     The paper's families (ResNet, MobileNetV2, ViT, Swin, of timm and torchvision) get exactly the paper's plan
     (sections 3.1 and 4.1). In every other model the stages are found by watching it run: two or more blocks in one
-    container that keep the shape of their input and only add to it. With an example, and for every plan that was
-    found in this way, all sub-networks are tried on it before the plan is returned.
+    container that keep the shape of their input and only add to it. With an example, and for every plan found in this
+    way, all sub-networks are tried before the plan is returned.
 
-    Of a detector or a segmentation network only the body is cut: the backbone of torchvision's and transformers'
-    networks, the encoder of segmentation_models_pytorch's, timm's `features_only` in a model of one's own, or what a
-    model calls `backbone`. Where the body is a network of a known family, its plan is that of the classifier.
+    In a detector or a segmentation network only the body is split: the backbone of torchvision's and transformers'
+    networks, the encoder of segmentation_models_pytorch's, timm's `features_only` in a custom model, or any part named
+    `backbone`. A body of a known family gets the plan of the classifier.
 
     Arguments:
-        model: any residual module, left as it is; or a name for `create_model`.
+        model: any residual module, left unchanged; or a name for `create_model`.
         example: an input of the model: a tensor such as `[batch, channels, height, width]`, a tuple of positional or
-            a dict of keyword arguments; so of a model that takes a list of images a tuple, `([image, image],)`. Needed
+            a dict of keyword arguments; for a model that takes a list of images, a tuple `([image, image],)`. Needed
             for models that are neither of a known family nor of timm, torchvision or transformers.
-        within: the module below which stages are looked for, such as `"backbone.body"`, or several; `""` is the
-            whole model. By default the body of a detector or of a segmentation network, else the whole model.
-        mandatory: where to cut, for all stages or in a sequence with one entry a stage: a number of blocks, or a part
-            of them such as 0.5; by default the paper's ``m = min(L - 1, ceil(L / 2))`` of L blocks.
+        within: the module in which to look for stages, such as `"backbone.body"`, or several; `""` is the whole
+            model. By default the body of a detector or of a segmentation network, else the whole model.
+        mandatory: where to split, for all stages or as a sequence with one entry per stage: a number of blocks, or a
+            fraction of them such as 0.5; by default the paper's ``m = min(L - 1, ceil(L / 2))`` of L blocks.
         group_size: blocks in each stage of a flat transformer; by default four stages of equal size (12 blocks: the
             paper's 4 groups of 3).
-        skip_aware: double the norms of mandatory blocks; the default, but for causal language models, where a second
-            set buys nothing that can be measured (`benchmarks/language`). Without is the paper's ablation (Table 3):
-            one set of affine parameters. Running statistics of BatchNorms stay apart, which changes nothing in
-            training: those of super-net and base-net together would fit neither.
+        skip_aware: double the norms of mandatory blocks; the default, except in causal language models, where a second
+            set brings no measurable gain (`benchmarks/language`). False is the paper's ablation (Table 3): one set of
+            affine parameters. Running statistics of BatchNorms stay separate, without an effect on training: shared
+            ones would fit neither the super-net nor the base-net.
         cut: which blocks of a flat transformer are skippable: the last ones of each of its `"groups"`, or those that
-            its predictions on the example need least, `"measured"` by one pass a block. The example must then be data
-            that a trained model knows: some text, some images. Of a causal language model the last layers are never
+            its predictions on the example need least, `"measured"` by one pass per block. The example must then be data
+            that a trained model knows: some text, some images. In a causal language model the last layers are never
             skippable.
 
     Returns:
         The plan that `adapt` applies. Nothing in the model is changed.
 
     Raises:
-        StagesError: no residual stage that can be cut, with the reason (of a language model, fewer than three layers);
-            an example that the model does not take; a cut that the stages do not allow; a detector of which it is not
-            known what its body is.
+        StagesError: no residual stage that can be split, with the reason (in a language model, fewer than three
+            layers); an example that the model does not take; a split that the stages do not allow; a detector whose
+            body is unknown.
 
     Example:
         >>> import torchvision
@@ -102,8 +102,8 @@ def find_stages(
         raise StagesError(f"cut={cut!r}: expected 'groups' or 'measured'")
     if cut == "measured" and example is None:
         raise StagesError(
-            "cut='measured' asks what predictions need each block: give data that the model knows, example=tokens of "
-            "some text, or a batch of images"
+            "cut='measured' measures how much predictions need each block: pass data that the model knows, "
+            "example=tokens of some text, or a batch of images"
         )
     skip_aware = not predicts_the_next_token(model) if skip_aware is None else skip_aware
     places = _places(model, within)
@@ -117,8 +117,8 @@ def find_stages(
         example = usual_input(model) if example is None else example
         if example is None:
             raise StagesError(
-                f"{type(model).__name__} belongs to no known family ({', '.join(families())}): give an input of it, "
-                "example=tensor, and its stages are found by watching it run; or name them by hand in Python, "
+                f"{type(model).__name__} belongs to no known family ({', '.join(families())}): pass an input, "
+                "example=tensor, and its stages are found by watching it run; or write them by hand in Python, "
                 "adapt(model, stages=[Stage(mandatory=('layer1.0',), skippable=('layer1.1',)), ...])"
             )
         args, kwargs = arguments(example)
@@ -152,21 +152,20 @@ def adapt(
 ) -> AdaptiveNetwork:
     """Turn a residual network into one whose depth is chosen at run time (paper, section 3.1).
 
-    The network takes `model` over, without copying it; the super-net's outputs and gradients stay bit-identical.
+    The network takes over `model` without copying it; the super-net's outputs and gradients stay bit-identical.
     Stochastic depth in mandatory sub-paths (timm's DropPath, torchvision's StochasticDepth) is switched off, as the
-    method asks. Choose the number of classes and
-    load pretrained weights before, so that the skip-aware norms start as copies of trained ones.
+    method requires. Choose the number of classes and load pretrained weights before, so that the skip-aware norms start
+    as copies of trained ones.
 
     Arguments:
         model: any residual `nn.Module`.
         stages: the plan; by default `find_stages(model, example, mandatory=mandatory, ...)`.
         example: an input of the model, such as a tensor `[batch, channels, height, width]`, a tuple of positional
-            or a dict of keyword arguments. Stages written by hand are proven on it at once; without it, on the
-            first input that the network receives.
-        body: an adapted network of the same body, such as a classifier that was trained with its depths: its weights,
-            its plan, its second norms and its statistics per context go into the model's body; it stays as it is. An
-            adapted network that stands inside the model (`detector.backbone.body = network`) is found, taken apart,
-            and goes in likewise.
+            or a dict of keyword arguments. Stages written by hand are verified on it at once; without it, on
+            the first input that the network receives.
+        body: an adapted network with the same body, such as a classifier trained with its depths: its weights, its
+            plan, its second norms and its statistics per context are copied into the model's body. An adapted network
+            inside the model (`detector.backbone.body = network`) is found, unwrapped and used likewise.
         within, mandatory, group_size, skip_aware, cut: as for `find_stages`.
 
     Raises:
@@ -183,7 +182,7 @@ def adapt(
     if not isinstance(model, nn.Module):
         raise StagesError(f"adapt received a {type(model).__name__}: expected an nn.Module, or create_model({model!r})")
     if isinstance(model, AdaptiveNetwork):
-        raise StagesError("adapt received a network that is adapted already: adapt its plain model, network.model")
+        raise StagesError("adapt received an adapted network: adapt its plain model, network.model")
     check_shaped(model, "adapt received", StagesError)
     example = _one_argument(model, example)
     with taken_apart(model) as inside:
@@ -204,7 +203,7 @@ def adapt(
         )
     elif not (within is mandatory is group_size is skip_aware is None and cut == "groups"):
         raise StagesError(
-            "stages were given, so there is nothing to cut: leave within, mandatory, group_size, skip_aware and cut out"
+            "stages were given, so there is nothing to split: leave out within, mandatory, group_size, skip_aware, cut"
         )
     else:
         given = stages if isinstance(stages, Stages) else Stages(stages)  # type: ignore[arg-type]
@@ -213,40 +212,40 @@ def adapt(
         if example is not None:
             with looking_at(model):
                 prove_every_depth(AdaptiveNetwork(model, chosen), *arguments(example), named)
-    with torch.inference_mode(False):  # tensors that are made in it cannot be trained
+    with torch.inference_mode(False):  # inference tensors cannot be trained
         network = AdaptiveNetwork.adapted(model, chosen)
     places = WHOLE if by_hand else _places(model, within)
-    watched = not by_hand and known_runs(model, places) is None  # found by running, so proven already
+    watched = not by_hand and known_runs(model, places) is None  # found by running, so verified already
     network.proven = example is not None or watched or not (by_hand or _overridden(model, places))
     return network
 
 
 def _check_plain(model: nn.Module) -> None:
-    """Raise a StagesError where something else than a plain model was given to `find_stages`."""
+    """Raise a StagesError if `find_stages` received anything other than a plain model."""
     if not isinstance(model, nn.Module):
         raise StagesError(f"find_stages received a {type(model).__name__}: expected an nn.Module or a model's name")
     inner = "module" if isinstance(model, nn.DataParallel) else "_orig_mod" if hasattr(model, "_orig_mod") else None
     if inner:
         raise StagesError(
-            f"the model is wrapped in a {type(model).__name__}: adapt what it holds, model.{inner}, first"
+            f"the model is wrapped in a {type(model).__name__}: adapt the inner model first, model.{inner}"
         )
     if type(model).__module__.startswith("peft.") and hasattr(model, "get_base_model"):
         raise StagesError(
-            f"the model is wrapped in a {type(model).__name__}: adapt what it holds, model.get_base_model(), whose "
+            f"the model is wrapped in a {type(model).__name__}: adapt the inner model, model.get_base_model(), whose "
             "layers have its adapters"
         )
     if isinstance(model, AdaptiveNetwork):
-        raise StagesError("find_stages received a network that is adapted already: see its stages, network.stages")
+        raise StagesError("find_stages received an adapted network: its stages are in network.stages")
     check_shaped(model, "find_stages received", StagesError)
     if is_of_transformers(model) and getattr(model.config, "rescale_every", 0):
         raise StagesError(
-            f"{type(model).__name__} divides the weights of later layers, by their number, when it first runs in eval "
-            "mode, and multiplies them again in training, so its depths cannot share them: load it with rescale_every=0"
+            f"{type(model).__name__} divides the weights of later layers by a number that depends on their index when "
+            "it runs in eval mode, so its depths cannot share them: load it with rescale_every=0"
         )
     if inside := next((path for path, part in model.named_modules() if isinstance(part, AdaptiveNetwork)), None):
         raise StagesError(
-            f"find_stages received a model that holds an adapted network at {inside!r}, whose stages are its .stages: "
-            "adapt(model) takes it with them"
+            f"find_stages received a model that contains an adapted network at {inside!r}, with its own .stages: "
+            "adapt(model) uses those"
         )
 
 
@@ -254,13 +253,13 @@ def _reject_another_plan(given: Mapping[str, Any]) -> None:
     wrong = [name for name, value in given.items() if value is not None]
     if wrong:
         raise StagesError(
-            f"an adapted network goes into the model's body, and brings its plan: leave {', '.join(wrong)} out, or "
-            "adapt the network anew"
+            f"an adapted network becomes the model's body and brings its plan: leave out {', '.join(wrong)}, or "
+            "adapt the plain network again"
         )
 
 
 def _one_body(body: Any, within: Within, inside: tuple[AdaptiveNetwork, str] | None) -> tuple[AdaptiveNetwork, Within]:
-    """The network that goes into a model, and where."""
+    """The network that becomes a model's body, and where that is."""
     if inside is None:
         network: Any = unwrapped(body) if isinstance(body, nn.Module) else body
         check_adapted(network, "adapt(body=...)", StagesError)
@@ -268,14 +267,14 @@ def _one_body(body: Any, within: Within, inside: tuple[AdaptiveNetwork, str] | N
     network, path = inside
     if body is not None or within not in (None, path):
         raise StagesError(
-            f"the model holds an adapted network at {path!r} already, which is its body: leave body and within out, or "
-            "put the plain model, network.model, there first"
+            f"the model already contains an adapted network at {path!r}, its body: leave out body and within, or "
+            "first put the plain model, network.model, there"
         )
     return network, path
 
 
 def _one_argument(model: nn.Module, example: Any) -> Any:
-    """An example of the model; the images of a detector of torchvision, given as they are, are its one argument."""
+    """An example for the model; a plain list of images for a torchvision detector becomes its single argument."""
     images = isinstance(example, list | tuple) and bool(example)
     if not (images and all(isinstance(each, Tensor) and each.ndim == 3 for each in example)):
         return example
@@ -298,7 +297,7 @@ def _with_body(model: nn.Module, body: AdaptiveNetwork, within: Within, example:
 
 
 def _places(model: nn.Module, within: Within) -> tuple[str, ...]:
-    """Where stages are looked for: in a classifier of a known family, whatever it is made of, everywhere."""
+    """Where to look for stages: everywhere in a classifier of a known family, whatever its parts."""
     return WHOLE if within is None and known_runs(model) is not None else searched(model, within)
 
 
@@ -307,8 +306,8 @@ def _of_a_library(model: nn.Module) -> bool:
 
 
 def _overridden(model: nn.Module, places: Sequence[str]) -> bool:
-    """Has a model of a known family, or one around a body of one, code of the user's own: a class, or methods that were
-    put on the object?"""
+    """Does a model of a known family, or around such a body, have custom code: a subclass, or methods set on the
+    object?"""
     derived = any(kind.__module__.startswith(LIBRARIES) for kind in type(model).__mro__)
     if not _of_a_library(model) and (derived or places != WHOLE):
         return True
@@ -316,13 +315,13 @@ def _overridden(model: nn.Module, places: Sequence[str]) -> bool:
 
 
 def _without_last(model: nn.Module, runs: Sequence[Run]) -> list[Run]:
-    """The runs of a language model without its last layers, where others are left to skip."""
+    """The runs of a language model without its last layers, if others remain to skip."""
     left = protect_last(runs)
     if runs and all(len(run.blocks) < 2 for run in left):
         layers = max(len(run.blocks) for run in runs)
         raise StagesError(
-            f"{type(model).__name__} has {layers} layer{'s' * (layers > 1)}: expected 3 or more, for the first and the "
-            "last one of a language model always run; to skip one all the same, name the stages by hand"
+            f"{type(model).__name__} has {layers} layer{'s' * (layers > 1)}: expected 3 or more, because the first and "
+            "the last one of a language model always run; to skip one anyway, write the stages by hand"
         )
     return left
 
@@ -336,7 +335,7 @@ def _planned(
     group_size: int | None,
     skip_aware: bool,
 ) -> Stages:
-    """Runs cut as was asked: in groups, or by what each block is worth on the example."""
+    """Runs split as requested: in groups, or by how much each block matters on the example."""
     if cut == "measured":
         stages = measured_stages(model, runs, *arguments(example), mandatory, group_size)
         return _with_norms(model, stages, skip_aware)
@@ -353,20 +352,20 @@ def _with_norms(model: nn.Module, stages: Stages, skip_aware: bool) -> Stages:
     stages = Stages(tuple(replace(stage, norms=_doubled(model, stage) if skip_aware else ()) for stage in stages))
     if not len(stages):
         raise StagesError(
-            f"{type(model).__name__} has no residual stage of two or more blocks, so there is none to cut"
+            f"{type(model).__name__} has no residual stage of two or more blocks, so there is none to split"
         )
     return complete(model, stages)
 
 
 def _doubled(model: nn.Module, stage: Stage) -> tuple[str, ...] | None:
-    """The norms that a plan names, without frozen ones of which a second copy could not be trained."""
+    """The norms in a plan, without frozen ones whose second copy could not be trained."""
     if stage.norms is None:
         return None
     return tuple(path for path in stage.norms if can_be_doubled(model.get_submodule(path)))
 
 
 def _those_that_work(model: nn.Module, runs: Sequence[Run], args: Any, kwargs: Any) -> list[Run]:
-    """The runs whose blocks can be left out, each tried alone; where none can, the error says why the first cannot."""
+    """The runs whose blocks can be skipped, each tried alone; if none can, raise the first one's error."""
     working, errors = [], []
     for run in runs:
         try:

@@ -1,4 +1,4 @@
-"""A cache of keys and values knows whose it is: what one depth wrote is wrong for another, and nobody would notice."""
+"""Marks caches of keys and values with their depth: another depth would silently compute wrong results with them."""
 
 import functools
 import inspect
@@ -12,20 +12,20 @@ from torch import nn
 
 from ..errors import DataError, StagesError
 
-_NAMES = ("past_key_values", "cache_params")  # how models of transformers call it, as an input and in their output
+_NAMES = ("past_key_values", "cache_params")  # its names in models of transformers, as an input and in the output
 _TOKENS = ("input_ids", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds")  # `[texts, ...]`
-_HELD = ("keys", "conv_states", "recurrent_states")  # what a layer of a cache holds, `[texts, ...]`
+_HELD = ("keys", "conv_states", "recurrent_states")  # contents of a cache layer, `[texts, ...]`
 _MARK = "_adaptive_depth"
 
 
 def guarded(module: nn.Module, network: str, skip: str, *, plain: bool) -> MethodType:
-    """The forward of a sub-network that marks the caches that it fills, and refuses those of others.
+    """The forward of a sub-network that marks the caches it fills, and refuses those of others.
 
     Arguments:
-        module: the root of a view, with a forward of its own.
-        network: what tells this network from others.
+        module: the root of a view, with its own forward.
+        network: identifies this network.
         skip: the sub-network.
-        plain: is it the super-net? It takes caches without a mark, too, which the original model filled.
+        plain: whether it is the super-net, which also takes unmarked caches, filled by the original model.
     """
     run = module.__dict__["forward"]
 
@@ -42,13 +42,13 @@ def guarded(module: nn.Module, network: str, skip: str, *, plain: bool) -> Metho
             _mark(_given(run, name, args, kwargs), network, skip)
         return output
 
-    # A code object of its own, as views.py gives to the forward inside.
+    # Its own code object, for torch.compile, as in views.py.
     own = FunctionType(forward.__code__.replace(), forward.__globals__, "forward", None, forward.__closure__)
     return MethodType(functools.wraps(run.__func__)(own), module)
 
 
 def marking(module: nn.Module, network: str, skip: str) -> MethodType:
-    """The `generate` of a sub-network, whose caches are marked, too: Whisper's returns copies of what it filled."""
+    """The `generate` of a sub-network, which marks returned caches: Whisper's returns copies of those it filled."""
     run = module.generate
 
     def generate(_: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -78,13 +78,13 @@ def _mark(cache: Any, network: str, skip: str) -> None:
 
 
 def _check_rows(cache: Any, tokens: Sequence[Any]) -> None:
-    """Raise where a cache was filled for another number of texts than are given, in whichever form they are."""
+    """Raise if a cache was filled for another number of texts than the input has, in whichever form."""
     known = rows_in(cache)
     given = next((len(each) for each in tokens if isinstance(each, torch.Tensor) and each.ndim > 1), known)
     if known is not None and given != known:
         raise DataError(
-            f"a cache of {known} text{'s' * (known != 1)} for a batch of {given}: expected as many as it was "
-            "filled for, in their order (of a search over several beams as many as it holds at a time); fill one for "
+            f"a cache of {known} text{'s' * (known != 1)} for a batch of {given}: expected the number that it was "
+            "filled for, in the same order (in beam search, the number of its current beams); fill one for "
             "this batch"
         )
 
@@ -96,40 +96,40 @@ def _check(cache: Any, network: str, skip: str, plain: bool, config: Any) -> Non
     if mark == (network, skip) or not filled(cache) or (mark is None and plain):
         return
     way = (
-        "run the tokens so far through this one to fill a cache of its own (language.catch_up), or make every step of "
+        "run the tokens so far through this one to fill its own cache (language.catch_up), or run every step of "
         "a text at one depth"
     )
     if mark is None:
         raise StagesError(
-            f"sub-network {skip} received a {type(cache).__name__} that it did not fill, so it is not certain whose "
-            f"keys and values these are: {way}"
+            f"sub-network {skip} received a {type(cache).__name__} that it did not fill, so the origin of its "
+            f"keys and values is unknown: {way}"
         )
     other = f"sub-network {mark[1]}" if mark[0] == network else "another network"
     raise StagesError(f"sub-network {skip} received a cache that {other} filled: {way}")
 
 
 def _check_layers(cache: Any, skip: str, config: Any) -> None:
-    """Raise where a cache that nobody marked has other layers than the model would fill."""
+    """Raise if an unmarked cache has other layers than the model would fill."""
     kind = getattr(sys.modules.get("transformers.cache_utils"), "DynamicCache", None)
     if config is None or kind is None or type(cache) is not kind or not filled(cache):
         return
     expected = len(kind(config=config).layers)
     if expected and len(cache.layers) != expected:
         raise StagesError(
-            f"sub-network {skip} received a cache of {len(cache.layers)} layers, and fills one of {expected}: it is of "
-            "another model or depth; run the tokens so far through this one to fill a cache of its own "
+            f"sub-network {skip} received a cache of {len(cache.layers)} layers, but fills one of {expected}: it is "
+            "from another model or depth; run the tokens so far through this one to fill its own cache "
             "(language.catch_up)"
         )
 
 
 def cache_in(output: Any) -> tuple[str, Any] | None:
-    """The cache that a model of transformers returned, behind the name of the input that takes it; None without one."""
+    """The cache in a transformers model's output, after the name of the input that takes it; None if there is none."""
     found = ((name, output.get(name)) for name in _NAMES) if isinstance(output, Mapping) else ()
     return next(((name, cache) for name, cache in found if cache is not None), None)
 
 
 def rows_in(cache: Any) -> int | None:
-    """For how many texts a cache of transformers was filled; None for one that does not say."""
+    """The number of texts in a cache of transformers; None if unknown."""
     for layer in getattr(getattr(cache, "self_attention_cache", cache), "layers", None) or ():
         for name in _HELD:
             held = getattr(layer, name, None)
@@ -140,7 +140,7 @@ def rows_in(cache: Any) -> int | None:
 
 
 def no_cache(model: nn.Module) -> str:
-    """What is to be said where a model returned none."""
+    """The error for a model that returned no cache."""
     return (
         f"{type(model).__name__} returned no cache that the next token could continue: expected a model that returns "
         "past_key_values or cache_params"

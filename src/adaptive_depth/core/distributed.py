@@ -1,4 +1,4 @@
-"""The processes that train together: one, where no launcher (`torchrun`, `accelerate launch`) started more."""
+"""The processes that train together: one, unless a launcher (`torchrun`, `accelerate launch`) started more."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +18,7 @@ from .network import AdaptiveNetwork, gathers
 
 
 class Distributed:
-    """How many there are, which one this is, and what they do together."""
+    """The number of processes, the index of this one, and their collective operations."""
 
     def __init__(self) -> None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
@@ -30,28 +30,28 @@ class Distributed:
 
     @property
     def is_first(self) -> bool:
-        """The one that writes files and shows progress."""
+        """Whether this is the process that writes files and shows progress."""
         return self.index == 0
 
     # -- gradients ----------------------------------------------------------------------------------------------
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module with gradients averaged over processes; itself where there is one."""
+        """The module with gradients averaged over processes; unchanged if there is one process."""
         if self.count == 1:
             return module
         place = next(module.parameters()).device
         devices = [place] if place.type == "cuda" else None
-        # Running statistics are averaged, when they are asked for, and not the first process's copied in every step.
+        # Running statistics are averaged when needed; DDP would broadcast the first process's in every step.
         new = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
         apart: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
         return DistributedDataParallel(module, device_ids=devices, **apart)
 
     def shard(self, module: nn.Module, network: nn.Module) -> None:
-        """Spread the parameters over the processes (FSDP2): each block of a network apart, the rest as one.
+        """Shard the parameters over the processes (FSDP2): each block of a network separately, the rest as one.
 
         Arguments:
-            module: the one that is called in training, the network or what holds it.
-            network: where it is adapted, its blocks are gathered one by one, when they run.
+            module: the one that is called in training, the network or its wrapper.
+            network: if adapted, its blocks are gathered one by one when they run.
         """
         if isinstance(network, AdaptiveNetwork):
             for path in (path for stage in network.stages for path in stage.blocks):
@@ -60,24 +60,24 @@ class Distributed:
         fully_shard(module)
 
     def without_average(self, module: nn.Module, really: bool) -> AbstractContextManager[Any]:
-        """Gradients stay apart inside, as they do in all parts of a step but the last."""
+        """Do not average gradients inside, as in all parts of a step except the last."""
         if isinstance(module, FSDPModule):
             module.set_requires_gradient_sync(not really)
         return module.no_sync() if really and isinstance(module, DistributedDataParallel) else nullcontext()
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """What `wrap` does by itself, for steps of two backward passes."""
+        """Average explicitly what `wrap` averages itself, for steps with two backward passes."""
         self._average([parameter.grad for parameter in parameters if parameter.grad is not None])
 
     def average_statistics(self, module: nn.Module) -> None:
-        """Each process has gathered the running statistics of its own images: all go on with the mean of them."""
+        """Average the running statistics, which each process gathered on its own images."""
         homes = [part for part in module.modules() if gathers(part)]
         self._average(
             [buffer for home in homes for buffer in home.buffers(recurse=False) if buffer.is_floating_point()]
         )
 
     def _average(self, tensors: list[Tensor]) -> None:
-        """Put the mean over processes into tensors; each kind of number in one message."""
+        """Replace tensors by their mean over processes, in one message per dtype."""
         if self.count == 1:
             return
         by_kind: dict[torch.dtype, list[Tensor]] = {}
@@ -99,13 +99,13 @@ class Distributed:
         return value
 
     def any(self, mine: bool, device: torch.device) -> bool:
-        """Is it so in any process?"""
+        """Is it true in any process?"""
         if self.count == 1:
             return mine
         return bool(self.sum(torch.tensor(int(mine), device=device)))
 
     def all_gather(self, mine: Any) -> list[Any]:
-        """The values of all processes, plain ones, in the order of their index."""
+        """The plain values of all processes, in the order of their index."""
         if self.count == 1:
             return [mine]
         found: list[Any] = [None] * self.count
@@ -113,34 +113,34 @@ class Distributed:
         return found
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Wait until all processes have come here."""
         if self.count > 1:
             dist.barrier()
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """A tensor that may be spread over the processes, in one piece; then all processes must ask for it."""
+    """A tensor in one piece; if it is sharded over the processes, all of them must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(tensor: Tensor, kept: Tensor) -> Tensor:
-    """A whole tensor, spread over the processes as the one that it is to take the place of."""
+    """A whole tensor, sharded over the processes like the one that it will replace."""
     if not isinstance(kept, DTensor):
         return tensor
     return distribute_tensor(tensor.to(kept.device), kept.device_mesh, kept.placements)
 
 
 def load_whole(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """`load_state_dict` of whole tensors into a module whose parameters may be spread over the processes."""
+    """`load_state_dict` of whole tensors into a module whose parameters may be sharded over the processes."""
     own = module.state_dict()
     module.load_state_dict({name: shard_like(tensor, own[name]) for name, tensor in tensors.items()}, strict=False)
 
 
 @contextmanager
 def synchronised(network: nn.Module) -> Iterator[None]:
-    """Inside, BatchNorms normalise with the statistics of all processes (`nn.SyncBatchNorm`); that needs accelerators.
+    """Inside, BatchNorms normalise with the statistics of all processes (`nn.SyncBatchNorm`); needs accelerators.
 
-    They share parameters and buffers with the network's own, which are put back afterwards.
+    They share parameters and buffers with the network's own, which are restored afterwards.
     """
     homes = [
         (parent, name, norm)

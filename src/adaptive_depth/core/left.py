@@ -1,8 +1,8 @@
-"""What forwards leave on the modules: an auxiliary loss (`self.aux = ...`), a counter, features that were kept.
+"""What forward passes store on modules: an auxiliary loss (`self.aux = ...`), a counter, kept features.
 
-A sub-network runs on twins, and what a twin is left with has to be found on the model. A block that was left out has
-left nothing: tensors that an earlier run put on it are another depth's and another input's. They are put aside while it
-does not run, for a block may build on its own (a hidden state), and are back when it runs again.
+A sub-network runs on twins, and what it stores on a twin must be found on the model. A skipped block stores nothing:
+tensors on it from an earlier run belong to another depth and another input. They are set aside while it is skipped, and
+restored when it runs again, because a block may build on its own (a hidden state).
 """
 
 import dis
@@ -18,29 +18,29 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-OWN = frozenset(nn.Module().__dict__)  # what nn.Module itself keeps in an instance; all else is the model's
+OWN = frozenset(nn.Module().__dict__)  # attributes of nn.Module itself; all others are the model's
 _NEVER_LEFT = OWN | {"_compiled_call_impl", "forward"}
 _MISSING = object()
 
 Attribute = tuple[int, str]  # the id of a module of the model, and the name
-Pairs = Sequence[tuple[nn.Module, nn.Module]]  # what runs, and the module of the model that it stands for
+Pairs = Sequence[tuple[nn.Module, nn.Module]]  # what runs, and the module of the model that it replaces
 
 
 class Left:
-    """The plain attributes that a model's forwards write, known from the first run of each depth in each mode."""
+    """The plain attributes that a model's forward passes write, learned from the first run per depth and mode."""
 
     def __init__(self) -> None:
         self.hooks_are_ours = False  # the proof's, which write nothing
         self._modules: dict[int, nn.Module] = {}
-        self._before: dict[Attribute, Any] = {}  # what stood there before the first run
+        self._before: dict[Attribute, Any] = {}  # the values before the first run
         self._aside: dict[Attribute, Any] = {}
         self._watched: set[Any] = set()
 
     @contextmanager
     def run(self, view: Any) -> Iterator[None]:
-        """Around a run of a view: afterwards the model's modules have what theirs were left with.
+        """Around a run of a view: afterwards the model's modules have what it stored on the twins.
 
-        Its first run in each mode is watched. Before each, the blocks that are left out have nothing of another depth.
+        Its first run in each mode is watched. Before each, skipped blocks are cleared of tensors from other depths.
         """
         for attribute in [attribute for attribute in self._aside if attribute[0] not in view.skipped]:
             self._put(attribute, self._aside.pop(attribute))
@@ -68,7 +68,7 @@ class Left:
                     self._put(attribute, nothing_of(before))
 
     def watch(self, pairs: Pairs) -> Callable[[], bool]:
-        """Look at modules before a run; to be called after it: did they write what others may read or build on?"""
+        """Snapshot modules before a run; call the result after it: did they write what others may read or build on?"""
         before = [dict(vars(copy)) for copy, _ in pairs]
 
         def written() -> bool:
@@ -88,12 +88,12 @@ class Left:
         return written
 
     def values(self) -> dict[Attribute, Any]:
-        """The tensors that stand on the model now, alone or in lists; not counts, which go on."""
+        """The tensors stored on the model now, alone or in lists; not counters, which keep counting."""
         found = {key: vars(self._modules[key[0]]).get(key[1], _MISSING) for key in self._before}
         return {key: value for key, value in found.items() if holds_tensors(value)}
 
     def put(self, values: Mapping[Attribute, Any]) -> None:
-        """The inverse of `values`: what a later run left is taken back."""
+        """The inverse of `values`: undo what a later run stored."""
         for attribute, value in values.items():
             self._put(attribute, value)
             self._aside.pop(attribute, None)
@@ -107,9 +107,9 @@ class Left:
 
 
 def _matters(old: Any, value: Any) -> bool:
-    """Tensors do, but not the same numbers once more (anchors); and a value that was another before (a count).
+    """Tensors matter, except the same numbers again (anchors); so does a number that changed (a counter).
 
-    A size that is written down does not.
+    A newly stored size does not.
     """
     if holds_tensors(value):
         return not _same_numbers(old, value)
@@ -136,7 +136,7 @@ def _snapshot(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _hand_on(values: Mapping[str, Any], before: Mapping[str, Any], module: nn.Module) -> None:
-    """What was set on a stand-in, or on what stands for its parts, since `before`, is set on the block."""
+    """Copy what was set on a stand-in, or on its substitute parts, since `before` to the block."""
     for name, value in values.items():
         if isinstance(value, SimpleNamespace):
             part = module._modules.get(name)
@@ -147,14 +147,14 @@ def _hand_on(values: Mapping[str, Any], before: Mapping[str, Any], module: nn.Mo
 
 
 def nothing_of(value: Any) -> Any:
-    """What stands for a value where nothing ran: itself, but for tensors 0 (of a loss, say), or None."""
+    """A value's substitute if nothing ran: itself, but for tensors 0 (such as a loss) or None."""
     if not holds_tensors(value):
         return value
     return torch.zeros_like(value) if isinstance(value, Tensor) and not value.ndim else None
 
 
 def may_write(modules: Iterable[nn.Module]) -> bool:
-    """May a forward of these write an attribute, as far as their code tells? Few do, and only these are watched."""
+    """May a forward pass of these write an attribute, judging by their code? Few do, and only these are watched."""
     return any(_forward_writes(type(part)) or _stores(vars(part).get("forward"), type(part)) for part in modules)
 
 
@@ -166,7 +166,7 @@ def _forward_writes(kind: type[nn.Module]) -> bool:
 
 
 def _stores(function: Any, kind: type) -> bool:
-    """Is an attribute stored in the code of a function, or of the methods that it names?"""
+    """Does the code of a function, or of methods that it names, store an attribute?"""
     todo, seen = [function], set()
     while todo:
         function = todo.pop()

@@ -1,4 +1,4 @@
-"""A cut that is measured: what a network's output loses without each layer, one pass a layer."""
+"""A measured plan: how much a network's output changes without each layer, with one pass per layer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,9 +27,9 @@ def costs_of_layers(
     """How far the model's predictions move without each block: the mean KL(whole ‖ without it), in nats.
 
     Arguments:
-        model: it returns logits, `[batch, classes]` or `[batch, tokens, words]`; left as it is.
+        model: returns logits, `[batch, classes]` or `[batch, tokens, words]`; left unchanged.
         blocks: their paths.
-        args, kwargs: an input, some text that it knows.
+        args, kwargs: an input that the model knows, such as some text.
         returns: as for `Stage`.
 
     Raises:
@@ -51,8 +51,8 @@ def _log_probabilities(module: nn.Module, args: Sequence[Any], kwargs: Mapping[s
     logits = logits_in(module(*args, **kwargs))
     if not isinstance(logits, Tensor) or logits.ndim not in (2, 3):
         raise StagesError(
-            f"cut='measured' compares predictions, and {type(module).__name__} returned {type(logits).__name__}: "
-            "expected logits [batch, classes] or [batch, tokens, words]; use the default cut, or name the stages"
+            f"cut='measured' compares predictions, but {type(module).__name__} returned {type(logits).__name__}: "
+            "expected logits [batch, classes] or [batch, tokens, words]; use the default cut, or write the stages"
         )
     return logits.float().log_softmax(-1)
 
@@ -65,19 +65,19 @@ def measured_stages(
     mandatory: Mandatory,
     group_size: int | None,
 ) -> Stages:
-    """As many stages as `cut_runs` would make of a flat run, skipping as many blocks, but those that cost least.
+    """As many stages as `cut_runs` would make of a flat run, with as many skippable blocks, but those that cost least.
 
     Raises:
-        StagesError: runs that are stages already, or a model that returns no logits.
+        StagesError: runs that are already stages, or a model that returns no logits.
     """
     if len(runs) != 1 or not runs[0].flat:
         raise StagesError(
-            f"cut='measured' needs one run of layers of one shape, and {type(model).__name__} has {len(runs)} stages "
-            "of its own: use the default cut, with mandatory= for each stage"
+            f"cut='measured' needs one run of layers of one shape, but {type(model).__name__} already has {len(runs)} "
+            "stages: use the default cut, with mandatory= for each stage"
         )
     (run,) = runs
     usual = cut_runs(runs, mandatory, group_size)
-    first, *others = run.blocks  # a stage begins with a block that stays
+    first, *others = run.blocks  # a stage begins with a mandatory block
     costs = {first: inf} | costs_of_layers(model, others, args, kwargs, run.returns)
     skipped = sum(len(stage.skippable) for stage in usual)
     stages, start = [], 0

@@ -1,7 +1,7 @@
-"""An adapted network moves into a model that has its body: weights, plan, second norms and statistics per context.
+"""Copies an adapted network into a model with the same body: weights, plan, second norms and statistics per context.
 
-So a classifier is trained with its depths, and a detector begins with them. Tensors are matched by their shapes and
-their names, whatever comes before these in either (`features.`, `resnet.`).
+So a detector can start from a classifier that was trained with its depths. Tensors are matched by their shapes and
+names, whatever their prefix in either (`features.`, `resnet.`).
 """
 
 import logging
@@ -22,18 +22,18 @@ from ..wrapping import plain_names
 from .network import AdaptiveNetwork
 
 _LOGGER = logging.getLogger(__name__)
-_STRANGE = 0.1  # the largest part of the body's tensors that may have nothing in the network: norms of its outputs, say
-_COUNTED = "num_batches_tracked"  # which a frozen norm does not have
+_STRANGE = 0.1  # the largest share of the body's tensors that the network may lack, such as norms of its outputs
+_COUNTED = "num_batches_tracked"  # frozen norms have none
 
 
 @dataclass(frozen=True)
 class Move:
-    """A network and a body that fit.
+    """A network and a body that match.
 
     Attributes:
-        network: stays as it is.
-        paths: for each module of the network's model that the body has too, where it stands in the model.
-        stages: the network's plan, as the model names its modules.
+        network: left unchanged.
+        paths: the path in the model of each module of the network's model that the body also has.
+        stages: the network's plan, with the model's module names.
     """
 
     network: AdaptiveNetwork
@@ -41,7 +41,7 @@ class Move:
     stages: Stages
 
     def fill(self, target: AdaptiveNetwork) -> None:
-        """Give a network of this plan the numbers of the other."""
+        """Copy the tensors into a network with this plan."""
         network, homes = self.network, self.network.homes
         modules, ours = dict(network.model.named_modules(remove_duplicate=False)), dict(target.model.named_modules())
         with torch.no_grad():
@@ -54,12 +54,11 @@ class Move:
             lost = self._lost(target, ours)
             if lost:
                 _LOGGER.warning(
-                    f"{len(lost)} frozen norms of the body ({some(lost)}) keep one set of statistics, where the "
-                    "network has one for each context: the super-net computes what it did, the other depths do not "
-                    "until the detector is trained and calibrated; build the body with nn.BatchNorm2d (norm_layer of "
-                    "torchvision) to keep them all"
+                    f"{len(lost)} frozen norms of the body ({some(lost)}) keep one set of statistics, but the "
+                    "network has one per context: the super-net is unchanged, but the other depths need training and "
+                    "calibration; build the body with nn.BatchNorm2d (norm_layer of torchvision) to keep them all"
                 )
-            for path, home in network.homes.items():  # of a frozen norm: those with which the super-net was calibrated
+            for path, home in network.homes.items():  # a frozen norm gets those of the calibrated super-net
                 if path in self.paths and is_frozen(norm := ours[self.paths[path]]):
                     _copy(_at(network.statistics, f"{'F' * home}.{path}"), norm)
             if lost:
@@ -73,7 +72,7 @@ class Move:
                 )
 
     def _lost(self, target: AdaptiveNetwork, ours: Mapping[str, nn.Module]) -> list[str]:
-        """Frozen norms of the target that have fewer sets of statistics than the network's norms in their places."""
+        """Frozen norms of the target with fewer sets of statistics than the corresponding norms of the network."""
         sets = Counter(path for _, path in self.network.contexts())
         kept = Counter(path for _, path in target.contexts())
         frozen = [path for path in sets if path in self.paths and is_frozen(ours[self.paths[path]])]
@@ -81,7 +80,7 @@ class Move:
 
 
 def _copy(source: nn.Module | None, target: nn.Module | None, *, recurse: bool = True) -> None:
-    """Tensors of the same names and shapes, where both are there."""
+    """Copy tensors with the same names and shapes, if both modules exist."""
     if source is None or target is None:
         return
     found = dict(source.named_parameters(recurse=recurse)) | dict(source.named_buffers(recurse=recurse))
@@ -99,20 +98,20 @@ def _at(tree: nn.Module, path: str) -> nn.Module | None:
 
 
 def fitting(model: nn.Module, network: AdaptiveNetwork, within: Within = None) -> Move:
-    """How a network moves into the body of a model.
+    """How to copy a network into the body of a model.
 
     Arguments:
-        model: stays as it is.
-        network: a classifier, a body, or a detector, adapted.
+        model: left unchanged.
+        network: an adapted classifier, body or detector.
         within: where the body is, as for `adapt`; by default where `find_stages` would look.
 
     Raises:
-        StagesError: the body is not known, or is another one.
+        StagesError: the body is unknown, or differs from the network's.
     """
     places = searched(model, within)
     if places == WHOLE and within is None and not _fits_as_a_whole(model, network):
         raise StagesError(
-            f"{type(model).__name__} has no body that is known as one, so it is not known what the network replaces: "
+            f"{type(model).__name__} has no known body, so it is unclear what the network replaces: "
             "name it, adapt(model, body=network, within='...')"
         )
     found = [(_matched(model, place, network), place) for place in places]
@@ -122,9 +121,9 @@ def fitting(model: nn.Module, network: AdaptiveNetwork, within: Within = None) -
     missing = [name for name in names if name not in tensors]
     if not tensors or len(missing) > _STRANGE * len(names):
         raise StagesError(
-            f"the body of {type(model).__name__}, {place or 'the whole of it'} ({type(body).__name__}), is not that of "
-            f"the network: by name and shape, {len(tensors)} of its {len(names)} tensors are in the "
-            f"{type(network.model).__name__} too (not {some(missing)}); give a network of the same architecture, or "
+            f"the body of {type(model).__name__}, {place or 'the whole of it'} ({type(body).__name__}), differs from "
+            f"the network: by name and shape, {len(tensors)} of its {len(names)} tensors are also in the "
+            f"{type(network.model).__name__} (not {some(missing)}); pass a network of the same architecture, or "
             "name the body, within='...'"
         )
     paths = _paths(tensors)
@@ -132,19 +131,19 @@ def fitting(model: nn.Module, network: AdaptiveNetwork, within: Within = None) -
     inside = tuple(f"{block}." for stage in stages for block in stage.blocks)
     if strange := [name for name in missing if name.startswith(inside)]:
         raise StagesError(
-            f"blocks of the body have tensors that the network does not have ({some(strange)}): give a network of the "
+            f"blocks of the body have tensors that the network does not have ({some(strange)}): pass a network of the "
             "same architecture"
         )
     if missing:
-        _LOGGER.warning(f"the network has nothing for {some(missing)} of the body, which stay as they are")
+        _LOGGER.warning(f"the network has nothing for {some(missing)} of the body, which stay unchanged")
     return Move(network, paths, stages)
 
 
 @contextmanager
 def taken_apart(model: nn.Module) -> Iterator[tuple[AdaptiveNetwork, str] | None]:
-    """Inside, an adapted network that stands in a model is replaced by its plain one, which stays if nothing is raised.
+    """Replace an adapted network in a model by its plain one inside, and permanently if nothing is raised.
 
-    Yields the network and its path; None where there is none.
+    Yields the network and its path; None if there is none.
 
     Raises:
         StagesError: there are several.
@@ -152,8 +151,8 @@ def taken_apart(model: nn.Module) -> Iterator[tuple[AdaptiveNetwork, str] | None
     found = [(path, part) for path, part in model.named_modules() if path and isinstance(part, AdaptiveNetwork)]
     if len(found) > 1:
         raise StagesError(
-            f"{type(model).__name__} holds {len(found)} adapted networks ({', '.join(path for path, _ in found)}): "
-            "expected one; put plain models, network.model, in the places of the others"
+            f"{type(model).__name__} contains {len(found)} adapted networks ({', '.join(path for path, _ in found)}): "
+            "expected one; replace the others by their plain models, network.model"
         )
     if not found:
         yield None
@@ -174,7 +173,7 @@ def taken_apart(model: nn.Module) -> Iterator[tuple[AdaptiveNetwork, str] | None
 
 
 def _kept(module: nn.Module) -> dict[str, Tensor]:
-    """Its tensors by name, but for counts."""
+    """Its tensors by name, without counters."""
     state = module.state_dict(keep_vars=True)
     return {name: each for name, each in state.items() if isinstance(each, Tensor) and not name.endswith(_COUNTED)}
 
@@ -184,9 +183,9 @@ def _fits_as_a_whole(model: nn.Module, network: AdaptiveNetwork) -> bool:
 
 
 def _matched(model: nn.Module, place: str, network: AdaptiveNetwork) -> dict[str, str]:
-    """For each tensor of the model below a path that the network has too: its name there.
+    """The network's name for each tensor below a path of the model, if it has one.
 
-    timm names the layers of a list anew where it returns their outputs, `layers_0` for `layers.0`.
+    timm renames the layers of a list if it returns their outputs, `layers_0` for `layers.0`.
     """
     prefix = f"{place}." if place else ""
     body, names = _kept(model.get_submodule(place)), plain_names(network.model)
@@ -203,7 +202,7 @@ def _matched(model: nn.Module, place: str, network: AdaptiveNetwork) -> dict[str
 
 
 def _starts(names: Mapping[str, Any]) -> list[str]:
-    """What all names begin with, none first: a body may hold the network as its only part."""
+    """Prefixes of all names, the empty one first: a body may have the network as its only part."""
     starts, (first, *_) = [""], [*names, ""]
     for place, letter in enumerate(first):
         if letter == "." and all(name.startswith(first[: place + 1]) for name in names):
@@ -212,7 +211,7 @@ def _starts(names: Mapping[str, Any]) -> list[str]:
 
 
 def _likely(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """What comes before names of the network's that are the body's otherwise, the most frequent first."""
+    """Prefixes of the network's names that otherwise match the body's, the most frequent first."""
     counts: Counter[str] = Counter()
     for name in theirs:
         parts = name.split(".")
@@ -223,7 +222,7 @@ def _likely(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[st
 
 
 def _paths(tensors: Mapping[str, str]) -> dict[str, str]:
-    """For each module of the network's, from its tensors' names, where it stands in the model; for those around too."""
+    """The path in the model of each module of the network, from its tensors' names; also of modules around it."""
     paths: dict[str, str] = {}
     for own, other in tensors.items():
         mine, theirs = own.split(".")[:-1], other.split(".")[:-1]
@@ -235,14 +234,14 @@ def _paths(tensors: Mapping[str, str]) -> dict[str, str]:
 
 
 def _moved(network: AdaptiveNetwork, paths: Mapping[str, str], model: nn.Module, place: str) -> Stages:
-    """The network's plan as the model names its modules; a body may lack the last stages."""
+    """The network's plan with the model's module names; a body may lack the last stages."""
     there = [all(block in paths for block in stage.blocks) for stage in network.stages]
     number = there.index(False) if False in there else len(there)
     if not number or any(there[number:]):
         lost = next(stage for stage, is_there in zip(network.stages, there, strict=True) if not is_there)
         raise StagesError(
             f"{type(model).__name__} does not have the blocks of the network's stage {lost.name!r} "
-            f"({', '.join(lost.blocks)}), and has later ones: a body may lack the last stages of a network only"
+            f"({', '.join(lost.blocks)}), but has later ones: a body may lack only the last stages of a network"
         )
     return Stages(tuple(_in_model(stage, paths, model, place) for stage in network.stages[:number]))
 

@@ -31,13 +31,13 @@ from .trying import try_depths
 from .views import Links, View, build_view, independent_copy, links_of, plain, statistics_twin, twin
 from .whole import Whole, check_same
 
-# What models of transformers return one of for each layer.
+# Outputs of transformers models with one entry per layer.
 _BY_LAYER = ("output_hidden_states", "output_attentions", "output_router_logits")
 _ONE_A_LAYER = ("attentions", "cross_attentions", "decoder_attentions", "encoder_attentions", "router_logits")
 
 
 class RunningStatistics(nn.Module):
-    """The running statistics of one norm in one context, without affine parameters; those of norms inside it too."""
+    """The running statistics of one norm in one context, without affine parameters; also those of norms inside it."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
@@ -49,28 +49,26 @@ class RunningStatistics(nn.Module):
 
 
 def gathers(module: nn.Module) -> bool:
-    """Does it hold running statistics, its own or those of a context?"""
+    """Does it hold running statistics, its own or a context's?"""
     return has_statistics(module) or isinstance(module, RunningStatistics)
 
 
 def check_adapted(network: object, received_by: str, error: type[AdaptiveDepthError]) -> None:
-    """Raise `error` where something else than an adapted network was given."""
+    """Raise `error` for anything other than an adapted network."""
     if not isinstance(network, AdaptiveNetwork):
         inside = isinstance(network, nn.Module) and isinstance(unwrapped(network), AdaptiveNetwork)
-        mend = (
-            "it holds an adapted network, give that itself" if inside else "expected an adapted network, adapt(model)"
-        )
-        raise error(f"{received_by} received a {type(network).__name__}: {mend}")
+        fix = "pass the adapted network inside it" if inside else "expected an adapted network, adapt(model)"
+        raise error(f"{received_by} received a {type(network).__name__}: {fix}")
 
 
 def check_runs(network: object, received_by: str, error: type[AdaptiveDepthError]) -> None:
-    """Raise `error` for what is no adapted network, or one whose sub-networks are not those of its model any more."""
+    """Raise `error` for anything other than an adapted network, or if its sub-networks no longer match its model."""
     check_adapted(network, received_by, error)
     assert isinstance(network, AdaptiveNetwork)
     if replaced := network.replaced():
         raise error(
-            f"{received_by} received a network whose model has other modules than when its sub-networks were made "
-            f"({replaced}; peft and quantisation do so), and these would keep the old ones: call "
+            f"{received_by} received a network whose model's modules were replaced after its sub-networks were made "
+            f"({replaced}; peft and quantisation do so), so these still use the old ones: call "
             "network.forget_views() first"
         )
 
@@ -79,21 +77,21 @@ class AdaptiveNetwork(OnTheHub):
     """A network of N stages with 2^N sub-networks of different depth; made by `adapt`.
 
     Attributes:
-        model: the original model; together with nothing else it is the super-net.
+        model: the original model; by itself it is the super-net.
         stages: the plan.
         skip_norms: the second set of norms, used by a stage whose skippable sub-path is skipped, in a tree of
-            the same paths; of frozen ones thawed. Of a BatchNorm that is not doubled but sees what a skipped stage
-            changed, only the running statistics exist twice.
+            the same paths; frozen ones are thawed. A BatchNorm that is not doubled but sees what a skipped stage
+            changed has only its running statistics twice.
         statistics: running statistics per context, gathered by `calibrate`; empty before.
         skips: all skip configurations, super-net first.
-        proven: did an input prove the stages (`prove`), or are they of a known family?
-        left: what the forwards leave on the modules.
-        grad_checkpointing: are activations recomputed (`set_grad_checkpointing`)?
+        proven: whether an input verified the stages (`prove`), or they are of a known family.
+        left: what forward passes store on the modules.
+        grad_checkpointing: whether activations are recomputed (`set_grad_checkpointing`).
 
     The sub-networks are views: caches that are not in the state dict, not pickled and not copied. Parameters,
-    buffers, hooks, modes and plain attributes (a temperature that is annealed) may change at any time: the network
-    follows when it runs, and `subnet` when it is called in training. Where a module of `model` is replaced later,
-    call `forget_views()`, or sub-networks that are in use keep the old one.
+    buffers, hooks, modes and plain attributes (such as an annealed temperature) may change at any time: the network
+    follows when it runs, and `subnet` when it is called in training. After replacing a module of `model`, call
+    `forget_views()`, or sub-networks in use keep the old one.
     """
 
     def __init__(self, model: nn.Module, stages: Stages) -> None:
@@ -109,7 +107,7 @@ class AdaptiveNetwork(OnTheHub):
         self.grad_checkpointing = False
         self.left = Left()
         prepare_capturing(model)
-        # Hooks that the model came with are a part of it; those that are set later belong to an onlooker.
+        # Hooks that the model came with are part of it; later ones belong to an observer.
         self._hooks = {p: hooks_of(model.get_submodule(p)) for stage in stages for p in stage.skippable}
         self.forget_views()
         doubled = {path for stage in stages for path in stage.norms or ()}
@@ -127,7 +125,7 @@ class AdaptiveNetwork(OnTheHub):
     def adapted(cls, model: nn.Module, stages: Stages) -> Self:
         """The network of a model and a plan that fit: what `adapt` does once both are known.
 
-        Stochastic depth in mandatory sub-paths is switched off, as the method asks.
+        Stochastic depth in mandatory sub-paths is switched off, as the method requires.
         """
         network = cls(model, complete(model, stages))
         for path in (path for stage in network.stages for path in stage.mandatory):
@@ -138,15 +136,15 @@ class AdaptiveNetwork(OnTheHub):
     # -- choosing a depth ---------------------------------------------------------------------------------------
 
     def forward(self, *args: Any, skip: Skip | None = None, **kwargs: Any) -> Any:
-        """The output of a sub-network; of the super-net where no `skip` is given.
+        """The output of a sub-network; by default of the super-net.
 
         Arguments:
-            *args, **kwargs: the input, as the original model takes it.
-            skip: one letter (T skips, F does not) or boolean a stage.
+            *args, **kwargs: the input, as for the original model.
+            skip: one letter (T skips, F does not) or boolean per stage.
 
         Raises:
             SkipError: a skip that does not fit the stages.
-            StagesError: stages written by hand that the first input proves wrong.
+            StagesError: stages written by hand that the first input refutes.
         """
         if not self.proven:
             self.prove(*args, **kwargs)
@@ -160,60 +158,60 @@ class AdaptiveNetwork(OnTheHub):
         return output
 
     def _may_use_caches(self, kwargs: Mapping[str, Any]) -> bool:
-        """Does this call make or continue a cache? What is asked for by layer keeps the numbers of all layers."""
+        """Can this call create or continue a cache? Not with outputs per layer, which keep all layers' numbers."""
         if self.training or kwargs.get("use_cache") is False or not writes_text(self.model):
             return False
         return not any(kwargs.get(name) for name in _BY_LAYER)
 
     def _check_indices(self, skip: str, output: Mapping[str, Any]) -> None:
-        """Raise where an output that is indexed by layer lacks those of skipped blocks (attentions of transformers)."""
+        """Raise if an output with one entry per layer misses those of skipped blocks (attentions of transformers)."""
         layers = getattr(getattr(self.model, "config", None), "num_hidden_layers", None)
         for name in _ONE_A_LAYER:
             found = output.get(name)
             if isinstance(found, tuple) and isinstance(layers, int) and 0 < len(found) < layers:
                 raise StagesError(
-                    f"{name} of sub-network {skip} has {len(found)} entries where the model has {layers} layers, for a "
-                    "block that is left out has none: entry k would not be that of layer k. Leave it out, or ask "
-                    f"network.subnet({skip!r}) and count the blocks that run"
+                    f"{name} of sub-network {skip} has {len(found)} entries but the model has {layers} layers, because "
+                    "skipped blocks have none: entry k would not belong to layer k. Leave it out, or use "
+                    f"network.subnet({skip!r}), which counts only the blocks that run"
                 )
 
     def subnet(self, skip: Skip) -> nn.Module:
         """A sub-network: an ordinary module of the original's own class, sharing every parameter and buffer.
 
-        Of a model of transformers it is a whole one: without the skipped layers, the others counted anew, and with a
-        config that says so. `generate`, caches and `save_pretrained` are those of a model built with these layers.
+        For a model of transformers it is a complete one: without the skipped layers, the others renumbered, and with a
+        matching config. `generate`, caches and `save_pretrained` are those of a model built with these layers.
 
-        It follows `network.train()` and `.eval()`; in training, also the modes of single modules (a frozen
-        BatchNorm, say) as they are when it is looked up.
+        It follows `network.train()` and `.eval()`; in training, also the modes of single modules (such as a frozen
+        BatchNorm) at the time of the lookup.
 
         Raises:
             SkipError: a skip that does not fit the stages.
-            StagesError: stages written by hand that no input has proven yet; a language model of transformers whose
-                config cannot say that it has fewer layers, or (DepthError) that does not run with these alone.
+            StagesError: stages written by hand that no input has verified yet; a language model of transformers whose
+                config cannot express fewer layers, or (DepthError) that does not run with only these.
         """
-        view = self.view(skip)  # what `_given` does, without the call: choosing a depth takes 0.2 us
+        view = self.view(skip)  # `_given` inlined, so that choosing a depth takes 0.2 us
         if self._wholes is not self._views:
             view = self._whole_view(view)
         return view.module
 
     def view(self, skip: Skip) -> View:
-        """A sub-network with what the library's own loops need of it; raises what `subnet` raises."""
+        """A sub-network with what the library's own loops need; raises what `subnet` raises."""
         if not self.proven:
             raise StagesError(
-                "no input has proven the stages that were written by hand: call network.prove(x) with an input of the "
+                "no input has verified the stages written by hand yet: call network.prove(x) with an input of the "
                 "model, or adapt(model, stages, example=x)"
             )
         try:
             view = self._views[skip]  # type: ignore[index]
         except (KeyError, TypeError):
             view = self._build(parse_skip(skip, len(self.stages)))
-        if self.training:  # in eval mode `train()` below has seen to it, and choosing a depth stays a lookup
+        if self.training:  # in eval mode `train()` below did this, so that choosing a depth stays a lookup
             view.follow_modes()
             view.follow_attributes()
         return view
 
     def extract(self, skip: Skip) -> nn.Module:
-        """An independent copy of a sub-network: plain modules of the original's classes, no trace of this library.
+        """An independent copy of a sub-network: plain modules of the original classes, without a trace of this library.
 
         Raises:
             SkipError: a skip that does not fit the stages.
@@ -234,19 +232,19 @@ class AdaptiveNetwork(OnTheHub):
         """
         for skip in self.skips:
             views = [self.view(skip)]
-            with suppress(DepthError):  # one that runs inside the network alone
+            with suppress(DepthError):  # one that only runs inside the network
                 views.append(self._given(skip))
             for module in {id(view): view.module for view in views}.values():
-                hooked = twin(module)  # calls the hooks of the sub-network around its compiled forward
+                hooked = twin(module)  # so that the sub-network's hooks run around its compiled forward
                 hooked.__dict__["forward"] = torch.compile(module.forward, *args, **kwargs)
                 module._compiled_call_impl = hooked._call_impl
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the activations of every block of the stages in the backward pass: less memory, more time.
 
-        Gradients and running statistics are the same. Works on any model, with timm's name for it; a model's own
-        (`model.set_grad_checkpointing()`) may be used instead, but would gather BatchNorm statistics twice. A block
-        that changes its input in place cannot run again: it raises a StagesError when it runs.
+        Gradients and running statistics are the same. Works on any model, and has timm's name; the model's own
+        (`model.set_grad_checkpointing()`) may be used instead, but gathers BatchNorm statistics twice. A block that
+        changes its input in place cannot run again: it raises a StagesError when it runs.
         """
         for stage in self.stages:
             for path in stage.blocks:
@@ -255,7 +253,7 @@ class AdaptiveNetwork(OnTheHub):
         self.forget_views()
 
     def prove(self, *args: Any, **kwargs: Any) -> None:
-        """Check the stages on an input: blocks run once and in order, the skippable only add to it, every depth runs.
+        """Check the stages on an input: blocks run once and in order, skippable ones only add to it, every depth runs.
 
         Raises:
             StagesError: with the block and the reason.
@@ -270,7 +268,7 @@ class AdaptiveNetwork(OnTheHub):
 
     @property
     def fingerprint(self) -> str:
-        """Of the architecture and the cut, not of the weights: what is measured of one network fits all that share it.
+        """A hash of the architecture and the plan, not of the weights: networks that share it share measured costs.
 
         Sixteen hexadecimal digits, from the names and shapes of parameters and buffers and from the stages.
         """
@@ -282,11 +280,11 @@ class AdaptiveNetwork(OnTheHub):
 
     @property
     def calibrated(self) -> bool:
-        """Were running statistics per context gathered (`calibrate`)?"""
+        """Whether running statistics per context were gathered (`calibrate`)."""
         return any(True for _ in self.statistics.children())
 
     def contexts(self) -> Iterator[tuple[str, str]]:
-        """Every (context, path of a norm with running statistics): what it sees depends on the flags up to its stage.
+        """Every (context, path of a norm with running statistics): its input depends on the flags up to its stage.
 
         A context is the letters of the stages up to and including the norm's own: 2 + 4 + ... + 2^N sets.
         """
@@ -295,11 +293,11 @@ class AdaptiveNetwork(OnTheHub):
             yield from ((context, path) for context in all_skips(home) if context[-1] in flags)
 
     def gathers(self, path: str) -> bool:
-        """Does a norm have running statistics for each context, once it is calibrated?"""
+        """Does a norm have running statistics per context, once calibrated?"""
         return bool(self._gathering(path))
 
     def _gathering(self, path: str) -> str:
-        """With which flags of its stage a norm gathers: of a frozen one, its thawed copy alone does."""
+        """The flags of its stage with which a norm gathers: for a frozen one, only its thawed copy does."""
         flags = "F" if self._skippable(path) else "FT"
         return "".join(flag for flag in flags if gathers_inside(self._norm(path, flag)))
 
@@ -308,7 +306,7 @@ class AdaptiveNetwork(OnTheHub):
         return any(f"{path}.".startswith(f"{block}.") for block in self.stages[self.homes[path] - 1].skippable)
 
     def reset_statistics(self, *, per_context: bool) -> None:
-        """Forget the statistics per context; with `per_context`, start new ones as copies of the two sets."""
+        """Drop the statistics per context; with `per_context`, start new ones as copies of the two sets."""
         statistics = nn.Module()
         if per_context:
             for context, path in self.contexts():
@@ -319,7 +317,7 @@ class AdaptiveNetwork(OnTheHub):
     # -- sub-networks of transformers ---------------------------------------------------------------------------
 
     def _given(self, skip: Skip) -> View:
-        """The view that `subnet` hands out: of a model of transformers the whole one, where there is one."""
+        """The view that `subnet` returns: for a model of transformers the whole one, if there is one."""
         view = self.view(skip)
         return view if self._wholes is self._views else self._whole_view(view)
 
@@ -335,16 +333,16 @@ class AdaptiveNetwork(OnTheHub):
     def _build_whole(self, view: View) -> View:
         """
         Raises:
-            StagesError: a language model whose class cannot say how it looks without the skipped layers.
+            StagesError: a language model whose class cannot be built without the skipped layers.
         """
         skip, whole = view.skip, view
-        if "T" in skip:  # the super-net is the model as it is
+        if "T" in skip:  # the super-net is the unchanged model
             try:
                 whole = self._without_layers(view)
             except StagesError as error:
                 if writes_text(self.model):
                     raise type(error)(
-                        f"sub-network {skip} cannot be a {type(self.model).__name__} of its own: {error}. It runs "
+                        f"sub-network {skip} cannot be a separate {type(self.model).__name__}: {error}. It runs "
                         f"inside the network without a cache: network(..., use_cache=False, skip={skip!r})"
                     ) from error
                 view.keep("save_pretrained", partial(_not_saved, type(self.model).__name__, str(error)))
@@ -356,7 +354,7 @@ class AdaptiveNetwork(OnTheHub):
     def _without_layers(self, view: View) -> View:
         """
         Raises:
-            StagesError: a model whose class cannot say how it looks without the skipped layers.
+            StagesError: a model whose class cannot be built without the skipped layers.
         """
         pairs = zip(self.stages, view.skip, strict=True)
         left_out = [path for stage, flag in pairs if flag == "T" for path in stage.skippable]
@@ -385,7 +383,7 @@ class AdaptiveNetwork(OnTheHub):
             return self._views[skip]
 
     def _changes(self, skip: str) -> dict[str, nn.Module]:
-        """What a sub-network has in other places than the super-net."""
+        """The modules that a sub-network replaces in the super-net, by path."""
         changes: dict[str, nn.Module] = {}
         left_out = {
             path: self._stand_in(path, stage)
@@ -419,25 +417,25 @@ class AdaptiveNetwork(OnTheHub):
         return self.model.get_submodule(path) if flag == "F" else self.skip_norms.get_submodule(path)
 
     def forget_views(self) -> None:
-        """Drop all sub-networks; they are made anew when they are asked for."""
+        """Drop all sub-networks; they are rebuilt when needed."""
         self._views: dict[str, View] = {}
-        # The same ones for what is of no transformers, so that choosing a depth is a lookup.
+        # The same dictionary unless the model is of transformers, so that choosing a depth is a lookup.
         self._wholes: dict[str, View] = {} if is_of_transformers(self.model) else self._views
         self._whole: Whole | None = None
-        self._name = uuid4().hex  # of these sub-networks, for the caches that they fill
+        self._name = uuid4().hex  # identifies these sub-networks in the caches that they fill
         self._links: Links | None = None
         self._reads: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
 
     def replaced(self) -> str | None:
-        """What was put into the model or taken out after sub-networks were made of it; None where nothing was."""
+        """Modules added to or removed from the model after sub-networks were made; None if there are none."""
         if self._links is None:
             return None
         known = {id(part) for part, _ in self._links.parts}
         now = {id(part): path for path, part in self.model.named_modules()}
         if known == now.keys():
             return None
-        return next((f"{path} is new" for part, path in now.items() if part not in known), "some were taken out")
+        return next((f"{path} is new" for part, path in now.items() if part not in known), "some were removed")
 
     def train(self, mode: bool = True) -> "AdaptiveNetwork":
         super().train(mode)
@@ -445,7 +443,7 @@ class AdaptiveNetwork(OnTheHub):
         return self
 
     def follow_modes(self) -> None:
-        """Bring every sub-network that is in use into the modes (training, evaluation) of the network's modules."""
+        """Set every sub-network in use to the modes (training, evaluation) of the network's modules."""
         in_use = {id(view): view for view in (*self._views.values(), *self._wholes.values())}
         for view in in_use.values():
             view.follow_modes()
@@ -467,15 +465,15 @@ class AdaptiveNetwork(OnTheHub):
 
 
 def _not_saved(name: str, reason: str, *_: Any, **__: Any) -> NoReturn:
-    """In place of `save_pretrained`: what it wrote would be read back with layers that nobody trained."""
+    """Replaces a `save_pretrained` whose result would be read back with untrained layers."""
     raise StagesError(
         f"this sub-network cannot be saved as a {name}: {reason}; save the network (adaptive_depth.save), or the "
-        "weights (state_dict) beside the code that builds them"
+        "weights (state_dict) with the code that builds it"
     )
 
 
 def _plant(tree: nn.Module, path: str, leaf: nn.Module) -> None:
-    """Put `leaf` at `path` of a tree of empty modules, growing the branches that are missing."""
+    """Put `leaf` at `path` in a tree of empty modules, adding missing branches."""
     *parents, name = path.split(".")
     for parent in parents:
         if parent not in tree._modules:
@@ -485,9 +483,9 @@ def _plant(tree: nn.Module, path: str, leaf: nn.Module) -> None:
 
 
 def _grow_statistics(network: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Loading a calibrated state into an uncalibrated network, or the other way round, gives what was saved.
+    """Let a calibrated state load into an uncalibrated network, or vice versa, with the result that was saved.
 
-    A state of some parts only (a head, say) says nothing of the calibration, which stays.
+    A partial state (such as a head's) does not determine the calibration, which then stays.
     """
     assert isinstance(network, AdaptiveNetwork)
     incoming = any(name.startswith(f"{prefix}statistics.") for name in state)

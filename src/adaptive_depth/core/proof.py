@@ -1,4 +1,4 @@
-"""A plan proven on an input, before it is handed out."""
+"""Verifies a plan on an input before it is returned."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,10 +17,10 @@ def prove_every_depth(
     *,
     asked: bool = False,
 ) -> None:
-    """Ask the skippable blocks (`prove`), and try sub-networks (`try_depths`), what they have in common once.
+    """Check the skippable blocks (`prove`), and try sub-networks (`try_depths`), with common computations shared.
 
     Arguments:
-        network: as the plan has it; nothing in it is changed.
+        network: built from the plan; left unchanged.
         args, kwargs: an input of the model.
         named: norms that the user named, which must run.
         asked: as for `prove`.

@@ -1,4 +1,4 @@
-"""Activation checkpointing: blocks keep their input alone, and run once more in the backward pass."""
+"""Activation checkpointing: blocks keep only their input, and run again in the backward pass."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,23 +16,23 @@ from ..plan.norms import has_statistics
 
 
 def recompute(block: nn.Module, enable: bool) -> None:
-    """Let a block, and every twin that is made of it later, run once more in the backward pass; or no longer."""
+    """Let a block, and every later twin of it, run again in the backward pass; or stop that."""
     now: Any = block.forward
     before = getattr(now.__func__, "_recomputes", None)
     if enable and before is None:
         block.__dict__["forward"] = MethodType(_recomputing(now.__func__), block)
     if not enable and before is not None:
         block.__dict__.pop("forward")
-        if before is not type(block).forward:  # a method that the user gave to this one object
+        if before is not type(block).forward:  # a method that the user set on this object
             block.__dict__["forward"] = MethodType(before, block)
 
 
 def _recomputing(plain: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(plain)
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:  # so called, a pickled block goes on with its own
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:  # named so that an unpickled block finds its own
         if not (self.training and torch.is_grad_enabled()):
             return plain(self, *args, **kwargs)
-        if torch.compiler.is_compiling():  # a compiler keeps what changes a buffer out of what runs again
+        if torch.compiler.is_compiling():  # the compiler itself excludes buffer updates from recomputation
             return checkpoint(plain, self, *args, use_reentrant=False, **kwargs)
 
         def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
@@ -42,7 +42,7 @@ def _recomputing(plain: Callable[..., Any]) -> Callable[..., Any]:
         output = checkpoint(plain, self, *args, use_reentrant=False, context_fn=contexts, **kwargs)
         if any(leaf._version != version for leaf, version in versions):
             raise StagesError(
-                f"a {type(self).__name__} changes its input in place, so it cannot run again on the same: train "
+                f"a {type(self).__name__} changes its input in place, so it cannot run again on it: train "
                 "without grad_checkpointing, or let it work on a copy"
             )
         return output
@@ -52,7 +52,7 @@ def _recomputing(plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def is_recomputed(module: nn.Module) -> bool:
-    """Does any part of it recompute activations, by this module or by the model's own means (timm, Hugging Face)?"""
+    """Does any part of it recompute activations, by this library's or the model's own means (timm, Hugging Face)?"""
     return any(
         getattr(part, "grad_checkpointing", False) or getattr(part, "gradient_checkpointing", False)
         for part in module.modules()
@@ -61,11 +61,11 @@ def is_recomputed(module: nn.Module) -> bool:
 
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Inside, BatchNorms normalise as in training, and their running statistics, gathered the first time, stay."""
+    """Inside, BatchNorms normalise as in training, without updating the running statistics a second time."""
     norms: list[Any] = [part for part in block.modules() if has_statistics(part)]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
-        norm.momentum = 0.0
+        norm.momentum = 0.0  # eval mode would stop the update, too, but normalise differently
     try:
         yield
     finally:

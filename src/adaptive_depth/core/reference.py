@@ -1,6 +1,6 @@
 """Checkpoints of the authors' public implementation, loaded into torchvision's classes.
 
-There the second copy of a norm stands beside the first, its name ending in `_skip`. ResNet and ViT names are otherwise
+There the second copy of a norm is beside the first, with the suffix `_skip`. ResNet and ViT names are otherwise
 torchvision's; Swin counts its features from the first stage, and MobileNetV2 groups the blocks of a stage.
 """
 
@@ -27,9 +27,9 @@ def load_reference(name: str, path: str | os.PathLike[str], **arguments: Any) ->
     Arguments:
         name: torchvision's name of the architecture: a ResNet (`"resnet50"`), `"mobilenet_v2"`, a ViT (`"vit_b_16"`)
             or a Swin (`"swin_t"`).
-        path: a `.pth` file with a state dict, alone or under `"model"` or `"state_dict"`, or a safetensors file. It is
-            read without unpickling anything but tensors.
-        **arguments: what torchvision's constructor takes; `num_classes` is read from the file.
+        path: a `.pth` file with a state dict, alone or under `"model"` or `"state_dict"`, or a safetensors file. Only
+            tensors are unpickled.
+        **arguments: for torchvision's constructor; `num_classes` is read from the file.
 
     Raises:
         CheckpointError: a file that cannot be read, or whose tensors are not those of this architecture.
@@ -37,7 +37,7 @@ def load_reference(name: str, path: str | os.PathLike[str], **arguments: Any) ->
 
     Example:
         >>> import tempfile, torch, adaptive_depth as ad
-        >>> theirs = {}  # what their ResNet-18 of 10 classes would hold
+        >>> theirs = {}  # what their ResNet-18 with 10 classes would contain
         >>> net = ad.adapt(ad.create_model("torchvision/resnet18", num_classes=10))
         >>> for key, tensor in net.state_dict().items():
         ...     tree, _, rest = key.partition(".")
@@ -55,7 +55,7 @@ def load_reference(name: str, path: str | os.PathLike[str], **arguments: Any) ->
     rename = next((each for prefix, each in _RENAMINGS.items() if short.startswith(prefix)), None)
     if rename is None:
         raise CheckpointError(
-            f"{name!r} is not an architecture of the authors: expected torchvision's name of a ResNet, MobileNetV2, "
+            f"{name!r} is not one of the authors' architectures: expected torchvision's name of a ResNet, MobileNetV2, "
             "ViT or Swin, such as 'resnet50'"
         )
     path = Path(path)
@@ -75,7 +75,7 @@ def _fill(network: AdaptiveNetwork, tensors: dict[str, Tensor], name: str, path:
     if not any(key.startswith("skip_norms.") for key in tensors):
         raise CheckpointError(
             f"{path} holds a plain {name}, without a second copy of any norm (names ending in _skip): load it with "
-            "load_weights, and adapt the model then"
+            "load_weights, then adapt the model"
         )
     copies = [key for key in expected if key.startswith("skip_norms.") and key not in tensors]
     doubled = {norm for stage in network.stages for norm in stage.norms or ()}
@@ -92,7 +92,7 @@ def _fill(network: AdaptiveNetwork, tensors: dict[str, Tensor], name: str, path:
     for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)):
         if keys:
             raise CheckpointError(
-                f"{path} does not hold a {name} of the authors: {len(keys)} tensors are {what} "
+                f"{path} does not hold the authors' {name}: {len(keys)} tensors are {what} "
                 f"({', '.join(keys[:3])}); name the architecture that it was saved from"
             )
     network.load_state_dict(tensors)
@@ -114,7 +114,7 @@ def _as_torchvision(keys: Iterable[str]) -> dict[str, str]:
 
 
 def _swin(keys: Iterable[str]) -> dict[str, str]:
-    """The patch embedding is `pre`, and the features begin behind it."""
+    """The patch embedding is `pre`, and the features begin after it."""
 
     def shifted(key: str) -> str:
         key = re.sub(r"^features\.(\d+)", lambda match: f"features.{int(match[1]) + 1}", key)
@@ -124,7 +124,7 @@ def _swin(keys: Iterable[str]) -> dict[str, str]:
 
 
 def _mobilenet_v2(keys: Iterable[str]) -> dict[str, str]:
-    """The blocks of a stage have one index and a second one within; a convolution and its norm are named."""
+    """Blocks have the index of their stage and a second one within it; a convolution and its norm have names."""
     keys = list(keys)
     unit = re.compile(r"^features\.(\d+)(?:\.(\d+))?\.(?=conv\.|conv_layer\.|norm\.|norm_skip\.)")
     found = {key: match for key in keys if (match := unit.match(key))}

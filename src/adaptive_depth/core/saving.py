@@ -14,18 +14,18 @@ from .network import AdaptiveNetwork, check_adapted
 
 
 def save(network: AdaptiveNetwork | nn.Module, folder: str | os.PathLike[str]) -> Path:
-    """Write a network into a folder; what the folder held before is replaced in one step.
+    """Write a network into a folder; former content is replaced atomically.
 
-    Stages, skip-aware norms, statistics per context and all weights are kept, each tensor once and in its precision;
-    of a network inside torch.compile or DDP, the network. A model that `create_model`, timm or torchvision built by
-    name is built again by `load`; any other must be given to it.
+    Stages, skip-aware norms, statistics per context and all weights are saved, each tensor once and in its precision;
+    a network inside torch.compile or DDP is unwrapped. A model that `create_model`, timm or torchvision built by name
+    is rebuilt by `load`; any other must be passed to it.
 
     Returns:
         The folder.
 
     Raises:
         CheckpointError: the folder is a file, cannot be written, or is being written by another process; a network
-            that holds more than tensors and plain values, or adapters of peft, which are to be merged first.
+            that holds more than tensors and plain values, or adapters of peft, which must be merged first.
 
     Example:
         >>> import tempfile, timm, adaptive_depth as ad
@@ -37,8 +37,8 @@ def save(network: AdaptiveNetwork | nn.Module, folder: str | os.PathLike[str]) -
     """
     if "_fsdp_wrapped_module" in getattr(network, "_modules", ()):
         raise CheckpointError(
-            "save received a network that FSDP has spread over processes: load its whole state dict into the network "
-            "as it was before, and save that"
+            "save received a network that FSDP sharded over processes: load its full state dict into the unsharded "
+            "network, and save that"
         )
     if isinstance(network, nn.Module) and isinstance(inside := unwrapped(network), AdaptiveNetwork):
         network = inside
@@ -60,7 +60,7 @@ def save(network: AdaptiveNetwork | nn.Module, folder: str | os.PathLike[str]) -
                 old.unlink(missing_ok=True)
     except OSError as error:
         raise CheckpointError(
-            f"{folder} cannot be written ({error}): expected a folder with free space; what it held is still there"
+            f"{folder} cannot be written ({error}): expected a folder with free space; its old content is still there"
         ) from error
     return folder
 
@@ -71,9 +71,9 @@ def load(
     """Read a network that `save` or `save_pretrained` wrote, in eval mode on the CPU.
 
     Arguments:
-        folder: what was given to it.
-        model: a model of the same architecture, for networks whose model no name builds; its weights are replaced.
-        another_class: may the model's class have another name than the one that was saved?
+        folder: the folder that was passed to it.
+        model: a model of the same architecture, if it cannot be built by name; its weights are replaced.
+        another_class: allow a model whose class has another name than the saved one.
 
     Raises:
         CheckpointError: no network there, a file that is truncated, foreign or of a newer version, or weights that

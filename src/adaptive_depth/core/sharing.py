@@ -1,16 +1,16 @@
-"""Several sub-networks on one input, what they have in common computed once.
+"""Several sub-networks on one input, with common computations done once.
 
 Two sub-networks that first differ at stage s do the same until one of them meets something that the flag of stage s
-changes: a skip-aware norm, or the first skippable block. A run up to that point (it is ended there by an exception)
-leaves a *branch*: the outputs of all modules that ran before, as few and as large modules as possible. The
-sub-networks then run from the branch: a module that ran before it hands out its recorded output instead of
-computing it. All 2^N sub-networks form a tree with a branch at every stage.
+changes: a skip-aware norm, or the first skippable block. A run up to that point (ended there by an exception) leaves a
+*branch*: the outputs of all modules that ran before, as few and as large modules as possible. The sub-networks then run
+from the branch: a module that ran before it returns its recorded output instead of computing it. All 2^N sub-networks
+form a tree with a branch at every stage.
 
 Nothing is traced and no forward is rewritten: the modules are twins (views.py) whose forward asks a tape first.
 
-The code around the recorded modules runs again for every sub-network, and must then do the same. Where it need not
-(it draws random numbers, it calls other modules or in another order), and where a module does more than to return
-something (it changes what it is given: a cache, a list of features), the sub-networks run one by one.
+The code around the recorded modules runs again for every sub-network, and must then do the same. If it may not (it
+draws random numbers, calls other modules or in another order), or if a module does more than return something (it
+changes its input: a cache, a list of features), the sub-networks run one by one.
 """
 
 from collections import deque
@@ -34,21 +34,21 @@ from .views import View, intercepted, pointing_to, twin
 
 
 class _BranchReached(BaseException):
-    """Ends a run at a branch. No error: a BaseException, so that no forward takes it for one."""
+    """Ends a run at a branch. Not an error: a BaseException, so that no forward catches it as one."""
 
 
 class _AllSeen(BaseException):
-    """Ends a run when all watched modules have run. No error either."""
+    """Ends a run when all watched modules have run. Not an error either."""
 
 
 class _NotShareable(BaseException):
-    """A run from a branch need not be what the sub-network alone would do; the sub-networks must run one by one.
+    """A run from a branch may differ from what the sub-network alone would do; the sub-networks must run one by one.
 
-    It never leaves this module; no error either, so that no forward catches it.
+    It never leaves this module; not an error either, so that no forward catches it.
     """
 
 
-# What no module can change. Any other object that one is given or returns may be a cache, and is not looked into.
+# Immutable values. Any other object that a module receives or returns may be a cache, and is not inspected.
 _PLAIN = (
     *(bool, int, float, complex, str, bytes, type(None), type, Enum, slice, range, FunctionType, BuiltinFunctionType),
     *(torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format),
@@ -62,8 +62,8 @@ class _Fork:
     Attributes:
         entered: containers around a touched module, whose forward runs in every sub-network; and containers
             without a forward.
-        touched: modules that differ or are left out with the flag.
-        later: modules that hold what the flags of later stages touch.
+        touched: modules that the flag changes or skips.
+        later: modules that contain what the flags of later stages touch.
     """
 
     entered: frozenset[str]
@@ -71,13 +71,13 @@ class _Fork:
     later: frozenset[str]
 
     def records(self, path: str) -> bool:
-        """Is this one of the largest modules that the flag leaves alone?"""
+        """Is this one of the largest modules that the flag does not affect?"""
         return path not in self.entered and path.rpartition(".")[0] in self.entered
 
 
 @dataclass(frozen=True)
 class _Call:
-    """A recorded module: its path, what it was given (`_described`), and what it returned (`_opened`)."""
+    """A recorded module: its path, its input (`_described`), and its output (`_opened`)."""
 
     path: str
     given: Any
@@ -86,13 +86,13 @@ class _Call:
 
 @dataclass
 class Branch:
-    """What ran before two sub-networks part, in the order of the calls.
+    """What ran before two sub-networks diverge, in the order of the calls.
 
     Attributes:
-        fork: the stage at which they part.
+        fork: the stage at which they diverge.
         calls: the recorded modules.
-        later: outputs of modules behind the fork that got a recorded output as their input (a shortcut's
-            convolution): computed by whoever comes first, by path.
+        later: outputs of modules after the fork whose input is a recorded output (a shortcut's convolution), by
+            path: computed by the first sub-network that needs them.
     """
 
     fork: _Fork
@@ -106,7 +106,7 @@ class Branch:
             raise _NotShareable
 
     def detached(self) -> "Branch":
-        """The same branch with leaves of the autograd graph for outputs, to differentiate both sides apart."""
+        """The same branch with autograd leaves as outputs, to differentiate both sides separately."""
 
         def leaf(tensor: Tensor) -> Tensor:
             return tensor.detach().requires_grad_(tensor.requires_grad)
@@ -115,12 +115,12 @@ class Branch:
         return Branch(self.fork, calls, later=None, versions=_versions(call.output for call in calls))
 
     def differentiate(self, leaves: "Branch") -> None:
-        """Hand the gradients of the leaves that `detached` made on to what ran before the branch."""
+        """Backpropagate the gradients of the leaves from `detached` through what ran before the branch."""
         hand_on([call.output for call in self.calls], [call.output for call in leaves.calls])
 
 
 def hand_on(values: Any, leaves: Any) -> None:
-    """Differentiate tensors, in any nesting, by the gradients that leaves in their places have gathered."""
+    """Backpropagate through tensors, in any nesting, the gradients that the leaves in their place have collected."""
     pairs = zip(tensors_in(values), tensors_in(leaves), strict=True)
     found = [(root, leaf.grad) for root, leaf in pairs if root is not leaf and leaf.grad is not None]
     if found:
@@ -136,14 +136,14 @@ def _version(tensor: Tensor) -> int:
 
 
 def _contents(args: Any, kwargs: Any) -> tuple[Any, list[Any]]:
-    """What a module may change in what it is given: the nesting, the objects, and the versions of tensors."""
-    plain = not kwargs and all(isinstance(each, Tensor) for each in args)  # seldom anything else, and looked at often
+    """What a module may change in its input: the nesting, the objects, and the versions of tensors."""
+    plain = not kwargs and all(isinstance(each, Tensor) for each in args)  # a fast path for the usual case
     leaves, nesting = (list(args), None) if plain else tree_flatten((args, kwargs))
     return nesting, [(leaf, _version(leaf)) if isinstance(leaf, Tensor) else (leaf, 0) for leaf in leaves]
 
 
 def _same(before: tuple[Any, list[Any]], after: tuple[Any, list[Any]], returned: Iterable[Tensor] = ()) -> bool:
-    """Are contents what they were, but for tensors that were changed in place and returned?"""
+    """Are contents unchanged, except for tensors that were changed in place and returned?"""
     free = {id(tensor) for tensor in returned}
     return (before[0], len(before[1])) == (after[0], len(after[1])) and all(
         a is b and (v == w or id(a) in free) for (a, v), (b, w) in zip(before[1], after[1], strict=True)
@@ -151,13 +151,13 @@ def _same(before: tuple[Any, list[Any]], after: tuple[Any, list[Any]], returned:
 
 
 def _described(contents: tuple[Any, list[Any]]) -> Any:
-    """What must be equal when the module is called again: the nesting, shapes, and plain values."""
+    """What must be the same when the module is called again: the nesting, shapes, and plain values."""
     nesting, leaves = contents
     return nesting, [(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf, _ in leaves]
 
 
 def _saving_hooks() -> Any:
-    """What autograd does with the tensors that it saves: inside `torch.utils.checkpoint`, something of its own."""
+    """Autograd's current hooks for saved tensors, which `torch.utils.checkpoint` replaces inside."""
     return torch._C._autograd._top_saved_tensors_default_hooks(False)  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -176,21 +176,21 @@ def _leaves(value: Any) -> list[Any]:
 
 
 class _Images(NamedTuple):
-    """What stands in an `ImageList`, the images of a detector of torchvision as one tensor: to torch, no container."""
+    """The content of an `ImageList`, a torchvision detector's images as one tensor, which is no pytree container."""
 
     tensors: Tensor
     sizes: list[tuple[int, int]]
 
 
 def _opened(output: Any) -> Any:
-    """What a module returned, in containers that torch looks into."""
+    """A module's output, in containers that pytree can traverse."""
     if isinstance(output, Tensor):
         return output
     return tree_map(lambda leaf: _Images(leaf.tensors, leaf.image_sizes) if type(leaf) is ImageList else leaf, output)
 
 
 def _closed(opened: Any) -> Any:
-    """The inverse of `_opened`, in lists of its own, which the code around may change."""
+    """The inverse of `_opened`, in new lists, which the code around may change."""
     if isinstance(opened, Tensor):
         return opened
     return tree_map(
@@ -201,14 +201,14 @@ def _closed(opened: Any) -> Any:
 
 
 class _Before:
-    """What buffers and generators were before a run whose result may have to be forgotten."""
+    """The state of buffers and generators before a run that may have to be undone."""
 
     def __init__(self, generators: Generators) -> None:
         self.generators, self.state = generators, generators.state()
         self.buffers: list[tuple[Tensor, Tensor]] = []
 
     def remember(self, module: nn.Module) -> None:
-        """Keep the buffers that the module may change when it runs."""
+        """Save the buffers that the module may change when it runs."""
         parts = (part for part in module.modules() if part.training and part._buffers)
         buffers = [buffer for part in parts for buffer in part._buffers.values() if buffer is not None]
         self.buffers += [(buffer, buffer.clone()) for buffer in buffers]
@@ -221,7 +221,7 @@ class _Before:
 
 
 class _Tape:
-    """One run's memory: what to hand out (from a branch), what to write down (for the next)."""
+    """One run's memory: what to replay (from a branch), and what to record (for the next)."""
 
     def __init__(self, source: _Fork | None, target: _Fork | None, watched: Sequence[str]) -> None:
         self.source, self.target, self.watched = source, target, frozenset(watched)
@@ -259,7 +259,7 @@ class _Tape:
         return output
 
     def _check_drawn(self) -> None:
-        """Raise where the code around the modules has drawn random numbers: run again, it would draw others."""
+        """Raise if the code around the modules drew random numbers: run again, it would draw others."""
         if self.random() != self.drawn:
             raise _NotShareable
 
@@ -268,8 +268,8 @@ class _Tape:
         self._check_drawn()
         given = _contents(args, kwargs)
         _check_plain(leaf for leaf, _ in given[1])
-        # One that differs with a later flag, and runs before this one; or one that a checkpoint of the model's own will
-        # run again in the backward pass, when nothing is handed out any more.
+        # It depends on a later flag but runs before this one; or the model's own checkpointing will run it again in the
+        # backward pass, when nothing is replayed any more.
         if path in self.target.later or self.hooks != _saving_hooks():
             raise _NotShareable
         if self.before is not None:
@@ -277,7 +277,7 @@ class _Tape:
         output = self._output(path, original, forward, args, kwargs)
         opened = _opened(output)
         _check_plain(_leaves(opened))
-        # A ReLU that changes what a recorded module returned, and returns it, leaves both recorded as they are used.
+        # In-place changes that are returned (a ReLU on a recorded output) are fine: both are recorded as used later.
         returned = [tensor for tensor in tensors_in(opened) if id(tensor) in self.versions]
         if not _same(given, _contents(args, kwargs), returned):
             raise _NotShareable
@@ -314,15 +314,15 @@ class _Tape:
 
 
 class SharedForward:
-    """Runs sub-networks of one network on the same input, sharing what they have in common.
+    """Runs sub-networks of one network on the same input, sharing common computations.
 
-    It keeps twins of the network's modules: make one and use it from one thread for many inputs. Outputs and
+    It keeps twins of the network's modules: create one and use it from one thread for many inputs. Outputs and
     gradients are those of the sub-networks run one by one; a norm before a branch gathers its running statistics
-    once for all behind it.
+    once for all that follow.
 
     Attributes:
-        shareable: has every run from a branch been what the sub-network alone would have done? Nothing is shared any
-            more where one was not.
+        shareable: whether every run from a branch has matched what the sub-network alone would do. Once one has not,
+            nothing is shared any more.
     """
 
     def __init__(self, network: AdaptiveNetwork) -> None:
@@ -336,7 +336,7 @@ class SharedForward:
         self._before: _Before | None = None  # the first run, until it has succeeded
 
     def _follow_network(self) -> None:
-        """Start anew where the network's sub-networks were made anew (it was calibrated)."""
+        """Start over if the network's sub-networks were rebuilt (it was calibrated)."""
         if self._views is not self.network._views:
             self._views, self._trees, self._watched = self.network._views, {}, set()
 
@@ -352,7 +352,7 @@ class SharedForward:
         Arguments:
             skips: canonical letters, without repetition.
             *args, **kwargs: the input, as the model takes it.
-            watch: for a skip, paths of modules whose outputs are wanted too.
+            watch: for each skip, paths of modules whose outputs are also returned.
         """
         watch = watch or {}
         if self.shareable:
@@ -372,13 +372,13 @@ class SharedForward:
     def probe(
         self, skips: Sequence[str], *args: Any, watch: Mapping[str, Sequence[str]] | None = None, **kwargs: Any
     ) -> None:
-        """Find out on one input whether these sub-networks can share, with no trace in gradients or statistics."""
+        """Find out on one input whether these sub-networks can share, without changing gradients or statistics."""
         with looking_at(self.network), evaluating(self.network), torch.no_grad():
             for _ in self.outputs(skips, *args, watch=watch, **kwargs):
                 pass
 
     def branch(self, skips: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Branch | None:
-        """What several sub-networks have in common on an input; None where that cannot be shared."""
+        """The common part of several sub-networks on an input; None if it cannot be shared."""
         if not self.shareable:
             return None
         self._before = _Before(self._drawn_from())
@@ -396,7 +396,7 @@ class SharedForward:
         kwargs: Mapping[str, Any],
         watch: Sequence[str] = (),
     ) -> tuple[Any, dict[str, Any]]:
-        """The output of one sub-network, and the watched outputs: from a branch on, or as it is where that fails."""
+        """The output of one sub-network, and the watched outputs: from a branch, or from the start if that fails."""
         if branch is not None and self.shareable:
             try:
                 return self._run(skip, branch, args, kwargs, watch)
@@ -405,7 +405,7 @@ class SharedForward:
         return self._run(skip, None, args, kwargs, watch)
 
     def seen(self, skip: str, args: Sequence[Any], kwargs: Mapping[str, Any], watch: Sequence[str]) -> dict[str, Any]:
-        """What some modules return in a sub-network, which runs no further than to the last of them."""
+        """The outputs of some modules in a sub-network, which runs only up to the last of them."""
         self._follow_network()
         view, tape = self._tree(skip, None, None, tuple(watch))
         tape.start(None, ends=True)
@@ -419,7 +419,7 @@ class SharedForward:
         return seen
 
     def _share_no_more(self) -> None:
-        """From now on sub-networks run one by one; what was tried leaves no trace where none has succeeded yet."""
+        """From now on run sub-networks one by one; the attempt is undone if none has succeeded yet."""
         self.shareable = False
         if self._before is not None:
             self._before.put_back()
@@ -444,7 +444,7 @@ class SharedForward:
             try:
                 output = view(*args, **kwargs)
                 if branch is not None and not tape.seen.keys() >= tape.watched:
-                    raise _NotShareable  # a watched module lies inside a recorded one, and so it did not run
+                    raise _NotShareable  # a watched module inside a recorded one did not run
                 seen = tape.seen
             finally:
                 tape.start(None)
@@ -454,7 +454,7 @@ class SharedForward:
         return output, seen
 
     def _watch(self, view: View) -> Callable[[], bool]:
-        """To be called after a run: did its modules leave something on themselves? What was shared would lack it."""
+        """Returns a function to call after a run: did modules store something on themselves? Replay would miss it."""
         key = id(view), view.module.training
         if key in self._watched or not view.writes:
             return lambda: False
@@ -469,7 +469,7 @@ class SharedForward:
         inner = self._branch(skips[0], branch, self.forks[parting], args, kwargs)
         for flag in "FT":
             yield from self._below([s for s in skips if s[parting] == flag], inner, watch, args, kwargs)
-        inner.check()  # the last one, too, must leave alone what the gradients of all will need
+        inner.check()  # even the last one must not change what all gradients need
 
     def _branch(self, skip: str, outer: Branch | None, target: _Fork, args: Any, kwargs: Any) -> Branch:
         if outer is not None:
@@ -478,7 +478,7 @@ class SharedForward:
         view, tape = self._tree(skip, outer.fork if outer else None, target, ())
         written = self._watch(view)
         given = _contents(args, kwargs)
-        # In eval mode hardly any code draws from the others, and to look takes a while where the network is small.
+        # In eval mode hardly any code draws from the other generators, and checking them slows down small networks.
         random = partial(self._drawn_from().state, quickly=not self.network.training)
         tape.start(outer, random, self._before)
         try:
@@ -487,8 +487,8 @@ class SharedForward:
             branch = Branch(target, tape.recorded, versions=tape.versions)
             branch.check()
             if any(tensor._backward_hooks for tensor, _ in tape.versions.values()):
-                raise _NotShareable from None  # the code around would set its hook once for each sub-network
-            if _same(given, _contents(args, kwargs)) and not written():  # else it would run on another input now
+                raise _NotShareable from None  # each sub-network would register the hook again
+            if _same(given, _contents(args, kwargs)) and not written():  # else the next run would have another input
                 return branch
         finally:
             tape.start(None)
@@ -518,7 +518,7 @@ def _touched(network: AdaptiveNetwork, number: int) -> frozenset[str]:
     inside = tuple(f"{block}." for block in skippable)
     norms = [path for path, home in network.homes.items() if home == number and not path.startswith(inside)]
     touched = {id(network.model.get_submodule(path)) for path in (*norms, *skippable)}
-    # One that is registered at several places may be called at any of them.
+    # A module registered at several places may be called through any of them.
     return frozenset(path for path, part in network.model.named_modules(remove_duplicate=False) if id(part) in touched)
 
 
@@ -526,7 +526,7 @@ def _fork(network: AdaptiveNetwork, number: int) -> _Fork:
     touched = _touched(network, number)
     entered = set(_ancestors(touched))
     for path, module in network.model.named_modules():
-        # Of a ModuleList: what it holds is called, it is not.
+        # A ModuleList is never called, but its children are.
         never_called = getattr_static(type(module), "forward") is nn.Module.forward
         if path and never_called and path.rpartition(".")[0] in entered:
             entered.add(path)
@@ -535,7 +535,7 @@ def _fork(network: AdaptiveNetwork, number: int) -> _Fork:
 
 
 def _ancestors(paths: Iterable[str]) -> frozenset[str]:
-    """The paths of all containers around some modules, the root's empty path among them."""
+    """The paths of all containers around these modules, including the root's empty path."""
     parts = [path.split(".") for path in paths]
     return frozenset({""} | {".".join(names[:depth]) for names in parts for depth in range(1, len(names))})
 

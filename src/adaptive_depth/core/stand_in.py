@@ -1,8 +1,8 @@
-"""What takes the place of a block that is left out.
+"""What takes the place of a skipped block.
 
-The place stays, for code may address the blocks by name or index, read an attribute of a block before it calls it
-(`masks[layer.attention_type]`), call it by keyword, or have put a hook on it. A stand-in answers all of these as the
-block does, holds no weights, and hands its input on: what a residual block would return if it added nothing.
+The place remains, because code may address blocks by name or index, read an attribute of a block before calling it
+(`masks[layer.attention_type]`), call it by keyword, or have put a hook on it. A stand-in behaves like the block in all
+of these, holds no weights, and returns its input: what a residual block would return if it added nothing.
 """
 
 import linecache
@@ -26,18 +26,18 @@ _numbers = count()
 
 
 class PassThrough(nn.Module):
-    """Stands where a block was left out: hands its first input on.
+    """Takes the place of a skipped block: returns its first input.
 
     Arguments:
-        returns: as for `Stage`: None to return the input, else what to hand on in the places of a tuple.
-        names: of the block's inputs, in the order of its signature; empty where it takes any.
+        returns: as for `Stage`: None to return the input, else what to return in each place of a tuple.
+        names: of the block's inputs, in the order of its signature; empty if it takes any.
     """
 
     def __init__(self, returns: Sequence[int | None] | None = None, names: Sequence[str] = ()) -> None:
         super().__init__()
         self.returns = None if returns is None else tuple(returns)
         self.names = tuple(names)
-        self.reads: list[str] = []  # what else code may read of it
+        self.reads: list[str] = []  # other attributes that code may read
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         given = in_order(self.names, args, kwargs)
@@ -55,10 +55,10 @@ def stand_in(
     """A `PassThrough` with the block's signature and plain attributes.
 
     Arguments:
-        block: what is left out.
+        block: the skipped block.
         returns: as for `Stage`.
-        hooks: forward hooks that see what is handed on (`hooks_of`).
-        reads: what code may read of it, `readable(block)`.
+        hooks: forward hooks that see what it returns (`hooks_of`).
+        reads: attributes that code may read, `readable(block)`.
     """
     copy = PassThrough(returns, input_names(block))
     copy.__dict__.update(hooks or {})
@@ -75,13 +75,13 @@ def stand_in(
 
 
 def hooks_of(block: nn.Module) -> dict[str, dict[int, Any]]:
-    """The forward hooks that a block has now, none of a sharded block's: those free parameters that it gathered."""
+    """The forward hooks of a block; none for a sharded block, whose hooks free the parameters that it gathered."""
     sharded = hasattr(block, "unshard")
     return {name: OrderedDict() if sharded else OrderedDict(block.__dict__[name]) for name in _HOOKS}
 
 
 def readable(module: nn.Module) -> dict[str, Any]:
-    """What code may read of a module that has no weights: plain attributes, its children's likewise."""
+    """What code may read from a module without its weights: plain attributes, also of its children."""
     found = {name: _answer(module, name) for name in _read_of(type(module))}
     found = {name: value for name, value in found.items() if isinstance(value, _PLAIN)}
     found |= {
@@ -96,7 +96,7 @@ def readable(module: nn.Module) -> dict[str, Any]:
 
 @lru_cache(maxsize=4096)
 def _read_of(kind: type[nn.Module]) -> tuple[str, ...]:
-    """The properties and plain attributes of a class, of its bases but not of torch's own."""
+    """The properties and plain attributes of a class and its bases, except torch's own."""
     values = {
         name: value for base in kind.__mro__[-2::-1] if base is not nn.Module for name, value in vars(base).items()
     }
@@ -108,22 +108,22 @@ def _read_of(kind: type[nn.Module]) -> tuple[str, ...]:
 
 
 def _answer(module: nn.Module, name: str) -> Any:
-    """What a property says; nothing to read where it needs weights or raises."""
+    """The value of a property; `...` if it needs weights or raises."""
     if hasattr(module, "parametrizations"):
         return ...
     try:
         return getattr(module, name)
-    except Exception:  # noqa: BLE001 - a property may raise whatever it likes
+    except Exception:  # noqa: BLE001 - a property may raise any error
         return ...
 
 
 @lru_cache(maxsize=1024)
 def _written(function: Callable[..., Any], returns: tuple[int | None, ...] | None) -> Callable[..., Any] | None:
-    """A function of the same signature that hands its first input on, in source code that TorchScript can read."""
+    """A function with the same signature that returns its first input, with source code that TorchScript can read."""
     try:
         parameters = list(signature(function).parameters.values())
         hints = get_type_hints(function)
-    except Exception:  # noqa: BLE001 - an annotation that cannot be resolved: then there are none
+    except Exception:  # noqa: BLE001 - annotations that cannot be resolved are dropped
         parameters, hints = list(signature(function).parameters.values()), {}
     scope: dict[str, Any] = {}
     shown, kind = [], None

@@ -20,7 +20,7 @@ _RATES = (
 _KEPT = ("keep_prob", "survival_prob", "keep_rate", "survival_rate", "keep")
 
 
-# Of blocks that call a function with a rate of their own.
+# Rates on blocks that call a function with them.
 _OF_BLOCKS = {
     **dict.fromkeys(("drop_path", "drop_path_prob", "drop_path_rate", "drop_connect", "drop_connect_rate"), 0.0),
     **dict.fromkeys(("stochastic_depth", "stochastic_depth_prob", "stochastic_depth_rate", "layerdrop"), 0.0),
@@ -29,12 +29,12 @@ _OF_BLOCKS = {
 
 
 def switch_off_stochastic_depth(module: nn.Module) -> None:
-    """Let a layer of stochastic depth drop nothing: timm's, torchvision's, transformers', or one of the user's own.
+    """Make a layer of stochastic depth drop nothing: timm's, torchvision's, transformers', or a custom one.
 
-    So too a block that has its rate by a name that means nothing else.
+    Likewise a block that has a rate with an unambiguous name.
 
     Raises:
-        StagesError: a layer that is named as one and has no rate that is known.
+        StagesError: a layer with the name of one, but without a known rate.
     """
     for attribute, never in _OF_BLOCKS.items():
         if isinstance(vars(module).get(attribute), float):
@@ -53,7 +53,7 @@ def switch_off_stochastic_depth(module: nn.Module) -> None:
                 found = True  # no rate was given, so nothing is dropped
     if not found:
         raise StagesError(
-            f"{type(module).__name__} looks like stochastic depth, which has to be off in mandatory sub-paths, but has "
-            f"no rate by a known name ({', '.join(_RATES[:3])}, {', '.join(_KEPT[:2])}, ...): set it to drop nothing "
-            "and give it such an attribute, or rename the class"
+            f"{type(module).__name__} looks like stochastic depth, which must be off in mandatory sub-paths, but has "
+            f"no rate with a known name ({', '.join(_RATES[:3])}, {', '.join(_KEPT[:2])}, ...): set it to drop "
+            "nothing and give it such an attribute, or rename the class"
         )

@@ -1,4 +1,4 @@
-"""Sub-networks tried on an input: does every skip skip, and does what is left run?"""
+"""Tries sub-networks on an input: does every skip take effect, and does the rest run?"""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,7 +17,7 @@ from .left import Left
 
 
 class Network(Protocol):
-    """What is needed of an adapted network."""
+    """What is needed from an adapted network."""
 
     model: nn.Module
     stages: Stages
@@ -32,7 +32,7 @@ Outputs = Callable[[Sequence[str], Any, Any], Iterator[tuple[str, Any]]]
 
 
 def one_by_one(network: Network) -> Outputs:
-    """The outputs of sub-networks, each run by itself."""
+    """The outputs of sub-networks, each run alone."""
 
     def outputs(skips: Sequence[str], args: Any, kwargs: Any) -> Iterator[tuple[str, Any]]:
         for skip in skips:
@@ -49,14 +49,14 @@ def try_depths(
     named: Collection[str] = (),
     outputs: Outputs | None = None,
 ) -> None:
-    """Run sub-networks on an input and check each: all 2^N, of at most 64.
+    """Run sub-networks on an input and check each: all 2^N if these are at most 64.
 
-    Of more, the super-net, the base-net, and those that skip one stage. The super-net must return what the model
-    returns, bit for bit; no skipped block may run; every output must be of this run, finite where the model's is, and
-    of its shapes; a norm that is doubled must be used in both copies.
+    Otherwise the super-net, the base-net, and those that skip one stage. The super-net must return what the model
+    returns, bit for bit; no skipped block may run; every output must come from this run, be finite if the model's is,
+    and have its shapes; a doubled norm must be used in both copies.
 
     Arguments:
-        network: an adapted network; nothing in it is changed.
+        network: an adapted network; left unchanged.
         args, kwargs: an input of the model.
         named: norms that the user named, which must run.
         outputs: runs the sub-networks; by default one by one.
@@ -91,14 +91,14 @@ def _try(network: Network, args: Any, kwargs: Any, named: Collection[str], outpu
     found = outputs(skips, *fresh(args, kwargs))
     for skip in skips:
         output = _next(found, skip)
-        ran_in_it = frozenset(ran)  # to check an output may run the model
+        ran_in_it = frozenset(ran)  # checking an output may run the model
         _check_output(network, skip, output, expected, args, kwargs)
         _check_skipped(network, skip, ran_in_it)
         ran.clear()
     for path in doubled:
         if (f"{path} F" in used) != (f"{path} T" in used):
             raise StagesError(
-                f"norm {path!r} runs in one of its two copies only: the model reaches it in another way than through "
+                f"norm {path!r} runs in only one of its two copies: the model reaches it in another way than through "
                 "its blocks; leave it out of the stage's norms"
             )
     for path in named:
@@ -120,7 +120,7 @@ def _next(outputs: Any, skip: str) -> Any:
     except Exception as error:
         raise StagesError(
             f"sub-network {skip} does not run ({type(error).__name__}: {one_line(error)}): the model needs a block "
-            "that the plan leaves out; name its stages by hand, without that block"
+            "that the plan skips; write its stages by hand, without that block"
         ) from error
     assert found == skip
     return output
@@ -132,16 +132,16 @@ def _check_output(network: Network, skip: str, output: Any, expected: Any, args:
         own_args, own_kwargs = fresh(args, kwargs)
         if not same_output(network.model(*own_args, **own_kwargs), expected):
             raise StagesError(
-                f"{type(network.model).__name__} returns something else when it runs again on the same input in eval "
-                "mode, so its depths cannot be compared: what is random in it, or is carried from one call to the "
-                "next, must be off while it is adapted"
+                f"{type(network.model).__name__} returns different outputs for the same input in eval mode, so its "
+                "depths cannot be compared: switch off randomness in it, or state carried from one call to the next, "
+                "while it is adapted"
             )
-        raise StagesError("the super-net returns something else than the model: name the stages by hand")
+        raise StagesError("the super-net's output differs from the model's: write the stages by hand")
     got, wanted = tensors_of(output), tensors_of(expected)
     if _shapes(got) != _shapes(wanted) and not _alike_but_for_what_was_found(network, output, expected, args, kwargs):
         raise StagesError(
-            f"sub-network {skip} returns {_shapes(got)} where the model returns {_shapes(wanted)}: name the stages by "
-            "hand; where the sizes depend on what is in the data, let the model return a list with one entry an image"
+            f"sub-network {skip} returns {_shapes(got)} but the model returns {_shapes(wanted)}: write the stages by "
+            "hand; if the sizes depend on the data, let the model return a list with one entry per image"
         )
     for tensor, model in zip(got, wanted, strict=True):
         if torch.isfinite(model).all() and not torch.isfinite(tensor).all():
@@ -153,10 +153,10 @@ def _shapes(tensors: Sequence[Tensor]) -> list[list[int]]:
 
 
 def _alike_but_for_what_was_found(network: Network, output: Any, expected: Any, args: Any, kwargs: Any) -> bool:
-    """Do outputs differ in nothing but how much was found in the data (boxes, say)?
+    """Do outputs differ only in how much was found in the data (such as boxes)?
 
-    Their structure, kinds of numbers and all other sizes must be the same. How much is found is the first size of what
-    stands in a list, and any size that is another when the model runs on other numbers of the same shapes.
+    Their structure, dtypes and all other sizes must be the same. How much is found is the first size of tensors in a
+    list, and any size that changes when the model runs on other numbers in the same shapes.
     """
     (first, form), (second, wanted) = tree_flatten(output), tree_flatten(expected)
     if form != wanted or len(tensors_of(expected)) != sum(isinstance(leaf, Tensor) for leaf in second):
@@ -168,7 +168,7 @@ def _alike_but_for_what_was_found(network: Network, output: Any, expected: Any, 
         try:
             own_args, own_kwargs = tree_map_only(Tensor, partial(_shuffled, seed=seed), fresh(args, kwargs))
             third, form = tree_flatten(network.model(*own_args, **own_kwargs))
-        except Exception:  # noqa: BLE001 - the same numbers in other places need be no input
+        except Exception:  # noqa: BLE001 - the shuffled numbers may be no valid input
             return False
         if form != wanted:
             return False
@@ -177,8 +177,8 @@ def _alike_but_for_what_was_found(network: Network, output: Any, expected: Any, 
 
 
 def _sizes_in_lists(output: Any) -> list[set[int]]:
-    """By leaf, the sizes that are free from the first: a list has an entry for each image, in whose tensors the first
-    size is how much was found there. (In a list of features it is the batch, which no depth changes.)"""
+    """For each leaf, the sizes that may vary from the start: a list has an entry per image, whose first size is how
+    much was found there. (In a list of features it is the batch, which no depth changes.)"""
     parts = tree_leaves(output, is_leaf=lambda value: isinstance(value, list))
     return [{0} if isinstance(part, list) else set[int]() for part in parts for _ in tree_leaves(part)]
 
@@ -190,13 +190,13 @@ def _other_sizes(a: Any, b: Any) -> set[int]:
 
 
 def _match(first: Sequence[Any], second: Sequence[Any], free: Sequence[set[int]]) -> bool:
-    """Are tensors of the same kinds, and of the same sizes in all but the free dimensions?"""
+    """Do tensors have the same dtypes, and the same sizes except in the free dimensions?"""
     pairs = [(a, b, any_size) for a, b, any_size in zip(first, second, free, strict=True) if isinstance(a, Tensor)]
     return all(a.dtype == b.dtype and a.ndim == b.ndim and _other_sizes(a, b) <= any_size for a, b, any_size in pairs)
 
 
 def _shuffled(tensor: Tensor, seed: int) -> Tensor:
-    """The same numbers in other places: of floating point, for others may be indices."""
+    """The same numbers in other places: only floats, because integers may be indices."""
     if not tensor.is_floating_point():
         return tensor
     order = torch.randperm(tensor.numel(), generator=torch.Generator().manual_seed(seed)).to(tensor.device)
@@ -208,14 +208,14 @@ def _check_skipped(network: Network, skip: str, ran: Collection[str]) -> None:
         for path in stage.skippable:
             if flag == "T" and path in ran:
                 raise StagesError(
-                    f"block {path!r} ran in sub-network {skip}, which skips it, so the skip changes nothing: the model "
-                    "reaches it at another place too (in an object or a closure of its own, say); name stages by hand "
+                    f"block {path!r} ran in sub-network {skip}, which skips it, so the skip has no effect: the model "
+                    "also reaches it elsewhere (such as in an object or a closure); write stages by hand "
                     "without it, or let the model call its blocks through its own modules"
                 )
 
 
 def _reject_left_over(network: Network, args: Sequence[Any], kwargs: Mapping[str, Any], expected: Any) -> None:
-    """What a skipped block put somewhere in the run before must not come out of the base-net."""
+    """Refuse a base-net that returns what a skipped block stored somewhere in an earlier run."""
     skip = network.skips[-1]
     own_args, own_kwargs = fresh(args, kwargs)
     before = {_place(tensor) for tensor in tensors_of(expected) if tensor.numel()}
@@ -223,13 +223,13 @@ def _reject_left_over(network: Network, args: Sequence[Any], kwargs: Mapping[str
     constant = {_place(tensor) for tree in trees for tensor in (*tree.parameters(), *tree.buffers())}
     try:
         output = network.view(skip).module(*own_args, **own_kwargs)
-    except Exception:  # noqa: BLE001 - the depths are tried one by one behind this, and the first that fails is told
+    except Exception:  # noqa: BLE001 - every depth is tried after this, and the first failure is reported
         return
     for tensor in tensors_of(output):
         if tensor.numel() and _place(tensor) in before - constant:
             raise StagesError(
-                f"sub-network {skip} returns a tensor {list(tensor.shape)} that an earlier run left behind: something "
-                "outside the model's modules keeps what a skipped block returned; name the stages by hand, without "
+                f"sub-network {skip} returns a tensor {list(tensor.shape)} from an earlier run: something "
+                "outside the model's modules keeps what a skipped block returned; write the stages by hand, without "
                 "that block"
             )
 

@@ -1,4 +1,4 @@
-"""All depths of a network but those that cannot be used by themselves."""
+"""All depths of a network except those that cannot be used."""
 
 import warnings
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from .network import AdaptiveNetwork
 
 
 def usable(network: AdaptiveNetwork, skips: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Those of some sub-networks that `subnet` gives, and why it refuses the others; of these it warns.
+    """The sub-networks that `subnet` returns, and why it refuses the others, with a warning.
 
-    For calls that go over depths that nobody asked for by name. A recurrent model with some attention layers, say, has
-    depths without any of these, which cannot write text.
+    For calls over depths that the user did not name. For example, a recurrent model with some attention layers has
+    depths without any of these, which cannot generate text.
 
     Raises:
-        DepthError: several depths, of which none but the super-net can be used: then it is no matter of a depth.
-        StagesError: a reason that holds for all depths.
+        DepthError: of several depths only the super-net can be used: then the cause is not a depth.
+        StagesError: a reason that applies to all depths.
     """
     refused: dict[str, DepthError] = {}
     for skip in skips:

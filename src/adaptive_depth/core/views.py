@@ -1,13 +1,12 @@
 """Module trees that share every parameter and buffer with the tree they are made from.
 
-A *twin* of a module is a new object of the same class with the *same* parameters, buffers and hooks (the very
-dictionaries) and children of its own. A *view* is a tree in which the modules around a changed place are
-twins and everything else is the original object. So whatever reaches a parameter of the network, `.to()`,
-`load_state_dict`, an optimiser, reaches every view.
+A *twin* of a module is a new object of the same class with the *same* parameters, buffers and hooks (the same
+dictionaries) and its own children. A *view* is a tree in which the modules around a changed place are twins and
+everything else is the original object. So whatever reaches a parameter of the network, `.to()`, `load_state_dict`, an
+optimiser, reaches every view.
 
-What counts is the object, not its path: a module that is registered at two places is replaced at both, and so it is
-in the plain lists and bound methods that a model keeps beside its children (`self.order = list(self.blocks)`,
-`self.run = self._fast`).
+Objects count, not paths: a module registered at two places is replaced at both, and also in the plain lists and bound
+methods that a model keeps beside its children (`self.order = list(self.blocks)`, `self.run = self._fast`).
 """
 
 import copy
@@ -32,8 +31,8 @@ _Replaced = Mapping[int, nn.Module]  # by the id of the original
 
 
 def twin(module: nn.Module) -> nn.Module:
-    """A second object for `module`: same class, parameters, buffers and hooks; a children dictionary of its own."""
-    copy = object.__new__(type(module))  # classes may have a __new__ of their own (FSDP's, hub mixins)
+    """A second object for `module`: same class, parameters, buffers and hooks; its own dictionary of children."""
+    copy = object.__new__(type(module))  # classes may define __new__ (FSDP's, hub mixins)
     copy.__dict__.update(module.__dict__)
     copy.__dict__["_modules"] = dict(module._modules)
     copy.__dict__.pop(_COMPILED, None)  # compiled code calls the original's children
@@ -44,7 +43,7 @@ def twin(module: nn.Module) -> nn.Module:
 
 
 def intercepted(module: nn.Module, around: Callable[..., Any]) -> nn.Module:
-    """A twin whose forward is called by `around(forward, *args, **kwargs)`; nothing is registered on the module."""
+    """A twin whose forward is called through `around(forward, *args, **kwargs)`; the module itself is unchanged."""
     copy = twin(module)
     copy.__dict__["forward"] = partial(around, copy.forward)
     return copy
@@ -54,8 +53,8 @@ def statistics_twin(norm: nn.Module, statistics: nn.Module) -> nn.Module:
     """A twin of a norm that shares its affine parameters and reads the running statistics of another module.
 
     Arguments:
-        norm: a BatchNorm, or a norm with others inside.
-        statistics: a tree of the same paths with all of their buffers.
+        norm: a BatchNorm, or a norm that contains others.
+        statistics: a tree with the same paths and all of their buffers.
     """
     copy = twin(norm)
     copy.__dict__["_buffers"] = statistics._buffers
@@ -66,12 +65,12 @@ def statistics_twin(norm: nn.Module, statistics: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class Links:
-    """What is worked out once of a model, for all of its views.
+    """Facts about a model that all of its views share.
 
     Attributes:
         parts: every module, and the ids of those that it holds or refers to.
         referring: the ids of modules with plain attributes that refer to others.
-        may_write: may a forward leave something on the modules, as far as their code tells?
+        may_write: whether a forward pass may store something on the modules, judging by their code.
     """
 
     parts: list[tuple[nn.Module, set[int]]] = field(default_factory=list)
@@ -81,15 +80,15 @@ class Links:
 
 @dataclass
 class View:
-    """A sub-network and what keeps its twins in step with their originals: their modes, and the model's attributes.
+    """A sub-network, with what keeps its twins in sync with their originals: their modes, and the model's attributes.
 
     Attributes:
         module: the sub-network.
-        copies: what stands for an original in it, by the original's id: twins, and what was put in other places.
+        copies: the substitutes of originals in it, by the original's id: twins and replacements.
         links: of the model.
-        left: what the forwards of the network leave on its modules.
+        left: what forward passes of the network store on its modules.
         skip: the letters of the sub-network.
-        below: the view that this one is a view of.
+        below: the view of which this one is a view.
     """
 
     module: nn.Module
@@ -104,7 +103,7 @@ class View:
 
     def add(self, copy: nn.Module, original: nn.Module) -> None:
         """Let a module follow the mode of another."""
-        original = getattr(original, "_orig_mod", original)  # a compiled block has the mode of what it holds
+        original = getattr(original, "_orig_mod", original)  # a compiled block has the mode of the inner module
         copy = getattr(copy, "_orig_mod", copy)
         if "training" not in vars(original):
             return
@@ -112,24 +111,24 @@ class View:
         self._originals.append(original.__dict__)
 
     def add_twin(self, copy: nn.Module, original: nn.Module, own: Mapping[str, Any]) -> None:
-        """Let a twin follow the mode and the plain attributes of its original, all but those of its `own`."""
+        """Let a twin follow the mode and the plain attributes of its original, except its `own`."""
         self.add(copy, original)
         self.add_object(copy, original, {"_modules": copy._modules, _COMPILED: None} | dict(own))
 
     def add_object(self, copy: Any, original: Any, own: dict[str, Any]) -> None:
-        """Let an object of any kind follow the attributes of another, all but those of its `own`."""
+        """Let an object of any kind follow the attributes of another, except its `own`."""
         for kept, value in zip(self._followed, (original.__dict__, copy.__dict__, own), strict=True):
             kept.append(value)
 
     def keep(self, name: str, value: Any) -> None:
-        """Give the root a plain attribute of its own: it neither follows the original's nor is handed back to it."""
+        """Give the root its own plain attribute, which neither follows the original's nor is copied back to it."""
         self.module.__dict__[name] = value
         for twin, own in zip(*self._followed[1:], strict=True):
             if twin is self.module.__dict__:
                 own[name] = value
 
     def hand_attributes_back(self) -> None:
-        """Give the originals the plain attributes that a run left on their twins."""
+        """Copy the plain attributes that a run stored on twins to their originals."""
         for original, twin, own in zip(*self._followed, strict=True):
             for name, value in twin.items():
                 if name not in OWN and name not in own and original.get(name, OWN) is not value:
@@ -139,14 +138,14 @@ class View:
 
     @cached_property
     def stand_ins(self) -> list[tuple[PassThrough, nn.Module]]:
-        """What stands for blocks, and these."""
+        """The stand-ins, with their blocks."""
         if self.below is not None:
             return self.below.stand_ins
         found = [(self.copies.get(id(part)), part) for part, _ in self.links.parts]
         return [(copy, part) for copy, part in found if isinstance(copy, PassThrough)]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the sub-network with the plain attributes that the model has now."""
+        """Run the sub-network with the model's current plain attributes."""
         if torch.compiler.is_compiling():
             return self.module(*args, **kwargs)
         if not self.writes:
@@ -157,7 +156,7 @@ class View:
 
     @property
     def writes(self) -> bool:
-        """May a forward leave something on the modules, by its own code or by a hook?"""
+        """May a forward pass store something on the modules, by its own code or by a hook?"""
         return self.links.may_write or (
             not self.left.hooks_are_ours and any(part._forward_hooks for part, _ in self.links.parts)
         )
@@ -169,28 +168,28 @@ class View:
 
     @cached_property
     def pairs(self) -> list[tuple[nn.Module, nn.Module]]:
-        """Every module that runs, and the one of the model that it stands for."""
+        """Every module that runs, and the model's module that it replaces."""
         within = [(part, part) for part, _ in self.links.parts] if self.below is None else self.below.pairs
         found = [(self.copies.get(id(part), part), original) for part, original in within]
         return [pair for pair in found if not isinstance(pair[0], PassThrough)]
 
     @cached_property
     def skipped(self) -> frozenset[int]:
-        """The ids of all modules in the blocks that are left out."""
+        """The ids of all modules in skipped blocks."""
         return frozenset(id(inner) for _, block in self.stand_ins for inner in block.modules())
 
     @cached_property
     def parts(self) -> list[nn.Module]:
-        """All modules of the sub-network; listed once, for a walk through them takes as long as a small block."""
+        """All modules of the sub-network; cached, because listing them takes as long as a small block."""
         return list(self.module.modules())
 
     def follow_modes(self) -> None:
-        # On the way to every depth that is chosen in training: kept free of Python loops.
+        # Runs whenever a depth is chosen in training, so it avoids Python loops.
         mode = repeat("training")
         deque(map(setitem, self._twins, mode, map(getitem, self._originals, mode)), maxlen=0)
 
     def follow_attributes(self) -> None:
-        """Take over the plain attributes of the originals, which may have changed since (a temperature, a gate)."""
+        """Copy the plain attributes of the originals, which may have changed since (a temperature, a gate)."""
         if self.below is not None:
             self.below.follow_attributes()
         elif self.writes:
@@ -211,13 +210,13 @@ def build_view(
     links: Links | None = None,
     own: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> View:
-    """A view of `root` in which the modules at the paths of `changes` are replaced, wherever else they stand too.
+    """A view of `root` in which the modules at the paths of `changes` are replaced, there and anywhere else.
 
     Arguments:
         root: the model.
-        changes: what stands in other places, by path.
-        links: `links_of(root)`, where many views of one model are built.
-        own: plain attributes that modules have otherwise in the view, by path.
+        changes: the replacements, by path.
+        links: `links_of(root)`, to pass if many views of one model are built.
+        own: plain attributes that differ in the view, by module path.
     """
     originals = {path: root.get_submodule(path) for path in changes}
     copies = {id(originals[path]): change for path, change in changes.items()}
@@ -238,11 +237,11 @@ def build_view(
         copy.__dict__.update(mine)
         view.add_twin(copy, module, mine)
     for path, change in changes.items():
-        for name, child in change._modules.items():  # of a twin that has children of the original's
+        for name, child in change._modules.items():  # a twin still has the original's children
             inner = copies.get(id(child), change)
             if inner is not change:
                 change._modules[name] = inner
-        for name, part in change.named_modules():  # of a norm with others inside, all of them
+        for name, part in change.named_modules():  # also norms inside a norm
             original = _at(originals[path], name)
             if original is not None:
                 view.add(part, original)
@@ -257,7 +256,7 @@ def _at(module: nn.Module, path: str) -> nn.Module | None:
 
 
 def links_of(root: nn.Module) -> Links:
-    """What `build_view` needs to know of a model."""
+    """What `build_view` needs to know about a model."""
     modules = list(root.modules())
     held = [{id(child) for child in module._modules.values()} for module in modules]
     named = [_named(module) for module in modules]
@@ -267,8 +266,8 @@ def links_of(root: nn.Module) -> Links:
 
 
 def _around(root: nn.Module, replaced: _Replaced, links: Links, owned: Collection[int] = ()) -> list[nn.Module]:
-    """The root, the modules with something of their own, and all that hold or refer to one that is replaced or that
-    does so itself."""
+    """The root, the modules with own attributes, and all that hold or refer to a replaced module, directly or
+    indirectly."""
     changed = {*replaced, *owned, id(root)}
     while True:
         more = [
@@ -280,7 +279,7 @@ def _around(root: nn.Module, replaced: _Replaced, links: Links, owned: Collectio
 
 
 def _named(module: nn.Module) -> set[int]:
-    """The ids of the modules that a module refers to in plain attributes, itself in its own methods too."""
+    """The ids of the modules that a module refers to in plain attributes, including itself by bound methods."""
     found: set[int] = set()
     for name, value in module.__dict__.items():
         if name not in OWN and not isinstance(value, _NEVER):
@@ -289,14 +288,14 @@ def _named(module: nn.Module) -> set[int]:
 
 
 _LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
-_LONG = 4096  # a list of so many is no list of blocks
+_LONG = 4096  # a list this long is not a list of blocks
 _NEVER = (bool, int, float, str, type(None), Tensor, torch.dtype, torch.device, FunctionType)
 
 
 def _modules_in(value: Any, depth: int = 0) -> Iterator[nn.Module]:
     if isinstance(value, nn.Module):
         yield value
-        if type(value) in _LISTS:  # a slice of a list of blocks is a list of its own
+        if type(value) in _LISTS:  # a slice of a list of blocks is a new list
             yield from value.children()
     elif isinstance(value, MethodType):
         if isinstance(value.__self__, nn.Module):
@@ -316,7 +315,7 @@ def _inside(value: Any) -> Iterator[Any]:
 
 
 def pointing_to(copies: _Replaced, module: nn.Module) -> dict[str, Any]:
-    """The plain attributes of a module that refer to replaced modules, referring to what stands for them instead."""
+    """The plain attributes of a module that refer to replaced modules, redirected to their replacements."""
     found = {}
     for name, value in module.__dict__.items():
         if name not in OWN and not isinstance(value, _NEVER):
@@ -355,10 +354,10 @@ def _translated(copies: _Replaced, value: Any, depth: int = 0) -> Any:
 
 
 def _own_code(module: nn.Module, copy: nn.Module) -> dict[str, Any]:
-    """A forward for a view's root with a code object of its own.
+    """A forward for a view's root with its own code object.
 
-    torch.compile keeps its results by code object, eight for each. All views of a model share one forward, so the
-    ninth compiled view would be refused ("recompile limit"); with a code object each, every view has its own.
+    torch.compile caches eight results per code object. All views of a model share one forward, so the ninth compiled
+    view would be refused ("recompile limit"); with separate code objects, every view has its own cache.
     """
     forward = module.forward
     if not isinstance(forward, MethodType) or not isinstance(forward.__func__, FunctionType):
@@ -377,7 +376,7 @@ def _own_code(module: nn.Module, copy: nn.Module) -> dict[str, Any]:
 
 
 def independent_copy(module: nn.Module) -> nn.Module:
-    """A deep copy, also of a module that keeps tensors with a history (the weight of a pruned or normalised layer)."""
+    """A deep copy, even of a module with non-leaf tensors (the weight of a pruned or normalised layer)."""
     memo: dict[int, Any] = {}
     for part in module.modules():
         values = [value for name, value in part.__dict__.items() if name not in OWN]
@@ -388,8 +387,8 @@ def independent_copy(module: nn.Module) -> nn.Module:
 
 
 def plain(module: nn.Module, original: nn.Module) -> nn.Module:
-    """Take back what was put on a view: the forward of the root is that of `original` (and its `generate`), and in an
-    `nn.Sequential`, which gives one input, an `nn.Identity` does for a block that takes no more."""
+    """Undo what a view adds: the root gets the forward (and `generate`) of `original`, and in an `nn.Sequential`, which
+    passes one input, an `nn.Identity` replaces stand-ins of blocks with one input."""
     for container in module.modules():
         if type(container) is nn.Sequential:
             for name, child in container.named_children():
@@ -400,6 +399,6 @@ def plain(module: nn.Module, original: nn.Module) -> nn.Module:
     for name in ("forward", "generate"):
         module.__dict__.pop(name, None)
         method = original.__dict__.get(name)
-        if isinstance(method, MethodType):  # that the user gave to this one object
+        if isinstance(method, MethodType):  # set by the user on this object
             module.__dict__[name] = MethodType(method.__func__, module)
     return module

@@ -1,10 +1,10 @@
-"""A sub-network of a model of transformers as a model of transformers: its layers counted anew, its config saying so.
+"""A sub-network of a transformers model as a complete transformers model: layers renumbered, with a matching config.
 
-Code of transformers counts layers: a cache has one entry for each that the config names, an attention writes to the
-entry of its `layer_idx`, a saved model is rebuilt from its config. So a sub-network without the skipped layers needs
-the numbers of a model that never had them. They are not written down here for each family: the model's class is asked,
-by building it (without memory, on the meta device) from the shorter config and comparing what it made, module by
-module, with what it makes of the whole one. What differs must be such numbers; anything else is refused.
+Code of transformers counts layers: a cache has one entry for each layer in the config, an attention writes to the entry
+of its `layer_idx`, a saved model is rebuilt from its config. So a sub-network without the skipped layers needs the
+numbers of a model that never had them. They are not listed here for each family: the model's class is built (on the
+meta device, without memory) from the shorter config and compared, module by module, with the one from the whole config.
+The differences must be such numbers; anything else is refused.
 """
 
 import copy
@@ -27,14 +27,14 @@ from ..plan.calls import tensors_of
 from .left import OWN
 from .views import Links, View, build_view
 
-# Stochastic depth has its rates from all layers that a model is built with: those that are trained keep theirs.
+# Rates of stochastic depth depend on the number of layers that a model is built with: trained layers keep theirs.
 _NEVER_COMPARED = {*OWN, "config", "generation_config", "name_or_path", "drop_prob"}
 
 
 @dataclass(frozen=True)
 class _Field:
-    """Where a config says how many layers a list has: its (nested) config, by the names that lead there, and the name;
-    in a list of such numbers also the place."""
+    """Where a config has the length of a list of layers: the names that lead to the (nested) config, and the field; in
+    a list of such numbers also the position."""
 
     within: tuple[str, ...]
     name: str
@@ -43,12 +43,12 @@ class _Field:
 
 @dataclass
 class Whole:
-    """What is worked out once of a model of transformers, for all of its sub-networks.
+    """Facts about a transformers model that all of its sub-networks share.
 
     Attributes:
         model: the model.
-        lists: the paths of the lists that hold skippable layers, and how long they are.
-        fields: what in the config says how long each is.
+        lists: the paths of the lists with skippable layers, and their lengths.
+        fields: where the config has the length of each.
         full: the model's class built from its config, on the meta device.
     """
 
@@ -61,31 +61,31 @@ class Whole:
     def of(cls, model: nn.Module, stages: Stages) -> "Whole":
         """
         Raises:
-            StagesError: a model whose class cannot say how it would look with fewer layers, with the reason.
+            StagesError: a model whose class cannot be built with fewer layers, with the reason.
         """
         lists = {}
         for path in (path for stage in stages for path in stage.skippable):
             holder = path.rpartition(".")[0]
             inside = model.get_submodule(holder)
             if not isinstance(inside, nn.ModuleList):
-                raise StagesError(f"its layer {path} stands in no list of layers")
+                raise StagesError(f"its layer {path} is not in a list of layers")
             lists[holder] = len(inside)
         full = _built(model, model.config)
         return cls(model, lists, {path: _field_of(model, path, number) for path, number in lists.items()}, full)
 
     def view(self, changes: Mapping[str, nn.Module], left_out: Sequence[str], links: Links) -> tuple[View, str | None]:
-        """A view without the layers that are left out.
+        """A view without the skipped layers.
 
         Arguments:
-            changes: what else stands in other places, by path.
+            changes: other replacements, by path.
             left_out: the paths of the skipped layers.
             links: of the model.
 
         Returns:
-            The view, and why it would not be read back as it is from a folder; None where it would.
+            The view, and why it cannot be saved and read back unchanged; None if it can.
 
         Raises:
-            DepthError: the shorter model would differ in more than its numbers, with what.
+            DepthError: the shorter model would differ in more than its numbers, with the difference.
         """
         kept = self._kept(left_out)
         numbers, configs = self._renumbered(kept)
@@ -97,13 +97,13 @@ class Whole:
                 own.setdefault(path, {}).update(mine)
         own |= {path: own.get(path, {}) for path in self.lists}
         view = build_view(self.model, changes, links, own)
-        for config in self._configs():  # what is changed in one later (which attention runs), is so at every depth
+        for config in self._configs():  # later changes (such as of the attention implementation) apply to every depth
             if (shorter := configs.get(id(config))) is not None:
                 view.add_object(shorter, config, _otherwise(config, shorter))
         for path, places in kept.items():
             layers = view.copies[id(self.model.get_submodule(path))]
             left = {str(place): layers._modules[str(was)] for place, was in enumerate(places)}
-            layers._modules.clear()  # the very dictionary, which the view knows
+            layers._modules.clear()  # in place, because the view knows this dictionary
             layers._modules.update(left)
         return view, self._why_not_saved(view.module, kept, numbers)
 
@@ -114,7 +114,7 @@ class Whole:
         return list({id(each): each for each in found if isinstance(each, _config_class())}.values())
 
     def _renumbered(self, kept: Mapping[str, Sequence[int]]) -> tuple[dict[str, dict[str, Any]], dict[int, Any]]:
-        """The plain attributes of the shorter model by module path, and its configs by the id of the whole one's."""
+        """The plain attributes of the shorter model by module path, and its configs by the id of the originals."""
         reasons = []
         for way in ("by layer", "in turn", "numbers"):
             memo: dict[int, Any] = {}
@@ -131,22 +131,22 @@ class Whole:
     def _why_not_saved(
         self, short: Any, kept: Mapping[str, Sequence[int]], numbers: Mapping[str, Mapping[str, Any]]
     ) -> str | None:
-        """Why a shorter model would not be read back as it is: its config means something else when it is read, or its
-        modules are no longer those that its class builds (adapters)."""
+        """Why a shorter model would not be read back unchanged: its config changes when it is read, or its modules are
+        no longer those that its class builds (adapters)."""
         config = short.config
         try:
             with TemporaryDirectory() as folder:
                 config.to_json_file(file := f"{folder}/config.json")
                 again = _built(self.model, type(config).from_json_file(file))
             if self._own(kept, again) != numbers:
-                return "its config is read back as another"
+                return "its config is read back differently"
         except StagesError as error:
             return str(error)
-        except Exception as error:  # noqa: BLE001 - configs check themselves, each in its own way
-            return f"its config is not read back ({type(error).__name__}: {one_line(error)})"
+        except Exception as error:  # noqa: BLE001 - each config validates itself in its own way
+            return f"its config cannot be read back ({type(error).__name__}: {one_line(error)})"
         built, held = (_state_shapes(each) for each in (again, short))
         if other := [name for name in held if held[name] != built.get(name)] or [*(built.keys() - held.keys())]:
-            return f"its class builds no such weights ({', '.join(other[:2])}{', ...' * (len(other) > 2)})"
+            return f"its class does not build these weights ({', '.join(other[:2])}{', ...' * (len(other) > 2)})"
         return None
 
     def _kept(self, left_out: Sequence[str]) -> dict[str, list[int]]:
@@ -158,7 +158,7 @@ class Whole:
     def _configs_inside(
         self, kept: Mapping[str, Sequence[int]], short: nn.Module, known: Mapping[int, Any]
     ) -> dict[int, Any]:
-        """Configs that modules made of the model's own (a decoder's): each changed as its class changes it."""
+        """Configs that modules derived from the model's own (a decoder's): each changed as its class changes it."""
         found: dict[int, Any] = {}
         parts, full = dict(self.model.named_modules()), dict(self.full.named_modules())
         for path, module in short.named_modules():
@@ -174,14 +174,14 @@ class Whole:
         return found
 
     def _shorten(self, config: Any, kept: Mapping[str, Sequence[int]], way: str) -> None:
-        """Let a config name fewer layers.
+        """Reduce the number of layers in a config.
 
         Arguments:
             config: the model's, which is changed.
-            kept: the numbers of the layers that stay, by the path of their list.
-            way: which lists are changed: those with an entry `"by layer"`; also shorter ones that are gone through
-                again and again, `"in turn"` (kinds of blocks that alternate); also those that hold the `"numbers"` of
-                some layers (the ones with experts).
+            kept: the numbers of the remaining layers, by the path of their list.
+            way: which lists are changed: those with an entry `"by layer"`; also shorter ones that are cycled through,
+                `"in turn"` (kinds of blocks that alternate); also those that hold the `"numbers"` of some layers (such
+                as the ones with experts).
 
         Raises:
             StagesError: a config that does not take it.
@@ -197,11 +197,11 @@ class Whole:
                 _name_the_last(inner, self.lists[path], len(numbers))
             except Exception as error:
                 raise StagesError(
-                    f"its config does not take {len(numbers)} layers ({type(error).__name__}: {one_line(error)})"
+                    f"its config does not accept {len(numbers)} layers ({type(error).__name__}: {one_line(error)})"
                 ) from error
 
     def _own(self, kept: Mapping[str, Sequence[int]], short: nn.Module) -> dict[str, dict[str, Any]]:
-        """The plain attributes that the shorter model has otherwise, by module path in the whole one."""
+        """The plain attributes that differ in the shorter model, by module path in the whole one."""
         full = dict(self.full.named_modules())
         own: dict[str, dict[str, Any]] = {}
         for path, module in short.named_modules():
@@ -209,7 +209,7 @@ class Whole:
             other = full.get(was)
             if _kind(other) != _kind(module) or not _holds(other, module):
                 raise StagesError(
-                    f"with fewer layers, its class makes {path or 'the model'} a {_said(module)} in place of a "
+                    f"with fewer layers, its class makes {path or 'the model'} a {_said(module)} instead of a "
                     f"{_said(other)}"
                 )
             for name, value in vars(module).items():
@@ -220,20 +220,20 @@ class Whole:
                 number = isinstance(value, int) and (before in numbers or before in allowed)
                 if not (number or _fewer_kinds(before, value) or self._by_layer(before, value, kept)):
                     raise StagesError(
-                        f"with fewer layers, its class makes {name} of {path} {value!r} in place of {before!r}"
+                        f"with fewer layers, its class sets {name} of {path} to {value!r} instead of {before!r}"
                     )
                 own.setdefault(was, {})[name] = value
         return own
 
     def _by_layer(self, before: Any, value: Any, kept: Mapping[str, Sequence[int]]) -> bool:
-        """Is it a list with an entry a layer, of which those of the layers that stay are left?"""
+        """Is it a list with an entry per layer, reduced to the remaining layers?"""
         return isinstance(before, list | tuple) and any(
             len(before) == self.lists[path] and list(value) == [before[number] for number in numbers]
             for path, numbers in kept.items()
         )
 
     def _path_before(self, path: str, kept: Mapping[str, Sequence[int]]) -> tuple[str, dict[int, int]]:
-        """The path in the whole model of a module of the shorter one, and the layer's number: {before: now}."""
+        """The path in the whole model of a module of the shorter one, and its layer's number: {before: now}."""
         for holder, numbers in kept.items():
             if path.startswith(f"{holder}."):
                 place, _, rest = path.removeprefix(f"{holder}.").partition(".")
@@ -246,8 +246,8 @@ def check_same(model: nn.Module, view: nn.Module, whole: nn.Module) -> None:
     """Run both on a short input: without a cache they must return the same.
 
     Raises:
-        DepthError: with these layers alone the model does not run.
-        StagesError: they do not.
+        DepthError: the model does not run with only these layers.
+        StagesError: they return different outputs.
     """
     example = usual_input(model)
     if example is None:
@@ -257,13 +257,11 @@ def check_same(model: nn.Module, view: nn.Module, whole: nn.Module) -> None:
             outputs = [tensors_of(logits_in(each(**example))) for each in (view, whole)]
     except Exception as error:
         raise DepthError(
-            f"{type(model).__name__} does not run with these layers alone ({type(error).__name__}: {one_line(error)})"
+            f"{type(model).__name__} does not run with only these layers ({type(error).__name__}: {one_line(error)})"
         ) from error
     same = len(outputs[0]) == len(outputs[1]) and all(map(_close, *outputs))
     if not same:
-        raise StagesError(
-            "with its layers counted anew it returns something else, so their numbers are more than names"
-        )
+        raise StagesError("with renumbered layers it returns something else, so their numbers affect what it computes")
 
 
 def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -275,7 +273,7 @@ def _config_class() -> Any:
 
 
 def _nested(config: Any, within: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """A config and those inside it, each with the names that lead there."""
+    """A config and those inside it, each with the names that lead to it."""
     yield within, config
     for name, value in vars(config).items():
         if isinstance(value, _config_class()):
@@ -283,7 +281,7 @@ def _nested(config: Any, within: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
 
 
 def _shorter(value: Sequence[Any], length: int, numbers: Sequence[int], way: str) -> list[Any]:
-    """A list of a config for the layers of these numbers alone; as it is where it does not go by layer."""
+    """A list of a config, reduced to the layers of these numbers; unchanged if it is not per layer."""
     if way == "numbers" and list(value) == sorted({each for each in value if type(each) is int and 0 <= each < length}):
         return [numbers.index(each) for each in value if each in numbers]
     if len(value) == length or (way == "in turn" and 0 < len(value) < length):
@@ -292,7 +290,7 @@ def _shorter(value: Sequence[Any], length: int, numbers: Sequence[int], way: str
 
 
 def _name_the_last(config: Any, length: int, left: int) -> None:
-    """Of a backbone, whose config names each layer and what it hands out: still what the last one returns."""
+    """Let a backbone, whose config names each layer and its outputs, still return the output of the last one."""
     names = getattr(config, "stage_names", None)
     if isinstance(names, list) and len(names) == length + 1 and config.out_features == names[-1:]:
         config.stage_names = names[: left + 1]
@@ -300,7 +298,7 @@ def _name_the_last(config: Any, length: int, left: int) -> None:
 
 
 def _otherwise(config: Any, shorter: Any) -> dict[str, Any]:
-    """What a config has otherwise than another, and the configs inside it."""
+    """The fields in which a config differs from another, and the configs inside it."""
     before = vars(config)
     return {
         name: value
@@ -347,7 +345,7 @@ def _no_weights() -> Iterator[None]:
 
 
 def _field_of(model: Any, path: str, length: int) -> _Field:
-    """What in the config says how long a list of layers is: found by changing it."""
+    """The field of the config with the length of a list of layers, found by changing it."""
     for within, config in _nested(model.config):
         for name, value in vars(config).items():
             if isinstance(value, list | tuple) and length in value:
@@ -362,13 +360,13 @@ def _field_of(model: Any, path: str, length: int) -> _Field:
                 try:
                     if len(_built(model, shorter).get_submodule(path)) == length - 1:  # type: ignore[arg-type]
                         return each
-                except (StagesError, AttributeError, TypeError):  # it says something else
+                except (StagesError, AttributeError, TypeError):  # the field means something else
                     continue
-    raise StagesError(f"nothing in its config says how many layers {path} has")
+    raise StagesError(f"no field of its config has the number of layers in {path}")
 
 
 def _fewer_kinds(before: Any, now: Any) -> bool:
-    """Is it a list of words, such as kinds of attention, or something for each of them, of which some are gone?"""
+    """Is it a list of words, such as kinds of attention, or a dict with entries for them, with some removed?"""
     if isinstance(before, dict) and isinstance(now, dict):
         return now != before and all(name in before and before[name] == value for name, value in now.items())
     if not (isinstance(before, list) and isinstance(now, list) and all(isinstance(kind, str) for kind in before)):
@@ -377,8 +375,8 @@ def _fewer_kinds(before: Any, now: Any) -> bool:
 
 
 def _holds(full: Any, short: nn.Module) -> bool:
-    """Has a module all tensors that it has in the shorter model? What else it has must be computed, as the frequencies
-    of a kind of attention that no layer is of any more."""
+    """Does a module have all tensors that it has in the shorter model? Others must be computed, such as frequencies for
+    a kind of attention that no layer uses any more."""
     wanted, found = _shapes(short), _shapes(full)
     computed = full._non_persistent_buffers_set
     return all(found.get(name) == shape for name, shape in wanted.items()) and all(
@@ -399,7 +397,7 @@ def _shapes(module: Any) -> dict[str, Any]:
 
 
 def _kind(module: Any) -> tuple[str, str]:
-    """Of a parametrised module (a weight norm), each has a class of its own."""
+    """By name, because parametrised modules (a weight norm) have separate classes."""
     return type(module).__module__, type(module).__qualname__
 
 
@@ -417,5 +415,5 @@ def _differ(before: Any, now: Any) -> bool:
         before, now = list(before), list(now)
     try:
         return bool(before != now)
-    except Exception:  # noqa: BLE001 - lists of tensors and other things that do not compare
+    except Exception:  # noqa: BLE001 - lists of tensors and the like cannot be compared
         return False

@@ -217,7 +217,9 @@ def test_damaged_images_are_left_out_counted_and_told(tmp_path):
         list(TrainingBatches(configure(name, tiny(), image_size=16), recipe.changed({"skip_damaged": 0.1})))
     for workers in (0, 1):
         loader = create_loader(configure(name, tiny(), image_size=16), "validation", workers=workers)
-        with pytest.raises(ad.DataError, match=r"^image 2 of hfds/.*ugly.png. cannot be read [^\n]*in its place$"):
+        with pytest.raises(
+            ad.DataError, match=r"^image 2 of hfds/.*ugly.png. cannot be read [^\n]*remove or replace it$"
+        ):
             list(loader)
 
 
@@ -254,9 +256,7 @@ def test_sets_that_cannot_be_trained_on(kind, tmp_path):
 
 def test_a_split_that_is_not_there(tmp_path):
     config = configure(write(tmp_path / "set", train=rows(4)), tiny(), image_size=8)
-    with pytest.raises(
-        ad.DataError, match=r"no validation split: expected one named val or .* or test, there is train$"
-    ):
+    with pytest.raises(ad.DataError, match=r"no validation split: expected one named val or .* or test, found train$"):
         create_loader(config, "validation")
 
 

@@ -82,7 +82,7 @@ def test_what_is_no_network(nets, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=message.format("eager", "Linear")):
         open_session(nn.Linear(2, 2))
     unproven = ad.adapt(nets.Chain(*(nets.Residual() for _ in range(4))), nets.chain_stages())
-    with pytest.raises(ArtifactError, match="eager: no input has proven the stages that were written by hand"):
+    with pytest.raises(ArtifactError, match="eager: no input has verified the stages written by hand"):
         open_session(unproven)
 
 
