@@ -129,9 +129,9 @@ def test_health_and_metrics(server: str, net: Net) -> None:
 @pytest.mark.parametrize(
     ("query", "status", "kind", "said"),
     [
-        ("?skip=T&accuracy=70", 422, "wish", "both say which depth"),
+        ("?skip=T&accuracy=70", 422, "wish", "both determine the depth"),
         ("?skip=T&skip=F", 422, "wish", "twice"),
-        ("?deptth=3", 422, "wish", "is no wish"),
+        ("?deptth=3", 422, "wish", "is not an option"),
         ("?output=boxes", 422, "wish", "output=boxes: expected one of labels, tensors"),
         ("?deadline_ms=1", 422, "wish", "takes 10 ms alone"),
         ("?accuracy=99", 422, "wish", "the best depth, F, has accuracy 80.00 %"),
@@ -192,7 +192,7 @@ def test_a_full_queue(net: Net) -> None:
         while 'waiting{model="cats"} 1.0' not in httpx.get(f"{address}/metrics").text:
             time.sleep(0.01)
         response = predict(address)
-        check_problem(response, 503, "full", "1 requests wait, as many as may")
+        check_problem(response, 503, "full", "1 requests wait, the limit")
         assert int(response.headers["Retry-After"]) >= 1
         net.gate.set()
         assert [each.result().status_code for each in inside] == [200, 200]
@@ -231,7 +231,7 @@ def test_a_body_that_does_not_come(server: str) -> None:
     with connected(server, 100, photo()[:50]) as client:
         answer = client.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 408")
-    assert b"after 1 s there were 50 bytes of the body" in answer
+    assert b"after 1 s only 50 bytes of the body had arrived" in answer
 
 
 def test_a_client_that_is_cut_off_in_its_body(server: str, net: Net) -> None:

@@ -88,7 +88,7 @@ def test_a_full_queue_refuses_and_says_when_to_ask_again(net: Net) -> None:
             inside = await asked(batcher, (0, Wishes()))
             await began(net)
             inside += await asked(batcher, (1, Wishes()), (2, Wishes()))
-            with pytest.raises(Problem, match="2 requests wait, as many as may: ask again in 1 s") as raised:
+            with pytest.raises(Problem, match="2 requests wait, the limit: retry in 1 s") as raised:
                 await batcher.answer(input_of(3), Wishes())
             assert raised.value.status == 503
             assert raised.value.headers == {"Retry-After": "1"}
@@ -240,9 +240,9 @@ def test_a_pass_that_does_not_return_ends_all_requests(net: Net) -> None:
                 assert isinstance(found, Problem)
                 assert found.kind == "stuck"
             assert not batcher.healthy
-            with pytest.raises(Problem, match="must be started anew"):
+            with pytest.raises(Problem, match="must be restarted"):
                 await batcher.answer(input_of(2))
-        with pytest.raises(Problem, match="the server stops"):
+        with pytest.raises(Problem, match="the server is stopping"):
             await batcher.answer(input_of(3))
 
     run(work)
@@ -279,7 +279,7 @@ def test_who_waits_is_answered_before_it_stops_and_nobody_comes_in_any_more(net:
             tasks += await asked(batcher, (1, Wishes()), (2, Wishes("T")))
             stopping = asyncio.create_task(batcher.stop())
             await asyncio.sleep(0)
-            with pytest.raises(Problem, match="the server stops"):
+            with pytest.raises(Problem, match="the server is stopping"):
                 await batcher.answer(input_of(3))
             net.gate.set()
             await stopping
@@ -317,7 +317,7 @@ def test_rows_of_outputs() -> None:
     assert [row["b"].tolist() for row in rows_of({"a": x, "b": x}, 2, 3)] == [[[0.0, 1.0]], [[2.0, 3.0]]]
     whole = np.zeros(())
     assert rows_of(whole, 1, 1) == [whole]
-    with pytest.raises(ValueError, match=r"3 inputs gave an output of shape \[2, 3\]: expected 3 rows"):
+    with pytest.raises(ValueError, match=r"3 inputs produced an output of shape \[2, 3\]: expected 3 rows"):
         rows_of(x.T, 3, 3)
 
 
@@ -417,7 +417,7 @@ def test_one_that_is_stuck_holds_up_all_of_its_device_and_says_so(net: Net) -> N
             assert [end.kind for end in ends] == ["stuck", "stuck"]
             assert not cats.healthy
             assert not dogs.healthy
-            with pytest.raises(Problem, match="must be started anew"):
+            with pytest.raises(Problem, match="must be restarted"):
                 await dogs.answer(input_of(1), Wishes(skip="F"))
 
     run(both)

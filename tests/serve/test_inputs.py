@@ -73,15 +73,15 @@ def header(shape: tuple[int, ...], numbers: int = 10) -> bytes:
     ("body", "kind", "status", "said"),
     [
         (b"", "", 415, "the body is empty"),
-        (b"hello", "image/png", 415, "5 bytes of image/png that begin with b'hello': expected an image"),
+        (b"hello", "image/png", 415, "5 bytes of image/png that start with b'hello': expected an image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "", 415, "expected an image"),
         (npy(np.zeros((2, *SHAPE), np.float32)), "", 422, "expected .3, 8, 8.; send each of them as a request of its"),
         (npy(np.zeros((3, 9, 8), np.float32)), "", 422, r"a tensor of shape \[3, 9, 8\]: expected \[3, 8, 8\]"),
         (npy(np.full(SHAPE, np.nan, np.float32)), "", 422, "not finite"),
         (npy(np.full(SHAPE, 1e300)), "", 422, "not finite"),
-        (npy(np.zeros(SHAPE, "U1")), "", 422, "the .npy holds <U1: expected numbers"),
+        (npy(np.zeros(SHAPE, "U1")), "", 422, "the .npy contains <U1: expected numbers"),
         (npy(np.zeros(SHAPE, complex)), "", 422, "expected numbers"),
-        (npy(np.zeros(SHAPE, np.float32))[:-1], "", 422, "768 bytes, and holds 767: it was cut off"),
+        (npy(np.zeros(SHAPE, np.float32))[:-1], "", 422, "768 bytes, but contains 767: it was truncated"),
         (npy(np.zeros(SHAPE, np.float32))[:20], "", 422, "the .npy cannot be read"),
         (header((1 << 40, 8, 8)), "", 422, r"expected \[3, 8, 8\]"),
         (header(SHAPE), "", 422, "768 bytes, and holds 10"),
@@ -100,10 +100,10 @@ def test_what_is_neither_image_nor_tensor(body: bytes, kind: str, status: int, s
 
 def test_lists_that_are_no_tensor() -> None:
     ragged = [[[0.0] * 8] * 8, [[0.0] * 8] * 8, [[0.0] * 7] * 8]
-    with pytest.raises(Problem, match="the lists of the body are not all of"):
+    with pytest.raises(Problem, match="the lists in the body are not all of"):
         read_input(json.dumps(ragged).encode(), "application/json", None, SHAPE)
     words = np.full(SHAPE, "1").tolist()
-    with pytest.raises(Problem, match="something else than numbers"):
+    with pytest.raises(Problem, match="something other than numbers"):
         read_input(json.dumps(words).encode(), "application/json", None, SHAPE)
 
 

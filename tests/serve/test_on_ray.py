@@ -199,7 +199,7 @@ def wait_for_two(server: str, gone: int) -> None:
 
 def test_a_request_that_kills_whoever_runs_it_is_given_up(server: str) -> None:
     response = predict(server, -1)
-    check_problem(response, 500, "failed", "replicas have died with this request")
+    check_problem(response, 500, "failed", "replicas died with this request")
     wait_for_two(server, 0)
 
 
@@ -216,7 +216,7 @@ def test_texts_are_streamed_through_ray(server: str) -> None:
     response = asked("hello die")
     assert (response.status_code, response.json()["error"]["message"]) == (
         500,
-        "the replica has died with this text: ask again",
+        "the replica died with this text: retry",
     )
 
 

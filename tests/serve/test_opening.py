@@ -62,11 +62,11 @@ def test_or_they_are_those_of_the_table() -> None:
 
 def test_a_table_without_batches_is_not_guessed_at() -> None:
     with pytest.raises(
-        ad.errors.MeasurementError, match=r"no latencies of batches of 8: let them be measured .*--measure"
+        ad.errors.MeasurementError, match=r"no latencies for batches of 8: have them measured .*--measure"
     ):
         opened(max_batch=8, measure=False)
     bare = ad.TradeOffs(tuple(ad.Row(row.skip, row.accuracy, row.macs, row.parameters) for row in TABLE.rows))
-    with pytest.raises(ad.errors.MeasurementError, match="no latencies of batches of 1"):
+    with pytest.raises(ad.errors.MeasurementError, match="no latencies for batches of 1"):
         opened(replace(KNOWN, trade_offs=bare), max_batch=1, measure=False)
     assert answered(opened(replace(KNOWN, trade_offs=bare))[0], "F") == [1.0] * 4
 
@@ -85,7 +85,7 @@ def test_measuring_tells_how_far_it_is_and_can_be_interrupted() -> None:
 
 
 def test_a_network_without_a_batch_in_its_output_is_found_before_it_serves() -> None:
-    with pytest.raises(ad.errors.ArtifactError, match=r"4 inputs gave an output of shape \[5\]: expected 4"):
+    with pytest.raises(ad.errors.ArtifactError, match=r"4 inputs produced an output of shape \[5\]: expected 4"):
         measure_by_batch(lambda x, skip: x[0], np.zeros((1, 5)), ["F"], [1, 4])
 
 
@@ -135,13 +135,13 @@ def test_what_an_answer_is_worth_is_said_where_it_does_not_follow() -> None:
         (
             replace(KNOWN, trade_offs=None),
             {},
-            "does not know how good its depths are.*or serve one depth, with --skip F",
+            "does not contain the quality of its depths.*or serve one depth: --skip F",
         ),
         (KNOWN, {"skip": "TT"}, "skip=TT is not in cats: expected one of F, T"),
         (
             replace(KNOWN, input_shape=(None, 1, None, None), preprocessing=None),
             {},
-            "inputs of any size .1, any, any. and does not say how images are prepared",
+            "inputs of any size .1, any, any. and does not know how images are preprocessed",
         ),
         (KNOWN, {"shed": "random"}, "shed='random': expected one of oldest, newest, none"),
         (KNOWN, {"max_batch": 5000}, "max_batch=5000: expected a whole number from 1 to 1024"),

@@ -19,8 +19,8 @@ def test_of_parameters_and_headers() -> None:
 @pytest.mark.parametrize(
     ("told", "said"),
     [
-        ([("skip", "F"), ("accuracy", "70")], "skip=F and accuracy=70 both say which depth is to run: name one"),
-        ([("depth", "F")], "depth='F' is no wish: expected some of skip, deadline_ms, accuracy"),
+        ([("skip", "F"), ("accuracy", "70")], "skip=F and accuracy=70 both determine the depth: set only one"),
+        ([("depth", "F")], "depth='F' is not an option: expected some of skip, deadline_ms, accuracy"),
         ([("skip", "F"), ("adaptive-depth-skip", "T")], "skip is in the request twice"),
         ([("skip", "deep")], "a skip: one letter per stage"),
         ([("skip", "")], "a skip: one letter per stage"),
@@ -56,7 +56,7 @@ def test_where_lower_is_better_a_quality_is_an_upper_limit() -> None:
     [
         (Wishes("TT"), TABLE, "skip=TT is not served: expected one of F, T"),
         (Wishes(accuracy=80.5), TABLE, "accuracy=80.5: the best depth, F, has accuracy 80.00 %"),
-        (Wishes(accuracy=50.0), None, "quality was not measured; name a skip"),
+        (Wishes(accuracy=50.0), None, "quality was not measured; set a skip"),
     ],
 )
 def test_what_cannot_be_had_is_refused(wishes: Wishes, table: ad.TradeOffs | None, said: str) -> None:

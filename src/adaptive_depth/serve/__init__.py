@@ -1,1 +1,1 @@
-"""Requests over HTTP, each answered at a depth that the queue allows. Without torch of its own."""
+"""Requests over HTTP, each answered at a depth that the queue allows. Does not import torch itself."""

@@ -1,4 +1,4 @@
-"""The HTTP application: the same in one process under uvicorn, and as the ingress of Ray Serve."""
+"""The HTTP application: the same in one process under uvicorn and as the ingress of Ray Serve."""
 
 import io
 import json
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 REQUEST_ID = "X-Request-ID"
 _NPY, _NPZ = "application/x-npy", "application/x-npz"
 _M = TypeVar("_M")
-_MOST_AT_ONCE = 1024  # requests whose body is kept in memory
+_MOST_AT_ONCE = 1024  # requests whose bodies are in memory
 
 
 def application(
@@ -40,16 +40,16 @@ def application(
     running: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
     names_requests: bool = True,
 ) -> "FastAPI":
-    """A server for some models.
+    """A server for models.
 
     Arguments:
         models: by name.
         writers: language models, by name.
         limits: of requests.
-        metrics: where those are counted that never come to a model.
-        metrics_text: what `/metrics` answers; without it there is none.
+        metrics: counts requests that never reach a model.
+        metrics_text: what `/metrics` returns; without it there is no such path.
         running: entered before the first request, left after the last one.
-        names_requests: does each response say X-Request-ID, that of its request or a new one? Ray's proxy does so.
+        names_requests: whether responses carry X-Request-ID, the request's or a new one; Ray's proxy does it itself.
 
     Example:
         >>> app = application({})
@@ -70,7 +70,7 @@ def application(
         async with running():
             yield
 
-    # The pages of FastAPI fetch scripts from elsewhere; /openapi.json has all that they would show.
+    # FastAPI's pages load scripts from elsewhere; /openapi.json has everything that they would show.
     app = FastAPI(title="adaptive-depth", docs_url=None, redoc_url=None, lifespan=lifespan)
     if names_requests:
         app.add_middleware(_NamesRequests)
@@ -78,17 +78,17 @@ def application(
     server, known = _Server(models, limits, metrics), {**models, **writers}
     paths = "/v1/models, /models/NAME/predict, /healthz, /readyz"
 
-    @app.get("/healthz", summary="Does every network answer? Where one does not, start the process anew.")
+    @app.get("/healthz", summary="Whether every network responds; if not, restart the process.")
     async def healthz() -> Response:
         return JSONResponse({"status": "ok"}) if await _all(known, 0) else _stuck()
 
-    @app.get("/readyz", summary="Does every model take requests?")
+    @app.get("/readyz", summary="Whether every model accepts requests.")
     async def readyz() -> Response:
         if await _all(known, 1):
             return JSONResponse({"status": "ready"})
-        return _told(Problem("stopping", "a model does not take requests at present: ask again later", 1))
+        return _told(Problem("stopping", "a model does not accept requests at present: retry later", 1))
 
-    @app.get("/v1/models", summary="The models, each with its depths.")
+    @app.get("/v1/models", summary="The models and their depths.")
     async def list_models() -> Response:
         data = [_described(await model.about(), started) for model in known.values()]
         return JSONResponse({"object": "list", "data": data})
@@ -97,7 +97,7 @@ def application(
     async def one_model(name: str) -> Response:
         return JSONResponse(_described(await _named(known, name).about(), started))
 
-    @app.post("/models/{name}/predict", summary="An image or a tensor; labels and scores, or tensors.")
+    @app.post("/models/{name}/predict", summary="An image or a tensor in; labels and scores, or tensors out.")
     async def predict(name: str, request: Request) -> Response:
         return await server.predict(name, request)
 
@@ -109,7 +109,7 @@ def application(
 
     if metrics_text is not None:
 
-        @app.get("/metrics", summary="Counts, as Prometheus reads them.")
+        @app.get("/metrics", summary="Metrics for Prometheus.")
         async def show_metrics() -> Response:
             return Response(metrics_text(), media_type="text/plain; version=1.0.0; charset=utf-8")
 
@@ -121,21 +121,21 @@ def application(
     async def tell_of_http(request: Request, error: HTTPException) -> Response:
         if error.status_code == 405:
             return _told(Problem("method", f"{request.method} {request.url.path}: expected one of {paths}"))
-        return _told(Problem("unknown-path", f"{request.url.path} is none of the paths here: expected {paths}"))
+        return _told(Problem("unknown-path", f"{request.url.path} is not a path here: expected {paths}"))
 
     @app.exception_handler(RequestValidationError)
     async def tell_of_values(_: Request, error: RequestValidationError) -> Response:
-        return _told(Problem("wish", f"the request does not fit ({error.errors()[0]['msg']})"))
+        return _told(Problem("wish", f"the request is invalid ({error.errors()[0]['msg']})"))
 
     @app.exception_handler(Exception)
     async def tell_of_ours(_: Request, error: Exception) -> Response:
-        return _told(Problem("failed", f"the server failed ({type(error).__name__}): its log says where"))
+        return _told(Problem("failed", f"the server failed ({type(error).__name__}): see its log"))
 
     return app
 
 
 class _Server:
-    """The way of a request: its size and time, its wishes, its model, its answer."""
+    """Handles a request: its size and time, its options, its model, its answer."""
 
     def __init__(self, models: Mapping[str, Model], limits: Limits, metrics: Metrics | None) -> None:
         self.models, self.limits, self.metrics = models, limits, metrics
@@ -154,7 +154,7 @@ class _Server:
 
     async def _read(self, request: "Request") -> Asked:
         if self._inside >= _MOST_AT_ONCE:
-            raise Problem("full", f"{self._inside} requests are being read, as many as may: ask again in 1 s", 1)
+            raise Problem("full", f"{self._inside} requests are being read, the limit: retry in 1 s", 1)
         self._inside += 1
         try:
             wishes, form = _wishes(request)
@@ -176,7 +176,7 @@ def _named(models: Mapping[str, _M], name: str) -> _M:
 
 
 async def _all(models: "Mapping[str, Model | WritesText]", which: int) -> bool:
-    """Are all models healthy (0), do all take requests (1)?"""
+    """Whether all models are healthy (0), or accept requests (1)."""
     return all([(await model.status())[which] for model in models.values()])
 
 
@@ -191,7 +191,7 @@ def _wishes(request: "Request") -> tuple[Wishes, str | None]:
 
 
 async def _part(body: bytes, request: "Request") -> tuple[bytes, str]:
-    """The one file of a form."""
+    """The single file of a form."""
     from starlette.formparsers import MultiPartException, MultiPartParser
 
     async def whole() -> AsyncGenerator[bytes, None]:
@@ -213,7 +213,7 @@ async def _part(body: bytes, request: "Request") -> tuple[bytes, str]:
 
 
 class _NamesRequests:
-    """Says X-Request-ID in every response, errors included."""
+    """Adds X-Request-ID to every response, including errors."""
 
     def __init__(self, app: Any) -> None:
         self._app, self._name = app, REQUEST_ID.lower().encode()
@@ -234,7 +234,7 @@ class _NamesRequests:
         await self._app(named, receive, sending)
 
 
-# -- what is sent -------------------------------------------------------------------------------------------------
+# -- responses ----------------------------------------------------------------------------------------------------
 
 
 def _answered(name: str, request: "Request", reply: Reply) -> "Response":
@@ -257,7 +257,7 @@ def _answered(name: str, request: "Request", reply: Reply) -> "Response":
     try:
         text = json.dumps(told, allow_nan=False)
     except ValueError as error:
-        said = f"the network returned numbers that are not finite, which JSON cannot say: send Accept: {_NPY}"
+        said = f"the network returned non-finite numbers, which JSON cannot represent: send Accept: {_NPY}"
         raise Problem("failed", said) from error
     return Response(text, 200, headers, "application/json")
 
@@ -281,7 +281,7 @@ def _described(about: About, started: int) -> dict[str, Any]:
 
 
 def _stuck() -> "Response":
-    return _told(Problem("stuck", "a network does not answer: start the process anew"))
+    return _told(Problem("stuck", "a network does not respond: restart the process"))
 
 
 def _told(problem: Problem) -> "Response":

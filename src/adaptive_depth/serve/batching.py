@@ -1,6 +1,6 @@
-"""The requests that wait for a network: planned by the scheduler, run together, each answered once. No engine, no HTTP.
+"""Requests that wait for a network: planned by the scheduler, run in batches, each answered once. No engine, no HTTP.
 
-Everything but the passes themselves happens in one event loop, so nothing here needs a lock.
+Everything except the passes happens in one event loop, so no locks are needed.
 """
 
 import asyncio
@@ -24,20 +24,20 @@ from .problems import Problem
 from .thread import Thread
 from .wishes import Wishes
 
-PATIENCE = 10  # passes in a row that may fail, before a server says that it is not healthy
-_TICK = 0.05  # seconds between two looks at the deadlines while a batch runs
+PATIENCE = 10  # consecutive failed passes after which a server reports itself unhealthy
+_TICK = 0.05  # seconds between checks of the deadlines while a batch runs
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a request.
+    """The result of a request.
 
     Attributes:
-        output: what the session returned for it: a batch of one.
+        output: the session's output for it: a batch of one.
         skip: the depth that ran.
         batch: how many requests ran together.
-        waited_ms: before its batch began; `latency_ms` is what the batch took.
-        late: it came after the server's target.
+        waited_ms: before its batch started; `latency_ms` is the batch's duration.
+        late: whether it came after the server's target.
     """
 
     output: Any
@@ -59,12 +59,12 @@ class _Request:
 
 
 class Device:
-    """What networks run on, one batch at a time. Where several share one, an `Arbiter` says whose batch is next.
+    """What networks run on, one batch at a time. If several share one, an `Arbiter` decides whose batch is next.
 
-    Each `Batcher` has one of its own, unless it is given one.
+    Each `Batcher` has its own, unless it is given one.
 
     Attributes:
-        stuck: a pass does not return. The process should be started anew.
+        stuck: whether a pass does not return. The process should be restarted.
     """
 
     def __init__(self) -> None:
@@ -77,30 +77,30 @@ class Device:
 
     @property
     def batchers(self) -> "Sequence[Batcher]":
-        """Whose networks run on it."""
+        """The batchers whose networks run on it."""
         return self._batchers
 
     def join(self, batcher: "Batcher") -> None:
-        """One more network runs here."""
+        """Add a network."""
         self._batchers.append(batcher)
         if len(self._batchers) > 1:
             self._arbiter = Arbiter({str(place): each.scheduler for place, each in enumerate(self._batchers)})
 
     def leave(self) -> None:
-        """One has stopped. Once all have, a pass that does not return is waited for no more."""
+        """Note that one has stopped. Once all have, a pass that does not return is abandoned."""
         self._left += 1
         if self._going is not None and self._left == len(self._batchers):
             self._going.cancel()
 
     async def turn(self) -> None:
-        """The next batch of all that wait, whosever it is. Any of the batchers may call it, several at once.
+        """Run the next batch of all that wait, whosever it is. Any of the batchers may call it, even concurrently.
 
-        A caller that is cancelled leaves the batch running: it may be another one's.
+        If a caller is cancelled, the batch keeps running: it may be another batcher's.
         """
         async with self._choosing:
             if self._going is None or self._going.done():
                 plans = self._plans()
-                for batcher, plan in plans:  # all of them before anything waits: places are those of this moment
+                for batcher, plan in plans:  # before any await: positions in a queue are only valid now
                     batcher.take(plan)
                 running = [batcher.run(plan.skip) for batcher, plan in plans if plan.batch]
                 if not running:
@@ -122,21 +122,21 @@ class Device:
 class Batcher:
     """A queue in front of a network. Made and used inside one event loop.
 
-    The scheduler says which of the requests that wait run next, at which depth, and which are turned away. A batch that
-    fails is run again one by one, so that each request has its own answer or its own error. A request whose client has
-    gone leaves the queue.
+    The scheduler decides which waiting requests run next, at which depth, and which are turned away. A failed batch is
+    run again one by one, so that each request gets its own answer or error. A request whose client has disconnected
+    leaves the queue.
 
     Arguments:
-        run: called as `run(x, skip)` with `[batch, ...]` in one thread of its own, such as a `Session`.
-        scheduler: what plans.
-        table: quality by depth, which a wish for accuracy asks for; None where it is not known.
+        run: called as `run(x, skip)` with `[batch, ...]` in a separate thread, such as a `Session`.
+        scheduler: plans the queue.
+        table: quality by depth, for requests that ask for an accuracy; None if unknown.
         skips: the depths that can run.
-        most_waiting: with so many in the queue a further one is refused.
-        pad_to: the batch that `run` takes, where it takes only one size: filled up with zeros.
-        stuck_s: a pass that takes longer does not return any more: all requests are refused from then on.
-        watch: who counts.
-        device: where it runs, where it shares that with other networks.
-        clock: seconds; one that jumps ahead has gone on by a second, one that goes back stands still.
+        most_waiting: the most requests in the queue; any more are refused.
+        pad_to: the batch size of `run`, if it takes only one: batches are padded with zeros.
+        stuck_s: a pass that takes longer counts as stuck: from then on all requests are refused.
+        watch: counts events.
+        device: where it runs, if shared with other networks.
+        clock: seconds; a jump ahead counts as one second, a jump back as none.
 
     Example:
         >>> from adaptive_depth import Row
@@ -174,7 +174,7 @@ class Batcher:
         self._waiting: list[_Request] = []
         self._running: Sequence[_Request] = ()
         self._wake, self._stopping = asyncio.Event(), False
-        self._failed = 0  # passes in a row
+        self._failed = 0  # consecutive passes
         self._thread = Thread()
         self._task: asyncio.Task[None] | None = None
 
@@ -186,38 +186,38 @@ class Batcher:
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    # -- what a server asks ---------------------------------------------------------------------------------------
+    # -- for the server -------------------------------------------------------------------------------------------
 
     @property
     def waiting(self) -> int:
-        """How many requests wait."""
+        """The number of waiting requests."""
         return len(self._waiting)
 
     @property
     def stuck(self) -> bool:
-        """Does a pass not return, of this network or of one that shares its device? Then start the process anew."""
+        """Whether a pass of this network, or of one on the same device, does not return. Then restart the process."""
         return self._device.stuck
 
     @property
     def healthy(self) -> bool:
-        """Does the network answer? Where it does not, the process should be started anew."""
+        """Whether the network responds; if not, the process should be restarted."""
         return not self.stuck and self._failed < PATIENCE
 
     @property
     def ready(self) -> bool:
-        """Does it take requests, and answer them?"""
+        """Whether it accepts requests and answers them."""
         return self.healthy and not self._stopping
 
     async def answer(self, x: NDArray[np.float32], wishes: Wishes | None = None, *, waited_ms: float = 0.0) -> Answer:
-        """The answer to one request. A task that is cancelled meanwhile leaves the queue.
+        """The answer to one request. If the task is cancelled, the request leaves the queue.
 
         Arguments:
             x: the input of one request, without the batch: `[channels, height, width]`.
-            wishes: what it asks for.
-            waited_ms: since it came to the server.
+            wishes: its options.
+            waited_ms: since it reached the server.
 
         Raises:
-            Problem: it is turned away, too late, or failed; each request ends with its answer or one of these.
+            Problem: it was turned away, is too late or failed; each request ends with its answer or one of these.
         """
         wishes = wishes or Wishes()
         accepted = self.check(wishes)
@@ -235,19 +235,19 @@ class Batcher:
             if request in self._waiting:
                 self._waiting.remove(request)
                 self._watch.waiting(len(self._waiting))
-            if future.cancelled():  # and not answered in this very moment
+            if future.cancelled():  # unless it was answered just now
                 self._watch.ended("cancelled")
             raise
 
     def check(self, wishes: Wishes, coming: int = 0) -> tuple[str, ...] | None:
-        """The depths that a request accepts, None for any, where it can be taken now.
+        """The depths that a request accepts, None for any, if it can be accepted now.
 
         Arguments:
-            wishes: what it asks for.
-            coming: so many others are about to join the queue.
+            wishes: its options.
+            coming: how many others are about to join the queue.
 
         Raises:
-            Problem: it asks for what cannot be had, or there is no room.
+            Problem: its options cannot be met, or the queue is full.
         """
         try:
             self._check_room(coming)
@@ -257,14 +257,14 @@ class Batcher:
             raise
 
     async def stop(self, drain_s: float = 30.0) -> None:
-        """Take no more requests, and answer those that wait; after so many seconds the rest is refused."""
+        """Accept no more requests, and answer those that wait; after `drain_s` seconds the rest is refused."""
         self._stopping = True
         self._wake.set()
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=0 if self.stuck else drain_s)
             self._task.cancel()
         for request in (*self._running, *self._waiting):
-            self._refuse(request, Problem("stopping", "the server has stopped: ask another one"))
+            self._refuse(request, Problem("stopping", "the server has stopped: use another one"))
         self._waiting.clear()
         self._device.leave()
         self._thread.end()
@@ -279,22 +279,22 @@ class Batcher:
             if wishes.deadline_ms < least:
                 raise Problem(
                     "wish",
-                    f"deadline_ms={wishes.deadline_ms:g}: the fastest depth that the request accepts, {fastest}, takes "
-                    f"{least:.3g} ms alone; expected a later deadline, or none",
+                    f"deadline_ms={wishes.deadline_ms:g}: even the fastest depth that the request accepts, {fastest}, "
+                    f"takes {least:.3g} ms; expected a later deadline, or none",
                 )
         return accepted
 
     def _check_room(self, coming: int) -> None:
         if self._stopping:
-            raise Problem("stopping", "the server stops: ask another one")
+            raise Problem("stopping", "the server is stopping: use another one")
         if self.stuck:
-            raise Problem("stuck", f"a pass has not returned for {self.stuck_s:g} s: the server must be started anew")
+            raise Problem("stuck", f"a pass has not returned for {self.stuck_s:g} s: the server must be restarted")
         if (waiting := len(self._waiting) + coming) >= self.most_waiting:
             seconds = self._until_free()
-            raise Problem("full", f"{waiting} requests wait, as many as may: ask again in {seconds} s", seconds)
+            raise Problem("full", f"{waiting} requests wait, the limit: retry in {seconds} s", seconds)
 
     def _until_free(self) -> int:
-        """Seconds that those who wait take, in full batches of the fastest depth."""
+        """Seconds that the waiting requests take in full batches at the fastest depth."""
         most = self.scheduler.max_batch
         each = min(self.scheduler.latency_ms(skip, most) for skip in self.skips) * self.scheduler.slowdown
         return max(1, math.ceil((len(self._waiting) / most) * each / 1000))
@@ -313,16 +313,16 @@ class Batcher:
                 self._wake.clear()
                 await self._wake.wait()
 
-    # -- what the device asks ---------------------------------------------------------------------------------------
+    # -- for the device --------------------------------------------------------------------------------------------
 
     def left(self) -> tuple[list[float], list[tuple[str, ...] | None] | None]:
-        """Milliseconds that each of those who wait has left, and the depths that each accepts."""
+        """The milliseconds that each waiting request has left, and the depths that each accepts."""
         now = self._now()
         accepted = [request.accepted for request in self._waiting]
         return [1000 * (request.deadline - now) for request in self._waiting], accepted if any(accepted) else None
 
     def take(self, plan: Plan) -> None:
-        """Turn some away, and take a batch of others out of the queue, which runs next."""
+        """Shed requests, and take the next batch out of the queue."""
         waiting = self._waiting
         self._running, shed = [waiting[place] for place in plan.batch], [waiting[place] for place in plan.shed]
         gone = {*plan.batch, *plan.shed}
@@ -330,7 +330,7 @@ class Batcher:
         self._watch.waiting(len(self._waiting))
         if shed:
             seconds = self._until_free()
-            said = f"it could not be answered in time any more: ask again in {seconds} s, or for a later deadline_ms"
+            said = f"the request could no longer be answered in time: retry in {seconds} s, or with a later deadline_ms"
             for request in shed:
                 self._refuse(request, Problem("shed", said, seconds))
 
@@ -342,7 +342,7 @@ class Batcher:
             self._running = ()
 
     def refuse_late(self) -> None:
-        """Refuse those whose deadline has passed, while a batch runs."""
+        """While a batch runs, refuse requests whose deadline has passed."""
         now = self._now()
         for request in [*self._running, *self._waiting]:
             if request.promised and now > request.deadline:
@@ -350,19 +350,19 @@ class Batcher:
         self._waiting = [request for request in self._waiting if not request.future.done()]
 
     def give_up(self) -> None:
-        """Refuse all, for the device does not answer."""
+        """Refuse all, because the device does not respond."""
         for request in [*self._running, *self._waiting]:
             self._refuse(
-                request, Problem("stuck", f"the network has not returned for {self.stuck_s:g} s: start the server anew")
+                request, Problem("stuck", f"the network has not returned for {self.stuck_s:g} s: restart the server")
             )
         self._waiting = []
 
     async def _answer(self, batch: Sequence[_Request], skip: str) -> None:
-        """Run a batch; where it fails, one by one."""
+        """Run a batch or, if it fails, its requests one by one."""
         began = self._now()
         try:
             outputs, latency_ms = await self._pass([request.x for request in batch], skip)
-        except Exception as error:  # noqa: BLE001 - whatever a backend raises belongs to its requests
+        except Exception as error:  # noqa: BLE001 - any backend error goes to its requests
             self._failed += 1
             if len(batch) > 1:
                 for request in batch:
@@ -388,7 +388,7 @@ class Batcher:
                 self._watch.answered(skip, ended - request.came, 0.0 if late else self._worth.get(skip, 0.0))
 
     async def _pass(self, inputs: Sequence[NDArray[np.float32]], skip: str) -> tuple[list[Any], float]:
-        """Outputs of each, and milliseconds; meanwhile those are refused whose deadline passes."""
+        """The output of each, and milliseconds; meanwhile, requests whose deadline passes are refused."""
 
         def passing() -> tuple[list[Any], float]:
             x = np.stack(inputs)
@@ -420,7 +420,7 @@ def rows_of(output: Any, wanted: int, given: int) -> list[Any]:
     """The output of each request, as a batch of one.
 
     Raises:
-        ArtifactError: outputs that have no batch.
+        ArtifactError: outputs without a batch dimension.
     """
     if isinstance(output, Mapping):
         parts = {name: rows_of(part, wanted, given) for name, part in output.items()}
@@ -429,15 +429,15 @@ def rows_of(output: Any, wanted: int, given: int) -> list[Any]:
         return [output]
     if not np.ndim(output) or len(output) != given:
         raise ArtifactError(
-            f"{given} inputs gave an output of shape {list(np.shape(output))}: expected {given} rows; serve it with a "
-            "largest batch of 1"
+            f"{given} inputs produced an output of shape {list(np.shape(output))}: expected {given} rows; serve it "
+            "with max_batch=1"
         )
     return [output[place : place + 1] for place in range(wanted)]
 
 
 def _late(request: _Request) -> Problem:
     promised = 1000 * (request.deadline - request.came)
-    return Problem("late", f"there was no answer within {promised:g} ms: ask for a later deadline, or less at a time")
+    return Problem("late", f"there was no answer within {promised:g} ms: set a later deadline, or send fewer at once")
 
 
 def _failure(error: Exception) -> Problem:

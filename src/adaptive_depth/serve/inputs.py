@@ -1,4 +1,4 @@
-"""The body of a request as the input of a network: an image, a `.npy`, or numbers as JSON. Nothing is trusted."""
+"""The body of a request as the input of a network: an image, a `.npy` or JSON numbers. Nothing is trusted."""
 
 import io
 import math
@@ -15,7 +15,7 @@ from ..preprocessing import Placement, Preprocessing, in_mode
 from ..schema import Plain, Positive, Size, parse_json
 from .problems import Problem
 
-# Those that Pillow reads by itself: some others, such as EPS, start programs.
+# Those that Pillow decodes itself: others, such as EPS, start programs.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _NPY = b"\x93NUMPY"
 _JSON = "application/json"
@@ -23,12 +23,12 @@ _JSON = "application/json"
 
 @dataclass(frozen=True)
 class Limits(Plain):
-    """What a request may be.
+    """Upper limits of a request.
 
     Attributes:
         bytes: of its body.
-        pixels: of an image, once it is unpacked.
-        seconds: until its body is there.
+        pixels: of an image after decoding.
+        seconds: until its body has arrived.
     """
 
     bytes: Size = 16 << 20
@@ -38,11 +38,11 @@ class Limits(Plain):
 
 @dataclass(frozen=True)
 class Input:
-    """What a body holds.
+    """The input in a body.
 
     Attributes:
         x: `[channels, height, width]`.
-        placement: where the image lies in it; None of a tensor.
+        placement: where the image lies in it; None for a tensor.
     """
 
     x: NDArray[np.float32]
@@ -52,17 +52,17 @@ class Input:
 def read_input(
     body: bytes, kind: str, preprocessing: Preprocessing | None, shape: tuple[int, ...], limits: Limits | None = None
 ) -> Input:
-    """What a body holds; what it is shows its content, for many clients name no type or a wrong one.
+    """The input in a body; its content tells its kind, because many clients send no media type or a wrong one.
 
     Arguments:
         body: of the request.
-        kind: its media type; only JSON must be named.
-        preprocessing: of images; None where they are not taken.
+        kind: its media type; only required for JSON.
+        preprocessing: of images; None if they are not accepted.
         shape: of an input, without the batch.
         limits: of the image.
 
     Raises:
-        Problem: neither an image nor a tensor, damaged, too large, or of another shape.
+        Problem: the body is neither an image nor a tensor, damaged, too large, or of another shape.
 
     Example:
         >>> read_input(b"[[[0.5, 1.5]]]", "application/json", None, (1, 1, 2)).x.tolist()
@@ -77,7 +77,7 @@ def read_input(
     if preprocessing is None:
         raise Problem(
             "no-image",
-            f"the model does not say how images are prepared: send a tensor of shape {list(shape)}, as .npy or JSON",
+            f"the model does not know how to preprocess images: send a tensor of shape {list(shape)}, as .npy or JSON",
         )
     return _of_image(body, kind, preprocessing, limits or Limits())
 
@@ -87,8 +87,8 @@ def _of_image(body: bytes, kind: str, preprocessing: Preprocessing, limits: Limi
         opened = Image.open(io.BytesIO(body), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Problem("too-large", f"the image is too large ({one_line(error)}): send a smaller one") from error
-    except Exception as error:  # whatever a decoder stumbles over
-        received = f"{len(body):,} bytes of {kind or 'no type'} that begin with {body[:8]!r}"
+    except Exception as error:  # decoders raise anything
+        received = f"{len(body):,} bytes of {kind or 'no type'} that start with {body[:8]!r}"
         raise Problem(
             "no-image", f"{received}: expected an image ({', '.join(FORMATS)}), a tensor as .npy, or JSON"
         ) from error
@@ -98,23 +98,23 @@ def _of_image(body: bytes, kind: str, preprocessing: Preprocessing, limits: Limi
             "too-large",
             f"the image has {width} x {height} pixels: expected at most {limits.pixels:,}, send a smaller one",
         )
-    resized = preprocessing.place(width, height).resized  # a long thin one grows
+    resized = preprocessing.place(width, height).resized  # a long thin image grows
     if math.prod(resized) > limits.pixels:
         raise Problem(
             "too-large",
             f"the image has {width} x {height} pixels, {resized[0]} x {resized[1]} once its shorter side fits the "
-            f"network: expected at most {limits.pixels:,}, cut it",
+            f"network: expected at most {limits.pixels:,}, crop it",
         )
     try:
         with opened:
             image = in_mode(opened, "RGB")
         return Input(prepare(image, preprocessing), preprocessing.place(*image.size))
     except Exception as error:  # as above
-        raise Problem("damaged", f"the image cannot be read ({one_line(error)}): send a whole one") from error
+        raise Problem("damaged", f"the image cannot be read ({one_line(error)}): send an intact one") from error
 
 
 def _of_npy(body: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    # np.load would make room for whatever the header says before it looks for the numbers.
+    # np.load would allocate whatever the header claims before it reads the numbers.
     stream = io.BytesIO(body)
     try:
         version = np.lib.format.read_magic(stream)
@@ -123,14 +123,14 @@ def _of_npy(body: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
     except Exception as error:
         raise Problem("damaged", f"the .npy cannot be read ({one_line(error)}): write it with numpy.save") from error
     if dtype.kind not in "fiub" or dtype.itemsize > 8:
-        raise Problem("damaged", f"the .npy holds {dtype}: expected numbers, such as float32")
+        raise Problem("damaged", f"the .npy contains {dtype}: expected numbers, such as float32")
     _check_shape(found, shape)
     numbers = body[stream.tell() :]
     if len(numbers) != math.prod(found) * dtype.itemsize:
         raise Problem(
             "damaged",
-            f"the .npy says {list(found)} of {dtype}, {math.prod(found) * dtype.itemsize:,} bytes, and holds "
-            f"{len(numbers):,}: it was cut off",
+            f"the .npy claims {list(found)} of {dtype}, {math.prod(found) * dtype.itemsize:,} bytes, but contains "
+            f"{len(numbers):,}: it was truncated",
         )
     array = np.frombuffer(numbers, dtype).reshape(found, order="F" if fortran else "C")
     return _checked(array, shape)
@@ -153,22 +153,22 @@ def _of_json(body: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
     try:
         array = np.array(content)
     except ValueError as error:
-        raise Problem("damaged", f"the lists of the body are not all of {list(found)}: {one_line(error)}") from error
+        raise Problem("damaged", f"the lists in the body are not all of {list(found)}: {one_line(error)}") from error
     if array.dtype.kind not in "fiu":
-        raise Problem("damaged", "the lists of the body hold something else than numbers")
+        raise Problem("damaged", "the lists in the body contain something other than numbers")
     return _checked(array, shape)
 
 
 def _check_shape(found: Any, shape: tuple[int, ...]) -> None:
     if tuple(found) not in (shape, (1, *shape)):
         many = len(found) == len(shape) + 1 and tuple(found)[1:] == shape
-        mend = "; send each of them as a request of its own, the server makes batches" if many else ""
+        mend = "; send each as a separate request, the server forms batches" if many else ""
         raise Problem("damaged", f"a tensor of shape {list(found)}: expected {list(shape)}{mend}")
 
 
 def _checked(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):  # is seen below
+    with np.errstate(over="ignore"):  # overflow is checked below
         found = array.astype(np.float32).reshape(shape)
     if not np.isfinite(found).all():
-        raise Problem("damaged", "the tensor holds numbers that are not finite in float32")
+        raise Problem("damaged", "the tensor contains numbers that are not finite in float32")
     return found

@@ -1,4 +1,4 @@
-"""The application in one process, under uvicorn: for development, and wherever one process is enough."""
+"""The application in one process, under uvicorn: for development, and whenever one process is enough."""
 
 import signal
 import socket
@@ -13,15 +13,15 @@ from .inputs import Limits
 from .metrics import Metrics, Prometheus
 from .predicting import Predictor
 
-DRAIN_S = 30  # seconds that requests have to end once the server is to stop
+DRAIN_S = 30  # seconds for requests to finish once the server is stopping
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket of the server, which nobody can reach from elsewhere where the host is a loopback address.
+    """A socket for the server; with a loopback address it cannot be reached from other machines.
 
     Arguments:
-        host: an address or a name of this machine.
-        port: 0 for any that is free.
+        host: an address or name of this machine.
+        port: 0 for any free one.
 
     Raises:
         BudgetError: a port that is taken, or an address of another machine.
@@ -34,15 +34,15 @@ def bound(host: str, port: int) -> socket.socket:
             made.bind(address)
         except (OSError, OverflowError, UnicodeError) as error:
             raise BudgetError(
-                f"{host}:{port} cannot be listened at ({error}): expected an address of this machine and a port that "
-                "is free, such as --host 127.0.0.1 --port 8001"
+                f"cannot listen on {host}:{port} ({error}): expected an address of this machine and a free port, such "
+                "as --host 127.0.0.1 --port 8001"
             ) from error
         stack.pop_all()
     return made
 
 
 def address_of(listening: socket.socket) -> str:
-    """Where clients find it."""
+    """The URL for clients."""
     host, port, *_ = listening.getsockname()
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -54,13 +54,13 @@ def serve_here(
     limits: Limits | None = None,
     on_ready: Callable[[], Any] | None = None,
 ) -> None:
-    """Serve until the process is told to stop (SIGINT, SIGTERM); what was begun is answered first.
+    """Serve until the process is stopped (SIGINT, SIGTERM); requests in progress are answered first.
 
     Arguments:
-        open_models: called with what counts; the models by name, and language models by name.
+        open_models: called with the metrics; returns models by name, and language models by name.
         listening: from `bound`.
         limits: of requests.
-        on_ready: called once the models are there.
+        on_ready: called once the models are ready.
     """
     import uvicorn
 
@@ -89,7 +89,7 @@ def serve_here(
 
 @contextmanager
 def told_to_stop() -> Iterator[threading.Event]:
-    """Is set when the process is told to stop, which is no error; uvicorn listens itself, and passes it on."""
+    """An event that is set when the process is stopped, which is not an error; uvicorn handles and forwards signals."""
     told = threading.Event()
     before = {each: signal.signal(each, lambda *_: told.set()) for each in (signal.SIGINT, signal.SIGTERM)}
     try:

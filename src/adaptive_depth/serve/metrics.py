@@ -1,28 +1,28 @@
-"""What is counted of a server: depths that ran, answers in time, who was turned away, how many wait, how long."""
+"""A server's metrics: depths that ran, answers in time, requests turned away, queue length and latency."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-# How a request may end. What is answered under the server's own target may be late; what named a deadline is refused.
+# How a request may end. Under the server's own target, answers may be late; with a deadline, late ones are refused.
 OUTCOMES = ("in_time", "answered_late", "late", "shed", "full", "failed", "refused", "cancelled", "stopping")
 SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
 _PREFIX = "adaptive_depth"
 _COUNTERS = {
-    "requests": ("Requests by how they ended: goodput is those in_time.", ("model", "outcome")),
-    "served": ("Answers by the depth that they are of.", ("model", "skip")),
-    "worth": ("What answers in time are worth, added up: the table's quality in percent is one hundredth.", ("model",)),
+    "requests": ("Requests by outcome: in_time is the goodput.", ("model", "outcome")),
+    "served": ("Answers by depth.", ("model", "skip")),
+    "worth": ("Total worth of the answers in time: the table's quality in percent, divided by 100.", ("model",)),
 }
 _HISTOGRAMS = {
-    "latency_seconds": ("From a whole request to its answer.", SECONDS, ("model",)),
+    "latency_seconds": ("From a complete request to its answer.", SECONDS, ("model",)),
     "batch_size": ("Requests that ran together.", BATCHES, ("model", "skip")),
 }
-_GAUGES = {"waiting": ("Requests that wait at present.", ("model",))}
+_GAUGES = {"waiting": ("Requests waiting at present.", ("model",))}
 
 
 class Watch(Protocol):
-    """Who is told what happens to requests."""
+    """Is notified of what happens to requests."""
 
     def ended(self, outcome: str) -> None: ...
 
@@ -46,10 +46,10 @@ class Nobody:
 
 
 class Metrics:
-    """Counts for several models, in what Prometheus reads.
+    """Counts for several models, for Prometheus.
 
     Arguments:
-        kinds: what makes them: `Prometheus` for one process, `OfRay` for a cluster.
+        kinds: creates the metrics: `Prometheus` for one process, `OfRay` for a cluster.
     """
 
     def __init__(self, kinds: "Kinds") -> None:
@@ -59,7 +59,7 @@ class Metrics:
         self._models: dict[str, _OfModel] = {}
 
     def of(self, model: str) -> "Watch":
-        """Who counts for one model."""
+        """The watch that counts for one model."""
         if model not in self._models:
             self._models[model] = _OfModel(self, model)
         return self._models[model]
@@ -77,7 +77,7 @@ class Metrics:
 class _OfModel:
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._metrics, self._model = metrics, model
-        for outcome in OUTCOMES:  # so that a rate can be taken from the first one on
+        for outcome in OUTCOMES:  # start at 0, so that rates include the first request
             metrics.count("requests", 0, model=model, outcome=outcome)
         self.waiting(0)
 
@@ -97,7 +97,7 @@ class _OfModel:
 
 
 class Kinds(Protocol):
-    """What makes metrics: each a function of a value and its labels."""
+    """Creates metrics: each a function of a value and its labels."""
 
     def counter(self, name: str, about: str, labels: Iterable[str]) -> Any: ...
 
@@ -107,7 +107,7 @@ class Kinds(Protocol):
 
 
 class Prometheus:
-    """Metrics of this process, in a registry of their own.
+    """Metrics of this process, in their own registry.
 
     Example:
         >>> prometheus = Prometheus()
@@ -141,20 +141,20 @@ class Prometheus:
         return lambda value, told: made.labels(**told).set(value)
 
     def text(self) -> bytes:
-        """All of them, as Prometheus reads it."""
+        """All metrics in Prometheus's text format."""
         from prometheus_client import generate_latest
 
         return generate_latest(self.registry)
 
 
 class OfRay:
-    """Metrics of the cluster: Ray adds them up and shows them on each node's own port."""
+    """Metrics of the cluster: Ray aggregates them and exports them on each node's own port."""
 
     def counter(self, name: str, about: str, labels: Iterable[str]) -> Any:
         from ray.util.metrics import Counter
 
         made = Counter(name, description=about, tag_keys=tuple(labels))
-        # Ray refuses to add nothing, which says no more than that it is there.
+        # Ray rejects increments by 0, which would only announce the label.
         return lambda value, told: made.inc(value, tags=told) if value > 0 else None
 
     def histogram(self, name: str, about: str, bounds: Iterable[float], labels: Iterable[str]) -> Any:

@@ -1,4 +1,4 @@
-"""The application on Ray Serve: an ingress, and for each model a deployment with replicas of its own."""
+"""The application on Ray Serve: an ingress, and for each model a deployment with its own replicas."""
 
 import asyncio
 import importlib
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 
 INGRESS = "http"
 DRAIN_S = 30.0
-_TRIES = 2  # replicas that are asked, where one dies with a request: that may be the request's fault
-_PATIENCE_S = 1.0  # for a replica to say that it is there
+_TRIES = 2  # replicas tried if one dies with a request: the request may be the cause
+_PATIENCE_S = 1.0  # for a replica to report its status
 _MOST_AT_ONCE = 1024  # requests in an ingress
 _QUIET = {"log_level": "WARNING"}
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """A model as Ray is to run it.
+    """A model for Ray to run.
 
     Attributes:
-        open: called in each replica with what counts; makes the model, a `Predictor` or a `Writer`.
-        waiting: the most requests that wait in a replica; so many more wait for one.
-        text: is it a language model?
+        open: called in each replica with its metrics; returns the model, a `Predictor` or a `Writer`.
+        waiting: the most requests that wait in a replica; as many again wait for one.
+        text: whether it is a language model.
         options: of Ray Serve's `deployment`: `num_replicas`, `autoscaling_config`, `ray_actor_options`, ...
     """
 
@@ -52,7 +52,7 @@ class Deployed:
 
 
 class Replica:
-    """A model in a process of Ray: measures itself, and answers until it has drained."""
+    """A model in a Ray process: measures itself, and answers until it has drained."""
 
     async def __init__(self, open_model: Callable[[Metrics], Predictor]) -> None:
         self._model = await asyncio.to_thread(open_model, Metrics(OfRay()))
@@ -67,14 +67,14 @@ class Replica:
     async def predict(self, asked: Asked) -> Reply | Problem:
         try:
             return await self._model.predict(asked)
-        except Problem as problem:  # as a value: Ray wraps what is raised, and logs it
+        except Problem as problem:  # as a value: Ray wraps and logs exceptions
             return problem
 
     async def check_health(self) -> None:
-        """Ray starts a replica anew whose network does not answer any more."""
+        """Ray restarts a replica whose network no longer responds."""
         healthy, _ = await self._model.status()
         if not healthy:
-            raise RuntimeError("the network does not answer any more")
+            raise RuntimeError("the network no longer responds")
 
     async def __del__(self) -> None:
         if hasattr(self, "_model"):
@@ -82,7 +82,7 @@ class Replica:
 
 
 class TextReplica:
-    """A language model in a process of Ray."""
+    """A language model in a Ray process."""
 
     async def __init__(self, open_model: Callable[[Metrics], Any]) -> None:
         self._model = await asyncio.to_thread(open_model, Metrics(OfRay()))
@@ -101,8 +101,8 @@ class TextReplica:
             yield problem
 
     async def check_health(self) -> None:
-        """As of `Replica`."""
-        await Replica.check_health(self)  # type: ignore[arg-type] - has what that asks
+        """As for `Replica`."""
+        await Replica.check_health(self)  # type: ignore[arg-type] - has the same methods
 
     async def __del__(self) -> None:
         if hasattr(self, "_model"):
@@ -110,7 +110,7 @@ class TextReplica:
 
 
 class RemoteText:
-    """A language model behind Ray. A text that was begun is not begun again: its reader has seen some of it."""
+    """A language model behind Ray. A text is never restarted: its reader has already seen part of it."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
@@ -122,7 +122,7 @@ class RemoteText:
         return await Remote(self._handle).status()
 
     async def write(self, asked: "TextAsked") -> "AsyncIterator[Piece]":
-        """The pieces of a replica.
+        """The pieces from a replica.
 
         Raises:
             Problem: why there are none, or no more.
@@ -136,9 +136,9 @@ class RemoteText:
                     raise piece
                 yield piece
         except BackPressureError as error:
-            raise Problem("full", "too many texts wait for a replica: ask again in 5 s", 5) from error
+            raise Problem("full", "too many texts wait for a replica: retry in 5 s", 5) from error
         except (RayActorError, RayServeException) as error:
-            raise Problem("failed", "the replica has died with this text: ask again") from error
+            raise Problem("failed", "the replica died with this text: retry") from error
 
 
 class Remote:
@@ -156,15 +156,15 @@ class Remote:
         return await self._handle.about.remote()
 
     async def status(self) -> tuple[bool, bool]:
-        """Ray itself looks after the health of replicas; here it matters whether one takes requests."""
+        """Ray itself monitors the health of replicas; here it only matters whether one accepts requests."""
         try:
             _, ready = await asyncio.wait_for(self._handle.status.remote(), _PATIENCE_S)
-        except Exception:  # noqa: BLE001 - none is there, or it has just died
+        except Exception:  # noqa: BLE001 - no replica, or it has just died
             return True, False
         return True, ready
 
     async def predict(self, asked: Asked) -> Reply:
-        """The answer of a replica; where it dies meanwhile, that of another one: a pass leaves nothing behind.
+        """The answer of a replica or, if it dies meanwhile, of another one: passes have no side effects.
 
         Raises:
             Problem: why there is no answer.
@@ -178,24 +178,24 @@ class Remote:
             try:
                 found = await self._handle.predict.remote(replace(asked, waited_ms=asked.waited_ms + waited))
             except BackPressureError as error:
-                raise Problem("full", "too many requests wait for a replica: ask again in 1 s", 1) from error
+                raise Problem("full", "too many requests wait for a replica: retry in 1 s", 1) from error
             except (RayActorError, RayServeException):
                 continue
             if isinstance(found, Problem):
                 raise found
             return found
-        raise Problem("failed", f"{_TRIES} replicas have died with this request, or none is there: ask again later")
+        raise Problem("failed", f"{_TRIES} replicas died with this request, or none is available: retry later")
 
 
 class Ingress:
-    """Where requests come in; Ray runs as many as it is told to."""
+    """The entry point of requests; Ray runs as many as configured."""
 
     def __init__(self, limits: Limits, models: Mapping[str, Any], writers: Mapping[str, Any]) -> None:
         self._limits = limits
         self._models = {name: Remote(handle) for name, handle in models.items()}
         self._writers = {name: RemoteText(handle) for name, handle in writers.items()}
 
-    def __serve_build_asgi_app__(self) -> Any:  # of Ray's own protocol
+    def __serve_build_asgi_app__(self) -> Any:  # part of Ray's protocol
         metrics = Metrics(OfRay())
         return application(
             self._models, writers=self._writers, limits=self._limits, metrics=metrics, names_requests=False
@@ -203,7 +203,7 @@ class Ingress:
 
 
 def ray_application(models: Mapping[str, Deployed], limits: Limits | None = None) -> Any:
-    """What `ray.serve.run` runs.
+    """The application for `ray.serve.run`.
 
     Arguments:
         models: by name.
@@ -228,8 +228,8 @@ def _deployment(name: str, model: Deployed) -> Any:
     from ray import serve
 
     if name == INGRESS:
-        raise BudgetError(f"a model called {INGRESS!r} would stand in the place of the ingress: name it otherwise")
-    # The queue in front of the network plans best where it sees whoever waits, so Ray keeps none back.
+        raise BudgetError(f"a model named {INGRESS!r} would replace the ingress: choose another name")
+    # The network's own queue plans best if it sees all waiting requests, so Ray holds none back.
     usual = {
         "name": name,
         "max_ongoing_requests": 2 * model.waiting,
@@ -247,12 +247,12 @@ def _deployment(name: str, model: Deployed) -> Any:
 
 @contextmanager
 def cluster(**options: Any) -> Iterator[None]:
-    """Ray, and at its end what was started here is stopped: of `RAY_ADDRESS`, or a new one on this machine.
+    """A Ray cluster, that of `RAY_ADDRESS` or a new one on this machine; stops what it started.
 
     Arguments:
         **options: of `ray.init`, for a new one.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unasked
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry without consent
     with importable():
         import ray
         from ray import serve
@@ -271,7 +271,7 @@ def cluster(**options: Any) -> Iterator[None]:
 
 
 def deploy(app: Any, host: str, port: int) -> None:
-    """Run an application on the cluster, once all its models are there.
+    """Run an application on the cluster, once all its models are ready.
 
     Raises:
         ArtifactError: a model that cannot be opened.
@@ -283,7 +283,7 @@ def deploy(app: Any, host: str, port: int) -> None:
 
 
 def run(app: Any, name: str, prefix: str) -> None:
-    """An application beside others.
+    """Run an application alongside others.
 
     Raises:
         ArtifactError: a model that cannot be opened.
@@ -299,7 +299,7 @@ def run(app: Any, name: str, prefix: str) -> None:
 
 
 def metrics_address() -> str | None:
-    """Where Prometheus finds the counts of this node; None where Ray does not show them."""
+    """Where Prometheus finds this node's metrics; None if Ray does not export them."""
     import ray
 
     for node in ray.nodes():
@@ -310,10 +310,10 @@ def metrics_address() -> str | None:
 
 @contextmanager
 def importable() -> Iterator[None]:
-    """Inside, Ray can be imported, here and in its processes.
+    """Makes Ray importable, here and in its processes.
 
-    It asks the package amdsmi for accelerators, which raises a KeyError where AMD's library is missing; Ray expects an
-    ImportError (ray 2.60; amdsmi 7.0, which zeus brings, the extra `energy`). There amdsmi is hidden from Ray.
+    Ray queries accelerators through amdsmi, which raises a KeyError if AMD's library is missing, where Ray expects an
+    ImportError (ray 2.60; amdsmi 7.0, installed with zeus by the extra `energy`). In that case amdsmi is hidden.
     """
     if sys.modules.get("amdsmi", sys) is None or not _has_broken_amdsmi():
         yield
@@ -337,11 +337,11 @@ def importable() -> Iterator[None]:
 def _has_broken_amdsmi() -> bool:
     if importlib.util.find_spec("amdsmi") is None:
         return False
-    with redirect_stdout(io.StringIO()):  # it prints what it lacks
+    with redirect_stdout(io.StringIO()):  # it prints what is missing
         try:
             importlib.import_module("amdsmi")
         except ImportError:
             return False
-        except Exception:  # noqa: BLE001 - of whatever kind: Ray would end with it
+        except Exception:  # noqa: BLE001 - any kind: Ray would fail with it
             return True
     return False

@@ -1,4 +1,4 @@
-"""An opened network as a model that answers requests: its table, measured on this machine, its queue, its reader."""
+"""An opened network as a model that answers requests: its table, measured on this machine, its queue and reader."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -34,13 +34,13 @@ class Settings(Plain):
     """How a model is served.
 
     Attributes:
-        target_ms: from a whole request to its answer; requests may name deadlines of their own.
+        target_ms: from a complete request to its answer; requests may set their own deadlines.
         max_batch: the most requests that run together.
         most_waiting: the most that wait.
-        shed: who is turned away where not all can be answered in time: `"oldest"`, `"newest"` or `"none"`.
-        skip: one depth for all requests; None for whatever the scheduler finds.
-        worth: what an answer is worth by skip, where the table's quality is not in percent.
-        measure: measure latencies on this machine when it starts; else those of the file's table hold.
+        shed: which requests are turned away if not all can be answered in time: `"oldest"`, `"newest"` or `"none"`.
+        skip: one depth for all requests; None lets the scheduler choose.
+        worth: what an answer is worth by skip, if the table's quality is not in percent.
+        measure: measure latencies on this machine at startup; otherwise use those of the file's table.
         limits: of requests.
 
     Raises:
@@ -85,19 +85,20 @@ def open_predictor(
     Arguments:
         name: in addresses.
         session: of the network.
-        known: what is known of it: `session.artifact`, or with more than that says.
+        known: what is known about it: `session.artifact`, or more.
         settings: how it is served.
-        metrics: where it counts; nowhere where None.
-        device: what it shares with the other models of this process.
-        on_round: called with (rounds done, rounds in all) while latencies are measured.
+        metrics: where it counts; None for nowhere.
+        device: shared with the other models of this process.
+        on_round: called with (rounds done, total) while latencies are measured.
         clock: seconds.
 
     Raises:
-        MeasurementError: a table without latencies by batch size, where none are to be measured.
-        DataError: a network whose depths nobody has judged, or one that takes inputs of any size.
-        ArtifactError: a file of a fixed batch that is to be run in larger ones.
+        MeasurementError: a table without latencies by batch size, if none are to be measured.
+        DataError: a network whose depths were not evaluated, or one that takes inputs of any size.
+        ArtifactError: a file with a fixed batch size that is to run larger ones.
         BudgetError, SkipError: settings that do not fit the network.
     """
+    known.check_image("a server")
     shape, fixed = _shape(name, known), known.input_shape[0]
     most = settings.max_batch if fixed is None else min(fixed, settings.max_batch)
     table, worth = _judged(name, known, tuple(session.skips), settings)
@@ -148,21 +149,21 @@ def measure_by_batch(
     on_round: OnRound | None = None,
     clock: Callable[[], float] = perf_counter,
 ) -> dict[str, dict[int, float]]:
-    """The median time of a pass by depth and batch size; all in turn, in an order shuffled anew in each round.
+    """The median time of a pass by depth and batch size; all in turn, in a newly shuffled order each round.
 
     Arguments:
         session: called as `session(x, skip)`.
         x: an input, `[1, ...]`.
         skips, sizes: what to measure.
-        seconds: how long about; at least three rounds, at most thirty, after one that is not counted.
-        on_round: called with (rounds done, rounds in all, as it looks now).
+        seconds: approximate duration; at least three rounds, at most thirty, after an untimed one.
+        on_round: called with (rounds done, estimated total).
         clock: seconds.
 
     Returns:
         Milliseconds by skip and batch size.
 
     Raises:
-        ArtifactError: outputs that have no batch.
+        ArtifactError: outputs without a batch dimension.
 
     Example:
         >>> found = measure_by_batch(lambda x, skip: x, np.zeros((1, 4)), ["F", "T"], [1, 4], seconds=0)
@@ -170,7 +171,7 @@ def measure_by_batch(
         [[1, 4], [1, 4]]
     """
     inputs = {size: np.repeat(x, size, axis=0) for size in sizes}
-    for skip in skips:  # what a backend does once is done, and seen to give what is asked for
+    for skip in skips:  # gets one-time work done, and checks the outputs' batch
         for size in sizes:
             rows_of(session(inputs[size], skip), size, size)
     runs = {f"{skip} {size}": partial(session, inputs[size], skip) for skip in skips for size in sizes}
@@ -182,7 +183,7 @@ def measure_by_batch(
 def with_batches(
     table: TradeOffs, latencies: Mapping[str, Mapping[int, float]], *, device: Mapping[str, Any]
 ) -> TradeOffs:
-    """The quality of a table, and latencies by depth and batch size of another device.
+    """A table's quality with another device's latencies by depth and batch size.
 
     Example:
         >>> table = TradeOffs((Row("F", 80.0, 400, 9),))
@@ -203,21 +204,21 @@ def _measured(
     on_round: OnRound | None,
     clock: Callable[[], float],
 ) -> TradeOffs:
-    """The table with latencies of this machine, of batches up to a size."""
+    """The table with this machine's latencies for batches up to a size."""
     sizes = [fixed] if fixed else sorted({1, *(size for size in (4, 16, 64, 256) if size < most), most})
     skips = [row.skip for row in table.rows]
     x = np.zeros((1, *shape), np.float32)
     latencies = measure_by_batch(session, x, skips, sizes, on_round=on_round, clock=clock)
-    if fixed:  # fewer are filled up, and take as long
+    if fixed:  # smaller ones are padded, and take as long
         latencies = {skip: {1: times[fixed], fixed: times[fixed]} for skip, times in latencies.items()}
     return with_batches(table, latencies, device={"backend": session.backend})
 
 
 def _check_measured(name: str, table: TradeOffs, most: int) -> None:
-    """Raise where a table has no latencies by batch size."""
+    """Raise if a table has no latencies by batch size."""
     if "latency_ms" not in table.measured or most > max(table.batch_size, *table.rows[0].throughput, 0):
         raise MeasurementError(
-            f"the table of {name} has no latencies of batches of {most}: let them be measured on this machine "
+            f"the table of {name} has no latencies for batches of {most}: have them measured on this machine "
             f"(--measure), or profile with --batch-sizes 1,{most} and export again"
         )
 
@@ -225,15 +226,15 @@ def _check_measured(name: str, table: TradeOffs, most: int) -> None:
 def _judged(
     name: str, known: Artifact, skips: tuple[str, ...], settings: Settings
 ) -> tuple[TradeOffs, dict[str, float] | None]:
-    """Quality by depth, of those to serve; and what their answers are worth, where that does not follow from it."""
+    """The quality of the depths to serve, and what their answers are worth if that does not follow from it."""
     if settings.skip is not None and settings.skip not in skips:
         raise DataError(f"skip={settings.skip} is not in {name}: expected one of {', '.join(skips)}")
     wanted = skips if settings.skip is None else (settings.skip,)
     table = known.own_trade_offs()
     if table is None and settings.skip is None:
         raise DataError(
-            f"{name} does not know how good its depths are, by which they are chosen: measure it with adaptive-depth "
-            f"evaluate RUN and profile RUN, then export again; or serve one depth, with --skip {skips[0]}"
+            f"{name} does not contain the quality of its depths, by which they are chosen: measure it with "
+            f"adaptive-depth evaluate RUN and profile RUN, then export again; or serve one depth: --skip {skips[0]}"
         )
     if table is None:
         return TradeOffs((Row(wanted[0], 100.0, 0, 0),), quality=Quality("worth")), {wanted[0]: 100.0}
@@ -249,22 +250,22 @@ def _judged(
     if not percent:
         example = ",".join(f"{row.skip}={100 - 10 * place}" for place, row in enumerate(rows[:2]))
         raise BudgetError(
-            f"what an answer of {name} is worth does not follow from {table.quality}: say it, in percent of a perfect "
-            f"one, for each depth (--worth {example}...), or serve one depth, with --skip {rows[0].skip}"
+            f"the worth of an answer of {name} does not follow from {table.quality}: set it for each depth, in percent "
+            f"of a perfect one (--worth {example}...), or serve one depth, with --skip {rows[0].skip}"
         )
     return table, None
 
 
 def _shape(name: str, known: Artifact) -> tuple[int, ...]:
-    """Of one input; sides that may be any are those of its preprocessing."""
+    """The shape of one input; free dimensions are taken from its preprocessing."""
     sides = known.input_shape[1:]
     if None not in sides:
         return tuple(side for side in sides if side is not None)
     if known.preprocessing is None or len(sides) != 3:
         said = ", ".join("any" if side is None else str(side) for side in sides)
         raise DataError(
-            f"{name} takes inputs of any size ({said}) and does not say how images are prepared: requests of several "
-            "sizes cannot run together; export it for one size"
+            f"{name} takes inputs of any size ({said}) and does not know how images are preprocessed: requests of "
+            "several sizes cannot run together; export it for one size"
         )
     channels, *rest = sides
     usual = (known.preprocessing.channels, *known.preprocessing.sides)

@@ -1,4 +1,4 @@
-"""One model that answers requests: what a body means, its place in the queue, and what the output says of it."""
+"""One model that answers requests: it reads the body, queues it, and reads the output."""
 
 import asyncio
 import time
@@ -20,19 +20,19 @@ from .problems import Problem
 from .wishes import Wishes
 
 FORMS = ("labels", "tensors")
-_LONGEST_MS = 10_000.0  # that unpacking an image can have taken; more comes from a clock that jumped
+_LONGEST_MS = 10_000.0  # the most that decoding an image can take; more means that the clock jumped
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request, as it goes from the server to a model, perhaps on another machine.
+    """A request on its way from the server to a model, perhaps on another machine.
 
     Attributes:
         body: an image or a tensor.
         kind: its media type.
-        wishes: what it asks for.
-        form: of the answer, one of `FORMS`; labels of an image and tensors of a tensor where None.
-        waited_ms: since it came to the server.
+        wishes: its options.
+        form: of the answer, one of `FORMS`; if None, labels for an image and tensors for a tensor.
+        waited_ms: since it reached the server.
     """
 
     body: bytes = field(repr=False)
@@ -44,15 +44,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model says to a request.
+    """A model's answer to a request.
 
     Attributes:
         skip: the depth that ran; `batch` is how many requests ran together.
-        late: it came after the server's target.
+        late: whether it came after the server's target.
         waited_ms, latency_ms: before its batch, and of its batch.
-        predictions: what each output says of an image: its `output`, `text` and `values`; None where tensors were asked
-            for.
-        tensors: the outputs by name, `""` of a network that has only one; None where labels were asked for.
+        predictions: each output's prediction for an image: its `output`, `text` and `values`; None if tensors were
+            requested.
+        tensors: the outputs by name, `""` for a single one; None if labels were requested.
     """
 
     skip: str
@@ -66,17 +66,17 @@ class Reply:
 
 @dataclass(frozen=True)
 class About:
-    """What a server says of a model.
+    """A model's description.
 
     Attributes:
         name: in addresses.
-        depths: quality by skip, super-net first; None where it was not measured.
+        depths: quality by skip, super-net first; None if not measured.
         quality: what that is, in words.
-        target_ms: the server's aim.
+        target_ms: the server's target.
         shape: of a tensor, without the batch.
-        images: does it take images?
+        images: whether it accepts images.
         latencies: milliseconds by skip and batch size, as measured.
-        language: does it write text?
+        language: whether it writes text.
     """
 
     name: str
@@ -90,14 +90,14 @@ class About:
 
 
 class Model(Protocol):
-    """What a server has of each model: in this process, or behind Ray."""
+    """A model as the server sees it: in this process, or behind Ray."""
 
     async def about(self) -> About: ...
 
     async def predict(self, asked: Asked) -> Reply: ...
 
     async def status(self) -> tuple[bool, bool]:
-        """Is it healthy, and does it take requests?"""
+        """Whether it is healthy, and whether it accepts requests."""
         ...
 
 
@@ -105,13 +105,13 @@ class Predictor:
     """A model in this process.
 
     Arguments:
-        about: what it is.
+        about: its description.
         batcher: its queue, which this starts and stops.
-        preprocessing: of images; None where only tensors are taken.
-        read: what outputs say of an image.
+        preprocessing: of images; None if only tensors are accepted.
+        read: turns outputs into predictions for an image.
         limits: of images.
-        watch: who counts, the same as the queue's.
-        workers: threads that unpack images and read outputs.
+        watch: counts events, the same as the queue's.
+        workers: threads that decode images and read outputs.
         clock: seconds.
     """
 
@@ -131,7 +131,7 @@ class Predictor:
         self._about, self._preprocessing, self._read, self._limits = about, preprocessing, read, limits or Limits()
         self._workers = ThreadPoolExecutor(workers, "images")
         self._watch, self._clock = watch or Nobody(), clock
-        self._preparing = 0  # requests whose body is unpacked at present
+        self._preparing = 0  # requests whose body is being decoded
 
     async def __aenter__(self) -> "Predictor":
         await self.batcher.__aenter__()
@@ -141,7 +141,7 @@ class Predictor:
         await self.stop()
 
     async def stop(self, drain_s: float = 30.0) -> None:
-        """Answer those that wait, and take no more."""
+        """Answer those that wait, and accept no more."""
         await self.batcher.stop(drain_s)
         self._workers.shutdown(wait=False, cancel_futures=True)
 
@@ -183,7 +183,7 @@ class Predictor:
             self._preparing -= 1
 
     async def _threaded(self, work: Callable[..., Any], *given: Any) -> Any:
-        """Images are unpacked, and outputs read, beside the event loop."""
+        """Run work (decoding images, reading outputs) outside the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._workers, work, *given)
 
     def _predictions(self, output: Any, given: Input) -> tuple[dict[str, Any], ...]:

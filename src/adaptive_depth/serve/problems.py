@@ -1,4 +1,4 @@
-"""What a request can run into, as HTTP tells it (RFC 9457): a kind, a status, the reason and the way round."""
+"""Problems with a request, as reported over HTTP (RFC 9457): a kind, a status, the reason and a fix."""
 
 from typing import Any, NamedTuple
 
@@ -12,8 +12,8 @@ class Kind(NamedTuple):
 
     Attributes:
         status: of HTTP.
-        title: the same for all of the kind.
-        outcome: as it is counted (`metrics.OUTCOMES`).
+        title: the same for all of a kind.
+        outcome: as counted (`metrics.OUTCOMES`).
     """
 
     status: int
@@ -24,18 +24,18 @@ class Kind(NamedTuple):
 KINDS = {
     "cut-off": Kind(400, "The request was cut off"),
     "unknown-model": Kind(404, "There is no such model"),
-    "unknown-path": Kind(404, "There is nothing here"),
-    "method": Kind(405, "This path takes other methods"),
+    "unknown-path": Kind(404, "There is no such path"),
+    "method": Kind(405, "This path does not accept this method"),
     "slow": Kind(408, "The request took too long to arrive"),
     "too-large": Kind(413, "The request is too large"),
     "no-image": Kind(415, "The body is neither an image nor a tensor"),
     "damaged": Kind(422, "The body cannot be read"),
-    "wish": Kind(422, "The request asks for what cannot be had"),
+    "wish": Kind(422, "The request cannot be met"),
     "failed": Kind(500, "The network failed", "failed"),
     "full": Kind(503, "Too many requests wait", "full"),
-    "shed": Kind(503, "There is no time for the request", "shed"),
-    "stopping": Kind(503, "The server stops", "stopping"),
-    "stuck": Kind(503, "The network does not return", "failed"),
+    "shed": Kind(503, "There was no time for the request", "shed"),
+    "stopping": Kind(503, "The server is stopping", "stopping"),
+    "stuck": Kind(503, "The network does not respond", "failed"),
     "late": Kind(504, "The answer came too late", "late"),
 }
 
@@ -45,11 +45,11 @@ class Problem(AdaptiveDepthError):
 
     Arguments:
         kind: one of `KINDS`.
-        detail: what was received, what was expected, how to mend it.
-        retry_after_s: when it is worth while to ask again.
+        detail: what was received, what was expected, how to fix it.
+        retry_after_s: when a retry is worthwhile.
 
     Example:
-        >>> problem = Problem("full", "256 requests wait: ask again in 2 s", retry_after_s=2)
+        >>> problem = Problem("full", "256 requests wait: retry in 2 s", retry_after_s=2)
         >>> problem.status, problem.to_json()["title"]
         (503, 'Too many requests wait')
     """
@@ -58,7 +58,7 @@ class Problem(AdaptiveDepthError):
         super().__init__(detail)
         self.kind, self.retry_after_s = kind, retry_after_s
 
-    def __reduce__(self) -> Any:  # goes from one process to another
+    def __reduce__(self) -> Any:  # crosses process boundaries
         return Problem, (self.kind, self.detail, self.retry_after_s)
 
     @property
@@ -80,5 +80,5 @@ class Problem(AdaptiveDepthError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Of the response."""
+        """The headers of the response."""
         return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}

@@ -1,4 +1,4 @@
-"""A request as it arrives: a body of bounded size and time, and a client that may leave."""
+"""A request as it arrives: a body of bounded size and time, and a client that may disconnect."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -17,7 +17,7 @@ async def read_body(request: "Request", limits: Limits) -> bytes:
     """The body of a request, of bounded size, within bounded time.
 
     Raises:
-        Problem: it is larger, slower, or ends before it is there.
+        Problem: it is larger or slower, or is cut off.
     """
     from starlette.requests import ClientDisconnect
 
@@ -34,20 +34,20 @@ async def read_body(request: "Request", limits: Limits) -> bytes:
                     raise large
     except TimeoutError as error:
         raise Problem(
-            "slow", f"after {limits.seconds:g} s there were {len(body):,} bytes of the body: send it faster"
+            "slow", f"after {limits.seconds:g} s only {len(body):,} bytes of the body had arrived: send it faster"
         ) from error
     except ClientDisconnect as error:
-        raise Problem("cut-off", f"the client left after {len(body):,} bytes of the body") from error
+        raise Problem("cut-off", f"the client disconnected after {len(body):,} bytes of the body") from error
     return bytes(body)
 
 
 async def unless_gone(request: "Request", work: Awaitable[_T]) -> _T:
-    """What comes of some work, which ends where the client leaves."""
+    """The result of some work, which is cancelled if the client disconnects."""
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise Problem("cut-off", "the client left before its answer")
+            raise Problem("cut-off", "the client disconnected before its answer")
         return task.result()
     finally:
         for each in (task, gone):

@@ -1,4 +1,4 @@
-"""A thread that does what an event loop gives it, one thing after the other."""
+"""A thread that runs an event loop's tasks one after the other."""
 
 import asyncio
 import queue
@@ -8,14 +8,14 @@ from typing import Any
 
 
 class Thread:
-    """One thread that runs what it is given, in turn. It does not keep a process alive whose pass never returns."""
+    """One thread that runs its tasks in turn. A pass that never returns does not keep the process alive."""
 
     def __init__(self) -> None:
         self._given: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="passes", daemon=True).start()
 
     def run(self, work: Callable[[], Any]) -> "asyncio.Future[Any]":
-        """What it returns or raises, in the event loop that asks."""
+        """The result or exception of `work`, in the caller's event loop."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._given.put((work, loop, future))
@@ -29,11 +29,11 @@ class Thread:
             work, loop, future = given
             try:
                 found, error = work(), None
-            except Exception as raised:  # noqa: BLE001 - goes to whoever asked
+            except Exception as raised:  # noqa: BLE001 - goes to the caller
                 found, error = None, raised
             try:
                 loop.call_soon_threadsafe(_settle, future, found, error)
-            except RuntimeError:  # the loop is closed: nobody asks any more
+            except RuntimeError:  # the loop is closed: no caller is left
                 return
 
 

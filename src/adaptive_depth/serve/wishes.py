@@ -1,4 +1,4 @@
-"""What a request may ask for: a depth, a deadline, a least quality."""
+"""The options of a request: a depth, a deadline, a minimum quality."""
 
 import math
 from collections.abc import Iterable
@@ -9,25 +9,25 @@ from ..errors import AdaptiveDepthError
 from ..schema import Letters, Number, Plain, Positive, from_plain
 from .problems import Problem
 
-HEADER = "adaptive-depth-"  # begins the name of a header that is a wish
+HEADER = "adaptive-depth-"  # prefix of headers that are options
 
 
 class WishError(AdaptiveDepthError):
-    """A wish that is none, or wishes that contradict each other."""
+    """An invalid option, or options that contradict each other."""
 
 
 @dataclass(frozen=True)
 class Wishes(Plain):
-    """What one request asks for; None is no wish.
+    """The options of one request; None where not set.
 
     Attributes:
         skip: this depth.
-        deadline_ms: an answer within so many milliseconds, or none: one that comes later is refused. Without it the
-            server's own target holds, which is an aim: what runs is answered, late or not.
-        accuracy: a depth that is at least so good in the table; of a quality where lower is better, at most so bad.
+        deadline_ms: an answer within this many milliseconds, or none: later ones are refused. Without it, the server's
+            own target applies, which is only a goal: whatever runs is answered, late or not.
+        accuracy: a depth with at least this quality in the table; at most this, if lower is better.
 
     Raises:
-        WishError: a depth and a quality, which both say the depth.
+        WishError: both a depth and a quality, which each determine the depth.
 
     Example:
         >>> Wishes.of([("deadline_ms", "40"), ("Adaptive-Depth-Accuracy", "75.5")])
@@ -47,26 +47,26 @@ class Wishes(Plain):
     def __post_init__(self) -> None:
         if self.skip is not None and self.accuracy is not None:
             raise WishError(
-                f"skip={self.skip} and accuracy={self.accuracy:g} both say which depth is to run: name one of them"
+                f"skip={self.skip} and accuracy={self.accuracy:g} both determine the depth: set only one of them"
             )
 
     @classmethod
     def of(cls, told: Iterable[tuple[str, str]]) -> "Wishes":
-        """From the texts of a request.
+        """The options in a request's texts.
 
         Arguments:
-            told: names and values, of parameters (`deadline_ms`) and of headers (`Adaptive-Depth-Deadline-Ms`).
+            told: names and values of parameters (`deadline_ms`) and headers (`Adaptive-Depth-Deadline-Ms`).
 
         Raises:
-            Problem: an unknown or unreadable wish, one that is there twice, or that contradicts another one.
+            Problem: an unknown, unreadable or repeated option, or one that contradicts another.
         """
         known, found = [field.name for field in fields(cls)], {}
         for name, text in told:
             wish = name.lower().removeprefix(HEADER).replace("-", "_")
             if wish not in known:
-                raise Problem("wish", f"{name}={text[:80]!r} is no wish: expected some of {', '.join(known)}")
+                raise Problem("wish", f"{name}={text[:80]!r} is not an option: expected some of {', '.join(known)}")
             if wish in found:
-                raise Problem("wish", f"{wish} is in the request twice: name it once")
+                raise Problem("wish", f"{wish} is in the request twice: set it once")
             found[wish] = text[:80] if wish == "skip" else _number(wish, text)
         try:
             return from_plain(cls, found, WishError, "the request")
@@ -74,14 +74,14 @@ class Wishes(Plain):
             raise Problem("wish", str(error)) from error
 
     def depths(self, table: TradeOffs | None, skips: tuple[str, ...]) -> tuple[str, ...] | None:
-        """The depths that are accepted, of some; None for any.
+        """The accepted depths among `skips`; None for any.
 
         Arguments:
-            table: quality by depth; None where it is not known.
-            skips: what can run.
+            table: quality by depth; None if unknown.
+            skips: the depths that can run.
 
         Raises:
-            Problem: a depth that is not there, or a quality that none reaches.
+            Problem: a depth that is not served, or a quality that none reaches.
         """
         if self.skip is not None:
             if self.skip not in skips:
@@ -90,7 +90,7 @@ class Wishes(Plain):
         if self.accuracy is None:
             return None
         if table is None:
-            raise Problem("wish", f"accuracy={self.accuracy:g}: this model's quality was not measured; name a skip")
+            raise Problem("wish", f"accuracy={self.accuracy:g}: this model's quality was not measured; set a skip")
         rows = [row for row in table.rows if row.skip in skips]
         good = tuple(row.skip for row in rows if table.quality.gain(row.accuracy, self.accuracy) >= 0)
         if not good:

@@ -43,7 +43,7 @@ def test_what_asks_for_nothing_or_changes_nothing_is_taken() -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"n": 2}, "n=2 is not supported: leave it out, or say 1"),
+        ({"n": 2}, "n=2 is not supported: leave it out, or set 1"),
         ({"n": True}, "n=true is not supported"),
         ({"echo": True}, "echo=true is not supported"),
         ({"logprobs": 3}, "logprobs=3 is not supported"),
@@ -57,9 +57,9 @@ def test_what_asks_for_nothing_or_changes_nothing_is_taken() -> None:
         ({"top_p": 0}, "top_p: Input should be greater than 0"),
         ({"max_tokens": 0}, "max_tokens: Input should be greater than or equal to 1"),
         ({"seed": -1}, "seed: Input should be greater than or equal to 0"),
-        ({"stop": ["a"] * 5}, "stop has 5 texts: expected 4 at most"),
+        ({"stop": ["a"] * 5}, "stop has 5 texts: expected at most 4"),
         ({"stop": ""}, "stop"),
-        ({"skip": "T", "token_ms": 5}, "skip and a limit in milliseconds both say the depth"),
+        ({"skip": "T", "token_ms": 5}, "skip and a limit in milliseconds both determine the depth"),
         ({"stream_options": {"include_usage": True}}, "stream_options without stream"),
         ({"prompt": ["a", "b"]}, "prompt has 2 texts: expected one"),
         ({"prompt": None}, "prompt"),

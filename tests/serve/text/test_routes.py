@@ -200,13 +200,13 @@ def test_models_are_listed_with_their_depths(client: openai.OpenAI, network: ad.
 @pytest.mark.parametrize(
     ("more", "error", "said"),
     [
-        ({"model": "other"}, openai.NotFoundError, "'other' writes no text here: expected one of book"),
+        ({"model": "other"}, openai.NotFoundError, "'other' is not a text model here: expected one of book"),
         ({"n": 3}, openai.BadRequestError, "n=3 is not supported"),
         ({"skip": "XY"}, openai.BadRequestError, "XY"),
-        ({"token_ms": 5}, openai.BadRequestError, "were not measured (text table): name a skip"),
+        ({"token_ms": 5}, openai.BadRequestError, "were not measured (text table): set a skip"),
         ({"prompt": ""}, openai.BadRequestError, "the prompt is empty"),
         ({"prompt": [5, 259]}, openai.BadRequestError, "prompt has the token 259: expected ids from 0 to 258"),
-        ({"max_tokens": 93}, openai.BadRequestError, "more than the model's context of 96"),
+        ({"max_tokens": 93}, openai.BadRequestError, "exceed the model's context of 96"),
         ({"prompt": "x" * 30_000}, openai.APIStatusError, "more than 20,000 bytes"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Language models over HTTP, as OpenAI has it: a depth for each request. Torch only in `writing.py`."""
+"""Language models over HTTP, with OpenAI's API: a depth for each request. Torch only in `writing.py`."""

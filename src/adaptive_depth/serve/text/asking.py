@@ -1,4 +1,4 @@
-"""What a request for text may ask, as OpenAI names it; what would change the text and is not known is refused."""
+"""The parameters of a request for text, as in OpenAI's API; unsupported ones that would change the text are refused."""
 
 import json
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from ..problems import Problem
 
 MOST_STOPS = 4
 _MOST_TOKENS = 1 << 20
-_USUAL_TOKENS = 16  # of OpenAI's completions
-# Parameters of OpenAI that are taken where they ask for nothing: by name, what they may be.
+_USUAL_TOKENS = 16  # OpenAI's default for completions
+# Parameters of OpenAI that are accepted only with values that have no effect, by name.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "echo": (None, False),
@@ -25,7 +25,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logprobs": (None, False),
     "modalities": (None, ["text"]),
     "n": (None, 1),
-    "parallel_tool_calls": (None, True, False),  # of tools, of which there are none
+    "parallel_tool_calls": (None, True, False),  # there are no tools
     "presence_penalty": (None, 0),
     "response_format": (None, {"type": "text"}),
     "suffix": (None, ""),
@@ -38,16 +38,16 @@ _WITHOUT_EFFECT = ("metadata", "prompt_cache_key", "safety_identifier", "service
 
 @dataclass(frozen=True)
 class TextAsked:
-    """A request for text, as it goes to a model.
+    """A request for text on its way to a model.
 
     Attributes:
-        prompt: a text, or the ids of its tokens; None of a conversation.
-        messages: of a conversation, each with `role` and `content`.
+        prompt: a text, or its token ids; None for a conversation.
+        messages: a conversation, each with `role` and `content`.
         most: new tokens; None for as many as fit.
-        temperature, top_p, seed, stop: as OpenAI has them.
-        skip: the depth; None for that of the limits, or of the server.
+        temperature, top_p, seed, stop: as in OpenAI's API.
+        skip: the depth; None lets the limits or the server choose.
         first_token_ms, token_ms: limits, which choose the depth.
-        waited_ms: since it came to the server.
+        waited_ms: since it reached the server.
     """
 
     prompt: str | tuple[int, ...] | None = None
@@ -71,7 +71,7 @@ class _StreamOptions(BaseModel):
 
 
 class _Text(BaseModel):
-    """What both ways of asking share."""
+    """What both kinds of request share."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -90,11 +90,11 @@ class _Text(BaseModel):
     @model_validator(mode="after")
     def _goes_together(self) -> "_Text":
         if self.skip is not None and (self.token_ms is not None or self.first_token_ms is not None):
-            raise ValueError("skip and a limit in milliseconds both say the depth: name one of them")
+            raise ValueError("skip and a limit in milliseconds both determine the depth: set only one of them")
         if isinstance(self.stop, list) and len(self.stop) > MOST_STOPS:
-            raise ValueError(f"stop has {len(self.stop)} texts: expected {MOST_STOPS} at most")
+            raise ValueError(f"stop has {len(self.stop)} texts: expected at most {MOST_STOPS}")
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options without stream: add stream, or leave them out")
+            raise ValueError("stream_options without stream: add stream, or leave stream_options out")
         return self
 
     @property
@@ -127,7 +127,7 @@ class Completion(_Text):
         prompt: Any = self.prompt
         if isinstance(prompt, list) and any(isinstance(each, str) for each in prompt):
             if len(prompt) > 1:
-                raise Problem("wish", f"prompt has {len(prompt)} texts: expected one, ask for each of them")
+                raise Problem("wish", f"prompt has {len(prompt)} texts: expected one, send a request for each")
             prompt = prompt[0]
         found = prompt if isinstance(prompt, str) else tuple(prompt)
         return TextAsked(found, most=self.max_tokens or _USUAL_TOKENS, **self._shared())
@@ -159,7 +159,7 @@ class Chat(_Text):
 
     def asked(self) -> TextAsked:
         if self.max_tokens is not None and self.max_completion_tokens is not None:
-            raise Problem("wish", "max_tokens and max_completion_tokens are the same: name one of them")
+            raise Problem("wish", "max_tokens and max_completion_tokens are the same: set only one of them")
         most = self.max_tokens or self.max_completion_tokens
         return TextAsked(messages=tuple(each.plain() for each in self.messages), most=most, **self._shared())
 
@@ -168,7 +168,7 @@ def read_request(kind: type[Completion] | type[Chat], body: bytes) -> Completion
     """A request of either kind.
 
     Raises:
-        Problem: no JSON, a parameter that is missing, out of range, or not supported with this value.
+        Problem: invalid JSON, or a parameter that is missing, out of range, or not supported with this value.
 
     Example:
         >>> read_request(Completion, b'{"model": "m", "prompt": "Once", "max_tokens": 5, "n": 1}').asked().most
@@ -188,7 +188,7 @@ def read_request(kind: type[Completion] | type[Chat], body: bytes) -> Completion
             rest[name] = value
         elif not any(value == each and type(value) is type(each) for each in (*_NEUTRAL[name], 0.0)):
             usual = json.dumps(_NEUTRAL[name][-1])
-            raise Problem("wish", f"{name}={json.dumps(value)[:80]} is not supported: leave it out, or say {usual}")
+            raise Problem("wish", f"{name}={json.dumps(value)[:80]} is not supported: leave it out, or set {usual}")
     try:
         return kind.model_validate_json(json.dumps(rest), strict=True)
     except ValidationError as error:

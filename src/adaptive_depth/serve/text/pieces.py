@@ -1,13 +1,13 @@
-"""A text as it is written: pieces, what they cost, and the words at which it stops."""
+"""A text as it is written: pieces, token counts, and stop words."""
 
 from dataclasses import dataclass
 
-_UNFINISHED = "\ufffd"  # what a decoder shows of a character whose bytes are not all there
+_UNFINISHED = "\ufffd"  # a decoder's output for an incomplete character
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of the prompt, and new ones."""
+    """The numbers of prompt tokens and new tokens."""
 
     prompt: int
     new: int
@@ -22,13 +22,13 @@ class Usage:
 
 @dataclass(frozen=True)
 class Piece:
-    """What is new of a text.
+    """A new part of a text.
 
     Attributes:
-        text: some characters.
+        text: its characters.
         skip: the depth that writes.
-        finish: of the last piece why it ended, `"stop"` or `"length"`.
-        usage: of the last piece.
+        finish: for the last piece, why the text ended, `"stop"` or `"length"`.
+        usage: for the last piece.
     """
 
     text: str
@@ -38,13 +38,13 @@ class Piece:
 
 
 class Stops:
-    """Holds back what may be the beginning of a word at which a text stops.
+    """Holds back what may be the start of a stop word.
 
     Arguments:
-        words: any of which ends the text, and is not part of it.
+        words: any of them ends the text, and is not part of it.
 
     Attributes:
-        met: was there one?
+        met: whether one occurred.
 
     Example:
         >>> stops = Stops(("END",))
@@ -58,10 +58,10 @@ class Stops:
         self._words, self._told, self.met = words, 0, False
 
     def take(self, text: str) -> str:
-        """What is new and certain of a text.
+        """The new part of a text that is certain.
 
         Arguments:
-            text: all of it that was written so far.
+            text: everything written so far.
         """
         if self.met:
             return ""
@@ -78,7 +78,7 @@ class Stops:
         return self._new(text, certain)
 
     def rest(self, text: str) -> str:
-        """What was held back, once nothing follows."""
+        """What was held back, once the text is complete."""
         return "" if self.met else self._new(text, len(text))
 
     def _new(self, text: str, end: int) -> str:

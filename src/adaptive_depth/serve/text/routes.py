@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PATHS = ("/v1/completions", "/v1/chat/completions")
 _DONE = b"data: [DONE]\n\n"
-# What OpenAI calls kinds of errors, by status; every other one is a server's.
+# OpenAI's names for kinds of errors, by status; all others are server errors.
 _TYPES = {400: "invalid_request_error", 404: "not_found_error", 408: "invalid_request_error"}
 _CODES = {"unknown-model": "model_not_found", "full": "overloaded", "too-large": "request_too_large"}
 
@@ -40,13 +40,13 @@ class WritesText(Protocol):
 def add_text_routes(
     app: "FastAPI", writers: Mapping[str, WritesText], limits: Limits, metrics: Metrics | None = None
 ) -> None:
-    """Add both to an application.
+    """Add both routes to an application.
 
     Arguments:
         app: a FastAPI.
         writers: models by name.
         limits: of requests.
-        metrics: where those are counted that never come to a model.
+        metrics: counts requests that never reach a model.
     """
     from starlette.requests import Request
     from starlette.responses import Response
@@ -63,17 +63,17 @@ def add_text_routes(
         pieces = writers[name].write(asked)
         try:
             if wanted.streamed:
-                first = await anext(aiter(pieces))  # an error has its status only before anything is sent
+                first = await anext(aiter(pieces))  # an error can set the status only before anything is sent
                 return _streamed(form, first, pieces, with_usage=wanted.with_usage)
             return await _whole(form, request, pieces)
         except Problem as problem:
             return _told(problem)
 
-    @app.post(PATHS[0], summary="Go on from a prompt, as OpenAI has it; skip, first_token_ms, token_ms say the depth.")
+    @app.post(PATHS[0], summary="Continue a prompt, with OpenAI's API; skip, first_token_ms, token_ms set the depth.")
     async def completions(request: Request) -> Response:
         return await answered(Completion, request)
 
-    @app.post(PATHS[1], summary="Answer in a conversation, as OpenAI has it; skip and limits as above.")
+    @app.post(PATHS[1], summary="Answer in a conversation, with OpenAI's API; skip and limits as above.")
     async def chat(request: Request) -> Response:
         return await answered(Chat, request)
 
@@ -86,14 +86,14 @@ async def _read(
     wanted = read_request(kind, body)
     if wanted.model not in writers:
         raise Problem(
-            "unknown-model", f"{wanted.model[:80]!r} writes no text here: expected one of {', '.join(writers)}"
+            "unknown-model", f"{wanted.model[:80]!r} is not a text model here: expected one of {', '.join(writers)}"
         )
     asked = wanted.asked()
     return wanted.model, replace(asked, waited_ms=1000 * (time.perf_counter() - came)), wanted
 
 
 class _Form:
-    """How OpenAI writes either kind of answer, whole or in pieces."""
+    """OpenAI's format of either kind of answer, whole or in pieces."""
 
     def __init__(self, kind: type[Completion] | type[Chat], model: str) -> None:
         self.chat = kind is Chat
@@ -150,7 +150,7 @@ def _streamed(form: _Form, first: Piece, pieces: AsyncIterator[Piece], *, with_u
             async for piece in pieces:
                 last = piece
                 yield _event(form.part(piece, first=False))
-        except Problem as problem:  # the status is sent already
+        except Problem as problem:  # the status has already been sent
             yield _event(_error(problem))
             return
         if with_usage:
@@ -166,7 +166,7 @@ def _event(content: dict[str, Any]) -> bytes:
 
 
 def _status(problem: Problem) -> int:
-    return 400 if problem.status == 422 else problem.status  # as OpenAI has it
+    return 400 if problem.status == 422 else problem.status  # as in OpenAI's API
 
 
 def _error(problem: Problem) -> dict[str, Any]:

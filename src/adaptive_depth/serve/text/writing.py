@@ -1,4 +1,4 @@
-"""A language model that writes what is asked, one text after the other, each at a depth of its own."""
+"""A language model that writes requested texts one after the other, each at its own depth."""
 
 import asyncio
 import contextlib
@@ -26,18 +26,18 @@ from ..thread import Thread
 from .asking import TextAsked
 from .pieces import Piece, Stops, Usage
 
-_GOVERNORS = 16  # of as many pairs of limits
-_USUAL_TOKENS = 1024  # of a conversation where the model has no limit
+_GOVERNORS = 16  # kept, one for each pair of limits
+_USUAL_TOKENS = 1024  # of a conversation if the model has no limit
 
 
 @dataclass(frozen=True)
 class TextSettings:
-    """How texts are written where a request does not say.
+    """Defaults for requests.
 
     Attributes:
-        skip: the depth; the super-net where None, and where there is no limit.
-        first_token_ms, token_ms: limits, which choose the depth.
-        most_waiting: texts; with so many waiting a further one is refused.
+        skip: the depth; the super-net if None and without limits.
+        first_token_ms, token_ms: limits, which determine the depth.
+        most_waiting: the most texts that wait; any more are refused.
     """
 
     skip: str | None = None
@@ -47,15 +47,15 @@ class TextSettings:
 
 
 class Writer:
-    """Writes texts in one thread, in the order in which they come. Used inside one event loop.
+    """Writes texts in one thread, in order of arrival. Used inside one event loop.
 
     Arguments:
         name: in requests.
         network: an adapted causal language model of transformers.
         tokenizer: its own.
-        table: quality and times of text by depth, for limits; None where they are not known.
-        settings: where a request does not say.
-        watch: who counts.
+        table: quality and text times by depth, for limits; None if unknown.
+        settings: defaults for requests.
+        watch: counts events.
         clock: seconds.
 
     Raises:
@@ -100,14 +100,14 @@ class Writer:
         return healthy, healthy and not self._stopping
 
     async def stop(self, drain_s: float = 30.0) -> None:
-        """Finish the texts that were begun or wait, and take no more."""
+        """Finish the texts that are in progress or waiting, and accept no more."""
         self._stopping = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), drain_s)
         self._thread.end()
 
     async def write(self, asked: TextAsked) -> AsyncIterator[Piece]:
-        """A text, piece by piece; the last one says why it ended. Whoever leaves early ends it.
+        """A text, piece by piece; the last one says why it ended. Closing the iterator early ends the text.
 
         Raises:
             Problem: why there is none.
@@ -156,16 +156,16 @@ class Writer:
         self._watch.waiting(max(0, self._inside - 1))
         if not self._inside:
             self._idle.set()
-        task.exception()  # was told already
+        task.exception()  # already reported
 
     def _check_room(self) -> None:
         if self._stopping:
-            raise Problem("stopping", "the server stops: ask another one")
+            raise Problem("stopping", "the server is stopping: use another one")
         if self._inside > self.settings.most_waiting:
-            raise Problem("full", f"{self._inside - 1} texts wait, as many as may: ask again in 5 s", 5)
+            raise Problem("full", f"{self._inside - 1} texts wait, the limit: retry in 5 s", 5)
 
     def _prompt(self, asked: TextAsked) -> tuple[list[int], int]:
-        """Tokens, and how many may follow."""
+        """The prompt's tokens, and how many may follow."""
         if asked.messages:
             ids = self._of_messages(asked)
         elif isinstance(asked.prompt, str):
@@ -173,7 +173,7 @@ class Writer:
         else:
             ids = list(asked.prompt or ())
         if not ids:
-            raise Problem("wish", "the prompt is empty: expected some text to go on from")
+            raise Problem("wish", "the prompt is empty: expected text to continue")
         model: Any = self.network.model
         rows = model.get_input_embeddings().num_embeddings
         if strange := [each for each in ids if not 0 <= each < rows]:
@@ -185,23 +185,23 @@ class Writer:
             if left < (asked.most or 1):
                 raise Problem(
                     "wish",
-                    f"a prompt of {len(ids)} tokens and {asked.most or 1} new ones are more than the model's context "
-                    f"of {context}: expected a shorter prompt, or a smaller max_tokens",
+                    f"a prompt of {len(ids)} tokens and {asked.most or 1} new ones exceed the model's context of "
+                    f"{context}: expected a shorter prompt, or a smaller max_tokens",
                 )
             room = min(room, left) if asked.most else left
         return ids, room
 
     def _of_messages(self, asked: TextAsked) -> list[int]:
         if not self.tokenizer.chat_template:
-            raise Problem("wish", "the model has no chat template, so no conversations: ask for /v1/completions")
+            raise Problem("wish", "the model has no chat template, so no conversations: use /v1/completions")
         try:
             found = self.tokenizer.apply_chat_template([*asked.messages], add_generation_prompt=True, return_dict=True)
-        except Exception as error:  # of the template, which is the folder's
-            raise Problem("wish", f"the chat template does not take these messages ({one_line(error)})") from error
+        except Exception as error:  # from the template, which is the folder's code
+            raise Problem("wish", f"the chat template rejects these messages ({one_line(error)})") from error
         return list(found["input_ids"])
 
     def _depth(self, asked: TextAsked, tokens: int, waited_ms: float) -> tuple[str, TextGovernor | None]:
-        """For a prompt of so many tokens; and who chose it."""
+        """The depth for a prompt of `tokens` tokens, and the governor that chose it."""
         if asked.skip is not None:
             return self._known(asked.skip), None
         limits = asked.first_token_ms, asked.token_ms
@@ -211,12 +211,12 @@ class Writer:
                 return self._known(self.settings.skip or self.network.skips[0]), None
         if limits not in self._governors:
             if self.table is None:
-                raise Problem("wish", "the times of this model were not measured (text table): name a skip")
+                raise Problem("wish", "this model's times were not measured (text table): set a skip")
             first, each = limits
             try:
                 self._governors[limits] = TextGovernor(self.table, first_token_ms=first, token_ms=each)
             except AdaptiveDepthError as error:
-                raise Problem("wish", f"{error}; or name a skip") from error
+                raise Problem("wish", f"{error}; or set a skip") from error
             if len(self._governors) > _GOVERNORS:
                 self._governors.popitem(last=False)
         self._governors.move_to_end(limits)
@@ -241,7 +241,7 @@ class Writer:
         left: threading.Event,
         tell: Callable[[Piece | Problem], None],
     ) -> None:
-        """In the thread: all pieces of a text."""
+        """Write all pieces of a text, in the thread."""
         if left.is_set():
             return
         began = self._clock()
@@ -262,14 +262,14 @@ class Writer:
                 self._observe(governor, skip, len(ids), waited_ms, 1000 * (pen.first - began), pen.each_ms)
         except Problem as problem:
             tell(problem)
-        except Exception as error:  # noqa: BLE001 - whatever a network raises belongs to its text
+        except Exception as error:  # noqa: BLE001 - any error of the network goes to its text
             self._failed += 1
             tell(Problem("failed", f"{one_line(error)}; other requests are not affected"))
 
     def _observe(
         self, governor: TextGovernor, skip: str, tokens: int, waited_ms: float, first_ms: float, each_ms: float | None
     ) -> None:
-        if first_ms > 0 and (each_ms is None or each_ms > 0):  # a clock that jumped says nothing
+        if first_ms > 0 and (each_ms is None or each_ms > 0):  # otherwise the clock jumped
             governor.observe(skip, first_token_ms=first_ms, token_ms=each_ms, prompt_tokens=tokens, waited_ms=waited_ms)
 
     def _ends(self, options: dict[str, Any]) -> set[int]:
@@ -280,7 +280,7 @@ class Writer:
 
 
 class _Pen:
-    """A streamer of transformers: takes tokens as they come, and tells of the text that is certain."""
+    """A streamer for transformers: takes tokens as they come, and emits the text that is certain."""
 
     def __init__(
         self,
@@ -299,7 +299,7 @@ class _Pen:
         self._last = 0.0
 
     def put(self, value: Any) -> None:
-        if not self._prompt_seen:  # comes first
+        if not self._prompt_seen:  # transformers puts the prompt first
             self._prompt_seen = True
             return
         self._last = self._clock()
@@ -310,14 +310,14 @@ class _Pen:
     def end(self) -> None: ...
 
     def ended(self, ids: Any, *_: Any, **__: Any) -> Any:
-        """Is the text over, for what it says or because nobody listens?"""
+        """Whether the text is over: it met a stop word, or its reader left."""
         import torch
 
         return torch.full((len(ids),), self._stops.met or self._left.is_set(), device=ids.device)
 
     @property
     def each_ms(self) -> float | None:
-        """The mean time of each token but the first."""
+        """The mean time per token except the first."""
         more = len(self._ids) - self._behind - 1
         return None if more < 1 or self.first is None else 1000 * (self._last - self.first) / more
 
