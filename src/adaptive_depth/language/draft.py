@@ -16,11 +16,11 @@ from ..skip import parse_skip
 
 @dataclass(frozen=True)
 class Draft:
-    """Who drafts, and how far ahead.
+    """Which depth drafts, and how far ahead.
 
     Attributes:
         skip: the shallower depth.
-        tokens: how many tokens it writes ahead of a check.
+        tokens: how many tokens it writes before each check.
 
     Raises:
         DataError: a number of tokens below 1.
@@ -31,7 +31,7 @@ class Draft:
 
     def __post_init__(self) -> None:
         if not isinstance(self.tokens, int) or self.tokens < 1:
-            raise DataError(f"tokens={self.tokens!r} of a draft: expected a whole number, 1 or more")
+            raise DataError(f"tokens={self.tokens!r} for a draft: expected a whole number, 1 or more")
 
     def run(
         self, network: AdaptiveNetwork, model: Any, ids: Tensor, mask: Tensor, options: Mapping[str, Any]
@@ -39,7 +39,7 @@ class Draft:
         """`generate` of transformers with the draft as its assistant, for one row."""
         from transformers import GenerationConfig
 
-        assistant: Any = twin(network.subnet(self.skip))  # how far it goes is a setting of the assistant
+        assistant: Any = twin(network.subnet(self.skip))  # the number of tokens is a setting of the assistant
         assistant.__dict__["generation_config"] = GenerationConfig(
             num_assistant_tokens=self.tokens,
             num_assistant_tokens_schedule="constant",
@@ -53,11 +53,11 @@ _OF_ASSISTANT = ("do_sample", "bos_token_id", "eos_token_id", "pad_token_id", "a
 
 
 def _drafted(assistant: Any, generation_config: Any, logits_processor: Any, **inputs: Any) -> Any:
-    """`generate` of an assistant, called as transformers wants it to be.
+    """`generate` of an assistant, called as transformers itself recommends.
 
-    It calls the assistant with the verifier's settings and their logits processors both, and with arguments beside the
-    settings, which it warns of itself (5.23). The processors are all that is needed: they are the verifier's own, and
-    win.
+    transformers passes the assistant both the verifier's settings and their logits processors, plus arguments besides
+    the settings, and then warns about it (5.23). The processors suffice: they are the verifier's own, and take
+    precedence.
     """
     from transformers import GenerationConfig, MinNewTokensLengthLogitsProcessor
 
@@ -65,7 +65,7 @@ def _drafted(assistant: Any, generation_config: Any, logits_processor: Any, **in
         inputs["min_new_tokens"] = 0
     own = {name: inputs.pop(name) for name in ("max_new_tokens", "min_new_tokens", "use_cache") if name in inputs}
     own |= {name: getattr(generation_config, name) for name in _OF_ASSISTANT}
-    own |= {"top_k": 0} if generation_config.do_sample else {}  # which would be 50
+    own |= {"top_k": 0} if generation_config.do_sample else {}  # the default is 50
     settings = GenerationConfig(**own, is_assistant=True, output_scores=True, return_dict_in_generate=True)
     return type(assistant).generate(assistant, generation_config=settings, logits_processor=logits_processor, **inputs)
 
@@ -77,28 +77,28 @@ def draft_of(network: AdaptiveNetwork, given: Any) -> Draft:
 
 
 def can_be_verified(network: AdaptiveNetwork) -> bool:
-    """Can a draft be taken back? A cache of keys can be cut; a state, such as that of a Mamba, cannot."""
+    """Whether a draft can be undone: a cache of keys can be truncated; a state, such as Mamba's, cannot."""
     return not keeps_a_state(network.model)
 
 
 def check_verifies(network: AdaptiveNetwork) -> None:
-    """Raise where a model cannot check what a draft wrote."""
+    """Raise if a model cannot verify drafts."""
     if not can_be_verified(network):
         raise DataError(
-            f"{type(network.model).__name__} keeps a state, from which no token can be taken back, so drafts cannot be "
-            "checked: leave draft out"
+            f"{type(network.model).__name__} keeps a state, from which no token can be removed, so drafts cannot be "
+            "verified: leave draft out"
         )
 
 
 def is_shallower(draft: str, verifier: str) -> bool:
-    """Does a depth skip all that another skips, and more?"""
+    """Whether a depth skips everything that another skips, and more."""
     return draft != verifier and all(a == "T" or b == "F" for a, b in zip(draft, verifier, strict=True))
 
 
 def check_shallower(draft: str, verifier: str) -> None:
-    """Raise where a draft does not leave out more than what verifies it."""
+    """Raise unless a draft skips more than its verifier."""
     if not is_shallower(draft, verifier):
         raise SkipError(
-            f"the draft {draft} is no shallower than {verifier}, which verifies it: expected one that skips all that "
+            f"the draft {draft} is not shallower than its verifier {verifier}: expected one that skips everything that "
             f"{verifier} skips, and more"
         )

@@ -1,4 +1,4 @@
-"""Draft and verify: a shallow depth writes some tokens ahead, a deep one checks them in one pass."""
+"""Draft and verify: a shallow depth writes a few tokens ahead, a deep one checks them in one pass."""
 
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -25,9 +25,9 @@ class Tried:
     """What `choose_draft` measured.
 
     Attributes:
-        draft: the fastest way; None where decoding plainly is.
-        speedups: of each draft that was tried, how many times as fast as without one (the median over prompts).
-        left_out: shallower depths that cannot write text by themselves, and why.
+        draft: the fastest one; None if plain decoding is faster.
+        speedups: the speed with each draft relative to none (the median over prompts).
+        left_out: shallower depths that cannot write text on their own, and why.
     """
 
     draft: Draft | None
@@ -35,10 +35,10 @@ class Tried:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        lines = [f"{'draft':<10} {'tokens ahead':>12} {'times as fast':>13}"]
+        lines = [f"{'draft':<10} {'tokens ahead':>12} {'speedup':>13}"]
         for draft, speedup in sorted(self.speedups.items(), key=lambda each: -each[1]):
             lines.append(f"{draft.skip:<10} {draft.tokens:>12} {speedup:>13.2f}")
-        lines.append("best: none, decode plainly" if self.draft is None else f"best: {self.draft}")
+        lines.append("best: none, plain decoding" if self.draft is None else f"best: {self.draft}")
         return "\n".join([*lines, *left_out_lines(self.left_out)])
 
 
@@ -55,22 +55,22 @@ def choose_draft(
 ) -> Tried:
     """Find by measurement which depth should draft for a deeper one, and how many tokens ahead.
 
-    Every way, decoding plainly among them, writes the same text after each prompt, in an order that is shuffled for
-    each; a draft's number is the median over prompts of the ratio to decoding plainly there.
+    Every candidate, including plain decoding, writes the same text after each prompt, in an order shuffled for each
+    prompt; a draft's speedup is the median over prompts of its ratio to plain decoding.
 
     Arguments:
         network: an adapted causal language model of transformers, in eval mode, on the device that it will run on.
-        prompts: some of those that are to come, as `generate` takes them; three or more, for a median.
-        skip: the depth that verifies; the super-net where None.
-        drafts: the depths to try: by default those that skip all that it skips and more, of at most eight the
-            shallowest, without those that cannot write text by themselves (`Tried.left_out`).
+        prompts: typical of later use, as `generate` takes them; three or more, for a median.
+        skip: the depth that verifies; the super-net if None.
+        drafts: the depths to try: by default the shallowest eight that skip everything that it skips and more,
+            without those that cannot write text on their own (`Tried.left_out`).
         lengths: how many tokens ahead.
         new_tokens: to write after each prompt.
         **options: of `generate` of transformers, such as `do_sample`.
 
     Raises:
         MeasurementError: nothing to try.
-        DataError, SkipError: as `generate`.
+        DataError, SkipError: as for `generate`.
 
     Example:
         >>> import torch, transformers, adaptive_depth as ad
@@ -104,7 +104,7 @@ def choose_draft(
     seconds: dict[Draft | None, list[float]] = {way: [] for way in ways}
     order = random.Random(0)
     with torch.no_grad():
-        for row in range(-1, len(ids)):  # the first time warms up
+        for row in range(-1, len(ids)):  # the first row is a warm-up
             for way in order.sample(ways, len(ways)):
                 line, seen = ids[[row]][:, mask[row].bool()], mask[[row]][:, mask[row].bool()]
                 start = perf_counter()
@@ -123,6 +123,6 @@ def choose_draft(
 
 
 def _shallower(network: AdaptiveNetwork, verifier: str) -> list[str]:
-    """The depths that skip all that the verifier skips and more: of at most eight, the shallowest."""
+    """The shallowest eight depths that skip everything that the verifier skips, and more."""
     found = [each for each in network.skips if is_shallower(each, verifier)]
     return sorted(found, key=lambda each: -each.count("T"))[:8]

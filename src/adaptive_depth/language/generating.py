@@ -1,4 +1,4 @@
-"""`generate` of transformers at a depth: of a request, of each row of a batch, with a shallower depth that drafts."""
+"""`generate` of transformers at a chosen depth: per request, per row of a batch, with a shallower depth drafting."""
 
 from collections.abc import Mapping, Sequence
 from inspect import signature
@@ -26,27 +26,27 @@ def generate(
     attention_mask: Any = None,
     **options: Any,
 ) -> Tensor:
-    """Continue texts at a depth, as `generate` of transformers does on a model with these layers alone.
+    """Continue texts at a depth, as `generate` of transformers does on a model with only these layers.
 
     Arguments:
         network: an adapted causal language model of transformers.
         tokens: prompts, token ids `[rows, tokens]`; or a list with the ids of each prompt, of any lengths, which are
-            padded on the left; or what a tokenizer returns for some texts.
-        skip: the depth of all rows, or one a row; the super-net where None. Rows of one depth run as one batch; of a
-            model that keeps a state (Mamba), those of one depth and length.
-        draft: a shallower depth that drafts tokens, which the depth of the row verifies: the text is the same, in less
-            time where the drafts are good (Leviathan et al., 2023). A `Draft` of `choose_draft`, or a skip.
-        input_ids: `tokens` by the name that tokenizers give them: `generate(network, **tokenizer(texts))`.
-        attention_mask: `[rows, tokens]`, 0 where tokens are padded; the padding of a tensor stands on the left.
+            padded on the left; or a tokenizer's output for texts.
+        skip: the depth of all rows, or one per row; the super-net if None. Rows of one depth run as one batch; for a
+            model that keeps a state (Mamba), rows of one depth and length.
+        draft: a shallower depth that drafts tokens, which the row's depth verifies: the text is the same, in less time
+            if the drafts are good (Leviathan et al., 2023). A `Draft` from `choose_draft`, or a skip.
+        input_ids: `tokens` by the name that tokenizers use: `generate(network, **tokenizer(texts))`.
+        attention_mask: `[rows, tokens]`, 0 for padding, which is on the left in a tensor.
         **options: of `generate` of transformers: `max_new_tokens`, `do_sample`, `streamer`, ...
 
     Returns:
-        Prompts and what follows, `[rows, longest]`; rows that end earlier are padded on the right.
+        Prompts and their continuations, `[rows, longest]`; rows that end earlier are padded on the right.
 
     Raises:
-        DataError: prompts that are empty, that hold ids outside the vocabulary, that leave no room in the model's
-            context, or that are padded without a mask; options that ask for something else than one text a prompt.
-        SkipError: a skip that does not fit the network, or a draft that is not shallower than what verifies it.
+        DataError: prompts that are empty, contain ids outside the vocabulary, leave no room in the model's context, or
+            are padded without a mask; options that request anything but one text per prompt.
+        SkipError: a skip that does not fit the network, or a draft that is not shallower than its verifier.
         StagesError: a network of another model.
 
     Example:
@@ -77,8 +77,8 @@ def generate(
     together = _together(network, rows, mask, drafted=draft is not None)
     if len(together) > 1 and options.get("past_key_values") is not None:
         raise DataError(
-            f"one cache for {len(together)} batches, for rows of another depth (or length, or with drafts) run apart: "
-            "expected a call for each"
+            f"one cache for {len(together)} batches, because rows of different depth (or length, or with drafts) run "
+            "separately: expected a call for each"
         )
     for each, part in together:
         found = _continued(network, each, ids[part], mask[part], assisted, options)
@@ -93,8 +93,8 @@ def _together(
 ) -> list[tuple[str, list[int]]]:
     """Which rows run as one batch, and their depth.
 
-    Drafts are for one row in transformers. Of models that keep a state not all leave padding out of it
-    (RecurrentGemma's and RWKV's do not), so they get none.
+    transformers supports drafts for one row only. Some models that keep a state let padding into it (RecurrentGemma,
+    RWKV), so these get no padding.
     """
     lengths = mask.sum(dim=1).tolist() if keeps_a_state(network.model) else [0] * len(skips)
     found: dict[tuple[str, int, int], list[int]] = {}
@@ -104,22 +104,22 @@ def _together(
 
 
 def _check_options(network: AdaptiveNetwork, ids: Tensor, options: Mapping[str, Any], *, drafted: bool) -> None:
-    """Raise where `generate` of transformers is asked for something else than one text a prompt."""
-    own = "call network.subnet(skip).generate(...), which takes all options of transformers"
+    """Raise if the options request anything but one text per prompt."""
+    own = "call network.subnet(skip).generate(...), which supports all options of transformers"
     asked = {name: asked_for(name, options) for name in (*_SEVERAL, *_NOT_DRAFTED)}
     for name in _SEVERAL:
         if asked[name] and (asked[name] is True or asked[name] != 1):
-            raise DataError(f"{name}={asked[name]!r}: expected one text a prompt, as token ids; {own}")
+            raise DataError(f"{name}={asked[name]!r}: expected one text per prompt, as token ids; {own}")
     if options.get("streamer") is not None and len(ids) > 1:
-        raise DataError(f"a streamer for {len(ids)} prompts: it shows one text; call generate for each, with its own")
+        raise DataError(f"a streamer for {len(ids)} prompts: it shows only one; call generate for each, with its own")
     if drafted:
         alone = [name for name in ("cache_implementation", "stopping_criteria", "stop_strings") if asked[name]]
         alone += ["use_cache"] if asked["use_cache"] is False else []
         alone += ["num_beams"] if (asked["num_beams"] or 1) > 1 else []
         if alone:
             raise DataError(
-                f"{', '.join(alone)} with a draft: transformers verifies drafts on a cache that grows, and stops at "
-                "once only by end tokens and lengths; leave either out"
+                f"{', '.join(alone)} with a draft: transformers verifies drafts only with a growing cache, and stops "
+                "exactly only at end tokens and lengths; leave out one of them"
             )
     _check_cache(network, ids, options.get("past_key_values"))
 
@@ -129,49 +129,49 @@ _NOT_DRAFTED = ("cache_implementation", "stopping_criteria", "stop_strings", "us
 
 
 def _check_cache(network: AdaptiveNetwork, ids: Tensor, cache: Any) -> None:
-    """Raise where a cache is none, or leaves no token to give next."""
+    """Raise if a cache is invalid, or leaves no token to process."""
     if cache is not None and not hasattr(cache, "get_seq_length") and not keeps_a_state(network.model):
         raise DataError(
-            f"past_key_values is a {type(cache).__name__}: expected a cache of transformers, which says how long it "
-            "is, such as catch_up(network, skip, tokens[:, :-1]) makes"
+            f"past_key_values is a {type(cache).__name__}: expected a cache of transformers, which knows its length, "
+            "such as catch_up(network, skip, tokens[:, :-1]) returns"
         )
     taken = signature(network.model.forward).parameters
     if cache is not None and "cache_params" in taken and "past_key_values" not in taken:
         raise DataError(
-            f"a {type(network.model).__name__} takes no past_key_values: expected what it carries on as cache_params, "
+            f"a {type(network.model).__name__} takes no past_key_values: expected its state as cache_params, "
             "generate(network, tokens, skip=skip, cache_params=catch_up(network, skip, tokens[:, :-1]))"
         )
     if cache is None or not filled(cache) or not hasattr(cache, "get_seq_length"):
         return
     if cache.get_seq_length() >= ids.shape[1]:
         raise DataError(
-            f"a cache of {cache.get_seq_length()} tokens for prompts of {ids.shape[1]}: expected one of fewer, for the "
-            "last token at least is given next; make one for each text anew, catch_up(network, skip, tokens[:, :-1])"
+            f"a cache of {cache.get_seq_length()} tokens for prompts of {ids.shape[1]}: expected fewer, because at "
+            "least the last token comes next; make a new one for each text, catch_up(network, skip, tokens[:, :-1])"
         )
 
 
 def catch_up(network: AdaptiveNetwork, skip: Skip, tokens: Tensor, attention_mask: Tensor | None = None) -> Any:
-    """A cache of a sub-network for the tokens so far, to go on at another depth than that which wrote them.
+    """A sub-network's cache for the tokens so far, to continue at a different depth from the one that wrote them.
 
-    Keys and values of a layer depend on all layers before it, so those of another depth cannot be taken over: the
-    tokens are run through once more, all at a time.
+    Keys and values of a layer depend on all layers before it, so those of another depth cannot be reused: the tokens
+    are processed again, all at once.
 
     Arguments:
-        tokens: `[rows, tokens]`, all but the one that is to be given next.
+        tokens: `[rows, tokens]`, all but the one to process next.
 
     Returns:
-        What the sub-network and `generate` take as `past_key_values`; of a Mamba, as `cache_params`.
+        What the sub-network and `generate` take as `past_key_values`; for Mamba, as `cache_params`.
 
     Raises:
-        DataError: as `generate`.
+        DataError: as for `generate`.
     """
     check_writes(network, "catch_up")
     ids, mask = prompts_of(network, tokens, attention_mask)
     check_length(network, mask, None)
     if keeps_a_state(network.model) and not bool(mask.all()):
         raise DataError(
-            f"texts of several lengths, padded, for the state of a {type(network.model).__name__}, which padding may "
-            "change: expected texts of one length; catch up with the others apart"
+            f"padded texts of several lengths for a {type(network.model).__name__}, whose state padding may change: "
+            "expected texts of one length; catch up with the others separately"
         )
     with torch.no_grad():
         output = network.subnet(skip)(input_ids=ids, attention_mask=mask, use_cache=True)
@@ -185,7 +185,7 @@ def _continued(
     network: AdaptiveNetwork, skip: str, ids: Tensor, mask: Tensor, draft: Draft | None, options: Mapping[str, Any]
 ) -> Tensor:
     model: Any = network.subnet(skip)
-    kept = mask.any(dim=0).long().argmax()  # columns that are padding in all of these rows
+    kept = mask.any(dim=0).long().argmax()  # leading columns that are padding in all these rows
     ids, mask = ids[:, kept:], mask[:, kept:]
     with torch.no_grad():
         if draft is None:
@@ -209,5 +209,5 @@ def _skips(network: AdaptiveNetwork, skip: Any, rows: int) -> list[str]:
     if one:
         return [parse_skip(skip, stages)] * rows
     if not isinstance(skip, Sequence) or len(skip) != rows:
-        raise SkipError(f"skip={skip!r} for {rows} rows: expected one skip, or one a row")
+        raise SkipError(f"skip={skip!r} for {rows} rows: expected one skip, or one per row")
     return [parse_skip(each, stages) for each in skip]

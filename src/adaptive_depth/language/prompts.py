@@ -1,4 +1,4 @@
-"""What `generate` is given: prompts of any lengths, checked where they enter."""
+"""The inputs of `generate`: prompts of any lengths, checked where they enter."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,13 +13,13 @@ from ..hugging_face import context_of, foreign_tokens, predicts_the_next_token
 
 
 def check_writes(network: object, received_by: str) -> None:
-    """Raise where something else than an adapted causal language model was given."""
+    """Raise if something other than an adapted causal language model was given."""
     check_runs(network, received_by, DataError)
     assert isinstance(network, AdaptiveNetwork)
     if not predicts_the_next_token(network.model):
         raise DataError(
             f"{received_by} received a network of {type(network.model).__name__}: expected one of a causal language "
-            "model of transformers, such as LlamaForCausalLM; of any other with generate, call "
+            "model of transformers, such as LlamaForCausalLM; for any other with generate, call "
             "network.subnet(skip).generate(...)"
         )
 
@@ -30,7 +30,7 @@ def with_padding(network: AdaptiveNetwork, options: Mapping[str, Any]) -> dict[s
 
 
 def padding_of(network: AdaptiveNetwork) -> int:
-    """The id that fills rows up: the model's own, or that of its end, or 0 where there is neither."""
+    """The id for padding: the model's own, or that of its end token, or 0 if there is neither."""
     for name in ("pad_token_id", "eos_token_id"):
         found = _special(network, name)
         found = found[0] if isinstance(found, list) and found else found
@@ -40,7 +40,7 @@ def padding_of(network: AdaptiveNetwork) -> int:
 
 
 def _special(network: AdaptiveNetwork, name: str) -> Any:
-    """A token of a model's config; None where it has no such field (RWKV's has no padding)."""
+    """A token of a model's config; None if it has no such field (RWKV's has no padding)."""
     config: Any = network.model.config
     return getattr(config.get_text_config(), name, None)
 
@@ -48,7 +48,7 @@ def _special(network: AdaptiveNetwork, name: str) -> Any:
 def prompts_of(network: AdaptiveNetwork, tokens: Any, mask: Any) -> tuple[Tensor, Tensor]:
     """Token ids `[rows, tokens]` and their mask, on the network's device."""
     device, pad = device_of(network), padding_of(network)
-    if isinstance(tokens, Mapping):  # what a tokenizer returns
+    if isinstance(tokens, Mapping):  # a tokenizer's output
         mask = tokens.get("attention_mask") if mask is None else mask
         tokens = tokens["input_ids"]
     text = isinstance(tokens, str) or (isinstance(tokens, Sequence) and any(isinstance(line, str) for line in tokens))
@@ -73,24 +73,24 @@ def prompts_of(network: AdaptiveNetwork, tokens: Any, mask: Any) -> tuple[Tensor
             f"prompts are {list(ids.shape)}: expected at least one token in each, such as the model's bos_token_id"
         )
     if found := foreign_tokens(network.model, ids):
-        raise DataError(f"prompts hold {found}")
+        raise DataError(f"prompts contain {found}")
     if mask is None:
         _check_not_padded(network, ids)
         mask = torch.ones_like(ids)
     mask = torch.as_tensor(mask)
     if mask.shape != ids.shape:
-        raise DataError(f"attention_mask {list(mask.shape)} for tokens {list(ids.shape)}: expected one entry a token")
+        raise DataError(f"attention_mask {list(mask.shape)} for tokens {list(ids.shape)}: expected one entry per token")
     seen = mask != 0
     if not bool(seen[:, -1].all()) or bool((seen[:, :-1] & ~seen[:, 1:]).any()):
         raise DataError(
-            "attention_mask leaves out tokens behind others, and a text goes on where its prompt ends: expected "
-            "padding on the left (padding_side='left' of the tokenizer), or the prompts as a list of lists"
+            "attention_mask masks tokens after others, but a text continues where its prompt ends: expected padding on "
+            "the left (padding_side='left' of the tokenizer), or the prompts as a list of lists"
         )
     return ids.to(device), mask.to(device)
 
 
 def _lines(tokens: Sequence[Any], mask: Any) -> list[Tensor]:
-    """The prompts of a list, without the padding that a mask beside them tells."""
+    """The prompts of a list, without the padding that their mask marks."""
     lines = [_line(line) for line in tokens]
     if mask is None:
         return lines
@@ -98,7 +98,7 @@ def _lines(tokens: Sequence[Any], mask: Any) -> list[Tensor]:
     if [len(each) for each in seen] != [len(line) for line in lines]:
         raise DataError(
             f"attention_mask of {', '.join(str(len(each)) for each in seen)} tokens for prompts of "
-            f"{', '.join(str(len(line)) for line in lines)}: expected one entry a token; prompts in a list need none"
+            f"{', '.join(str(len(line)) for line in lines)}: expected one entry per token; lists need no mask"
         )
     return [line[each] for line, each in zip(lines, seen, strict=True)]
 
@@ -123,22 +123,22 @@ def _check_not_padded(network: AdaptiveNetwork, ids: Tensor) -> None:
     edges = (ids[:, 0] == pad) | (ids[:, -1] == pad)
     if bool(edges.any()) and not bool(edges.all()):
         raise DataError(
-            f"rows of the batch begin or end with the padding token {pad}, and there is no attention_mask: give the "
-            "mask of the tokenizer, or the prompts as a list of lists, which are padded here"
+            f"rows of the batch start or end with the padding token {pad}, but there is no attention_mask: pass the "
+            "tokenizer's mask, or the prompts as a list of lists, which are padded here"
         )
 
 
 def asked_for(name: str, options: Mapping[str, Any]) -> Any:
-    """A setting of `generate` of transformers: by its name, or in a `generation_config`; None where it is not given."""
+    """A setting of `generate` of transformers: by its name, or in a `generation_config`; None if it is not set."""
     found = options.get(name)
     return getattr(options.get("generation_config"), name, None) if found is None else found
 
 
 def check_length(network: AdaptiveNetwork, mask: Tensor, options: Mapping[str, Any] | None) -> None:
-    """Raise where a text gets longer than the model's positions, or has no room for a token.
+    """Raise if a text would exceed the model's positions, or has no room for a token.
 
     Arguments:
-        options: of `generate`; None where nothing is written.
+        options: of `generate`; None if nothing is written.
     """
     known, longest, new = context_of(network.model), int(mask.sum(dim=1).max()), 0
     if options is not None:
@@ -147,7 +147,7 @@ def check_length(network: AdaptiveNetwork, mask: Tensor, options: Mapping[str, A
             most = asked_for("max_length", options)
             if most is not None and most <= mask.shape[1]:
                 raise DataError(
-                    f"max_length={most} for prompts of {mask.shape[1]} tokens, which count, too: expected more, or "
+                    f"max_length={most} for prompts of {mask.shape[1]} tokens, which it includes: expected more, or "
                     "max_new_tokens"
                 )
             new = 1 if most is None else most - mask.shape[1]
@@ -156,6 +156,6 @@ def check_length(network: AdaptiveNetwork, mask: Tensor, options: Mapping[str, A
     if known is not None and longest + new > known:
         further = "" if not new else " and a new one" if new == 1 else f" and {new} new ones"
         raise DataError(
-            f"a prompt of {longest} tokens{further} is longer than the model's context of {known}: expected fewer "
-            "of either; keep the last tokens of the prompt"
+            f"a prompt of {longest} tokens{further} exceeds the model's context of {known}: expected fewer of either; "
+            "keep the last tokens of the prompt"
         )

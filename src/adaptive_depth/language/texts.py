@@ -1,17 +1,17 @@
-"""Between texts and tokens: what a tokenizer of transformers makes of a prompt, and how tokens are chosen."""
+"""Between texts and tokens: a prompt's tokens by a transformers tokenizer, and how new ones are chosen."""
 
 from typing import Any
 
 
 def tokens_of(tokenizer: Any, text: str) -> list[int]:
-    """A text that is gone on from: begun as the tokenizer begins one, and not ended."""
+    """The tokens of a text to be continued: with the tokenizer's start token, without its end token."""
     ids = list(tokenizer(text, verbose=False)["input_ids"])
     ends = ids[-1:] == [tokenizer.eos_token_id] and not text.endswith(tokenizer.eos_token or "")
     return ids[:-1] if ends else ids
 
 
 def text_behind(tokenizer: Any, ids: list[int], behind: int) -> str:
-    """What stands behind the first tokens; decoded with them, for some tokenizers begin a text without a space."""
+    """The text after the first tokens; decoded with them, because some tokenizers strip a text's first space."""
     whole, before = (tokenizer.decode(part, skip_special_tokens=True) for part in (ids, ids[:behind]))
     return (
         whole.removeprefix(before)
@@ -21,13 +21,13 @@ def text_behind(tokenizer: Any, ids: list[int], behind: int) -> str:
 
 
 def sampling(network: Any, tokenizer: Any, temperature: float, top_p: float | None) -> dict[str, Any]:
-    """Options of `generate` that say how tokens are chosen, whatever the model's own settings are.
+    """Options of `generate` for choosing tokens, which override the model's own settings.
 
     Arguments:
         network: an adapted causal language model of transformers.
         tokenizer: its own.
-        temperature: 0 takes the likeliest token each time.
-        top_p: draw from the likeliest tokens of this probability together; None for all.
+        temperature: 0 always takes the most likely token.
+        top_p: draw from the most likely tokens with this total probability; None for all.
     """
     found: dict[str, Any] = {"do_sample": temperature > 0, "top_k": 0, "num_beams": 1}
     found |= {"temperature": temperature or 1.0, "top_p": top_p or 1.0}
