@@ -1,16 +1,16 @@
-/** The page that `adaptive-depth export --to web` writes: an image or the camera, at the depth that holds a deadline. */
+/** The page that `adaptive-depth export --to web` writes: an image or the camera, at the depth that meets a deadline. */
 
 import { Governor, openSession, prepare, profiled, read } from "./adaptive-depth/index.js";
 import * as ort from "./onnxruntime-web/ort.wasm.bundle.min.mjs";
 
 const MODEL = "model.onnx";
 const SHOWN = 120; // images in the chart
-const LARGEST = 480; // pixels of the longer side of what is shown
+const LARGEST = 480; // pixels of the displayed image's longer side
 
 /** @type {<T extends HTMLElement>(id: string) => T} */
 const by = (id) => /** @type {any} */ (document.getElementById(id));
 
-/** What runs, and what has been seen; tests read it. @type {any} */
+/** The running session and its history; tests read it. @type {any} */
 const state = { session: null, table: null, governor: null, image: null, video: null, targetMs: 0, history: [], runs: {} };
 globalThis.adaptiveDepth = state;
 
@@ -26,7 +26,7 @@ async function start() {
     onProgress: (loaded, total) => progress(loaded / total),
   });
   const { artifact } = state.session;
-  if (!artifact.preprocessing) throw new Error("its file does not say how images are prepared: export it with data=");
+  if (!artifact.preprocessing) throw new Error("its file does not know how images are preprocessed: export it with data=");
   say("Measuring every depth on this device …");
   state.table = await profiled(state.session, artifact.trade_offs ?? unknown(artifact.skips), {
     onProgress: progress,
@@ -39,11 +39,11 @@ async function start() {
   state.ready = true;
   for (;;) {
     if (state.image || state.video) await pass();
-    await new Promise((done) => setTimeout(done, state.image || state.video ? 0 : 50)); // so that the page stays alive
+    await new Promise((done) => setTimeout(done, state.image || state.video ? 0 : 50)); // so that the page stays responsive
   }
 }
 
-/** A table of depths whose quality nobody measured: the more blocks run, the better. @param {string[]} skips */
+/** A table of depths of unknown quality: the more stages run, the better. @param {string[]} skips */
 function unknown(skips) {
   const kept = (/** @type {string} */ skip) => [...skip].filter((letter) => letter === "F").length;
   const rows = skips.map((skip) => ({ skip, accuracy: kept(skip), macs: 1, parameters: 1 }));
@@ -67,7 +67,7 @@ async function pass() {
     return;
   }
   const latency = performance.now() - began;
-  if (governor !== state.governor) return; // the deadline was moved while it ran
+  if (governor !== state.governor) return; // the deadline was changed while it ran
   governor.observe(skip, latency);
   state.runs[skip] = (state.runs[skip] ?? 0) + 1;
   state.history = [...state.history, { skip, latency, late: latency > state.targetMs }].slice(-SHOWN);
@@ -79,7 +79,7 @@ function frame(video) {
   return drawn(video, video.videoWidth, video.videoHeight, true);
 }
 
-/** The pixels of an image as it is, shown smaller. @param {any} source */
+/** The pixels of an image, which is displayed smaller. @param {any} source */
 function drawn(source, width, height, live = false) {
   const canvas = (state.canvas ??= document.createElement("canvas"));
   [canvas.width, canvas.height] = [width, height];
@@ -94,7 +94,7 @@ function drawn(source, width, height, live = false) {
   return pixels;
 }
 
-// -- what is seen -----------------------------------------------------------------------------------------------------
+// -- display ----------------------------------------------------------------------------------------------------------
 
 function say(text, wrong = false) {
   by("status").textContent = text;
@@ -159,12 +159,12 @@ function chart() {
   context.fillText(`deadline ${ms(state.targetMs)}`, 4, y(state.targetMs) - 4);
 }
 
-// -- what is set ------------------------------------------------------------------------------------------------------
+// -- controls ---------------------------------------------------------------------------------------------------------
 
 function setUp(artifact) {
   const latencies = state.table.rows.map((row) => row.latency_ms);
   const [fastest, slowest] = [Math.min(...latencies), Math.max(...latencies)];
-  // On a scale of ratios: half as long as the fastest depth, up to four times the slowest.
+  // A logarithmic scale: from half the fastest depth's latency to four times the slowest's.
   const slider = by("deadline");
   Object.assign(slider, { min: Math.log(fastest / 2), max: Math.log(4 * slowest), value: Math.log(1.5 * slowest) });
   slider.addEventListener("input", () => aim(Math.exp(slider.value)));
@@ -211,7 +211,7 @@ async function take(file) {
     const bitmap = await createImageBitmap(file);
     stopCamera();
     state.image = drawn(bitmap, bitmap.width, bitmap.height);
-    say(`${file.name}, again and again, at the depth that holds the deadline.`);
+    say(`${file.name}, again and again, at the depth that meets the deadline.`);
   } catch {
     say(`${file.name} cannot be read as an image: choose another file.`, true);
   }
@@ -228,7 +228,7 @@ async function camera() {
     await video.play();
     state.video = video;
     by("camera").textContent = "Stop the camera";
-    say("The camera, at the depth that holds the deadline.");
+    say("The camera, at the depth that meets the deadline.");
   } catch (error) {
     say(`The camera cannot be used (${error?.message ?? "no permission, or no https"}): choose an image.`, true);
   }

@@ -1,4 +1,4 @@
-/** The governor: picks the depth for the next input from what it observes of the device. As in Python, step by step. */
+/** The governor: picks the depth for the next input from its observations of the device. Step by step as in Python. */
 
 import { BudgetError, MeasurementError, SkipError } from "./errors.js";
 import { front, measured } from "./tradeoffs.js";
@@ -6,27 +6,27 @@ import { front, measured } from "./tradeoffs.js";
 /** @typedef {import("./artifact.js").Row} Row */
 /** @typedef {import("./artifact.js").TradeOffs} TradeOffs */
 
-const EVIDENCE = 4; // a deeper one must have fitted for so many inputs
+const EVIDENCE = 4; // a deeper one must have fitted for this many inputs
 const SPACING = 0.5; // seconds from a climb to the next one that follows a drop
-const ROOM = 1.05; // a deeper one must have fitted, and a shallower one must fit, with so much to spare
-const SAVED = 3; // misses that may be saved up
-const PROBATION = 3; // a climb that misses within so many inputs has failed: the wait for the next one is doubled
-const SUCCESS = 20; // one that lives for so many has not: the wait is as at first again
+const ROOM = 1.05; // a deeper one must have fitted, and a shallower one must fit, with this margin
+const SAVED = 3; // the most misses that can be saved up
+const PROBATION = 3; // a climb that misses within this many inputs has failed: the wait for the next one doubles
+const SUCCESS = 20; // one that survives this many has succeeded: the wait is reset
 const LONGEST_WAIT = 30; // seconds
-const LONGEST_STEP = 1; // seconds: a clock that jumps ahead is taken to have gone on by so much
+const LONGEST_STEP = 1; // seconds: a clock's jump ahead counts as at most this
 
 /** @param {unknown} value @returns {value is number} */
 const isPositive = (value) => typeof value === "number" && value > 0 && value < Infinity;
 
 /**
- * The rule, without a clock: `decide` before an input, `observe` after it. docs/governing.md says how it decides.
+ * The rule, without a clock: `decide` before an input, `observe` after it. docs/governing.md explains how it decides.
  */
 class Policy {
   /**
    * @param {readonly number[]} latencies of the depths, in milliseconds, fastest and worst first
-   * @param {number} targetMs infinite where there is no deadline
+   * @param {number} targetMs infinite without a deadline
    * @param {number} met the share of inputs that should meet it
-   * @param {number} holdS a deeper one must have fitted for so long
+   * @param {number} holdS how long a deeper one must have fitted
    */
   constructor(latencies, targetMs, met, holdS) {
     this.latencies = latencies;
@@ -39,7 +39,7 @@ class Policy {
     /** @type {number[]} */
     this.recent = [];
     this.wait = latencies.map(() => holdS);
-    this.fitting = latencies.map(() => 0); // inputs in a row that each depth would have met the deadline for
+    this.fitting = latencies.map(() => 0); // consecutive inputs for which each depth would have met the deadline
     this.since = latencies.map(() => 0); // and since when
     this.turnedAt = -Infinity; // when it last climbed after a drop
     this.climbing = false; // no drop since?
@@ -47,7 +47,7 @@ class Policy {
     this.onProbation = null; // inputs since the last climb, until it has succeeded or failed
   }
 
-  /** How many times its profiled latency the next input is expected to take. */
+  /** The latency expected for the next input, as a multiple of the profiled one. */
   get slowdown() {
     const seen = this.recent.length ? [...this.recent].sort((a, b) => a - b) : [1];
     const sure = this.left < 1 || (this.onProbation !== null && this.onProbation < PROBATION);
@@ -109,9 +109,9 @@ class Policy {
 
   /**
    * @param {number} atS
-   * @param {number | null} depth what ran; null where it is not on the ladder
-   * @param {number} slowdown its latency against its profile
-   * @param {boolean} missed did it end after the target, waiting included?
+   * @param {number | null} depth what ran; null if it is not on the ladder
+   * @param {number} slowdown its latency as a multiple of its profile
+   * @param {boolean} missed whether it ended after the target, including waiting
    * @param {number} room what it had been given, as in `decide`
    */
   observe(atS, depth, slowdown, missed, room) {
@@ -144,7 +144,7 @@ class Policy {
 }
 
 /**
- * What an input took.
+ * One input's times.
  *
  * @typedef {object} Seen
  * @property {number} at_s
@@ -155,7 +155,7 @@ class Policy {
  */
 
 /**
- * One decision, and all that it was made from; the same as a line of `adaptive-depth run --log`.
+ * One decision and everything it was based on; the same as a line of `adaptive-depth run --log`.
  *
  * @typedef {object} Decision
  * @property {number} number counted from 1
@@ -164,29 +164,29 @@ class Policy {
  * @property {Record<string, number>} limits
  * @property {string} skip
  * @property {"start" | "stay" | "deeper" | "shallower"} why
- * @property {number} slowdown how many times its profile the device was expected to take
- * @property {Seen[]} seen since the decision before
+ * @property {number} slowdown the device's expected latency as a multiple of its profile
+ * @property {Seen[]} seen since the previous decision
  * @property {number} work
  */
 
 /**
  * @typedef {object} Settings
  * @property {number} [targetMs] a deadline for each input, from its arrival to its output
- * @property {number} [imagesPerS] instead: a stream of so many images a second
- * @property {() => Record<string, number>} [limit] asked once a second: what one pass may cost at present
+ * @property {number} [imagesPerS] instead: a stream of this many images per second
+ * @property {() => Record<string, number>} [limit] called once a second: what one pass may cost at present
  * @property {number} [met] the share of inputs that should meet the target, 0.95 by default
- * @property {number} [holdS] a deeper one must have fitted for so long before it is used
+ * @property {number} [holdS] how long a deeper one must have fitted before it is used
  * @property {(decision: Decision) => void} [onDecision]
  * @property {() => number} [clock] seconds
  */
 
 export class Governor {
   /**
-   * Picks the depth for the next input, so that deadlines are kept and the table's quality is at its best.
+   * Picks the depth for the next input: the best quality in the table that meets the deadline.
    *
    * @param {TradeOffs} table quality and latency of each depth, measured as it will run (`profiled`)
    * @param {Settings} settings
-   * @throws {BudgetError} a target that is none
+   * @throws {BudgetError} an invalid target
    * @throws {MeasurementError} a table without latencies
    * @example
    * const governor = new Governor(table, { targetMs: 30 });
@@ -198,7 +198,7 @@ export class Governor {
       throw new MeasurementError("a governor received no table: expected artifact.trade_offs, or what profiled() returns");
     }
     if (targetMs === undefined && imagesPerS === undefined && limit === undefined) {
-      throw new BudgetError("a governor without a target: give targetMs, imagesPerS or limit");
+      throw new BudgetError("a governor without a target: pass targetMs, imagesPerS or limit");
     }
     if (targetMs !== undefined && imagesPerS !== undefined) {
       throw new BudgetError(`targetMs ${targetMs} and imagesPerS ${imagesPerS}: expected one of the two`);
@@ -230,7 +230,7 @@ export class Governor {
     this._limits = {};
     this._allowed = this._ladder.map((_, place) => place);
     this._askedS = -Infinity;
-    /** Observations that no clock can have measured. */
+    /** Observations with impossible latencies. */
     this.ignored = 0;
   }
 
@@ -239,7 +239,7 @@ export class Governor {
     return this._ladder.map((row) => row.skip);
   }
 
-  /** How many times its profiled latency the device is expected to take for the next input. */
+  /** The latency expected for the next input, as a multiple of the profiled one. */
   get slowdown() {
     return this._policy.slowdown;
   }
@@ -247,8 +247,8 @@ export class Governor {
   /**
    * The skip for the next input.
    *
-   * @param {number} [waitedMs] how long it has waited already
-   * @param {number} [work] how many times as long as the table's input it is expected to take
+   * @param {number} [waitedMs] how long it has already waited
+   * @param {number} [work] its expected time as a multiple of that of the table's input
    * @returns {string}
    */
   choose(waitedMs = 0, work = 1) {
@@ -266,10 +266,10 @@ export class Governor {
   }
 
   /**
-   * Tells what an input took.
+   * Reports how long an input took.
    *
    * @param {string} skip the depth that ran
-   * @param {number} latencyMs of the pass; what no clock can have measured is counted in `ignored`
+   * @param {number} latencyMs of the pass; impossible ones are only counted in `ignored`
    * @param {number} [waitedMs]
    * @param {number} [work] as in `choose`
    */
@@ -316,7 +316,7 @@ export class Governor {
     return { number: this._number, at_s: atS, waited_ms: waitedMs, limits, skip, why, slowdown: this.slowdown, seen, work };
   }
 
-  /** Makes a decision of a log once more. @param {Decision} decision @returns {Decision} */
+  /** Replays a logged decision. @param {Decision} decision @returns {Decision} */
   _again(decision) {
     decision.seen.forEach((seen) => this._take(seen));
     if (JSON.stringify(decision.limits) !== JSON.stringify(this._limits)) {
@@ -326,7 +326,7 @@ export class Governor {
     return this._decide(decision.at_s, decision.waited_ms, decision.work);
   }
 
-  /** The places on the ladder that the limits allow; where there are none the nearest one. @param {any} limits */
+  /** The places on the ladder that the limits allow; if there are none, the nearest one. @param {any} limits */
   _within(limits) {
     const known = measured(this.table);
     if (typeof limits !== "object" || limits === null) {
@@ -349,7 +349,7 @@ export class Governor {
 }
 
 /**
- * The decisions that a governor makes from what is written in a log (`adaptive-depth run --log`): the same ones, with
+ * The decisions that a governor makes from the observations in a log (`adaptive-depth run --log`): the same ones, given
  * the same settings.
  *
  * @param {readonly Decision[]} log every decision from the first one on
@@ -360,14 +360,14 @@ export class Governor {
  */
 export function replay(log, table, settings) {
   if (!log.length || log.some((decision, place) => decision.number !== place + 1)) {
-    throw new MeasurementError(`a log of ${log.length} decisions does not begin with the first one or has gaps`);
+    throw new MeasurementError(`a log of ${log.length} decisions does not start with the first one or has gaps`);
   }
   const governor = new Governor(table, { limit: () => ({}), ...settings, onDecision: undefined });
   return log.map((decision) => governor._again(decision));
 }
 
 /**
- * A table with the latencies of this device: those in a file are of the one that measured them.
+ * A table with the latencies of this device: those in a file are from the device that measured them.
  *
  * @param {import("./session.js").Session} session
  * @param {TradeOffs} table whose quality and other costs are kept
@@ -381,7 +381,7 @@ export async function profiled(session, table, { rounds = 5, x, clock = seconds,
   const rows = table.rows.filter((row) => session.skips.includes(row.skip));
   /** @type {Map<string, number[]>} */
   const times = new Map(rows.map((row) => [row.skip, []]));
-  for (let round = -1; round < rounds; round++) { // the first warms up
+  for (let round = -1; round < rounds; round++) { // the first one is a warm-up
     for (const { skip } of rows) {
       const start = clock();
       await session.run(input, { skip, shape });

@@ -1,16 +1,16 @@
-/** What outputs say of an image. */
+/** Predictions for an image. */
 
 /** @typedef {import("./artifact.js").Artifact} Artifact */
 /** @typedef {import("./session.js").Output} Output */
 
 /**
- * What one output says.
+ * One output's prediction.
  *
  * @typedef {object} Prediction
- * @property {string} output its name; empty where a network has only one
- * @property {{ name: string, score: number }[]} classes the most probable first; labels with their probability; of maps,
- *   the share of each class of pixels; empty where the output stands for numbers
- * @property {number[]} numbers the first few, of what stands for numbers
+ * @property {string} output its name; empty if the network has only one
+ * @property {{ name: string, score: number }[]} classes the most probable first; labels with their probability; for maps,
+ *   each class's share of pixels; empty if the output stands for numbers
+ * @property {number[]} numbers the first few, if the output stands for numbers
  * @property {string} unit of the numbers
  */
 

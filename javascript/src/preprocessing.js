@@ -1,4 +1,4 @@
-/** An image as the input of a network, pixel by pixel as the Python library makes it (Pillow's resampling). */
+/** An image as the input of a network, pixel by pixel as in the Python library (Pillow's resampling). */
 
 import { DataError } from "./errors.js";
 
@@ -11,12 +11,12 @@ import { DataError } from "./errors.js";
  *
  * @typedef {object} Placement
  * @property {[number, number]} image
- * @property {[number, number]} resized the same once it is resized
- * @property {[number, number]} corner where its upper left corner lies in the input; below 0 where it is cropped
+ * @property {[number, number]} resized its size after resizing
+ * @property {[number, number]} corner where its upper left corner lies in the input; below 0 if it is cropped
  * @property {[number, number]} frame width and height of the input
  */
 
-/** Python's: of two numbers that are as near, the even one. @param {number} value */
+/** Rounds like Python: halves to even. @param {number} value */
 function rounded(value) {
   const below = Math.floor(value);
   const rest = value - below;
@@ -51,15 +51,15 @@ export function place(preprocessing, width, height) {
 /**
  * An image as the input of a network.
  *
- * @param {Image} image what `getImageData` of a canvas returns; what is transparent counts as it is stored
- * @param {Preprocessing} preprocessing that of the network
+ * @param {Image} image what `getImageData` of a canvas returns; alpha is ignored
+ * @param {Preprocessing} preprocessing the network's
  * @returns {Float32Array} numbers of `[channels, height, width]`, a batch of one
  * @throws {DataError} an image without pixels
  */
 export function prepare(image, preprocessing) {
   const { width, height, data } = image;
   if (!(width > 0 && height > 0) || data.length !== 4 * width * height) {
-    throw new DataError(`an image of ${width} x ${height} pixels has ${data.length} bytes: expected RGBA, 4 a pixel`);
+    throw new DataError(`an image of ${width} x ${height} pixels has ${data.length} bytes: expected RGBA, 4 per pixel`);
   }
   const { channels, mean, std } = preprocessing;
   const placement = place(preprocessing, width, height);
@@ -115,7 +115,7 @@ function cubic(x) {
   return x < 2 ? (((x - 5) * x + 8) * x - 4) * a : 0;
 }
 
-const BITS = 22; // of a weight behind the point: Pillow computes with whole numbers
+const BITS = 22; // fractional bits of a weight: Pillow computes in fixed point
 
 /**
  * @param {Pixels} pixels
@@ -125,7 +125,7 @@ const BITS = 22; // of a weight behind the point: Pillow computes with whole num
  */
 function resize(pixels, [width, height], interpolation) {
   if (interpolation === "nearest") return nearest(pixels, width, height);
-  // Each pass rounds, so that their order tells: that of Pillow 13, where 12 and older begin with the width.
+  // Each pass rounds, so their order matters: this is Pillow 13's; 12 and older start with the width.
   const taller = pixels.height - height;
   const heightFirst = taller > 0 && taller > 2 * (pixels.width - width);
   return [!heightFirst, heightFirst].reduce((found, across) => {
@@ -157,7 +157,7 @@ function places(from, to) {
   return found;
 }
 
-/** Where the pixels begin that make one, and their weights. @param {number} from @param {number} to @param {string} name */
+/** The first source pixel of each target pixel, and the weights. @param {number} from @param {number} to @param {string} name */
 function weights(from, to, name) {
   const [reach, filter] = FILTERS[name];
   const scale = from / to;
@@ -187,7 +187,7 @@ function weights(from, to, name) {
 function resampled(pixels, size, name, across) {
   const { channels } = pixels;
   const [width, height] = across ? [size, pixels.height] : [pixels.width, size];
-  const along = across ? channels : pixels.width * channels; // from one pixel that is weighed to the next
+  const along = across ? channels : pixels.width * channels; // stride between weighted pixels
   const table = weights(across ? pixels.width : pixels.height, size, name);
   const data = new Uint8Array(width * height * channels);
   for (let y = 0; y < height; y++) {

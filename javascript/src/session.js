@@ -1,4 +1,4 @@
-/** A file with several depths of one network, ready to run: the same over onnxruntime-web and onnxruntime-node. */
+/** A file with several depths of one network, ready to run: the same for onnxruntime-web and onnxruntime-node. */
 
 import { parseArtifact } from "./artifact.js";
 import { crc32 } from "./crc32.js";
@@ -8,7 +8,7 @@ import { AdaptiveDepthError, ArtifactError, DataError, SkipError } from "./error
 /** @typedef {{ data: Float32Array, dims: readonly number[] }} Output */
 
 /**
- * What is used of onnxruntime-web or onnxruntime-node: `import * as ort from "onnxruntime-web/wasm"`.
+ * The required part of onnxruntime-web or onnxruntime-node: `import * as ort from "onnxruntime-web/wasm"`.
  *
  * @typedef {object} Runtime
  * @property {{ create(model: any, options?: any): Promise<any> }} InferenceSession
@@ -19,7 +19,7 @@ import { AdaptiveDepthError, ArtifactError, DataError, SkipError } from "./error
  * @typedef {object} Opening
  * @property {Runtime} ort
  * @property {any[]} [executionProviders] where it runs, such as `["webgpu", "wasm"]`; the runtime's own by default
- * @property {Record<string, any>} [options] further ones of `InferenceSession.create`
+ * @property {Record<string, any>} [options] further options of `InferenceSession.create`
  * @property {(loaded: number, total: number) => void} [onProgress] called with bytes while the file is fetched
  */
 
@@ -30,8 +30,8 @@ import { AdaptiveDepthError, ArtifactError, DataError, SkipError } from "./error
  *   `model.onnx.json` beside it; or the bytes of both
  * @param {Opening} opening
  * @returns {Promise<Session>}
- * @throws {ArtifactError} a file that cannot be fetched, is damaged, or that another description belongs to; a provider
- *   that is not there
+ * @throws {ArtifactError} a file that cannot be fetched, is damaged, or does not belong to the description; an
+ *   unavailable provider
  * @example
  * const session = await openSession("model.onnx", { ort });
  * const { data } = await session.run(prepare(image, session.artifact.preprocessing), { skip: "TTFF" });
@@ -43,13 +43,13 @@ export async function openSession(source, { ort, executionProviders, options = {
   const told = artifact.files[name];
   if (!told) {
     const files = Object.keys(artifact.files).join(", ");
-    throw new ArtifactError(`${name}.json describes ${files} and not ${name}: copy both files of one export`);
+    throw new ArtifactError(`${name}.json describes ${files}, not ${name}: copy both files of one export`);
   }
   const found = { bytes: given.model.length, crc32: crc32(given.model) };
   if (found.bytes !== told.bytes || found.crc32 !== told.crc32) {
     throw new ArtifactError(
-      `${name} is not what its description says (${found.bytes} bytes, checksum ${found.crc32}; expected ` +
-        `${told.bytes} bytes, ${told.crc32}): it is damaged, or of another export; copy both files once more`,
+      `${name} does not match its description (${found.bytes} bytes, checksum ${found.crc32}; expected ` +
+        `${told.bytes} bytes, ${told.crc32}): it is damaged, or from another export; copy both files again`,
     );
   }
   let opened;
@@ -79,12 +79,12 @@ export class Session {
   }
 
   /**
-   * The output of one depth. Calls that come while another one runs wait for it.
+   * The output of one depth. Concurrent calls wait for each other.
    *
-   * @param {Float32Array} x numbers of `[batch, channels, height, width]`, such as those of `prepare`
+   * @param {Float32Array} x numbers of `[batch, channels, height, width]`, such as from `prepare`
    * @param {{ skip?: string, shape?: readonly number[] }} [how] the depth, by default the deepest; the shape of `x`,
    *   by default the file's, with a batch that follows from the length of `x`
-   * @returns {Promise<any>} an `Output`; of a network that returns several an object of them, by name
+   * @returns {Promise<any>} an `Output`; if the network returns several, an object of them by name
    * @throws {SkipError} a depth that is not in the file
    * @throws {DataError} an input of another shape
    * @throws {ArtifactError} the runtime failed
@@ -109,7 +109,7 @@ export class Session {
     return Object.fromEntries(this.artifact.outputs.map((name) => [name, plain(outputs[name])]));
   }
 
-  /** Frees what the runtime holds, once the calls that wait are done. */
+  /** Frees the runtime's resources, once pending calls are done. */
   async release() {
     await this._last;
     await this._opened.release();
@@ -118,7 +118,7 @@ export class Session {
   /** @param {Float32Array} x @returns {number[]} */
   _shapeOf(x) {
     const [batch, ...rest] = this.artifact.input_shape;
-    if (rest.includes(null)) throw new DataError("this network takes images of any size: give their shape, too");
+    if (rest.includes(null)) throw new DataError("this network takes images of any size: pass their shape, too");
     const sample = rest.reduce((/** @type {number} */ size, side) => size * Number(side), 1);
     return [batch ?? x.length / sample, .../** @type {number[]} */ (rest)];
   }
@@ -152,14 +152,14 @@ const said = (error) => String(error instanceof Error ? error.message : error).s
 async function fetched(url, onProgress) {
   const name = decodeURIComponent(new URL(url, "file:///").pathname.split("/").pop() || "model.onnx");
   const beside = url.replace(/([^?#]*)/, "$1.json");
-  const sidecar = new TextDecoder().decode(await bytesOf(beside, "the description of a file, which lies beside it"));
+  const sidecar = new TextDecoder().decode(await bytesOf(beside, "the description beside a file"));
   return { model: await bytesOf(url, "a file that adaptive-depth export wrote", onProgress), sidecar, name };
 }
 
-const NODE_FILES = "node:fs/promises"; // by a name, so that no bundler looks for it
+const NODE_FILES = "node:fs/promises"; // a variable, so that bundlers do not resolve it
 
 /**
- * In Node, the path of a file that is no address of a server; undefined for anything else.
+ * In Node, the path of a local file; undefined for anything else.
  * @param {string} url
  * @returns {string | URL | undefined}
  */
@@ -188,7 +188,7 @@ async function bytesOf(url, what, onProgress) {
   }
   try {
     const response = await fetch(url);
-    if (!response.ok || !response.body) throw new ArtifactError(`${url} answers ${response.status}: expected ${what}`);
+    if (!response.ok || !response.body) throw new ArtifactError(`${url} returned ${response.status}: expected ${what}`);
     const total = Number(response.headers.get("content-length") ?? 0);
     const parts = [];
     let loaded = 0;

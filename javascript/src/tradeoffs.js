@@ -6,18 +6,18 @@ import { MeasurementError } from "./errors.js";
 /** @typedef {import("./artifact.js").Row} Row */
 /** @typedef {import("./artifact.js").TradeOffs} TradeOffs */
 
-/** The costs that a table may have, in the order in which they are compared by. */
+/** The costs that a table may have, in order of precedence for comparisons. */
 const COSTS = ["latency_ms", "token_ms", "first_token_ms", "macs", "energy_mj", "memory_mb", "parameters", "cache_kb"];
 
-/** The costs that are known, latency first where it was measured. @param {TradeOffs} table */
+/** The known costs, latency first if it was measured. @param {TradeOffs} table */
 export const measured = (table) => COSTS.filter((cost) => (table.rows[0][cost] ?? null) !== null);
 
 /**
- * The Pareto front of quality against one cost, cheapest (and so worst) first. Of rows that are equal in both, either
+ * The Pareto front of quality against one cost, cheapest (and thus worst) first. Of rows that are equal in both, either
  * all or none are on it.
  *
  * @param {TradeOffs} table
- * @param {string} [cost] by default the first that was measured, latency first
+ * @param {string} [cost] by default the first measured one, latency first
  * @returns {Row[]}
  * @throws {MeasurementError} a cost that was not measured
  */

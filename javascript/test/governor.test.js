@@ -80,5 +80,5 @@ test("what is no target, table, depth or work", () => {
   const governor = new Governor(table, { targetMs: 30 });
   assert.throws(() => governor.observe("X", 3), SkipError);
   assert.throws(() => governor.choose(0, 0), /work 0: expected/);
-  assert.throws(() => replay([], table, { targetMs: 30 }), /does not begin with the first one/);
+  assert.throws(() => replay([], table, { targetMs: 30 }), /does not start with the first one/);
 });

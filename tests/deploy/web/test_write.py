@@ -152,7 +152,7 @@ def test_a_page_whose_file_is_of_another_export_says_so(browser: Any, address: s
     tab.route("**/model.onnx", lambda route: route.fulfill(body=b"another"))
     tab.goto(address)
     tab.wait_for_selector("#status.wrong")
-    assert "model.onnx is not what its description says (7 bytes" in tab.inner_text("#status")
+    assert "model.onnx does not match its description (7 bytes" in tab.inner_text("#status")
     tab.close()
 
 
