@@ -72,7 +72,7 @@ def test_stages(call):
     status, out, _ = call("stages", "resnet18")
     assert status == 0
     assert "layer3" in out
-    assert "16 sub-networks, from FFFF (super-net, 1,814.1 MMACs an image) to TTTT (base-net, 889.2)" in out
+    assert "16 sub-networks, from FFFF (super-net, 1,814.1 MMACs per image) to TTTT (base-net, 889.2)" in out
     status, out, _ = call("stages", "torchvision/resnet50", "--json")
     told = json.loads(out)
     assert ad.Stages.from_json(told["stages"])[2].skippable == ("layer3.3", "layer3.4", "layer3.5")
@@ -133,7 +133,7 @@ def test_train_keeps_an_old_run_unless_told_otherwise(call, train_arguments, run
     before = (run / "network.json").read_bytes()
     status, _, err = call(*train_arguments, "--epochs=1", f"--output={run}")
     assert status == 2
-    assert "holds a network already: name another --output, or replace it with --overwrite" in err
+    assert "already holds a network: name another --output, or replace it with --overwrite" in err
     assert (run / "network.json").read_bytes() == before
     status, _, err = call(*train_arguments, "--lr=1e30", f"--output={run}", "--overwrite")
     assert status == 2  # the training failed: the old run is whole
@@ -196,7 +196,7 @@ def test_damaged_images_cost_neither_the_calibration_nor_the_last_epoch(call, tr
     assert status == 0, err
     assert re.search(r"No checkpoint in .*other/checkpoints: the training starts from the beginning\n", err), err
     status, _, err = call(*arguments, "--overwrite")
-    assert (status, "1 training image could not be read and left out: " in err) == (0, True)
+    assert (status, "1 training image could not be read and was left out: " in err) == (0, True)
     arguments[arguments.index("--set=skip_damaged=0.1")] = "--set=skip_damaged=0.001"
     status, _, err = call(*arguments, "--overwrite")
     assert status == 2
@@ -221,7 +221,7 @@ def test_weights_are_told_apart(call, train_arguments, tmp_path):
     assert (status, err.count("\n")) == (2, 1)
     assert "holds more than tensors (a whole model, say), which is not read because it could run code: save its" in err
     status, _, err = call(*base, f"--weights={paths['resnet18']}", "--pretrained", f"--output={tmp_path / 'b'}")
-    assert (status, "two places to start from: name one of them" in err) == (2, True)
+    assert (status, "--weights and --pretrained both say where to start: give only one" in err) == (2, True)
 
 
 def test_a_recipe_fetches_no_weights(call, train_arguments, tmp_path):
@@ -231,7 +231,7 @@ def test_a_recipe_fetches_no_weights(call, train_arguments, tmp_path):
         status, _, err = call(*train_arguments, f"--recipe={recipe}", f"--output={tmp_path / 'b'}")
         assert status == 2
         assert (
-            f"the model's arguments name {argument.partition(':')[0]}, which fetches or reads weights: leave it" in err
+            f"the model's arguments contain {argument.partition(':')[0]}, which fetches or reads weights: leave it" in err
         )
     assert not (tmp_path / "b").exists()
 
@@ -258,7 +258,7 @@ def test_which_weights_of_a_file_is_told_and_chosen(call, train_arguments, tmp_p
         torch.testing.assert_close(ad.load(tmp_path / name).model.fc.weight, state["fc.weight"])
     for more, said in (
         ([f"--weights={file}", "--weights-entry=x"], "expected 'state_dict' or 'state_dict_ema:module'"),
-        (["--weights-entry=x"], "--weights-entry names a part of a file of weights: add --weights FILE"),
+        (["--weights-entry=x"], "--weights-entry selects weights inside a file: add --weights FILE"),
     ):
         status, _, err = call(*train_arguments, *more, f"--output={tmp_path / 'c'}")
         assert (status, err.count("\n")) == (2, 1)
@@ -312,7 +312,7 @@ def test_another_process_that_ended_is_told_in_a_line(call, monkeypatch):
         call("evaluate", "runs/x")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert call("evaluate", "runs/x") == (
-        2, "", "Error: another process of this training ended: the reason is what it said\n",
+        2, "", "Error: another process of this training failed: see its own error message\n",
     )  # fmt: skip
 
 
@@ -373,7 +373,7 @@ def test_the_test_part_is_judged_and_nothing_is_written(call, run, pictures, tmp
     before = (run / "accuracy.json").read_bytes()
     status, out, err = call("evaluate", run, "--split=test", f"--data={tmp_path / 'three'}")
     assert (status, err) == (0, "")
-    assert re.search(r"^Top-1 accuracy on \d+ images of .*, its test part; norm statistics", out)
+    assert re.search(r"^Top-1 accuracy on \d+ images of .* \(test split\); norm statistics", out)
     assert "Written to" not in out
     assert (run / "accuracy.json").read_bytes() == before
     assert "--split train: expected validation or test" in call("evaluate", run, "--split=train")[2]
@@ -382,7 +382,7 @@ def test_the_test_part_is_judged_and_nothing_is_written(call, run, pictures, tmp
 def test_profile_of_some_depths_is_not_the_runs(call, run):
     status, out, _ = call("profile", run, "--skips=FFFF,TTTT", "--no-latency")
     assert status == 0
-    assert f"Not written to {run}: it is of some depths alone." in out
+    assert f"Not written to {run}: it covers only some depths." in out
 
 
 def test_a_folder_that_is_not_there_is_told_before_torch_is_imported():
@@ -494,7 +494,7 @@ def test_a_profile_is_carried_from_the_device_and_joined_with_the_accuracy(call,
     arguments = ["--seconds=0.1", "--batch-sizes=1,3", "--device=cpu", f"--output={carried}", "--no-energy"]
     status, out, _ = call("profile", run, *arguments)
     assert status == 0
-    assert f"Written to {carried}. With what evaluate measured: " in out
+    assert f"Written to {carried}. Join it with accuracies: " in out
     cost = json.loads(carried.read_text())["costs"][0]
     assert list(cost["throughput"]) == ["1", "3"]
     assert (cost["latency_ms"] > 0, cost["memory_mb"] > 0, cost["energy_mj"]) == (True, True, None)
@@ -519,7 +519,7 @@ def test_an_output_never_replaces_another_file_of_a_run(call, run, command, name
     more = ["--no-latency", "--device=cpu"] if command == "profile" else []
     status, out, err = call(command, run, f"--output={run / name}", *more)
     assert (status, out) == (2, "")
-    assert f"{name} holds something else, which would be lost: name another file" in err
+    assert f"{name} holds other content, which would be lost: name another file" in err
     assert (run / name).read_bytes() == before
 
 
@@ -601,15 +601,15 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
         ("stages resnet1818", "timm has no model 'resnet1818': similar names are resnet18"),
         ("stages torchvision/resnet1", "torchvision has no model 'resnet1'"),
         ("stages vgg11", "VGG has no residual stage that can be cut"),
-        ("stages {tmp}", "is no saved network: it holds no network.json"),
-        ("stages ./nowhere", "is no saved network: it does not exist"),
+        ("stages {tmp}", "is not a saved network: it contains no network.json"),
+        ("stages ./nowhere", "is not a saved network: it does not exist"),
         ("stages resnet18 --model-kwargs in_chans", "--model-kwargs 'in_chans': expected NAME=VALUE"),
         ("stages resnet18 --model-kwargs channels=(4,4,8,8)", "expected JSON (Expecting value: "),
         ("stages resnet18 --model-kwargs colour=3", "cannot be built with {{'colour': 3}}"),
         ("stages resnet18 --mandatory two", "--mandatory 'two': expected a number of blocks (2), a part of them (0.5)"),
         ("stages resnet18 --mandatory 2", "mandatory=2 of the 2 blocks layer1.0 to layer1.1: expected from 1 to 1"),
-        ("stages resnet18 --group-size 2", "the model has stages of its own, so there is none to divide"),
-        ("stages {run} --mandatory 1", "a run folder's network is cut already"),
+        ("stages resnet18 --group-size 2", "the model already has stages, so there is nothing to divide"),
+        ("stages {run} --mandatory 1", "the network is already adapted"),
         ("load-reference resnet18 {tmp}/file --output {tmp}/x", "cannot be read|holds more than tensors"),
         ("load-reference vgg11 {tmp}/file --output {tmp}/x", "is not one of the authors' architectures"),
         ("stages", "Missing argument 'MODEL'"),
@@ -634,13 +634,13 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
             "has 3 outputs, but the data 'digits' has 10 classes",
         ),
         ("train resnet18 --data digits", "Missing option '--output'"),
-        ("evaluate {tmp}", "is no saved network"),
+        ("evaluate {tmp}", "is not a saved network"),
         ("evaluate {run} --data digits", "has 3 outputs|classes"),
         ("evaluate {run} --data {tmp}", "has no validation part"),
-        ("profile {tmp}", "is no saved network"),
+        ("profile {tmp}", "is not a saved network"),
         ("profile {run} --seconds 0", "Invalid value for '--seconds'"),
-        ("profile {run} --model-kwargs in_chans=1", "is a run folder, built already"),
-        ("select {tmp} --macs 1e9", "is no saved network"),
+        ("profile {run} --model-kwargs in_chans=1", "is a run folder, whose model is already built"),
+        ("select {tmp} --macs 1e9", "is not a saved network"),
         (
             "select {run} --macs 1",
             "no sub-network meets macs <= 1: the one with the fewest multiply-adds, 'TTTT'",
@@ -745,7 +745,7 @@ def test_an_interrupted_training_goes_on(call, train_arguments, tmp_path, monkey
     monkeypatch.undo()
     status, _, err = call(*train_arguments, f"--output={broken}")
     assert status == 2
-    assert "holds an unfinished training: go on with --resume, or start anew with --overwrite" in err
+    assert "holds an unfinished training: continue with --resume, or start again with --overwrite" in err
     assert call(*train_arguments, "--resume", f"--output={broken}")[0] == 0
     a, b = (torch.cat([p.flatten() for p in ad.load(run).parameters()]) for run in (whole, broken))
     assert torch.equal(a, b)
@@ -786,8 +786,8 @@ def test_stages_can_be_cut_elsewhere(call):
     assert [len(stage["mandatory"]) for stage in json.loads(out)["stages"]] == [1, 2, 3, 1]
     status, out, _ = call("stages", "vit_tiny_patch16_224", "--group-size", "6")
     assert status == 0
-    assert "4 sub-networks, from FF (super-net, 1,253.7 MMACs an image) to TT (base-net, 641.4)" in out
-    assert "blocks 0-5: blocks.0 to 2 always, blocks.3 to 5 skippable" in out
+    assert "4 sub-networks, from FF (super-net, 1,253.7 MMACs per image) to TT (base-net, 641.4)" in out
+    assert "blocks 0-5: blocks.0 to 2 always run, blocks.3 to 5 skippable" in out
 
 
 def test_stages_of_a_model_of_no_family_are_found(call):

@@ -166,13 +166,13 @@ def test_no_torch_is_waited_for(folder):
         ),
         ("network.json", '{"stages": [', r"network\.json cannot be read .*: save the network again"),
         ("network.json", json.dumps({"stages": STAGES[:1]}), "'FF' has 2 letters, but 1 stages were given"),
-        ("history.csv", "epoch,lr\n1,x\n", r"history\.csv is damaged .*: remove it, and the report does without"),
-        ("history.csv", "\udcff", r"history\.csv is damaged .*: remove it, and the report does without"),
+        ("history.csv", "epoch,lr\n1,x\n", r"history\.csv is damaged .*: remove it to report without it"),
+        ("history.csv", "\udcff", r"history\.csv is damaged .*: remove it to report without it"),
         ("analysis.json", "{}", r"analysis\.json is damaged .*: make it anew with adaptive-depth analyze .*small, or"),
         ("analysis.json", "{", r"analysis\.json cannot be read .*: make it anew with adaptive-depth analyze"),
         ("maps.png", "GIF", r"maps\.png is no PNG picture: make it anew with adaptive-depth analyze"),
         ("data.json", "[]", r"data\.json holds no names with values"),
-        ("recipe.yaml", "a: [", r"recipe\.yaml cannot be read .*: remove it, and the report does without"),
+        ("recipe.yaml", "a: [", r"recipe\.yaml cannot be read .*: remove it to report without it"),
         ("recipe.yaml", "only text", r"recipe\.yaml holds no names with values: remove it"),
     ],
 )
@@ -191,7 +191,7 @@ def test_a_missing_or_damaged_file_is_named(call, folder, name, content, message
 def test_a_folder_without_a_network_is_refused(call, tmp_path):
     status, _, err = call("report", tmp_path)
     assert status == 2
-    assert f"{tmp_path} is no saved network: it holds no network.json" in err
+    assert f"{tmp_path} is not a saved network: it contains no network.json" in err
 
 
 def test_a_place_that_cannot_be_written_is_refused(call, folder):

@@ -75,7 +75,7 @@ def test_a_run_of_which_little_is_known(call, run, tmp_path, forbidden):
     status, out, _ = call("share", run, tmp_path / "a")
     assert status == 0
     both = f"adaptive-depth profile {run}, then adaptive-depth select {run}"
-    assert f"The card has no table of trade-offs: measure it with {both}" in out
+    assert f"The card has no table of trade-offs: measure them with {both}" in out
     assert ad.AdaptiveNetwork.from_pretrained(tmp_path / "a").preprocessing is None
     status, out, _ = call("share", run, tmp_path / "a", "--json")
     assert json.loads(out) == {"run": str(run), "target": str(tmp_path / "a"), "url": None, "tradeoffs": False}
@@ -106,10 +106,10 @@ def test_pushing(call, run, monkeypatch, tmp_path):
     ("arguments", "said"),
     [
         ("{run}", "Missing argument 'DIR|USER/NAME'"),
-        ("{tmp}/none {tmp}/new", "is no saved network"),
-        ("{run} {run}", "holds a network of save already (network.json): name another folder"),
+        ("{tmp}/none {tmp}/new", "is not a saved network"),
+        ("{run} {run}", "already contains a network written by save (network.json): name another folder"),
         ("{run} {tmp}/file", "cannot be written"),
-        ("{run} {tmp}/new --private", "--private: only a repository can be private; add --push, or leave it out"),
+        ("{run} {tmp}/new --private", "--private: only a repository can be private; add --push, or omit --private"),
         ("{run} {tmp} --push", "is a folder here; name the repository, USER/NAME"),
         ("{run} a/b/c --push", "the network cannot be pushed to 'a/b/c'"),
         ("{run} me/stripes --push", "the network cannot be pushed to 'me/stripes' (OfflineModeIsEnabled"),

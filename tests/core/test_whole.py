@@ -577,7 +577,7 @@ def test_a_network_with_adapters_is_saved_once_they_are_merged(tmp_path: Path) -
     for network in (injected, merged):
         network.forget_views()
         for save in (lambda net: ad.save(net, folder), lambda net: net.save_pretrained(folder)):
-            with pytest.raises(ad.CheckpointError, match=r"q_proj holds adapters of peft, .* merge them first"):
+            with pytest.raises(ad.CheckpointError, match=r"q_proj contains adapters of peft, .* merge them first"):
                 save(network)
         for alone in (network.subnet("TF"), network.extract("TF")):  # which transformers would read as random weights
             with pytest.raises(ad.StagesError, match=r"its class does not build these weights .*q_proj.base_"):

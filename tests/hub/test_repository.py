@@ -143,7 +143,7 @@ def test_tied_weights_are_kept_once(nets, tmp_path: Path) -> None:
 def test_a_model_of_the_users_own_is_given(nets, tmp_path: Path) -> None:
     network = nets.transformer().eval()
     network.save_pretrained(tmp_path)
-    said = "holds a Transformer that no name of timm, torchvision or transformers builds: give an instance of it, "
+    said = "contains a Transformer that no name in timm, torchvision or transformers builds: pass an instance of it, "
     with pytest.raises(
         ad.CheckpointError, match=re.escape(f"{said}AdaptiveNetwork.from_pretrained('{tmp_path}', model=MyModel())")
     ):
@@ -154,9 +154,7 @@ def test_a_model_of_the_users_own_is_given(nets, tmp_path: Path) -> None:
     assert again.proven
     assert same(outputs(again, SMALL), outputs(network, SMALL))
     other = nets.Transformer(classes=7)
-    with pytest.raises(
-        ad.CheckpointError, match=r"head.weight is \[5, 16\] .*; give AdaptiveNetwork.from_pretrained\("
-    ):
+    with pytest.raises(ad.CheckpointError, match=r"head.weight is \[5, 16\] .*, AdaptiveNetwork.from_pretrained\("):
         from_pretrained(tmp_path, model=other)
 
 
@@ -168,14 +166,18 @@ def test_a_run_folder_is_read_too(network, tmp_path: Path) -> None:
 def test_a_run_folder_stays_one(network, tmp_path: Path) -> None:
     ad.save(network, tmp_path)
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(ad.CheckpointError, match=r"holds a network of save already \(network.json\): name another"):
+    with pytest.raises(
+        ad.CheckpointError, match=r"already contains a network written by save \(network.json\): name another"
+    ):
         network.save_pretrained(tmp_path)
     assert sorted(tmp_path.iterdir()) == before
 
 
 def test_two_networks_in_one_folder_are_refused(network, shared: Path) -> None:
     ad.save(network, shared)
-    with pytest.raises(ad.CheckpointError, match=r"holds both config.json and network.json, .* remove the older one"):
+    with pytest.raises(
+        ad.CheckpointError, match=r"contains both config.json and network.json, .* remove the older one"
+    ):
         from_pretrained(shared)
 
 
@@ -285,12 +287,16 @@ def test_further_entries(network, tmp_path: Path) -> None:
         (
             {"tradeoffs": {"FFFF": 5}},
             ad.CheckpointError,
-            "tradeoffs is a dict: expected what the function tradeoffs re",
+            "tradeoffs is a dict: expected the result of the function tr",
         ),
         ({"tradeoffs": TradeOffs((Row("FF", 1, 1, 1),))}, ad.CheckpointError, "of another network: FF is none of its "),
-        ({"model_card_kwargs": {"tags": 5}}, ad.CheckpointError, "model_card_kwargs={'tags': 5} is no metadata of a"),
-        ({"model_card_kwargs": 5}, ad.CheckpointError, "model_card_kwargs=5 is no metadata of a card"),
-        ({"model_card_kwargs": {"license": torch.nn.ReLU()}}, ad.CheckpointError, "is no metadata of a card"),
+        (
+            {"model_card_kwargs": {"tags": 5}},
+            ad.CheckpointError,
+            "model_card_kwargs={'tags': 5} is not valid card metadata",
+        ),
+        ({"model_card_kwargs": 5}, ad.CheckpointError, "model_card_kwargs=5 is not valid card metadata"),
+        ({"model_card_kwargs": {"license": torch.nn.ReLU()}}, ad.CheckpointError, "is not valid card metadata"),
     ],
 )
 def test_wrong_arguments_write_nothing(network, tmp_path: Path, arguments: dict, error: type, said: str) -> None:
@@ -301,7 +307,7 @@ def test_wrong_arguments_write_nothing(network, tmp_path: Path, arguments: dict,
 
 def test_arguments_that_no_json_holds(tmp_path: Path) -> None:
     network = ad.adapt(ad.create_model("resnet18", channels=[8, 8, 8, 8], norm_layer=torch.nn.BatchNorm2d))
-    with pytest.raises(ad.CheckpointError, match=r"give it to AdaptiveNetwork.from_pretrained\(folder, model=...\)"):
+    with pytest.raises(ad.CheckpointError, match=r"pass it to AdaptiveNetwork.from_pretrained\(folder, model=...\)"):
         network.save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -358,8 +364,8 @@ def test_card_of_a_network_of_which_much_is_known(network, tmp_path: Path) -> No
     assert "| FFFT | 89.00 % | 7.000 | 9,000 | 2.50 ms | * |" in card.text
     assert "| TTTT | 86.00 % | 4.000 | 9,000 | 2.50 ms |  |" in card.text
     assert (
-        "Latency is the median of one forward pass of a batch of 4 on Abacus 5 (cpu, 2 CPU threads, torch 2.11). The "
-        "Pareto front is that of accuracy against latency_ms." in card.text
+        "Latency is the median of one forward pass for a batch of 4 on Abacus 5 (cpu, 2 CPU threads, torch 2.11). The "
+        "Pareto front is of accuracy against latency_ms." in card.text
     )
     assert (
         "Images in colour, 32 x 32 pixels (bilinear; the central 87.5% of a side), mean [0.5, 0.25, 0.0], std "
@@ -386,7 +392,7 @@ def test_card_of_a_network_that_is_judged_by_something_else(network, tmp_path: P
     text = card_of(tmp_path).text
     assert f"| skip | {quality.name}{lower} | MMACs |" in text
     assert f"| TTTT | {f'86.00 {quality.unit}'.rstrip()} |" in text
-    assert f"The Pareto front is that of {quality.name} against latency_ms." in text
+    assert f"The Pareto front is of {quality.name} against latency_ms." in text
     assert text.count("| * |") == (
         4 if quality.higher_is_better else 1
     )  # all cost the same: 89.00 four times, 50.00 once
@@ -599,32 +605,32 @@ def mix(folder: Path) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no config": (lambda f: (f / "config.json").unlink(), "holds no network, neither config.json nor network.json: e"),
+    "no config": (lambda f: (f / "config.json").unlink(), "contains no network, neither config.json nor network.json"),
     "empty config": (lambda f: (f / "config.json").write_text(""), "config.json cannot be read"),
-    "truncated config": (lambda f: cut(f / "config.json", 0.6), "it is damaged, or no network of this library"),
+    "truncated config": (lambda f: cut(f / "config.json", 0.6), "it is damaged, or not a network of this library"),
     "config of others": (
         lambda f: (f / "config.json").write_text('{"model_type": "bert"}'),
         "config.json was not written by this library: expected a file with format 'adaptive-depth network'",
     ),
     "newer": (lambda f: edit(f, version=2), "has version 2, but this library reads up to 1: pip install -U"),
     "no stages": (lambda f: edit(f, stages=None), "stages: Input should be a valid array; received None"),
-    "no sha256": (lambda f: edit(f, sha256=None), "config.json is damaged: it has no sha256, where 64 digits are"),
+    "no sha256": (lambda f: edit(f, sha256=None), "config.json is damaged: it has no sha256, expected 64 digits"),
     "short sha256": (lambda f: edit(f, sha256="ab"), "sha256: Input should be 64 hexadecimal digits; received 'ab'"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "the weights are missing or truncated"),
     "truncated weights": (lambda f: cut(f / "model.safetensors", 0.7), "it is truncated or damaged, or the files"),
     "a pointer": (
         lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n"),
-        "is not the file that was described",
+        "does not match its description",
     ),
-    "a flipped bit": (lambda f: flip(f / "model.safetensors"), "model.safetensors is not the file that was described"),
-    "mixed": (mix, "or the files of two networks were mixed, as by a save that was killed; save or fetch all anew"),
+    "a flipped bit": (lambda f: flip(f / "model.safetensors"), "model.safetensors does not match its description"),
+    "mixed": (mix, "or the files of two networks were mixed, as by an interrupted save; save or fetch all"),
     "path traversal": (
         lambda f: edit(f, weights="../x.safetensors"), "weights: Input should be the name of a file in the same",
     ),
-    "other weights": (lambda f: edit(f, weights="config.json"), "config.json is not the file that was described"),
+    "other weights": (lambda f: edit(f, weights="config.json"), "config.json does not match its description"),
     "pretrained": (
         lambda f: edit(f, source={"name": "resnet18", "arguments": {"pretrained": True}}),
-        "config.json asks for pretrained: a saved network brings its own weights; it is damaged or was tampered with",
+        "config.json requests pretrained, but a saved network has its own weights: it is damaged or was tampered with",
     ),
     "checkpoint": (
         lambda f: edit(f, source={"name": "resnet18", "arguments": {"checkpoint_path": "evil.pth"}}),
@@ -635,7 +641,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "other classes": (
         lambda f: edit(f, source={"name": "resnet18", "arguments": ARGUMENTS | {"num_classes": 7}}),
-        "model.fc.weight is [3, 16] there and [7, 16] in the model; give AdaptiveNetwork.from_pretrained(..., model=)",
+        "model.fc.weight is [3, 16] there and [7, 16] in the model; pass the architecture that was saved, Adaptive",
     ),
     "dangling tie": (lambda f: edit(f, ties={"model.fc.weight": "x"}), "config.json ties 'model.fc.weight' to 'x', wh"),
 }  # fmt: skip
@@ -682,10 +688,13 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             "nobody/nothing",
-            "'nobody/nothing' is no folder here, and cannot be fetched (LocalEntryNotFoundError of hugg",
+            "'nobody/nothing' is not a folder here, and cannot be downloaded (LocalEntryNotFoundError of hugg",
         ),
-        ("nothing", "'nothing' is no folder here, and cannot be fetched"),
-        ("./nothing", "'./nothing' is no folder, and no name of a repository: expected a folder that save_pretrained"),
+        ("nothing", "'nothing' is not a folder here, and cannot be downloaded"),
+        (
+            "./nothing",
+            "'./nothing' is neither a folder nor the name of a repository: expected a folder that save_pretrained",
+        ),
         ("/no/such/folder", "'/no/such/folder' is no folder, and no name of a repository"),
         (Path("runs/nothing"), "'runs/nothing' is no folder, and no name of a repository"),
         ("", "is no folder, and no name"),
@@ -713,7 +722,7 @@ def test_a_repository_in_the_cache_is_read_offline(network, tmp_path: Path, revi
     again = from_pretrained("me/insects", cache_dir=tmp_path, local_files_only=True, revision=revision)
     assert same(outputs(again), outputs(network))
     assert again.preprocessing is not None
-    with pytest.raises(ad.CheckpointError, match="'me/insects' is no folder here, and cannot be fetched"):
+    with pytest.raises(ad.CheckpointError, match="'me/insects' is not a folder here, and cannot be downloaded"):
         from_pretrained("me/insects", cache_dir=tmp_path, local_files_only=True, revision="v2")
 
 
@@ -840,4 +849,4 @@ def test_a_table_of_text_in_a_card_has_the_time_per_token() -> None:
     text = trade_off_table(TradeOffs(rows, 2, quality=quality, prompt_tokens=100))
     assert "| skip | perplexity (lower is better) | kMACs | parameters | time per token | Pareto front |" in text
     assert "| F | 12.00 | 4.000 | 900 | 20.00 ms | * |" in text
-    assert "Time per token is the median of a batch of 2, after a prompt of 100 tokens." in text
+    assert "Time per token is the median for a batch of 2, after a prompt of 100 tokens." in text

@@ -1,1 +1,1 @@
-"""One folder that holds a network, and what the Hugging Face Hub wants of it."""
+"""A folder that contains a network, and the Hugging Face Hub's conventions for it."""

@@ -19,24 +19,24 @@ from .folder import Kept
 
 LIBRARY = "adaptive-depth"
 _PAPER = "https://arxiv.org/abs/2312.16392"
-_NAMED = 20  # so many classes stand in a card
-_METRICS = {"top-1": "accuracy", "mIoU": "mean_iou", "mAP": "mean_average_precision"}  # as the Hub calls them
+_NAMED = 20  # the most classes listed in a card
+_METRICS = {"top-1": "accuracy", "mIoU": "mean_iou", "mAP": "mean_average_precision"}  # the Hub's names
 
 
 def card_metadata(
     source: Mapping[str, Any] | None, images: bool, given: Mapping[str, Any], quality: Quality | None = None
 ) -> dict[str, Any]:
-    """What the Hub reads at the head of a card: what is known, then what was given; tags of both.
+    """The metadata at the head of a card: what is known, overridden by what was given; tags of both.
 
     Arguments:
-        source: name and arguments of the model; None for one that no name builds.
-        images: is it known for another reason that the network classifies images?
+        source: name and arguments of the model; None for one that cannot be built by name.
+        images: whether the network is known to classify images for another reason.
         given: as huggingface_hub's ModelCardData takes it.
-        quality: what the depths are judged by; None where that is not known. Of another one than top-1 no task follows:
-            give `pipeline_tag`.
+        quality: what the depths are judged by; None if unknown. A quality other than top-1 does not imply a task: pass
+            `pipeline_tag`.
 
     Raises:
-        CheckpointError: something that is no metadata.
+        CheckpointError: invalid metadata.
 
     Example:
         >>> card_metadata({"name": "torchvision/resnet18", "arguments": {}}, False, {"license": "mit"})["tags"]
@@ -55,16 +55,16 @@ def card_metadata(
         more = given.get("tags") or ()
         metadata = {**known, **given, "tags": [*tags, *([more] if isinstance(more, str) else more)]}
         yaml.safe_load(ModelCardData(**metadata).to_yaml())
-    except Exception as error:  # whatever the constructor and YAML raise
+    except Exception as error:  # the constructor and YAML raise anything
         raise CheckpointError(
-            f"model_card_kwargs={given!r} is no metadata of a card ({one_line(error)}): expected plain values such as "
-            "{'license': 'mit', 'base_model': 'timm/resnet50.a1_in1k'}"
+            f"model_card_kwargs={given!r} is not valid card metadata ({one_line(error)}): expected plain values such "
+            "as {'license': 'mit', 'base_model': 'timm/resnet50.a1_in1k'}"
         ) from error
     return metadata
 
 
 def metric_type(quality: Quality) -> str:
-    """What the Hub calls a quality in the metadata of a card.
+    """The Hub's name for a quality in a card's metadata.
 
     Example:
         >>> metric_type(TOP_1), metric_type(Quality("RMSE", "m", higher_is_better=False)), metric_type(Quality("AP 50"))
@@ -81,14 +81,14 @@ def model_card(
     preprocessing: Preprocessing | None = None,
     tradeoffs: TradeOffs | None = None,
 ) -> str:
-    """The text of a card: metadata, what the network is, how to use it, its stages, and what its depths reach and cost.
+    """The text of a card: metadata, what the network is, how to use it, its stages, and its depths' quality and cost.
 
     Arguments:
         name: of the repository or folder.
         network: what it is about.
-        config: of config.json: where the model comes from.
+        config: the content of config.json, with the model's origin.
         metadata: what `card_metadata` returned.
-        preprocessing, tradeoffs: None where they are not known.
+        preprocessing, tradeoffs: None if unknown.
     """
     from huggingface_hub import ModelCardData
 
@@ -97,7 +97,7 @@ def model_card(
         f"# {_plain(name.rpartition('/')[2]).strip()}",
         _introduction(network, config),
         f"## How to use\n\n{_fenced('python', _usage(name, network, config, preprocessing is not None))}",
-        "A skip is one letter a stage: `T` leaves out its skippable blocks, `F` runs them.",
+        "A skip is one letter per stage: `T` leaves out its skippable blocks, `F` runs them.",
         f"## Stages\n\n{_fenced('text', str(network.stages))}",
         *([] if tradeoffs is None else [f"## Trade-offs\n\n{trade_off_table(tradeoffs)}"]),
         *([] if preprocessing is None else [f"## Preprocessing\n\n{_told(preprocessing)}"]),
@@ -107,7 +107,7 @@ def model_card(
 
 
 def changed_by_hand(card: Path) -> bool:
-    """Is there a card that this library did not write, or not as it is now?"""
+    """Whether there is a card that this library did not write, or that was changed since."""
     if not card.exists():
         return False
     text, mark, signature = card.read_text(encoding="utf-8", errors="replace").rstrip("\n").rpartition("<!--")
@@ -116,7 +116,7 @@ def changed_by_hand(card: Path) -> bool:
 
 def _signature(text: str) -> str:
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return f"<!-- Written by {LIBRARY} ({digest}). It writes a card anew, unless the card was changed by hand. -->"
+    return f"<!-- Written by {LIBRARY} ({digest}). It rewrites a card, unless the card was changed by hand. -->"
 
 
 # -- the parts --------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def _usage(name: str, network: Kept, config: Mapping[str, Any], prepared: bool) 
     model = "" if config["source"] is not None else f", model={kind}(...)"
     given = json.dumps(name, ensure_ascii=False).replace(
         "<", r"\u003c"
-    )  # a string of Python's, and no tag whoever shows it
+    )  # a Python string that no renderer takes for a tag
     opened = ['x = net.preprocessing.transform()(Image.open("image.png"))[None]'] * prepared
     lines = [
         "import adaptive_depth as ad",
@@ -155,7 +155,7 @@ def _usage(name: str, network: Kept, config: Mapping[str, Any], prepared: bool) 
 
 
 def trade_off_table(table: TradeOffs) -> str:
-    """Quality and costs of all sub-networks in Markdown, and what they were measured on.
+    """Quality and costs of all sub-networks in Markdown, and the device of the measurement.
 
     Example:
         >>> from adaptive_depth.choose.tradeoffs import Row
@@ -165,7 +165,7 @@ def trade_off_table(table: TradeOffs) -> str:
         | F | 76.00 % | 4.000 | 9,000 | * |
         | T | 75.00 % | 2.000 | 5,000 | * |
         <BLANKLINE>
-        Multiply-adds are of one sample. The Pareto front is that of accuracy against macs.
+        Multiply-adds are per sample. The Pareto front is of accuracy against macs.
     """
     cost, front = table.cost_name(), table.front()
     times = {"latency_ms": "latency", "token_ms": "time per token"}
@@ -182,14 +182,14 @@ def trade_off_table(table: TradeOffs) -> str:
     at = table.device.get
     threads = f"{at('threads')} CPU thread{'s' * (at('threads') != 1)}"
     where = _plain(f" on {at('processor')} ({at('type')}, {threads}, torch {at('torch')})") * bool(at("type"))
-    passed = "Latency is the median of one forward pass of a batch of "
+    passed = "Latency is the median of one forward pass for a batch of "
     told = {
         "latency_ms": f"{passed}{table.batch_size}",
-        "token_ms": f"Time per token is the median of a {table.of_text()}",
+        "token_ms": f"Time per token is the median for a {table.of_text()}",
     }
     measured = f" {told[cost]}{where}." if timed else ""
-    front_of = f"The Pareto front is that of {_plain(table.quality.noun)} against {cost}."
-    notes = f"Multiply-adds are of one sample.{measured} {front_of}"
+    front_of = f"The Pareto front is of {_plain(table.quality.noun)} against {cost}."
+    notes = f"Multiply-adds are per sample.{measured} {front_of}"
     return "\n".join([*lines, "", notes])
 
 
@@ -201,14 +201,14 @@ def _told(preprocessing: Preprocessing) -> str:
     (height, width), names = preprocessing.sides, preprocessing.classes
     shown = {
         "crop": f"the central {preprocessing.crop_pct:.1%} of a side",
-        "stretch": "all of it, whatever its proportions",
-        "letterbox": "all of it in its proportions, the rest filled",
+        "stretch": "the whole image, stretched",
+        "letterbox": "the whole image in its proportions, the rest filled",
     }[preprocessing.resize]
     text = (
         f"Images in {'grey' if preprocessing.channels == 1 else 'colour'}, {width} x {height} pixels "
         f"({preprocessing.interpolation}; {shown}), mean {list(preprocessing.mean)}, std {list(preprocessing.std)}."
     )
-    more = f", ... ({len(names)} in all, in config.json)" if len(names) > _NAMED else ""
+    more = f", ... ({len(names)} in total, see config.json)" if len(names) > _NAMED else ""
     return text + (f" Classes: {', '.join(map(_plain, names[:_NAMED]))}{more}." if names else "")
 
 
@@ -216,7 +216,7 @@ def _told(preprocessing: Preprocessing) -> str:
 
 
 def _plain(text: object) -> str:
-    """Text that shows itself in Markdown: one line, of which nothing is a tag, a link, a cell or an emphasis.
+    """Text that appears literally in Markdown: one line without tags, links, cells or emphasis.
 
     Example:
         >>> print(_plain("a|b\\n---\\n# <c> [d](e) f_g _h_"))
@@ -228,7 +228,7 @@ def _plain(text: object) -> str:
 
 
 def _fenced(language: str, text: str) -> str:
-    """Text as it is, in a block that it cannot end."""
+    """Literal text, in a block that it cannot close."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"

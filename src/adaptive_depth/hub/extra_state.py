@@ -1,4 +1,4 @@
-"""The extra state of modules (`get_extra_state`), which may be more than tensors: as JSON, with its tensors apart."""
+"""The extra state of modules (`get_extra_state`), which may be more than tensors: JSON and separate tensors."""
 
 import math
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ from torch import Tensor
 from ..errors import CheckpointError
 
 _PLAIN = (str, int, float, bool, type(None))
-_BITS = 53  # of whole numbers that all readers of JSON take
-_DEEPEST = 24  # values inside each other; a file may have twice as many and some more
+_BITS = 53  # of integers that all JSON readers support
+_DEEPEST = 24  # levels of nesting; in a file there may be twice as many and a few more
 
 
 def apart(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A state dict as tensors, and as JSON all that is none; lists, tuples and dictionaries of tensors are taken apart.
+    """A state dict as tensors, and everything else as JSON; lists, tuples and dictionaries of tensors are split.
 
     Raises:
-        CheckpointError: something that neither can hold.
+        CheckpointError: something that neither can store.
 
     Example:
         >>> import torch
@@ -51,22 +51,22 @@ def together(tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> dict[st
         if kind in _NUMBERS:
             return _NUMBERS[kind](held)
         if kind != "dict":
-            raise ValueError(f"{kind!r} is no kind of value")
+            raise ValueError(f"{kind!r} is not a kind of value")
         return {name: unpacked(each) for name, each in held.items()}
 
     try:
         state = {name: unpacked(value) for name, value in extra.items()}
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"the extra state of the modules is damaged ({error!r})") from error
+        raise CheckpointError(f"the modules' extra state is damaged ({error!r})") from error
     return {name: tensor for name, tensor in tensors.items() if name not in inside} | state
 
 
-_NUMBERS: dict[str, Any] = {"float": float, "int": lambda text: int(text, 16)}  # that JSON does not hold
+_NUMBERS: dict[str, Any] = {"float": float, "int": lambda text: int(text, 16)}  # which JSON cannot store
 
 
 def _packed(value: Any, name: str, tensors: dict[str, Tensor], depth: int = 0) -> Any:
     if depth > _DEEPEST:
-        raise CheckpointError(f"{name} holds values nested more than {_DEEPEST} deep, which no file holds")
+        raise CheckpointError(f"{name} contains values nested more than {_DEEPEST} levels deep, too deep for a file")
     if type(value) in _PLAIN:
         return _plain(value)
     if isinstance(value, Tensor):
@@ -79,7 +79,7 @@ def _packed(value: Any, name: str, tensors: dict[str, Tensor], depth: int = 0) -
     if isinstance(value, dict) and all(type(key) is str for key in value):
         return {"dict": {key: _packed(each, name, tensors, depth + 1) for key, each in value.items()}}
     raise CheckpointError(
-        f"{name} holds a {type(value).__name__}, which cannot be kept without running code when it is read: expected "
+        f"{name} contains a {type(value).__name__}, which cannot be saved such that loading runs no code: expected "
         "tensors, numbers and text, in lists, tuples or dictionaries by name, from get_extra_state of its module"
     )
 

@@ -1,7 +1,7 @@
-"""The one format of a network in a folder: JSON for the plan, safetensors for the numbers. Nothing there can run code.
+"""The format of a network in a folder: JSON for the plan, safetensors for the numbers. Nothing in it can run code.
 
-A folder holds `network.json` and the weights file that it names. A new weights file is complete before
-`network.json` is replaced, in one step, to name it; so at any moment the folder holds the old or the new network.
+A folder contains `network.json` and the weights file that it names. A new weights file is complete before
+`network.json` is atomically replaced to name it, so at any moment the folder has either the old or the new network.
 """
 
 import hashlib
@@ -30,17 +30,17 @@ from .extra_state import apart, together
 
 FORMAT = "adaptive-depth network"
 VERSION = 1
-RUN, CONFIG = "network.json", "config.json"  # the description, as `save` and as the Hub name it
-WEIGHTS = f"weights-{'[0-9a-f]' * 16}.safetensors"  # what `save` writes, and may delete: no file of the user's
+RUN, CONFIG = "network.json", "config.json"  # the description, as named by `save` and by the Hub
+WEIGHTS = f"weights-{'[0-9a-f]' * 16}.safetensors"  # what `save` writes and may delete; never a user's file
 _FORM = Form(FORMAT, VERSION, f"a file with format {FORMAT!r}", CheckpointError)
-# What a model may have that its weights do not tell of, such as containers, and buffers that are not kept.
-_PARTS, _NUMBERS = 20, 4  # times as many as are kept (an embedding that is tied is counted three times), and
+# Allowance for what a model has beyond its weights, such as containers, and buffers that are not saved.
+_PARTS, _NUMBERS = 20, 4  # times as many as are saved (a tied embedding counts three times), plus
 _MORE_PARTS, _MORE_NUMBERS = 10_000, 1 << 26
-_LARGEST = 1 << 14  # of an argument, such as an image's side, where no weights have a side as long
-_LARGEST_IN_CONFIGS = 1 << 24  # configs of transformers also tell how long a text may be, and
-_LABELS = "num_labels"  # how many they name one by one
+_LARGEST = 1 << 14  # the largest argument (an image's side, say), unless the weights have a longer side
+_LARGEST_IN_CONFIGS = 1 << 24  # transformers configs also contain text lengths, and
+_LABELS = "num_labels"  # a count for which they create as many names
 
-_KINDS = {  # of numbers that are no whole ones
+_KINDS = {  # of non-integers
     str(kind).removeprefix("torch."): kind
     for kind in vars(torch).values()
     if isinstance(kind, torch.dtype) and (kind.is_floating_point or kind.is_complex)
@@ -50,20 +50,20 @@ _Kind = Annotated[str, one_of(*_KINDS)]
 
 @dataclass(frozen=True)
 class Description(Open):
-    """What a folder says of its network; it may hold further entries.
+    """A folder's description of its network; it may contain further entries.
 
     Attributes:
-        source: what builds the model; None where no name does.
+        source: what builds the model; None if it cannot be built by name.
         stages: the plan.
         weights: the file of the tensors.
-        ties: for each further name of a tensor, the one that it is kept under.
+        ties: for each further name of a tensor, the name it is stored under.
         model: the name of the model's class.
         proven: as in the network.
-        preprocessing: None where it is not known.
-        sha256: of the weights, where their name does not tell it.
-        extra_state: of modules, as `apart` gives it.
-        complex128: names of tensors that the file holds as pairs of numbers.
-        passing: for each buffer that is in no file, the kind of its numbers.
+        preprocessing: None if unknown.
+        sha256: of the weights, if it is not in their name.
+        extra_state: of modules, as `apart` returns it.
+        complex128: names of tensors that the file stores as pairs of numbers.
+        passing: for each buffer that is not saved, its dtype.
     """
 
     reading_error = CheckpointError
@@ -82,7 +82,7 @@ class Description(Open):
 
 
 class Kept(nn.Module):
-    """A network that a folder can keep: what is asked of it, and how it is made of a model and a plan again."""
+    """A network that a folder can store: what it must provide, and how it is rebuilt from a model and a plan."""
 
     model: nn.Module
     stages: Stages
@@ -93,7 +93,7 @@ class Kept(nn.Module):
 
     @classmethod
     def adapted(cls, model: nn.Module, stages: Stages) -> Self:
-        """A network of a model and its plan."""
+        """A network from a model and its plan."""
         raise NotImplementedError
 
     @property
@@ -107,19 +107,19 @@ class Kept(nn.Module):
 KeptNetwork = TypeVar("KeptNetwork", bound=Kept)
 
 
-# -- a network, and the two parts that a folder keeps of it -----------------------------------------------------
+# -- a network, and its two parts in a folder --------------------------------------------------------------------
 
 
 def describe(network: Kept, reader: str = "load") -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A network as a JSON description and its tensors, each once.
 
     Arguments:
-        network: stays as it is; the tensors are its own where they are on the CPU.
-        reader: what will read them, for the error.
+        network: not changed; the tensors are its own if they are on the CPU.
+        reader: what will read them, for errors.
 
     Raises:
-        CheckpointError: arguments of the model, or an extra state of its modules, that JSON does not hold; tensors that
-            are no plain ones.
+        CheckpointError: model arguments, or an extra state of modules, that JSON cannot store; tensors that are not
+            plain.
     """
     check_shaped(network, "save received", CheckpointError)
     _check_no_adapters(network)
@@ -147,7 +147,7 @@ def describe(network: Kept, reader: str = "load") -> tuple[dict[str, Any], dict[
     except TypeError as error:
         raise CheckpointError(
             f"the model's arguments {source} cannot be written as JSON ({error}): build the model with arguments of "
-            f"plain kinds, or without create_model, and give it to {reader}(folder, model=...)"
+            f"plain types, or without create_model, and pass it to {reader}(folder, model=...)"
         ) from error
     content = parse_json(written, CheckpointError, "the description of the network", f"{reader} could not read it")
     Description.from_json({**content, "weights": "as it will be named"})
@@ -155,13 +155,13 @@ def describe(network: Kept, reader: str = "load") -> tuple[dict[str, Any], dict[
 
 
 def _check_no_adapters(network: nn.Module) -> None:
-    """Raise where modules are those of peft: no name builds a model that has them."""
+    """Raise if there are modules of peft: a model with them cannot be built by name."""
     held = [path for path, part in network.named_modules() if type(part).__module__.startswith("peft.")]
     if held:
         raise CheckpointError(
-            f"{held[0].removeprefix('model.')} holds adapters of peft, which a saved network does not keep: merge them "
-            "first, with the wrapper that put them there (wrapper = peft.get_peft_model(network.model, config); "
-            "wrapper.merge_and_unload(), then network.forget_views()), or save the adapters alone, with "
+            f"{held[0].removeprefix('model.')} contains adapters of peft, which saving a network does not support: "
+            "merge them first with their wrapper (wrapper = peft.get_peft_model(network.model, config); "
+            "wrapper.merge_and_unload(), then network.forget_views()), or save only the adapters with "
             "wrapper.save_pretrained(folder)"
         )
 
@@ -179,19 +179,19 @@ def read_folder(
 
     Arguments:
         kind: the class of the network.
-        folder: of its files.
+        folder: with its files.
         model, another_class: as for `load`.
-        reader, given: the function that the user called, and with what, for the errors; by default `load(folder)`.
+        reader, given: the function that the user called, and its argument, for errors; by default `load(folder)`.
 
     Raises:
-        CheckpointError: no network there, or one that is damaged, foreign, newer, or does not fit the model.
+        CheckpointError: no network, or one that is damaged, foreign, newer, or does not fit the model.
     """
     given = given or str(folder)
     of_hub = (folder / CONFIG).is_file() and not (folder / RUN).is_file()
     file = folder / (CONFIG if of_hub else RUN)
     description = read_description(file)
     if of_hub and description.sha256 is None:
-        raise CheckpointError(f"{file} is damaged: it has no sha256, where 64 digits are expected")
+        raise CheckpointError(f"{file} is damaged: it has no sha256, expected 64 digits")
     weights, sha256 = folder / description.weights, description.sha256 if of_hub else None
     check_digest(weights, sha256)
     shapes = read_shapes(weights)
@@ -221,10 +221,10 @@ def read_folder(
     state = _as_state(description, tensors, file)
     try:
         _fill(network, state, description.passing)
-    except Exception as error:  # of the modules' own code, which reads their extra states
+    except Exception as error:  # from modules' own code, which reads their extra states
         raise CheckpointError(
-            f"{folder}: the weights do not fit the model ({one_line(error)}); give {reader}(..., model=) the "
-            "architecture that was saved"
+            f"{folder}: the weights do not fit the model ({one_line(error)}); pass the architecture that was saved, "
+            f"{reader}(..., model=)"
         ) from error
     network.proven = description.proven
     if description.source is not None:
@@ -234,13 +234,12 @@ def read_folder(
 
 
 def _check_class(model: nn.Module, description: Description, file: Path, way_round: str) -> None:
-    """A class of another name may compute something else with tensors of the same names and shapes."""
+    """Raise for a differently named class: it may compute something else with tensors of the same names and shapes."""
     name, kept = type(model).__name__, description.model
     if name != kept and kept != Description.model:
         raise CheckpointError(
-            f"{file} keeps a {kept}, and the given model is a {name}: weights that fit its names may mean something "
-            f"else there; give a {kept}, or where {name} computes the same (a class that was renamed, a subclass) say "
-            f"so, {way_round}"
+            f"{file} contains a {kept}, but the given model is a {name}: weights that fit its names may mean something "
+            f"else there; pass a {kept} or, if {name} computes the same (a renamed class, a subclass), call {way_round}"
         )
 
 
@@ -248,7 +247,7 @@ def _check_class(model: nn.Module, description: Description, file: Path, way_rou
 
 
 def _unique(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Each tensor once, and for tied names the name under which their tensor is kept."""
+    """Each tensor once, and for tied names the name under which their tensor is stored."""
     tensors: dict[str, Tensor] = {}
     ties: dict[str, str] = {}
     first: dict[Any, str] = {}
@@ -264,7 +263,7 @@ def _unique(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, s
 
 
 def as_pairs(tensors: dict[str, Tensor]) -> list[str]:
-    """Make pairs of numbers of those that safetensors has no kind for; returns their names."""
+    """Turn tensors of dtypes that safetensors does not have into pairs of numbers; returns their names."""
     names = [name for name, tensor in tensors.items() if tensor.dtype is torch.complex128]
     tensors |= {name: torch.view_as_real(tensors[name]).contiguous() for name in names}
     return names
@@ -274,26 +273,26 @@ def from_pairs(tensors: dict[str, Tensor], names: Iterable[str], file: Path) -> 
     """The inverse of `as_pairs`.
 
     Raises:
-        CheckpointError: names of tensors that are none or no pairs.
+        CheckpointError: names that are not tensors, or not pairs.
     """
     names = set(names)
     _shapes_of_pairs({name: tensor.shape for name, tensor in tensors.items()}, names, file)
     for name in names:
         if tensors[name].dtype is not torch.float64:
-            raise CheckpointError(f"{file} speaks of complex numbers in {name!r}, which are {tensors[name].dtype}")
-        # A copy, for it lies where complex numbers must: torch crashes on those that a file has 8 bytes further.
+            raise CheckpointError(f"{file} declares complex numbers in {name!r}, which are {tensors[name].dtype}")
+        # A copy is aligned for complex numbers: torch crashes on those that a file has at an offset of 8 bytes.
         tensors[name] = torch.view_as_complex(tensors[name].clone())
 
 
 def _shapes_of_pairs(shapes: Mapping[str, torch.Size], names: Iterable[str], file: Path) -> dict[str, torch.Size]:
     for name in names:
         if name not in shapes or shapes[name][-1:] != (2,):
-            raise CheckpointError(f"{file} speaks of complex numbers in {name!r}, which the weights do not have")
+            raise CheckpointError(f"{file} declares complex numbers in {name!r}, which the weights do not have")
     return {name: shapes[name][:-1] for name in names}
 
 
 def _as_state(description: Description, kept: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """What a file keeps, be it tensors or their shapes, as the state of a network, with plain names."""
+    """A file's content, tensors or their shapes, as the state of a network, with plain names."""
     for name, first in description.ties.items():
         if first not in kept:
             raise CheckpointError(f"{file} ties {name!r} to {first!r}, which the weights do not have")
@@ -304,7 +303,7 @@ def _as_state(description: Description, kept: Mapping[str, Any], file: Path) -> 
 
 
 def write_tensors(tensors: dict[str, Tensor], folder: Path) -> str:
-    """Put tensors into a new file of a folder in one step; its name tells its content."""
+    """Atomically write tensors to a new file of a folder; its name contains a digest."""
     with drafts(folder) as place:
         digest = draft_tensors(tensors, place / "weights")
         name = f"weights-{digest[:16]}.safetensors"
@@ -313,7 +312,7 @@ def write_tensors(tensors: dict[str, Tensor], folder: Path) -> str:
 
 
 def draft_tensors(tensors: dict[str, Tensor], path: Path) -> str:
-    """Write a new file with these tensors, complete on the disk; returns the SHA-256 of its content."""
+    """Write a new file with these tensors, synced to disk; returns its SHA-256."""
     try:
         save_file(tensors, path, metadata={"format": "pt"})
         with path.open("rb+") as file:
@@ -325,16 +324,16 @@ def draft_tensors(tensors: dict[str, Tensor], path: Path) -> str:
 
 
 def read_description(path: Path) -> Description:
-    """The description in a JSON file of this library.
+    """The description in a JSON file.
 
     Raises:
         CheckpointError: missing, damaged, foreign or newer.
     """
     if not path.exists():
         folder = path.parent
-        there = "it does not exist" if not folder.exists() else f"it holds no {path.name}"
-        raise CheckpointError(f"{folder} is no saved network: {there}; expected a folder that save() wrote")
-    content = _FORM.check(read_json(path, CheckpointError, "it is damaged, or no network of this library"), path)
+        there = "it does not exist" if not folder.exists() else f"it contains no {path.name}"
+        raise CheckpointError(f"{folder} is not a saved network: {there}; expected a folder that save() wrote")
+    content = _FORM.check(read_json(path, CheckpointError, "it is damaged, or not a network of this library"), path)
     try:
         return Description.from_json(content)
     except CheckpointError as error:
@@ -342,11 +341,11 @@ def read_description(path: Path) -> Description:
 
 
 def check_digest(path: Path, sha256: str | None = None) -> None:
-    """Is a file of tensors the one that was written?
+    """Check that a file of tensors is the one that was written.
 
     Arguments:
         path: the file.
-        sha256: of its content; by default its name tells it, as `write_tensors` gave it.
+        sha256: of its content; by default it is in its name, as from `write_tensors`.
 
     Raises:
         CheckpointError: missing or changed.
@@ -358,25 +357,25 @@ def check_digest(path: Path, sha256: str | None = None) -> None:
         raise CheckpointError(f"{path} cannot be read ({error}): the weights are missing or truncated") from error
     if sha256 is not None and digest != sha256:
         raise CheckpointError(
-            f"{path} is not the file that was described (its SHA-256 is {digest[:16]}..., not {sha256[:16]}...): it is "
-            "truncated or damaged, or the files of two networks were mixed, as by a save that was killed; save or "
-            "fetch all anew"
+            f"{path} does not match its description (its SHA-256 is {digest[:16]}..., not {sha256[:16]}...): it is "
+            "truncated or damaged, or the files of two networks were mixed, as by an interrupted save; save or fetch "
+            "all files again"
         )
     if sha256 is None and digest[:16] not in path.name:
-        raise CheckpointError(f"{path} holds other content than its name says: the weights are truncated or damaged")
+        raise CheckpointError(f"the content of {path} does not match its name: the weights are truncated or damaged")
 
 
 def read_shapes(path: Path) -> dict[str, torch.Size]:
-    """The shapes of the tensors in a safetensors file, by its header: the tensors are not read.
+    """The shapes of the tensors in a safetensors file, from its header; the tensors are not read.
 
     Raises:
-        CheckpointError: a file that is damaged, or whose header does not fit what is behind it.
+        CheckpointError: a file that is damaged, or whose header does not fit its data.
     """
     try:
         with safetensors.safe_open(path, "pt") as file:
-            names = list(file.keys())  # it is no mapping
+            names = list(file.keys())  # it is not a mapping
             return {name: torch.Size(file.get_slice(name).get_shape()) for name in names}
-    except Exception as error:  # of safetensors, of torch for a kind of number that it does not have, of the system
+    except Exception as error:  # from safetensors, from torch for an unsupported dtype, or from the system
         raise CheckpointError(
             f"{path} cannot be read ({one_line(error)}): the weights are missing or truncated"
         ) from error
@@ -400,25 +399,25 @@ def _build(
     shapes: Mapping[str, torch.Size],
     made: Callable[[nn.Module], Any],
 ) -> nn.Module:
-    """The model that a description names, built once it is known that the weights fit it."""
+    """The model that a description names, built after checking that the weights fit it."""
     source = description.source
     if source is None:
         raise CheckpointError(
-            f"{file.parent} holds a {description.model} that no name of timm, torchvision or transformers builds: give "
-            f"an instance of it, {call} (its class is one's own, or its modules were changed after it was built; a "
-            "model that ad.create_model made is built again by itself)"
+            f"{file.parent} contains a {description.model} that no name in timm, torchvision or transformers builds: "
+            f"pass an instance of it, {call} (its class is custom, or its modules were changed after it was built; "
+            "models from ad.create_model are rebuilt automatically)"
         )
     if wrong := {*source.arguments} & WEIGHT_ARGUMENTS:
         raise CheckpointError(
-            f"{file} asks for {', '.join(sorted(wrong))}: a saved network brings its own weights; it is damaged or was "
-            "tampered with, so take it from where it was saved"
+            f"{file} requests {', '.join(sorted(wrong))}, but a saved network has its own weights: it is damaged or "
+            "was tampered with, so copy it from where it was saved"
         )
     largest = _LARGEST_IN_CONFIGS if source.name.startswith("transformers/") else _LARGEST
     longest = max(largest, len(shapes), *(side for shape in shapes.values() for side in shape))
     large = [number for number in _integers(source.arguments) if abs(number) > longest]
     if large := large + [number for number in _named(source.arguments, _LABELS) if number > _LARGEST]:
         raise CheckpointError(
-            f"{file} asks for {source.name!r} with the number {large[0]} in {dict(source.arguments)!r}, and no side of "
+            f"{file} requests {source.name!r} with the number {large[0]} in {dict(source.arguments)!r}, but no side of "
             f"its weights is longer than {longest}: it is damaged, or the weights are of another network"
         )
     parts = _PARTS * len(shapes) + _MORE_PARTS
@@ -433,7 +432,7 @@ def _build(
         else:
             made(plain)
     with no_larger_than(parts, numbers):
-        # Of the few that need numbers to be built (torchvision's RegNets), the size alone is known before.
+        # For the few that need real tensors to be built (torchvision's RegNets), only the size is checked before.
         return create_model(source.name, **source.arguments)
 
 
@@ -446,7 +445,7 @@ def _integers(value: Any) -> Iterator[int]:
 
 
 def _named(value: Any, name: str) -> list[int]:
-    """The whole numbers of a name, wherever it stands."""
+    """The integers under a name, at any level."""
     if not isinstance(value, Mapping):
         return []
     own = [value[name]] if isinstance(value.get(name), int) else []
@@ -454,25 +453,25 @@ def _named(value: Any, name: str) -> list[int]:
 
 
 def _check_fit(network: Kept, kept: Mapping[str, Any], folder: Path, reader: str) -> None:
-    """Raise a CheckpointError where a state of these names and shapes is not that of a network."""
+    """Raise a CheckpointError if a state of these names and shapes does not fit a network."""
     expected = _expected(network)
     missing = [name for name in expected if name not in kept]
     unexpected = [name for name in kept if name not in expected]
     if missing or unexpected:
         raise CheckpointError(
             f"{folder}: the weights do not fit the model: {len(missing)} missing ({', '.join(missing[:3])}), "
-            f"{len(unexpected)} unexpected ({', '.join(unexpected[:3])}); give {reader}(..., model=) the architecture "
-            "that was saved"
+            f"{len(unexpected)} unexpected ({', '.join(unexpected[:3])}); pass the architecture that was saved, "
+            f"{reader}(..., model=)"
         )
     for name, tensor in expected.items():
-        if is_extra(name):  # of any form: its module reads it
+        if is_extra(name):  # any value: its module reads it
             continue
         there = kept[name]
         if not isinstance(there, torch.Size) or there != tensor.shape:
-            found = list(there) if isinstance(there, torch.Size) else "no tensor"
+            found = list(there) if isinstance(there, torch.Size) else "not a tensor"
             raise CheckpointError(
                 f"{folder}: the weights do not fit the model: {name} is {found} there and {list(tensor.shape)} in the "
-                f"model; give {reader}(..., model=) the architecture that was saved"
+                f"model; pass the architecture that was saved, {reader}(..., model=)"
             )
 
 
@@ -483,7 +482,7 @@ def _expected(network: Kept) -> dict[str, Any]:
 
 
 def _fill(network: Kept, state: Mapping[str, Any], passing: Mapping[str, str]) -> None:
-    """Load weights that fit, each in the precision in which it was saved."""
+    """Load weights that fit, each in its saved precision."""
     for name, tensor in _expected(network).items():
         if not is_extra(name):
             _cast(tensor, state[name].dtype)
@@ -493,7 +492,7 @@ def _fill(network: Kept, state: Mapping[str, Any], passing: Mapping[str, str]) -
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> None:
-    """Another precision for a parameter or buffer that stays the same object, wherever it is tied or shared."""
+    """Change the precision of a parameter or buffer in place, so that ties and sharing persist."""
     if tensor.dtype != dtype:
         if not (dtype.is_floating_point or dtype.is_complex):
             tensor.requires_grad_(False)
@@ -501,7 +500,7 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> None:
 
 
 def _passing(network: nn.Module) -> list[tuple[str, Tensor]]:
-    """Buffers of numbers that are in no state dict: they are computed when a model is built, in its precision."""
+    """Floating-point buffers outside the state dict: they are computed when a model is built, in its precision."""
     kept = network.state_dict(keep_vars=True)
     there = {id(tensor) for tensor in kept.values()}
     return [
@@ -512,7 +511,7 @@ def _passing(network: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _cast_passing(network: nn.Module, told: Mapping[str, str], kinds: set[torch.dtype]) -> None:
-    """Buffers that no file holds, in the precision that they had; as all the rest where an older file says nothing."""
+    """Cast unsaved buffers to their earlier precision; for older files, to that of everything else."""
     for name, buffer in _passing(network):
         if name in told:
             _cast(buffer, _KINDS[told[name]])
@@ -525,12 +524,12 @@ def _word(dtype: torch.dtype) -> str:
 
 
 def check_storable(tensors: Mapping[str, Tensor]) -> None:
-    """Raise a CheckpointError for the first tensor that safetensors cannot hold."""
+    """Raise a CheckpointError for the first tensor that safetensors cannot store."""
     for name, tensor in tensors.items():
         plain = type(tensor) in (Tensor, nn.Parameter)
         if not plain or tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
             kind = type(tensor).__name__ if not plain else f"{tensor.layout}, {tensor.dtype}, on {tensor.device}"
             raise CheckpointError(
-                f"{name} is no plain tensor ({kind}), which the file cannot hold: save the network before another "
-                "library quantises, prunes or spreads it, or make it plain (dequantize, to_dense, full_tensor)"
+                f"{name} is not a plain tensor ({kind}), so the file cannot store it: save the network before another "
+                "library quantises, prunes or shards it, or make it plain (dequantize, to_dense, full_tensor)"
             )

@@ -1,7 +1,7 @@
-"""`save_pretrained`, `from_pretrained` and `push_to_hub`, as people who use the Hugging Face Hub expect them.
+"""`save_pretrained`, `from_pretrained` and `push_to_hub`, as users of the Hugging Face Hub expect them.
 
-They need nothing of a network but what `Kept` names, so the class of a network stands above them. What they do is in
-`repository.py`, which is imported when one of them is called: most programs never ask for the Hub.
+They only need what `Kept` declares of a network, so the network's class can build on them. Their work is done in
+`repository.py`, which is imported when one of them is called: most programs never use the Hub.
 """
 
 import os
@@ -16,10 +16,10 @@ from .folder import Kept
 
 
 class OnTheHub(Kept):
-    """The methods of a network that share it; their names and arguments are those of huggingface_hub's ModelHubMixin.
+    """Methods for sharing a network; their names and arguments are those of huggingface_hub's ModelHubMixin.
 
     Attributes:
-        preprocessing: how images become its input, where a folder said so; else None.
+        preprocessing: how images become its input, if a folder says so; else None.
     """
 
     def save_pretrained(
@@ -34,20 +34,20 @@ class OnTheHub(Kept):
         model_card_kwargs: Mapping[str, Any] | None = None,
         **push_to_hub_kwargs: Any,
     ) -> str | None:
-        """Write the network into a folder as the Hugging Face Hub wants it: config.json, model.safetensors, README.md.
+        """Write the network to a folder in the Hugging Face Hub's layout: config.json, model.safetensors, README.md.
 
-        The three are replaced together or, where that fails, not at all. A README.md that was written or changed by
-        hand stays.
+        The three are replaced together or, if that fails, not at all. A README.md that was written or changed by hand
+        is kept.
 
         Arguments:
             save_directory: the folder; not one that `save` wrote.
-            config: further entries of config.json: a mapping or a dataclass, of plain kinds.
-            tradeoffs: quality and costs of the sub-networks, for a table in the card, which names its metric.
+            config: further entries of config.json: a mapping or a dataclass of plain values.
+            tradeoffs: quality and costs of the sub-networks, for a table in the card, and its metric.
             preprocessing: how images become the input: a `Preprocessing`, a `DataConfig`, or a mapping with
-                `image_size`, `channels`, `mean`, `std`, `interpolation`, `crop_pct` and `classes` (the last three may
-                be left out); by default what the network has.
-            repo_id: the repository `USER/NAME` that the card names; by default the folder's name.
-            push_to_hub: also push, to this repository.
+                `image_size`, `channels`, `mean`, `std`, `interpolation`, `crop_pct` and `classes` (the last three are
+                optional); by default the network's own.
+            repo_id: the repository `USER/NAME` for the card; by default the folder's name.
+            push_to_hub: also push to this repository.
             model_card_kwargs: metadata of the card, as huggingface_hub's ModelCardData takes it, such as
                 `{"license": "mit", "base_model": "timm/resnet50.a1_in1k"}`.
             **push_to_hub_kwargs: as for `push_to_hub`.
@@ -56,9 +56,9 @@ class OnTheHub(Kept):
             The URL of the commit with `push_to_hub=True`, else None.
 
         Raises:
-            CheckpointError: the folder cannot be written, or holds a network of `save`; entries, metadata or
-                trade-offs that do not fit; whatever the Hub says.
-            DataError: a preprocessing that is none.
+            CheckpointError: the folder cannot be written, or contains a network written by `save`; entries, metadata
+                or trade-offs that do not fit; any error of the Hub.
+            DataError: an invalid preprocessing.
 
         Example:
             >>> import tempfile, timm, adaptive_depth as ad
@@ -92,24 +92,24 @@ class OnTheHub(Kept):
         local_files_only: bool = False,
         revision: str | None = None,
     ) -> Self:
-        """The network of a folder, or of a repository of the Hugging Face Hub, in eval mode on the CPU.
+        """The network in a folder, or in a repository of the Hugging Face Hub, in eval mode on the CPU.
 
-        Nothing that is read can run code; the weights are compared with the SHA-256 in config.json.
+        Nothing that is read can run code; the weights are checked against the SHA-256 in config.json.
 
         Arguments:
             pretrained_model_name_or_path: a folder that `save_pretrained` or `save` wrote, or `"USER/NAME"`.
-            model: a model of the same architecture, for networks whose model no name builds; its weights are
+            model: a model of the same architecture, for networks whose model cannot be built by name; its weights are
                 replaced.
-            another_class: may the model's class have another name than the one that was saved?
-            force_download: fetch again what the cache holds.
+            another_class: whether the model's class may have a different name from the saved one.
+            force_download: download again what is cached.
             token: of the Hub; by default that of `hf auth login`.
-            cache_dir: where fetched files are kept.
-            local_files_only: fetch nothing, read what the cache holds.
+            cache_dir: where downloaded files are kept.
+            local_files_only: download nothing, read only the cache.
             revision: a branch, tag or commit.
 
         Raises:
-            CheckpointError: no network there, files that are damaged, mixed, foreign or of a newer version, weights
-                that do not fit the model, or whatever the Hub says.
+            CheckpointError: no network, files that are damaged, mixed, foreign or of a newer version, weights that do
+                not fit the model, or any error of the Hub.
 
         Example:
             >>> import tempfile, timm, adaptive_depth as ad
@@ -153,14 +153,14 @@ class OnTheHub(Kept):
     ) -> str:
         """Put what `save_pretrained` writes into a repository of the Hugging Face Hub, in one commit.
 
-        The repository is made where it does not exist. A card that was changed there is replaced: keep it with
+        The repository is created if it does not exist. A card that was changed there is replaced: keep it with
         `ignore_patterns="README.md"`.
 
         Arguments:
             repo_id: the repository, `"USER/NAME"`, or `"NAME"` for one of your own.
             config, tradeoffs, preprocessing, model_card_kwargs: as for `save_pretrained`.
             commit_message: of the commit.
-            private: is a new repository private? By default as the Hub decides.
+            private: whether a new repository is private; by default as the Hub decides.
             token: of the Hub; by default that of `hf auth login`.
             branch: to commit to; it must exist. By default `main`.
             create_pr: open a pull request instead of committing.
@@ -171,8 +171,8 @@ class OnTheHub(Kept):
             The URL of the commit.
 
         Raises:
-            CheckpointError: as for `save_pretrained`, or whatever the Hub says.
-            DataError: a preprocessing that is none.
+            CheckpointError: as for `save_pretrained`, or any error of the Hub.
+            DataError: an invalid preprocessing.
         """
         from .repository import prepare, upload
 

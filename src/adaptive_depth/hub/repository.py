@@ -1,14 +1,14 @@
 """Networks in the conventions of the Hugging Face Hub: what the methods of `OnTheHub` do.
 
-A folder holds `config.json` (what `save` calls network.json, and the SHA-256 of the weights),
+A folder contains `config.json` (what `save` calls network.json, plus the SHA-256 of the weights),
 `model.safetensors` and `README.md`, the model card. As with `load`, nothing that is read can run code.
 
-The Hub wants these names, so the weights cannot be named after their content. All files are complete before the
-first is replaced; where a step fails, all are put back. A process that is killed between two steps leaves files that
-do not belong together, which the SHA-256 tells.
+The Hub requires these names, so the weights cannot be named after their content. All files are complete before the
+first is replaced; if a step fails, all are restored. A process that is killed between two steps leaves files that do
+not belong together, which the SHA-256 reveals.
 
-huggingface_hub's ModelHubMixin is not the base of the methods, though they have its names and arguments: it fills the
-arguments of the constructor from entries of config.json (`model` and `stages` are both, and not the same), and it
+The methods do not inherit from huggingface_hub's ModelHubMixin, although they have its names and arguments: it fills
+constructor arguments from entries of config.json (`model` and `stages` are both, with different meanings), and it
 deletes config.json before it writes a new one.
 """
 
@@ -40,14 +40,14 @@ _READER = "AdaptiveNetwork.from_pretrained"
 
 @dataclass(frozen=True)
 class Share:
-    """A network, ready to be written: what could be wrong with it has been checked (`prepare`).
+    """A network, checked and ready to be written (see `prepare`).
 
     Attributes:
-        network: it stays as it is.
+        network: not changed.
         config: the entries of config.json, without the SHA-256.
         tensors: each tensor once.
         metadata: of the card.
-        preprocessing, tradeoffs: for the card; None where they are not known.
+        preprocessing, tradeoffs: for the card; None if unknown.
     """
 
     network: Kept
@@ -58,12 +58,12 @@ class Share:
     tradeoffs: TradeOffs | None
 
     def write(self, folder: Path, name: str) -> None:
-        """Replace config.json, the weights and the card of a folder: all three or, where it fails, none.
+        """Replace config.json, the weights and the card of a folder: all three or, if it fails, none.
 
-        A card that somebody wrote or changed by hand stays.
+        A card that was written or changed by hand is kept.
 
         Arguments:
-            folder: where to; it is made where it is missing.
+            folder: where to; created if missing.
             name: of the repository or folder, for the card.
 
         Raises:
@@ -71,7 +71,7 @@ class Share:
         """
         if (folder / RUN).exists():
             raise CheckpointError(
-                f"{folder} holds a network of save already ({RUN}): name another folder, so that each holds one network"
+                f"{folder} already contains a network written by save ({RUN}): name another folder, one per network"
             )
         try:
             with writing(folder, "save_pretrained", CheckpointError), drafts(folder) as place:
@@ -85,7 +85,7 @@ class Share:
                 _replace_together(finished)
         except OSError as error:
             raise CheckpointError(
-                f"{folder} cannot be written ({error}): expected a folder with free space; what it held is still there"
+                f"{folder} cannot be written ({error}): expected a folder with free space; its contents are unchanged"
             ) from error
 
 
@@ -97,11 +97,11 @@ def prepare(
     preprocessing: Any = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Share:
-    """Check what is to be written, before anything is written; the arguments are those of `save_pretrained`.
+    """Check everything before anything is written; the arguments are those of `save_pretrained`.
 
     Raises:
         CheckpointError: arguments, entries or metadata that cannot be written, or trade-offs of another network.
-        DataError: a preprocessing that is none.
+        DataError: an invalid preprocessing.
     """
     description, tensors = describe(network, _READER)
     preprocessing = network.preprocessing if preprocessing is None else preprocessing
@@ -110,12 +110,12 @@ def prepare(
     more = _further_entries(config, {*entries, "sha256"})
     if not isinstance(tradeoffs, TradeOffs | None):
         raise CheckpointError(
-            f"tradeoffs is a {type(tradeoffs).__name__}: expected what the function tradeoffs returns"
+            f"tradeoffs is a {type(tradeoffs).__name__}: expected the result of the function tradeoffs"
         )
     if strange := [row.skip for row in tradeoffs.rows if row.skip not in network.skips] if tradeoffs else []:
         raise CheckpointError(
-            f"the trade-offs are of another network: {', '.join(strange)} is none of its skips, {network.skips[0]} to "
-            f"{network.skips[-1]}; evaluate and profile this one"
+            f"the trade-offs are of another network: {', '.join(strange)} is not among its skips, {network.skips[0]} "
+            f"to {network.skips[-1]}; evaluate and profile this one"
         )
     images = prepared is not None or tradeoffs is not None
     quality = None if tradeoffs is None else tradeoffs.quality
@@ -131,19 +131,19 @@ def _further_entries(config: Any, own: set[str]) -> dict[str, Any]:
         json.dumps(entries)
     except (TypeError, ValueError) as error:
         raise CheckpointError(
-            f"config={config!r} cannot be written as JSON ({error}): expected names, and values of plain kinds"
+            f"config={config!r} cannot be written as JSON ({error}): expected names and plain values"
         ) from error
     if taken := sorted(own & set(entries)):
-        raise CheckpointError(f"config has {', '.join(taken)}, which {CONFIG} holds already: expected other names")
+        raise CheckpointError(f"config has {', '.join(taken)}, which {CONFIG} already contains: expected other names")
     return entries
 
 
 def _replace_together(finished: Mapping[Path, Path]) -> None:
-    """Put finished temporary files in their places; where one step fails, every place holds what it held before."""
+    """Move finished temporary files into place; if a step fails, every place is restored."""
     kept = {path: path.with_name(f".{path.name}.before") for path in finished}
     there = {path for path in finished if path.exists()}
     for path in there:
-        kept[path].unlink(missing_ok=True)  # of a process that was killed
+        kept[path].unlink(missing_ok=True)  # left by a process that was killed
     try:
         for path, temporary in finished.items():
             if path in there:
@@ -180,25 +180,25 @@ def read(
         **options: of huggingface_hub's `snapshot_download`.
 
     Raises:
-        CheckpointError: no network there, or one that is damaged.
+        CheckpointError: no network, or one that is damaged.
     """
     folder = _find(given, options)
     there = [name for name in (CONFIG, RUN) if (folder / name).is_file()]
     if len(there) == 2:
         raise CheckpointError(
-            f"{folder} holds both {CONFIG} and {RUN}, of which one only can be its network: remove the older one, or "
+            f"{folder} contains both {CONFIG} and {RUN}, but only one can be its network: remove the older one, or "
             f"read {RUN} with load({str(folder)!r})"
         )
     if not there:
         raise CheckpointError(
-            f"{os.fspath(given)!r} holds no network, neither {CONFIG} nor {RUN}: expected what save_pretrained, "
+            f"{os.fspath(given)!r} contains no network, neither {CONFIG} nor {RUN}: expected what save_pretrained, "
             "push_to_hub or save wrote"
         )
     return read_folder(kind, folder, model, another_class=another_class, reader=_READER, given=os.fspath(given))
 
 
 def _find(given: object, options: Mapping[str, Any]) -> Path:
-    """The folder that was named, or one with the files of the repository."""
+    """The given folder, or one with the files of the repository."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
@@ -211,11 +211,11 @@ def _find(given: object, options: Mapping[str, Any]) -> Path:
         validate_repo_id(given if isinstance(given, str) else "..")
     except HFValidationError as error:
         raise CheckpointError(
-            f"{os.fspath(given)!r} is no folder, and no name of a repository: expected a folder that save_pretrained "
-            "or save wrote, or 'USER/NAME' of the Hugging Face Hub"
+            f"{os.fspath(given)!r} is neither a folder nor the name of a repository: expected a folder that "
+            "save_pretrained or save wrote, or 'USER/NAME' of the Hugging Face Hub"
         ) from error
-    mend = "expected a folder, or a repository that this machine reaches and you may read (hf auth login, or token=)"
-    with _one_error(f"{given!r} is no folder here, and cannot be fetched", mend):
+    mend = "expected a folder, or a repository that this machine can reach and you may read (hf auth login, or token=)"
+    with _one_error(f"{given!r} is not a folder here, and cannot be downloaded", mend):
         return Path(snapshot_download(str(given), allow_patterns=_FETCHED, **options))
 
 
@@ -223,7 +223,7 @@ def _find(given: object, options: Mapping[str, Any]) -> Path:
 
 
 def upload(share: Share, repo_id: str, *, private: bool | None, token: str | bool | None, **options: Any) -> str:
-    """Make the repository where it is missing, and put the files there in one commit.
+    """Create the repository if it is missing, and upload the files in one commit.
 
     Arguments:
         share: what `prepare` returned.
@@ -234,11 +234,11 @@ def upload(share: Share, repo_id: str, *, private: bool | None, token: str | boo
         The URL of the commit.
 
     Raises:
-        CheckpointError: the Hub cannot be reached, or refuses.
+        CheckpointError: the Hub cannot be reached, or refuses the upload.
     """
     from huggingface_hub import HfApi
 
-    mend = "expected 'USER/NAME' of a repository that this machine reaches and you may write (hf auth login, or token=)"
+    mend = "expected 'USER/NAME' of a repository that you can reach and may write to (hf auth login, or token=)"
     with _one_error(f"the network cannot be pushed to {repo_id!r}", mend), TemporaryDirectory() as folder:
         api = HfApi(token=token)
         full = api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id
@@ -248,7 +248,7 @@ def upload(share: Share, repo_id: str, *, private: bool | None, token: str | boo
 
 @contextmanager
 def _one_error(what: str, mend: str) -> Iterator[None]:
-    """Turn whatever the Hub's client raises into one line of this library."""
+    """Turn any error of the Hub's client into one line of this library."""
     try:
         yield
     except AdaptiveDepthError:
