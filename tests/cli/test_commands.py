@@ -231,7 +231,8 @@ def test_a_recipe_fetches_no_weights(call, train_arguments, tmp_path):
         status, _, err = call(*train_arguments, f"--recipe={recipe}", f"--output={tmp_path / 'b'}")
         assert status == 2
         assert (
-            f"the model's arguments contain {argument.partition(':')[0]}, which fetches or reads weights: leave it" in err
+            f"the model's arguments contain {argument.partition(':')[0]}, which fetches or reads weights: leave it"
+            in err
         )
     assert not (tmp_path / "b").exists()
 
@@ -600,7 +601,7 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
         ("select {run} --profile {run}/data.json", "data.json is damaged or no profile"),
         ("stages resnet1818", "timm has no model 'resnet1818': similar names are resnet18"),
         ("stages torchvision/resnet1", "torchvision has no model 'resnet1'"),
-        ("stages vgg11", "VGG has no residual stage that can be cut"),
+        ("stages vgg11", "VGG has no residual stage that can be split"),
         ("stages {tmp}", "is not a saved network: it contains no network.json"),
         ("stages ./nowhere", "is not a saved network: it does not exist"),
         ("stages resnet18 --model-kwargs in_chans", "--model-kwargs 'in_chans': expected NAME=VALUE"),

@@ -342,9 +342,7 @@ def test_a_value_that_the_model_drops_does_no_harm() -> None:
 
 
 def test_a_statement_of_an_input_that_there_is_not() -> None:
-    with pytest.raises(
-        ad.StagesError, match=r"returns=\(0, 9\) names an input that it does not have: it is called with 2"
-    ):
+    with pytest.raises(ad.StagesError, match=r"returns=\(0, 9\) has an input that does not exist: it is called with 2"):
         ad.adapt(
             Uses(ReturnsMore), [ad.Stage(("blocks.0",), ("blocks.1",), returns=(0, 9))], example=torch.randn(2, 6, 3)
         )
@@ -354,7 +352,7 @@ def test_a_value_that_the_model_uses_can_be_stated_by_hand(unchanged) -> None:
     model = Uses(ReturnsMore)
     with (
         unchanged(model),
-        pytest.raises(ad.StagesError, match=r"at place 1, so say what stands there .* returns=\.\.\."),
+        pytest.raises(ad.StagesError, match=r"at place 1, so define what to return there .* returns=\.\.\."),
     ):
         ad.adapt(model, STAGES, example=torch.randn(2, 6, 3))
     check(model, [ad.Stage(stage.mandatory, stage.skippable, returns=(0, 1)) for stage in STAGES])

@@ -93,7 +93,7 @@ def test_within_names_any_part() -> None:
 
 
 def test_a_part_without_stages_says_where_else_to_look() -> None:
-    said = r"has no residual stage that can be cut in 'layer1.0': .*; name another part, within='...', or look in all"
+    said = r"has no residual stage that can be split in 'layer1.0': .*; name another part, within='...', or search all"
     with pytest.raises(ad.StagesError, match=said):
         ad.adapt(small_resnet(), within="layer1.0", example=X)
 
@@ -111,7 +111,9 @@ class Detector(nn.Module):
 
 
 def test_a_detector_whose_body_is_not_known(nets: Any) -> None:
-    said = r"Detector returns boxes, .* in several parts \(eyes, neck\): .* within='eyes', or within='' to cut all"
+    said = (
+        r"Detector returns boxes, .* in several parts \(eyes, neck\): .* within='eyes', or use within='' to split all"
+    )
     with pytest.raises(ad.StagesError, match=said):
         ad.adapt(Detector(nets, "boxes"), example=X)
     (stage,) = ad.adapt(Detector(nets, "boxes"), example=X, within="eyes").stages

@@ -75,13 +75,13 @@ def four(nets) -> nn.Module:
         (
             four,
             [stage(("blocks.0",), ("blocks.1",)), stage(("blocks.1",), ("blocks.2",))],
-            "block 'blocks.1' is named 2 times: stages must not overlap, name it once",
+            "block 'blocks.1' is listed 2 times: stages must not overlap, list it once",
         ),
         (four, [stage(("blocks.0",), ("blocks.0",))], "block 'blocks.0' is named 2 times"),
         (
             four,
             [stage(("blocks.0",), ("blocks.1",)), stage(("blocks.0.conv",), ("blocks.2",))],
-            "block 'blocks.0.conv' lies inside block 'blocks.0': stages must not overlap, name one of them",
+            "block 'blocks.0.conv' lies inside block 'blocks.0': stages must not overlap, list one of them",
         ),
         (
             reused,
@@ -104,7 +104,7 @@ def four(nets) -> nn.Module:
                 stage(("blocks.0",), ("blocks.1",), norms=("blocks.0.norm",)),
                 stage(("blocks.2",), ("blocks.3",), norms=("blocks.0.norm",)),
             ],
-            "norm 'blocks.0.norm' is named 2 times: a norm follows one stage, name it once",
+            "norm 'blocks.0.norm' is listed 2 times: a norm follows one stage, list it once",
         ),
     ],
 )
@@ -162,8 +162,8 @@ def wrong_on_running(nets) -> dict[str, tuple[nn.Module, list[ad.Stage], str]]:
         "plain convolution": (
             nets.Chain(good(), plain()),
             one,
-            "stage 's': block 'blocks.1' is not skippable: it does not add to its input, so leaving it out would leave "
-            "something else than its input; only residual blocks can be skipped",
+            "stage 's': block 'blocks.1' is not skippable: it does not add to its input, so its input cannot "
+            "replace its output; only residual blocks can be skipped",
         ),
         "bare convolution": (
             nets.Chain(good(), nn.Conv2d(8, 8, 3, padding=1)),
@@ -179,17 +179,17 @@ def wrong_on_running(nets) -> dict[str, tuple[nn.Module, list[ad.Stage], str]]:
         "pairs": (
             nets.Chain(Pair(), Both(), First()),
             one,
-            "'blocks.1' is not skippable: it takes tuple and returns tuple, where one tensor each is expected",
+            "'blocks.1' is not skippable: it takes tuple and returns tuple; expected one tensor each",
         ),
         "order of blocks": (
             nets.Chain(good(), good()),
             [stage(("blocks.1",), ("blocks.0",))],
-            "the model runs 'blocks.0' where the stages name 'blocks.1': list stages and blocks in the order in which",
+            "the model runs 'blocks.0' where the stages have 'blocks.1': list stages and blocks in the order in which",
         ),
         "order of stages": (
             four(nets),
             nets.chain_stages()[::-1],
-            "the model runs 'blocks.0' where the stages name 'blocks.2'",
+            "the model runs 'blocks.0' where the stages have 'blocks.2'",
         ),
         "twice": (
             nets.Chain(good(), Never(good(), 2)),
@@ -323,7 +323,7 @@ class LateNorm(nn.Module):
 
 def test_a_norm_registered_early_that_runs_late_is_refused_and_can_be_named() -> None:
     x, stage = torch.randn(2, 4, 8, 8), ad.Stage(("blocks.0",), ("blocks.1",))
-    with pytest.raises(ad.StagesError, match="norm 'norm' is registered before the stages but runs behind the first"):
+    with pytest.raises(ad.StagesError, match="norm 'norm' is registered before the stages but runs after the first"):
         ad.adapt(LateNorm(), [stage], example=x)
     named = ad.Stage(("blocks.0",), ("blocks.1",), ("blocks.0.bn1", "blocks.0.bn2", "norm"))
     assert ad.adapt(LateNorm(), [named], example=x).homes["norm"] == 1

@@ -458,13 +458,13 @@ REFUSED = {
     "flipped": (lambda n: n.Chain(*(Flipped() for _ in range(3))), "3 Flipped, but blocks.2 does not add"),
     "dense": (
         lambda n: nn.Sequential(nn.Conv2d(3, 8, 1), *(Dense(8 + 4 * i) for i in range(3))),
-        "its top level holds 3 Dense, but each widens its input by 4 channels, so none can be left out",
+        "its top level has 3 Dense, but each widens its input by 4 channels, so none can be skipped",
     ),
     "pairs": (lambda n: Paired(), "blocks holds 3 Pair, but blocks.0 takes [2, 8, 8, 8] and returns a tuple, where a"),
-    "repeated": (Repeated, "blocks holds 2 Residual, but blocks.0 ran 2 times in one forward pass, where a"),
+    "repeated": (Repeated, "blocks has 2 Residual, but blocks.0 ran 2 times in one forward pass; a"),
     "single": (lambda n: n.Chain(n.Residual()), "blocks.0 is residual, but with no other residual block"),
-    "no blocks": (lambda n: nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU()), "it holds no two blocks of one kind"),
-    "noisy": (Noisy, "Noisy returns something else when it runs again on the same input in eval mode"),
+    "no blocks": (lambda n: nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU()), "it has no two consecutive blocks"),
+    "noisy": (Noisy, "Noisy returns different outputs for the same input in eval mode"),
 }  # fmt: skip
 
 
@@ -479,7 +479,7 @@ def test_what_is_refused_and_why(name: str, nets, unchanged) -> None:
 def test_an_input_that_the_model_does_not_take(nets) -> None:
     model = nets.Chain(*(nets.Residual() for _ in range(4)))
     with pytest.raises(
-        ad.StagesError, match=r"Chain does not run on the example input \(RuntimeError: .*give one that"
+        ad.StagesError, match=r"Chain does not run on the example input \(RuntimeError: .*pass one that"
     ):
         ad.find_stages(model, torch.randn(2, 4, 8, 8))
     with pytest.raises(ad.StagesError, match=r"does not run on the example input \(TypeError: .*missing 1 required"):
@@ -533,7 +533,7 @@ def test_a_layer_that_discovery_would_lose_is_an_error(place: int) -> None:
             return self.mlp(hidden_states)
 
     model.model.layers[place].__class__ = Replacing
-    said = rf"layer model.layers.{place} \(Replacing\) can be part of no stage: .*does not add to its input.*Name"
+    said = rf"layer model.layers.{place} \(Replacing\) cannot be part of a stage: .*does not add to its input.*Write"
     with pytest.raises(ad.StagesError, match=said):
         ad.adapt(model)
 

@@ -92,7 +92,7 @@ def test_a_group_size_that_does_not_fit(size) -> None:
         ad.StagesError, match=r"does not divide 12 blocks into groups .*expected 2 or 3 or 4 or 6 or 12"
     ):
         plan("torchvision/vit_b_16", group_size=size)
-    with pytest.raises(ad.StagesError, match="the model has stages of its own, so there is none to divide"):
+    with pytest.raises(ad.StagesError, match="the model already has stages, so there is nothing to divide"):
         plan("torchvision/resnet18", group_size=2)
 
 
@@ -136,12 +136,12 @@ def test_the_cut_can_be_moved(mandatory, expected: list) -> None:
 @pytest.mark.parametrize(
     ("mandatory", "said"),
     [
-        (3, "mandatory=3 of the 3 blocks layer1.0 to layer1.2: expected from 1 to 2 blocks, or a part between 0 and 1"),
+        (3, "mandatory=3 of the 3 blocks layer1.0 to layer1.2: expected 1 to 2 blocks, or a fraction between 0 and 1"),
         (0, "mandatory=0 of the 3 blocks"),
         (1.0, None),
         (1.5, "mandatory=1.5 of the 3 blocks"),
         ([1, 1], r"mandatory=\[1, 1\] has 2 entries: expected one for each of 4 stages \(of 3, 4, 6, 3 blocks\)"),
-        (["1", 1, 1, 1], "mandatory='1': expected a number of blocks, or a part of them such as 0.5"),
+        (["1", 1, 1, 1], "mandatory='1': expected a number of blocks, or a fraction such as 0.5"),
         (True, "mandatory=True: expected a number"),
         (float("nan"), "mandatory=nan: expected a number of blocks"),
         (float("inf"), "mandatory=inf: expected a number of blocks"),

@@ -99,5 +99,5 @@ def test_what_cannot_be_thawed_is_not_doubled(nets: Any) -> None:
     by_hand = [ad.Stage(("blocks.0",), ("blocks.1",))]
     assert ad.adapt(model, by_hand, example=torch.randn(2, 3, 8, 8)).stages[0].norms == ()
     named = [ad.Stage(("blocks.0",), ("blocks.1",), norms=("blocks.0.norm",))]
-    with pytest.raises(ad.StagesError, match=r"norm 'blocks.0.norm' is frozen, and a FrozenScaleNorm cannot be made a"):
+    with pytest.raises(ad.StagesError, match=r"norm 'blocks.0.norm' is frozen, and a FrozenScaleNorm cannot become a"):
         ad.adapt(model, named)

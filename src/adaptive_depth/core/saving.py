@@ -60,7 +60,7 @@ def save(network: AdaptiveNetwork | nn.Module, folder: str | os.PathLike[str]) -
                 old.unlink(missing_ok=True)
     except OSError as error:
         raise CheckpointError(
-            f"{folder} cannot be written ({error}): expected a folder with free space; its old content is still there"
+            f"{folder} cannot be written ({error}): expected a folder with free space; its contents are unchanged"
         ) from error
     return folder
 

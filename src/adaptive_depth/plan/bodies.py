@@ -1,7 +1,6 @@
-"""The body of a detector or of a segmentation network: what hands features to the rest, and is cut unless asked
-otherwise.
+"""The body of a detector or of a segmentation network: what provides features to the rest, and is split by default.
 
-It is known by its class where a library made it, whatever model of one's own stands around it; else by its name.
+It is recognised by its class if a library defines it, even inside a custom model; else by its name.
 """
 
 import sys
@@ -21,7 +20,7 @@ from ..modes import evaluating, without_fast_paths
 from .calls import fresh
 from .plan import Run
 
-WHOLE = ("",)  # the whole model is searched for stages
+WHOLE = ("",)  # search the whole model for stages
 Within = str | Sequence[str] | None
 LIBRARIES = ("torchvision.models.", "timm.", "transformers.", "segmentation_models_pytorch.")
 _CLASSIFIERS = ("torchvision.models.", "timm.models.")
@@ -32,7 +31,7 @@ _LOADED = (  # classes of libraries that this one does not import
     ("segmentation_models_pytorch.encoders.timm_universal", "TimmUniversalEncoder"),
     ("segmentation_models_pytorch.encoders.timm_vit", "TimmViTEncoder"),
 )
-_HELD_AT = {  # a network as a whole, inside one that only says which of its features to return
+_HELD_AT = {  # the name of the complete network inside a wrapper that only selects its features
     "FeatureGetterNet": "model",
     "FeatureHookNet": "body",
     "TimmUniversalEncoder": "model",
@@ -42,7 +41,7 @@ _HELD_AT = {  # a network as a whole, inside one that only says which of its fea
 
 
 def searched(model: nn.Module, within: Within = None) -> tuple[str, ...]:
-    """The paths below which stages are looked for.
+    """The paths below which to look for stages.
 
     Arguments:
         model: any.
@@ -64,7 +63,7 @@ def searched(model: nn.Module, within: Within = None) -> tuple[str, ...]:
     if not paths or not all(isinstance(path, str) for path in paths):
         raise StagesError(f"within={within!r}: expected the path of a module such as 'backbone.body', or several")
     known = dict(model.named_modules(remove_duplicate=False))
-    names = {id(part): path for path, part in model.named_modules()}  # of what stands at two places, the first
+    names = {id(part): path for path, part in model.named_modules()}  # the first path of a module at two places
     for path in paths:
         if path not in known:
             near = get_close_matches(path, known, n=3, cutoff=0.5)
@@ -78,7 +77,7 @@ def searched(model: nn.Module, within: Within = None) -> tuple[str, ...]:
 
 
 def bodies_of(model: nn.Module) -> tuple[str, ...]:
-    """The paths of a model's body, or of its bodies; none where it is a classifier, or a body itself.
+    """The paths of a model's body, or of its bodies; none if it is a classifier, or a body itself.
 
     Example:
         >>> import torchvision
@@ -101,7 +100,7 @@ def bodies_of(model: nn.Module) -> tuple[str, ...]:
 
 
 def held_at(module: nn.Module) -> str | None:
-    """The name of the network inside a body that is only put around one; None for all others."""
+    """The name of the network inside a body that only wraps one; None for all others."""
     name = _HELD_AT.get(type(module).__name__)
     return name if _hands_out_features(module) and name in module._modules else None
 
@@ -120,15 +119,15 @@ def _outermost(model: nn.Module, path: str = "") -> Iterator[str]:
 
 
 def check_one_part(model: nn.Module, runs: Sequence[Run], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Of a detector whose body is not known, the stages must lie in one part.
+    """Check that the stages of a detector with an unknown body lie in one part.
 
     Arguments:
-        model: of the user's own, in which these runs were found.
+        model: a custom one, in which these runs were found.
         runs: all of them.
-        args, kwargs: an input, on which it runs once more where the runs lie in several parts.
+        args, kwargs: an input, on which it runs again if the runs lie in several parts.
 
     Raises:
-        StagesError: it is a detector, and they do.
+        StagesError: it is a detector, and they lie in several parts.
     """
     parts = list(dict.fromkeys(path.partition(".")[0] for run in runs for path in run.blocks))
     if len(parts) == 1:
@@ -139,13 +138,13 @@ def check_one_part(model: nn.Module, runs: Sequence[Run], args: Sequence[Any], k
     if returns_boxes(output):
         raise StagesError(
             f"{type(model).__name__} returns boxes, so it is a detector, and has residual stages in several parts "
-            f"({', '.join(parts)}): which one is its body cannot be told; name it, within={parts[0]!r}, or within='' "
-            "to cut all of them"
+            f"({', '.join(parts)}), so its body is unknown: name it, within={parts[0]!r}, or use within='' "
+            "to split all of them"
         )
 
 
 def returns_boxes(output: Any) -> bool:
-    """Is it what a detector returns: something called boxes, of each image or of all?
+    """Is it a detector's output: something named boxes, for each image or for all?
 
     Example:
         >>> returns_boxes([{"boxes": 1, "labels": 2}]), returns_boxes({"pred_boxes": 1}), returns_boxes({"out": 1})

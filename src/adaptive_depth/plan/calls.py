@@ -1,4 +1,4 @@
-"""What running a model tells of its modules: the calls of each, what it took and returned."""
+"""Records a run of a model: the calls of its modules, with inputs and outputs."""
 
 import contextvars
 import copy
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-NOWHERE = -1  # the place of a returned value that was not among the inputs
+NOWHERE = -1  # the number of a returned value that was not among the inputs
 _PLAIN = (Tensor, nn.Module, bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 
 
 class Context:
-    """What a forward may set around its modules: context variables and `torch.autocast`, as they are now."""
+    """The current context that a forward may set around its modules: context variables and `torch.autocast`."""
 
     def __init__(self) -> None:
         self._variables = contextvars.copy_context()
@@ -38,15 +38,15 @@ class Context:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a module: its path, its place in the order in which calls began, what it took and returned.
+    """One call of a module: its path, its position in the order in which calls began, its input and output.
 
     Attributes:
         path, number: which module, and when.
-        args, kwargs: the inputs; objects (a cache, say) as they were when the call began.
+        args, kwargs: the inputs; objects (such as a cache) as they were when the call began.
         output: what was returned.
         names: of the inputs, in the order of the module's signature.
-        unused: places of a returned tuple that the model makes no use of.
-        context: in which it was called: context variables, and what `torch.autocast` was set to.
+        unused: places of a returned tuple that the model does not use.
+        context: in which it was called: context variables and the state of `torch.autocast`.
     """
 
     path: str
@@ -65,7 +65,7 @@ class Call:
 
     @property
     def tensor(self) -> Tensor | None:
-        """The tensor that was returned, alone or first in a tuple of what can be had without the block."""
+        """The returned tensor, alone or first in a tuple whose other values are available without the block."""
         if isinstance(self.output, Tensor):
             return self.output
         return None if self.returns is None else self.output[0]
@@ -76,7 +76,7 @@ class Call:
 
     @property
     def places(self) -> tuple[int | None, ...] | None:
-        """What stands in the places of a returned tuple: the number of an input, None, or `NOWHERE`."""
+        """The origin of each entry of a returned tuple: the number of an input, None, or `NOWHERE`."""
         if not (isinstance(self.output, tuple) and self.output and isinstance(self.output[0], Tensor)):
             return None
         given = self.given
@@ -88,7 +88,7 @@ class Call:
 
     @property
     def returns(self) -> tuple[int | None, ...] | None:
-        """As `Stage.returns`: what stands in the places of a returned tuple; None for all else."""
+        """As `Stage.returns`: the origin of each entry of a returned tuple; None for anything else."""
         places = self.places
         if places is None:
             return None
@@ -102,7 +102,7 @@ class Call:
 
     @property
     def growth(self) -> int | None:
-        """By how many channels (dimension 1) the output is wider; None where anything else differs."""
+        """By how many channels (dimension 1) the output is wider; None if anything else differs."""
         hidden, shape = hidden_of(self), self.output_shape
         if hidden is None or shape is None or len(shape) < 2 or hidden.ndim != len(shape):
             return None
@@ -118,7 +118,7 @@ class Call:
 
 
 def _is_same(given: Any, value: Any) -> bool:
-    """The same tensors, and else equal values: handed on."""
+    """Was a value passed through: the same tensors, and otherwise equal values?"""
     first, second = tree_leaves(given), tree_leaves(value)
     return len(first) == len(second) and all(
         a is b if isinstance(a, Tensor) or isinstance(b, Tensor) else type(a) is type(b) and a == b
@@ -127,7 +127,7 @@ def _is_same(given: Any, value: Any) -> bool:
 
 
 def in_order(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-    """The inputs of a call in the order of a signature, None for those that were not given; then all others.
+    """The inputs of a call in the order of a signature, None for missing ones; then all others.
 
     Example:
         >>> in_order(("x", "mask", "bias"), (1,), {"bias": 3, "more": 4})
@@ -141,7 +141,7 @@ def in_order(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any
 
 
 def input_names(module: nn.Module) -> tuple[str, ...]:
-    """The names of a module's inputs, in order; empty where its forward takes any (`*args`)."""
+    """The names of a module's inputs, in order; empty if its forward takes any (`*args`)."""
     forward = module.forward
     return _input_names(getattr(forward, "__func__", forward), hasattr(forward, "__func__"))
 
@@ -150,7 +150,7 @@ def input_names(module: nn.Module) -> tuple[str, ...]:
 def _input_names(forward: Callable[..., Any], bound: bool) -> tuple[str, ...]:
     try:
         parameters = list(signature(forward).parameters.values())[bound:]
-    except (TypeError, ValueError):  # a forward that is written in C++
+    except (TypeError, ValueError):  # a forward written in C++
         return ()
     if any(parameter.kind is Parameter.VAR_POSITIONAL for parameter in parameters):
         return ()
@@ -158,7 +158,7 @@ def _input_names(forward: Callable[..., Any], bound: bool) -> tuple[str, ...]:
 
 
 def hidden_of(call: Call) -> Tensor | None:
-    """What a block adds to: its first input; None where that is no tensor of floating point."""
+    """What a block adds to: its first input; None if that is not a floating tensor."""
     given = call.given
     return given[0] if given and _is_stream(given[0]) else None
 
@@ -170,9 +170,9 @@ def _is_stream(value: Any) -> bool:
 def record(
     model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], paths: Iterable[str]
 ) -> tuple[list[Call], Any]:
-    """Run a model and write down the calls of its modules at `paths`, in the order in which they began.
+    """Run a model and record the calls of its modules at `paths`, in the order in which they began.
 
-    The input is copied first, for a model may change it.
+    The input is copied first, because a model may change it.
     """
     calls: list[Call] = []
     begun = itertools.count()
@@ -202,10 +202,10 @@ def record(
 def without_use(
     model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], calls: Iterable[Call], expected: Any
 ) -> list[Call]:
-    """The calls, with the places of returned tuples that the model drops marked as `unused`.
+    """The calls, with the places of returned tuples that the model does not use marked as `unused`.
 
-    Each such value is replaced by one that nothing can be done with: where the model still runs and returns
-    `expected`, bit for bit, nobody asked for it.
+    Each such value is replaced by an unusable one: if the model still runs and returns `expected`, bit for bit, it did
+    not use the value.
     """
     calls = list(calls)
     free = [call for call in calls if call.places is not None and NOWHERE in call.places]
@@ -224,7 +224,7 @@ def without_use(
 
 
 class _Unusable:
-    """Stands for a value that nobody should ask for."""
+    """Replaces a value to see whether anything uses it."""
 
 
 def _runs_without(model: nn.Module, args: Any, kwargs: Any, calls: Sequence[Call], expected: Any) -> bool:
@@ -237,7 +237,7 @@ def _runs_without(model: nn.Module, args: Any, kwargs: Any, calls: Sequence[Call
     args, kwargs = fresh(args, kwargs)
     try:
         return same_output(model(*args, **kwargs), expected)
-    except Exception:  # noqa: BLE001 - it asked
+    except Exception:  # noqa: BLE001 - it was used
         return False
     finally:
         for hook in hooks:
@@ -245,7 +245,7 @@ def _runs_without(model: nn.Module, args: Any, kwargs: Any, calls: Sequence[Call
 
 
 def fresh(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Copies of a model's inputs, which it may change: tensors in place, a cache by adding to it."""
+    """Copies of a model's inputs, which it may change: tensors in place, or a cache by extending it."""
     return tree_map(_copied, (tuple(args), dict(kwargs)))
 
 
@@ -256,7 +256,7 @@ def _copied(leaf: Any) -> Any:
 
 
 def as_now(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The same tensors in lists, dicts and objects of their own, for a module may change those that it is given."""
+    """The same tensors in copied lists, dicts and objects, because a module may change those that it receives."""
 
     if all(isinstance(value, _PLAIN) for value in (*args, *kwargs.values())):
         return args, dict(kwargs)
@@ -270,7 +270,7 @@ def as_now(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ..
 def _or_itself(leaf: Any, copied: Callable[[], Any]) -> Any:
     try:
         return copied()
-    except Exception:  # noqa: BLE001 - what cannot be copied is handed on as it is
+    except Exception:  # noqa: BLE001 - what cannot be copied is passed on unchanged
         return leaf
 
 
@@ -289,7 +289,7 @@ class _TensorsShared(TorchFunctionMode):
 
 
 def tensors_of(output: Any) -> list[Tensor]:
-    """The tensors in what a model returned: a tensor, or nested tuples, lists, dicts and dataclasses of them."""
+    """The tensors in a model's output: a tensor, or nested tuples, lists, dicts and dataclasses of them."""
     leaves = tree_leaves(output)
     if len(leaves) == 1 and leaves[0] is output and not isinstance(output, Tensor):
         leaves = [*output.values()] if isinstance(output, Mapping) else []

@@ -1,4 +1,4 @@
-"""Which layers a flat network can best do without: stretches of them, chosen by what each costs."""
+"""Which layers a flat network can skip at the least cost, in stretches."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -8,15 +8,15 @@ from ..errors import StagesError
 
 
 def cheapest_stretches(costs: Sequence[float], stages: int, skipped: int) -> list[range]:
-    """Stretches of layers whose costs have the smallest sum.
+    """Stretches of layers with the smallest total cost.
 
-    Before each stretch at least one layer stays, which is the stage's mandatory sub-path, and no stretch holds more
-    than one and a half times its share, so that all stages are worth skipping.
+    Before each stretch at least one layer stays, the stage's mandatory sub-path, and no stretch has more than one and a
+    half times its share, so that all stages are worth skipping.
 
     Arguments:
-        costs: what leaving out each layer costs, in the order in which they run.
+        costs: the cost of skipping each layer, in the order in which they run.
         stages: how many stretches.
-        skipped: how many layers they hold together.
+        skipped: how many layers they have in total.
 
     Returns:
         The numbers of the layers of each stretch.
@@ -31,13 +31,13 @@ def cheapest_stretches(costs: Sequence[float], stages: int, skipped: int) -> lis
     if not 0 < stages <= skipped <= len(costs) - stages:
         raise StagesError(
             f"{stages} stages that skip {skipped} of {len(costs)} layers: expected at least one skippable and one "
-            "mandatory layer a stage"
+            "mandatory layer per stage"
         )
     longest = ceil(1.5 * skipped / stages)
 
     @cache
     def best(start: int, stages: int, skipped: int) -> tuple[float, tuple[range, ...]]:
-        """Of the layers from `start`, which itself stays."""
+        """For the layers from `start` on, which itself stays."""
         if stages == 0:
             return (0.0, ()) if skipped == 0 else (inf, ())
         if len(costs) - start < stages + skipped:

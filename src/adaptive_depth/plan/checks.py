@@ -1,4 +1,4 @@
-"""Do stages fit a model? First what its modules tell (`complete`), then what running it tells (`prove`)."""
+"""Do stages fit a model? Checks first its modules (`complete`), then a run of it (`prove`)."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,11 +21,11 @@ MOST_STAGES = 12  # 4,096 sub-networks
 
 
 def complete(model: nn.Module, stages: Stages) -> Stages:
-    """Check stages against the modules of `model` and fill in the norms that were left to us.
+    """Check stages against the modules of `model` and fill in norms that were left open.
 
     Raises:
-        StagesError: no stage at all, a module that does not exist, modules that overlap or stand at two places,
-            a "norm" that is no normalisation layer or belongs to a skippable block.
+        StagesError: no stage at all, a module that does not exist, modules that overlap or are at two places, a "norm"
+            that is not a normalisation layer or belongs to a skippable block.
     """
     if not len(stages):
         raise StagesError("no stages were given: expected at least one Stage(mandatory=(...), skippable=(...))")
@@ -56,11 +56,11 @@ def complete(model: nn.Module, stages: Stages) -> Stages:
 
 
 class _Places:
-    """Where modules stand, some of them registered more than once: in which blocks of which stages.
+    """The places of modules, some of them registered more than once: in which blocks of which stages.
 
     Arguments:
-        stages: whose blocks `modules` has.
-        modules: of the model, by every path that each one has.
+        stages: with blocks in `modules`.
+        modules: of the model, by all of their paths.
     """
 
     def __init__(self, stages: Stages, modules: Mapping[str, nn.Module]) -> None:
@@ -75,15 +75,15 @@ class _Places:
                     self._inside.setdefault(id(part), {}).setdefault(sub_path, f"{path}.{name}".rstrip("."))
 
     def name(self, module: nn.Module) -> str:
-        """Its path: below the first block that it stands in, else the first."""
+        """Its path: within the first block that contains it, else its first."""
         return next(iter(self._inside.get(id(module), {}).values()), self.paths[id(module)][0])
 
     def stage(self, module: nn.Module) -> int:
-        """The last stage whose blocks it stands in, from 1 on; 0 where it stands in none."""
+        """The last stage whose blocks contain it, from 1 on; 0 if none does."""
         return max((number for number, _ in self._inside.get(id(module), ())), default=0)
 
     def follow_one_stage(self, module: nn.Module) -> bool:
-        """Does it stand in the blocks of one stage only, and there in one of the two sub-paths?"""
+        """Is it only in the blocks of one stage, and there in only one of the two sub-paths?"""
         return len(self._inside.get(id(module), ())) < 2
 
 
@@ -91,16 +91,16 @@ def _reject_overlaps(stages: Stages, modules: Mapping[str, nn.Module]) -> None:
     blocks = [path for stage in stages for path in stage.blocks]
     for path, count in Counter(blocks).items():
         if count > 1:
-            raise StagesError(f"block {path!r} is named {count} times: stages must not overlap, name it once")
+            raise StagesError(f"block {path!r} is listed {count} times: stages must not overlap, list it once")
     for path in blocks:
         outer = next((other for other in blocks if path.startswith(other + ".")), None)
         if outer:
-            raise StagesError(f"block {path!r} lies inside block {outer!r}: stages must not overlap, name one of them")
+            raise StagesError(f"block {path!r} lies inside block {outer!r}: stages must not overlap, list one of them")
     for path in blocks:
         if isinstance(modules[path], torch.jit.ScriptModule):
             raise StagesError(
                 f"block {path!r} is a ScriptModule, whose code cannot be watched: adapt the model first, and script "
-                "what network.extract(skip) gives"
+                "the result of network.extract(skip)"
             )
         parent = path.rpartition(".")[0]
         beside = [other for other, module in modules.items() if module is modules[path]]
@@ -116,21 +116,21 @@ def _reject_wrong_norms(stages: Stages, modules: Mapping[str, nn.Module], places
     skippable = {id(part): path for stage in stages for path in stage.skippable for part in modules[path].modules()}
     for path, count in Counter(norms).items():
         if count > 1:
-            raise StagesError(f"norm {path!r} is named {count} times: a norm follows one stage, name it once")
+            raise StagesError(f"norm {path!r} is listed {count} times: a norm follows one stage, list it once")
         if not places.follow_one_stage(modules[path]):
             raise StagesError(
                 f"norm {path!r} is one module at several places ({', '.join(places.paths[id(modules[path])])}), so it "
-                "cannot be doubled for one of them: name the norms to double in the stages, without it"
+                "cannot be doubled for one of them: list the norms to double in the stages, without it"
             )
         if not is_norm(modules[path]):
             raise StagesError(
-                f"norms name {path!r}, which is a {type(modules[path]).__name__}: expected a normalisation layer"
+                f"norms has {path!r}, which is a {type(modules[path]).__name__}: expected a normalisation layer"
             )
         if not can_be_doubled(modules[path]):
             raise StagesError(
-                f"norm {path!r} is frozen, and a {type(modules[path]).__name__} cannot be made a BatchNorm of the same "
-                "numbers, so a second one would have nothing to train: leave it out of the stage's norms, or put an "
-                "nn.BatchNorm2d in its place before adapt"
+                f"norm {path!r} is frozen, and a {type(modules[path]).__name__} cannot become a BatchNorm with the "
+                "same numbers, so a second one would have nothing to train: leave it out of the stage's norms, or "
+                "replace it by an nn.BatchNorm2d before adapt"
             )
         if id(modules[path]) in skippable:
             raise StagesError(
@@ -142,10 +142,10 @@ def _reject_wrong_norms(stages: Stages, modules: Mapping[str, nn.Module], places
 def homes(model: nn.Module, stages: Stages) -> dict[str, int]:
     """The stage (1 to N) whose flag each doubled norm and each norm with running statistics follows.
 
-    A norm inside a stage's blocks, or doubled for it, follows that stage, and one that several stages share the last
-    of them; one between two stages, or behind the last, follows the stage before it, in the order in which the model
-    registers its modules. What stands before the first stage sees the same in every sub-network and follows none.
-    Norms inside a norm follow it.
+    A norm inside a stage's blocks, or doubled for it, follows that stage, and one that several stages share follows
+    the last of them; one between two stages, or after the last, follows the stage before it, in the order in which the
+    model registers its modules. Norms before the first stage see the same in every sub-network and follow none. Norms
+    inside a norm follow it.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     explicit = {id(modules[path]): number for number, stage in enumerate(stages, 1) for path in stage.norms or ()}
@@ -165,7 +165,7 @@ def homes(model: nn.Module, stages: Stages) -> dict[str, int]:
 
 
 def _reject_replaced_forwards(stages: Stages, modules: Mapping[str, nn.Module]) -> None:
-    """A sub-network is made of twins of the containers around its blocks, and they must run their own children."""
+    """A sub-network consists of twins of the containers around its blocks, which must run their own children."""
     blocks = [path for stage in stages for path in stage.blocks]
     for path, module in modules.items():
         forward = module.__dict__.get("forward")
@@ -181,17 +181,17 @@ def _reject_replaced_forwards(stages: Stages, modules: Mapping[str, nn.Module]) 
 def prove(
     model: nn.Module, stages: Stages, args: Sequence[Any], kwargs: Mapping[str, Any], *, asked: bool = False
 ) -> None:
-    """Run `model` once on an input and check that its skippable blocks can be left out.
+    """Run `model` once on an input and check that its skippable blocks can be skipped.
 
     Arguments:
-        model: the super-net; it runs in eval mode without gradients and is left as it was.
+        model: the super-net; runs in eval mode without gradients and is left unchanged.
         stages: completed stages.
-        args, kwargs: the input, as the model's forward takes it.
-        asked: were the blocks asked on this input already whether they add to theirs (`discover`)?
+        args, kwargs: the input, as for the model's forward.
+        asked: whether the blocks were already tested on this input for adding to theirs (`discover`).
 
     Raises:
         StagesError: a block does not run exactly once and in the given order, or a skippable block takes or
-            returns something else than one tensor, changes its shape, or does not add to its input (it returns
+            returns anything other than one tensor, changes its shape, or does not add to its input (it returns
             something unrelated when its weights are zero).
     """
     blocks = [path for stage in stages for path in stage.blocks]
@@ -205,7 +205,7 @@ def prove(
                 raise StagesError(
                     f"block {path!r} ran {counts[path]} times in one forward pass: a block of a stage must run once"
                     + (
-                        ", and be called as a module, block(x), for block.forward(x) is not seen"
+                        ", and be called as a module, block(x), because block.forward(x) is not seen"
                         if not counts[path]
                         else ""
                     )
@@ -215,7 +215,7 @@ def prove(
         if order != blocks:
             first = next(i for i in range(len(order)) if order[i] != blocks[i])
             raise StagesError(
-                f"the model runs {order[first]!r} where the stages name {blocks[first]!r}: list stages and blocks in "
+                f"the model runs {order[first]!r} where the stages have {blocks[first]!r}: list stages and blocks in "
                 "the order in which they run"
             )
         calls = without_use(model, args, kwargs, calls, output)
@@ -226,15 +226,15 @@ def prove(
 
 
 def _reject_unassigned_norms(order: Sequence[str], unassigned: Sequence[str], stages: Stages) -> None:
-    """Norms that are registered before all stages, but run behind one: their statistics would mix."""
+    """Refuse norms that are registered before all stages, but run after one: their statistics would mix."""
     ends = {stage.blocks[0]: stage for stage in stages}
     behind: Stage | None = None
     for path in order:
         behind = ends.get(path, behind)
         if path in unassigned and behind is not None:
             raise StagesError(
-                f"norm {path!r} is registered before the stages but runs behind the first block of stage "
-                f"{behind.name!r}: add it to that stage's norms, or register it behind the stages"
+                f"norm {path!r} is registered before the stages but runs after the first block of stage "
+                f"{behind.name!r}: add it to that stage's norms, or register it after the stages"
             )
 
 
@@ -246,43 +246,43 @@ def _prove_skippable(block: nn.Module, call: Call, stage: Stage, asked: bool) ->
         raise StagesError(f"{said}{another}")
     if stage.returns is not None and any(place is not None and place >= len(call.given) for place in stage.returns):
         raise StagesError(
-            f"{said}returns={stage.returns} names an input that it does not have: it is called with {len(call.given)} "
+            f"{said}returns={stage.returns} has an input that does not exist: it is called with {len(call.given)} "
             f"({', '.join(call.names) or 'by position'}), and numbers start at 0"
         )
     handed_on = stage.returns is not None and _hands_on(call, stage.returns)
     if hidden is None or (call.output_shape is None and not handed_on):
         received = type(call.given[0]).__name__ if call.given else "no tensor"
         raise StagesError(
-            f"{said}it takes {received} and returns {type(call.output).__name__}, where one tensor each is expected"
+            f"{said}it takes {received} and returns {type(call.output).__name__}; expected one tensor each"
             f"{_way_round(call)}"
         )
     if call.returns != stage.returns and not handed_on:
         returned = "a tensor" if call.returns is None else f"a tuple of {len(call.returns)}"
-        raise StagesError(f"{said}it returns {returned}: name that, Stage(..., returns={call.returns})")
+        raise StagesError(f"{said}it returns {returned}: set Stage(..., returns={call.returns})")
     output = call.output if isinstance(call.output, torch.Tensor) else call.output[0]
     if hidden.shape != output.shape:
         raise StagesError(
-            f"{said}it turns {list(hidden.shape)} into {list(output.shape)}; name it in the mandatory sub-path"
+            f"{said}it turns {list(hidden.shape)} into {list(output.shape)}; put it into the mandatory sub-path"
         )
     try:
         residual = asked or not stage.residual or is_residual(block, call)
     except Exception as error:
         raise StagesError(
-            f"{said}it does not run once more by itself ({type(error).__name__}: {one_line(error)}), so it cannot be "
-            "asked whether it adds to its input; if you know that it may be left out, say Stage(..., residual=False)"
+            f"{said}it does not run again alone ({type(error).__name__}: {one_line(error)}), so it cannot be "
+            "tested for adding to its input; if you know that it can be skipped, set Stage(..., residual=False)"
         ) from error
     if not residual and (another := why_another_input(block, call)):
         raise StagesError(f"{said}{another}")
     if not residual:
         raise StagesError(
-            f"{said}it does not add to its input, so leaving it out would leave something else than its input; "
-            "only residual blocks can be skipped. If you know that it may be left out all the same, say so, "
-            "Stage(..., residual=False): then every depth is run and compared in shape, and no more"
+            f"{said}it does not add to its input, so its input cannot replace its output; only residual blocks can be "
+            "skipped. If you know that it can be skipped anyway, set Stage(..., residual=False): then every depth is "
+            "only run and compared in shape"
         )
 
 
 def _hands_on(call: Call, returns: Sequence[int | None]) -> bool:
-    """Do the places of a returned tuple have the shapes of the inputs that the plan hands on in them?"""
+    """Do the entries of a returned tuple have the shapes of the inputs that the plan returns in their place?"""
     given, places = call.given, call.places
     if places is None or len(places) != len(returns):
         return False
@@ -298,6 +298,6 @@ def _way_round(call: Call) -> str:
         return ""
     number = places.index(NOWHERE)
     return (
-        f"; the model makes use of what it returns at place {number}, so say what stands there when it is left out: "
-        f"Stage(..., returns=...), with the number of the input that is handed on at each place, or None"
+        f"; the model uses what it returns at place {number}, so define what to return there when it is skipped: "
+        f"Stage(..., returns=...), with the number of the input to return at each place, or None"
     )

@@ -1,9 +1,9 @@
 """The residual stages of any model, found by watching it run on an input.
 
-A *block* is a module that ran once, took a tensor and returned one of the same shape, and is residual: what it
-returns is what it took plus something (`is_residual` asks it, names do not matter). A *run* is two or more blocks in
-one container, one behind the other; a module of the same class right before them, which may change the shape, is its
-first block. Containers are searched from the outside in, so a block that holds blocks stays whole.
+A *block* is a module that ran once, took a tensor and returned one of the same shape, and is residual: it returns its
+input plus something (`is_residual` tests it; names do not matter). A *run* is two or more consecutive blocks in one
+container; a module of the same class right before them, which may change the shape, is its first block. Containers are
+searched from the outside in, so a block that contains blocks stays whole.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ from .norms import norms_inside
 from .plan import Run
 from .residual import has_weights, is_residual, why_another_input
 
-MOST_STAGES = 6  # so at most 64 sub-networks; of more runs, those that do most of the work become stages
+MOST_STAGES = 6  # so at most 64 sub-networks; of more runs, those with the most work become stages
 
 
 def discover(
@@ -33,9 +33,9 @@ def discover(
     """The runs of residual blocks of a model, in the order in which they run.
 
     Arguments:
-        model: it runs twice in eval mode without gradients, and is left as it was.
-        args, kwargs: an input, as the model's forward takes it.
-        within: the modules whose parts are looked at; the whole model by default.
+        model: runs twice in eval mode without gradients, and is left unchanged.
+        args, kwargs: an input, as for the model's forward.
+        within: the modules to search; by default the whole model.
 
     Raises:
         StagesError: no run was found, with the reason; a model that does not take the input, whose output changes
@@ -51,27 +51,27 @@ def discover(
         except Exception as error:
             raise StagesError(
                 f"{type(model).__name__} does not run on the example input ({type(error).__name__}: "
-                f"{one_line(error)}): give one that it takes, example=tensor, a tuple of positional or a dict of "
+                f"{one_line(error)}): pass one that it takes, example=tensor, a tuple of positional or a dict of "
                 "keyword arguments"
             ) from error
         if not same_output(output, again):
             if (name := first_not_finite(model)) is not None:
                 raise StagesError(
                     f"{type(model).__name__} has numbers in {name} that are not finite (NaN or infinity), so its "
-                    "depths cannot be compared: load weights that are whole"
+                    "depths cannot be compared: load finite weights"
                 )
             raise StagesError(
-                f"{type(model).__name__} returns something else when it runs again on the same input in eval mode (or "
-                "no finite numbers): what is random in it must be off in eval mode before depths can be compared"
+                f"{type(model).__name__} returns different outputs for the same input in eval mode (or no finite "
+                "numbers): randomness must be off in eval mode, so that depths can be compared"
             )
         search = _Search(model, without_use(model, args, kwargs, calls, output))
         found = [run for path in within for run in search.runs(path)]
         runs = sorted(found, key=lambda run: search.calls[run.blocks[0]][0].number)
         if not runs:
             where = "" if within == WHOLE else f" in {' and '.join(map(repr, within))}"
-            mend = "; name another part, within='...', or look in all of it, within=''" if where else ""
+            fix = "; name another part, within='...', or search all of it, within=''" if where else ""
             raise StagesError(
-                f"{type(model).__name__} has no residual stage that can be cut{where}: {search.why_none()}{mend}"
+                f"{type(model).__name__} has no residual stage that can be split{where}: {search.why_none()}{fix}"
             )
         for layers in layer_lists(model):
             search.check_none_lost(layers, runs)
@@ -83,7 +83,7 @@ def discover(
 
 
 class _Search:
-    """What was observed, by module path."""
+    """The observed calls, by module path."""
 
     def __init__(self, model: nn.Module, calls: Sequence[Call]) -> None:
         self.model = model
@@ -92,10 +92,10 @@ class _Search:
             self.calls.setdefault(call.path, []).append(call)
         self.ran = {id(self._at(path)): len(found) for path, found in self.calls.items()}
         self.residual: dict[str, bool] = {}
-        self.failed: dict[str, str] = {}  # what was raised when it ran once more by itself
+        self.failed: dict[str, str] = {}  # the error when it ran again alone
 
     def runs(self, container: str) -> Iterator[Run]:
-        """The runs among a module's children; where a child belongs to none, those inside it."""
+        """The runs among a module's children, and inside children that belong to none."""
         taken: set[str] = set()
         found = list(self._runs_among(self._children(container)))
         for blocks in found:
@@ -146,33 +146,33 @@ class _Search:
                 self.residual[path] = (
                     possible and is_residual(module, calls[0]) and not (calls[0].unused and self._holds_blocks(path))
                 )
-            except Exception as error:  # noqa: BLE001 - a module that does not run on its own is no block
+            except Exception as error:  # noqa: BLE001 - a module that does not run alone is not a block
                 self.residual[path] = False
                 self.failed[path] = f"{type(error).__name__}: {one_line(error)}"
         return self.residual[path]
 
     @staticmethod
     def _is_stage(module: nn.Module) -> bool:
-        """An `nn.Sequential` of several modules of one class is no block, it holds blocks."""
+        """An `nn.Sequential` of several modules of one class is not a block, but contains blocks."""
         kinds = [type(child) for child in module.children() if has_weights(child)]
         return isinstance(module, nn.Sequential) and len(kinds) > 1 and len(set(kinds)) == 1
 
     def _holds_blocks(self, path: str) -> bool:
-        """A stage that also hands out what it did before it made the shape smaller is no block, it holds blocks."""
+        """A stage that also returns its output before downsampling is not a block, but contains blocks."""
         return any(
             len([inner for inner in self._children(f"{path}.{name}") if self._is_block(inner)]) > 1
             for name, _ in self._at(path).named_children()
         )
 
     def _follows(self, before: str, path: str) -> bool:
-        """Of the same shape, and not beside each other on one input."""
+        """Do they have the same shape, and not run in parallel on one input?"""
         first, second = self.calls[before][0], self.calls[path][0]
         taken, in_place = hidden_of(first), first.tensor is hidden_of(first)
         parallel = taken is hidden_of(second) and not in_place
         return not parallel and first.output_shape == second.output_shape and first.returns == second.returns
 
     def _may_lead(self, before: str, path: str) -> bool:
-        """May a module that is no residual block itself be the first of a stage?"""
+        """Can a module that is not a residual block itself be the first of a stage?"""
         calls = self.calls[before]
         alike = type(self._at(before)) is type(self._at(path)) and not isinstance(self._at(path), nn.Sequential)
         return alike and len(calls) == 1 and not self._is_block(before) and self._follows(before, path)
@@ -187,16 +187,16 @@ class _Search:
         return Run(tuple(blocks), self._norms_that_ran, name, channels, returns=call.returns)
 
     def _norms_that_ran(self, mandatory: Sequence[str]) -> list[str]:
-        # One that runs more often belongs to several blocks, and so to no stage.
+        # A norm that runs more often belongs to several blocks, and so to no stage.
         return [norm for norm in norms_inside(self.model, mandatory) if self.ran.get(id(self._at(norm))) == 1]
 
     def _at(self, path: str) -> nn.Module:
         return self.model.get_submodule(path)
 
-    # -- the reason for a no ------------------------------------------------------------------------------------
+    # -- reasons for a refusal ----------------------------------------------------------------------------------
 
     def check_none_lost(self, layers: Sequence[str], runs: Sequence[Run]) -> None:
-        """Of a list of layers, only the first may be no block: with one missing further on, stages would be lost.
+        """In a list of layers, only the first may be no block: with a later one missing, stages would be lost.
 
         Raises:
             StagesError: with the layer and the reason.
@@ -208,17 +208,18 @@ class _Search:
         lost = next((path for path in ran[1:] if path not in taken), None)
         if lost is not None:
             raise StagesError(
-                f"layer {lost} ({type(self._at(lost)).__name__}) can be part of no stage: {self._why_lost(lost, ran)}. "
-                "Name the stages by hand, without it: adapt(model, stages=[Stage(mandatory=..., skippable=...), ...])"
+                f"layer {lost} ({type(self._at(lost)).__name__}) cannot be part of a stage: "
+                f"{self._why_lost(lost, ran)}. Write the stages by hand, without it: "
+                "adapt(model, stages=[Stage(mandatory=..., skippable=...), ...])"
             )
 
     def _why_lost(self, path: str, layers: Sequence[str]) -> str:
         if path in self.failed or not self.residual.get(path):
             return self._why_no_block([path])
-        return f"it is residual, but no other of {layers[0]} to {layers[-1]} of its shape is beside it"
+        return f"it is residual, but no neighbour among {layers[0]} to {layers[-1]} has its shape"
 
     def why_none(self) -> str:
-        """Why the likeliest container, the one with the most weights in modules of one class, holds no run."""
+        """Why the likeliest container, the one with the most weights in modules of one class, has no run."""
         found = [path for path, residual in self.residual.items() if residual]
         single = [path for path in found if not any(other.startswith(f"{path}.") for other in found)]
         alike: dict[tuple[str, type], list[str]] = {}
@@ -230,48 +231,48 @@ class _Search:
         if single:
             return (
                 f"{', '.join(single[:3])} {'is' if len(single) == 1 else 'are'} residual, but with no other residual "
-                "block of the same shape before or behind it in its container, so a stage would have one block only"
+                "block of the same shape before or after it in its container, so a stage would have only one block"
             )
         if not groups:
-            return "it holds no two blocks of one kind in a row, and none that adds to its input"
+            return "it has no two consecutive blocks of one kind, and none that adds to its input"
 
         def weight(group: Sequence[str]) -> int:
             return sum(parameter.numel() for path in group for parameter in self._at(path).parameters())
 
         heaviest = max(groups, key=weight)
         kept = [group for group in groups if any(self.calls[path][0].keeps_shape for path in group)]
-        group = max(kept, key=weight, default=heaviest)  # nearer to what a stage would be, unless it is a small part
+        group = max(kept, key=weight, default=heaviest)  # more like a stage, unless it is a small part
         group = group if weight(group) > 0.3 * weight(heaviest) else heaviest
         parent = group[0].rpartition(".")[0]
         kind = type(self._at(group[0])).__name__
-        return f"{parent or 'its top level'} holds {len(group)} {kind}, but {self._why_no_block(group)}"
+        return f"{parent or 'its top level'} has {len(group)} {kind}, but {self._why_no_block(group)}"
 
     def _why_no_block(self, group: Sequence[str]) -> str:
         calls = [self.calls.get(path, []) for path in group]
         for path, each in zip(group, calls, strict=True):
             if len(each) != 1:
-                return f"{path} ran {len(each)} times in one forward pass, where a block must run once"
+                return f"{path} ran {len(each)} times in one forward pass; a block must run once"
         for path, (call,) in reversed([*zip(group, calls, strict=True)]):
             if not self._is_block(path) and (another := why_another_input(self._at(path), call)):
-                return f"{path} cannot be left out: {another}"
+                return f"{path} cannot be skipped: {another}"
         for path, (call,) in zip(group, calls, strict=True):
             hidden = hidden_of(call)
             if hidden is None or call.output_shape is None:
-                return f"{path} {call.describe()}, where a block takes and returns one tensor"
+                return f"{path} {call.describe()}; a block takes and returns one tensor"
         grown = {call.growth for (call,) in calls}
         if len(grown) == 1 and None not in grown and grown != {0}:
-            return f"each widens its input by {grown.pop()} channels, so none can be left out"
+            return f"each widens its input by {grown.pop()} channels, so none can be skipped"
         keeping = [path for path, (call,) in zip(group, calls, strict=True) if call.keeps_shape]
         if keeping and keeping[-1] in self.failed:
-            return f"{keeping[-1]} does not run once more by itself ({self.failed[keeping[-1]]}), so it cannot be asked"
+            return f"{keeping[-1]} does not run again alone ({self.failed[keeping[-1]]}), so it cannot be tested"
         if keeping:
-            return f"{keeping[-1]} does not add to its input, so leaving it out would leave something else"
+            return f"{keeping[-1]} does not add to its input, so its input cannot replace its output"
         call = self.calls[group[-1]][0]
-        return f"{group[-1]} {call.describe()}, so it cannot be left out"
+        return f"{group[-1]} {call.describe()}, so it cannot be skipped"
 
 
 def _channel_dim(block: nn.Module, shape: Sequence[int]) -> int:
-    """Dimension 1 or the last, as the block's first layer of a kind that tells has it."""
+    """Dimension 1 or the last, according to the block's first layer of a telling kind."""
     for part in block.modules():
         if isinstance(part, nn.modules.conv._ConvNd | nn.modules.batchnorm._NormBase | nn.GroupNorm):
             return 1
@@ -283,7 +284,7 @@ def _channel_dim(block: nn.Module, shape: Sequence[int]) -> int:
 
 
 def _hardest_working(model: nn.Module, runs: Sequence[Run], args: Any, kwargs: Any) -> list[Run]:
-    """The runs whose blocks do most of the multiply-adds, in order."""
+    """The runs whose blocks do the most multiply-adds, in order."""
     args, kwargs = fresh(args, kwargs)
     with FlopCounterMode(display=False) as counter:
         model(*args, **kwargs)
@@ -298,7 +299,7 @@ def _hardest_working(model: nn.Module, runs: Sequence[Run], args: Any, kwargs: A
 
 
 def _watched(model: nn.Module, within: Sequence[str]) -> list[str]:
-    """The modules whose calls are written down; no hook sees a ScriptModule run."""
+    """The modules whose calls are recorded; hooks do not see a ScriptModule run."""
     return [
         path
         for path, part in model.named_modules()
@@ -321,5 +322,5 @@ def _reject_quantised(model: nn.Module, place: str) -> None:
         if wrong is not None or ".quantized" in type(module).__module__:
             raise StagesError(
                 f"{path or type(model).__name__} ({type(module).__name__}) has quantised weights, so it cannot be "
-                "asked whether it only adds to its input: adapt the model in floating point, and quantise sub-networks"
+                "tested for adding to its input: adapt the model in floating point, and quantise sub-networks"
             )

@@ -1,7 +1,7 @@
-"""Frozen norms: BatchNorms of detectors that keep the numbers of a pretraining as buffers, so that nothing trains them.
+"""Frozen norms: BatchNorms of detectors that keep pretrained numbers as buffers, so that they are not trained.
 
-A second copy of one would be for nothing. The copy is *thawed* instead: a BatchNorm with the same numbers, that trains,
-gathers statistics and is calibrated. The frozen one stays as it is.
+A second frozen copy would be useless. The copy is *thawed* instead: a BatchNorm with the same numbers, which trains,
+gathers statistics and is calibrated. The frozen one is unchanged.
 """
 
 import copy
@@ -10,12 +10,12 @@ import torch
 from timm.layers.norm_act import BatchNormAct2d, FrozenBatchNormAct2d
 from torch import Tensor, nn
 
-_EPS = 1e-5  # torch trains no BatchNorm without one, and pretrained detectors of torchvision have 0
+_EPS = 1e-5  # torch cannot train a BatchNorm with 0, which torchvision's pretrained detectors have
 _NUMBERS = ("weight", "bias", "running_mean", "running_var")
 
 
 def is_frozen(norm: nn.Module) -> bool:
-    """Is it a norm whose numbers, one a channel, are buffers?
+    """Is it a norm whose numbers, one per channel, are buffers?
 
     Example:
         >>> import torchvision
@@ -27,12 +27,12 @@ def is_frozen(norm: nn.Module) -> bool:
 
 
 def can_be_doubled(norm: nn.Module) -> bool:
-    """Is there anything in a second one that can be trained?"""
+    """Would a second copy have anything to train?"""
     return not is_frozen(norm) or thawed(norm) is not None
 
 
 def thawed(norm: nn.Module) -> nn.Module | None:
-    """A BatchNorm with the numbers of a frozen one; None where it would compute something else.
+    """A BatchNorm with the numbers of a frozen one; None if it would compute something else.
 
     Example:
         >>> import torchvision
@@ -43,7 +43,7 @@ def thawed(norm: nn.Module) -> nn.Module | None:
     shape = None if numbers[0] is None else numbers[0].shape
     if shape is None or len(shape) != 1 or any(each is None or each.shape != shape for each in numbers):
         return None
-    own = float(getattr(norm, "eps", _EPS))  # transformers' have it in their code alone
+    own = float(getattr(norm, "eps", _EPS))  # transformers' have it only in their code
     eps = own or _EPS
     if isinstance(norm, FrozenBatchNormAct2d):
         other: nn.Module = BatchNormAct2d(shape[0], eps=eps)
@@ -56,12 +56,12 @@ def thawed(norm: nn.Module) -> nn.Module | None:
     with torch.no_grad():
         for name, value in zip(_NUMBERS, numbers, strict=True):
             getattr(other, name).copy_(value)
-        other.get_buffer("running_var").sub_(eps - own).clamp_(min=0)  # the sum of both is what counts
+        other.get_buffer("running_var").sub_(eps - own).clamp_(min=0)  # only the sum of both counts
     return other.train(norm.training) if _computes_the_same(norm, other, first) else None
 
 
 def _computes_the_same(norm: nn.Module, other: nn.Module, like: Tensor) -> bool:
-    if like.is_meta:  # no numbers; its names and shapes are those of the others
+    if like.is_meta:  # no numbers to compare; names and shapes match
         return True
     noise = torch.rand(2, len(like), 3, 3, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
     training = other.training
@@ -69,7 +69,7 @@ def _computes_the_same(norm: nn.Module, other: nn.Module, like: Tensor) -> bool:
         with torch.no_grad():
             given = 4 * noise - 2
             expected, found = norm(given.clone()), other.eval()(given)
-    except Exception:  # noqa: BLE001 - of one dimension, say
+    except Exception:  # noqa: BLE001 - such as one-dimensional norms
         return False
     finally:
         other.train(training)

@@ -1,4 +1,4 @@
-"""What a norm is, and what gathers running statistics."""
+"""Which modules are norms, and which gather running statistics."""
 
 from collections.abc import Sequence
 
@@ -7,19 +7,19 @@ from torch import nn
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase)
-_STATISTICS = ("running_", "moving_", "num_batches_tracked")  # how buffers that are gathered in training are called
+_STATISTICS = ("running_", "moving_", "num_batches_tracked")  # names of buffers gathered in training
 
 
 def is_norm(module: nn.Module) -> bool:
     """Is it a normalisation layer?
 
-    One of torch's classes; one with running statistics, or "norm" in its name, whose parameters are one number a
-    channel (`FrozenBatchNorm2d`, `LayerNorm2d`, `InPlaceABN`); or one named so that holds nothing but such. A linear
-    layer or a convolution that normalises its weight is none, whatever its name.
+    One of torch's classes; one with running statistics, or "norm" in its name, whose parameters are one number per
+    channel (`FrozenBatchNorm2d`, `LayerNorm2d`, `InPlaceABN`); or one with such a name that contains only norms. A
+    linear layer or a convolution that normalises its weight is not one, whatever its name.
     """
     if isinstance(module, _NORMS):
         return True
-    if isinstance(module, torch.jit.ScriptModule):  # no hook sees it run
+    if isinstance(module, torch.jit.ScriptModule):  # hooks do not see it run
         return False
     named = "norm" in type(module).__name__.lower() or has_statistics(module)
     if not named or isinstance(module, _LAYERS) or not all(map(_one_a_channel, module.parameters())):
@@ -51,12 +51,12 @@ def gathers_inside(module: nn.Module) -> bool:
 
 
 def norms_inside(model: nn.Module, paths: Sequence[str]) -> tuple[str, ...]:
-    """Paths of the normalisation layers inside the modules `paths`; of one inside another, the outer."""
+    """Paths of the normalisation layers inside the modules `paths`; of nested ones, the outer."""
     found: list[str] = []
     for path in paths:
         for name, module in model.get_submodule(path).named_modules():
             whole = f"{path}.{name}".rstrip(".")
-            block = not name and not module._parameters and any(module.children())  # whatever its name, it holds norms
+            block = not name and not module._parameters and any(module.children())  # whatever its name, it has norms
             if is_norm(module) and not block and not (found and whole.startswith(f"{found[-1]}.")):
                 found.append(whole)
     return tuple(found)

@@ -1,4 +1,4 @@
-"""The plan: where a model is cut into mandatory and skippable sub-paths (paper, section 3.1)."""
+"""The plan: how a model is split into mandatory and skippable sub-paths (paper, section 3.1)."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,21 +13,21 @@ from ..schema import Plain, from_plain, to_plain
 
 @dataclass(frozen=True)
 class Stage(Plain):
-    """One residual stage, cut in two consecutive sub-paths.
+    """One residual stage, split into two consecutive sub-paths.
 
     Attributes:
         mandatory: module paths of the blocks that always run, in order; the first may change the shape.
-        skippable: module paths of the blocks that may be left out, in order; each keeps the shape of its input.
-        norms: paths of the normalisation layers that exist twice (skip-aware norms). `None` stands for
-            every normalisation layer inside the mandatory blocks; `adapt` fills it in.
-        name: how the stage is called in tables; the common parent of its blocks by default.
-        channel_dim: where the channels of the stage's output are, for the optional feature term of the
+        skippable: module paths of the blocks that may be skipped, in order; each keeps the shape of its input.
+        norms: paths of the normalisation layers that exist twice (skip-aware norms). `None` means every normalisation
+            layer inside the mandatory blocks; `adapt` fills it in.
+        name: the stage's name in tables; by default the common parent of its blocks.
+        channel_dim: the dimension of the channels in the stage's output, for the optional feature term of the
             distillation: 1 for `[batch, channels, height, width]`, -1 for `[batch, tokens, channels]`.
-        returns: None where the skippable blocks return a tensor. Where they return a tuple, the tensor first, one
-            entry a place: the number of the input (in the order of the block's signature) that is handed on there, or
-            None for None; so 0 first.
-        residual: do the skippable blocks add to their input? That is asked of each. False: it is not, for you know
-            that they may be left out although they do not.
+        returns: None if the skippable blocks return a tensor. If they return a tuple, tensor first, one entry per
+            place: the number of the input (in the order of the block's signature) to return there, or None for None;
+            so 0 first.
+        residual: whether to check that the skippable blocks add to their input. False skips the check: you know that
+            they can be skipped although they do not.
 
     Example:
         >>> Stage(mandatory=("layer1.0", "layer1.1"), skippable=("layer1.2",)).name
@@ -63,13 +63,13 @@ class Stage(Plain):
             if wrong is not None:
                 raise StagesError(
                     f"{field} of a stage holds a {type(wrong).__name__}: expected module paths, such as 'layer1.0', as "
-                    "model.named_modules() lists them"
+                    "listed by model.named_modules()"
                 )
             object.__setattr__(self, field, tuple(paths))
         if not self.mandatory or not self.skippable:
             raise StagesError(
                 f"stage with mandatory={self.mandatory!r} and skippable={self.skippable!r}: each sub-path needs "
-                "at least one block; leave a stage out of the list if it cannot be cut"
+                "at least one block; leave a stage out of the list if it cannot be split"
             )
         if not self.name:
             object.__setattr__(self, "name", self.blocks[0].rpartition(".")[0] or self.blocks[0])
@@ -112,7 +112,7 @@ class Stages(Sequence[Stage]):
         return "\n".join(lines)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Lists and strings only, as `from_json` reads them; `residual` where it is not the default."""
+        """Lists and strings only, as `from_json` reads them; `residual` only if it is not the default."""
         stages = to_plain(self.stages)
         return [{name: value for name, value in stage.items() if name != "residual" or not value} for stage in stages]
 
@@ -121,21 +121,21 @@ class Stages(Sequence[Stage]):
         """The inverse of `to_json`.
 
         Raises:
-            StagesError: a field that no stage has, one that is missing or of another type.
+            StagesError: a field that is unknown, missing or of another type.
         """
         return cls(from_plain(tuple[Stage, ...], stages, StagesError, "stages"))
 
 
 @dataclass(frozen=True)
 class Run:
-    """Residual blocks that run one after the other: a stage before it is cut.
+    """Residual blocks that run one after the other: a stage before it is split.
 
     Attributes:
         blocks: module paths in the order in which they run; the first may change the shape.
-        norms: the norms to double if the stage is cut so that these blocks are mandatory: by default all norms inside.
+        norms: returns the norms to double for given mandatory blocks; by default all norms inside these.
         name: as for `Stage`.
         channel_dim: as for `Stage`.
-        flat: a transformer's only run, which is to be divided into groups.
+        flat: a transformer's only run, to be divided into groups.
         returns: as for `Stage`.
     """
 
@@ -147,14 +147,14 @@ class Run:
     returns: tuple[int | None, ...] | None = None
 
 
-NormsOf = Callable[[Sequence[str]], Sequence[str]]  # the norms to double, of the mandatory blocks
+NormsOf = Callable[[Sequence[str]], Sequence[str]]  # from the mandatory blocks to the norms to double
 
 
 def protect_last(runs: Sequence[Run]) -> list[Run]:
     """The runs of a language model without its last layers, which must always run.
 
-    Of SmolLM2-135M, 30 layers, leaving out one of the last two costs 0.9 and 2.8 nats, one of most others 0.1 to 0.3
-    (`benchmarks/language/smollm2.py`): one layer in sixteen is protected, one at least.
+    In SmolLM2-135M, 30 layers, skipping one of the last two costs 0.9 and 2.8 nats, one of most others 0.1 to 0.3
+    (`benchmarks/language/smollm2.py`): one layer in sixteen is protected, at least one.
     """
     protected = []
     for run in runs:
@@ -163,20 +163,20 @@ def protect_last(runs: Sequence[Run]) -> list[Run]:
     return protected
 
 
-Mandatory = int | float | Sequence[int | float | None] | None  # where to cut: of every stage, or of each
+Mandatory = int | float | Sequence[int | float | None] | None  # where to split: for all stages, or for each
 
 
 def cut(blocks: Sequence[str], mandatory: float | None = None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Cut L blocks in a mandatory and a skippable sub-path.
+    """Split L blocks into a mandatory and a skippable sub-path.
 
     Arguments:
         blocks: module paths, two or more.
-        mandatory: how many are mandatory: a number of blocks from 1 to L - 1, or a part of them, such as 0.5, which
+        mandatory: how many are mandatory: a number of blocks from 1 to L - 1, or a fraction of them, such as 0.5, which
             is rounded to at least one block and leaves at least one; by default the paper's
             ``min(L - 1, ceil(L / 2))``.
 
     Raises:
-        StagesError: a number that leaves no block to skip, or none that is mandatory.
+        StagesError: a number that leaves no skippable or no mandatory block.
 
     Example:
         >>> cut(["a", "b", "c"])
@@ -188,34 +188,34 @@ def cut(blocks: Sequence[str], mandatory: float | None = None) -> tuple[tuple[st
     if mandatory is None:
         number = min(length - 1, ceil(length / 2))
     elif isinstance(mandatory, bool) or not (isinstance(mandatory, Real) and isfinite(mandatory)):
-        raise StagesError(f"mandatory={mandatory!r}: expected a number of blocks, or a part of them such as 0.5")
+        raise StagesError(f"mandatory={mandatory!r}: expected a number of blocks, or a fraction such as 0.5")
     elif 0 < mandatory < 1:
         number = min(length - 1, max(1, round(mandatory * length)))
     elif mandatory == int(mandatory) and 1 <= mandatory < length:
         number = int(mandatory)
     else:
         raise StagesError(
-            f"mandatory={mandatory!r} of the {length} blocks {blocks[0]} to {blocks[-1]}: expected from 1 to "
-            f"{length - 1} blocks, or a part between 0 and 1, such as 0.5"
+            f"mandatory={mandatory!r} of the {length} blocks {blocks[0]} to {blocks[-1]}: expected 1 to "
+            f"{length - 1} blocks, or a fraction between 0 and 1, such as 0.5"
         )
     return tuple(blocks[:number]), tuple(blocks[number:])
 
 
 def cut_runs(runs: Sequence[Run], mandatory: Mandatory = None, group_size: int | None = None) -> Stages:
-    """Stages of runs: a flat one is divided into groups first, and each is cut.
+    """Stages from runs: a flat one is first divided into groups, then each is split.
 
     Arguments:
-        runs: in the order in which they run; those of a single block are left out, for there is nothing to skip.
-        mandatory: as for `cut`, for all stages or in a sequence with one entry for each.
-        group_size: blocks in each group of a flat run; by default four groups, or as many as have two blocks, of
-            sizes that differ by one at most.
+        runs: in the order in which they run; those of a single block are left out, as there is nothing to skip.
+        mandatory: as for `cut`, for all stages or as a sequence with one entry for each.
+        group_size: blocks in each group of a flat run; by default four groups, or fewer so that each has two blocks, of
+            sizes that differ by at most one.
 
     Raises:
-        StagesError: a group size that does not divide a flat run, or that has no flat run to divide; `mandatory` of
-            another length than there are stages.
+        StagesError: a group size that does not divide a flat run, or without a flat run to divide; `mandatory` with
+            another length than the number of stages.
     """
     if group_size is not None and not any(run.flat for run in runs):
-        raise StagesError(f"group_size={group_size!r}: the model has stages of its own, so there is none to divide")
+        raise StagesError(f"group_size={group_size!r}: the model already has stages, so there is nothing to divide")
     groups = [group for run in runs for group in (_groups(run, group_size) if run.flat else [run])]
     groups = [group for group in groups if len(group.blocks) > 1]
     if not isinstance(mandatory, Sequence):

@@ -33,7 +33,7 @@ def known_runs(model: nn.Module, within: Sequence[str] = WHOLE) -> Sequence[Run]
 
     Arguments:
         model: any.
-        within: the modules that families are asked about: the whole model by default. All of them must be known.
+        within: the modules to look up, by default the whole model. All of them must be known.
     """
     found: list[Run] = []
     for path in within:
@@ -55,7 +55,7 @@ def _known(model: nn.Module) -> Sequence[Run] | None:
 
 
 def _below(path: str, run: Run) -> Run:
-    """The run of a body, as the model around it names its modules."""
+    """The run of a body, with the module names of the model around it."""
     prefix, norms_of = f"{path}.", run.norms
 
     def norms(mandatory: Sequence[str]) -> list[str]:

@@ -1,8 +1,8 @@
-"""Does a block return its input plus something? Asked of the block itself, on numbers like those that it took.
+"""Does a block return its input plus something? Tested on the block itself, with numbers like its real input.
 
-Three questions are asked with the block's weights at nought, for what is left then is the shortcut; a fourth looks
-for the addition itself, and so needs no weights (a Fourier transform between norms has none). While a block is asked
-its parameters keep their identity, only the numbers behind them are exchanged.
+Three tests set the block's weights to zero, which leaves only the shortcut; a fourth looks for the addition itself, and
+so needs no weights (a Fourier transform between norms has none). During the tests parameters keep their identity; only
+their data is exchanged.
 """
 
 from collections.abc import Iterable, Iterator
@@ -34,7 +34,7 @@ def is_residual(block: nn.Module, call: Call) -> bool:
 
 
 def why_another_input(block: nn.Module, call: Call) -> str | None:
-    """In words, that a block which does not add to its first input adds to a later one; None where it does not."""
+    """The reason, in words, if a block adds to a later input instead of the first; else None."""
     given = call.given
     for place, value in enumerate(given[1:], 1):
         if isinstance(value, Tensor) and value.is_floating_point() and value.shape == call.output_shape:
@@ -42,19 +42,19 @@ def why_another_input(block: nn.Module, call: Call) -> str | None:
             asked = replace(call, args=tuple(swapped), kwargs={}, names=())
             try:
                 adds = is_residual(_Swapped(block, place), asked)
-            except Exception:  # noqa: BLE001 - inputs that may only be named, say
+            except Exception:  # noqa: BLE001 - such as keyword-only inputs
                 continue
             if adds:
                 name = call.names[place] if place < len(call.names) else f"number {place + 1}"
                 return (
-                    f"it adds to its input {name!r} and not to the first, which is what is handed on where a block is "
-                    f"left out: let its forward take {name!r} first, and call it so"
+                    f"it adds to its input {name!r} and not to the first, which is passed on where a block is skipped: "
+                    f"let its forward take {name!r} first, and call it so"
                 )
     return None
 
 
 class _Swapped(nn.Module):
-    """A block whose first input changes places with a later one."""
+    """A block whose first input is swapped with a later one."""
 
     def __init__(self, block: nn.Module, place: int) -> None:
         super().__init__()
@@ -67,23 +67,23 @@ class _Swapped(nn.Module):
 
 
 class _Asked:
-    """A block, and what is needed of it for every question."""
+    """A block, and what every test needs of it."""
 
     def __init__(self, block: nn.Module) -> None:
         self.block = block
         self.norms = [(path, part) for path, part in block.named_modules() if is_norm(part)]
         self.parameters: dict[str, Tensor] = dict(block.named_parameters())
-        for path, part in self.norms:  # a frozen one has in buffers what others have in parameters
+        for path, part in self.norms:  # frozen ones have buffers instead of parameters
             for name in ("weight", "bias") if is_frozen(part) else ():
                 if (buffer := part._buffers.get(name)) is not None:
                     self.parameters[f"{path}.{name}".lstrip(".")] = buffer
         inside = tuple(f"{path}." for path, _ in self.norms if path) or ("\0",)
         self.of_norms = {name for name in self.parameters if name.startswith(inside)}
-        self.mends = False  # are layers that return what is no number at nought taken to return noughts?
+        self.mends = False  # do layers that return NaN with zero weights count as returning zeros?
 
     @contextmanager
     def at_nought(self, names: Iterable[str]) -> Iterator[None]:
-        """Parameters are zero inside; objects, ties and all other numbers stay."""
+        """Set parameters to zero inside; objects, ties and all other numbers stay."""
         parameters = {id(self.parameters[name]): self.parameters[name] for name in names}
         before = [(parameter, parameter.data) for parameter in parameters.values()]
         handles = []
@@ -108,15 +108,15 @@ class _Asked:
 
 
 def has_weights(module: nn.Module) -> bool:
-    """Has it parameters of two or more dimensions: those of convolutions, linear layers, tables?"""
+    """Does it have parameters of two or more dimensions: of convolutions, linear layers, embeddings?"""
     return any(parameter.ndim > 1 for parameter in module.parameters())
 
 
 def _returns_input(asked: _Asked, call: Call, given: Tensor) -> bool:
-    """h + F(h) with every parameter of F zero is h. (So is relu(h + F(h)), where h has come through a relu itself.)
+    """h + F(h) with every parameter of F zero is h. (So is relu(h + F(h)), if h itself is the output of a relu.)
 
-    A weight that is computed from others as `v * (g / norm(v))` is 0 / 0 then. What it stands for is zero, and so is
-    what its layer returns.
+    A weight computed from others as `v * (g / norm(v))` is then 0 / 0. It should be zero, and so should the output of
+    its layer.
     """
     with asked.at_nought(asked.parameters):
         output = _output_on(asked.block, call, given)
@@ -128,7 +128,7 @@ def _returns_input(asked: _Asked, call: Call, given: Tensor) -> bool:
 
 
 def _passes_change_on(asked: _Asked, call: Call, given: Tensor, change: Tensor) -> bool:
-    """With weights and norms zero a change of h comes out as it is, where a scale of 1 stands on the shortcut."""
+    """With weights and norms zero a change of h passes through unchanged, even with a scale of 1 on the shortcut."""
     names = [name for name, value in asked.parameters.items() if value.ndim > 1 or name in asked.of_norms]
     with asked.at_nought(names):
         answer = _output_on(asked.block, call, given + change) - _output_on(asked.block, call, given)
@@ -136,7 +136,7 @@ def _passes_change_on(asked: _Asked, call: Call, given: Tensor, change: Tensor) 
 
 
 def _norm_of_input(asked: _Asked, call: Call, given: Tensor, change: Tensor) -> bool:
-    """norm(h + F(h)): with zero weights, what the last norm returns still follows h."""
+    """norm(h + F(h)): with zero weights, the output of the last norm still follows h."""
     returned: list[Any] = []
     handles = [norm.register_forward_hook(lambda _, __, output: returned.append(output)) for _, norm in asked.norms]
     names = [name for name, value in asked.parameters.items() if value.ndim > 1 and name not in asked.of_norms]
@@ -154,7 +154,7 @@ def _norm_of_input(asked: _Asked, call: Call, given: Tensor, change: Tensor) -> 
 
 
 def _adds_to_input(block: nn.Module, call: Call, given: Tensor) -> bool:
-    """Is what it returns the sum of its input and something, normalised at most?"""
+    """Is the output the sum of the input and something, at most normalised?"""
     given = given.clone()
     trunk = _Trunk(given)
     handles = [
@@ -172,7 +172,7 @@ def _adds_to_input(block: nn.Module, call: Call, given: Tensor) -> bool:
 
 
 class _Trunk(TorchDispatchMode):
-    """Follows a block's input through the operations: which tensors are the input itself, which a sum with it."""
+    """Follows a block's input through operations: which tensors are the input itself, and which a sum with it."""
 
     def __init__(self, given: Tensor) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class _Trunk(TorchDispatchMode):
         return self.states.get(id(value), (None, None))[1] if isinstance(value, Tensor) else None
 
     def after_norm(self, _: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        """norm(h + F(h)) is still a sum; norm(h) is none."""
+        """norm(h + F(h)) is still a sum; norm(h) is not."""
         if inputs and self.state(inputs[0]) == "sum" and isinstance(output, Tensor):
             self.states[id(output)] = (output, "sum")
 
@@ -263,7 +263,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 
 def _output_on(block: nn.Module, call: Call, given: Tensor, *, copied: bool = True) -> Tensor:
-    """What a block returns for another input, all else as in a call."""
+    """A block's output for another input, with everything else as in a call."""
     given = given.clone() if copied else given  # a block may change its input
     args, kwargs = as_now(call.args, call.kwargs)
     if args:
@@ -276,9 +276,9 @@ def _output_on(block: nn.Module, call: Call, given: Tensor, *, copied: bool = Tr
 
 
 def _like(hidden: Tensor, seed: int) -> Tensor:
-    """Numbers of the kind and size of those in a tensor, in other places; noise where all of them are the same.
+    """A tensor's numbers, shuffled; noise if all of them are equal.
 
-    Of the kind: without negative ones where there are none, as behind a relu.
+    Noise has no negative numbers if the tensor has none, as after a relu.
     """
     if not torch.isfinite(hidden).all() or float(hidden.float().std()) < 1e-6:
         noise = _signed_noise(hidden, seed)

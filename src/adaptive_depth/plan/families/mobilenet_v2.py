@@ -1,4 +1,4 @@
-"""MobileNetV2 of torchvision and timm: a stage is a block without a shortcut and those behind it that have one."""
+"""MobileNetV2 of torchvision and timm: a stage is a block without a shortcut and the following ones with one."""
 
 from collections.abc import Sequence
 
@@ -16,9 +16,9 @@ from ..registry import family
 
 @family("mobilenet_v2")
 def mobilenet_v2_runs(model: nn.Module) -> list[Run] | None:
-    """Doubled: every norm of a mandatory block; before the first stage with the first flag, behind the last with the
-    last: those of the stem, of the single-block stages at both ends, and of the final 1 x 1 convolution; a body may
-    lack the last of these."""
+    """Doubled: every norm of a mandatory block; and those of the stem, of the single-block stages at both ends, and of
+    the final 1 x 1 convolution, with the flag of the first stage before it and of the last one after it. A body may
+    lack the final convolution."""
     blocks = _blocks(model)
     if blocks is None:
         return None
@@ -65,7 +65,7 @@ def _blocks(model: nn.Module) -> list[tuple[str, bool]] | None:
 
 
 def _in_features(features: nn.Module) -> list[tuple[str, bool]]:
-    """Of what torchvision's class holds as `features`, a Sequential."""
+    """The blocks in the `features` of torchvision's class, a Sequential."""
     return [
         (name, block.use_res_connect)
         for name, block in features.named_children()
@@ -74,7 +74,7 @@ def _in_features(features: nn.Module) -> list[tuple[str, bool]]:
 
 
 def _is_body(model: nn.Module) -> bool:
-    """The `features` of torchvision's class alone, or the first of them to return several of their outputs."""
+    """Is it the `features` of torchvision's class alone, or their beginning with several outputs?"""
     parts = list(model.children()) if type(model) in (nn.Sequential, IntermediateLayerGetter) else []
     kinds = (Conv2dNormActivation, torchvision.models.mobilenetv2.InvertedResidual)
     return bool(parts) and all(isinstance(part, kinds) for part in parts) and bool(_in_features(model))

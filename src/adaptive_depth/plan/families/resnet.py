@@ -35,7 +35,7 @@ def resnet_runs(model: nn.Module) -> list[Run] | None:
 
 
 def _in_body(model: nn.Module) -> list[str]:
-    """The layers of a ResNet that were taken out of it, to return the output of the last or of several."""
+    """The layers of a ResNet in a body that returns the output of the last one or of several."""
     if not (isinstance(model, IntermediateLayerGetter | FeatureDictNet) or type(model) is nn.Sequential):
         return []
     parts = [(name, part) for name, part in model.named_children() if isinstance(part, nn.Sequential) and len(part)]

@@ -36,7 +36,7 @@ _Stages = list[tuple[str, str | None]]  # the containers of the blocks, and the 
 
 
 def _of_torchvision(model: nn.Module) -> _Stages | None:
-    """Of torchvision's class, or of what it holds as `features`, alone or to return several of their outputs."""
+    """The stages of torchvision's class, or of its `features` alone, even with several outputs."""
     of = torchvision.models.swin_transformer
     whole = isinstance(model, of.SwinTransformer)
     if not (whole or type(model) in (nn.Sequential, IntermediateLayerGetter)):
@@ -52,7 +52,7 @@ def _of_torchvision(model: nn.Module) -> _Stages | None:
 
 
 def _of_timm(model: nn.Module) -> _Stages | None:
-    """Of timm's class, or of its layers in one that returns several of their outputs, where they are named anew."""
+    """The stages of timm's class, or of its renamed layers in a model that returns several of their outputs."""
     of = timm.models.swin_transformer
     if isinstance(model, of.SwinTransformer):
         layers = [f"layers.{name}" for name, _ in model.layers.named_children()]
