@@ -133,7 +133,7 @@ def test_health_and_metrics(server: str, net: Net) -> None:
         ("?skip=T&skip=F", 422, "wish", "twice"),
         ("?deptth=3", 422, "wish", "is not an option"),
         ("?output=boxes", 422, "wish", "output=boxes: expected one of labels, tensors"),
-        ("?deadline_ms=1", 422, "wish", "takes 10 ms alone"),
+        ("?deadline_ms=1", 422, "wish", "takes 10 ms"),
         ("?accuracy=99", 422, "wish", "the best depth, F, has accuracy 80.00 %"),
     ],
 )
@@ -178,7 +178,7 @@ def test_a_network_that_fails(server: str, net: Net) -> None:
 
 def test_numbers_that_json_cannot_say(server: str, net: Net) -> None:
     with serving(lambda x, skip: np.full((len(x), 4), np.nan, np.float32)) as address:
-        check_problem(predict(address, npy(input_of(0))), 500, "failed", "not finite")
+        check_problem(predict(address, npy(input_of(0))), 500, "failed", "non-finite")
         response = predict(address, npy(input_of(0)), headers={"accept": "application/x-npy"})
         assert np.isnan(np.load(io.BytesIO(response.content))).all()
 

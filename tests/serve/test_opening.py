@@ -122,7 +122,7 @@ RMSE = replace(TABLE, quality=Quality("RMSE", "m", higher_is_better=False))
 
 def test_what_an_answer_is_worth_is_said_where_it_does_not_follow() -> None:
     known = replace(KNOWN, trade_offs=RMSE)
-    with pytest.raises(ad.errors.BudgetError, match=r"RMSE \(m, lower is better\): say it, .*--worth F=100,T=90"):
+    with pytest.raises(ad.errors.BudgetError, match=r"RMSE \(m, lower is better\): set it .*--worth F=100,T=90"):
         opened(known)
     predictor, _ = opened(known, worth={"F": 90.0, "T": 70.0})
     assert answered(predictor) == [1.0] * 4
