@@ -1,4 +1,4 @@
-/** What a file says of itself: `model.onnx.json`, which `adaptive-depth export` writes beside `model.onnx`. */
+/** The description of a file: `model.onnx.json`, which `adaptive-depth export` writes beside `model.onnx`. */
 
 import { ArtifactError } from "./errors.js";
 
@@ -8,10 +8,10 @@ import { ArtifactError } from "./errors.js";
  * @typedef {object} Preprocessing
  * @property {number | [number, number]} image_size height and width of the input in pixels
  * @property {1 | 3} channels grey or colour
- * @property {number[]} mean one number a channel
+ * @property {number[]} mean one number per channel
  * @property {number[]} std
  * @property {"nearest" | "bilinear" | "bicubic" | "box" | "hamming" | "lanczos"} interpolation
- * @property {number} crop_pct the part of a resized image's side that the central crop keeps
+ * @property {number} crop_pct the fraction of a resized image's side that the central crop keeps
  * @property {"crop" | "stretch" | "letterbox"} [resize]
  * @property {number[]} [fill]
  */
@@ -36,7 +36,7 @@ import { ArtifactError } from "./errors.js";
  * @typedef {object} TradeOffs
  * @property {Row[]} rows
  * @property {number} [batch_size]
- * @property {Quality} [quality] top-1 accuracy in percent where it is not said
+ * @property {Quality} [quality] top-1 accuracy in percent if absent
  */
 
 /**
@@ -50,17 +50,17 @@ import { ArtifactError } from "./errors.js";
  * @property {string} kind
  * @property {string[]} skips the depths in the file, super-net first
  * @property {Record<string, any>[]} stages
- * @property {(number | null)[]} input_shape `[batch, channels, height, width]`; null where any number does
- * @property {string[]} labels class names in the order of the outputs; empty where they are not known
+ * @property {(number | null)[]} input_shape `[batch, channels, height, width]`; null where any number is allowed
+ * @property {string[]} labels class names in the order of the outputs; empty if unknown
  * @property {Preprocessing | null} preprocessing
  * @property {TradeOffs | null} trade_offs
- * @property {string[]} outputs names of the outputs of a network that returns several
+ * @property {string[]} outputs names of the outputs if the network returns several
  * @property {Record<string, Meaning>} meanings
  * @property {Record<string, { bytes: number, crc32: string }>} files
  */
 
 export const FORMAT = "adaptive-depth artifact";
-export const VERSION = 4;
+export const VERSION = 5;
 /** @type {Quality} */
 export const TOP_1 = { name: "top-1", unit: "%", higher_is_better: true };
 
@@ -78,10 +78,10 @@ const isListOf = (values, fits) => Array.isArray(values) && values.every(fits);
 const isText = (value) => typeof value === "string";
 
 /**
- * Reads a description, and checks all that this package uses of it.
+ * Reads a description, and checks everything that this package uses.
  *
- * @param {unknown} content the text of the file, or what it holds
- * @param {string} [name] of the file, for the error
+ * @param {unknown} content the text of the file, or its parsed content
+ * @param {string} [name] of the file, for errors
  * @returns {Artifact}
  * @throws {ArtifactError} foreign, damaged or newer than this package
  */
@@ -95,13 +95,20 @@ export function parseArtifact(content, name = "the description") {
     }
   }
   if (!isObject(plain) || plain.format !== FORMAT) {
-    throw new ArtifactError(`${name} is not of adaptive-depth: expected the .json that its export wrote beside a file`);
+    throw new ArtifactError(`${name} is not from adaptive-depth: expected the .json that its export wrote beside a file`);
   }
   if (!isSize(plain.version) || plain.version > VERSION) {
-    throw new ArtifactError(`${name} has version ${plain.version}, this package reads up to ${VERSION}: update it`);
+    throw new ArtifactError(`${name} has version ${plain.version}, but this package reads up to ${VERSION}: update it`);
+  }
+  if (Array.isArray(plain.inputs) && plain.inputs.length) {
+    const names = plain.inputs.map((input) => input?.name).join(", ");
+    throw new ArtifactError(
+      `${name} is of a network that takes ${names}, and a session here takes one image: run the file with onnxruntime-web ` +
+        "itself, and give it the skip as booleans",
+    );
   }
   const wrong = whatIsWrong(plain);
-  if (wrong) throw new ArtifactError(`${name} describes its file wrongly: ${wrong}; it is damaged, export it again`);
+  if (wrong) throw new ArtifactError(`${name} is invalid: ${wrong}; it is damaged, export it again`);
   const absent = { labels: [], outputs: [], meanings: {}, preprocessing: null, trade_offs: null };
   return /** @type {Artifact} */ (/** @type {unknown} */ ({ ...absent, ...plain }));
 }
@@ -109,16 +116,16 @@ export function parseArtifact(content, name = "the description") {
 /** @param {Record<string, any>} plain @returns {string | undefined} */
 function whatIsWrong(plain) {
   const { skips, stages, input_shape: shape, labels, outputs, meanings, files } = plain;
-  if (!isListOf(stages, isObject) || !stages.length) return "stages is no list of objects";
+  if (!isListOf(stages, isObject) || !stages.length) return "stages is not a list of objects";
   const letters = new RegExp(`^[TF]{${stages.length}}$`);
   if (!isListOf(skips, (skip) => isText(skip) && letters.test(skip)) || !skips.length || new Set(skips).size < skips.length) {
     return `skips are ${JSON.stringify(skips)}, expected depths of ${stages.length} letters T or F, each once`;
   }
-  if (!isListOf(shape, (side) => side === null || isSize(side)) || !shape.length) return "input_shape is no list of sizes";
-  if (labels !== undefined && !isListOf(labels, isText)) return "labels is no list of names";
-  if (outputs !== undefined && !isListOf(outputs, isText)) return "outputs is no list of names";
-  if (meanings !== undefined && !isObject(meanings)) return "meanings is no object";
-  if (!isObject(files) || !Object.keys(files).length) return "it does not say which files it is of";
+  if (!isListOf(shape, (side) => side === null || isSize(side)) || !shape.length) return "input_shape is not a list of sizes";
+  if (labels !== undefined && !isListOf(labels, isText)) return "labels is not a list of names";
+  if (outputs !== undefined && !isListOf(outputs, isText)) return "outputs is not a list of names";
+  if (meanings !== undefined && !isObject(meanings)) return "meanings is not an object";
+  if (!isObject(files) || !Object.keys(files).length) return "it does not name the files it describes";
   for (const [file, told] of Object.entries(files)) {
     if (!isObject(told) || !Number.isInteger(told.bytes) || !/^[0-9a-f]{8}$/.test(told.crc32)) {
       return `files.${file} is ${JSON.stringify(told)}, expected bytes and a crc32 of 8 hexadecimal digits`;
@@ -130,7 +137,7 @@ function whatIsWrong(plain) {
 /** @param {unknown} plain @returns {string | undefined} */
 function inPreprocessing(plain) {
   if (plain === null || plain === undefined) return undefined;
-  if (!isObject(plain)) return "preprocessing is no object";
+  if (!isObject(plain)) return "preprocessing is not an object";
   const { image_size: size, channels, mean, std, interpolation, crop_pct: part, resize = "crop", fill = [] } = plain;
   const sides = Array.isArray(size) ? size : [size];
   if (!sides.every(isSize) || sides.length > 2 || Math.max(...sides) > 16384) return `preprocessing.image_size is ${size}`;
@@ -138,12 +145,12 @@ function inPreprocessing(plain) {
   /** @param {unknown} values */
   const perChannel = (values) => isListOf(values, isNumber) && /** @type {number[]} */ (values).length === channels;
   if (!perChannel(mean) || !perChannel(std) || std.some((/** @type {number} */ value) => value <= 0)) {
-    return "preprocessing.mean and std are not a number for each channel";
+    return "preprocessing.mean and std do not have one number per channel";
   }
   if (!INTERPOLATIONS.includes(interpolation)) return `preprocessing.interpolation is ${interpolation}`;
-  if (!isNumber(part) || part <= 0 || part > 1) return `preprocessing.crop_pct is ${part}, expected a part up to 1`;
+  if (!isNumber(part) || part <= 0 || part > 1) return `preprocessing.crop_pct is ${part}, expected a fraction up to 1`;
   if (!["crop", "stretch", "letterbox"].includes(resize)) return `preprocessing.resize is ${resize}`;
-  if (!Array.isArray(fill) || (fill.length && !perChannel(fill))) return "preprocessing.fill is no colour";
+  if (!Array.isArray(fill) || (fill.length && !perChannel(fill))) return "preprocessing.fill is not a colour";
   return undefined;
 }
 
@@ -159,7 +166,7 @@ function inTradeOffs(plain, letters) {
       return `a row of trade_offs is ${JSON.stringify(row)}, expected a skip, an accuracy and a latency_ms above 0 or null`;
     }
   }
-  if (new Set(rows.map((/** @type {Row} */ row) => row.skip)).size < rows.length) return "a depth stands twice in trade_offs";
+  if (new Set(rows.map((/** @type {Row} */ row) => row.skip)).size < rows.length) return "a depth is listed twice in trade_offs";
   if (quality !== undefined && (!isObject(quality) || typeof quality.higher_is_better !== "boolean")) {
     return "trade_offs.quality has no direction";
   }

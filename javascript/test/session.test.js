@@ -70,20 +70,21 @@ test("files that are damaged, or of different exports", { skip }, async () => {
   const { model, sidecar } = given();
   const other = Uint8Array.from(model);
   other[other.length >> 1] ^= 1;
-  await assert.rejects(openSession({ model: other, sidecar }, { ort }), /model.onnx is not what its description says/);
-  await assert.rejects(openSession({ model: model.slice(9), sidecar }, { ort }), /is damaged, or of another export/);
-  await assert.rejects(openSession({ model, sidecar, name: "b.onnx" }, { ort }), /describes model.onnx and not b.onnx/);
+  await assert.rejects(openSession({ model: other, sidecar }, { ort }), /model.onnx does not match its description/);
+  await assert.rejects(openSession({ model: model.slice(9), sidecar }, { ort }), /is damaged, or from another export/);
+  await assert.rejects(openSession({ model, sidecar, name: "b.onnx" }, { ort }), /describes model.onnx, not b.onnx/);
   await assert.rejects(openSession({ model, sidecar: "{" }, { ort }), /model.onnx.json cannot be read/);
   const none = openSession({ model, sidecar }, { ort, executionProviders: ["nowhere"] });
   await assert.rejects(none, /cannot be opened on nowhere .*choose other executionProviders/);
   for (const [change, message] of [
-    [{ format: "x" }, /is not of adaptive-depth/],
-    [{ version: 99 }, /has version 99, this package reads up to 4/],
+    [{ format: "x" }, /is not from adaptive-depth/],
+    [{ version: 99 }, /has version 99, but this package reads up to 5/],
+    [{ version: 5, inputs: [{ name: "left" }, { name: "right" }] }, /takes left, right, and a session here takes one image/],
     [{ skips: [] }, /skips are \[\]/],
     [{ skips: ["FF", "FF"] }, /each once/],
     [{ input_shape: [0] }, /input_shape/],
     [{ labels: [1] }, /labels/],
-    [{ files: {} }, /which files/],
+    [{ files: {} }, /the files it describes/],
     [{ files: { "model.onnx": { bytes: 1, crc32: "?" } } }, /8 hexadecimal digits/],
     [{ preprocessing: { image_size: 0 } }, /image_size is 0/],
     [{ trade_offs: { rows: [{ skip: "FF", accuracy: "80" }] } }, /a row of trade_offs/],
@@ -112,7 +113,7 @@ test("by its address, with progress; and what is not there", { skip }, async () 
     const session = await openSession(`http://127.0.0.1:${port}/model.onnx?v=1`, { ort, onProgress: (done) => seen.push(done) });
     assert.equal(seen.at(-1), file("model.onnx").length);
     assert.equal((await session.run(Float32Array.from(expected().x))).data.length, 4);
-    await assert.rejects(openSession(`http://127.0.0.1:${port}/none.onnx`, { ort }), /answers 404: expected the description/);
+    await assert.rejects(openSession(`http://127.0.0.1:${port}/none.onnx`, { ort }), /returned 404: expected the description/);
   } finally {
     server.close();
   }

@@ -14,12 +14,35 @@ from ..quality import TOP_1, Quality
 from ..schema import Form, Letters, Number, Plain, Size, Text, from_plain, one_of, parse_json, to_plain
 from ..skip import parse_skip
 
-FORMAT, VERSION = "adaptive-depth artifact", 4  # 2 adds a quality, 3 outputs, 4 objects; the lowest needed is written
+# 2 adds a quality, 3 outputs, 4 objects, 5 inputs; the lowest needed is written.
+FORMAT, VERSION = "adaptive-depth artifact", 5
 FILE = "artifact.json"  # where an artifact that is a folder keeps its description
 FILES = "files"  # in a description beside its file: the files it covers, and checksums (see sidecar.py)
 _FORM = Form(FORMAT, VERSION, "a file that adaptive-depth export wrote", ArtifactError)
 _MOST_NUMBERS = 1 << 28  # in an input: 1 GiB of float32
 INPUTS = ("image", "skip")  # of a file; no output may have their names
+
+
+@dataclass(frozen=True)
+class Input(Plain):
+    """One input of a file.
+
+    Attributes:
+        name: in the file.
+        shape: None where any size is allowed.
+        dtype: of its numbers.
+    """
+
+    name: Text
+    shape: tuple[Size | None, ...]
+    dtype: Annotated[str, one_of("float32", "int64", "int32", "bool")] = "float32"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))
+
+    def __str__(self) -> str:
+        size = " x ".join("any" if side is None else str(side) for side in self.shape) or "a number"
+        return size if self.dtype == "float32" else f"{size} {self.dtype}"
 
 
 @dataclass(frozen=True)
@@ -30,7 +53,8 @@ class Artifact(Plain):
         kind: `"onnx"`, `"openvino"`, `"executorch"` or `"torch"`; `"network"` for one that was not exported.
         stages: one dictionary per stage, as `Stages.to_json` returns them.
         skips: the depths in it, super-net first.
-        input_shape: `(None, channels, height, width)`; None where any number is allowed.
+        input_shape: `(None, channels, height, width)`, or that of the first of `inputs`; None where any number is
+            allowed.
         network: the fingerprint of the network, which its profiles also have.
         form: `"shared"`, convolutions once and norms chosen beside them, or `"folded"`, norms folded into them.
         precision: `"float32"` or `"int8"`.
@@ -44,6 +68,8 @@ class Artifact(Plain):
         meanings: what outputs stand for, by name, `""` for a single one; empty if unknown (one class per image if there
             are `labels`).
         detections: how outputs become the objects in an image; None if the network is not a detector.
+        inputs: what the network takes if that is not one image `[batch, channels, height, width]` of float32; empty
+            if it is. See `takes`.
     """
 
     kind: Annotated[str, one_of("onnx", "openvino", "executorch", "torch", "network")]
@@ -62,9 +88,10 @@ class Artifact(Plain):
     outputs: tuple[Text, ...] = ()
     meanings: Meanings = field(default_factory=dict)
     detections: Detections | None = None
+    inputs: tuple[Input, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("stages", "skips", "input_shape", "labels", "outputs"):
+        for name in ("stages", "skips", "input_shape", "labels", "outputs", "inputs"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "stages", tuple(_with_tuples(stage) for stage in self.stages))
         if self.preprocessing is not None and self.preprocessing.classes:  # a file states them once, as its labels
@@ -72,9 +99,33 @@ class Artifact(Plain):
             object.__setattr__(self, "preprocessing", replace(self.preprocessing, classes=()))
 
     def __str__(self) -> str:
-        size = " x ".join("any" if side is None else str(side) for side in self.input_shape)
+        takes = f"input {self.takes[0]}"
+        if self.inputs:
+            takes = f"inputs {', '.join(f'{each.name} {each}' for each in self.inputs)}"
         outputs = f", outputs {', '.join(self.outputs)}" if self.outputs else ""
-        return f"{self.kind} of {len(self.skips)} depths, {self.precision}, norms {self.form}, input {size}{outputs}"
+        return f"{self.kind} of {len(self.skips)} depths, {self.precision}, norms {self.form}, {takes}{outputs}"
+
+    @property
+    def takes(self) -> tuple[Input, ...]:
+        """What the file takes besides the skip: `inputs`, or one image."""
+        return self.inputs or (Input(INPUTS[0], self.input_shape),)
+
+    def fed(self, x: Any) -> dict[str, Any]:
+        """A session's input by the names that the file has for it."""
+        return {each.name: x[each.name] for each in self.inputs} if self.inputs else {INPUTS[0]: x}
+
+    def check_image(self, what: str) -> None:
+        """Raise an ArtifactError unless the network takes one image.
+
+        Arguments:
+            what: gives it images, for the error.
+        """
+        if self.inputs:
+            takes = ", ".join(f"{each.name} ({each})" for each in self.inputs)
+            raise ArtifactError(
+                f"{what} gives a network one image [batch, channels, height, width], and this one takes {takes}: run "
+                "it in a program, open_session(FILE)(inputs, skip)"
+            )
 
     def named(self, arrays: Sequence[Any]) -> Any:
         """A file's outputs, in its order, as a session returns them: by name, or a single one as it is."""
@@ -106,7 +157,7 @@ class Artifact(Plain):
             del plain["preprocessing"]["classes"]
         if self.quality == TOP_1:
             del plain["quality"]
-        for name in ("float_accuracy", "outputs", "meanings", "detections"):
+        for name in ("float_accuracy", "outputs", "meanings", "detections", "inputs"):
             if not plain[name]:
                 del plain[name]
         later = table is not None and any(name in row for row in table["rows"] for name in LATER)
@@ -114,6 +165,7 @@ class Artifact(Plain):
         fitted = self.preprocessing is not None and self.preprocessing.resize != "crop"
         named = self.outputs or self.meanings
         version = 4 if self.detections is not None or fitted else 3 if named else 2 if judged else 1
+        version = 5 if self.inputs else version
         return {"format": FORMAT, "version": version, **plain}
 
     @classmethod
@@ -144,20 +196,21 @@ class Artifact(Plain):
             parse_skip(skip, len(self.stages))
         if not self.skips or len({*self.skips}) < len(self.skips):
             raise ArtifactError(f"skips are {', '.join(self.skips) or 'none'}: expected one depth or more, each once")
-        shape = self.input_shape
-        if not shape or math.prod(side or 1 for side in shape) > _MOST_NUMBERS:
-            raise ArtifactError(
-                f"input_shape is {list(shape)}: expected sides of at least 1, or null for any, and at most "
-                f"{_MOST_NUMBERS:,} numbers"
-            )
+        for shape in (self.input_shape, *(each.shape for each in self.inputs)):
+            if not (shape or self.inputs) or math.prod(side or 1 for side in shape) > _MOST_NUMBERS:
+                raise ArtifactError(
+                    f"input_shape is {list(shape)}: expected sides of at least 1, or null for any, and at most "
+                    f"{_MOST_NUMBERS:,} numbers"
+                )
         for skip, value in [*(self.accuracy or {}).items(), *(self.float_accuracy or {}).items()]:
             check_value(self.quality, f"{self.quality.noun} of {skip!r}", value)
             if skip not in self.skips:
                 raise ArtifactError(f"accuracy names {skip!r}: expected some of {', '.join(self.skips)}")
-        if len({*self.outputs, *INPUTS}) < len(self.outputs) + len(INPUTS):
+        inputs = (*(each.name for each in self.takes), INPUTS[1])
+        if len({*self.outputs, *inputs}) < len(self.outputs) + len(inputs):
             raise ArtifactError(
                 f"outputs are {', '.join(self.outputs)}: expected names that differ from each other and from those of "
-                f"the inputs, {' and '.join(INPUTS)}"
+                f"the inputs, {' and '.join(inputs)}"
             )
         if self.detections is not None and (missing := {*self.detections.outputs} - {*self.outputs}):
             raise ArtifactError(f"detections refer to {', '.join(sorted(missing))}: expected outputs of the file")

@@ -13,6 +13,7 @@ from ..batches import device_of, taken_from
 from ..core.network import AdaptiveNetwork
 from ..errors import ExportError
 from ..modes import evaluating
+from .inputs import Call, Example, another, as_given
 from .session import Session
 
 TOLERANCE = 1e-4  # of an output's standard deviation
@@ -25,9 +26,10 @@ _TIES = "candidates with equal scores (before any training, say), "
 
 OnProgress = Callable[[int, int, str], None]
 _Outputs = dict[str, NDArray[Any]]
+Tensors = tuple[Tensor, ...]  # of one input, in the order of the file's
 
 
-def compare(session: Session, network: AdaptiveNetwork, example: Tensor, tell: OnProgress) -> None:
+def compare(session: Session, network: AdaptiveNetwork, example: Example, tell: OnProgress) -> None:
     """Check that a session returns what the network returns at every depth.
 
     Raises:
@@ -37,10 +39,12 @@ def compare(session: Session, network: AdaptiveNetwork, example: Tensor, tell: O
     with evaluating(network), torch.no_grad():
         for done, skip in enumerate(session.skips, 1):
             for x in inputs:
-                found, wanted = _pair(session, network, x, skip)
+                found, wanted = _pair(session, network, example.call, x, skip)
                 for name in wanted:
                     difference = _difference(found[name], wanted[name])
-                    if difference <= TOLERANCE or _as_exact(network, session, x, skip, name, found, wanted):
+                    if difference <= TOLERANCE or _as_exact(
+                        network, session, example.call, x, skip, name, found, wanted
+                    ):
                         continue
                     what = f"its output {name!r} is" if name else "its outputs are"
                     raise ExportError(
@@ -53,7 +57,14 @@ def compare(session: Session, network: AdaptiveNetwork, example: Tensor, tell: O
 
 
 def _as_exact(
-    network: AdaptiveNetwork, session: Session, x: Tensor, skip: str, name: str, found: _Outputs, wanted: _Outputs
+    network: AdaptiveNetwork,
+    session: Session,
+    call: Call,
+    x: Tensors,
+    skip: str,
+    name: str,
+    found: _Outputs,
+    wanted: _Outputs,
 ) -> bool:
     """Whether an output differs only by float32 rounding, like the network's own from float64.
 
@@ -62,7 +73,8 @@ def _as_exact(
     if session.artifact.detections is not None and session.artifact.detections.chosen:
         return False  # float64 may choose other candidates
     try:
-        exact = _outputs(copy.deepcopy(network).double(), x.double(), skip, session.artifact.outputs)[name]
+        doubled = tuple(part.double() if part.is_floating_point() else part for part in x)
+        exact = _outputs(copy.deepcopy(network).double(), call, doubled, skip, session.artifact.outputs)[name]
     except RuntimeError:  # the network insists on float32
         return False
     own, other = _difference(wanted[name], exact), _difference(found[name], exact)
@@ -74,30 +86,27 @@ def _chooses(session: Session) -> bool:
     return how is not None and how.chosen
 
 
-def inputs_of(session: Session, example: Tensor) -> list[Tensor]:
+def inputs_of(session: Session, example: Example) -> list[Tensors]:
     """The example and, if the batch is free, a batch of another size and content."""
-    first = example.detach().cpu().float()
-    if session.artifact.input_shape[0] is not None:
-        return [first]
-    generator = torch.Generator().manual_seed(0)
-    if session.artifact.detections is not None:  # a detector takes pixels from 0 to 1
-        return [first, torch.rand(3, *first.shape[1:], generator=generator)]
-    return [first, torch.randn(3, *first.shape[1:], generator=generator)]
+    if any(not each.shape or each.shape[0] is not None for each in session.artifact.takes):
+        return [example.tensors]
+    return [example.tensors, another(example, 3, pixels=session.artifact.detections is not None)]
 
 
-def _pair(session: Session, network: AdaptiveNetwork, x: Tensor, skip: str) -> tuple[_Outputs, _Outputs]:
+def _pair(session: Session, network: AdaptiveNetwork, call: Call, x: Tensors, skip: str) -> tuple[_Outputs, _Outputs]:
     """The outputs of a session and of the network, by name; "" is a single one."""
     names, how = session.artifact.outputs, session.artifact.detections
-    output = session(x, skip)
+    output = session(as_given(call, x), skip)
     found: _Outputs = output if names else {"": output}
-    wanted = _outputs(network, x, skip, names)
+    wanted = _outputs(network, call, x, skip, names)
     if how is not None and how.chosen and all(found[name].shape == wanted[name].shape for name in wanted):
         return _without_order(found, wanted, (how.boxes, how.scores))
     return found, wanted
 
 
-def _outputs(network: AdaptiveNetwork, x: Tensor, skip: str, names: Sequence[str]) -> _Outputs:
-    there = taken_from(network(x.to(device_of(network)), skip=skip), names)
+def _outputs(network: AdaptiveNetwork, call: Call, x: Tensors, skip: str, names: Sequence[str]) -> _Outputs:
+    on_device = [part.to(device_of(network)) for part in x]
+    there = taken_from(call(network, on_device, skip=skip), names)
     return {name: part.double().cpu().numpy() for name, part in (there if names else {"": there}).items()}
 
 

@@ -16,7 +16,7 @@ from ..batches import described, device_of, logits_in, outputs_in
 from ..choose.tradeoffs import TradeOffs
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..data import DataConfig
-from ..errors import ExportError, one_line
+from ..errors import ArtifactError, ExportError, one_line
 from ..files import alone, drafts, move
 from ..meaning import Meanings
 from ..modes import evaluating
@@ -36,6 +36,7 @@ from .detectors import (
     usual_outputs,
     usual_preprocessing,
 )
+from .inputs import Example, example_of
 from .session import open_session
 from .sidecar import write_sidecar
 from .tracing import FixedBatchError
@@ -93,7 +94,7 @@ FORMATS.register("torch")(Format("", "torch.programs", "train", forms=("folded",
 def export_network(
     network: AdaptiveNetwork,
     path: str | Path,
-    example: Tensor,
+    example: Any,
     *,
     to: str | None = None,
     skips: Iterable[Skip] | None = None,
@@ -114,8 +115,10 @@ def export_network(
     Arguments:
         network: an adapted network; it is not changed.
         path: the file (`model.onnx`, `model.xml`, `model.pte`) or, for the other formats, the folder.
-        example: an input `[batch, channels, height, width]` on the CPU. It fixes the artifact's height and width and,
-            for ExecuTorch and for networks whose code makes a constant of it (RT-DETR, say), the batch size.
+        example: an input, such as `[batch, channels, height, width]`; several as a tuple (positional arguments) or a
+            dict (keyword arguments) of tensors. It fixes the artifact's sizes and, for ExecuTorch and for networks
+            whose code makes a constant of it (RT-DETR, say), the batch size. An image is called `image` in the file,
+            everything else as the parameter of the network's forward; floats are float32, integers and booleans stay.
         to: `"onnx"`, `"onnx-files"` (one file per depth, without `If`), `"openvino"`, `"executorch"`, `"web"` (a page
             for browsers) or `"torch"`; by default implied by the ending of `path`.
         skips: the depths; all by default.
@@ -159,7 +162,8 @@ def export_network(
     if chosen not in kind.forms:
         raise ExportError(f"form={form!r} for {name}: expected {' or '.join(kind.forms)}")
     told: Any = {"skips": skips, "data": data, "trade_offs": trade_offs, "outputs": outputs, "meanings": meanings}
-    artifact = describe(network, name, example, form=chosen, **told)
+    given = example_of(network.model, example)
+    artifact = describe(network, name, given, form=chosen, **told)
     writer = import_format(name)
     _check_options(name, writer, options)
     if suppress and kind.suppression is None:
@@ -171,14 +175,20 @@ def export_network(
         tell(0, len(artifact.skips) + 1, f"writing {name}")
         with evaluating(network):
             try:
-                writer.write(network, new, example, artifact, form=chosen, **options)
+                writer.write(network, new, given, artifact, form=chosen, **options)
             except FixedBatchError:
-                artifact = replace(artifact, input_shape=tuple(example.shape))
-                writer.write(network, new, example, artifact, form=chosen, **options)
+                artifact = _with_inputs(artifact, given, free_batch=False)
+                writer.write(network, new, given, artifact, form=chosen, **options)
         session = writer.open_written(new) if hasattr(writer, "open_written") else open_session(new)
-        compare(session, network, example, tell)
+        try:
+            compare(session, network, given, tell)
+        except ArtifactError as error:  # ExecuTorch converts a Conv3d, for example, and has no kernel for it
+            raise ExportError(
+                f"{name} cannot run what it converted ({error}); nothing was written: choose another format"
+            ) from error
         if suppress:
-            session = import_format(name, kind.suppression).suppress(new, session, inputs_of(session, example))
+            images = [image for (image,) in inputs_of(session, given)]
+            session = import_format(name, kind.suppression).suppress(new, session, images)
         write_sidecar(new, session.artifact)
     return session.artifact
 
@@ -243,9 +253,14 @@ def quantize_network(
     if kind.int8 is None:
         able = " or ".join(each for each, other in FORMATS.items() if other.int8)
         raise ExportError(f"int8 is not available for {name}: expected {able}")
+    if example.dim() != 4 or not example.is_floating_point():
+        raise ExportError(
+            f"quantize_network received images {list(example.shape[1:])} of {example.dtype}: expected floats "
+            "[samples, channels, height, width]; networks that take anything else can be exported in float32"
+        )
     told: Any = {"skips": skips, "data": data, "trade_offs": trade_offs, "outputs": outputs}
     known = None if task is None else as_task(task, network.model).meanings()
-    artifact = describe(network, name, example, meanings=known, **told)
+    artifact = describe(network, name, example_of(network.model, example), meanings=known, **told)
     module, extra = kind.int8
     writer = import_format(name, module, extra)
     with into_place(Path(path), kind) as new:
@@ -257,7 +272,7 @@ def quantize_network(
 def describe(
     network: AdaptiveNetwork,
     kind: str,
-    example: Tensor,
+    example: Example,
     *,
     skips: Iterable[Skip] | None = None,
     form: str = "shared",
@@ -267,13 +282,11 @@ def describe(
     meanings: Meanings | None = None,
 ) -> Artifact:
     """The description of a network's artifact; arguments and errors as for `export_network`."""
-    if not isinstance(example, Tensor) or example.dim() != 4:
-        what = list(example.shape) if isinstance(example, Tensor) else type(example).__name__
-        raise ExportError(f"export received the example {what}: expected a tensor [batch, channels, height, width]")
+    tensors = [tensor.to(device_of(network)) for tensor in example.tensors]
     with evaluating(network), torch.no_grad():
         if not network.proven:
-            network.prove(example)
-        output = network(example.float().to(device_of(network)))
+            example.call(network.prove, tensors)
+        output = example.call(network, tensors)
     if suppresses_inside(network) and not FORMATS[kind].free_inside:
         able = " or ".join(name for name, each in FORMATS.items() if each.free_inside)
         raise ExportError(
@@ -284,9 +297,13 @@ def describe(
     detections = detections_of(network, output)
     if outputs is None:
         outputs = usual_outputs(network, output)
-    names = _names_of_outputs(output, outputs)
+    names = _names_of_outputs(output, outputs, example)
+    if not example.is_image and data is not None:
+        takes = ", ".join(f"{each.name} ({each})" for each in example.inputs(free_batch=False))
+        raise ExportError(f"data= says how images are prepared, and this network takes {takes}: leave data out")
     if data is None:
-        prepared = usual_preprocessing(network.model, (example.shape[2], example.shape[3]))
+        sides = example.tensors[0].shape[2:] if example.is_image else None
+        prepared = None if sides is None else usual_preprocessing(network.model, (sides[0], sides[1]))
         labels = class_names(network.model)
     else:
         prepared = Preprocessing.of(data)
@@ -295,11 +312,11 @@ def describe(
     depths = {parse_skip(skip, len(network.stages)) for skip in asked}
     if not depths:
         raise ExportError(f"skips={skips!r} names no depth: expected some of {', '.join(network.skips)}")
-    return Artifact(
+    described_so_far = Artifact(
         kind,
         tuple(network.stages.to_json()),
         tuple(skip for skip in network.skips if skip in depths),
-        (None if FORMATS[kind].free_batch else example.shape[0], *example.shape[1:]),
+        (),
         network.fingerprint,
         form,
         labels=labels,
@@ -309,6 +326,13 @@ def describe(
         meanings=_meanings(names, usual_meanings(network.model) if meanings is None else meanings),
         detections=None if detections is None or {*detections.outputs} - {*names} else detections,
     )
+    return _with_inputs(described_so_far, example, free_batch=FORMATS[kind].free_batch)
+
+
+def _with_inputs(artifact: Artifact, example: Example, *, free_batch: bool) -> Artifact:
+    """A description with what the file takes."""
+    inputs = example.inputs(free_batch=free_batch)
+    return replace(artifact, input_shape=inputs[0].shape, inputs=() if example.is_image else inputs)
 
 
 def _meanings(outputs: Sequence[str], known: Meanings) -> Meanings:
@@ -321,7 +345,7 @@ def _meanings(outputs: Sequence[str], known: Meanings) -> Meanings:
     return {"out": known[""]} if "" in known and "out" in outputs else {}  # torchvision names segmentation so
 
 
-def _names_of_outputs(output: Any, asked: Iterable[str] | None) -> tuple[str, ...]:
+def _names_of_outputs(output: Any, asked: Iterable[str] | None, example: Example) -> tuple[str, ...]:
     """A file's outputs, in its order; empty for a network that returns one tensor, or logits."""
     if asked is None and isinstance(logits_in(output), Tensor):
         return ()
@@ -342,10 +366,11 @@ def _names_of_outputs(output: Any, asked: Iterable[str] | None) -> tuple[str, ..
         raise ExportError(
             f"the network's output {wrong[0]!r} is {described(parts[wrong[0]])}: expected a tensor; {mend}"
         )
-    if len({*names, *INPUTS}) < len(names) + len(INPUTS):
+    inputs = (*example.call.names, INPUTS[1])
+    if len({*names, *inputs}) < len(names) + len(inputs):
         raise ExportError(
             f"the outputs are named {', '.join(names)}: expected each once, and none with the name of an input of the "
-            f"file ({' or '.join(INPUTS)}); rename it in the model's forward"
+            f"file ({' or '.join(inputs)}); rename it in the model's forward"
         )
     return names
 

@@ -1,7 +1,7 @@
 """One small interface to everything that runs a network with many depths."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +14,7 @@ from ..errors import AdaptiveDepthError, ArtifactError, DataError, SkipError
 from ..packages import hint
 from ..registry import Registry
 from ..skip import Skip, parse_skip
-from .artifact import FILE, Artifact
+from .artifact import FILE, Artifact, Input
 
 WEIGHTS = "weights.bin"  # in a folder with one file per depth
 Arrays = NDArray[np.float32] | dict[str, NDArray[np.float32]]  # one output, or several by name
@@ -25,8 +25,10 @@ class Backend(Protocol):
 
     artifact: Artifact
 
-    def run(self, x: NDArray[np.float32], skip: str) -> Arrays:
-        """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` for a classifier."""
+    def run(self, x: Any, skip: str) -> Arrays:
+        """The output of one depth for an array `[batch, channels, height, width]`, `[batch, classes]` for a classifier;
+        for a file with `inputs`, `x` is a dictionary of arrays by name.
+        """
         ...
 
 
@@ -82,7 +84,8 @@ class Session:
         """The output of one depth.
 
         Arguments:
-            x: `[batch, channels, height, width]`, an array or a CPU tensor; taken as float32.
+            x: `[batch, channels, height, width]`, an array or a CPU tensor, taken as float32. For a file with other
+                inputs (`artifact.inputs`), a dictionary of them by name, or the only one.
             skip: which depth, such as `"TTFF"`; by default the deepest that the session has.
 
         Returns:
@@ -106,30 +109,29 @@ class Session:
             raise
         except Exception as error:
             said = " ".join(str(error).split())[:300] or type(error).__name__
-            raise ArtifactError(
-                f"{self.backend} failed at depth {depth} with input {list(array.shape)}: {said}"
-            ) from error
+            shapes = ", ".join(str(list(part.shape)) for part in self.artifact.fed(array).values())
+            raise ArtifactError(f"{self.backend} failed at depth {depth} with input {shapes}: {said}") from error
 
-    def _checked(self, x: Any) -> NDArray[np.float32]:
-        try:
-            array = np.ascontiguousarray(x, dtype=np.float32)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise DataError(f"a session received a {type(x).__name__} that is not an array ({error})") from error
-        wanted = self.artifact.input_shape
-        fits = array.ndim == len(wanted) and all(
-            size > 0 and side in (None, size) for side, size in zip(wanted, array.shape, strict=True)
-        )
-        if not fits:
-            shape = ", ".join(
-                "batch" if side is None and not i else "any" if side is None else str(side)
-                for i, side in enumerate(wanted)
-            )
-            raise DataError(f"a session received an input of shape {list(array.shape)}: expected [{shape}]")
-        return array
+    def _checked(self, x: Any) -> Any:
+        inputs = self.artifact.inputs
+        if not inputs:
+            return _array_of(x, self.artifact.takes[0], "an input")
+        given = x if isinstance(x, Mapping) else {inputs[0].name: x} if len(inputs) == 1 else None
+        names = [each.name for each in inputs]
+        if given is None or {*given} != {*names}:
+            received = f"a {type(x).__name__}" if given is None else f"inputs named {', '.join(map(str, given))}"
+            raise DataError(f"a session received {received}: expected a dictionary with {', '.join(names)}")
+        arrays = {each.name: _array_of(given[each.name], each, repr(each.name)) for each in inputs}
+        sizes = {len(arrays[each.name]) for each in inputs if each.shape and each.shape[0] is None}
+        if len(sizes) > 1:
+            found = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+            raise DataError(f"a session received inputs of different batch sizes ({found}): expected the same size")
+        return arrays
 
     def warm_up(self, skips: Iterable[Skip] | None = None, passes: int = 2) -> None:
         """Run depths on one sample of zeros to get one-time work done; all depths by default."""
-        zeros = np.zeros([side or 1 for side in self.artifact.input_shape], np.float32)
+        empty = {each.name: np.zeros([side or 1 for side in each.shape], each.dtype) for each in self.artifact.takes}
+        zeros: Any = empty if self.artifact.inputs else next(iter(empty.values()))
         for skip in self.skips if skips is None else [skips] if isinstance(skips, str) else skips:
             for _ in range(passes):
                 self(zeros, skip)
@@ -184,6 +186,34 @@ def open_session(
         return Session(name, opener(source, threads=threads, backend=name, **given))
     except ImportError as error:
         raise ArtifactError(f"{name} needs {hint(error, runtime.extra)}") from error
+
+
+def _array_of(x: Any, wanted: Input, what: str) -> NDArray[Any]:
+    """An input as an array of the type that the file takes.
+
+    Raises:
+        DataError: no array, another shape, or numbers that would change with their type, such as 0.5 as an integer.
+    """
+    try:
+        array = np.ascontiguousarray(x, dtype=np.float32) if wanted.dtype == "float32" else np.asarray(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"a session received a {type(x).__name__} that is not an array ({error})") from error
+    if array.dtype != wanted.dtype:
+        if array.dtype.kind not in ("b" if wanted.dtype == "bool" else "iub"):
+            raise DataError(f"a session received {what} as {array.dtype}: expected {wanted.dtype}")
+        array = np.ascontiguousarray(array, dtype=wanted.dtype)
+    if not wanted.shape and array.size == 1:
+        array = array.reshape(())
+    fits = array.ndim == len(wanted.shape) and all(
+        size > 0 and side in (None, size) for side, size in zip(wanted.shape, array.shape, strict=True)
+    )
+    if not fits:
+        shape = ", ".join(
+            "batch" if side is None and not i else "any" if side is None else str(side)
+            for i, side in enumerate(wanted.shape)
+        )
+        raise DataError(f"a session received {what} of shape {list(array.shape)}: expected [{shape}]")
+    return array
 
 
 def _backend_of(source: Any) -> str:

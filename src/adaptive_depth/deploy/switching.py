@@ -18,14 +18,15 @@ from ..core.views import build_view
 from ..modes import evaluating
 from ..plan import Stage
 from ..skip import all_skips
+from .inputs import Call
 from .tracing import apart
 
 
 class Switching(nn.Module):
     """An adapted network with its skip as an input; the weights are the network's own.
 
-    `forward(x, skip)` takes `[batch, ...]` and booleans `[stages]` (True skips), and returns logits
-    `[batch, classes]`, or what `outputs` names.
+    `forward(x, skip)` takes `[batch, ...]`, or several tensors, and booleans `[stages]` (True skips), and returns
+    logits `[batch, classes]`, or what `outputs` names.
 
     Arguments:
         network: an adapted network; it shares its parts with this module, and must be in eval mode when this one runs.
@@ -33,6 +34,7 @@ class Switching(nn.Module):
             convolutions; by default blocks run once, and the parameters of their norms are looked up.
         skips: with `folded`, the depths that are needed; all by default.
         outputs: the names of the network's outputs that are returned; only its logits by default.
+        call: how the network takes its inputs; one tensor by default.
     """
 
     def __init__(
@@ -42,9 +44,10 @@ class Switching(nn.Module):
         folded: bool = False,
         skips: Iterable[str] | None = None,
         outputs: Sequence[str] = (),
+        call: Call | None = None,
     ) -> None:
         super().__init__()
-        self.outputs = tuple(outputs)
+        self.outputs, self.call = tuple(outputs), call or Call()
         self.flags = flags = _Flags()
         self.stages = len(network.stages)
         wanted = tuple(network.skips if skips is None else skips)
@@ -59,9 +62,10 @@ class Switching(nn.Module):
             self.view = build_view(view, blocks).module
             self.eval()  # this module's own parts; those of the network get their modes back
 
-    def forward(self, x: Tensor, skip: Tensor) -> Any:
+    def forward(self, *given: Tensor) -> Any:
+        *inputs, skip = given
         self.flags.now = [skip[number] for number in range(self.stages)]
-        return apart(taken_from(self.view(x), self.outputs))
+        return apart(taken_from(self.call(self.view, inputs), self.outputs), inputs)
 
 
 class _Flags:

@@ -15,6 +15,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from ..batches import taken_from
 from ..errors import ExportError, one_line
 from ..modes import without_fast_paths
+from .artifact import Input
+from .inputs import Call
 
 MOST_SAID = 300  # characters of another library's message
 MOST_NAMED = 3  # operators
@@ -26,22 +28,22 @@ _WRAPPED = re.compile(r"\.(skippable_block|by_context\.[TF]+)(?=\.|$)")  # what 
 class Outputs(nn.Module):
     """A network that returns only the named outputs, in that order, or the logits."""
 
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, names: Sequence[str], call: Call | None = None) -> None:
         super().__init__()
-        self.model, self.names = model, tuple(names)
+        self.model, self.names, self.call = model, tuple(names), call or Call()
 
-    def forward(self, x: Tensor) -> Any:
-        return apart(taken_from(self.model(x), self.names))
+    def forward(self, *inputs: Tensor) -> Any:
+        return apart(taken_from(self.call(self.model, inputs), self.names), inputs)
 
 
-def apart(outputs: Any) -> Any:
+def apart(outputs: Any, inputs: Iterable[Tensor] = ()) -> Any:
     """The same outputs without repeated tensors: a graph can have each value as an output only once.
 
     Repeats are recomputed by a multiplication, because exporters see through a copy.
     """
     if not isinstance(outputs, dict):
         return outputs
-    seen: set[int] = set()
+    seen = {id(each) for each in inputs}  # an output that is an input would lose its name
     found = {}
     for name, output in outputs.items():
         again = id(output) in seen
@@ -54,13 +56,22 @@ class FixedBatchError(ExportError):
     """A network whose code makes a constant of the batch size (`len(x)`), so that a graph fixes it."""
 
 
-def with_free_sides(example: Tensor, shape: Sequence[int | None]) -> tuple[Tensor, dict[int, Any]]:
-    """The example for tracing and its free dimensions, from an artifact's `input_shape` (None where free).
+def with_free_sides(
+    tensors: Iterable[Tensor], inputs: Iterable[Input]
+) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
+    """The tensors of an example for tracing and their free dimensions, those that an artifact's inputs leave open.
 
     A free batch has two or more samples: `torch.export` would specialise on a batch size of one.
     """
-    free = dict.fromkeys((place for place, side in enumerate(shape) if side is None), torch.export.Dim.DYNAMIC)
-    return torch.cat([example, example]) if 0 in free and len(example) == 1 else example, free
+    free = tuple(
+        dict.fromkeys((place for place, side in enumerate(each.shape) if side is None), torch.export.Dim.DYNAMIC)
+        for each in inputs
+    )
+    enough = (
+        torch.cat([tensor, tensor]) if 0 in sides and len(tensor) == 1 else tensor
+        for tensor, sides in zip(tensors, free, strict=True)
+    )
+    return tuple(enough), free
 
 
 def exported(module: nn.Module, args: tuple[Any, ...], *, dynamic_shapes: Any = None) -> ExportedProgram:

@@ -9,9 +9,6 @@ from threading import Lock
 from typing import Any
 from weakref import WeakSet
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ...errors import ArtifactError, one_line
 from ...files import checksum
 from ..artifact import Artifact
@@ -71,13 +68,14 @@ class ExecuTorchBackend:
         self._methods: OrderedDict[str, Any] = OrderedDict()
         _OPENED.add(self)
 
-    def run(self, x: NDArray[np.float32], skip: str) -> Arrays:
+    def run(self, x: Any, skip: str) -> Arrays:
         """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` for a classifier."""
         import torch
 
-        writable = x if x.flags.writeable else x.copy()  # torch requires it, although nothing is written
+        # torch requires writable arrays, although nothing is written.
+        writable = [each if each.flags.writeable else each.copy() for each in self.artifact.fed(x).values()]
         with _LOCK:
-            outputs = self._method(skip)([torch.from_numpy(writable)])
+            outputs = self._method(skip)([torch.from_numpy(each) for each in writable])
             return self.artifact.named([output.numpy() for output in outputs])
 
     def _method(self, skip: str) -> Any:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.export import ExportedProgram
 
 from ...core.network import AdaptiveNetwork
@@ -15,12 +14,13 @@ from ...errors import ExportError
 from ...files import write_atomically
 from ...modes import evaluating
 from ..artifact import Artifact
+from ..inputs import Example
 from ..tracing import Outputs, cannot_convert, exported
 from .run import DESCRIPTION, ending
 from .scale_and_shift import unfolded
 
 
-def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artifact, *, form: str) -> None:
+def write(network: AdaptiveNetwork, path: Path, example: Example, artifact: Artifact, *, form: str) -> None:
     """Write the depths of a network to one `.pte`, each as a method named after its skip.
 
     Any ExecuTorch runtime with XNNPACK runs it: `program.load_method("TTFF").execute([x])`. The method `artifact`
@@ -52,7 +52,10 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
             if form == "shared"
             else {skip: network.subnet(skip) for skip in artifact.skips}
         )
-        programs = {skip: exported(Outputs(module, artifact.outputs), (example,)) for skip, module in modules.items()}
+        programs = {
+            skip: exported(Outputs(module, artifact.outputs, example.call), example.tensors)
+            for skip, module in modules.items()
+        }
     content = _lowered(programs, json.dumps(artifact.to_json()))
     write_atomically(path, content + ending(f"{zlib.crc32(content):08x}"))
 

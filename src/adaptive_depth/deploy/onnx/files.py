@@ -11,21 +11,20 @@ from typing import Any
 
 import onnx_ir
 from onnxscript import optimizer
-from torch import Tensor
 
 from ...core.network import AdaptiveNetwork
 from ..artifact import Artifact
+from ..inputs import Example
 from ..session import WEIGHTS, Session, open_session
 from ..sidecar import write_sidecar
 from ..tracing import Outputs, with_free_sides
-from .run import IMAGE
 from .write import convert
 
 _SMALL = 1024  # bytes: smaller tensors stay in the model
 _ALIGNED = 4096  # so that a runtime may map the file into memory
 
 
-def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artifact, *, form: str) -> None:
+def write(network: AdaptiveNetwork, path: Path, example: Example, artifact: Artifact, *, form: str) -> None:
     """Write the folder.
 
     Arguments:
@@ -40,11 +39,11 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
         ExportError: an operator that ONNX does not have, with the block it came from.
     """
     path.mkdir(exist_ok=True)
-    images, free = with_free_sides(example, artifact.input_shape)
+    tensors, free = with_free_sides(example.tensors, artifact.takes)
     with Weights(path) as weights:
         for skip in artifact.skips:
-            module = Outputs(network.extract(skip), artifact.outputs).eval()
-            converted = convert(module, (images,), (free,), [IMAGE], artifact.outputs)
+            module = Outputs(network.extract(skip), artifact.outputs, example.call).eval()
+            converted = convert(module, tensors, free, example.call.names, artifact.outputs)
             # Not `converted.optimize()`: it folds norms into convolutions, which would then differ at every depth.
             optimizer.fold_constants(converted.model)
             optimizer.remove_unused_nodes(converted.model)

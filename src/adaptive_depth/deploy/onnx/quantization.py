@@ -46,11 +46,11 @@ def quantize(
     images, judged = checked(images, artifact), as_task(task)
     artifact = replace(artifact, kind="onnx", form="folded", precision="int8")
     path.mkdir(exist_ok=True)
-    example, free = with_free_sides(torch.from_numpy(images[:1]), artifact.input_shape)
+    tensors, free = with_free_sides([torch.from_numpy(images[:1])], artifact.takes)
     with Weights(path) as weights, tempfile.TemporaryDirectory() as temporary:
         for skip in artifact.skips:
             module = Outputs(network.extract(skip), artifact.outputs).eval()
-            converted = convert(module, (example,), (free,), [IMAGE], artifact.outputs)
+            converted = convert(module, tensors, free, [IMAGE], artifact.outputs)
             converted.optimize()  # folds the norms
             model = _quantized(converted.model, images, Path(temporary))
             weights.store(model.graph)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
 from ...errors import ArtifactError, one_line
 from ...files import checksum
@@ -118,10 +117,10 @@ class OnnxBackend:
         self._session = session
         self._flags = {skip: np.array([flag == "T" for flag in skip]) for skip in artifact.skips}
 
-    def run(self, x: NDArray[np.float32], skip: str) -> Arrays:
+    def run(self, x: Any, skip: str) -> Arrays:
         """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` for a classifier."""
         wanted = self.artifact.outputs or None
-        return self.artifact.named(self._session.run(wanted, {IMAGE: x, SKIP: self._flags[skip]}))
+        return self.artifact.named(self._session.run(wanted, {**self.artifact.fed(x), SKIP: self._flags[skip]}))
 
 
 class FilesBackend:
@@ -137,10 +136,10 @@ class FilesBackend:
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._lock = Lock()
 
-    def run(self, x: NDArray[np.float32], skip: str) -> Arrays:
+    def run(self, x: Any, skip: str) -> Arrays:
         """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` for a classifier."""
         with self._lock:
             if skip not in self._sessions:
                 self._sessions[skip] = _opened(self._path / f"{skip}.onnx", self._threads, self._providers)
             session = self._sessions[skip]
-        return self.artifact.named(session.run(self.artifact.outputs or None, {IMAGE: x}))
+        return self.artifact.named(session.run(self.artifact.outputs or None, self.artifact.fed(x)))

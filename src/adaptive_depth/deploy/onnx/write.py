@@ -14,15 +14,16 @@ from ...core.network import AdaptiveNetwork
 from ...errors import ExportError
 from ...files import write_atomically
 from ..artifact import Artifact
+from ..inputs import Example
 from ..switching import Switching
 from ..tracing import cannot_convert, exported, quiet, with_free_sides
 from .branches import add_branches, move_constants
-from .run import CHECKED, CHECKSUM, DESCRIPTION, IMAGE, SKIP, ending
+from .run import CHECKED, CHECKSUM, DESCRIPTION, SKIP, ending
 
 LARGEST = 2**31 - 1  # bytes: the limit of protocol buffers
 
 
-def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artifact, *, form: str) -> None:
+def write(network: AdaptiveNetwork, path: Path, example: Example, artifact: Artifact, *, form: str) -> None:
     """Write one ONNX model of all depths; the batch is free if the artifact's `input_shape` says so.
 
     Its inputs are `image`, float32 `[batch, channels, height, width]`, and `skip`, booleans `[stages]`, True where a
@@ -41,10 +42,11 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
         FixedBatchError: a network whose code fixes a batch that should be free.
         ExportError: an operator that ONNX does not have, with the block it came from; a model above 2 GB.
     """
-    module = Switching(network, folded=form == "folded", skips=artifact.skips, outputs=artifact.outputs)
-    images, free = with_free_sides(example, artifact.input_shape)
-    examples = (images, torch.zeros(len(network.stages), dtype=torch.bool))
-    converted = convert(module, examples, (free, None), [IMAGE, SKIP], artifact.outputs)
+    asked: Any = {"skips": artifact.skips, "outputs": artifact.outputs, "call": example.call}
+    module = Switching(network, folded=form == "folded", **asked)
+    tensors, free = with_free_sides(example.tensors, artifact.takes)
+    examples = (*tensors, torch.zeros(len(network.stages), dtype=torch.bool))
+    converted = convert(module, examples, (*free, None), [*example.call.names, SKIP], artifact.outputs)
     # Branches come first: an optimiser would hoist equal first convolutions out of them, away from their norms.
     graph = converted.model.graph
     add_branches(graph, next(value for value in graph.inputs if value.name == SKIP))
@@ -64,7 +66,7 @@ def convert(
         FixedBatchError, ExportError: as for `write`.
     """
     with torch.no_grad(), quiet():
-        program = exported(module, examples, dynamic_shapes=free)
+        program = exported(module, examples, dynamic_shapes=(free,))  # of one parameter, *inputs
         try:
             return torch.onnx.export(
                 program,

@@ -7,7 +7,7 @@ fuses): otherwise OpenVINO would fold each norm into its own copy of the weights
 same weights; OpenVINO writes them to the file once and keeps them in memory once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from openvino import Model, Node, Output, Type, opset13
 from openvino.op import Parameter, Result, if_op
 from openvino.passes import ConstantFolding, Manager
 
-from ..artifact import INPUTS
+from ..artifact import INPUTS, Artifact
 
 IMAGE, SKIP = INPUTS
 LOGITS = "logits"
@@ -27,31 +27,31 @@ Value = tuple[str, int]  # an output of a node: the node's name and the output's
 Branch = tuple[Model, dict[Value, Parameter]]  # and the value that each parameter takes
 
 
-def branched(flat: Model, skips: Sequence[str], outputs: Sequence[str] = (), *, keep_norms: bool = True) -> Model:
+def branched(flat: Model, artifact: Artifact, *, keep_norms: bool = True) -> Model:
     """The same computation with a branch for each context.
 
     Arguments:
-        flat: a graph with two parameters, images and booleans `[stages]`, in which each choice is a `Select`. It is
+        flat: a graph whose parameters are the inputs and booleans `[stages]`, in which each choice is a `Select`. It is
             modified: convert it again for another use.
-        skips: the depths that the result computes; for any other it returns the output of one of them.
-        outputs: the names of the graph's outputs; `logits` for a single one.
+        artifact: the names of inputs and outputs, and the depths that the result computes; for any other depth it
+            returns the output of one of them.
         keep_norms: keep norms separate from layers; False lets OpenVINO fold them, in each branch separately.
 
     Returns:
-        A graph with the inputs `image` and `skip`, and these outputs.
+        A graph with these inputs, `skip`, and these outputs.
     """
-    plan = _plan(flat, len(skips[0]))
+    plan = _plan(flat, artifact)
     if keep_norms:
         _hold_norms(plan)
-    body, parameters = _grow(plan, skips, "", 0)
-    model = new_model(body.get_results(), [parameters[plan.image], parameters[plan.skip]])
-    name_ends(model, outputs)
+    body, parameters = _grow(plan, artifact.skips, "", 0)
+    model = new_model(body.get_results(), [parameters[value] for value in (*plan.inputs, plan.skip)])
+    name_ends(model, artifact)
     return model
 
 
-def name_ends(model: Model, outputs: Sequence[str]) -> None:
-    """Name the two inputs and the outputs."""
-    names = (*INPUTS, *(outputs or (LOGITS,)))
+def name_ends(model: Model, artifact: Artifact) -> None:
+    """Name the inputs and the outputs."""
+    names = (*(each.name for each in artifact.takes), SKIP, *(artifact.outputs or (LOGITS,)))
     for node, name in zip([*model.get_parameters(), *model.get_results()], names, strict=True):
         node.set_friendly_name(name)
         node.output(0).set_names({name})
@@ -63,48 +63,51 @@ class _Plan:
 
     Attributes:
         flat: the graph; every node has a unique name, which identifies it in a copy.
-        image, skip: the parameters.
+        inputs, names: the parameters other than the skip, and their names in the result.
+        skip: the parameter that choices are made by.
         sources: what each node reads, in the order of computation.
-        of_image, of_skip: the nodes whose values depend on the image or on the skip.
+        of_inputs, of_skip: the nodes whose values depend on the inputs or on the skip.
         choices: each `Select` between two depths, and the stage whose flag decides.
         regions: the nodes of each stage; the first includes what precedes it, the last what follows it.
     """
 
     flat: Model
-    image: Value
+    inputs: tuple[Value, ...]
+    names: tuple[str, ...]
     skip: Value
     sources: Mapping[str, tuple[Value, ...]]
-    of_image: frozenset[str]
+    of_inputs: frozenset[str]
     of_skip: frozenset[str]
     choices: Mapping[str, int]
     regions: tuple[frozenset[str], ...]
 
 
-def _plan(flat: Model, stages: int) -> _Plan:
+def _plan(flat: Model, artifact: Artifact) -> _Plan:
+    stages = len(artifact.skips[0])
     order = flat.get_ordered_ops()
     for number, node in enumerate(order):
         node.set_friendly_name(f"{node.get_type_name()}_{number}")
-    parameters = {node.get_element_type() == Type.boolean: _name(node) for node in flat.get_parameters()}
-    image, skip = parameters[False], parameters[True]
+    *inputs, skip = map(_name, flat.get_parameters())  # in the order of the traced module's arguments
     sources = {_name(node): tuple(_value(port.get_source_output()) for port in node.inputs()) for node in order}
-    of_image, of_skip = _depending(sources, image), _depending(sources, skip)
+    of_inputs, of_skip = _depending(sources, inputs), _depending(sources, [skip])
     choices = {
         _name(node): _flag(node, skip)
         for node in order
-        if node.get_type_name() == "Select" and _name(node) in of_image and sources[_name(node)][0][0] in of_skip
+        if node.get_type_name() == "Select" and _name(node) in of_inputs and sources[_name(node)][0][0] in of_skip
     }
     last = {stage: name for name, stage in choices.items()}
     ends = [*([last[stage]] for stage in range(stages - 1)), [_name(result) for result in flat.get_results()]]
-    seen, regions = {image, skip}, []
+    seen, regions = {*inputs, skip}, []
     for stage_ends in ends:
         regions.append(_needed(sources, stage_ends, seen))
         seen |= regions[-1]
-    return _Plan(flat, (image, 0), (skip, 0), sources, of_image, of_skip, choices, tuple(regions))
+    values, names = tuple((name, 0) for name in inputs), tuple(each.name for each in artifact.takes)
+    return _Plan(flat, values, names, (skip, 0), sources, of_inputs, of_skip, choices, tuple(regions))
 
 
-def _depending(sources: Mapping[str, Sequence[Value]], parameter: str) -> frozenset[str]:
-    """The nodes whose value depends on a parameter."""
-    found = {parameter}
+def _depending(sources: Mapping[str, Sequence[Value]], parameters: Iterable[str]) -> frozenset[str]:
+    """The nodes whose value depends on one of some parameters."""
+    found = {*parameters}
     for name, values in sources.items():
         if any(source in found for source, _ in values):
             found.add(name)
@@ -146,7 +149,7 @@ def _meets_a_norm(layer: Node, plan: _Plan) -> bool:
     node = layer
     while len(targets := node.output(0).get_target_inputs()) == 1:
         node = next(iter(targets)).get_node()
-        beside = [source for source, _ in plan.sources[_name(node)] if source not in plan.of_image]
+        beside = [source for source, _ in plan.sources[_name(node)] if source not in plan.of_inputs]
         if node.get_type_name() not in _NORM_STEPS or not beside:
             return False
         if beside[0] in plan.of_skip:
@@ -168,13 +171,15 @@ def _grow(plan: _Plan, skips: Sequence[str], context: str, start: int) -> Branch
     results = copy.get_results()
     handles = {value: Result(_output(nodes, value)) for value in wanted}  # Results follow replaced values
     parameters = {plan.skip: Parameter(Type.boolean, nodes[plan.skip[0]].get_output_partial_shape(0))}
-    for value in dict.fromkeys([*read, *wanted]):
-        if value[0] not in region and value[0] in plan.of_image:
+    outermost = () if context or start else plan.inputs  # also those that nothing reads
+    for value in dict.fromkeys([*read, *wanted, *outermost]):
+        if value[0] not in region and value[0] in plan.of_inputs:
             old = _output(nodes, value)
             parameters[value] = Parameter(old.get_element_type(), old.get_partial_shape())
             old.replace(parameters[value].output(0))
-    if plan.image in parameters:
-        parameters[plan.image].set_friendly_name(IMAGE)
+    for value, name in zip(plan.inputs, plan.names, strict=True):
+        if value in parameters:
+            parameters[value].set_friendly_name(name)
     flags = np.array([letter == "T" for letter in context.ljust(len(plan.regions), "F")])
     _output(nodes, plan.skip).replace(opset13.constant(flags).output(0))
     for name in region.intersection(plan.choices):

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import openvino
-from numpy.typing import NDArray
 
 from ...errors import ArtifactError, one_line
 from ...files import checksum
@@ -72,14 +71,14 @@ class OpenVINOBackend:
             raise ArtifactError(f"OpenVINO cannot run {path} here: {one_line(error)[:300]}") from error
         self._own = local()
 
-    def run(self, x: NDArray[np.float32], skip: str) -> Arrays:
+    def run(self, x: Any, skip: str) -> Arrays:
         """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` for a classifier."""
         request: openvino.InferRequest | None = getattr(self._own, "request", None)
         if request is None:  # per thread: two threads must not share one
             request = self._own.request = self._compiled.create_infer_request()
         flags = np.array([letter == "T" for letter in skip])
         # Outputs are copied: this thread's next call overwrites the request's buffers.
-        found = request.infer({"image": x, "skip": flags}, share_inputs=True, share_outputs=False)
+        found = request.infer({**self.artifact.fed(x), "skip": flags}, share_inputs=True, share_outputs=False)
         return self.artifact.named([found[name] for name in self.artifact.outputs or ("logits",)])
 
 

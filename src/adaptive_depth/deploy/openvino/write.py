@@ -14,7 +14,6 @@ from pathlib import Path
 
 import openvino
 import torch
-from torch import Tensor
 from torch.export import ExportedProgram
 
 from ...core.network import AdaptiveNetwork
@@ -22,13 +21,14 @@ from ...errors import ExportError
 from ...files import checksum, drafts, move
 from ...modes import evaluating
 from ..artifact import Artifact
+from ..inputs import Example
 from ..switching import Switching
 from ..tracing import cannot_convert, exported, with_free_sides
 from .branches import branched
 from .run import CHECKSUM, DESCRIPTION
 
 
-def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artifact, *, form: str) -> None:
+def write(network: AdaptiveNetwork, path: Path, example: Example, artifact: Artifact, *, form: str) -> None:
     """Write the depths of a network to one OpenVINO model.
 
     Any OpenVINO runtime reads it. Its inputs are `image`, of any batch size, and `skip`, booleans `[stages]` (True
@@ -59,7 +59,7 @@ def write(network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artif
 
 
 def converted(
-    network: AdaptiveNetwork, example: Tensor, artifact: Artifact, *, keep_norms: bool = True
+    network: AdaptiveNetwork, example: Example, artifact: Artifact, *, keep_norms: bool = True
 ) -> openvino.Model:
     """The depths of a network as one OpenVINO model in memory; arguments and errors as for `write`.
 
@@ -73,9 +73,9 @@ def converted(
             flat = openvino.convert_model(program)
         except Exception as error:
             raise cannot_convert("OpenVINO", [program], error) from error
-    shape = [-1 if side is None else side for side in artifact.input_shape]
-    flat.reshape({flat.inputs[0]: shape, flat.inputs[1]: [len(network.stages)]})
-    return branched(flat, artifact.skips, artifact.outputs, keep_norms=keep_norms)
+    shapes = [[-1 if side is None else side for side in each.shape] for each in artifact.takes]
+    flat.reshape(dict(zip(flat.inputs, [*shapes, [len(network.stages)]], strict=True)))
+    return branched(flat, artifact, keep_norms=keep_norms)
 
 
 def save(model: openvino.Model, path: Path, artifact: Artifact) -> None:
@@ -103,7 +103,8 @@ def _root_logger_kept() -> Iterator[None]:
         root.filters[:], root.handlers[:] = filters, handlers
 
 
-def _exported(network: AdaptiveNetwork, example: Tensor, artifact: Artifact) -> ExportedProgram:
-    skip = torch.zeros(len(network.stages), dtype=torch.bool, device=example.device)
-    images, free = with_free_sides(example, artifact.input_shape)
-    return exported(Switching(network, outputs=artifact.outputs), (images, skip), dynamic_shapes=(free, None))
+def _exported(network: AdaptiveNetwork, example: Example, artifact: Artifact) -> ExportedProgram:
+    skip = torch.zeros(len(network.stages), dtype=torch.bool)
+    tensors, free = with_free_sides(example.tensors, artifact.takes)
+    module = Switching(network, outputs=artifact.outputs, call=example.call)
+    return exported(module, (*tensors, skip), dynamic_shapes=((*free, None),))  # of one parameter, *given

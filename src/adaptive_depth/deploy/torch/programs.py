@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -20,12 +19,13 @@ from ...core.network import AdaptiveNetwork
 from ...errors import ExportError, one_line
 from ...skip import Skip, parse_skip
 from ..artifact import FILE, Artifact
+from ..inputs import Example
 from ..session import Arrays, Session
 from ..tracing import MOST_SAID, Outputs, exported, with_free_sides
 
 
 def write(
-    network: AdaptiveNetwork, path: Path, example: Tensor, artifact: Artifact, *, form: str, compiled: bool = False
+    network: AdaptiveNetwork, path: Path, example: Example, artifact: Artifact, *, form: str, compiled: bool = False
 ) -> None:
     """Write a folder with `TTFF.pt2` and `TTFF.safetensors` for each depth, and `artifact.json`.
 
@@ -45,11 +45,11 @@ def write(
     if form != "folded":
         raise ExportError(f"form={form!r} for torch: expected 'folded', because each depth is a separate network")
     path.mkdir(exist_ok=True)
-    images, free = with_free_sides(example, artifact.input_shape)
+    tensors, free = with_free_sides(example.tensors, artifact.takes)
     for skip in artifact.skips:
-        module = Outputs(network.extract(skip), artifact.outputs).eval()
+        module = Outputs(network.extract(skip), artifact.outputs, example.call).eval()
         with torch.no_grad():
-            program = exported(module, (images,), dynamic_shapes=(free,))
+            program = exported(module, tensors, dynamic_shapes=(free,))  # of one parameter, *inputs
         torch.export.save(program, path / f"{skip}.pt2")
         save_file(plain_state_dict(network, skip), path / f"{skip}.safetensors", metadata={"format": "pt"})
         if compiled:
@@ -139,11 +139,12 @@ class _Programs:
         self.artifact = Artifact.from_json((path / FILE).read_bytes(), path)
         self._loaded: dict[str, list[Any]] = {}
 
-    def run(self, x: NDArray[Any], skip: str) -> Arrays:
+    def run(self, x: Any, skip: str) -> Arrays:
         if skip not in self._loaded:
             self._loaded = {skip: self._load(skip)}  # one depth at a time: each has its own weights
         with torch.no_grad():
-            outputs = [run(torch.from_numpy(x)) for run in self._loaded[skip]]
+            tensors = [torch.from_numpy(each) for each in self.artifact.fed(x).values()]
+            outputs = [run(*tensors) for run in self._loaded[skip]]
         wanted, *others = [list(output.values()) if isinstance(output, dict) else [output] for output in outputs]
         for other in others:
             for one, same in zip(other, wanted, strict=True):

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor
-
 from ...core.network import AdaptiveNetwork
 from ...errors import ExportError
 from ..artifact import Artifact
+from ..inputs import Example
 from ..onnx import write as onnx
 from ..session import Session, open_session
 from ..sidecar import write_sidecar
@@ -28,7 +27,7 @@ _SOURCES = (_HERE.parent / "javascript", _HERE.parents[4] / "javascript")
 def write(
     network: AdaptiveNetwork,
     path: Path,
-    example: Tensor,
+    example: Example,
     artifact: Artifact,
     *,
     form: str,
