@@ -55,7 +55,7 @@ def kill(process: subprocess.Popen) -> None:
 def test_another_process_is_named(tmp_path):
     with other(HOLDS, tmp_path) as process:
         said = f"{re.escape(str(tmp_path))} is being written by process {process.pid} on {socket.gethostname()} "
-        said += r"\(train, since 2\d\d\d-\d\d-\d\d \d\d:\d\d:\d\d\): wait until it is done, or name another place"
+        said += r"\(train, since 2\d\d\d-\d\d-\d\d \d\d:\d\d:\d\d\): wait until it is done, or choose another place"
         with pytest.raises(CheckpointError, match=said), writing(tmp_path, "save", CheckpointError, patience=0.1):
             pass
         with pytest.raises(errors.ExportError), writing(tmp_path, "export", errors.ExportError, patience=0):

@@ -1,4 +1,4 @@
-"""What is known of torchvision's detectors and segmentation networks: how they are built, and what tells them apart."""
+"""Facts about torchvision's detectors and segmentation networks: how they are built, and how they differ."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 DETECTION, SEGMENTATION = "torchvision.models.detection.", "torchvision.models.segmentation."
 FROZEN = "frozen_norms"  # an argument of `create_model`
-_BUILDERS = {  # of these classes, by the beginning of their names
+_BUILDERS = {  # prefixes of the names of their builders, by class
     "FasterRCNN": ("fasterrcnn_",),
     "MaskRCNN": ("maskrcnn_",),
     "KeypointRCNN": ("keypointrcnn_",),
@@ -19,7 +19,7 @@ _BUILDERS = {  # of these classes, by the beginning of their names
     "DeepLabV3": ("deeplabv3_",),
     "LRASPP": ("lraspp_",),
 }
-_SAID_AT = (  # where they say what they were built for
+_SAID_AT = (  # attributes that reveal arguments of the builder
     ("roi_heads.box_predictor.cls_score.out_features", "num_classes"),
     ("roi_heads.keypoint_predictor.kps_score_lowres.out_channels", "num_keypoints"),
     ("head.classification_head.num_classes", "num_classes"),
@@ -35,7 +35,7 @@ def is_detector(model: nn.Module) -> bool:
 
 
 def freeze_norms(model: Any, eps: float | None) -> None:
-    """Make the BatchNorms in a detector's body frozen ones, as torchvision's trained weights have them; unless None."""
+    """Freeze the BatchNorms in a detector's body, as with torchvision's trained weights; not if `eps` is None."""
     if eps is None:
         return
     for module in list(model.backbone.body.modules()):
@@ -47,8 +47,8 @@ def freeze_norms(model: Any, eps: float | None) -> None:
 
 
 def brought_along(model: nn.Module) -> dict[str, Any]:
-    """What torchvision builds otherwise where weights are asked for: frozen norms in a detector's body, a second head
-    for the loss of a segmentation network.
+    """What torchvision builds differently with trained weights: frozen norms in a detector's body, a second head for
+    the loss of a segmentation network.
 
     Example:
         >>> from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large
@@ -76,7 +76,7 @@ def builders_of(model: nn.Module) -> list[tuple[str, dict[str, Any]]]:
 
 
 def same_options(built: nn.Module, model: nn.Module) -> bool:
-    """Of a detector: does it choose boxes as another does? How many are kept, say, is not in what `repr` shows."""
+    """Does a detector choose boxes as another one does? `repr` does not show, for example, how many are kept."""
     return not is_detector(model) or _options(built) == _options(model)
 
 
@@ -88,14 +88,14 @@ def _options(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Of lists, those of plain values alone: anchors are kept in lists of tensors, and made of what is plain."""
+    """Plain values and lists of them: anchors, kept in lists of tensors, are derived from plain values."""
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     return isinstance(value, bool | int | float | str | None)
 
 
 def _reached(model: Any, path: str) -> Any:
-    """What stands at the end of a path of attributes; None where one is missing."""
+    """The value at the end of a path of attributes; None if one is missing."""
     for name in path.split("."):
         model = getattr(model, name, None)
     return model

@@ -1,4 +1,4 @@
-"""What the output of a network stands for: a plain value, with which whoever runs an exported file can read it."""
+"""The meaning of a network's output: a plain value, with which exported files can interpret it."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -8,11 +8,11 @@ from .schema import Count, Part, Plain, Size, Text, one_of
 
 @dataclass(frozen=True)
 class Meaning(Plain):
-    """What an output stands for.
+    """The meaning of an output.
 
     Attributes:
-        kind: `"classes"`: logits, one class a sample or, with further axes, one a place of it; `"labels"`: logits, yes
-            or no for each; `"numbers"`.
+        kind: `"classes"`: logits, one class per sample or, with further axes, per position; `"labels"`: logits, yes or
+            no for each; `"numbers"`.
         unit: of numbers.
     """
 
@@ -28,27 +28,27 @@ class Detections(Plain):
     """How two outputs of a detector, boxes and scores of many candidates, become the objects in an image.
 
     Attributes:
-        boxes: the name of the output `[batch, candidates, 4]`, or `[batch, candidates, classes, 4]` where each class
-            has a box of its own.
+        boxes: the name of the output `[batch, candidates, 4]`, or `[batch, candidates, classes, 4]` if each class has
+            its own box.
         scores: that of the output `[batch, candidates, classes]`.
-        labels: that of an output `[batch, objects]` with the numbers of classes, of a file that suppresses by itself:
-            its boxes are `[batch, objects, 4]`, its scores `[batch, objects]`, 0 where there are fewer objects. Empty
-            where candidates come out.
+        labels: that of an output `[batch, objects]` with class numbers, for a file that suppresses boxes itself: its
+            boxes are `[batch, objects, 4]`, its scores `[batch, objects]`, 0 where there are fewer objects. Empty if
+            the file returns candidates.
         box_format: `"corners"`, x1, y1, x2, y2 in pixels of the input; `"centres"`, centre x, y, width and height as
-            parts of the input.
-        activation: what makes probabilities of the scores: `"none"`, they are; `"sigmoid"`; `"softmax"`, whose last
-            class says that there is nothing.
-        one_class: is a candidate of its best class alone? Else of each class that scores enough.
+            fractions of the input.
+        activation: how scores become probabilities: `"none"`, they are; `"sigmoid"`; `"softmax"`, whose last class
+            means "no object".
+        one_class: whether a candidate belongs only to its best class, or to every class with a sufficient score.
         threshold: objects score more than this.
-        overlap: of two boxes of one class that overlap by more (intersection over union), the one that scores less is
-            suppressed; None suppresses none.
-        most: objects in an image, those that score most.
-        candidates: those that score most of each level are looked at; of each class where there are no levels; None
-            looks at all.
-        levels: the candidates of each level of a pyramid, in their order; empty where levels are not told apart.
+        overlap: of two boxes of one class that overlap by more (intersection over union), the one with the lower score
+            is suppressed; None suppresses none.
+        most: the maximum number of objects in an image, those with the highest scores.
+        candidates: how many candidates with the highest scores are considered, per level, or per class if there are
+            no levels; None considers all.
+        levels: the number of candidates on each level of a pyramid, in order; empty if levels are not distinguished.
         first: the number of the first class, as the model counts.
-        chosen: does the network choose its candidates, by what they score? Then rounding may change which come out, and
-            in which order, where some score nearly the same.
+        chosen: whether the network itself selects candidates by score. Then rounding may change which ones it returns,
+            and in which order, if some scores are nearly equal.
     """
 
     boxes: Text = "boxes"
@@ -67,5 +67,5 @@ class Detections(Plain):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of the outputs that are read."""
+        """The names of the outputs in use."""
         return (self.boxes, self.scores, *filter(None, [self.labels]))

@@ -1,4 +1,4 @@
-"""Changes of a module's state that are put back, whatever happens in between; and the random numbers it may draw."""
+"""Temporary changes of a module's state, restored whatever happens; and the random numbers it may draw."""
 
 import pickle
 import random
@@ -17,7 +17,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards every sub-module is in the mode that it was in, also after an error."""
+    """Eval mode inside; afterwards every sub-module is in its former mode, even after an error."""
     parts = list(module.modules())
     training = [part for part in parts if part.training]
     if training:
@@ -27,7 +27,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             if type(part).train is not nn.Module.train and not part.training:
-                part.train()  # undoes what its `eval` did: weights that it merged, say
+                part.train()  # undoes what its custom `eval` did, such as merging weights
         for part in parts:
             part.training = False
         for part in training:
@@ -36,7 +36,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _follow(parts: Iterable[nn.Module]) -> None:
-    """What keeps modules of its own in the modes of others is told that these changed."""
+    """Notify modules that keep others in sync with the modes of these parts."""
     for part in parts:
         follow = getattr(type(part), "follow_modes", None)
         if callable(follow):
@@ -48,13 +48,13 @@ _looked_at: ContextVar[frozenset[int]] = ContextVar("the ids of modules that are
 
 @contextmanager
 def looking_at(model: nn.Module) -> Iterator[None]:
-    """Whatever runs inside, the model is afterwards what it was: its modules and their classes, attributes, hooks and
+    """Whatever runs inside, the model is unchanged afterwards: its modules and their classes, attributes, hooks and
     modes, the numbers of its buffers, and the state of all random generators that it can draw from.
 
-    The numbers of parameters are exchanged at most, which is taken back; a forward that changes its own weights in
-    place changes them, as it does when anyone else runs it.
+    Exchanged data of parameters is restored; but a forward that changes its own weights in place changes them, as it
+    always does.
     """
-    with torch.inference_mode(False):  # what is put back must not become a tensor of that mode
+    with torch.inference_mode(False):  # restored tensors must not become inference tensors
         yield from _looking_at(model)
 
 
@@ -75,7 +75,7 @@ def _looking_at(model: nn.Module) -> Iterator[None]:
 
 
 class _Kept:
-    """One module as it was."""
+    """A snapshot of one module."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.kind = module, type(module)
@@ -84,7 +84,7 @@ class _Kept:
         self.contents = [found for container in containers for found in _contents(container)]
         buffers = [buffer for buffer in module._buffers.values() if buffer is not None and not buffer.is_meta]
         self.buffers = [(buffer, buffer.data, buffer.detach().clone()) for buffer in buffers]
-        # A class with a `train` of its own may change its weights by it (adapters that are merged for evaluation).
+        # A class with its own `train` may change weights in it (adapters that are merged for evaluation).
         changes = type(module).train is not nn.Module.train
         parameters = [p for p in module._parameters.values() if p is not None and not p.is_meta]
         self.parameters = [(p, p.data, p.detach().clone() if changes else None) for p in parameters]
@@ -112,7 +112,7 @@ _CONTAINERS = (dict, OrderedDict, list, set, deque)
 
 
 def _contents(container: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
-    """A container and those inside, each with a copy; None for what is empty."""
+    """A container and those inside, each with a copy; None for empty ones."""
     yield container, copy(container) if container else None
     if container and depth < 3 and len(container) < 1000:
         for value in container.values() if isinstance(container, dict) else container:
@@ -135,7 +135,7 @@ def _put_back(container: Any, content: Any) -> None:
 
 @contextmanager
 def modes_restored_on_error(module: nn.Module) -> Iterator[None]:
-    """If the body raises, every sub-module is in the mode (training, evaluation) that it was in before."""
+    """If the body raises, restore the mode (training, evaluation) of every sub-module."""
     before = [(part, part.training) for part in module.modules()]
     try:
         yield
@@ -148,7 +148,7 @@ def modes_restored_on_error(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def without_fast_paths() -> Iterator[None]:
-    """torch's transformer layers compute as they are written, and not otherwise where nobody watches them."""
+    """Disable the fast paths of torch's transformer layers, which skip sub-modules if there are no hooks."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -159,10 +159,10 @@ def without_fast_paths() -> Iterator[None]:
 
 @contextmanager
 def buffers_restored_on_error(parts: Iterable[nn.Module]) -> Iterator[None]:
-    """If the body raises, running statistics and all other buffers are what they were before it.
+    """If the body raises, restore running statistics and all other buffers.
 
     Arguments:
-        parts: the modules whose own buffers are kept: `network.modules()`, or a list that a loop made once.
+        parts: the modules whose own buffers are saved: `network.modules()`, or a list that a loop made once.
     """
     buffers = [buffer for part in parts for buffer in part._buffers.values() if buffer is not None]
     before = [buffer.detach().clone() for buffer in buffers]
@@ -176,10 +176,10 @@ def buffers_restored_on_error(parts: Iterable[nn.Module]) -> Iterator[None]:
 
 
 class Generators:
-    """All that a module can draw random numbers from: torch's, NumPy's and Python's generators, and its attributes.
+    """All generators that a module can draw from: torch's, NumPy's, Python's, and those in its attributes.
 
     Arguments:
-        module: whose attributes are looked through.
+        module: whose attributes are searched.
         devices: on which it runs.
     """
 
@@ -195,10 +195,10 @@ class Generators:
         self._quick = len(found)
 
     def state(self, *, quickly: bool = False) -> list[Any]:
-        """Of each generator: two such lists are equal where nothing was drawn in between.
+        """The state of each generator: two such lists are equal if nothing was drawn in between.
 
         Arguments:
-            quickly: without Python's and NumPy's own, which take ten times as long as the others.
+            quickly: without Python's and NumPy's, which take ten times as long as the others.
         """
         return [get() for get, _ in (self._of[: self._quick] if quickly else self._of)]
 
@@ -209,7 +209,7 @@ class Generators:
 
 
 def _access(generator: Any) -> tuple[Callable[[], Any], Callable[[Any], None]]:
-    """How to read and to write the state of a generator, as a value that can be compared."""
+    """Functions that read and write the state of a generator, as a comparable value."""
     if isinstance(generator, torch.Generator):
 
         def put(state: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What there are several kinds of, by name: families, formats, runtimes, data sets. One kind of registry for all."""
+"""Registries of everything that exists in several kinds: families, formats, runtimes, data sets."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Things by name, in the order in which they were registered.
+    """Things by name, in the order of registration.
 
     Arguments:
-        what: one of them is called in errors, such as `"backend"`.
+        what: the name of one thing in errors, such as `"backend"`.
         error: what to raise.
 
     Example:
@@ -32,10 +32,10 @@ class Registry(Mapping[str, T], Generic[T]):
         self._things: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """A decorator that keeps a function or a class under a name; any other value is given to it likewise.
+        """A decorator that registers a function or a class under a name; call it for any other value.
 
         Raises:
-            AdaptiveDepthError: the registry's own kind of it, for a name that is taken.
+            AdaptiveDepthError: the registry's `error`, for a name that is taken.
         """
 
         def keep(thing: T) -> T:
@@ -50,11 +50,11 @@ class Registry(Mapping[str, T], Generic[T]):
         """What is registered under a name.
 
         Arguments:
-            name: as the user gave it.
-            called: the argument that it was given as; by default what the things are called.
+            name: as passed by the user.
+            called: the name of the argument, for the error; by default the registry's `what`.
 
         Raises:
-            AdaptiveDepthError: the registry's own kind of it, for a name that is unknown; it lists the known ones.
+            AdaptiveDepthError: the registry's `error`, for an unknown name; it lists the known ones.
         """
         try:
             return self._things[name]  # type: ignore[index]
@@ -63,7 +63,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
     @property
     def names(self) -> str:
-        """For errors."""
+        """All names, for errors."""
         return ", ".join(self._things)
 
     def __getitem__(self, name: str) -> T:

@@ -1,4 +1,4 @@
-"""Time: things that run in turn, in an order shuffled anew in each round, so that a machine's drift hits all alike."""
+"""Timing of interleaved runs, in an order reshuffled every round, so that a machine's drift affects all alike."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -8,11 +8,11 @@ from typing import Any
 
 Runs = Mapping[str, Callable[[], Any]]
 Clock = Callable[[], float]  # seconds
-_LONGEST_STEP = 1.0  # seconds: a clock that jumps ahead is taken to have gone on by so much
+_LONGEST_STEP = 1.0  # seconds: a clock that jumps ahead counts as this much
 
 
 class Steps:
-    """The seconds since the last call, by a clock that may jump: one that goes back, or is no number, stands still.
+    """The seconds since the last call, by a clock that may jump: if it goes back, or is NaN, no time has passed.
 
     Example:
         >>> ticks = iter([0.0, 0.25, 0.1, 99.0])
@@ -31,13 +31,13 @@ class Steps:
 
 
 def planned(rounds: int | None, seconds: float, done: int, elapsed: float, *, least: int = 6, most: int = 100) -> int:
-    """How many rounds there shall be, as it looks after some of them: as given, else what the seconds allow.
+    """The planned number of rounds, updated as they run: as given, else as many as the time allows.
 
     Arguments:
-        rounds: as given; None for as many as the seconds allow.
+        rounds: as given; None for as many as the time allows.
         seconds: for all rounds.
-        done, elapsed: rounds that are over, and the seconds that they took.
-        least, most: bounds of a number that is not given; an interval of 95 % needs six.
+        done, elapsed: finished rounds, and the seconds that they took.
+        least, most: bounds if the number is not given; a 95 % interval needs six.
     """
     if rounds is not None:
         return rounds
@@ -57,12 +57,12 @@ def time_all(
     """Milliseconds of every timed run, by name: the k-th of each belongs to round k.
 
     Arguments:
-        runs: what is timed, by name.
-        plan: called with (rounds done, seconds so far); how many rounds there shall be.
+        runs: what to time, by name.
+        plan: called with (rounds done, seconds so far); returns the planned number of rounds.
         on_round: called with (rounds done, rounds planned).
-        wait: returns once the device has done what it was given.
-        twice: each timed run follows one of the same that is not timed, as where one is kept for a while.
-        clock: seconds; `time.perf_counter` where None.
+        wait: returns once the device has finished.
+        twice: run each once untimed before the timed run, as if it ran repeatedly.
+        clock: in seconds; by default `time.perf_counter`.
     """
     now = clock or perf_counter
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -83,7 +83,7 @@ def time_all(
 
 def milliseconds(run: Callable[[], Any], wait: Callable[[], None] = lambda: None, clock: Clock | None = None) -> float:
     wait()
-    # Whole nanoseconds where there is a choice: seconds since long ago, as a float, are rounded.
+    # Integer nanoseconds if possible: float seconds since a distant start are rounded.
     start = perf_counter_ns() if clock is None else clock()
     run()
     wait()
@@ -91,7 +91,7 @@ def milliseconds(run: Callable[[], Any], wait: Callable[[], None] = lambda: None
 
 
 def drift(times: Mapping[str, list[float]]) -> float | None:
-    """By how many percent a round took longer in the second half than in the first; None for fewer than two."""
+    """By how many percent rounds took longer in the second half than in the first; None for fewer than two."""
     rounds = [sum(passes) for passes in zip(*times.values(), strict=True)]
     half = len(rounds) // 2
     return 100 * (median(rounds[-half:]) / median(rounds[:half]) - 1) if half else None

@@ -1,4 +1,4 @@
-"""Files of tensors that others wrote, read without running code: state dicts, alone, in entries, or in shards."""
+"""Tensor files of other libraries, read without running code: state dicts, alone, in entries, or in shards."""
 
 import pickle
 import zipfile
@@ -14,14 +14,14 @@ from torch import Tensor
 from .errors import CheckpointError
 from .schema import read_json
 
-_EXTRA = "_extra_state"  # how a module's get_extra_state is called in a state dict
-_DEEPEST = 3  # entries in entries
+_EXTRA = "_extra_state"  # name of a module's get_extra_state in a state dict
+_DEEPEST = 3  # levels of nested entries
 _WHOLE = ("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors")
 _ENDINGS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 
 
 class Ignored:
-    """Takes the place of every object that is no tensor and not plain: nothing of its class is imported or called."""
+    """Replaces every object that is neither a tensor nor plain: its class is neither imported nor called."""
 
     def __new__(cls, *_: Any, **__: Any) -> "Ignored":
         return super().__new__(cls)
@@ -38,7 +38,7 @@ class Part:
     """A state dict in a file.
 
     Attributes:
-        entry: its place, `"state_dict"` or `"ema/module"`; empty where it is the file itself.
+        entry: its place, `"state_dict"` or `"ema/module"`; empty if it is the whole file.
         state: names and tensors; the extra state of a module may be something else.
     """
 
@@ -59,8 +59,8 @@ def read_parts(path: Path) -> list[Part]:
     if strange:
         raise CheckpointError(more_than_tensors(path, strange))
     raise CheckpointError(
-        f"{path} holds no state dict: expected names and tensors, alone or under 'model', 'state_dict', 'ema' or the "
-        "like"
+        f"{path} holds no state dict: expected names and tensors, alone or under 'model', 'state_dict', 'ema' or "
+        "similar"
     )
 
 
@@ -80,12 +80,12 @@ def is_extra(name: str) -> bool:
 
 
 def _is_object(value: Any) -> bool:
-    """No number, text or list, which options are."""
+    """Not a number, text or list, which are options."""
     return isinstance(value, Tensor | Ignored)
 
 
 def _read(path: Path) -> tuple[Any, list[str]]:
-    """What a file holds, or the files of a folder together; and the classes of objects in it that were left out."""
+    """The content of a file, or of a folder's files together; and the classes of objects that were left out."""
     if path.is_dir():
         path = _weights_in(path)
     try:
@@ -105,11 +105,11 @@ def _read(path: Path) -> tuple[Any, list[str]]:
 
 
 def _unpickled(path: Path) -> tuple[Any, list[str]]:
-    """torch's own reader, which builds tensors and plain values only; all other classes are known by name alone."""
+    """torch's own reader, which builds only tensors and plain values; of other classes only the names are read."""
     _check_unpacked(path)
     try:
         strange = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except (ValueError, RuntimeError, OSError):  # no zip file: as torch 1.5 wrote it, or none at all
+    except (ValueError, RuntimeError, OSError):  # not a zip file: written by torch 1.5, or no checkpoint
         strange = []
     stand_ins: list[Any] = [(Ignored, name) for name in {*strange, "argparse.Namespace"}]
     with torch.serialization.safe_globals(stand_ins):
@@ -117,32 +117,32 @@ def _unpickled(path: Path) -> tuple[Any, list[str]]:
 
 
 def _check_unpacked(path: Path) -> None:
-    """Raise a CheckpointError where a file would take more memory than it is long, as `torch.save` never writes one."""
+    """Raise a CheckpointError if a file would take more memory than its length, which `torch.save` never writes."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as packed:
             unpacked = sum(each.file_size for each in packed.infolist())
         if unpacked > path.stat().st_size:
             raise CheckpointError(
-                f"{path} is compressed, {unpacked:,} bytes in {path.stat().st_size:,}: expected a file as torch.save "
-                "writes it; save the weights again"
+                f"{path} is compressed, {unpacked:,} bytes in {path.stat().st_size:,}: expected a file from "
+                "torch.save; save the weights again"
             )
 
 
 def check_dense(path: Path, state: Mapping[str, Any]) -> None:
-    """Raise a CheckpointError for tensors of a file that have no plain numbers: on no device, or sparse."""
+    """Raise a CheckpointError for tensors of a file without plain numbers: meta tensors or sparse ones."""
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if strange := [name for name, each in tensors.items() if each.layout is not torch.strided or each.is_meta]:
         raise CheckpointError(f"{path} holds tensors without plain numbers, {some(strange)}: expected dense ones")
 
 
 def _weights_in(folder: Path) -> Path:
-    """The file of a folder that holds the weights: as transformers, accelerate and diffusers name it, or the only one.
+    """The weights file of a folder: with the name used by transformers, accelerate and diffusers, or the only one.
 
     Raises:
         CheckpointError: none, or several.
     """
     for name in (each for whole in _WHOLE for each in (whole, f"{whole}.index.json")):
-        more = [file.name for file in folder.glob(name.replace(".", "_[0-9]*.", 1))]  # of accelerate, a model each
+        more = [file.name for file in folder.glob(name.replace(".", "_[0-9]*.", 1))]  # accelerate writes one per model
         if (folder / name).is_file() and not more:
             return folder / name
     found = sorted(file for file in folder.iterdir() if file.suffix in _ENDINGS and not file.name.startswith("."))
@@ -150,7 +150,7 @@ def _weights_in(folder: Path) -> Path:
         return found[0]
     if any(folder.glob("*.distcp")):
         raise CheckpointError(
-            f"{folder} holds a checkpoint that is spread over processes: put it together first, python -m "
+            f"{folder} holds a sharded checkpoint: merge it first, python -m "
             f"torch.distributed.checkpoint.format_utils dcp_to_torch {folder} whole.pth"
         )
     said = f"several files, {some([file.name for file in found])}: name the one to read" if found else "no weights"
@@ -158,17 +158,17 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _sharded(index: Path) -> tuple[dict[str, Any], list[str]]:
-    """The tensors of all files that an index names."""
+    """The tensors of all files in an index."""
     content = read_json(index, CheckpointError, "expected an index of weights, with a weight_map")
     try:
         shards = content["weight_map"]
         files = sorted({str(file) for file in shards.values()})
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is no index of weights ({first_line(error)}): expected a weight_map") from error
+        raise CheckpointError(f"{index} is not a weights index ({first_line(error)}): expected a weight_map") from error
     if outside := [file for file in files if Path(file).name != file]:
         raise CheckpointError(f"{index} names files outside its folder ({some(outside)}): it is damaged")
     if lost := [file for file in files if not (index.parent / file).is_file()]:
-        raise CheckpointError(f"{index} names {some(lost)}, which {index.parent} does not hold: fetch all of its files")
+        raise CheckpointError(f"{index} names {some(lost)}, missing in {index.parent}: download all of its files")
     state: dict[str, Any] = {}
     strange: list[str] = []
     for file in files:
@@ -176,16 +176,16 @@ def _sharded(index: Path) -> tuple[dict[str, Any], list[str]]:
         state |= content
         strange += more
     if lost := [name for name in shards if name not in state]:
-        raise CheckpointError(f"{index} names {some(lost)}, which are in none of its files: fetch all of them anew")
+        raise CheckpointError(f"{index} names {some(lost)}, which are in none of its files: download all of them again")
     return state, strange
 
 
 def more_than_tensors(path: Path, classes: list[str]) -> str:
     named = f"; it holds {some(classes)}" * bool(classes)
     return (
-        f"{path} holds more than tensors (a whole model, say), which is not read because it could run code: save its "
-        "state dict alone, torch.save(model.state_dict(), ...), or, where you trust it, what "
-        f"torch.load({str(path)!r}, weights_only=False) holds of it{named}"
+        f"{path} holds more than tensors (such as a whole model), which is not read because it could run code: save "
+        "only its state dict, torch.save(model.state_dict(), ...); if you trust the file, "
+        f"torch.load({str(path)!r}, weights_only=False) reads it{named}"
     )
 
 

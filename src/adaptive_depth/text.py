@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import wrap
 
-_FURTHER = 3  # digits at most, to tell values apart
+_FURTHER = 3  # extra digits at most, to distinguish values
 _WIDTH = 80
 
 
@@ -48,18 +48,18 @@ def _width(columns: Sequence[list[str]]) -> int:
 
 
 def _lines(columns: Sequence[list[str]]) -> list[str]:
-    height = max(map(len, columns))  # titles stand at the bottom of the head
+    height = max(map(len, columns))  # titles are at the bottom of the head
     level = [[" " * len(column[-1])] * (height - len(column)) + column for column in columns]
     return [" ".join(line).rstrip() for line in zip(*level, strict=True)]
 
 
 def or_dash(value: float | None, digits: int = 2) -> str:
-    """The number, or a dash for one that is not there."""
+    """The number, or a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def figures(values: Sequence[float | None], least: int = 2) -> list[str]:
-    """Numbers of one column, with a dash for those that are not there: in print those differ that differ.
+    """Numbers of one column, with a dash for None; different numbers look different.
 
     Example:
         >>> figures([12.3412, 12.3444, 9.0, None]), figures([1.5, 2.5])
@@ -70,9 +70,9 @@ def figures(values: Sequence[float | None], least: int = 2) -> list[str]:
 
 
 def digits_apart(values: Iterable[float], least: int) -> int:
-    """So many digits behind the point, and as few as that takes, tell values apart.
+    """The number of decimals needed to distinguish values, but at least `least`.
 
-    Values that three digits more than the `least` do not tell apart are taken for equal.
+    Values that are the same with three more digits than `least` count as equal.
 
     Example:
         >>> digits_apart([12.3412, 12.3444], least=2), digits_apart([12.3, 12.3 + 1e-9, 9.0], least=2)
@@ -88,7 +88,7 @@ def digits_apart(values: Iterable[float], least: int) -> int:
 
 
 def printable(text: str) -> str:
-    """A name of the user's in one line: what cannot be shown, and no font or XML takes, is a space.
+    """A user's name on one line: unprintable characters, which fonts and XML reject, become spaces.
 
     Example:
         >>> printable("a\\nb\\x07\\ud800c é")
@@ -98,7 +98,7 @@ def printable(text: str) -> str:
 
 
 def left_out_lines(reasons: Mapping[str, str]) -> list[str]:
-    """Of depths that cannot be used, a line for each reason.
+    """One line for each reason why depths cannot be used.
 
     Example:
         >>> left_out_lines({"FT": "no attention layer is left", "TT": "no attention layer is left"})

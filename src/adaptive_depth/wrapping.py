@@ -1,16 +1,16 @@
-"""What others wrap around a model, and how that changes the names of its tensors: compilers, processes, averages."""
+"""Wrappers around a model, and how they change the names of its tensors: compilers, processes, averages."""
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from .errors import AdaptiveDepthError
 
-COMPILED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # no model names a module so
+COMPILED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # names that no model uses
 _MODULE = {"DataParallel", "DistributedDataParallel", "AveragedModel", "ModelEmaV2", "ModelEmaV3", "DeepSpeedEngine"}
 
 
 def wrapped_at(module: nn.Module) -> str | None:
-    """The attribute under which a wrapper holds its model; None for a module that is no wrapper.
+    """The attribute under which a wrapper holds its model; None for a module that is not a wrapper.
 
     Example:
         >>> wrapped_at(nn.DataParallel(nn.ReLU())), wrapped_at(nn.ReLU())
@@ -23,14 +23,14 @@ def wrapped_at(module: nn.Module) -> str | None:
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """What is inside all wrappers; a module that is none as it is."""
+    """The module inside all wrappers; a plain module itself."""
     while (name := wrapped_at(module)) is not None:
         module = module.get_submodule(name)
     return module
 
 
 def plain_names(module: nn.Module) -> dict[str, str]:
-    """The names of a module's state, and those without the wrappers inside it.
+    """The names in a module's state dict, mapped to those without the wrappers inside it.
 
     Example:
         >>> plain_names(nn.Sequential(nn.DataParallel(nn.BatchNorm1d(1, affine=False, track_running_stats=False))))
@@ -48,7 +48,7 @@ def plain_names(module: nn.Module) -> dict[str, str]:
 
 
 def without(name: str, parts: tuple[str, ...]) -> str:
-    """A name without some of the parts between its dots.
+    """A name without some of its dotted components.
 
     Example:
         >>> without("layer1._orig_mod.0.weight", COMPILED)
@@ -58,10 +58,10 @@ def without(name: str, parts: tuple[str, ...]) -> str:
 
 
 def check_shaped(module: nn.Module, what: str, error: type[AdaptiveDepthError]) -> None:
-    """Raise `error` where tensors get their shapes with the first input only (`nn.LazyLinear`)."""
+    """Raise `error` if tensors only get their shapes with the first input (`nn.LazyLinear`)."""
     lazy = [name for name, tensor in module.state_dict(keep_vars=True).items() if is_lazy(tensor)]
     if lazy:
         raise error(
-            f"{what} a {type(module).__name__} that never ran: {', '.join(lazy[:3])} have no shape yet; run it once on "
-            "an input, model(x), and then go on"
+            f"{what} a {type(module).__name__} that never ran: {', '.join(lazy[:3])} have no shape yet; first run it "
+            "once on an input, model(x)"
         )

@@ -143,7 +143,7 @@ def _state(**changes) -> dict:
 
 
 BAD = {
-    "code": (lambda: {"model": _state(), "x": Harmful()}, "resnet18", "because it could run code: save its state"),
+    "code": (lambda: {"model": _state(), "x": Harmful()}, "resnet18", "because it could run code: save only its state"),
     "text": (lambda: None, "resnet18", "cannot be read|holds more than tensors"),
     "a list": (lambda: [1, 2], "resnet18", "holds no state dict: expected names and tensors, alone or under 'model'"),
     "another": (_state, "resnet50", "does not hold the authors' resnet50: [0-9]+ tensors are missing"),
