@@ -219,7 +219,9 @@ def test_weights_are_told_apart(call, train_arguments, tmp_path):
     torch.save(ad.create_model("resnet18", **small), tmp_path / "whole.pth")
     status, _, err = call(*base, f"--weights={tmp_path / 'whole.pth'}", f"--output={tmp_path / 'b'}")
     assert (status, err.count("\n")) == (2, 1)
-    assert "holds more than tensors (a whole model, say), which is not read because it could run code: save its" in err
+    assert (
+        "holds more than tensors (such as a whole model), which is not read because it could run code: save only" in err
+    )
     status, _, err = call(*base, f"--weights={paths['resnet18']}", "--pretrained", f"--output={tmp_path / 'b'}")
     assert (status, "--weights and --pretrained both say where to start: give only one" in err) == (2, True)
 
