@@ -29,7 +29,7 @@ def split_batch(batch: Any, device: torch.device | None) -> tuple[Any, Any]:
         x: Any = {str(name): value for name, value in batch.items() if name not in _LABELS}
         y = next((batch[name] for name in _LABELS if name in batch), None)
     elif isinstance(batch, tuple | list):
-        x, y = (*batch, None, None)[:2]
+        x, y = (*batch, None, None)[:2]  # pads a tuple of one; entries after the second are ignored
     else:
         x, y = batch, None
     if isinstance(x, Mapping):
@@ -93,6 +93,7 @@ def samples_in(x: Any) -> int | None:
         2
         >>> samples_in((torch.zeros(20, 3), torch.zeros(2, 60)))
     """
+    # A top-level tuple or list holds positional arguments, unless it is a list of dicts, one per sample.
     positional = isinstance(x, tuple | list) and not _are_mappings(x)
     sizes = {size for each in (x if positional else (x,)) for size in _first_dimensions(each)}
     return sizes.pop() if len(sizes) == 1 else None

@@ -73,4 +73,5 @@ def one_line(error: BaseException) -> str:
 def _readable(text: str) -> str:
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST * 2 // 3]} [...] {text[-_LONGEST // 4 :]}"
+    # Lone surrogates, as in names of damaged files, cannot be printed.
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

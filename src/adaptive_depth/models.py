@@ -206,6 +206,7 @@ def source_of(model: nn.Module, remembered: Source | None = None) -> Source | No
         kept = config_of(model)  # as it is now: changing a model may change its config
         return None if kept is None else _tried(model, Source(f"transformers/{type(model).__name__}", kept))
     remembered = remembered or remembered_source(model)
+    # Candidates are built on the meta device, where a model costs no memory.
     wanted, shapes = repr(model), _shapes(model)
     for source in [remembered] if remembered else _candidates(model):
         try:

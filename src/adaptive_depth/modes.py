@@ -60,6 +60,7 @@ def looking_at(model: nn.Module) -> Iterator[None]:
 
 def _looking_at(model: nn.Module) -> Iterator[None]:
     kept = _looked_at.get()
+    # What an outer call restores need not be saved again.
     parts = () if id(model) in kept else model.modules()
     before = [_Kept(part) for part in parts if id(part) not in kept]
     token = _looked_at.set(kept | {id(part.module) for part in before})

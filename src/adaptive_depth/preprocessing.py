@@ -155,6 +155,7 @@ class Preprocessing(Plain):
                 f"{max(sides) / self.crop_pct:.4g} pixels: expected at most {MOST_PIXELS:,}, so a crop_pct of at least "
                 f"{max(sides) / MOST_PIXELS:.3g}"
             )
+        # JSON has lists for tuples, and a frozen dataclass forbids plain assignment.
         for field in ("mean", "std", "classes", "fill", *(["image_size"] * (len(sides) == 2))):
             object.__setattr__(self, field, tuple(getattr(self, field)))
 

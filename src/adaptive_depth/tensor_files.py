@@ -165,6 +165,7 @@ def _sharded(index: Path) -> tuple[dict[str, Any], list[str]]:
         files = sorted({str(file) for file in shards.values()})
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index} is not a weights index ({first_line(error)}): expected a weight_map") from error
+    # An index must not make us read other folders.
     if outside := [file for file in files if Path(file).name != file]:
         raise CheckpointError(f"{index} names files outside its folder ({some(outside)}): it is damaged")
     if lost := [file for file in files if not (index.parent / file).is_file()]:

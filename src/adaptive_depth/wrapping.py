@@ -6,6 +6,7 @@ from torch.nn.parameter import is_lazy
 from .errors import AdaptiveDepthError
 
 COMPILED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # names that no model uses
+# By name, so that their libraries need not be imported.
 _MODULE = {"DataParallel", "DistributedDataParallel", "AveragedModel", "ModelEmaV2", "ModelEmaV3", "DeepSpeedEngine"}
 
 

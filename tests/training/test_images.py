@@ -136,7 +136,7 @@ def test_too_many_damaged_images_stop(folder):
     for number in range(3):
         (folder / "train" / "b" / f"{number:02}.png").write_text("no image")
     with pytest.raises(
-        ad.DataError, match=r"of 40 training images cannot be read, more than .*skip_damaged=0.05 .image 2"
+        ad.DataError, match=r"of 40 training images cannot be read, more than .*skip_damaged=0.05 allows .image 2"
     ):
         list(batches(folder, skip_damaged=0.05))
     assert sum(len(x) for x, _ in batches(folder, skip_damaged=0.1)) == 37

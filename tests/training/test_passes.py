@@ -383,7 +383,7 @@ def test_bad_arguments(arguments, said, nets):
         ({"passes": "SXB"}, "unknown letter 'X'"),
         ({"alpha": 0.3}, "alpha=0.3 belongs to passes='algorithm 1', but passes is 'SBSBR': change one of them"),
         ({"low_memory": True}, "low_memory=True belongs to passes='algorithm 1'"),
-        ({"passes": "algorithm 1", "delay": 3}, "delay=3 belongs to a pattern of passes, such as passes='SBSBR', and"),
+        ({"passes": "algorithm 1", "delay": 3}, "delay=3 belongs to a pattern of passes, such as passes='SBSBR', but"),
         ({"intermediate": ("TFFF",)}, "is for 4 stages, but the network has 2"),
     ],
 )

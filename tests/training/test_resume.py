@@ -313,7 +313,7 @@ def test_damage_is_told_and_the_one_before_is_named(damage, nets, tmp_path):
     else:
         last.write_text(json.dumps({**facts, **({"format": "x"} if damage == "foreign" else {"version": 99})}))
     before = sorted(path.name for path in tmp_path.iterdir())
-    with pytest.raises(ad.CheckpointError, match=r"remove it to go on from step-00000011.json"):
+    with pytest.raises(ad.CheckpointError, match=r"remove it to resume from step-00000011.json"):
         train(build(nets), loader(), folder=tmp_path, resume=True, **FAST)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     last.unlink()

@@ -86,7 +86,7 @@ def test_skips_are_drawn_equally_often_and_from_the_seed_alone():
         ({"delay": "a"}, "delay='a': expected a whole number of batches"),
         (
             {"pattern": "SB", "intermediate": ("TF",)},
-            r"pattern='SB' has no R, which alone uses intermediate=\('TF'",
+            r"pattern='SB' has no R, the only pass that uses intermediate=\('TF'",
         ),
         ({"pattern": "SSS"}, "pattern='SSS' has only S, so no sub-network would learn .* 'SB' or 'SBSBR'"),
         ({"pattern": "BS"}, "pattern='BS' begins with B: expected S first, because it loads the batch"),

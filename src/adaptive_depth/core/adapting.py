@@ -123,6 +123,7 @@ def find_stages(
             )
         args, kwargs = arguments(example)
         runs = discover(model, args, kwargs, places)
+        # Only for custom models: the bodies of libraries' detectors are known.
         if within is None and places == WHOLE and not _of_a_library(model):
             check_one_part(model, runs, args, kwargs)
         if predicts_the_next_token(model):
@@ -133,6 +134,7 @@ def find_stages(
         except StagesError:
             if mandatory is not None or len(runs) == 1:
                 raise
+            # One run whose blocks cannot be skipped must not cost the others.
             stages = _cut(model, _those_that_work(model, runs, args, kwargs), None, None, skip_aware)
             prove_every_depth(AdaptiveNetwork(model, stages), args, kwargs, asked=True)
         return stages

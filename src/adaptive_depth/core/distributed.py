@@ -24,7 +24,7 @@ class Distributed:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
             from accelerate import PartialState
 
-            PartialState(cpu=not torch.cuda.is_available())
+            PartialState(cpu=not torch.cuda.is_available())  # starts torch.distributed from the launcher's environment
         started = dist.is_available() and dist.is_initialized()  # by this or by the user's own loop
         self.count, self.index = (dist.get_world_size(), dist.get_rank()) if started else (1, 0)
 
@@ -86,7 +86,7 @@ class Distributed:
         for group in by_kind.values():
             flat = torch.cat([tensor.detach().flatten() for tensor in group])
             dist.all_reduce(flat)
-            flat /= self.count
+            flat /= self.count  # gloo can only sum, not average
             for tensor, mean in zip(group, flat.split([each.numel() for each in group]), strict=True):
                 tensor.detach().copy_(mean.view_as(tensor))
 

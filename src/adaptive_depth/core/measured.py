@@ -42,6 +42,7 @@ def costs_of_layers(
         for path in blocks:
             block = stand_in(model.get_submodule(path), returns)
             without = _log_probabilities(build_view(model, {path: block}, links).module, args, kwargs)
+            # Rounding can make a KL divergence slightly negative.
             found[path] = max(0.0, float((whole.exp() * (whole - without)).sum(-1).mean()))
     return found
 

@@ -118,7 +118,7 @@ class AdaptiveNetwork(OnTheHub):
             elif not self._skippable(path):
                 _plant(self.skip_norms, path, RunningStatistics(norm))
         self.register_load_state_dict_pre_hook(_grow_statistics)
-        self.training = model.training
+        self.training = model.training  # nn.Module starts in training mode, which the model may not be in
         self.skip_norms.train(model.training)
 
     @classmethod
@@ -203,7 +203,7 @@ class AdaptiveNetwork(OnTheHub):
             )
         try:
             view = self._views[skip]  # type: ignore[index]
-        except (KeyError, TypeError):
+        except (KeyError, TypeError):  # the latter for a list of booleans, which is not hashable
             view = self._build(parse_skip(skip, len(self.stages)))
         if self.training:  # in eval mode `train()` below did this, so that choosing a depth stays a lookup
             view.follow_modes()

@@ -62,6 +62,7 @@ def load_reference(name: str, path: str | os.PathLike[str], **arguments: Any) ->
     theirs = read_state_dict(path)
     names = rename(theirs)
     tensors = {names[key]: tensor for key, tensor in theirs.items()}
+    # The classifier is the last matrix.
     head = [tensor for key, tensor in tensors.items() if key.startswith("model.") and tensor.ndim == 2]
     if head:
         arguments = {"num_classes": len(head[-1])} | arguments

@@ -49,6 +49,7 @@ def save(network: AdaptiveNetwork | nn.Module, folder: str | os.PathLike[str]) -
     try:
         with writing(folder, "save", CheckpointError):
             before = set(folder.glob(WEIGHTS))
+            # The weights first: a description must never name a file that is missing.
             weights = write_tensors(tensors, folder)
             try:
                 write_atomically(folder / RUN, json.dumps(description | {"weights": weights}, indent=2).encode())

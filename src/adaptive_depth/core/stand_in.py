@@ -151,5 +151,6 @@ def _written(function: Callable[..., Any], returns: tuple[int | None, ...] | Non
     source = f"def forward({', '.join(shown)}):\n    return {result}\n"
     file = f"<adaptive_depth stand-in {next(_numbers)}>"
     exec(compile(source, file, "exec"), scope)
+    # TorchScript reads a function's source through linecache.
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     return scope["forward"]

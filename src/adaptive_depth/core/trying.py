@@ -220,6 +220,7 @@ def _reject_left_over(network: Network, args: Sequence[Any], kwargs: Mapping[str
     own_args, own_kwargs = fresh(args, kwargs)
     before = {_place(tensor) for tensor in tensors_of(expected) if tensor.numel()}
     trees = (network.model, network.skip_norms)
+    # Parameters and buffers may be part of any output.
     constant = {_place(tensor) for tree in trees for tensor in (*tree.parameters(), *tree.buffers())}
     try:
         output = network.view(skip).module(*own_args, **own_kwargs)

@@ -116,9 +116,10 @@ class Whole:
     def _renumbered(self, kept: Mapping[str, Sequence[int]]) -> tuple[dict[str, dict[str, Any]], dict[int, Any]]:
         """The plain attributes of the shorter model by module path, and its configs by the id of the originals."""
         reasons = []
+        # The smallest change of the config first, until the class builds what is expected.
         for way in ("by layer", "in turn", "numbers"):
             memo: dict[int, Any] = {}
-            config = copy.deepcopy(self.model.config, memo)
+            config = copy.deepcopy(self.model.config, memo)  # the memo maps every nested config to its copy
             configs = {id(inner): memo.get(id(inner), inner) for _, inner in _nested(self.model.config)}
             try:
                 self._shorten(config, kept, way)

@@ -351,7 +351,7 @@ def check_input(network: nn.Module, config: DataConfig) -> Any:
     with evaluating(network), torch.no_grad():
         try:
             return network(torch.zeros(shape, device=device))
-        except (RuntimeError, AssertionError) as error:
+        except (RuntimeError, AssertionError) as error:  # timm asserts the size, torch raises for shapes
             said = str(error).strip().splitlines()[0]
             raise DataError(
                 f"the network does not take images of shape {list(shape[1:])}: {said}{_built_for_one_size(network)}"

@@ -110,6 +110,7 @@ class _Part(v2.RandomResizedCrop):
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = v2.functional.get_size(flat_inputs[0])
+        # Relative to the image's own ratio, where that of torchvision is absolute.
         self._log_ratio = torch.log(torch.tensor([0.75, 4 / 3]) * (width / height))
         self.ratio = (0.75 * width / height, 4 / 3 * width / height)
         return super().make_params(flat_inputs)

@@ -182,7 +182,7 @@ def record(
         open_calls.append((next(begun), *as_now(args, kwargs), Context()))
 
     def after(path: str, module: nn.Module, _: Any, output: Any) -> None:
-        number, args, kwargs, context = open_calls.pop()
+        number, args, kwargs, context = open_calls.pop()  # a stack, because inner calls end before outer ones
         calls.append(Call(path, number, args, kwargs, output, input_names(module), context=context))
 
     args, kwargs = fresh(args, kwargs)

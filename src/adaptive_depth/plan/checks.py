@@ -103,6 +103,7 @@ def _reject_overlaps(stages: Stages, modules: Mapping[str, nn.Module]) -> None:
                 "the result of network.extract(skip)"
             )
         parent = path.rpartition(".")[0]
+        # An alias under another parent is harmless; twice under one parent means that it runs twice.
         beside = [other for other, module in modules.items() if module is modules[path]]
         if sum(other.rpartition(".")[0] == parent for other in beside) > 1:
             raise StagesError(
@@ -154,7 +155,7 @@ def homes(model: nn.Module, stages: Stages) -> dict[str, int]:
     within: set[int] = set()
     current = 0
     for module in model.modules():
-        current = places.stage(module) or current
+        current = places.stage(module) or current  # a norm between two stages follows the one before it
         number = explicit.get(id(module), current)
         block = places.name(module) in blocks and not module._parameters and any(module.children())
         whole = is_norm(module) and not block and (id(module) in explicit or gathers_inside(module))

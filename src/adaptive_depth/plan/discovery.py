@@ -77,6 +77,7 @@ def discover(
             search.check_none_lost(layers, runs)
         if len(runs) > MOST_STAGES:
             runs = _hardest_working(model, runs, args, kwargs)
+    # As one stage it would give two depths only, so it is divided into groups.
     if len(runs) == 1:
         return [replace(runs[0], flat=True)]
     return runs
@@ -136,6 +137,7 @@ class _Search:
             module, calls = self._at(path), self.calls.get(path, [])
             possible = (
                 len(calls) == 1
+                # Leaf layers of torch are parts of blocks, never blocks.
                 and (any(module.children()) or not type(module).__module__.startswith("torch."))
                 and has_weights(module)
                 and hidden_of(calls[0]) is not None
@@ -292,6 +294,7 @@ def _hardest_working(model: nn.Module, runs: Sequence[Run], args: Any, kwargs: A
     top = type(model).__name__
 
     def work(run: Run) -> int:
+        # The first block is never skippable.
         return sum(sum(counts.get(f"{top}.{block}", {}).values()) for block in run.blocks[1:])
 
     kept = sorted(runs, key=work, reverse=True)[:MOST_STAGES]

@@ -192,4 +192,5 @@ def distillation_loss(teacher: Tensor, student: Tensor, temperature: float = 1.0
     target = F.log_softmax(teacher.detach().to(exact) / temperature, dim=-1)
     answer = F.log_softmax(student.to(exact) / temperature, dim=-1)
     divergence = F.kl_div(answer, target, reduction="sum", log_target=True)
+    # "batchmean" would divide by the batch only, not by all positions.
     return divergence * temperature**2 / (student.numel() // student.shape[-1])

@@ -45,7 +45,7 @@ def feature_distance(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> 
 def _distance(student: Tensor, teacher: Tensor) -> Tensor:
     exact = torch.promote_types(student.dtype, torch.float32)
     student, teacher = student.to(exact), teacher.detach().to(exact)
-    spread = teacher.var(correction=0).clamp_min(torch.finfo(exact).eps)
+    spread = teacher.var(correction=0).clamp_min(torch.finfo(exact).eps)  # constant features have no variance
     return (student - teacher).square().mean() / spread
 
 

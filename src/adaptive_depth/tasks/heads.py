@@ -113,6 +113,7 @@ class Heads(Task):
         elif isinstance(value, Mapping):
             found = dict(value)
         elif isinstance(value, tuple | list):
+            # Further outputs are allowed, missing ones are reported below.
             found = dict(zip(self.tasks, value, strict=False))
         else:
             found = {}

@@ -51,6 +51,7 @@ class MultiLabel(Task):
         exact = torch.promote_types(student.dtype, torch.float32)
         student, teacher = student.to(exact), teacher.to(exact)
         expected = teacher.sigmoid()
+        # Minus the teacher's entropy, so that it is 0 if both agree.
         return F.binary_cross_entropy_with_logits(student, expected) - F.binary_cross_entropy_with_logits(
             teacher, expected
         )

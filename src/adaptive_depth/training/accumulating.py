@@ -43,4 +43,5 @@ def check_steps_for_each_item() -> None:
 def _state() -> Any:
     """What accelerate knows about accumulation in this process; None if no `Accelerator` was created."""
     kind = getattr(sys.modules.get("accelerate.state"), "GradientState", None)
+    # Calling it without an `Accelerator` would create that state.
     return kind() if kind is not None and kind._shared_state else None

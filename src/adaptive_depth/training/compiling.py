@@ -32,7 +32,7 @@ class Compiled:
         """`function` itself or, once `ask` was called, the one compiled under `key` for the network's present views."""
         if self._options is None:
             return function
-        if self._views is not network._views:
+        if self._views is not network._views:  # forget_views() makes a new dictionary, so identity reveals a rebuild
             self._views, self._made = network._views, {}
         if key not in self._made:
             args, kwargs = self._options

@@ -68,7 +68,7 @@ class TrainingBatches:
         return len(self.source)
 
     def set_epoch(self, epoch: int) -> None:
-        self.source.set_seed(1_000_003 * self.seed + epoch)
+        self.source.set_seed(1_000_003 * self.seed + epoch)  # no two pairs of seed and epoch share a number
 
     @property
     def indices(self) -> Callable[[int], list[int]] | None:
@@ -121,6 +121,7 @@ class _ByNumber:
     def __init__(
         self, data: Any, recipe: Recipe, size: int, workers: int, together: _Finished, processes: Distributed
     ) -> None:
+        # selected_round=0 uses all images, where timm's default drops some.
         self.sampler = RepeatAugSampler(
             data, processes.count, processes.index, num_repeats=recipe.repeats, selected_round=0
         )

@@ -20,6 +20,7 @@ def seeded(seed: int | None) -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - transforms draw from the global state
     with torch.random.fork_rng():
         random.seed(seed)
+        # NumPy takes 32 bits only.
         np.random.seed(seed % 2**32)  # noqa: NPY002
         torch.manual_seed(seed)
         try:

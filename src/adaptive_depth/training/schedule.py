@@ -125,6 +125,7 @@ class Schedule:
         total = 0
         for place, chunk in enumerate(chunks):
             for letter in chunk:
+                # The first batch at this place that is old enough for the letter; then one per round.
                 first = -(-max(0, ages[letter] - place) // len(chunks)) * len(chunks) + place
                 total += max(0, -(-(batches - first) // len(chunks)))
         return total

@@ -242,6 +242,7 @@ def put_numbers(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor],
     now = optimizer.state_dict()["param_groups"]
     groups = [{**before, "params": group["params"]} for before, group in zip(rest["groups"], now, strict=True)]
     for group in groups:
+        # JSON made lists of tuples.
         if isinstance(group.get("betas"), list):
             group["betas"] = tuple(group["betas"])
     optimizer.load_state_dict({"state": state, "param_groups": groups})
@@ -287,6 +288,7 @@ def state_of_module(module: nn.Module, prefix: str, *, keep: bool = True) -> tup
     found, seen = {}, set()
     for name, tensor in state.items():
         spread = isinstance(tensor, DTensor)
+        # Tied tensors share memory; shards have no common pointer, and all empty tensors have the same.
         key = name if spread or not tensor.numel() else (tensor.data_ptr(), tensor.shape)
         if key not in seen:
             seen.add(key)

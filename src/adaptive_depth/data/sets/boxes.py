@@ -163,6 +163,7 @@ class Boxes(Dataset[tuple[Any, dict[str, Any]]]):
         return self.transform(image, target) if self.transform else (image, target)
 
     def _target(self, picture: Picture, width: int, height: int) -> dict[str, Any]:
+        # Evaluation needs crowds, to ignore what is found on them.
         chosen = np.ones_like(picture.crowd) if self.crowds else ~picture.crowd
         scale = (1, 1, 1, 1) if picture.size else (width, height, width, height)
         boxes = torch.from_numpy((picture.boxes * np.array(scale))[chosen].astype(np.float32))

@@ -44,7 +44,7 @@ class Digits(Drawn):
 
         digits: Any = load_digits()
         parts = train_test_split(
-            (digits.images * (255 / 16)).round().astype(np.uint8),
+            (digits.images * (255 / 16)).round().astype(np.uint8),  # scikit-learn's pixels range from 0 to 16
             digits.target,
             test_size=500,
             stratify=digits.target,

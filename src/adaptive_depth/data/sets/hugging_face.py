@@ -65,6 +65,7 @@ def open_hugging_face(
     image = _column(rows.features, datasets.Image, "image", what)
     label = _column(rows.features, datasets.ClassLabel, "label", what)
     found = tuple(rows.features[label].names)
+    # Images are decoded by `Indexed`, which names a damaged one.
     rows = rows.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
     return Indexed(_Rows(rows, image, label, f"hfds/{name}"), found, classes, what)
 
