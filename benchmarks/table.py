@@ -1,4 +1,4 @@
-"""Prints the table of figures in docs/measured.md, from what the other scripts left in results/."""
+"""Prints the table of figures in docs/measured.md, from the other scripts' results in results/."""
 
 import json
 from collections.abc import Callable
@@ -31,9 +31,9 @@ ROWS: list[Row] = [
         "find_stages",
         "`find_stages` for ResNet-50 with its proof over 16 sub-networks: by family, by discovery",
         "12 forward passes + 1 s",
-        lambda r: " and ".join(f"{passes:.1f}" for passes in r["forward passes in all"].values()) + " passes in all",
+        lambda r: " and ".join(f"{passes:.1f}" for passes in r["forward passes in all"].values()) + " passes in total",
     ),
-    ("choosing", "choosing another depth", "under 5 µs", lambda r: f"{r['median_us']:.2f} µs, nothing rebuilt"),
+    ("choosing", "switching to another depth", "under 5 µs", lambda r: f"{r['median_us']:.2f} µs, nothing rebuilt"),
     (
         "training_step",
         "a training step against one of the super-net plus one of the base-net (ResNet-50, 224 px, batch 8)",
@@ -52,7 +52,7 @@ ROWS: list[Row] = [
     ),
     (
         "training_step",
-        "largest difference of a gradient to the plain two-pass algorithm, in float64",
+        "largest gradient difference from the plain two-pass algorithm, in float64",
         "rounding",
         lambda r: f"{max(v for k, v in r['largest relative difference of a gradient'].items() if _form64(k)):.0e}",
     ),
@@ -64,7 +64,7 @@ ROWS: list[Row] = [
     ),
     (
         "step_cost",
-        "a training step of ViT-B/16 and of Swin-T (batch 4) against the two alone; they share little before a norm",
+        "a training step of ViT-B/16 and of Swin-T (batch 4) against both alone; little is shared before a norm",
         "at most 1.00",
         lambda r: " and ".join(
             f"{next(iter(each['against super + base'].values()))['median']:.3f} "
@@ -83,7 +83,7 @@ ROWS: list[Row] = [
     ),
     (
         "evaluation",
-        "`evaluate` on all 16 sub-networks against one after the other: ResNet-50, ViT-B/16, Swin-T",
+        "`evaluate` on all 16 sub-networks, compared with one after the other: ResNet-50, ViT-B/16, Swin-T",
         "2.2, 1.9, 1.8 times faster",
         lambda r: (
             ", ".join(f"{one['times faster']['median']:.2f}" for one in r["networks"].values())
@@ -131,13 +131,13 @@ ROWS: list[Row] = [
     ),
     (
         "export_onnx_resnet50_shared",
-        "one ONNX file with 16 depths (ResNet-50, calibrated, norms shared) against the super-net's: size, memory; "
-        "latency at FFFF, TTFF, TTTT against a file of that depth alone",
+        "one ONNX file with 16 depths (ResNet-50, calibrated, norms shared) relative to the super-net's: size, memory; "
+        "latency at FFFF, TTFF, TTTT relative to a file of only that depth",
         "1.05, 1.3; 1.25",
         lambda r: _artifact(r),
     ),
     ("export_onnx_resnet50_folded", "the same, two sets of norms, folded", "1.05, 1.8; 1.05", lambda r: _artifact(r)),
-    ("export_onnx_vit", "the same of ViT-B/16", "1.03, 1.3; 1.05", lambda r: _artifact(r)),
+    ("export_onnx_vit", "the same for ViT-B/16", "1.03, 1.3; 1.05", lambda r: _artifact(r)),
     (
         "export_executorch_resnet50_shared",
         "one `.pte` with 16 depths (ResNet-50, calibrated, norms shared)",
@@ -150,7 +150,7 @@ ROWS: list[Row] = [
         "1.75, 1.8; 1.05",
         lambda r: _artifact(r),
     ),
-    ("export_executorch_vit", "the same of ViT-B/16", "1.03, 1.3; 1.05", lambda r: _artifact(r)),
+    ("export_executorch_vit", "the same for ViT-B/16", "1.03, 1.3; 1.05", lambda r: _artifact(r)),
     (
         "export_openvino",
         "one OpenVINO model with 16 depths, ResNet-50 and ViT-B/16",
@@ -159,8 +159,8 @@ ROWS: list[Row] = [
     ),
     (
         "export_onnx_files",
-        "a plain ONNX file for each depth over one file of weights, against the one file: latency at FFFF, TTFF, TTTT; "
-        "size; memory of one depth, of three",
+        "a plain ONNX file per depth with one file of weights, relative to the single file: latency at FFFF, TTFF, "
+        "TTTT; size; memory of one depth, of three",
         "1.02",
         lambda r: (
             ", ".join(f"{row['median']:.2f}" for row in r["latency, files / one"].values())
@@ -170,7 +170,7 @@ ROWS: list[Row] = [
     ),
     (
         "quantization",
-        "int8 against float, a CNN on Fashion-MNIST: same class, at the worst of 16 depths; OpenVINO, ONNX Runtime",
+        "int8 vs. float, a CNN on Fashion-MNIST: equal predictions at the worst of 16 depths; OpenVINO, ONNX Runtime",
         "99 % of the images",
         lambda r: ", ".join(f"{least:.2f} %" for least in r["least agreement in percent"].values()),
     ),
@@ -185,12 +185,12 @@ ROWS: list[Row] = [
     ),
     (
         "governor_simulation",
-        "the governor on 24 traces against an oracle that knows them, the worst: accuracies of 76.7 to 75.1 %; of "
-        "80 to 60 %",
+        "the governor on 24 traces relative to an oracle that knows them, worst trace: accuracies of 76.7 to 75.1 %; "
+        "of 80 to 60 %",
         "0.98",
         lambda r: f"{_worst(r, '76.7 to 75.1 %'):.3f}; {_worst(r, '80 to 60 %'):.3f}",
     ),
-    ("governor_simulation", "a decision of the governor", "20 µs", lambda r: f"{r['us a decision']:.0f} µs"),
+    ("governor_simulation", "one decision of the governor", "20 µs", lambda r: f"{r['us a decision']:.0f} µs"),
 ]
 
 
@@ -220,7 +220,7 @@ def _worst(result: dict[str, Any], accuracies: str) -> float:
 
 
 def _script(name: str) -> str:
-    """The script that wrote a result; one that measures several things names them behind its own name."""
+    """The script that wrote a result; if it measures several things, results have its name as a prefix."""
     return next(part for part in _shortened(name) if (Path(__file__).parent / f"{part}.py").exists())
 
 
@@ -230,7 +230,7 @@ def _shortened(name: str) -> list[str]:
 
 
 def table() -> str:
-    """A Markdown table: what, its target, what was measured."""
+    """A Markdown table: what, the target, the measurement."""
     lines = ["| what (`benchmarks/`) | target | measured |", "|---|---|---|"]
     for name, what, target, measured in ROWS:
         result = json.loads((RESULTS / f"{name}.json").read_text())

@@ -198,7 +198,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("nothing.npz", "--data nothing.npz is not there: name the folder"),
+        ("nothing.npz", "--data nothing.npz does not exist: name the folder"),
         ("other.npz", "--data other.npz has no train_jpeg, train_end, train_labels, test_jpeg, test_end, test_labels"),
         ("text.npz", "--data text.npz is no .npz (ValueError): expected train_jpeg"),
         ("single.npz", "--data single.npz has no train_jpeg"),
@@ -247,7 +247,7 @@ def test_an_interrupted_night_says_how_to_go_on(place, monkeypatch) -> None:
     module = importlib.import_module("command")
     monkeypatch.setattr(sys, "argv", ["ratio.py", "--quick", "--results", str(place.folder)])
     monkeypatch.setattr(module, "do_all", interrupted)
-    with pytest.raises(SystemExit, match=r"what is finished stays in .*: run it again to go on"):
+    with pytest.raises(SystemExit, match=r"finished runs are kept in .*: run it again to resume"):
         module.command(importlib.import_module("ratio"))
 
 

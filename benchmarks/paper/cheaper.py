@@ -42,7 +42,7 @@ def _method(run: Run, place: Place) -> tuple[ad.AdaptiveNetwork, rivals.Step]:
 
 
 def table(found: dict[str, Any]) -> str:
-    time = ("time of a step", lambda row: f"{row['time']['median']:.2f}")
+    time = ("step time", lambda row: f"{row['time']['median']:.2f}")
     return comparison(found["cases"], "the base-net learns from", time)
 
 

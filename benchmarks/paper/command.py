@@ -1,4 +1,4 @@
-"""The command line of every experiment: make the runs that are missing, write what was found, print the table."""
+"""The command line of every experiment: make missing runs, write the results, print the table."""
 
 import argparse
 import json
@@ -16,17 +16,17 @@ from measure import machine
 
 
 def command(*experiments: ModuleType) -> None:
-    """Make some experiments, each a module with `plan`, `summary` and `table`."""
+    """Run experiments, each a module with `plan`, `summary` and `table`."""
     parser = argparse.ArgumentParser(description="\n".join(filter(None, (each.__doc__ for each in experiments))))
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of CIFAR-10 (downloaded), or a .npz")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--setting", choices=SETTINGS, default="night", help="the budget; night by default")
     budget.add_argument(
-        "--quick", action="store_const", const="quick", dest="setting", help="a quarter of an hour: shows that it runs"
+        "--quick", action="store_const", const="quick", dest="setting", help="15 minutes, to check that it runs"
     )
-    parser.add_argument("--processes", type=_positive, default=2, help="of one thread each; 2 by default")
+    parser.add_argument("--processes", type=_positive, default=2, help="with one thread each; 2 by default")
     parser.add_argument("--results", type=Path, default=Place.folder, help="folder of results; the page's by default")
-    parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
+    parser.add_argument("--table", action="store_true", help="print existing results, run nothing")
     options = parser.parse_args()
     place = Place(SETTINGS[options.setting], options.data, options.results)
     torch.set_num_threads(1)
@@ -34,7 +34,7 @@ def command(*experiments: ModuleType) -> None:
         if not options.table:
             _make(experiments, place, options.processes)
     except KeyboardInterrupt:
-        raise SystemExit(f"stopped; what is finished stays in {place.results}: run it again to go on") from None
+        raise SystemExit(f"interrupted; finished runs are kept in {place.results}: run it again to resume") from None
     for module in experiments:
         name = Path(module.__file__ or "").stem
         print(f"\n{(module.__doc__ or '').splitlines()[0]}\n{place.setting}\n\n{table(module, name, place)}")
@@ -83,5 +83,5 @@ def table(module: ModuleType, name: str, place: Place) -> str:
 def read(name: str, place: Place) -> dict[str, Any]:
     file = place.results / f"{name}.json"
     if not file.exists():
-        raise SystemExit(f"{file} is not there: run {name}.py without --table first, it makes what is missing")
+        raise SystemExit(f"{file} does not exist: run {name}.py without --table first, to make the missing runs")
     return json.loads(file.read_text())

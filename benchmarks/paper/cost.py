@@ -78,7 +78,7 @@ def table(found: dict[str, Any]) -> str:
         for title, each in found["accuracy"].items()
     }
     told = ", ".join(f"{title} {value:.1f} %" for title, value in mean_of.items())
-    head = ["time of an epoch over that of super-net and base-net, each alone", *columns]
+    head = ["epoch time relative to super-net plus base-net, each trained alone", *columns]
     return (
         f"{markdown(head, rows)}\n\n{markdown(['method', 'sub-network', 'MMACs', 'accuracy'], reached)}\n\n"
         f"Mean of all sub-networks: {told}."

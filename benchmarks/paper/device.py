@@ -18,12 +18,12 @@ WIDTHS = (1.0, 0.75, 0.5, 0.25)
 
 
 def plan(_: Place) -> list[Run]:
-    """Nothing is trained: what a network computes does not change how long it takes."""
+    """Nothing is trained: the values of weights do not affect the time."""
     return []
 
 
 def summary(place: Place) -> dict[str, Any]:
-    """Latency over the full network's against multiply-adds over the full network's, from one interleaved run."""
+    """Latency and multiply-adds relative to the full network's, from one interleaved run."""
     network = ad.adapt(ad.create_model("torchvision/resnet50")).eval().to(place.device)
     x = torch.randn(1, 3, 224, 224, device=place.device)
     networks = {f"depth {skip}": network.subnet(skip) for skip in SKIPS}
@@ -80,7 +80,7 @@ def table(found: dict[str, Any]) -> str:
         [name, f"{1 - each['macs']:.0%}", f"{1 - each['latency']['median']:.0%}", _share(each)]
         for name, each in found["ratios"].items()
     ]
-    head = ["ResNet-50", "multiply-adds saved", "latency saved", "share of it"]
+    head = ["ResNet-50", "multiply-adds saved", "latency saved", "ratio of the two"]
     drawn = {skip: value for skip, value in found["millijoules an image"].items() if value is not None}
     said = "; ".join(f"{skip} {value:.1f} mJ" for skip, value in drawn.items())
     return f"{markdown(head, rows)}\n\nEnergy: {said or found['energy']}."

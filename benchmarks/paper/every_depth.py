@@ -12,7 +12,7 @@ from run import Place, Run
 from setting import Setting
 
 FAMILIES = ("resnet", "mobilenet_v2", "vit", "swin")
-WITHOUT_BETWEEN = 16.0  # a budget of one seed, for one network: does the gain shrink to nothing?
+WITHOUT_BETWEEN = 16.0  # one seed of one network at this budget: does the gain vanish?
 
 
 def plan(place: Place) -> list[Run]:
@@ -21,7 +21,7 @@ def plan(place: Place) -> list[Run]:
 
 
 def budgets(setting: Setting) -> list[float]:
-    """The main budget, and the smallest one beside it."""
+    """The main budget and the smallest one."""
     return sorted({setting.budgets[0], setting.budgets[-1]}, reverse=True)
 
 
@@ -39,7 +39,7 @@ def _longest() -> list[Run]:
 
 
 def summary(place: Place) -> dict[str, Any]:
-    """By budget and family: accuracies of all sub-networks, of Algorithm 1's, and of networks alone."""
+    """By budget and family: accuracies of all sub-networks, with Algorithm 1, and of networks trained alone."""
     found = {f"{budget:.0%}": _families(budget, place) for budget in budgets(place.setting)}
     first = replace(place, setting=replace(place.setting, seeds=place.setting.seeds[:1]))
     longest = _family("resnet", WITHOUT_BETWEEN, first)
@@ -53,7 +53,7 @@ def _families(budget: float, place: Place) -> dict[str, Any]:
 
 
 def _family(name: str, budget: float, place: Place) -> dict[str, Any]:
-    """With the seeds that are there, and their number; networks alone are there once all of their seeds are."""
+    """With the available seeds, and their number; networks trained alone are only listed once all their seeds are."""
     run = replace(passes(name), budget=budget)
     seeds = tuple(seed for seed in place.setting.seeds if place.result(replace(run, seed=seed)).exists())
     if not seeds:
@@ -86,7 +86,7 @@ def table(found: dict[str, Any]) -> str:
                 title = ""
             worst = min(family["passes"], key=lambda skip, values=family["passes"]: mean(values[skip]))
             rows.append(["", f"worst of {len(family['passes'])}: {worst}", *_cells(family, worst)])
-    head = ["network, budget", "skip", "MMACs", "a step each", "alone", "gain", "Algorithm 1"]
+    head = ["network, budget", "skip", "MMACs", "one step each", "alone", "gain", "Algorithm 1"]
     return markdown(head, rows)
 
 
@@ -96,7 +96,7 @@ def _cells(family: dict[str, Any], skip: str) -> list[str]:
         f"{family['macs'][skip] / 1e6:.2f}",
         said(family["passes"][skip]),
         said(family["alone"].get(skip, [])),
-        "" if gain is None else f"{gain:+.1f}{'' if family['clear'][skip] or gain < 0 else ' (within the scatter)'}",
+        "" if gain is None else f"{gain:+.1f}{'' if family['clear'][skip] or gain < 0 else ' (within variation)'}",
         said(family["algorithm 1"].get(skip, [])),
     ]
 

@@ -70,13 +70,13 @@ def _read(source: Path, name: str, size: int, device: str) -> Part:
 
 def _packed(source: Path) -> dict[str, np.ndarray]:
     if not source.exists():
-        raise SystemExit(f"--data {source} is not there: name the folder of CIFAR-10 (downloaded), or an .npz")
+        raise SystemExit(f"--data {source} does not exist: name the folder of CIFAR-10 (downloaded), or an .npz")
     wanted = [f"{name}_{what}" for name in ("train", "test") for what in ("jpeg", "end", "labels")]
     try:
         packed = np.load(source)
     except (OSError, ValueError, BadZipFile) as error:
         raise SystemExit(
-            f"--data {source} is no .npz ({type(error).__name__}): expected {', '.join(wanted)}"
+            f"--data {source} is not an .npz ({type(error).__name__}): expected {', '.join(wanted)}"
         ) from error
     if missing := [name for name in wanted if name not in packed]:
         raise SystemExit(f"--data {source} has no {', '.join(missing)}: expected the arrays {', '.join(wanted)}")

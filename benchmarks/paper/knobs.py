@@ -78,7 +78,7 @@ def _compared(cases: dict[str, Run], place: Place) -> list[dict[str, Any]]:
 
 
 def table(found: dict[str, Any]) -> str:
-    line = ("lowest depth against the line", lambda row: f"{row['lowest against the line']:+.1f}")
+    line = ("lowest depth relative to the line", lambda row: f"{row['lowest against the line']:+.1f}")
     tried = comparison(found["tried on validation images"], "knob, validation images", line)
     told = "; ".join(f"{case} {said(values)} %" for case, values in found["alone"].items())
     return f"{tried}\n\n{comparison(found['cases'], 'the best knob, test images', line)}\n\nAlone: {told}."

@@ -53,7 +53,7 @@ def table(found: dict[str, Any]) -> str:
         ]
         for row in found["budgets"]
     ]
-    return markdown(["budget", *names, "gains", "lowest depth against the line"], rows)
+    return markdown(["budget", *names, "gains", "lowest depth relative to the line"], rows)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,8 @@ def summary(place: Place) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
     told = "; ".join(f"{skip} {said(values)} %" for skip, values in found["alone"].items())
     tried = comparison(found["tried on validation images"], "a tenth of the budget, validation images")
-    return f"{tried}\n\n{comparison(found['cases'], 'part of the budget, test images')}\n\nAlone, all of it: {told}."
+    cases = comparison(found["cases"], "fraction of the budget, test images")
+    return f"{tried}\n\n{cases}\n\nAlone, full budget: {told}."
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def _ends(name: str, place: Place) -> tuple[Run, Run]:
 
 
 def summary(place: Place) -> dict[str, Any]:
-    """By family: accuracies of all sub-networks, those of networks alone, and whether the claims hold."""
+    """By family: accuracies of all sub-networks, those of networks trained alone, and whether the claims hold."""
     complete = [
         name
         for name in FAMILIES
@@ -95,7 +95,7 @@ def table(found: dict[str, Any]) -> str:
             )
             title = ""
     head = ["network", "skip", "MMACs", "adaptive", "before `calibrate`", "alone", "gain", "above the line"]
-    return f"{markdown(head, rows)}\n\nDeepest against shallowest network, each trained alone: {_pays(found)}."
+    return f"{markdown(head, rows)}\n\nDeepest minus shallowest network, each trained alone: {_pays(found)}."
 
 
 def _pays(found: dict[str, Any]) -> str:
@@ -104,7 +104,7 @@ def _pays(found: dict[str, Any]) -> str:
         theirs, (deep, shallow) = family["alone"], ends(family["adaptive"])
         clear = clearly(theirs[deep], theirs[shallow]) or clearly(theirs[shallow], theirs[deep])
         more = mean(theirs[deep]) - mean(theirs[shallow])
-        told.append(f"{family['title'].split(',')[0]} {more:+.1f} points{'' if clear else ' (within the scatter)'}")
+        told.append(f"{family['title'].split(',')[0]} {more:+.1f} points{'' if clear else ' (within variation)'}")
     return "; ".join(told)
 
 

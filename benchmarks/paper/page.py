@@ -1,6 +1,6 @@
 """Writes the tables of docs/evidence.md and of README.md beside this file, and the chart of docs/measured.md.
 
-Measures nothing: all of it follows from the results.
+Measures nothing: everything follows from the results.
 """
 
 import json
@@ -28,7 +28,7 @@ BLOCK = r"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)"
 
 
 def written(page: str) -> str:
-    """The page with its tables made anew."""
+    """The page with its tables regenerated."""
     for module in EXPERIMENTS:
         name = Path(module.__file__ or "").stem
         page = _with_block(page, name, f"{table(module, name)}\n")
@@ -49,12 +49,12 @@ def _runs() -> str:
     found = {file.stem: json.loads(file.read_text()) for file in sorted((PLACE.results / "runs").glob("*.json"))}
     planned = {run.name for module in EXPERIMENTS for run in module.plan(PLACE)}
     hours = sum(each["training seconds (of a machine that was shared)"] for each in found.values()) / 3600
-    lines = [f"* `{name}`{'' if name in planned else ' (of an earlier plan; in no table)'}\n" for name in found]
+    lines = [f"* `{name}`{'' if name in planned else ' (of an earlier plan; not in any table)'}\n" for name in found]
     return f"{len(found)} runs, {hours:.1f} hours of training on one core.\n\n{''.join(lines)}"
 
 
 def headline() -> str:
-    """The main table: four families beside networks of the same depths trained alone."""
+    """The main table: four families compared with networks of the same depths trained alone."""
     families = _main()
     rows = []
     for family in families.values():
@@ -63,16 +63,17 @@ def headline() -> str:
             ours, first = family["passes"][skip], family["algorithm 1"].get(skip, [])
             rows.append([title, skip, f"{family['macs'][skip] / 1e6:.1f}", said(ours), said(theirs), said(first)])
             title = ""
-    return markdown(["network", "skip", "MMACs", "one adaptive network", "a network each, alone", "Algorithm 1"], rows)
+    head = ["network", "skip", "MMACs", "one adaptive network", "one network each, trained alone", "Algorithm 1"]
+    return markdown(head, rows)
 
 
 def _main() -> dict[str, Any]:
-    """The main budget's families."""
+    """The families at the main budget."""
     return next(iter(command.read("every_depth", PLACE)["budgets"].values()))
 
 
 def chart() -> None:
-    """Accuracy of the ResNet's depths against multiply-adds, beside networks of the same depths trained alone."""
+    """Accuracy of the ResNet's depths against multiply-adds, with networks of the same depths trained alone."""
     family = _main()["resnet"]
     rows = (
         ad.Row(
@@ -93,7 +94,7 @@ def main() -> None:
     after[SHORT] = _with_block(after[SHORT], "evidence", f"{headline()}\n")
     if "--check" in sys.argv:
         wrong = ", ".join(str(path.relative_to(ROOT)) for path in before if after[path] != before[path])
-        sys.exit(f"{wrong}: not what page.py writes; run it" if wrong else 0)
+        sys.exit(f"{wrong}: out of date; run page.py" if wrong else 0)
     for path, text in after.items():
         path.write_text(text)
     chart()

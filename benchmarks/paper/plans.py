@@ -23,7 +23,7 @@ def adaptive(network: str = "resnet", **changes: Any) -> Run:
 
 
 def passes(network: str = "resnet", **changes: Any) -> Run:
-    """A step for each sub-network, with the recipe of the network; `changes` are fields of the recipe."""
+    """One step for each sub-network, with the recipe of the network; `changes` are fields of the recipe."""
     return Run(network, "passes", changes=tuple(changes.items()))
 
 
@@ -38,7 +38,7 @@ def long(run: Run, setting: Setting) -> Run:
 
 
 def longer(cases: dict[str, Run], place: Place) -> dict[str, Run]:
-    """The cases with the budget of the main result, by title; none where they have it already."""
+    """The cases with the budget of the main result, by title; none if they already have it."""
     last = place.setting.budgets[-1]
     titled = {f"{case}, budget {last:.0%}": long(run, place.setting) for case, run in cases.items()}
     return titled if last != 1 else {}
@@ -49,13 +49,13 @@ def of_all_seeds(*runs: Run) -> Plan:
 
 
 def found_by_seed(run: Run, place: Place) -> list[Found]:
-    """Of all seeds, or nothing: fewer would look like a mean over all."""
+    """The results of all seeds, or nothing: fewer would look like a mean over all."""
     found = results(seeded(run, place.setting), place)
     return list(found.values()) if len(found) == len(place.setting.seeds) else []
 
 
 def accuracies(run: Run, place: Place, key: str = "accuracy") -> dict[str, list[float]]:
-    """By sub-network, one number a seed; what had nothing to calibrate is the same before."""
+    """By sub-network, one number per seed; without calibration, the values before it are the same."""
     found = [each.get(key, each["accuracy"]) for each in found_by_seed(run, place)]
     return {skip: [each[skip] for each in found] for skip in found[0]} if found else {}
 
@@ -66,18 +66,18 @@ def ends(by_skip: dict[str, list[float]]) -> tuple[str, str]:
 
 
 def worst(by_skip: dict[str, list[float]]) -> list[float]:
-    """Of all sub-networks, by seed."""
+    """The worst sub-network, by seed."""
     return [min(values) for values in zip(*by_skip.values(), strict=True)]
 
 
 def clearly(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Does the mean of `a` exceed that of `b` by more than two standard deviations of either?"""
+    """Whether the mean of `a` exceeds that of `b` by more than two standard deviations of either."""
     return mean(a) - mean(b) > 2 * max(spread(a), spread(b))
 
 
 @cache
 def macs(place: Place, run: Run, size: int | None = None) -> dict[str, int]:
-    """Multiply-adds of an image by sub-network, of the network of a run."""
+    """Multiply-adds per image by sub-network, for the network of a run."""
     network = adapted(run.network, place.setting, 0, mandatory=run.mandatory, fine=run.fine)
     side = size or place.setting.size
     costs = ad.profile(network.eval(), torch.zeros(1, 3, side, side), latency=False, energy=False).costs
@@ -85,7 +85,7 @@ def macs(place: Place, run: Run, size: int | None = None) -> dict[str, int]:
 
 
 def against_the_line(by_skip: dict[str, list[float]], cost: dict[str, int]) -> dict[str, float]:
-    """Points of mean accuracy above (or below) the line that joins super-net and base-net, by sub-network between."""
+    """Points of mean accuracy above (or below) the line joining super-net and base-net, by intermediate sub-network."""
     deep, shallow = ends(by_skip)
     low, high = mean(by_skip[shallow]), mean(by_skip[deep])
     slope = (high - low) / (cost[deep] - cost[shallow])
@@ -122,12 +122,12 @@ def compared(cases: dict[str, Run], place: Place) -> list[dict[str, Any]]:
 
 
 def mean_of_all(run: Run, place: Place) -> list[float]:
-    """The mean accuracy of all sub-networks, by seed; empty where a seed is missing."""
+    """The mean accuracy of all sub-networks, by seed; empty if a seed is missing."""
     return [mean(values) for values in zip(*accuracies(run, place).values(), strict=True)]
 
 
 def best_first(tries: dict[Any, Run], place: Place) -> list[Any]:
-    """What was tried, by the mean accuracy of all sub-networks and seeds; nothing while a try is missing."""
+    """What was tried, sorted by the mean accuracy of all sub-networks and seeds; empty while a try is missing."""
     found = {what: mean_of_all(run, place) for what, run in tries.items()}
     return sorted(found, key=lambda what: -mean(found[what])) if all(found.values()) else []
 
@@ -139,7 +139,7 @@ Column = tuple[str, Callable[[dict[str, Any]], str]]  # its title, and its cell 
 
 
 def comparison(rows: list[dict[str, Any]], first: str, *own: Column) -> str:
-    """Markdown of `compared`; columns of the experiment's own stand second."""
+    """Markdown of `compared`; the experiment's own columns come second."""
     columns = [*own, *((name, lambda row, name=name: said(row[name])) for name in COLUMNS)]
     head = [first, *(title for title, _ in columns)]
     return markdown(head, [[row["case"], *(cell(row) for _, cell in columns)] for row in rows])

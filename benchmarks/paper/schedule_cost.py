@@ -19,7 +19,7 @@ def plan(place: Place) -> list[Run]:  # noqa: ARG001 - as every experiment's
 
 
 def summary(place: Place) -> dict[str, Any]:
-    """By family and pattern, the ratio of one interleaved run, by the batch that is loaded."""
+    """By family and pattern, the ratio from one interleaved run, per loaded batch."""
     rounds = 3 if place.setting.name == "quick" else ROUNDS
     return {"families": {name: of_schedules(name, PATTERNS, rounds, place) for name in FAMILIES}}
 
@@ -29,7 +29,7 @@ def table(found: dict[str, Any]) -> str:
         [NETWORKS[name].title.split(",")[0], *(_said(each[pattern]) for pattern in PATTERNS)]
         for name, each in found["families"].items()
     ]
-    return markdown(["time of an epoch over that of super-net and base-net, each alone", *PATTERNS], rows)
+    return markdown(["epoch time relative to super-net plus base-net, each trained alone", *PATTERNS], rows)
 
 
 def _said(ratio: dict[str, float]) -> str:

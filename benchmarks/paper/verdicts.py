@@ -1,6 +1,6 @@
-"""The paper's claims beside what was found: each holds, does not hold, or cannot be told, by one rule.
+"""The paper's claims and what was found: each holds, does not hold, or is undecided, by one rule.
 
-Two means differ where they are more than two standard deviations (over seeds, of the side that scatters more) apart.
+Two means differ if they are more than two standard deviations apart (over seeds, of the side that varies more).
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from run import Place
 
 Row = tuple[str, str, str, str]  # claim, the paper's figures, what was found, the verdict
 BOTH = "distillation, skip-aware norms"
-HOLDS, NOT, UNTOLD = "**holds**", "**does not hold**", "cannot be told"
+HOLDS, NOT, UNTOLD = "**holds**", "**does not hold**", "undecided"
 
 
 def table(place: Place) -> str:
@@ -28,27 +28,27 @@ def _of(claim: Callable[..., Iterator[Row]], place: Place) -> list[Row]:
     if not (place.results / f"{name}.json").exists():
         return []
     found = read(name, place)
-    by_itself = claim in (_main_result, _ablation)  # a family or a case is there once all of its seeds are
+    by_itself = claim in (_main_result, _ablation)  # families and cases are only listed once all their seeds are
     return list(claim(found)) if by_itself or not found["runs missing"] else []
 
 
 def at_least(ours: list[float], theirs: list[float]) -> str:
     if clearly(theirs, ours):
         return NOT
-    return HOLDS if mean(ours) >= mean(theirs) else f"{UNTOLD}: less, but within the scatter of seeds"
+    return HOLDS if mean(ours) >= mean(theirs) else f"{UNTOLD}: less, but within the variation of seeds"
 
 
 def no_more(ours: list[float], theirs: list[float]) -> str:
     if clearly(ours, theirs):
         return NOT
-    return HOLDS if mean(ours) <= mean(theirs) else f"{UNTOLD}: more, but within the scatter of seeds"
+    return HOLDS if mean(ours) <= mean(theirs) else f"{UNTOLD}: more, but within the variation of seeds"
 
 
 def above(ours: list[float], theirs: list[float]) -> str:
     if clearly(ours, theirs):
         return HOLDS
     told = "more" if mean(ours) > mean(theirs) else "less"
-    return NOT if clearly(theirs, ours) else f"{UNTOLD}: {told}, but within the scatter of seeds"
+    return NOT if clearly(theirs, ours) else f"{UNTOLD}: {told}, but within the variation of seeds"
 
 
 def _main_result(found: dict[str, Any]) -> Iterator[Row]:
@@ -66,26 +66,27 @@ def _main_result(found: dict[str, Any]) -> Iterator[Row]:
             told = f"{said(ours[skip])} against {said(theirs[skip])}"
             part = ("super-net", "base-net")[place]
             yield (
-                f"{which}: the {part} is as accurate as that network alone",
+                f"{which}: the {part} is as accurate as that network trained alone",
                 f"{papers[name][place]} ({papers[name][2]})",
                 told,
                 at_least(ours[skip], theirs[skip]),
             )
         for skip in list(theirs)[1:-1]:
             told = f"{said(ours[skip])} against {said(theirs[skip])}"
-            claim = f"{which}: {skip}, between the two, is as accurate as that network alone"
-            yield (claim, "not told", told, at_least(ours[skip], theirs[skip]))
+            claim = f"{which}: {skip}, in between, is as accurate as that network trained alone"
+            yield (claim, "not reported", told, at_least(ours[skip], theirs[skip]))
         line, cost = family["points above the line, by sub-network"], family["macs"]
-        best = {cost[skip]: skip for skip in sorted(line, key=lambda skip: line[skip])}.values()  # the last one stays
+        ranked = sorted(line, key=lambda skip: line[skip])
+        best = {cost[skip]: skip for skip in ranked}.values()  # of equal costs, the last and best remains
         scatter = 2 * max(spread(ours[skip]) for skip in ours)
-        for told, compared in (("all depths between", line), ("the best depth at each cost between", best)):
+        for told, compared in (("all intermediate depths", line), ("the best intermediate depth at each cost", best)):
             lowest = min(compared, key=lambda skip: line[skip])
             verdict = HOLDS if line[lowest] >= 0 else (UNTOLD if line[lowest] >= -scatter else NOT)
             yield (
-                f"{which}: {told} on or above the line that joins the two",
+                f"{which}: {told} on or above the line joining the two ends",
                 "near the line",
                 f"lowest {lowest}, {line[lowest]:+.1f} points",
-                verdict if verdict != UNTOLD else f"{UNTOLD}: below, but within the scatter of seeds",
+                verdict if verdict != UNTOLD else f"{UNTOLD}: below, but within the variation of seeds",
             )
 
 
@@ -151,18 +152,18 @@ def _cost(found: dict[str, Any]) -> Iterator[Row]:
     for name, each in found["time of an epoch, against super-net and base-net alone"].items():
         ratio = each["adaptive"]
         told = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
-        yield (f"{name}: an epoch costs at most that of super-net and base-net", "about 1", told, _at_most(1, ratio))
+        yield (f"{name}: an epoch costs at most as much as super-net and base-net", "about 1", told, _at_most(1, ratio))
         for rival in ("slimmable", "sandwich"):
             if rival in each:
                 times = each[rival]["median"] / ratio["median"]
-                claim = f"{name}: {rival}, a rival, costs several times as much as the method (twice)"
+                claim = f"{name}: {rival}, a rival, costs several times as much as the method (at least twice)"
                 yield (claim, "several times", f"{times:.1f} times", HOLDS if times >= 2 else NOT)
 
 
 def _device(found: dict[str, Any]) -> Iterator[Row]:
     for name, claim, paper in (
-        ("depth TTTT", "less depth saves time (85 % of the work's share)", "38 % less work, 35 % less latency"),
-        ("width 0.25", "less width hardly saves time (50 %)", "93 % less work, 9 % less latency"),
+        ("depth TTTT", "less depth saves time (at least 85 % of the work saved)", "38 % less work, 35 % less latency"),
+        ("width 0.25", "less width hardly saves time (at most 50 % of it)", "93 % less work, 9 % less latency"),
     ):
         each = found["ratios"][name]
         work, latency = 1 - each["macs"], each["latency"]
@@ -178,22 +179,22 @@ def _device(found: dict[str, Any]) -> Iterator[Row]:
 
 
 def _at_most(limit: float, ratio: dict[str, float]) -> str:
-    """Of a ratio with its middle half."""
+    """The verdict on a ratio, given with its middle half."""
     if ratio["median"] <= limit:
         return HOLDS
-    return NOT if ratio["low"] > limit else f"{UNTOLD}: more, but within the scatter of rounds"
+    return NOT if ratio["low"] > limit else f"{UNTOLD}: more, but within the variation of rounds"
 
 
 def _rationale(found: dict[str, Any]) -> Iterator[Row]:
     for name, rows in found["networks"].items():
         pairs = (
             (
-                "mandatory blocks change more than in a network alone",
+                "mandatory blocks change more than in a network trained alone",
                 "‖F‖/‖h‖ of mandatory blocks",
                 "the same, trained alone",
             ),
             (
-                "skippable blocks change less than in a network alone",
+                "skippable blocks change less than in a network trained alone",
                 "these, trained alone",
                 "‖F‖/‖h‖ of skippable blocks",
             ),
@@ -227,12 +228,13 @@ def _rationale(found: dict[str, Any]) -> Iterator[Row]:
 
 
 def _fine_tuning(found: dict[str, Any]) -> Iterator[Row]:
-    tenth = next(row for row in found["cases"] if row["case"].startswith("10 %"))  # of the best learning rate
+    tenth = next(row for row in found["cases"] if row["case"].startswith("10 %"))  # with the best learning rate
     whole = found["cases"][-1]
     for part in ("super-net", "worst"):
         told = f"{said(tenth[part])} against {said(whole[part])}"
         verdict = HOLDS if mean(tenth[part]) >= mean(whole[part]) - 1 else NOT
-        yield (f"a tenth of the budget brings a trained network within a point ({part})", "our hope", told, verdict)
+        claim = f"a tenth of the budget brings a trained network within a point ({part})"
+        yield (claim, "our hypothesis", told, verdict)
 
 
 CLAIMS = (_main_result, _ablation, _strategies, _ratio, _cost, _device, _rationale, _fine_tuning)

@@ -46,7 +46,7 @@ def table(found: dict[str, Any]) -> str:
         ]
         for row in found["budgets"]
     ]
-    head = ["budget", "2 blocks a stage, alone", "1 block, alone", "difference", "more than two standard deviations"]
+    head = ["budget", "2 blocks per stage, alone", "1 block, alone", "difference", "more than two standard deviations"]
     return markdown(head, rows)
 
 

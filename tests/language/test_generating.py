@@ -241,7 +241,7 @@ def test_depths_that_cannot_write_are_no_drafts(nets: Any) -> None:
         tried = choose_draft(network, PROMPTS[:1], lengths=(2,), new_tokens=3)
     assert [draft.skip for draft in tried.speedups] == ["FT"]
     assert str(tried).splitlines()[-1].startswith("Left out: TF, TT (Lfm2ForCausalLM does not run")
-    with pytest.raises(ad.StagesError, match="sub-network TT cannot be a Lfm2ForCausalLM of its own"):
+    with pytest.raises(ad.StagesError, match="sub-network TT cannot be a separate Lfm2ForCausalLM"):
         choose_draft(network, PROMPTS[:1], drafts=["FT", "TT"], lengths=(2,), new_tokens=3)
     with pytest.warns(DepthsLeftOut), pytest.raises(ad.AdaptiveDepthError, match=r"no draft to try for FT.*out: TT"):
         choose_draft(network, PROMPTS[:1], skip="FT")
@@ -259,14 +259,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "mask": ({"tokens": torch.tensor([[5, 6]]), "attention_mask": torch.ones(1, 3)}, "attention_mask [1, 3]"),
     "numbers": ({"tokens": torch.ones(1, 3)}, "expected token ids"),
     "skips": ({"tokens": PROMPTS, "skip": ["FF", "TT"]}, "for 3 rows"),
-    "draft as deep": ({"tokens": [[5]], "draft": "FF"}, "no shallower"),
-    "draft deeper": ({"tokens": [[5]], "skip": "TF", "draft": "FT"}, "no shallower"),
+    "draft as deep": ({"tokens": [[5]], "draft": "FF"}, "not shallower"),
+    "draft deeper": ({"tokens": [[5]], "skip": "TF", "draft": "FT"}, "not shallower"),
     "text": ({"tokens": ["hello"]}, "prompts are text"),
     "right padding": (
         {"tokens": torch.tensor([[5, 6, 0], [5, 6, 7]]), "attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]])},
         "expected padding on the left",
     ),
-    "a hole": ({"tokens": torch.ones(1, 3).long(), "attention_mask": torch.tensor([[1, 0, 1]])}, "behind others"),
+    "a hole": ({"tokens": torch.ones(1, 3).long(), "attention_mask": torch.tensor([[1, 0, 1]])}, "after others"),
     "another mask": ({"tokens": [[5], [6, 7]], "attention_mask": torch.ones(2, 1)}, "1, 1 tokens for prompts of 1, 2"),
     "one prompt": ({"tokens": [5, 6, 7]}, "or lists in a list; one prompt is [ids]"),
     "no prompts": ({}, "generate(network, **tokenizer(texts))"),
@@ -288,7 +288,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"tokens": [[5] * 40], "generation_config": transformers.GenerationConfig(max_new_tokens=20)},
         "40 tokens and 20 new ones exceeds the model's context of 48",
     ),
-    "too long in all": ({"tokens": [[5] * 40], "max_length": 50}, "40 tokens and 10 new ones is longer"),
+    "too long in all": ({"tokens": [[5] * 40], "max_length": 50}, "40 tokens and 10 new ones exceeds"),
     "shorter than the prompt": ({"tokens": [[5] * 4], "max_length": 4}, "max_length=4 for prompts of 4 tokens"),
     "no room": ({"tokens": [[5] * 48]}, "48 tokens and a new one exceeds the model's context of 48"),
     "nothing new": ({"tokens": [[5]], "max_new_tokens": 0}, "max_new_tokens=0: expected 1 or more"),
