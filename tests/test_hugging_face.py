@@ -120,7 +120,7 @@ def test_a_class_of_the_users_own_is_given(tmp_path: Path) -> None:
     network = ad.adapt(Mine(transformers.LlamaConfig(**FIELDS)).eval()).eval()
     assert config_of(network.model) is None
     ad.save(network, tmp_path)
-    with pytest.raises(ad.CheckpointError, match=r"holds a Mine that no name .* builds: give an instance of it"):
+    with pytest.raises(ad.CheckpointError, match=r"contains a Mine that no name .* builds: pass an instance of it"):
         ad.load(tmp_path)
     x = torch.randint(3, 64, (1, 6))
     back = ad.load(tmp_path, model=Mine(transformers.LlamaConfig(**FIELDS)))
@@ -144,7 +144,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "the base class": (lambda s: s.update(name="transformers/PreTrainedModel"), "cannot be built from its config"),
     "a path": (lambda s: s["arguments"].update(config="somebody/model"), "expected a dict, or a config"),
     "no config": (lambda s: s["arguments"].pop("config"), "cannot be built from its config"),
-    "trained weights": (lambda s: s["arguments"].update(pretrained=True), "asks for pretrained"),
+    "trained weights": (lambda s: s["arguments"].update(pretrained=True), "requests pretrained"),
     "more arguments": (lambda s: s["arguments"].update(trust_remote_code=True), "cannot be built from its config"),
     "many layers": (
         lambda s: s["arguments"]["config"].update(num_hidden_layers=10**6),
@@ -172,7 +172,7 @@ def test_a_damaged_or_hostile_folder_is_refused(kind: str, tmp_path: Path) -> No
 
 
 def test_with_weights_it_is_transformers_that_builds_it() -> None:
-    with pytest.raises(ad.AdaptiveDepthError, match=r"expected transformers.LlamaForCausalLM.from_pretrained\("):
+    with pytest.raises(ad.AdaptiveDepthError, match=r"call transformers.LlamaForCausalLM.from_pretrained\("):
         ad.create_model("transformers/LlamaForCausalLM", pretrained=True, config=FIELDS)
     model = ad.create_model("transformers/LlamaForCausalLM", config=FIELDS)
     assert isinstance(model, transformers.LlamaForCausalLM)

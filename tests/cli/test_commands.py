@@ -729,7 +729,7 @@ def test_a_recipe_and_fields_on_the_command_line(call, pictures, train_arguments
         ("--set=lr=[", "--set 'lr=['"),
         ("--recipe=resnet5", "there is no recipe 'resnet5': did you mean resnet50"),
         ("--weights=nowhere.pth", "nowhere.pth cannot be read"),
-        ("--set=freeze=[nothing]", "freeze names 'nothing', which is in no parameter's name"),
+        ("--set=freeze=[nothing]", "freeze has 'nothing', which is in no parameter's name"),
     ):
         status, _, err = call("train", "resnet18", data, option, "--image-size=24", f"--output={tmp_path / 'y'}", *tiny)
         assert (status, err.count("\n")) == (2, 1), err

@@ -188,7 +188,7 @@ def test_ordinal_regression_by_a_task_of_ones_own(call, train_arguments, tmp_pat
 
     status, _, err = call("evaluate", run)
     assert status == 2
-    assert "was trained with --task 'own.py:place', which is code that no run may name: name it again" in err
+    assert "was trained with --task 'own.py:place', custom code that is loaded only if you name it again" in err
     status, out, _ = call("evaluate", run, "--task=own.py:place")
     assert status == 0
     digits = Quality("RMSE", "stripes").digits(told["accuracy"].values())
@@ -275,7 +275,7 @@ def test_a_module_that_can_be_imported(own, monkeypatch):
         (["--task=broken.py:Angle"], "--task: broken.py cannot be loaded (ZeroDivisionError: division by zero)"),
         (["--task=classification(foo=1)"], "expected classification(criterion=None, "),
         (["--task=own.py:Unfinished"], "): define distil, loss, metric in the class"),
-        (["--task=segmentation(print(1))"], "expected numbers, texts and lists in brackets"),
+        (["--task=segmentation(print(1))"], "expected numbers, strings and lists in brackets"),
         (["--metric-name=F1"], "--metric-name 'F1' without --metric"),
         (["--metric=f1"], "--metric 'f1': expected a name such as torchmetrics.classification.MulticlassF1Score"),
         (["--metric=torchmetrics.F2"], "torchmetrics has no 'F2'"),
@@ -288,7 +288,10 @@ def test_a_module_that_can_be_imported(own, monkeypatch):
             ["--metric=own.py:NoDirection"],
             "the metric NoDirection does not define whether higher or lower is better: pass",
         ),
-        (["--metric=own.py:worst"], '--metric-name "NAME (UNIT, lower is better)" on the command line, or a task of'),
+        (
+            ["--metric=own.py:worst"],
+            '--metric-name "NAME (UNIT, lower is better)" on the command line, or a custom task',
+        ),
         (["--metric=own.py:NoDirection", "--metric-name=MAE (m)"], "'MAE (m)' does not say whether higher or lower"),
         (
             ["--metric=torchmetrics.classification.MulticlassF1Score(num_classes=7)"],
@@ -316,14 +319,17 @@ def test_train_refuses_before_it_makes_a_folder(call, train_arguments, tmp_path)
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('{"task": "own.py:place"}', "which is code that no run may name: name it again"),
-        ('{"task": "os:system"}', "which is code that no run may name: name it again"),
-        ('{"metric": "os.system(\'true\')"}', "which is code that no run may name: name it again"),
-        ('{"metric": "torchmetrics.classification.accuracy.system"}', "which is code that no run may name"),
+        ('{"task": "own.py:place"}', "custom code that is loaded only if you name it again"),
+        ('{"task": "os:system"}', "custom code that is loaded only if you name it again"),
+        ('{"metric": "os.system(\'true\')"}', "custom code that is loaded only if you name it again"),
+        (
+            '{"metric": "torchmetrics.classification.accuracy.system"}',
+            "custom code that is loaded only if you name it again",
+        ),
         ('{"metric": "own.py:worst"}', "was trained with --metric 'own.py:worst', which is code"),
-        ('{"job": "regression"}', "says no task"),
-        ('{"task": 3}', "says no task"),
-        ("[]", "says no task"),
+        ('{"job": "regression"}', "holds no valid task"),
+        ('{"task": 3}', "holds no valid task"),
+        ("[]", "holds no valid task"),
         ("{", "cannot be read"),
     ],
 )
@@ -374,7 +380,7 @@ def test_a_run_of_another_task_is_exported_quantised_and_run(call, train_argumen
 
     int8 = ["export", run, "--to=openvino", "--int8", "--images=20", "--skips=FFFF,TTTT"]
     status, _, err = call(*int8)
-    assert (status, "which is code that no run may name: name it again" in err) == (2, True)
+    assert (status, "custom code that is loaded only if you name it again" in err) == (2, True)
     status, out, err = call(*int8, task)
     assert status == 0, err
     artifact = ad.open_session(run / "export" / "model-int8.xml").artifact
@@ -387,7 +393,7 @@ def test_a_run_of_another_task_is_exported_quantised_and_run(call, train_argumen
 def test_export_asks_for_a_metric_where_it_measures_and_for_a_task_to_say_what_outputs_are(call, run):
     status, _, err = call("export", run, "--to=onnx", f"--metric={F1}")
     assert status == 2
-    assert "--metric says how --int8 is measured: leave it out, or add --int8" in err
+    assert "--metric says how to measure --int8: omit it, or add --int8" in err
     status, _, err = call("export", run, "--to=onnx", "--task=multi-label", "--skips=TTTT")
     assert status == 0, err
     assert ad.open_session(run / "export" / "model.onnx").artifact.meanings == {"": Meaning("labels")}

@@ -110,5 +110,5 @@ def test_what_it_cannot_be_asked_of(nets) -> None:
         def forward(self, x):
             return super().forward(x)[:, :, None, None]
 
-    with pytest.raises(ad.StagesError, match=r"compares predictions, and \w+ returned Tensor: expected logits"):
+    with pytest.raises(ad.StagesError, match=r"compares predictions, but \w+ returned Tensor: expected logits"):
         ad.find_stages(Features(), torch.randn(1, 3, 8, 8), cut="measured")

@@ -77,7 +77,7 @@ WRONG = {
         r"sub-network FT does not run \(AttributeError: .* object has no attribute 'weight'",
     ),
     "not finite": (Logarithm, "sub-network FT returns numbers that are not finite, unlike the model"),
-    "other shapes": (Longer, r"sub-network FT returns \[\[6, 5\]\] where the model returns \[\[8, 5\]\]"),
+    "other shapes": (Longer, r"sub-network FT returns \[\[6, 5\]\] but the model returns \[\[8, 5\]\]"),
 }
 
 

@@ -843,7 +843,7 @@ def test_a_pickle_is_not_opened(network, tmp_path: Path, monkeypatch: pytest.Mon
         {"pretrained_cfg": {"file": str(folder / "weights.pth")}},
     ):
         edit(folder, source={"name": "resnet18", "arguments": ARGUMENTS | arguments})
-        with pytest.raises(ad.CheckpointError, match="brings its own weights"):
+        with pytest.raises(ad.CheckpointError, match="has its own weights"):
             ad.load(folder)
     for name in ("weights.pth", "network.pkl"):
         (folder / "network.json").write_text(good)

@@ -173,7 +173,7 @@ def wrong_on_running(nets) -> dict[str, tuple[nn.Module, list[ad.Stage], str]]:
         "shape": (
             nets.Chain(good(), Wide(8, 16), Wide(16, 8)),
             one,
-            "stage 's': block 'blocks.1' is not skippable: it turns [2, 8, 8, 8] into [2, 16, 8, 8]; name it in the "
+            "stage 's': block 'blocks.1' is not skippable: it turns [2, 8, 8, 8] into [2, 16, 8, 8]; put it into the "
             "mandatory sub-path",
         ),
         "pairs": (
