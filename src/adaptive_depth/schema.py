@@ -107,49 +107,49 @@ class Open(Plain):
 # -- files ------------------------------------------------------------------------------------------------------
 
 
-def read_bytes(path: Path, error: type[AdaptiveDepthError], mend: str, most: int = MOST_BYTES) -> bytes:
+def read_bytes(path: Path, error: type[AdaptiveDepthError], fix: str, most: int = MOST_BYTES) -> bytes:
     """A file of bounded size.
 
     Raises:
-        error: missing, unreadable, or larger than any that this library writes; ends with `mend`.
+        error: missing, unreadable, or larger than any that this library writes; ends with `fix`.
     """
     try:
         with path.open("rb") as file:
             content = file.read(most + 1)
     except FileNotFoundError as missing:
-        raise error(f"{path} does not exist: {mend}") from missing
+        raise error(f"{path} does not exist: {fix}") from missing
     except (OSError, ValueError) as found:  # a name with a null byte is a ValueError
-        raise error(f"{path} cannot be read ({one_line(found)}): {mend}") from found
+        raise error(f"{path} cannot be read ({one_line(found)}): {fix}") from found
     if len(content) > most:
-        raise error(f"{path} has more than {most:,} bytes, too many for a file of its kind: {mend}")
+        raise error(f"{path} has more than {most:,} bytes, too many for a file of its kind: {fix}")
     return content
 
 
-def read_json(path: Path, error: type[AdaptiveDepthError], mend: str) -> Any:
+def read_json(path: Path, error: type[AdaptiveDepthError], fix: str) -> Any:
     """The content of a JSON file: plain values with finite numbers and bounded nesting.
 
     Raises:
         error: as `read_bytes`, and for anything other than such JSON.
     """
-    return parse_json(read_bytes(path, error, mend), error, str(path), mend)
+    return parse_json(read_bytes(path, error, fix), error, str(path), fix)
 
 
-def parse_json(content: str | bytes, error: type[AdaptiveDepthError], name: str, mend: str) -> Any:
+def parse_json(content: str | bytes, error: type[AdaptiveDepthError], name: str, fix: str) -> Any:
     """The same for a text.
 
     Arguments:
         content: the text.
         error: what to raise.
         name: of the text, for the error.
-        mend: how to fix a damaged one.
+        fix: how to fix a damaged one.
     """
     if len(content) > MOST_BYTES:
-        raise error(f"{name} has more than {MOST_BYTES:,} bytes, too many for content of its kind: {mend}")
+        raise error(f"{name} has more than {MOST_BYTES:,} bytes, too many for content of its kind: {fix}")
     try:
         found = json.loads(content, object_pairs_hook=_once_each)
     except (RecursionError, ValueError) as damaged:
-        raise error(f"{name} cannot be read ({one_line(damaged)}): {mend}") from damaged
-    return _checked(found, error, name, mend)
+        raise error(f"{name} cannot be read ({one_line(damaged)}): {fix}") from damaged
+    return _checked(found, error, name, fix)
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -161,22 +161,22 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def read_yaml(path: Path, error: type[AdaptiveDepthError], mend: str) -> Any:
+def read_yaml(path: Path, error: type[AdaptiveDepthError], fix: str) -> Any:
     """The content of a YAML file, as `read_json`; without aliases, which can expand a short text into a huge one.
 
     Raises:
         error: as `read_bytes`, and for anything other than such YAML.
     """
-    return parse_yaml(read_bytes(path, error, mend, _MOST_YAML), error, str(path), mend)
+    return parse_yaml(read_bytes(path, error, fix, _MOST_YAML), error, str(path), fix)
 
 
-def parse_yaml(content: str | bytes, error: type[AdaptiveDepthError], name: str, mend: str) -> Any:
+def parse_yaml(content: str | bytes, error: type[AdaptiveDepthError], name: str, fix: str) -> Any:
     """The same for a text; the arguments are those of `parse_json`."""
     try:
         found = _loaded_yaml(content)
     except Exception as damaged:  # PyYAML's constructors raise errors of many kinds
-        raise error(f"{name} cannot be read ({one_line(damaged)}): {mend}") from damaged
-    return _checked(found, error, name, mend)
+        raise error(f"{name} cannot be read ({one_line(damaged)}): {fix}") from damaged
+    return _checked(found, error, name, fix)
 
 
 def _loaded_yaml(content: str | bytes) -> Any:
@@ -197,9 +197,9 @@ def _loaded_yaml(content: str | bytes) -> Any:
     return yaml.load(content, Loader)
 
 
-def _checked(content: Any, error: type[AdaptiveDepthError], name: str, mend: str) -> Any:
+def _checked(content: Any, error: type[AdaptiveDepthError], name: str, fix: str) -> Any:
     if wrong := _what_is_wrong(content):
-        raise error(f"{name} holds {wrong}: {mend}")
+        raise error(f"{name} holds {wrong}: {fix}")
     return content
 
 

@@ -79,7 +79,7 @@ class _Asked:
                     self.parameters[f"{path}.{name}".lstrip(".")] = buffer
         inside = tuple(f"{path}." for path, _ in self.norms if path) or ("\0",)
         self.of_norms = {name for name in self.parameters if name.startswith(inside)}
-        self.mends = False  # do layers that return NaN with zero weights count as returning zeros?
+        self.nan_is_zero = False  # do layers that return NaN with zero weights count as returning zeros?
 
     @contextmanager
     def at_nought(self, names: Iterable[str]) -> Iterator[None]:
@@ -87,7 +87,7 @@ class _Asked:
         parameters = {id(self.parameters[name]): self.parameters[name] for name in names}
         before = [(parameter, parameter.data) for parameter in parameters.values()]
         handles = []
-        if self.mends:
+        if self.nan_is_zero:
             layers = {name.rpartition(".")[0] for name in self.parameters}
             parts = [
                 part
@@ -121,7 +121,7 @@ def _returns_input(asked: _Asked, call: Call, given: Tensor) -> bool:
     with asked.at_nought(asked.parameters):
         output = _output_on(asked.block, call, given)
     if not torch.isfinite(output).all() and torch.isfinite(given).all():
-        asked.mends = True
+        asked.nan_is_zero = True
         with asked.at_nought(asked.parameters):
             output = _output_on(asked.block, call, given)
     return _close(output, given)
