@@ -118,7 +118,7 @@ def test_train_compares_itself_with_networks_trained_alone(call, train_arguments
     alone = json.loads((run / "alone.json").read_text())
     assert alone["FFFF"] == told["alone"]["FFFF"][0]  # the same seed
     assert re.search(rf"FFFF     in the adaptive network \S+ %, alone {alone['FFFF']:.2f} %: [+-]\d", out)
-    assert "Each alone: 1 epochs of the same recipe, as many images loaded, 1 seed; " in out
+    assert "Each alone: 1 epochs of the same recipe, the same number of images loaded, 1 seed; " in out
 
 
 def test_the_same_seed_trains_the_same_network(call, train_arguments, tmp_path):
@@ -194,7 +194,7 @@ def test_damaged_images_cost_neither_the_calibration_nor_the_last_epoch(call, tr
     assert ad.load(tmp_path / "run").calibrated  # on the images that can be read
     status, _, err = call(*arguments[:-1], f"--output={tmp_path / 'other'}", "--resume")
     assert status == 0, err
-    assert re.search(r"No checkpoint in .*other/checkpoints: the training starts from the beginning\n", err), err
+    assert re.search(r"No checkpoint in .*other/checkpoints: training starts from the beginning\n", err), err
     status, _, err = call(*arguments, "--overwrite")
     assert (status, "1 training image could not be read and was left out: " in err) == (0, True)
     arguments[arguments.index("--set=skip_damaged=0.1")] = "--set=skip_damaged=0.001"
@@ -212,7 +212,7 @@ def test_weights_are_told_apart(call, train_arguments, tmp_path):
     base = [*train_arguments, "--epochs=1"]
     status, _, err = call(*base, f"--weights={paths['resnet18']}", f"--output={tmp_path / 'a'}")
     assert status == 0
-    assert "resnet18.pth, or of another shape, so as they were made: fc.weight, fc.bias" in err
+    assert "resnet18.pth, so left as created: fc.weight, fc.bias" in err
     for name in ("resnet34", "resnet50"):
         status, _, err = call(*base, f"--weights={paths[name]}", f"--output={tmp_path / 'b'}")
         assert (status, f"{name}.pth is from another model: " in err) == (2, True)
@@ -252,7 +252,7 @@ def test_which_weights_of_a_file_is_told_and_chosen(call, train_arguments, tmp_p
             "b",
             other,
             ["--weights-entry=state_dict_ema"],
-            f"{file}: took 'state_dict_ema:module'; left 'module.' out of",
+            f"{file}: took 'state_dict_ema:module'; dropped 'module.'",
         ),
     ):
         status, _, err = call(*base, *more, f"--output={tmp_path / name}")
@@ -394,7 +394,7 @@ def test_a_folder_that_is_not_there_is_told_before_torch_is_imported():
         arguments = [sys.executable, "-c", script, "train", "resnet18", "--data", data, "--output", "unused"]
         done = subprocess.run(arguments, capture_output=True, text=True, check=True)
         assert done.stdout == "2 False\n"
-        assert f"Error: --data {data}: there is no folder nothing; expected one with train/" in done.stderr
+        assert f"Error: --data {data}: there is no folder nothing; expected one that contains train/" in done.stderr
 
 
 def test_evaluate_on_other_images_leaves_the_run_as_it_is(call, run, pictures):
@@ -539,7 +539,7 @@ def test_a_profile_of_images_of_another_size_is_refused(call, run, tmp_path):
     assert call("profile", run, "--no-latency", "--device=cpu", "--image-size=32", f"--output={other}")[0] == 0
     status, _, err = call("select", run, f"--profile={other}")
     assert status == 2
-    assert "the profile is of images of 32 pixels, the accuracy of" in err
+    assert "the profile was measured on images of 32 pixels, the accuracy of" in err
 
 
 @pytest.mark.parametrize("command", ["evaluate", "profile", "select", "analyze", "report"])
@@ -548,7 +548,7 @@ def test_a_run_that_cannot_be_written_is_told_before_anything_is_measured(call, 
     monkeypatch.setattr("adaptive_depth.core.saving.load", None)  # nothing is opened
     status, out, err = call(command, run)
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert f"{run} cannot be written: " in err
+    assert f"{run} is not writable: " in err
 
 
 def test_a_full_disk_is_no_traceback(call, run, monkeypatch):
@@ -600,7 +600,7 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
         ("profile resnet18 --threads 9999", "--threads 9999: expected 1 to "),
         ("select {run} --alone FFFF", "--alone 'FFFF': expected SKIP=VALUE, such as FFFF=76.7"),
         ("select {run} --alone FFF=70", "alone names 'FFF': expected skips of this network"),
-        ("select {run} --profile {run}/data.json", "data.json is damaged or no profile"),
+        ("select {run} --profile {run}/data.json", "data.json is damaged or not a profile"),
         ("stages resnet1818", "timm has no model 'resnet1818': similar names are resnet18"),
         ("stages torchvision/resnet1", "torchvision has no model 'resnet1'"),
         ("stages vgg11", "VGG has no residual stage that can be split"),
@@ -610,7 +610,7 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
         ("stages resnet18 --model-kwargs channels=(4,4,8,8)", "expected JSON (Expecting value: "),
         ("stages resnet18 --model-kwargs colour=3", "cannot be built with {{'colour': 3}}"),
         ("stages resnet18 --mandatory two", "--mandatory 'two': expected a number of blocks (2), a part of them (0.5)"),
-        ("stages resnet18 --mandatory 2", "mandatory=2 of the 2 blocks layer1.0 to layer1.1: expected from 1 to 1"),
+        ("stages resnet18 --mandatory 2", "mandatory=2 of the 2 blocks layer1.0 to layer1.1: expected 1 to 1"),
         ("stages resnet18 --group-size 2", "the model already has stages, so there is nothing to divide"),
         ("stages {run} --mandatory 1", "the network is already adapted"),
         ("load-reference resnet18 {tmp}/file --output {tmp}/x", "cannot be read|holds more than tensors"),
@@ -767,7 +767,7 @@ def test_starting_from_weights_and_freezing_parts(call, train_arguments, tmp_pat
         *train_arguments, f"--weights={tmp_path}/w.pth", "--set=freeze=[conv1, layer1]", f"--output={run}"
     )
     assert status == 0, err
-    assert "so as they were made: fc.weight, fc.bias" in err
+    assert "so left as created: fc.weight, fc.bias" in err
     trained = ad.load(run).model
     assert torch.equal(trained.layer1[0].conv1.weight, plain.layer1[0].conv1.weight)
     assert not torch.equal(trained.layer4[0].conv2.weight, plain.layer4[0].conv2.weight)

@@ -55,5 +55,5 @@ def test_the_whole_demo(tmp_path, monkeypatch, capsys):
 def test_the_demo_does_not_replace_a_run_that_is_not_its_own(run, capsys):
     before = (run / "network.json").read_bytes()
     assert main(["demo", f"--output={run}"]) == 2
-    assert "holds a network that is not the demo's" in capsys.readouterr().err
+    assert "holds a network that demo did not write" in capsys.readouterr().err
     assert (run / "network.json").read_bytes() == before

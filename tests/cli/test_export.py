@@ -15,7 +15,7 @@ def test_a_run_becomes_one_file_that_carries_all_a_runtime_needs(call, run):
     file = run / "export" / "model.onnx"
     assert (status, err) == (0, "")
     assert f"Written to {file}, {file.stat().st_size / 1e6:.1f} MB: onnx of 16 depths, float32, norms shared" in out
-    assert "At every depth its outputs are the network's, to 1e-4" in out
+    assert "At every depth its outputs match the network's, to 1e-4" in out
     assert f"run {file} IMAGES --target-ms 30" in out
     session, network, data = ad.open_session(file), ad.load(run), runs.read_data(run)
     assert session.skips == network.skips
@@ -101,7 +101,7 @@ def test_what_cannot_be_exported_is_one_line_and_writes_nothing(call, run, monke
 def test_int8_needs_images(call, tmp_path):
     options = ["--to=openvino", "--int8", f"--output={tmp_path / 'm.xml'}", "--model-kwargs=channels=[4,4,8,8]"]
     status, _, err = call("export", "resnet18", *options)
-    assert (status, "--int8 needs images to find the ranges of activations: expected a run" in err) == (2, True)
+    assert (status, "--int8 needs images to measure the ranges of activations: expected a run" in err) == (2, True)
 
 
 def test_what_was_exported_of_a_former_network_goes_with_it(call, run, train_arguments):

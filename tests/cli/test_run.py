@@ -211,7 +211,7 @@ def test_predictions_are_written_pass_by_pass(call, exported, photos, tmp_path, 
     status, _, err = call("run", model, photos, "--skip", "TF", "--predictions", tmp_path / "notes.txt")
     assert (status, (tmp_path / "notes.txt").read_text()) == (2, "mine")
     assert "--predictions" in err
-    assert "holds something else, which would be lost" in err
+    assert "holds other content, which would be lost" in err
 
 
 def test_predictions_of_a_queue_say_who_waited_and_who_was_turned_away(call, model, photos, tmp_path):
@@ -401,34 +401,34 @@ def test_images_become_as_large_as_the_file_takes_them(call, described, photos):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["MODEL", "--target-ms", "30"], "no images were named: .* such as adaptive-depth run model.onnx photos/"),
+        (["MODEL", "--target-ms", "30"], "no images given: .* such as adaptive-depth run model.onnx photos/"),
         (["MODEL", "PHOTOS"], "no deadline: expected --target-ms or --images-per-s .*, or one --skip"),
         (["MODEL", "PHOTOS", "--target-ms", "nan"], "--target-ms nan: expected a finite number above 0"),
         (["MODEL", "PHOTOS", "--images-per-s", "0"], "--images-per-s 0.0: expected a finite number above 0"),
         (["MODEL", "PHOTOS", "--skip", "FF", "--seconds", "-1"], "--seconds -1.0: expected a finite number above 0"),
-        (["MODEL", "PHOTOS", "--target-ms", "30", "--images-per-s", "5"], "expected one of the two"),
+        (["MODEL", "PHOTOS", "--target-ms", "30", "--images-per-s", "5"], "give only one of them"),
         (
             ["MODEL", "PHOTOS", "--skip", "FF", "--repeat", "2", "--seconds", "5"],
-            "--repeat and --seconds: expected one",
+            "--repeat and --seconds: give only one",
         ),
-        (["MODEL", "PHOTOS", "--skip", "FF", "--log", "LOG"], "--log .*: with --skip there is none"),
+        (["MODEL", "PHOTOS", "--skip", "FF", "--log", "LOG"], "--log .*: with --skip there is no governor"),
         (["MODEL", "PHOTOS", "--target-ms", "30", "--log", "PHOTOS"], "--log .*photos cannot be written"),
         (["MODEL", "PHOTOS", "--target-ms", "30", "--log", "PHOTOS/none/log"], "--log .*log cannot be written"),
         (["MODEL", "PHOTOS", "--target-ms", "30", "--log", "PHOTOS/0.png"], "0.png holds something else"),
         (
             ["MODEL", "PHOTOS", "--target-ms", "30", "--shed", "oldest"],
-            "--shed: images of files do not wait.*--pace 25",
+            "--shed: images from files do not wait.*--pace 25",
         ),
         (["MODEL", "PHOTOS", "--target-ms", "30", "--pace", "9", "--shed", "all"], "expected oldest, newest or none"),
         (["MODEL", "PHOTOS", "--target-ms", "30", "--pace", "0"], "--pace 0.0: expected a finite number above 0"),
         (["MODEL", "PHOTOS", "--skip", "FF", "--pace", "9"], "need a deadline: expected --target-ms"),
-        (["MODEL", "PHOTOS", "--target-ms", "30", "--pace", "9", "--met", "0.9"], "--met is of the governor"),
+        (["MODEL", "PHOTOS", "--target-ms", "30", "--pace", "9", "--met", "0.9"], "--met is for the governor"),
         (
             ["MODEL", "PHOTOS", "--target-ms", "30", "--pace", "9", "--log", "LOG"],
-            "--log writes what a governor decides",
+            "--log writes a governor's decisions",
         ),
-        (["MODEL", "camera", "--target-ms", "30", "--pace", "9"], "--pace: a camera has a pace of its own"),
-        (["MODEL", "PHOTOS", "--skip", "FF", "--min-score", "0.5"], "--min-score is of the objects of a detector"),
+        (["MODEL", "camera", "--target-ms", "30", "--pace", "9"], "--pace: a camera has its own pace"),
+        (["MODEL", "PHOTOS", "--skip", "FF", "--min-score", "0.5"], "--min-score applies to detected objects"),
         (["MODEL", "PHOTOS", "--skip", "FFF"], "is for 3 stages, but the network has 2"),
         (["MODEL", "PHOTOS", "--skip", "FF", "--backend", "tensorrt"], "backend='tensorrt': expected one of eager"),
         (["MODEL", "PHOTOS/nothing", "--target-ms", "30"], "nothing does not exist: expected an image, a folder"),
@@ -452,7 +452,7 @@ def test_a_wrong_command_line(call, model, photos, tmp_path, arguments, message)
         (
             {"trade_offs": None},
             "--target-ms=30",
-            "does not know how good its depths are.*adaptive-depth evaluate.*--skip FF$",
+            "does not contain the quality of its depths.*adaptive-depth evaluate.*--skip FF$",
         ),
         ({"preprocessing": None}, "--target-ms=30", "does not say how images are prepared: export a run"),
         ({"input_shape": (4, 3, 16, 16)}, "--skip=FF", "takes 4 images at a time, run gives one"),

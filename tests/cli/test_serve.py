@@ -98,7 +98,7 @@ def test_the_same_on_ray(model: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
         assert process.stderr is not None
-        assert process.stderr.read().endswith("Answering what was begun ...\nStopped.\n")
+        assert process.stderr.read().endswith("Finishing the requests in progress ...\nStopped.\n")
 
 
 @pytest.mark.filterwarnings("ignore")  # of Ray, when it is imported

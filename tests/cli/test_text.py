@@ -217,7 +217,7 @@ def test_a_network_is_trained_further(call, run, notes, tmp_path):
     assert ad.load(tmp_path / "more").stages == ad.load(run).stages
     assert call("text", "train", run, notes, "--out", run, "--overwrite", *TRAINING)[0] == 0  # in its place
     status, _, err = call("text", "train", run, notes, "--out", tmp_path / "x", "--cut=groups")
-    assert (status, "cut already: leave --cut out" in err) == (2, True)
+    assert (status, "already adapted: omit --cut" in err) == (2, True)
 
 
 def test_the_cut_is_chosen(call, tmp_path, notes, monkeypatch):
@@ -287,7 +287,7 @@ def test_a_state_takes_no_draft_back(call, notes, tmp_path, talk):
     )
     assert plain == tried
     status, _, err = call("text", "complete", run, "A depth", "--draft=T")
-    assert (status, "MambaForCausalLM keeps a state, from which no token can be taken back" in err) == (2, True)
+    assert (status, "MambaForCausalLM keeps a state, from which no token can be removed" in err) == (2, True)
     (run / "chat_template.jinja").write_text(TEMPLATE)
     said, err = talk("hello", "/depth T", "hello", folder=run)
     assert ([each["skip"] for each in said], err) == (["F", "T"], "[T]\n")
@@ -360,7 +360,7 @@ def test_mistakes_in_a_conversation_do_not_end_it(talk):
     assert "Error: skip 'X' has the letters 'X'" in err
     assert "/nonsense is no command: /depth TTF changes the depth, /new starts anew, /quit ends" in err
     assert "leaves no room in the model's context of 96: expected a shorter message\n" in err
-    assert "[a new conversation]" in err
+    assert "[new conversation]" in err
     said, err = talk("/depth T", "hello", options=["--draft=T"])
     assert "Error: the draft T is not shallower than" in err
     assert said[0]["skip"] == "F"
@@ -391,10 +391,10 @@ BAD_MODELS = {
     "without weights": (lambda f: (f / "model.safetensors").unlink(), "cannot be read (OSError"),
     "without config": (lambda f: (f / "config.json").unlink(), "holds neither config.json nor network.json"),
     "damaged config": (lambda f: _halved(f / "config.json"), "config.json is damaged"),
-    "no object": (lambda f: (f / "config.json").write_text("[]"), "holds no object of names and values"),
+    "no object": (lambda f: (f / "config.json").write_text("[]"), "does not hold a JSON object"),
     "unknown": (lambda f: config(f, model_type="lama"), "does not know: did you mean llama"),
-    "remote": (lambda f: config(f, model_type="mine", auto_map={"AutoConfig": "a.B"}), "never run unasked"),
-    "kernel": (lambda f: config(f, attn_implementation="kernels-community/x"), "code that is never fetched unasked"),
+    "remote": (lambda f: config(f, model_type="mine", auto_map={"AutoConfig": "a.B"}), "never run here"),
+    "kernel": (lambda f: config(f, attn_implementation="kernels-community/x"), "code that is never fetched here"),
     "kernels": (lambda f: config(f, kernel_config={"RMSNorm": "a/b:RMSNorm"}), "kernel of the Hub (kernel_config: {"),
     "missing layers": (lambda f: config(f, num_hidden_layers=5), "lacks weights of its model, which would be random"),
     "mixed": (lambda f: config(f, hidden_size=32), "weights of other shapes than its config.json says"),
@@ -457,7 +457,7 @@ BAD_TEXTS = {
     "missing": (lambda _: None, "cannot be read (No such file or directory)"),
     "empty": (lambda path: path.write_text(" \n"), "is empty"),
     "short": (lambda path: path.write_text("word " * 12), "is too short, 60 tokens: expected 64 or more"),
-    "binary": (lambda path: path.write_bytes(b"PK\0\1" * 99), "is no text, it holds zero bytes"),
+    "binary": (lambda path: path.write_bytes(b"PK\0\1" * 99), "is not text, it contains zero bytes"),
     "latin": (lambda path: path.write_bytes("Häuser ".encode("latin-1") * 99), "is no text ('utf-8' codec"),
     "folder": (lambda path: path.mkdir(), "cannot be read (Is a directory)"),
 }
@@ -489,9 +489,9 @@ def test_a_text_that_is_none_is_told_in_one_line(call, model, run, tmp_path, nam
         (["{run}", "A", "--skip=TT"], "skip 'TT'"),
         (["{run}", "A", "--draft=T", "--skip=T"], "the draft T is not shallower than"),
         (["{run}", "A", "--draft=X"], "skip 'X'"),
-        (["{run}", "A", "--skip=T", "--ms-per-token=9"], "both say the depth: name one of them"),
+        (["{run}", "A", "--skip=T", "--ms-per-token=9"], "both choose the depth: give only one"),
         (["{run}", "A", "--top-p=0.5"], "add a --temperature above 0"),
-        (["{run}", "A", "--top-p=0", "--temperature=1"], "--top-p 0 leaves nothing to draw from"),
+        (["{run}", "A", "--top-p=0", "--temperature=1"], "--top-p 0 leaves nothing to sample from"),
         (
             ["{model}", "A"],
             "holds a model that is not adapted yet: adaptive-depth text train {model} TEXT --output NEW",
@@ -528,7 +528,7 @@ def test_what_is_there_is_kept_unless_told_otherwise(call, model, notes, run, mo
     status, _, err = call("text", "train", model, notes, "--out", run, *TRAINING)
     assert (status, "replace it with --overwrite" in err) == (2, True)
     status, _, err = call("text", "train", model, notes, "--out", model, *TRAINING)
-    assert (status, "holds the model that is to be adapted: name another --output" in err) == (2, True)
+    assert (status, "holds the model to adapt: name another --output" in err) == (2, True)
 
     def stop(*_, **__):
         raise KeyboardInterrupt

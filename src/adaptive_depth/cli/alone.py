@@ -1,4 +1,4 @@
-"""train --compare alone: super-net and base-net, each trained alone, to see whether one network for all depths pays."""
+"""train --compare alone: super-net and base-net, each trained alone, to see whether one adaptive network pays."""
 
 from collections.abc import Callable, Mapping
 from statistics import fmean
@@ -31,15 +31,15 @@ def train_alone(
     run: "Path",
     workers: int,
 ) -> dict[str, list[float]]:
-    """The quality of plain networks of these depths, by seed; their means are kept in alone.json of the run.
+    """The quality of plain networks of these depths, one value per seed; alone.json of the run keeps the means.
 
-    Each is trained by the recipe of the run, on as many images as its adaptive network loaded, and judged on the same
-    images with the statistics that its training leaves.
+    Each is trained by the recipe of the run, on as many images as its adaptive network loaded, and evaluated on the
+    same images with the statistics gathered in training.
 
     Arguments:
-        build: called with a skip and a seed; the plain network of that depth before any training, on its device.
+        build: called with a skip and a seed; returns the untrained plain network of that depth on its device.
         skips: the depths.
-        seeds: so many from that of the recipe on.
+        seeds: how many, counting up from the recipe's.
         recipe, config, validation, task: those of the run.
         run: its folder.
         workers: processes that load images.
@@ -54,7 +54,7 @@ def train_alone(
     from ..training.loop import train
 
     if Distributed().count > 1:
-        raise TrainingError("--compare alone trains in one process: leave it out of a training in several")
+        raise TrainingError("--compare alone needs a single process: omit it when training in several")
     found: dict[str, list[float]] = {}
     for skip in skips:
         first = recipe.seed or 0
@@ -63,7 +63,7 @@ def train_alone(
             what = f"training {skip} alone" + f", seed {seed}" * (seeds > 1)
             with seeded(seed), show.progress(what) as advance:
                 network, batches = build(skip, seed), TrainingBatches(config, own, workers=workers)
-                train(network, batches, own, task=task, on_step=lambda now, tell=advance: tell(now.step, now.steps))
+                train(network, batches, own, task=task, on_step=lambda now, show=advance: show(now.step, now.steps))
             with show.watched(validation, f"evaluating {skip} alone") as images:
                 found.setdefault(skip, []).append(evaluate_one(network, images, task=task))
         means = {skip: fmean(values) for skip, values in found.items()}
@@ -79,7 +79,7 @@ def in_words(
     seconds: float,
     adaptive_seconds: float,
 ) -> str:
-    """The comparison, and on which budget it was made."""
+    """The comparison, and the budget it was made on."""
     digits = quality.digits([*accuracy.values(), *(value for values in found.values() for value in values)])
     lines = []
     for skip, values in found.items():
@@ -92,20 +92,20 @@ def in_words(
     seeds = len(next(iter(found.values())))
     counted = "1 seed" if seeds == 1 else f"{seeds} seeds"
     lines.append(
-        f"Each alone: {recipe.epochs} epochs of the same recipe, as many images loaded, {counted}; the adaptive "
-        f"network takes more steps on them. Processor time: {seconds / seeds:,.0f} s for these {len(found)} networks, "
-        f"{adaptive_seconds:,.0f} s for the adaptive one."
+        f"Each alone: {recipe.epochs} epochs of the same recipe, the same number of images loaded, {counted}; the "
+        f"adaptive network takes more steps on them. Processor time: {seconds / seeds:,.0f} s for these "
+        f"{len(found)} networks, {adaptive_seconds:,.0f} s for the adaptive one."
     )
     if any(quality.gain(accuracy[skip], fmean(values)) < 0 for skip, values in found.items()):
         lines.append(
-            "Where a plain network is the better one and you need that depth alone, train and deploy the plain one."
+            "Where the plain network is better and you need only that depth, train and deploy the plain network."
         )
     return "\n".join(lines)
 
 
 def check(compare: str | None, seeds: int) -> None:
-    """Raise where the options of a comparison do not fit."""
+    """Raise if the options of a comparison do not fit together."""
     if compare not in (None, "alone"):
         raise typer.BadParameter(f"--compare {compare}: expected alone")
     if compare is None and seeds != 1:
-        raise typer.BadParameter("--compare-seeds is of a comparison: expected --compare alone, too")
+        raise typer.BadParameter("--compare-seeds needs a comparison: add --compare alone")

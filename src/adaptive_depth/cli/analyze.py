@@ -26,27 +26,39 @@ def analyze(
         Path | None,
         typer.Option(
             metavar="RUN|WEIGHTS",
-            help="The same model trained without the method: a run (train --alpha 1), or a file of weights.",
+            help="The same model trained without the method: a run (train --alpha 1) or a file of weights.",
             show_default=False,
+            rich_help_panel="Model",
         ),
     ] = None,
     weights_entry: WeightsEntry = None,
-    images: Annotated[int, typer.Option(min=1, help="At least so many validation images, drawn at random.")] = 512,
-    maps: Annotated[int, typer.Option(min=0, help="Class-activation maps of so many images; 0 for none.")] = 4,
+    images: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Least number of validation images, drawn at random.")
+    ] = 512,
+    maps: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Images to draw class-activation maps of; 0 for none.")
+    ] = 4,
     data: Annotated[
-        str | None, typer.Option(metavar="NAME|DIR", help="Other images of the same classes.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR", help="Other images of the same classes.", show_default=False, rich_help_panel="Data"
+        ),
     ] = None,
     root: Root = None,
     task: tasks.TaskName = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 32,
+    batch_size: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Images per batch.", rich_help_panel="Device")
+    ] = 32,
     workers: Workers = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Measure on a run why the method works: what each block adds, whether it refines, and what a skip costs.
+    """Measure why the method works: what each block adds and what a skip costs.
 
-    Writes RUN/analysis.json, RUN/transformations.png and, where pytorch-grad-cam is installed, RUN/maps.png, unless
-    other images are named. Example: adaptive-depth analyze runs/demo
+    Writes RUN/analysis.json, RUN/transformations.png and, if pytorch-grad-cam is installed, RUN/maps.png, unless other
+    images are named.
+
+    Example: adaptive-depth analyze runs/demo
     """
     runs.check_of_images(run)
     from ..analysis.rationale import analyze as measure
@@ -64,7 +76,7 @@ def analyze(
     tasks.check_images(network, config, judged)
     size = min(batch_size, images)
     chosen: Any = {"batch_size": size, "shuffle": True, "workers": runs.pick_workers(workers, place)}
-    loader = create_loader(config, "validation", **chosen)  # in random order: folders come class by class
+    loader = create_loader(config, "validation", **chosen)  # shuffled, because folders are read class by class
     with seeded(0), show.progress("analyzing") as advance:
         found = measure(network, loader, criterion=judged, compare=other, limit=-(-images // size), on_progress=advance)
     if data is None:
@@ -76,15 +88,15 @@ def analyze(
         show.as_json(found.to_json())
         return
     typer.echo(found)
-    for said in _beside_plain_networks(run):
-        typer.echo(said)
+    for note in _worse_than_alone(run):
+        typer.echo(note)
     if data is None:
         written = [run / name for name in (runs.ANALYSIS, runs.TRANSFORMATIONS, runs.MAPS) if (run / name).exists()]
         typer.echo(f"\nWritten to {', '.join(map(str, written))}")
 
 
-def _beside_plain_networks(run: Path) -> list[str]:
-    """What a skip costs says nothing of how good the super-net is: where networks trained alone are better."""
+def _worse_than_alone(run: Path) -> list[str]:
+    """Depths at which a network trained alone is better; the cost of a skip says nothing about the super-net itself."""
     alone = runs.read_alone(run)
     if not alone or not (run / runs.ACCURACY).exists():
         return []
@@ -93,7 +105,7 @@ def _beside_plain_networks(run: Path) -> list[str]:
     digits = quality.digits(found.values())
     return [
         f"{skip} is {quality.apart(found[skip], value, digits)} {'below' if quality.higher_is_better else 'above'} a "
-        "network of that depth trained alone: train longer, or with another recipe. What skips cost, above, is "
+        "network of that depth trained alone: train longer, or with another recipe. The costs of skips above are "
         "relative to this super-net."
         for skip, value in alone.items()
         if skip in found and quality.gain(found[skip], value) < 0
@@ -110,22 +122,20 @@ def _open_other(place: Path, network: "AdaptiveNetwork", entry: str | None) -> "
 
 
 def _draw_maps(path: Path, network: "AdaptiveNetwork", loader: Any, number: int, task: "Task | None") -> None:
-    """Draw class-activation maps of the first images, or say in a line why that cannot be."""
+    """Draw class-activation maps of the first images, or report in a line why that is impossible."""
     import torch
 
     from ..analysis.activation_maps import class_activation_maps
     from ..plotting.analysis import plot_maps
 
-    path.unlink(missing_ok=True)  # it would be of another analysis
+    path.unlink(missing_ok=True)  # an old file would belong to another analysis
     if not number:
         return
     if not tasks.is_of_classes(task):
-        typer.echo(
-            f"Without {path.name}: class-activation maps are of classes, and {type(task).__name__} has none", err=True
-        )
+        typer.echo(f"No {path.name}: class-activation maps need classes, and {type(task).__name__} has none", err=True)
         return
     first = torch.cat([x for x, _ in islice(loader, -(-number // loader.batch_size))])[:number]
     try:
         plot_maps(first, class_activation_maps(network, first), path)
     except MeasurementError as error:
-        typer.echo(f"Without {path.name}: {error}", err=True)
+        typer.echo(f"No {path.name}: {error}", err=True)

@@ -1,4 +1,4 @@
-"""adaptive-depth demo: from training to a choice of depth, in two or three minutes."""
+"""adaptive-depth demo: from training to choosing a depth, in two or three minutes."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from ..data import DataConfig
     from ..training.history import History
 
-# A small network of timm's own ResNet class, for images of 32 pixels: four stages of three blocks, of which one is
-# mandatory. Data, network and recipe were chosen by networks trained alone (does depth pay? which rate is best?), with
-# seeds 10 to 12.
+# A small network of timm's ResNet class for images of 32 pixels: four stages of three blocks, one of them mandatory.
+# Data, network and recipe were chosen by training plain networks (does depth pay? which learning rate is best?) with
+# seeds 10 to 12, so that the demo's own seed was not used for tuning.
 DATA = "letters_in_photos"
 MODEL = "resnet18"
 ARGUMENTS = {
@@ -42,7 +42,7 @@ _REPORT = "demo.json"
 
 @dataclass(frozen=True)
 class _Trained:
-    """One network, its accuracy in percent, and how it was trained."""
+    """One network, its accuracy in percent, and its training."""
 
     network: Any
     history: "History"
@@ -52,19 +52,23 @@ class _Trained:
 
 def demo(
     output: Annotated[Path, typer.Option(metavar="RUN", help="Folder to write to.")] = Path("runs/demo"),
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images, for each network.")] = 4,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same training.")] = 0,
+    epochs: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Passes over the training images, for each network.")
+    ] = 4,
+    seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same training.")] = 0,
 ) -> None:
-    """Train a small network on letters in photographs once, compare all its depths, and choose one for a latency.
+    """Train a small network in two or three minutes and choose one of its depths.
 
-    Takes two or three minutes on two cores, and downloads nothing. Example: adaptive-depth demo
+    It learns letters in photographs, needs two cores and downloads nothing.
+
+    Example: adaptive-depth demo
     """
     start = perf_counter()
     if runs.is_run(output) and not (output / _REPORT).exists():
-        raise CheckpointError(f"{output} holds a network that is not the demo's: name another --output")
+        raise CheckpointError(f"{output} holds a network that demo did not write: name another --output")
     from ..data import configure
 
-    # So small a network gains nothing from more threads, and other programs disturb it less with one.
+    # A network this small gains nothing from more threads, and with one, other programs disturb it less.
     with runs.claimed(output, overwrite=True), runs.threads(1):
         config = configure(DATA, _build(seed))
         adaptive = _train_adaptive(config, epochs, seed)
@@ -93,16 +97,16 @@ def _build(seed: int) -> "nn.Module":
 
 def _train_adaptive(config: "DataConfig", epochs: int, seed: int) -> _Trained:
     network = runs.as_network(_build(seed), MANDATORY)
-    _heading("1", f"One network, {len(network.skips)} depths: of timm's ResNet class, with few channels")
+    _heading("1", f"One network, {len(network.skips)} depths: timm's ResNet class, with few channels")
     typer.echo(network.stages)
-    typer.echo("One block of three is mandatory here; by default two would be, and the range of depths smaller.")
+    typer.echo("Here one block of three is mandatory; the default is two, with a smaller range of depths.")
     trained = _fit(network, config, epochs, seed, "all depths together", runs.measure_accuracy)
     last = trained.history.epochs[-1]
     typer.echo(
         f"\nTrained on {_image_count('train'):,} images of letters in photographs, {epochs} epochs in "
-        f"{trained.seconds:.0f} s: super-net,\nbase-net and the sub-networks between them take turns, each with "
-        "optimiser steps of its own, and learn from the labels.\n"
-        "That is 2.5 steps where a network alone makes one: part of why it is ahead after so short a training.\n"
+        f"{trained.seconds:.0f} s: super-net,\nbase-net and intermediate sub-networks take turns, each with its "
+        "own optimiser steps, and learn from the labels.\n"
+        "That is 2.5 steps for each one of a plain network, part of why it leads after so short a training.\n"
         f"Accuracy on the training images of the last epoch: super-net {last.accuracy:.1f} %, base-net "
         f"{last.base_accuracy:.1f} %."
     )
@@ -117,7 +121,7 @@ def _fit(
     what: str,
     measure: Callable[..., Mapping[str, float]],
 ) -> _Trained:
-    """Train a network of either kind: same images in the same order, as often."""
+    """Train an adaptive or a plain network on the same images in the same order, equally often."""
     from ..training.images import TrainingBatches
     from ..training.loop import train
     from ..training.recipe import Recipe
@@ -164,8 +168,8 @@ def _compare_alone(
     typer.echo(_whether_depth_pays(deep, shallow, _image_count("validation")))
     together = sum(trained.seconds for trained in alone.values())
     typer.echo(
-        f"Training took {adaptive.seconds:.0f} s for {len(accuracy)} depths in one network, {together:.0f} s for these "
-        "two depths alone."
+        f"Training took {adaptive.seconds:.0f} s for {len(accuracy)} depths in one network, and {together:.0f} s for "
+        "these two depths alone."
     )
     return alone
 
@@ -179,25 +183,25 @@ def _plain_accuracy(network: "nn.Module", loader: Any) -> dict[str, float]:
 
 
 def _verdict(name: str, ours: float, alone: float, images: int) -> str:
-    """Who is better and by how much, and by how much chance alone would part two equal networks."""
+    """Which is better, by how much, and how far apart two equal networks could be by chance."""
     difference, chance = round((ours - alone) * images / 100), _chance(ours, alone, images)
     who = f"{'adaptive' if difference > 0 else 'alone'} is better by"
     size = f"{abs(difference) * 100 / images:.1f} points, {abs(difference)} of {images} test images"
-    said = f"{who} {size}" if difference else "equal"
+    verdict = f"{who} {size}" if difference else "equal"
     doubt = "" if abs(difference) > chance else f" (within chance, up to {chance} images)"
-    return f"{name:<9}  adaptive {ours:.1f} %, alone {alone:.1f} %\n{'':<9}  {said}{doubt}"
+    return f"{name:<9}  adaptive {ours:.1f} %, alone {alone:.1f} %\n{'':<9}  {verdict}{doubt}"
 
 
 def _whether_depth_pays(deep: float, shallow: float, images: int) -> str:
-    """What the accuracies of the two networks trained alone say of the data."""
+    """Whether depth helps on this data, from the accuracies of the two networks trained alone."""
     difference, chance = round((deep - shallow) * images / 100), _chance(deep, shallow, images)
     if difference > chance:
         return f"Depth pays on these images: alone, the super-net is {deep - shallow:.1f} points above the base-net."
-    return f"Depth does not pay here: alone, super-net and base-net part by {difference} images, chance by {chance}."
+    return f"Depth does not pay here: alone, the two differ by {difference} images; up to {chance} may be chance."
 
 
 def _chance(first: float, second: float, images: int) -> int:
-    """By how many images two equally good networks of such accuracies may part: two standard deviations."""
+    """By how many images two equally good networks of such accuracies may differ: two standard deviations."""
     wrong = (200 - first - second) * images / 100
     return round(2 * max(1.0, wrong) ** 0.5)
 
@@ -224,7 +228,7 @@ def _table(
     for when, measured in (("before", before), ("after", after)):
         worst = min(measured, key=lambda skip: measured[skip])
         gap = measured[top] - measured[worst]
-        typer.echo(f"{when:<6}  the worst, {worst}, is {gap:.1f} points below the super-net")
+        typer.echo(f"{when:<6}  the worst depth, {worst}, is {gap:.1f} points below the super-net")
     profile = _profile(network, config)
     apart = {skip: trained.accuracy["plain"] for skip, trained in alone.items()}
     table = tradeoffs(after, profile, alone=apart, images=images)
@@ -235,7 +239,7 @@ def _table(
     typer.echo(table)
     spread = max(after.values()) - min(after.values())
     if spread < 2:
-        typer.echo(f"All depths lie within {spread:.1f} points: the order within that is largely chance.")
+        typer.echo(f"All depths are within {spread:.1f} points: their order is largely chance.")
     return table
 
 
@@ -276,7 +280,7 @@ def _report(
     show.write_json(output / _REPORT, report)
 
 
-# -- 4 and 5: choose, save, load, and where everything is -------------------------------------------------------
+# -- 4 and 5: choose, save, load, and list the files -----------------------------------------------------------
 
 
 def _choose(output: Path, network: "AdaptiveNetwork", config: "DataConfig", table: "TradeOffs") -> None:
@@ -300,8 +304,8 @@ def _choose(output: Path, network: "AdaptiveNetwork", config: "DataConfig", tabl
         for skip in depths:
             if not torch.equal(network(images, skip=skip), loaded(images, skip=skip)):
                 raise CheckpointError(f"the network loaded from {output} differs from the saved one at depth {skip}")
-    said = ", ".join(depths[:-1])
-    typer.echo(f"Saved and loaded in a new object: predictions of {said} and {depths[-1]} are the same, bit for bit.")
+    compared = f"{', '.join(depths[:-1])} and {depths[-1]}"
+    typer.echo(f"Saved, and loaded into a new object: the outputs of {compared} are bit-identical.")
 
 
 def _close(output: Path, table: "TradeOffs", seconds: float) -> None:
@@ -309,19 +313,19 @@ def _close(output: Path, table: "TradeOffs", seconds: float) -> None:
     contents = {
         "network.json, weights-*": "the network: ad.load() opens it",
         runs.TRADEOFFS: "the table above, for programs",
-        runs.PLOT: "the same as a plot",
-        f"{runs.ACCURACY}, {runs.PROFILE}": "what was measured",
-        f"{runs.HISTORY}, {runs.DATA}": "how it was trained, and on which images",
+        runs.PLOT: "the same as a chart",
+        f"{runs.ACCURACY}, {runs.PROFILE}": "the measurements",
+        f"{runs.HISTORY}, {runs.DATA}": "the training, and its images",
         _REPORT: "the comparison with the networks trained alone",
     }
     for name, what in contents.items():
         typer.echo(f"  {name:<28} {what}")
     macs = sorted(row.macs for row in table.rows)[len(table.rows) // 4]  # a quarter of the sub-networks meets it
-    typer.echo("\nNext, choose under another budget, one of multiply-adds:")
+    typer.echo("\nNext, choose under another budget, of multiply-adds:")
     typer.echo(f"  {show.command('select', output, '--macs', macs)}")
     typer.echo("see why it works, and look at all of it in a browser:")
     typer.echo(f"  {show.command('analyze', output)}\n  {show.command('report', output)}")
-    typer.echo("and train on your own images, a folder with train/ and val/ in it:")
+    typer.echo("and train on your own images, a folder that contains train/ and val/:")
     typer.echo(f"  {show.command('train', '--help')}")
 
 

@@ -1,4 +1,4 @@
-"""adaptive-depth evaluate: the accuracy, or another quality, of every depth of a trained network."""
+"""adaptive-depth evaluate: the accuracy, or another metric, of every depth of a trained network."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -16,25 +16,34 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that train or
 def evaluate(
     run: Run,
     data: Annotated[
-        str | None, typer.Option(metavar="NAME|DIR", help="Other images of the same classes.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="NAME|DIR", help="Other images of the same classes.", show_default=False, rich_help_panel="Data"
+        ),
     ] = None,
     root: Root = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            metavar="validation|test", help="Part of the data; test writes nothing to RUN.", rich_help_panel="Data"
+        ),
+    ] = "validation",
     task: tasks.TaskName = None,
     metric: tasks.MetricName = None,
     metric_name: tasks.QualityName = None,
-    split: Annotated[
-        str, typer.Option(metavar="validation|test", help="Which part of the images; of test nothing is written.")
-    ] = "validation",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 128,
+    batch_size: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Images per batch.", rich_help_panel="Device")
+    ] = 128,
     workers: Workers = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Measure the top-1 accuracy of every sub-network of a run on the validation images, or what --metric says.
+    """Measure the accuracy of every depth of a run on the validation images.
 
-    A run that was trained with --task or --metric is judged by them again; code of your own is named anew.
+    The measure is top-1, or the --task and --metric that the run was trained with; name custom code again.
+    Writes RUN/accuracy.json, unless other images are named.
 
-    Writes RUN/accuracy.json, unless other images are named. Example: adaptive-depth evaluate runs/demo
+    Example: adaptive-depth evaluate runs/demo
     """
     runs.check_of_images(run)
     from ..data import create_loader, notes_of
@@ -53,7 +62,7 @@ def evaluate(
     tasks.check_images(network, config, judged)
     workers = runs.pick_workers(workers, place)
     loader = create_loader(config, split, batch_size=batch_size, workers=workers)
-    tasks.tell_notes(split, notes_of(loader))
+    tasks.show_notes(split, notes_of(loader))
     found = runs.measure_accuracy(network, loader, task=judged)
     runs.check_measured(found, judged, "nothing was written")
     result = {"run": str(run), "data": config.name, "accuracy": found}
@@ -64,7 +73,7 @@ def evaluate(
     if json:
         show.as_json(result)
         return
-    part = "" if split == "validation" else f", its {split} part"
+    part = "" if split == "validation" else f" ({split} split)"
     typer.echo(
         f"{quality.heading} on {result['images']} images of {config.name}{part}; norm statistics: "
         f"{result['statistics']}:"

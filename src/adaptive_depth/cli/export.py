@@ -29,40 +29,69 @@ def export(
     ] = "",
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Where to; by default into RUN/export. Its ending may say the format."),
+        typer.Option(metavar="FILE", help="File to write; by default in RUN/export. Its suffix can name the format."),
     ] = None,
     skips: Annotated[
         str,
         typer.Option(
             metavar="FFFF,TTTT,...",
-            help="Which depths; all by default, of onnx-files those of the Pareto front.",
+            help="Depths to export; by default all, or for onnx-files the Pareto front.",
             show_default=False,
         ),
     ] = "",
     form: Annotated[
         str | None,
         typer.Option(
-            help="Norms that differ between depths: shared (beside weights that are stored once) or folded (into "
-            "copies of them: a little faster, more memory). The usual one of the format by default.",
+            metavar="shared|folded",
+            help="Norms that differ between depths: beside weights stored once, or folded into copies of the weights "
+            "(a little faster, more memory). By default whichever suits the format.",
             show_default=False,
+            rich_help_panel="Output",
         ),
     ] = None,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Quantise to int8 (openvino, onnx-files; of a run, with its images).")
-    ] = False,
-    images: Annotated[int, typer.Option(min=1, help="Training images that --int8 takes the ranges from.")] = 300,
     suppress: Annotated[
-        bool, typer.Option("--suppress", help="onnx, of a detector: suppress inside of the file; it gives objects.")
+        bool,
+        typer.Option(
+            "--suppress",
+            metavar="",
+            help="onnx, detectors: run non-maximum suppression in the file.",
+            rich_help_panel="Output",
+        ),
     ] = False,
-    compiled: Annotated[bool, typer.Option("--compiled", help="torch: also write AOTInductor packages.")] = False,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compiled", metavar="", help="torch: also write AOTInductor packages.", rich_help_panel="Output"
+        ),
+    ] = False,
     runtime: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER",
-            help="web: of the npm package onnxruntime-web; node_modules here or above by default.",
+            metavar="DIR",
+            help="web: the npm package onnxruntime-web; by default in node_modules here or above.",
             show_default=False,
+            rich_help_panel="Output",
         ),
     ] = None,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Images per call, if the format fixes it (executorch).", rich_help_panel="Output"
+        ),
+    ] = 1,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            metavar="",
+            help="Quantise to int8 (openvino, onnx-files; a run with its images).",
+            rich_help_panel="Quantisation",
+        ),
+    ] = False,
+    images: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="Training images that set the ranges.", rich_help_panel="Quantisation"),
+    ] = 300,
     task: tasks.TaskName = None,
     metric: tasks.MetricName = None,
     metric_name: tasks.QualityName = None,
@@ -70,31 +99,31 @@ def export(
         str | None,
         typer.Option(
             metavar="N|HxW",
-            help="Pixels, or height and width; the run's or the model's own by default.",
+            help="Pixels, or height and width; by default the run's or the model's own.",
             show_default=False,
+            rich_help_panel="Data",
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in a call, where a format fixes it (executorch).")] = 1,
-    model_kwargs: ModelKwargs = None,
     root: Root = None,
+    model_kwargs: ModelKwargs = None,
     json: Json = False,
 ) -> None:
-    """Write every depth of a network into one file, in which each weight stands once.
+    """Write every depth into one file for another runtime, storing each weight once.
 
-    The file is compared with the network at every depth before it counts, and carries the stages, the trade-off table,
-    the preprocessing and the labels of a run. --int8 measures every depth by the run's task and metric; those of your
-    own are named anew.
+    The outputs of the file are compared with the network's at every depth. The file contains the stages and, for a
+    run, the trade-off table, preprocessing and labels. --int8 measures every depth by the run's task and metric; name
+    custom ones again.
 
     Example: adaptive-depth export runs/demo --to onnx
     """
     runs.check_of_images(model)
     name, asked = _format(to, output, int8=int8, suppress=suppress), tasks.Chosen(task, metric, metric_name)
     if asked.metric is not None and not int8:
-        raise typer.BadParameter("--metric says how --int8 is measured: leave it out, or add --int8")
+        raise typer.BadParameter("--metric says how to measure --int8: omit it, or add --int8")
     place = output or _default_place(model, name, int8=int8)
     from ..deploy.exporting import FORMATS, export_network, import_format
 
-    import_format(name)  # a missing package is told before a network is read
+    import_format(name)  # fails on a missing package before a network is read
     network = runs.as_network(runs.open_model(model, model_kwargs or ())).eval()
     run = Path(model) if runs.is_run(model) else None
     data = _data(run, network, root)
@@ -103,18 +132,18 @@ def export(
     if asked.task is not None and not int8:
         named = tasks.task_of(asked)
         means = None if named is None else named.meanings()
-    told = data if data is None or run is None else runs.with_outputs_named(run, data)
+    named_data = data if data is None or run is None else runs.with_outputs_named(run, data)
     size = runs.parse_size(image_size)
     example = _example(network, data, size, 1 if FORMATS[name].free_batch else batch_size)
     chosen = [skip.strip() for skip in skips.split(",")] if skips else None
-    # What was measured is of images of that size.
+    # Measurements hold only for the image size they were made with.
     same_size = data is None or size is None or runs.sides_of(size) == data.preprocessing.sides
     known = _trade_offs(run, network, example) if run is not None and same_size else None
     if name == "onnx-files" and chosen is None and known is not None:
         chosen = [row.skip for row in known.front()]
     with show.progress(f"exporting to {name}") as advance:
         if int8:
-            artifact = _quantized(network, place, name, chosen, data, told, known, images, advance, judged)
+            artifact = _quantized(network, place, name, chosen, data, named_data, known, images, advance, judged)
         else:
             options: Any = {"compiled": True} if compiled else {}
             options |= {} if runtime is None else {"runtime": runtime}
@@ -125,7 +154,7 @@ def export(
                 to=name,
                 skips=chosen,
                 form=form,
-                data=told,
+                data=named_data,
                 trade_offs=known,
                 meanings=means,
                 suppress=suppress,
@@ -140,7 +169,7 @@ def export(
 
 
 def written(place: Path) -> list[Path]:
-    """The files of an artifact without its description: the file, with OpenVINO's weights, or all of a folder."""
+    """The files of an artifact without its description: the file (and OpenVINO's weights), or all files of a folder."""
     if place.is_dir():
         return sorted(file for file in place.rglob("*") if file.is_file())
     weights = place.with_suffix(".bin")
@@ -157,9 +186,9 @@ def _format(to: str, output: Path | None, *, int8: bool, suppress: bool) -> str:
     name = to or format_of(output or Path())
     if int8 and FORMATS[name].int8 is None:
         able = " and ".join(each for each, kind in FORMATS.items() if kind.int8)
-        raise typer.BadParameter(f"--int8 is there for {able}, not for {name}")
+        raise typer.BadParameter(f"--int8 is available for {able}, not for {name}")
     if suppress and FORMATS[name].suppression is None:
-        raise typer.BadParameter(f"--suppress is there for onnx, which has an operator that does it; not for {name}")
+        raise typer.BadParameter(f"--suppress is available only for onnx, which has an operator for it, not for {name}")
     return name
 
 
@@ -167,7 +196,7 @@ def _default_place(model: str, name: str, *, int8: bool) -> Path:
     from ..deploy.exporting import FORMATS
 
     if not runs.is_run(model):
-        raise typer.BadParameter(f"{model} is no run folder: say where to with --output FILE")
+        raise typer.BadParameter(f"{model} is not a run folder: name the file to write with --output FILE")
     suffix = FORMATS[name].suffix
     file = f"{'model' if suffix else name}{'-int8' if int8 else ''}"
     return Path(model) / runs.EXPORT / f"{file}{suffix}"
@@ -193,7 +222,7 @@ def _example(
 
 
 def _trade_offs(run: Path, network: "AdaptiveNetwork", example: Any) -> "TradeOffs | None":
-    """What was measured of a run; without a profile, quality against multiply-adds."""
+    """The trade-offs measured for a run; without a profile, quality against multiply-adds."""
     from ..measure.profiling import profile
 
     if not (run / runs.ACCURACY).exists():
@@ -209,7 +238,7 @@ def _quantized(
     to: str,
     skips: list[str] | None,
     data: "DataConfig | None",
-    told: "DataConfig | None",
+    named_data: "DataConfig | None",
     known: "TradeOffs | None",
     images: int,
     advance: Any,
@@ -220,7 +249,7 @@ def _quantized(
 
     if data is None:
         raise DataError(
-            "--int8 needs images to find the ranges of activations: expected a run that train or demo wrote"
+            "--int8 needs images to measure the ranges of activations: expected a run that train or demo wrote"
         )
     advance(0, 2, f"reading {images} images")
     loader = create_loader(data, "train", batch_size=images, shuffle=True, leave_out_damaged=True)
@@ -228,25 +257,27 @@ def _quantized(
     advance(1, 2, "quantising, and measuring every depth")
     labelled = create_loader(data, "validation", batch_size=100)
     return quantize_network(
-        network, place, calibrating, to=to, labelled=labelled, task=task, skips=skips, data=told, trade_offs=known
+        network, place, calibrating, to=to, labelled=labelled, task=task, skips=skips, data=named_data, trade_offs=known
     )
 
 
 def _tell(place: Path, size: int, artifact: "Artifact", *, is_run: bool) -> None:
     typer.echo(f"Written to {place}, {size / 1e6:.1f} MB: {artifact}.")
     if artifact.accuracy is None and artifact.precision == "float32":
-        typer.echo("At every depth its outputs are the network's, to 1e-4 of their standard deviation.")
+        typer.echo("At every depth its outputs match the network's, to 1e-4 of their standard deviation.")
     elif artifact.accuracy is not None:
         typer.echo(_accuracies(artifact))
     else:
-        typer.echo("How good its depths are in int8 was not measured.")
+        typer.echo("The quality of its depths in int8 was not measured.")
     if artifact.trade_offs is None:
         hint = f" (measure with {show.command('evaluate', 'RUN')} and profile, then export again)" if is_run else ""
-        typer.echo(f"It does not know how good its depths are{hint}, so a governor cannot choose.")
+        typer.echo(f"It contains no quality of its depths{hint}, so a governor cannot choose.")
     if (place / "index.html").exists():
-        typer.echo(f"Show it: python -m http.server --bind 127.0.0.1 --directory {place}, then http://127.0.0.1:8000")
+        typer.echo(
+            f"To view it: python -m http.server --bind 127.0.0.1 --directory {place}, then http://127.0.0.1:8000"
+        )
     elif place.is_dir() and artifact.kind == "torch":
-        typer.echo("Read a program with torch.export.load, weights with safetensors.torch.load_file.")
+        typer.echo("Load a program with torch.export.load, weights with safetensors.torch.load_file.")
     else:
         typer.echo(f"Next: {show.command('run', place, 'IMAGES', '--target-ms', '30')}")
 

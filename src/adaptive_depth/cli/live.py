@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a view on stderr, where that is a terminal."""
+"""What a run shows meanwhile: a live view on stderr, if that is a terminal."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,16 +16,16 @@ _BAR, _MOST_BARS = 24, 8
 
 
 class View:
-    """Shows the last pass and what was counted, ten times a second at most; nothing where nobody watches.
+    """Shows the last pass and the totals, at most ten times a second; nothing if there is no terminal.
 
-    It is drawn between passes, never beside one, so that it takes nothing from them.
+    It is drawn between passes, never during one, so that it does not slow them down.
     """
 
     def __init__(self, live: Live | None) -> None:
         self._live, self._shown = live, -_EVERY_S
 
     def show(self, passed: Pass, tally: Tally, slowdown: float | None) -> None:
-        """Draw anew, if it is time."""
+        """Redraw, if it is time."""
         if self._live is not None and monotonic() - self._shown >= _EVERY_S:
             self._live.update(draw(passed, tally, slowdown), refresh=True)
             self._shown = monotonic()
@@ -33,7 +33,7 @@ class View:
 
 @contextmanager
 def watching() -> Iterator[View]:
-    """A view that is removed at the end; what is written to stderr meanwhile stands above it."""
+    """A view that is removed at the end; anything written to stderr meanwhile appears above it."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield View(None)
@@ -43,7 +43,7 @@ def watching() -> Iterator[View]:
 
 
 def draw(passed: Pass, tally: Tally, slowdown: float | None) -> Table:
-    """The view, as something that rich prints."""
+    """The view, as an object that rich prints."""
     view = Table.grid(padding=(0, 2))
     view.add_row("image", Text(passed.image, no_wrap=True, overflow="ellipsis"))
     for prediction in passed.predictions:

@@ -1,4 +1,4 @@
-"""A session over what a command line names: an exported file, or a run folder with what was measured of it."""
+"""A session for what a command line names: an exported file, or a run folder with its measurements."""
 
 import math
 from dataclasses import replace
@@ -16,30 +16,43 @@ if TYPE_CHECKING:
 
 
 Backend = Annotated[
-    str | None, typer.Option(help="onnxruntime, openvino, executorch, eager, compiled; by default what the file says.")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="onnxruntime, openvino, executorch, eager or compiled; by default the file's own.",
+        rich_help_panel="Device",
+    ),
 ]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads; the backend's default if not given.", show_default=False)
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="CPU threads; the backend's default if not given.",
+        show_default=False,
+        rich_help_panel="Device",
+    ),
 ]
 Providers = Annotated[
     str | None,
     typer.Option(
         metavar="NAME,...",
-        help="Where a file runs: ONNX Runtime's execution providers, or a device of OpenVINO; the CPU by default.",
+        help="Execution providers of ONNX Runtime, or a device of OpenVINO; the CPU by default.",
         show_default=False,
+        rich_help_panel="Device",
     ),
 ]
 
 
 def positive(option: str, value: float) -> float:
-    """The value of an option, where it is a finite number above 0."""
+    """The value of an option, which must be a finite number above 0."""
     if not 0 < value < math.inf:
         raise typer.BadParameter(f"{option} {value}: expected a finite number above 0")
     return value
 
 
 def providers_of(named: str | None) -> list[str] | None:
-    """ONNX Runtime's names in their order; a device of OpenVINO has commas of its own (`AUTO:GPU,CPU`)."""
+    """ONNX Runtime's names in order, or a device of OpenVINO, which may itself contain commas (`AUTO:GPU,CPU`)."""
     if named is None or ":" in named:
         return None if named is None else [named]
     return [name.strip() for name in named.split(",")]
@@ -53,7 +66,7 @@ def open_source(
     Arguments:
         artifact: what export wrote, or a run folder.
         backend, threads, providers: as of `open_session`.
-        judged: must its depths have been judged? Of a file this is not checked here.
+        judged: must the quality of its depths be known? Not checked here for a file.
     """
     from ..deploy.session import open_session
 

@@ -13,42 +13,71 @@ from .train import Device
 
 def profile(
     model: Model,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.")] = 1,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the profile to this file.", show_default=False)
+    ] = None,
+    json: Json = False,
+    skips: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TTFF,...",
+            help="Only these depths; writes nothing to a run.",
+            show_default=False,
+            rich_help_panel="Measuring",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Images per forward pass.", rich_help_panel="Measuring")
+    ] = 1,
+    batch_sizes: Annotated[
+        str,
+        typer.Option(
+            metavar="N,N,...",
+            help="Also measure the throughput at these.",
+            show_default=False,
+            rich_help_panel="Measuring",
+        ),
+    ] = "",
     image_size: Annotated[
         str | None,
         typer.Option(
             metavar="N|HxW",
-            help="Pixels, or height and width; the run's or the model's own by default.",
+            help="Pixels, or height and width; by default the run's or the model's own.",
             show_default=False,
+            rich_help_panel="Measuring",
         ),
     ] = None,
-    skips: Annotated[
-        str | None,
-        typer.Option(metavar="TTFF,...", help="These depths alone, which is not kept in a run.", show_default=False),
-    ] = None,
-    latency: Annotated[bool, typer.Option(help="Also measure time, memory and energy.")] = True,
-    backend: Annotated[str, typer.Option(help="What runs the network: eager or compiled.")] = "eager",
-    batch_sizes: Annotated[
-        str, typer.Option(metavar="N,N,...", help="Also measure the throughput at these.", show_default=False)
-    ] = "",
-    energy: Annotated[bool, typer.Option(help="Also measure energy, where the device has counters.")] = True,
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="How long to measure at most; six rounds are the least, a hundred the most.")
+        float,
+        typer.Option(min=0.1, metavar="X", help="Time limit, for 6 to 100 rounds.", rich_help_panel="Measuring"),
     ] = 40.0,
+    latency: Annotated[
+        bool, typer.Option(metavar="", help="Measure time, memory and energy.", rich_help_panel="Measuring")
+    ] = True,
+    energy: Annotated[
+        bool,
+        typer.Option(metavar="", help="Measure energy, if the device has counters.", rich_help_panel="Measuring"),
+    ] = True,
+    backend: Annotated[
+        str, typer.Option(metavar="NAME", help="eager or compiled.", rich_help_panel="Device")
+    ] = "eager",
+    device: Device = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; the machine's default if not given.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="CPU threads; the machine's default if not given.",
+            show_default=False,
+            rich_help_panel="Device",
+        ),
     ] = None,
     model_kwargs: ModelKwargs = None,
-    device: Device = None,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a profile to carry elsewhere.", show_default=False)
-    ] = None,
-    json: Json = False,
 ) -> None:
-    """Measure multiply-adds, parameters, latency, memory and energy of every sub-network on this machine.
+    """Measure latency, memory, energy and multiply-adds of every depth here.
 
-    Of a run, writes RUN/profile.json, or with --output FILE that file alone: on a device that has the network but not
-    the data, to be joined elsewhere with what evaluate measured, by select RUN --profile FILE.
+    For a run, this writes RUN/profile.json or, with --output, only FILE: profile on a device without the data, then
+    combine FILE with the accuracies elsewhere by select RUN --profile FILE.
 
     Example: adaptive-depth profile resnet50 --batch-sizes 1,8,32
     """
@@ -80,7 +109,7 @@ def profile(
             seconds=seconds,
             on_progress=advance,
         )
-    # Costs of other images do not go with what evaluate measured; and a profile to carry elsewhere is not the run's.
+    # A run keeps only costs that match its accuracies, and a profile written for use elsewhere is not the run's.
     keeps = is_run and size == usual and output is None and skips is None
     if keeps:
         show.write_json(Path(model) / runs.PROFILE, result.to_json())
@@ -92,10 +121,10 @@ def profile(
     typer.echo(result)
     if output is not None:
         typer.echo(
-            f"Written to {output}. With what evaluate measured: {show.command('select', 'RUN', '--profile', output)}"
+            f"Written to {output}. Join it with accuracies: {show.command('select', 'RUN', '--profile', output)}"
         )
     if is_run and skips is not None and output is None:
-        typer.echo(f"Not written to {model}: it is of some depths alone.")
+        typer.echo(f"Not written to {model}: it covers only some depths.")
     elif is_run and not keeps and output is None:
         typer.echo(f"Not written to {model}: its images have {show.pixels(usual)} pixels, not {image_size}.")
     if keeps:

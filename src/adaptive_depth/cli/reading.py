@@ -1,4 +1,4 @@
-"""The files of a run folder, read."""
+"""Reading the files of a run folder."""
 
 from pathlib import Path
 from typing import Any
@@ -7,10 +7,13 @@ from .. import schema
 from ..errors import DataError
 
 
-def read_json(path: Path, mend: str) -> Any:
-    """A file of a run folder.
+def read_json(path: Path, fix: str) -> Any:
+    """The content of a JSON file of a run folder.
+
+    Arguments:
+        fix: how to get the file, for the error.
 
     Raises:
-        DataError: missing or damaged; says how to get it.
+        DataError: missing or damaged.
     """
-    return schema.read_json(path, DataError, mend)
+    return schema.read_json(path, DataError, fix)

@@ -1,4 +1,4 @@
-"""adaptive-depth report: a run as one page for the browser."""
+"""adaptive-depth report: a run as one HTML page."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..analysis.values import Analysis
     from ..training.history import History
 
-_TOLD = ("data", "images", "statistics")  # of an accuracy, by evaluate
+_SHOWN = ("data", "images", "statistics")  # of what evaluate writes beside the accuracy
 
 
 def report(
@@ -26,18 +26,19 @@ def report(
         Path | None, typer.Option(metavar="FILE", help="Where to write it; RUN/report.html by default.")
     ] = None,
     title: Annotated[
-        str | None, typer.Option(help="Of the page; the name of the folder by default.", show_default=False)
+        str | None,
+        typer.Option(metavar="TEXT", help="Title of the page; by default the folder's name.", show_default=False),
     ] = None,
     profile: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A profile from another device; RUN/profile.json if not given."),
+        typer.Option(metavar="FILE", help="A profile from another device; RUN/profile.json by default."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write one HTML file on a run: choose a depth by a limit, compare all of them, see how they were measured.
+    """Write one HTML page on a run: its trade-offs, training and analysis.
 
-    It opens in any browser, needs no network, and can be sent to others as it is. It shows what evaluate and profile
-    measured, the training, and the analysis where there is one.
+    The page opens offline in any browser. There you can choose a depth by a limit, compare all depths and see how they
+    were measured.
 
     Example: adaptive-depth report runs/demo
     """
@@ -58,7 +59,7 @@ def report(
         history=_history(run),
         analysis=_analysis(run),
         pictures=_pictures(run),
-        about={accuracy["quality"].title: {name: accuracy.get(name) for name in _TOLD}, **_how_trained(run)},
+        about={accuracy["quality"].title: {name: accuracy.get(name) for name in _SHOWN}, **_how_trained(run)},
     )
     _write(place, page)
     if json:
@@ -67,21 +68,21 @@ def report(
     typer.echo(f"Written to {place} ({len(page.encode()) / 1e3:,.0f} kB): open it in a browser.")
 
 
-# -- what a run holds -------------------------------------------------------------------------------------------
+# -- the contents of a run ---------------------------------------------------------------------------------------
 
 
 def _stages(run: Path) -> list[Mapping[str, Any]]:
-    mend = "save the network again"
+    fix = "save the network again"
     try:
-        found = from_plain(_Cut, runs.read_json(run / runs.NETWORK, mend), DataError, "it")
+        found = from_plain(_Cut, runs.read_json(run / runs.NETWORK, fix), DataError, "it")
     except DataError as error:
-        raise DataError(f"{run / runs.NETWORK} holds no stages ({error}): {mend}") from error
+        raise DataError(f"{run / runs.NETWORK} holds no stages ({error}): {fix}") from error
     return to_plain(found.stages)
 
 
 @dataclass(frozen=True)
 class _Stage(Open):
-    """What the page says of a stage; `Stage` comes with torch, which it does not need."""
+    """What the page shows of a stage; importing `Stage` would import torch, which a report does not need."""
 
     mandatory: tuple[Text, ...]
     skippable: tuple[Text, ...]
@@ -99,11 +100,11 @@ def _history(run: Path) -> "History | None":
     path = run / runs.HISTORY
     if not path.exists():
         return None
-    mend = "remove it, and the report does without"
+    fix = "remove it to report without it"
     try:
-        return History.from_csv(read_bytes(path, DataError, mend).decode())
-    except ValueError as error:  # of the encoding, or of the history
-        raise DataError(f"{path} is damaged ({error}): {mend}") from error
+        return History.from_csv(read_bytes(path, DataError, fix).decode())
+    except ValueError as error:  # from decoding or from the history
+        raise DataError(f"{path} is damaged ({error}): {fix}") from error
 
 
 def _analysis(run: Path) -> "Analysis | None":
@@ -114,12 +115,12 @@ def _analysis(run: Path) -> "Analysis | None":
         return None
     from ..analysis.values import Analysis
 
-    mend = f"make it anew with {show.command('analyze', run)}, or remove it"
-    found = runs.read_json(path, mend)
+    fix = f"create it again with {show.command('analyze', run)}, or remove it"
+    found = runs.read_json(path, fix)
     try:
         return Analysis.from_json(found)
     except MeasurementError as error:
-        raise DataError(f"{path} is damaged ({error}): {mend}") from error
+        raise DataError(f"{path} is damaged ({error}): {fix}") from error
 
 
 def _pictures(run: Path) -> dict[str, bytes]:
@@ -128,27 +129,27 @@ def _pictures(run: Path) -> dict[str, bytes]:
         return {}
     content = path.read_bytes()
     if not content.startswith(b"\x89PNG"):
-        raise DataError(f"{path} is no PNG picture: make it anew with {show.command('analyze', run)}, or remove it")
+        raise DataError(f"{path} is not a PNG image: create it again with {show.command('analyze', run)}, or remove it")
     return {"Class-activation maps: what super-net and base-net look at": content}
 
 
 def _how_trained(run: Path) -> dict[str, dict[str, Any]]:
-    """The images and the recipe, where the run tells of them."""
+    """The images and the recipe, as far as the run records them."""
     found = {}
     if (run / runs.DATA).exists():
         data = _entries(runs.read_json(run / runs.DATA, "save the run again"), run / runs.DATA)
         classes = data.get("classes")
         found["Images"] = {**data, "classes": len(classes) if isinstance(classes, list) else classes, "root": None}
     if (run / runs.RECIPE).exists():
-        told = read_yaml(run / runs.RECIPE, DataError, "remove it, and the report does without")
-        found["Training recipe"] = _entries(told, run / runs.RECIPE)
+        recipe = read_yaml(run / runs.RECIPE, DataError, "remove it to report without it")
+        found["Training recipe"] = _entries(recipe, run / runs.RECIPE)
     return found
 
 
-def _entries(told: Any, path: Path) -> dict[str, Any]:
-    if not isinstance(told, dict):
-        raise DataError(f"{path} holds no names with values: remove it, and the report does without")
-    return told
+def _entries(value: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{path} does not hold names with values: remove it to report without it")
+    return value
 
 
 def _write(place: Path, page: str) -> None:

@@ -1,4 +1,4 @@
-"""adaptive-depth run: images through an exported file, at the depth that holds a deadline."""
+"""adaptive-depth run: images through an exported file, at the depth that meets a deadline."""
 
 import json as json_module
 import os
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from ..governor.scheduler import DepthScheduler
     from ..meaning import Detections
 
-_SCORE = 0.25  # of an object, at least
-_DECIDED, _PREDICTED = b'{"number"', b'{"image"'  # how the lines of the two files begin
+_SCORE = 0.25  # the least score of an object that is reported
+_DECIDED, _PREDICTED = b'{"number"', b'{"image"'  # how the lines of --log and --predictions begin
 
 
 def run(
@@ -45,88 +45,109 @@ def run(
         list[str] | None,
         typer.Argument(
             metavar="SOURCE...",
-            help="Image files, folders of them, camera, camera:1, camera:FILM.mp4.",
+            help="Image files, folders, camera, camera:1 or camera:FILM.mp4.",
             show_default=False,
         ),
     ] = None,
     target_ms: Annotated[
-        float | None, typer.Option(help="Deadline of a pass of the network, in milliseconds.", show_default=False)
+        float | None,
+        typer.Option(metavar="MS", help="Deadline of a pass of the network, in milliseconds.", show_default=False),
     ] = None,
     images_per_s: Annotated[
-        float | None, typer.Option(help="Instead: so many passes of the network a second.", show_default=False)
+        float | None,
+        typer.Option(metavar="X", help="The same as passes per second, instead of --target-ms.", show_default=False),
+    ] = None,
+    skip: Annotated[
+        str | None, typer.Option(metavar="TTFF", help="This depth for all images, no governor.", show_default=False)
     ] = None,
     met: Annotated[
         float | None,
-        typer.Option(min=0.01, max=0.9999, help="The share of images that should meet it: 0.95.", show_default=False),
+        typer.Option(
+            min=0.01,
+            max=0.9999,
+            metavar="SHARE",
+            help="Share of images that should meet the deadline: 0.95.",
+            show_default=False,
+        ),
+    ] = None,
+    repeat: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Go through the images N times.", show_default=False)
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(metavar="X", help="Repeat the images for X seconds.", show_default=False)
+    ] = None,
+    json: Json = False,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a line of JSON per pass: image, depth, latency and predictions.",
+            show_default=False,
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    draw: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write the images with their predictions drawn: boxes, coloured pixels or text.",
+            show_default=False,
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a line of JSON per decision of the governor.",
+            show_default=False,
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    min_score: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            metavar="X",
+            help="Least score of a detected object; 0.25.",
+            show_default=False,
+            rich_help_panel="Output",
+        ),
     ] = None,
     pace: Annotated[
         float | None,
         typer.Option(
             metavar="PER_SECOND",
-            help="Images come so many a second and wait while the network is busy; deadlines count from arrival.",
+            help="Images arrive at this rate and wait while the network is busy.",
             show_default=False,
+            rich_help_panel="Queue",
         ),
     ] = None,
     shed: Annotated[
         str | None,
         typer.Option(
             metavar="oldest|newest|none",
-            help="With --pace or a camera: who is turned away when not all can be answered in time.",
+            help="With --pace or a camera: which images to turn away under overload.",
             show_default=False,
+            rich_help_panel="Queue",
         ),
-    ] = None,
-    skip: Annotated[
-        str | None, typer.Option(metavar="TTFF", help="This depth for all images, no governor.", show_default=False)
     ] = None,
     backend: Backend = None,
     threads: Threads = None,
     providers: Providers = None,
-    repeat: Annotated[int | None, typer.Option(min=1, help="So many rounds of the images.", show_default=False)] = None,
-    seconds: Annotated[
-        float | None, typer.Option(help="Rounds until so many seconds are over.", show_default=False)
-    ] = None,
-    predictions: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Write a line of JSON for each pass: image, depth, latency, and what each output predicts.",
-            show_default=False,
-        ),
-    ] = None,
-    log: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write the governor's decisions, a line of JSON each.", show_default=False),
-    ] = None,
-    draw: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Write each image with what the network says of it: boxes, places in colours, else words.",
-            show_default=False,
-        ),
-    ] = None,
-    min_score: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0, max=1.0, help="Of a detector: leave out objects that score less; 0.25.", show_default=False
-        ),
-    ] = None,
-    json: Json = False,
 ) -> None:
-    """Run images through a network, each at the best depth that holds the deadline now.
+    """Run images through a network, each at the best depth that meets a deadline.
 
-    First the latency of every depth is measured on this machine. Then a governor picks the depth of each image from
-    what the last ones took. The latency is that of the network alone; preparing an image (resizing, normalising) is
-    told separately, reading its file is in neither. Ctrl-C ends the run and prints the summary.
+    The latency of every depth is measured on this machine first. Then a governor picks each depth from the latencies of
+    the last images. Latency is that of the network alone; preparing an image (resizing, normalising) is reported
+    separately, and reading its file counts in neither. Ctrl-C ends the run and prints the summary.
 
-    With --pace, or --shed and a camera, images wait in a queue. A scheduler then picks the depths: it knows how long
-    each has waited and how many come, and turns away those of --shed (by default none). Deadlines count from the
-    arrival of an image until its outputs are read.
+    With --pace, or with --shed and a camera, images wait in a queue, and a scheduler picks the depths. Deadlines then
+    count from the arrival of an image until its outputs are read.
 
-    What the network says of each image stands above the summary: the most probable class, labels above 50 %, numbers,
-    the objects of a detector and where they are, the share of each class of pixels, or of several heads each in turn.
-    --draw shows it on the images, --predictions writes it to a file. Where images lie in folders named after the
-    classes, the accuracy is in the summary, too.
+    The predictions of each image are printed above the summary. If images are in folders named after classes, the
+    summary includes the accuracy.
 
     Example: adaptive-depth run runs/demo/export/model.onnx photos/ --target-ms 30
     """
@@ -151,9 +172,9 @@ def run(
     pictures = read_images(found, left_out, repeat=None if seconds is not None else repeat or 1)
     first = next(pictures, None)
     if first is None:
-        raise DataError(f"none of the images can be read: {next(iter(left_out.told))}")
+        raise DataError(f"none of the images can be read: {next(iter(left_out.reported))}")
     table = _warmed_up(session, known, prepare(first.image, preprocessing)[None], skip, always=queued)
-    detections = _scoring(session.artifact.detections, min_score)  # which it says once it ran
+    detections = _scoring(session.artifact.detections, min_score)  # known only after the first pass
     known = replace(known, outputs=session.artifact.outputs, detections=detections)
     with _writing(log) as write, _writing(predictions) as keep:
 
@@ -176,39 +197,39 @@ def run(
                 chooser = Governor(table, target_ms=target, met=0.95 if met is None else met, on_decision=decided)
             passes = stream(session, pictures, preprocessing, chooser, read=read, draw=drawer)
         tally = Tally(target, _measured(known), quality)
-        told: dict[str, Pass] = {}
-        seen = None if any(isinstance(source, Camera) for source in found) else told
-        said = _follow(_kept(passes, keep), tally, chooser, seconds, seen)
-    said |= {"left_out": len(left_out.told), "backend": session.backend}
-    said |= summing_up.right_by_folders(told.values(), known.labels)
-    said |= {"accuracy": said["expected"]} if quality == TOP_1 else {}  # its name in version 0.1
+        first_passes: dict[str, Pass] = {}
+        seen = None if any(isinstance(source, Camera) for source in found) else first_passes
+        total = _follow(_kept(passes, keep), tally, chooser, seconds, seen)
+    total |= {"left_out": len(left_out.reported), "backend": session.backend}
+    total |= summing_up.right_by_folders(first_passes.values(), known.labels)
+    total |= {"accuracy": total["expected"]} if quality == TOP_1 else {}  # its name in version 0.1
     if json:
-        each = [summing_up.said_of(passed, known.labels) for passed in told.values()]
-        show.as_json({**said, "predictions": each, "table": None if table is None else table.to_json()})
+        each = [summing_up.prediction_of(passed, known.labels) for passed in first_passes.values()]
+        show.as_json({**total, "predictions": each, "table": None if table is None else table.to_json()})
     else:
-        for image, passed in told.items():
+        for image, passed in first_passes.items():
             typer.echo(f"{image}  {passed.skip}  {'; '.join(map(str, passed.predictions))}")
-        typer.echo(summing_up.in_words(said, tally))
-        for note in summing_up.why_few(said, pace):
+        typer.echo(summing_up.in_words(total, tally))
+        for note in summing_up.why_few(total, pace):
             typer.echo(note)
-    if said["error"] is not None:
-        raise ArtifactError(said["error"])
+    if total["error"] is not None:
+        raise ArtifactError(total["error"])
 
 
 class _LeftOut:
-    """Tells, once each, of images that are left out."""
+    """Reports each image that is left out, once."""
 
     def __init__(self) -> None:
-        self.told: dict[str, None] = {}
+        self.reported: dict[str, None] = {}
 
     def __call__(self, error: DataError) -> None:
-        if str(error) not in self.told:
-            self.told[str(error)] = None
-            _tell(f"Left out: {error}")
+        if str(error) not in self.reported:
+            self.reported[str(error)] = None
+            _report(f"Left out: {error}")
 
 
-def _tell(note: str) -> None:
-    sys.stderr.write(f"{note}\n")  # as it is at present: a live view puts its own in this place
+def _report(note: str) -> None:
+    sys.stderr.write(f"{note}\n")  # looked up at each call, because a live view replaces sys.stderr meanwhile
 
 
 # -- before -----------------------------------------------------------------------------------------------------
@@ -222,20 +243,20 @@ def _check(
     repeat: int | None,
     seconds: float | None,
 ) -> float | None:
-    """The deadline in milliseconds; None where one depth runs without."""
+    """The deadline in milliseconds; None if one depth runs without a deadline."""
     example = "adaptive-depth run model.onnx photos/ --target-ms 30"
     if not sources:
-        raise typer.BadParameter(f"no images were named: expected files, folders or camera, such as {example}")
+        raise typer.BadParameter(f"no images given: expected files, folders or camera, such as {example}")
     numbers = {"--target-ms": target_ms, "--images-per-s": images_per_s, "--seconds": seconds}
     for option, value in numbers.items():
         if value is not None:
             positive(option, value)
     if target_ms is not None and images_per_s is not None:
-        raise typer.BadParameter("--target-ms and --images-per-s: expected one of the two")
+        raise typer.BadParameter("--target-ms and --images-per-s: give only one of them")
     if target_ms is None and images_per_s is None and skip is None:
         raise typer.BadParameter(f"no deadline: expected --target-ms or --images-per-s ({example}), or one --skip")
     if repeat is not None and seconds is not None:
-        raise typer.BadParameter("--repeat and --seconds: expected one of the two")
+        raise typer.BadParameter("--repeat and --seconds: give only one of them")
     return target_ms if images_per_s is None else 1000 / images_per_s
 
 
@@ -247,32 +268,32 @@ def _check_queue(
     if pace is not None:
         positive("--pace", pace)
         if cameras:
-            raise typer.BadParameter("--pace: a camera has a pace of its own; expected --shed alone for its images")
+            raise typer.BadParameter("--pace: a camera has its own pace; for its images, give only --shed")
     if shed not in (None, "oldest", "newest", "none"):
         raise typer.BadParameter(f"--shed {shed}: expected oldest, newest or none")
     if shed is not None and pace is None and not cameras:
         raise typer.BadParameter(
-            "--shed: images of files do not wait, each is read when the one before is done; expected --pace too, such "
-            "as --pace 25 for 25 images a second"
+            "--shed: images from files do not wait, each is read when the one before is done; add --pace, such as "
+            "--pace 25 for 25 images per second"
         )
     queued = pace is not None or shed is not None
     if queued and target is None:
         raise typer.BadParameter("--pace and --shed need a deadline: expected --target-ms")
     if queued and met is not None:
-        raise typer.BadParameter("--met is of the governor: with --pace or --shed, a scheduler plans the queue")
+        raise typer.BadParameter("--met is for the governor: with --pace or --shed, a scheduler plans the queue")
     if queued and log is not None:
-        raise typer.BadParameter("--log writes what a governor decides: with --pace or --shed there is none")
+        raise typer.BadParameter("--log writes a governor's decisions: with --pace or --shed there is no governor")
     return queued
 
 
 def _scheduler(table: "TradeOffs", target: float, shed: str | None, skip: str | None) -> "DepthScheduler":
-    """Of a queue; of one depth, every answer is worth the same."""
+    """For a queue; with a single depth, every answer is worth the same."""
     from ..governor.scheduler import DepthScheduler
 
     whom, percent = shed if shed in ("oldest", "newest") else None, table.quality.unit == "%"
     if skip is None and not (percent and table.quality.higher_is_better):
         raise DataError(
-            f"what an answer in time is worth does not follow from {table.quality}, so no depths can be planned for a "
+            f"the worth of an answer in time does not follow from {table.quality}, so depths cannot be planned for a "
             "queue: run without --pace and --shed, or one depth with --skip; in Python, DepthScheduler takes worth=..."
         )
     return DepthScheduler(table, target, max_batch=1, shed=whom, worth=None if skip is None else {skip: 1.0})
@@ -280,22 +301,22 @@ def _scheduler(table: "TradeOffs", target: float, shed: str | None, skip: str | 
 
 def _check_log(log: Path, skip: str | None) -> None:
     if skip is not None:
-        raise typer.BadParameter("--log writes what a governor decides: with --skip there is none")
+        raise typer.BadParameter("--log writes a governor's decisions: with --skip there is no governor")
     _check_file("--log", log, _DECIDED)
 
 
 def _check_file(option: str, file: Path, begins: bytes) -> None:
-    """Raise where a file cannot be written, or holds another thing than an earlier run wrote there."""
+    """Raise if a file cannot be written, or holds something other than the output of an earlier run."""
     if file.is_dir() or not file.absolute().parent.is_dir() or not os.access(file.absolute().parent, os.W_OK):
         raise typer.BadParameter(f"{option} {file} cannot be written: name a file in a folder that exists")
     if file.exists() and file.stat().st_size and not file.read_bytes().startswith(begins):
-        raise typer.BadParameter(f"{option} {file} holds something else, which would be lost: name another file")
+        raise typer.BadParameter(f"{option} {file} holds other content, which would be lost: name another file")
 
 
 def _check_drawn(folder: Path) -> None:
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise typer.BadParameter(f"--draw {folder} holds something, which could be lost: name a new folder")
-    runs.check_writable(folder.absolute().parent, "name a folder in another with --draw")
+        raise typer.BadParameter(f"--draw {folder} is not empty, and its files could be overwritten: name a new folder")
+    runs.check_writable(folder.absolute().parent, "name a folder elsewhere with --draw")
 
 
 def _drawer(folder: Path, known: "Artifact", sources: "Iterable[Source]") -> "Drawer":
@@ -309,17 +330,20 @@ def _drawer(folder: Path, known: "Artifact", sources: "Iterable[Source]") -> "Dr
 def _open(
     artifact: Path, backend: str | None, threads: int | None, providers: list[str] | None, *, governed: bool
 ) -> "tuple[Session, Artifact, Preprocessing]":
-    """A session, what is known of its network, and a preprocessing that can be done."""
+    """A session, what is known of its network, and the preprocessing for its input size."""
     session, known = open_source(artifact, backend, threads, judged=governed, providers=providers)
+    known.check_image("run")
     if governed and known.trade_offs is None:
         raise DataError(
-            f"{artifact} does not know how good its depths are, by which a governor chooses: measure it with "
+            f"{artifact} does not contain the quality of its depths, by which a governor chooses: measure it with "
             f"adaptive-depth evaluate RUN and profile RUN, then export again; or run one depth, with --skip "
             f"{known.skips[0]}"
         )
     batch, _, *sides = known.input_shape
     if batch not in (None, 1):
-        raise ArtifactError(f"{artifact} takes {batch} images at a time, run gives one: export with --batch-size 1")
+        raise ArtifactError(
+            f"{artifact} takes {batch} images at a time, but run passes one: export with --batch-size 1"
+        )
     if known.preprocessing is None:
         raise ArtifactError(
             f"{artifact} does not say how images are prepared: export a run that train or demo wrote, with its images"
@@ -328,15 +352,15 @@ def _open(
 
 
 def _of_size(preprocessing: "Preprocessing", height: int | None, width: int | None) -> "Preprocessing":
-    """The same for the size that a file takes, where it takes one only."""
+    """The same for the size that a file takes, if it takes only one."""
     if height is None or width is None:
         return preprocessing
     return preprocessing.of_size(height, width)
 
 
 def _warmed_up(session: "Session", known: "Artifact", x: Any, skip: str | None, *, always: bool) -> "TradeOffs | None":
-    """The table, with latencies of this machine. Of one depth, which runs twice meanwhile, only where it is `always`
-    needed, else None.
+    """The table with latencies of this machine. A single depth is run twice as a warm-up; its table is None unless
+    `always` is set.
     """
     from ..choose.tradeoffs import Row, TradeOffs
     from ..governor.latency import measure_latencies, with_latencies
@@ -355,7 +379,7 @@ def _warmed_up(session: "Session", known: "Artifact", x: Any, skip: str | None, 
     return with_latencies(table, latencies, device={"backend": session.backend})
 
 
-# -- meanwhile --------------------------------------------------------------------------------------------------
+# -- during the run ---------------------------------------------------------------------------------------------
 
 
 def _follow(
@@ -363,12 +387,12 @@ def _follow(
     tally: "Tally",
     chooser: "Chooser | DepthScheduler",
     seconds: float | None,
-    told: "dict[str, Pass] | None",
+    first_passes: "dict[str, Pass] | None",
 ) -> dict[str, Any]:
-    """Run all images, or until the time is over or somebody interrupts; what came of it, as JSON has it.
+    """Run all images, or until the time is over or the user interrupts; returns the summary for JSON.
 
     Arguments:
-        told: takes the first pass of each image; None for images without end.
+        first_passes: receives the first pass of each image; None for an endless source.
     """
     from .live import watching
 
@@ -377,10 +401,10 @@ def _follow(
         try:
             for passed in passes:
                 tally.add(passed)
-                if told is not None and passed.error is None and not passed.shed:
-                    told.setdefault(passed.image, passed)
+                if first_passes is not None and passed.error is None and not passed.shed:
+                    first_passes.setdefault(passed.image, passed)
                 if passed.error is not None and tally.failures_in_a_row == 1:
-                    _tell(f"Failed: {passed.image}: {passed.error}")
+                    _report(f"Failed: {passed.image}: {passed.error}")
                 view.show(passed, tally, getattr(chooser, "slowdown", None))
                 if seconds is not None and perf_counter() - start >= seconds:
                     break
@@ -396,24 +420,24 @@ def _quality(known: "Artifact") -> Quality:
 
 
 def _measured(known: "Artifact") -> dict[str, float]:
-    """What each depth reaches; the file's own top-1 accuracy, of int8, before that of the float network."""
+    """The quality of each depth; that of the file itself (int8) takes precedence over that of the float network."""
     rows = () if known.trade_offs is None else known.trade_offs.rows
     own = known.accuracy if known.quality == _quality(known) else None
     return {row.skip: row.accuracy for row in rows} | (own or {})
 
 
 def _scoring(detections: "Detections | None", least: float | None) -> "Detections | None":
-    """Objects that score enough to be looked at: a detector itself hands out whatever its metric may ask for."""
+    """Raise the score threshold: a detector's own is low, because its metric needs all boxes, but readers do not."""
     if detections is None:
         if least is not None:
-            raise typer.BadParameter("--min-score is of the objects of a detector: expected a file or run of one")
+            raise typer.BadParameter("--min-score applies to detected objects: expected a file or run of a detector")
         return None
     return replace(detections, threshold=max(detections.threshold, _SCORE) if least is None else least)
 
 
 @contextmanager
 def _writing(path: Path | None) -> "Iterator[Callable[[Mapping[str, Any]], None] | None]":
-    """Writes plain values to a file, a line of JSON each; None where there is no file."""
+    """A function that writes plain values to a file, a line of JSON each; None if there is no file."""
     if path is None:
         yield None
         return
@@ -422,7 +446,7 @@ def _writing(path: Path | None) -> "Iterator[Callable[[Mapping[str, Any]], None]
 
 
 def _kept(passes: "Iterable[Pass]", write: "Callable[[Mapping[str, Any]], None] | None") -> "Iterator[Pass]":
-    """The same passes; each is written before it goes on, so that an interrupted run keeps what it did."""
+    """The same passes, each written before it is passed on, so that an interrupted run keeps its results."""
     for passed in passes:
         if write is not None:
             write(summing_up.as_json(passed))

@@ -1,11 +1,11 @@
 """What commands share: models and devices by name, and run folders.
 
-A run folder holds a network (`save`), data.json (the preprocessing), history.csv, recipe.yaml, the checkpoints of a
-training that is under way (checkpoints/), what was exported (export/), task.json where it was trained for another task
-than classification, and what was measured later: accuracy.json (or another quality, which it names then),
-profile.json, alone.json (networks of the same depths trained alone), tradeoffs.json and .png, analysis.json with
-transformations.png and maps.png, and report.html. That of a language model has its tokenizer and text.json in place of
-data.json.
+A run folder holds a network (`save`), data.json (the preprocessing), history.csv, recipe.yaml, the checkpoints of an
+unfinished training (checkpoints/), exported files (export/), task.json if it was trained for a task other than
+classification, and later measurements: accuracy.json (which names the quality if it is another one), profile.json,
+alone.json (networks of the same depths trained alone), tradeoffs.json and .png, analysis.json with
+transformations.png and maps.png, and report.html. The run of a language model has its tokenizer and text.json instead
+of data.json.
 """
 
 import json
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 NETWORK, DATA, HISTORY, RECIPE = "network.json", "data.json", "history.csv", "recipe.yaml"
 CHECKPOINTS = "checkpoints"
-TEXT = "text.json"  # of a language model: what it was trained on
+TEXT = "text.json"  # only for language models: the training text
 ACCURACY, PROFILE, TRADEOFFS, PLOT = "accuracy.json", "profile.json", "tradeoffs.json", "tradeoffs.png"
 ALONE, ANALYSIS, TRANSFORMATIONS, MAPS = "alone.json", "analysis.json", "transformations.png", "maps.png"
 REPORT = "report.html"
@@ -51,12 +51,12 @@ _MEASURED = (ACCURACY, PROFILE, TRADEOFFS, PLOT, ALONE, ANALYSIS, TRANSFORMATION
 
 @dataclass(frozen=True)
 class Measured(Open):
-    """What accuracy.json holds, beside what a program may add to it.
+    """The content of accuracy.json, apart from what a program may add.
 
     Attributes:
         accuracy: by skip.
-        images: how many it is of; None where that is not known.
-        network: the network's `fingerprint`; empty where it is not known.
+        images: how many it was measured on; None if unknown.
+        network: the network's `fingerprint`; empty if unknown.
     """
 
     reading_error = DataError
@@ -68,7 +68,8 @@ class Measured(Open):
     def __post_init__(self) -> None:
         if len({len(skip) for skip in self.accuracy}) != 1:
             raise DataError(
-                f"accuracies are of {', '.join(self.accuracy) or 'nothing'}: expected skips, all of as many stages"
+                f"accuracies of {', '.join(self.accuracy) or 'nothing'}: expected skips, all with the same number of "
+                "stages"
             )
 
 
@@ -78,7 +79,7 @@ def is_run(target: str | Path) -> bool:
 
 
 def is_measured(run: Path) -> bool:
-    """Are quality and costs of its depths known, which make a table?"""
+    """Are quality and cost of its depths known, so that there is a table of trade-offs?"""
     return (run / ACCURACY).exists() and (run / PROFILE).exists()
 
 
@@ -86,7 +87,7 @@ def open_model(target: str, arguments: Iterable[str] = (), **more: Any) -> "nn.M
     """The network of a run folder, or the model of a name.
 
     Raises:
-        ModelError: neither the one nor the other.
+        ModelError: neither.
     """
     from ..core.saving import load
     from ..models import create_model
@@ -94,20 +95,22 @@ def open_model(target: str, arguments: Iterable[str] = (), **more: Any) -> "nn.M
     looks_like_a_folder = target.startswith((".", "/", "~")) or (Path(target).is_dir() and not is_model_name(target))
     if is_run(target) or looks_like_a_folder:
         if given := [*arguments]:
-            raise typer.BadParameter(f"--model-kwargs {' '.join(given)}: {target} is a run folder, built already")
+            raise typer.BadParameter(
+                f"--model-kwargs {' '.join(given)}: {target} is a run folder, whose model is already built"
+            )
         return load(Path(target).expanduser())
     return create_model(target, **{**more, **parse_arguments(arguments)})
 
 
 def start_from(model: "nn.Module", weights: Path, entry: str | None) -> None:
-    """`load_weights`, and what there is to say of it."""
+    """`load_weights`, with its notes on stderr."""
     from ..weights import take_over
 
     taken = take_over(model, weights, entry)
     if taken.told:
         typer.echo(taken.told, err=True)
     if taken.stayed:
-        typer.echo(f"Not in {weights}, or of another shape, so as they were made: {', '.join(taken.stayed)}", err=True)
+        typer.echo(f"Missing or of another shape in {weights}, so left as created: {', '.join(taken.stayed)}", err=True)
 
 
 def is_model_name(name: str) -> bool:
@@ -127,20 +130,20 @@ def as_network(
     skip_aware: bool | None = True,
     cut: str = "groups",
 ) -> "AdaptiveNetwork":
-    """The model, adapted where it is not yet; `mandatory` is written 0.5, or 2,2,3,2 with one number a stage.
+    """The model, adapted unless it already is; `mandatory` is 2, 0.5, or 2,2,3,2 with one number per stage.
 
     Arguments:
-        body: a run folder, whose network goes into the model's body with its plan.
+        body: a run folder whose network replaces the model's body and keeps its plan.
     """
     from ..core.adapting import adapt
     from ..core.network import AdaptiveNetwork
 
     if isinstance(model, AdaptiveNetwork):
         if mandatory is not None or group_size is not None:
-            raise typer.BadParameter("a run folder's network is cut already: leave --mandatory and --group-size out")
+            raise typer.BadParameter("the network is already adapted: omit --mandatory and --group-size")
         return model
-    kept: Any = _parse_mandatory(mandatory)
-    asked: Any = {"mandatory": kept, "group_size": group_size, "cut": cut}
+    parsed: Any = _parse_mandatory(mandatory)
+    asked: Any = {"mandatory": parsed, "group_size": group_size, "cut": cut}
     if body is None or not skip_aware:
         asked["skip_aware"] = skip_aware
     return adapt(model, example=example, body=None if body is None else open_run(body), **asked)
@@ -153,8 +156,8 @@ def _parse_mandatory(text: str | None) -> Any:
         numbers = [int(part) if part.strip().isdigit() else float(part) for part in text.split(",")]
     except ValueError as error:
         raise typer.BadParameter(
-            f"--mandatory {text!r}: expected a number of blocks (2), a part of them (0.5), or one of either for each "
-            "stage (2,2,3,2)"
+            f"--mandatory {text!r}: expected a number of blocks (2), a part of them (0.5), or one value per stage "
+            "(2,2,3,2)"
         ) from error
     return numbers if "," in text else numbers[0]
 
@@ -163,19 +166,17 @@ def open_run(run: Path) -> "AdaptiveNetwork":
     """The network of a run folder.
 
     Raises:
-        CheckpointError: it holds none that can be read.
+        CheckpointError: it holds no readable network.
     """
     from ..core.saving import load
 
     if not is_run(run) and (run / CHECKPOINTS).exists():
-        raise CheckpointError(
-            f"{run} holds an unfinished training: finish it, with the command that began it and --resume"
-        )
+        raise CheckpointError(f"{run} holds an unfinished training: finish it by repeating its command with --resume")
     return load(run)
 
 
 def parse_arguments(arguments: Iterable[str]) -> dict[str, Any]:
-    """`["in_chans=1", "act_layer=gelu"]` as keyword arguments; values are read as JSON, else as text."""
+    """`["in_chans=1", "act_layer=gelu"]` as keyword arguments; values that are not JSON are strings."""
     parsed = {}
     for argument in arguments:
         name, equals, value = argument.partition("=")
@@ -193,13 +194,13 @@ def parse_arguments(arguments: Iterable[str]) -> dict[str, Any]:
 
 
 def with_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with what a file holds, where a config is named by its file, as `config=config.json`."""
+    """The same, with a config that is given as a file (`config=config.json`) replaced by its content."""
     named = arguments.get("config")
     if not isinstance(named, str):
         return dict(arguments)
     path = Path(named).expanduser()
     path = path / "config.json" if path.is_dir() else path
-    return {**arguments, "config": read_json(path, "expected the config of a model of transformers, as it saves one")}
+    return {**arguments, "config": read_json(path, "expected the config.json of a model of transformers")}
 
 
 def parse_fields(fields: Iterable[str]) -> dict[str, Any]:
@@ -219,7 +220,9 @@ def parse_size(text: str | None) -> int | tuple[int, int] | None:
     if text is None:
         return None
     if len(parts) > 2 or not all(part.strip().isdigit() and int(part) for part in parts):
-        raise typer.BadParameter(f"--image-size {text!r}: expected pixels, such as 96, or height and width, as 96x128")
+        raise typer.BadParameter(
+            f"--image-size {text!r}: expected pixels, such as 96, or height and width, such as 96x128"
+        )
     sides = tuple(int(part) for part in parts)
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
@@ -230,7 +233,7 @@ def sides_of(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def pick_device(name: str | None) -> "torch.device":
-    """A device that works; by default an accelerator where there is one, else the CPU."""
+    """A device that works; by default an accelerator if there is one, else the CPU."""
     import torch
 
     try:
@@ -246,7 +249,7 @@ def pick_device(name: str | None) -> "torch.device":
 
 
 def pick_workers(number: int | None, device: "torch.device") -> int:
-    """On a CPU, processes that load images would take the cores from the network."""
+    """By default none on a CPU, where processes that load images would take cores from the network."""
     if number is not None:
         return number
     return 0 if device.type == "cpu" else 4
@@ -254,7 +257,7 @@ def pick_workers(number: int | None, device: "torch.device") -> int:
 
 @contextmanager
 def threads(number: int | None) -> "Iterator[None]":
-    """So many CPU threads inside, as many as before afterwards."""
+    """This many CPU threads inside; afterwards the number is restored."""
     import torch
 
     most = os.cpu_count() or 1
@@ -273,11 +276,11 @@ def threads(number: int | None) -> "Iterator[None]":
 
 @contextmanager
 def claimed(run: Path, *, overwrite: bool, resume: bool = False) -> "Iterator[None]":
-    """Check, before a long work, that its result may be written into `run`; inside, no other process writes there.
+    """Check, before long work, that its result may be written into `run`; inside, no other process writes there.
 
     Raises:
-        CheckpointError: a folder that holds a network already, or that another process writes; a file, or a place that
-            cannot be written.
+        CheckpointError: the folder already holds a network or is being written by another process; or it is a file, or
+            not writable.
     """
     from ..files import writing
 
@@ -285,12 +288,12 @@ def claimed(run: Path, *, overwrite: bool, resume: bool = False) -> "Iterator[No
     if not there.is_dir():
         raise CheckpointError(f"{run} cannot be a run folder: {there} is a file; name another --output")
     if not os.access(there, os.W_OK):
-        raise CheckpointError(f"{run} cannot be a run folder: {there} cannot be written; name another --output")
+        raise CheckpointError(f"{run} cannot be a run folder: {there} is not writable; name another --output")
     if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK") != "0":
-        yield  # of several processes of one training, the first writes
+        yield  # of several processes of one training, only the first writes
         return
     with writing(run, "adaptive-depth", CheckpointError, patience=0):
-        if (run / CHECKPOINTS).exists():  # which a program may be writing, without a run
+        if (run / CHECKPOINTS).exists():  # a Python program may be writing there without claiming the run
             with writing(run / CHECKPOINTS, "adaptive-depth", CheckpointError, patience=0):
                 pass
         _check_contents(run, overwrite=overwrite, resume=resume)
@@ -299,12 +302,12 @@ def claimed(run: Path, *, overwrite: bool, resume: bool = False) -> "Iterator[No
 
 def _check_contents(run: Path, *, overwrite: bool, resume: bool) -> None:
     if is_run(run) and not (overwrite or resume):
-        raise CheckpointError(f"{run} holds a network already: name another --output, or replace it with --overwrite")
+        raise CheckpointError(f"{run} already holds a network: name another --output, or replace it with --overwrite")
     if overwrite and not resume:
         shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
     if (run / CHECKPOINTS).exists() and not resume:
         raise CheckpointError(
-            f"{run} holds an unfinished training: go on with --resume, or start anew with --overwrite"
+            f"{run} holds an unfinished training: continue with --resume, or start again with --overwrite"
         )
 
 
@@ -316,7 +319,7 @@ def save_run(
     recipe: "Recipe | None" = None,
     chosen: tasks.Chosen = tasks.Chosen(),  # noqa: B008 - a plain value
 ) -> None:
-    """Write a trained network with its preprocessing and history; what was measured of an older one is removed."""
+    """Write a trained network with its preprocessing and history; measurements of an older one are removed."""
     from ..core.saving import save
     from ..files import write_atomically
 
@@ -330,7 +333,7 @@ def save_run(
 
 
 def forget_measurements(run: Path) -> None:
-    """Remove what was measured of an older network in the same folder."""
+    """Remove measurements and exports of an older network in the same folder."""
     for name in _MEASURED:
         (run / name).unlink(missing_ok=True)
     shutil.rmtree(run / EXPORT, ignore_errors=True)
@@ -340,20 +343,21 @@ def read_data(run: Path) -> "DataConfig":
     """The preprocessing that a run was trained with."""
     from ..data import DataConfig
 
-    mend = "name the images with --data"
     try:
         return DataConfig.from_json(read_json(run / DATA, "it is damaged"))
     except DataError as error:
-        raise DataError(f"{run / DATA} does not say how images are prepared ({error}): {mend}") from error
+        raise DataError(
+            f"{run / DATA} does not say how images are prepared ({error}): name the images with --data"
+        ) from error
 
 
 def with_outputs_named(run: Path, data: "DataConfig") -> "DataConfig":
-    """The images of a run, for what goes with its network: classes only where its outputs are classes."""
+    """The images of a run, with their classes only if the outputs of its network stand for classes."""
     return data if tasks.names_classes(run) else replace(data, classes=())
 
 
 def images_of(run: Path, network: "AdaptiveNetwork", data: str | None, root: Path | None) -> "DataConfig":
-    """The images that a run was trained with, or others of the same classes, in another place."""
+    """The images that a run was trained on, or others of the same classes."""
     from ..data import configure, shown_in
 
     if data is not None and not (run / DATA).exists():  # saved by a program
@@ -361,17 +365,19 @@ def images_of(run: Path, network: "AdaptiveNetwork", data: str | None, root: Pat
     config = read_data(run)
     if data is not None and shown_in(data) != config.shown:
         raise DataError(
-            f"--data {data!r} is of another kind than {config.name!r}, which {run} was trained on: expected images of "
-            "the same classes, as that has them"
+            f"--data {data!r} is of another kind than {config.name!r}, which {run} was trained on: expected images "
+            "with the same classes and the same kind of labels"
         )
     config = config if data is None else replace(config, name=data)
     return config if root is None else replace(config, root=str(root.resolve()))
 
 
 def check_of_images(target: str | Path) -> None:
-    """Raise where a folder holds a language model: what follows is for networks of images."""
+    """Raise if a folder holds a language model: what follows is for image networks."""
     if (Path(target) / TEXT).exists():
-        raise DataError(f"{target} holds a language model, and this is for images: {_measuring('text', Path(target))}")
+        raise DataError(
+            f"{target} holds a language model, but this command is for images: {_measuring('text', Path(target))}"
+        )
 
 
 def _measuring(name: str, run: Path, *options: object) -> str:
@@ -382,38 +388,38 @@ def _measuring(name: str, run: Path, *options: object) -> str:
 
 
 def check_run(run: Path) -> None:
-    """Raise the error that says what is wrong with a folder that holds no network."""
+    """Raise if a folder holds no network; opening it says why."""
     if not is_run(run):
         open_run(run)
 
 
 def read_accuracy(run: Path) -> dict[str, Any]:
-    """What `evaluate` wrote of a run: at least accuracies by skip.
+    """What `evaluate` wrote about a run: at least accuracies by skip.
 
-    A program of one's own may write what another task is judged by, with its `quality`: name, unit, higher_is_better.
+    A custom program may write another metric, with its `quality`: name, unit, higher_is_better.
 
     Returns:
-        What the file says; `quality` is a `Quality` in any case.
+        The content of the file; `quality` is always a `Quality`.
 
     Raises:
         DataError: missing or damaged.
     """
     from ..choose.tradeoffs import check_value
 
-    mend = _measuring("evaluate", run)
-    measured = read_json(run / ACCURACY, f"measure it with {mend}")
+    fix = _measuring("evaluate", run)
+    measured = read_json(run / ACCURACY, f"measure it with {fix}")
     quality = tasks.quality_of(measured.get("quality") if isinstance(measured, dict) else None, run / ACCURACY)
     try:
         accuracies = from_plain(Measured, measured, DataError, "it").accuracy
         for skip, value in accuracies.items():
             check_value(quality, f"{quality.noun} of {skip!r}", value)
     except (DataError, MeasurementError) as error:
-        raise DataError(f"{run / ACCURACY} holds no accuracies ({error}): measure them with {mend}") from error
+        raise DataError(f"{run / ACCURACY} holds no accuracies ({error}): measure them with {fix}") from error
     return {**measured, "quality": quality}
 
 
 def read_profile(run: Path, file: Path | None = None) -> "Profile":
-    """What `profile` wrote of a run, or another file of it, carried from another device.
+    """What `profile` wrote about a run, or another profile of it, brought from another device.
 
     Raises:
         DataError: missing or damaged.
@@ -421,35 +427,35 @@ def read_profile(run: Path, file: Path | None = None) -> "Profile":
     from ..choose.costs import Profile
 
     place = file or run / PROFILE
-    mend = _measuring("profile", run, *(["--output", file] if file else []))
-    measured = read_json(place, f"measure it with {mend}")
+    fix = _measuring("profile", run, *(["--output", file] if file else []))
+    measured = read_json(place, f"measure it with {fix}")
     try:
         return Profile.from_json(measured)
     except MeasurementError as error:
-        raise DataError(f"{place} is damaged or no profile ({error}): measure it anew with {mend}") from error
+        raise DataError(f"{place} is damaged or not a profile ({error}): measure it again with {fix}") from error
 
 
 def read_alone(run: Path) -> dict[str, float]:
-    """What networks of the same depths trained alone reach, by skip, as far as that is known.
+    """The quality of networks of the same depths trained alone, by skip, as far as known.
 
     Raises:
         DataError: damaged.
     """
     if not (run / ALONE).exists():
         return {}
-    mend = f"delete it, and give it anew with {show.command('select', run, '--alone', 'FFFF=76.7')}"
+    fix = f"delete it, and give the values again with {show.command('select', run, '--alone', 'FFFF=76.7')}"
     try:
-        return from_plain(dict[Letters, Number], read_json(run / ALONE, mend), DataError, "it")
+        return from_plain(dict[Letters, Number], read_json(run / ALONE, fix), DataError, "it")
     except DataError as error:
-        raise DataError(f"{run / ALONE} holds no numbers by skip ({error}): {mend}") from error
+        raise DataError(f"{run / ALONE} holds no numbers by skip ({error}): {fix}") from error
 
 
 def trade_offs(run: Path, profile: "Profile | None" = None, alone: dict[str, float] | None = None) -> "TradeOffs":
-    """The quality and the cost of a run, and of networks trained alone where that is known, joined.
+    """The quality and cost of a run's depths, joined, with networks trained alone if known.
 
     Raises:
         DataError: a file that is missing or damaged.
-        MeasurementError: files that do not go together.
+        MeasurementError: files that do not belong together.
     """
     from ..choose.tradeoffs import tradeoffs
 
@@ -469,29 +475,29 @@ def trade_offs(run: Path, profile: "Profile | None" = None, alone: dict[str, flo
 
 
 def _check_size(run: Path, profile: "Profile") -> None:
-    """The cost must be that of images as large as those that the accuracy was measured on."""
-    told = read_json(run / DATA, "remove it, and sizes of images are not compared") if (run / DATA).exists() else {}
+    """Raise if cost and accuracy were measured on images of different sizes."""
+    data = read_json(run / DATA, "without it, image sizes are not compared") if (run / DATA).exists() else {}
     shape = next((shape for shape in profile.inputs if len(shape) == 4), None)
-    if shape is None or not (isinstance(told, dict) and told.get("image_size")):
+    if shape is None or not (isinstance(data, dict) and data.get("image_size")):
         return
-    known = {each.name: told[each.name] for each in fields(Preprocessing) if each.name in told}
-    size = from_plain(Preprocessing, known, DataError, str(run / DATA)).sides  # `DataConfig` comes with torch
+    known = {each.name: data[each.name] for each in fields(Preprocessing) if each.name in data}
+    size = from_plain(Preprocessing, known, DataError, str(run / DATA)).sides  # `DataConfig` would import torch
     if tuple(shape[-2:]) != size:
         raise MeasurementError(
-            f"the profile is of images of {show.pixels(shape[-2:])} pixels, the accuracy of {run} of "
+            f"the profile was measured on images of {show.pixels(shape[-2:])} pixels, the accuracy of {run} on "
             f"{show.pixels(size)}: profile without --image-size"
         )
 
 
 def check_output(path: Path, begins: bytes) -> None:
-    """Check, before a long work, that its result may be written there; the folder is made.
+    """Check, before long work, that its result may be written there; the folder is created.
 
     Arguments:
-        path: a file that may exist already, if it is of the same kind.
+        path: a file; it may already exist if it is of the same kind.
         begins: how files of that kind begin.
 
     Raises:
-        DataError: a folder, a file of another kind, or a place that cannot be written.
+        DataError: a folder, a file of another kind, or not writable.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -499,14 +505,14 @@ def check_output(path: Path, begins: bytes) -> None:
     except OSError as error:
         raise DataError(f"--output {path} cannot be written ({error.strerror}): name another file") from error
     if there != begins:
-        raise DataError(f"--output {path} holds something else, which would be lost: name another file")
+        raise DataError(f"--output {path} holds other content, which would be lost: name another file")
     check_writable(path.parent, "name another --output")
 
 
-def check_writable(folder: Path, mend: str) -> None:
-    """Raise a DataError where no file can be written into a folder."""
+def check_writable(folder: Path, fix: str) -> None:
+    """Raise a DataError if no file can be written into a folder."""
     if not os.access(folder, os.W_OK):
-        raise DataError(f"{folder} cannot be written: {mend}")
+        raise DataError(f"{folder} is not writable: {fix}")
 
 
 def measure_accuracy(
@@ -520,11 +526,11 @@ def measure_accuracy(
 
 
 def check_measured(accuracies: dict[str, float], task: "Task | None", left: str) -> None:
-    """Raise a MeasurementError where a metric gave what no file of a run may hold, such as nan.
+    """Raise a MeasurementError if a metric returned a value that no file of a run may hold, such as nan.
 
     Arguments:
         accuracies: what `measure_accuracy` returned.
-        left: what is as it was, for the error.
+        left: what is unaffected, for the error.
     """
     from ..choose.tradeoffs import check_value
     from ..quality import TOP_1
@@ -535,8 +541,8 @@ def check_measured(accuracies: dict[str, float], task: "Task | None", left: str)
             check_value(quality, f"{quality.noun} of {skip}", value)
         except MeasurementError as error:
             raise MeasurementError(
-                f"{error}; {left}. Is the metric defined for these images and outputs (all of one class, say)? Judge "
-                "by another --metric, or let yours return a number"
+                f"{error}; {left}. Is the metric defined for these images and outputs (say, if all are of one class)? "
+                "Choose another --metric, or let yours return a number"
             ) from error
 
 
@@ -560,7 +566,7 @@ def calibrate_on(
     task: "Task | None" = None,
     across_processes: bool = False,
 ) -> int:
-    """`calibrate` on some training images, always the same in the same random order, with a progress bar."""
+    """`calibrate` on some training images with a progress bar; always the same images in the same random order."""
     from ..data import create_loader
     from ..measure.calibration import calibrate
     from ..training.interrupting import seeded

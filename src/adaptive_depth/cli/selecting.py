@@ -14,37 +14,48 @@ from .stages import Json
 
 def select(
     run: Run,
-    latency_ms: Annotated[float | None, typer.Option(help="At most so many milliseconds.")] = None,
-    macs: Annotated[float | None, typer.Option(help="At most so many multiply-adds an image, such as 3e9.")] = None,
-    energy_mj: Annotated[float | None, typer.Option(help="At most so many millijoules.")] = None,
-    memory_mb: Annotated[float | None, typer.Option(help="At most so many megabytes.")] = None,
-    parameters: Annotated[float | None, typer.Option(help="At most so many parameters.")] = None,
-    first_token_ms: Annotated[
-        float | None, typer.Option(help="At most so many milliseconds from a prompt to its first token.")
+    latency_ms: Annotated[float | None, typer.Option(metavar="MAX", help="Latency in milliseconds.")] = None,
+    macs: Annotated[float | None, typer.Option(metavar="MAX", help="Multiply-adds per image, such as 3e9.")] = None,
+    energy_mj: Annotated[float | None, typer.Option(metavar="MAX", help="Energy in millijoules.")] = None,
+    memory_mb: Annotated[float | None, typer.Option(metavar="MAX", help="Memory in megabytes.")] = None,
+    parameters: Annotated[float | None, typer.Option(metavar="MAX", help="Number of parameters.")] = None,
+    accuracy: Annotated[
+        float | None, typer.Option(metavar="MIN", help="Top-1 accuracy in percent, such as 90.")
     ] = None,
-    token_ms: Annotated[float | None, typer.Option(help="At most so many milliseconds for each further token.")] = None,
-    cache_kb: Annotated[float | None, typer.Option(help="At most so many kB of cache for each token.")] = None,
-    accuracy: Annotated[float | None, typer.Option(help="At least so many percent of top-1, such as 90.")] = None,
     quality: Annotated[
         float | None,
-        typer.Option(help="At least so much of what the run is judged by; at most where lower is better."),
+        typer.Option(metavar="MIN", help="The metric of the run; a maximum if lower is better."),
+    ] = None,
+    first_token_ms: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MAX",
+            help="Milliseconds from the prompt to the first token.",
+            rich_help_panel="Language models",
+        ),
+    ] = None,
+    token_ms: Annotated[
+        float | None,
+        typer.Option(metavar="MAX", help="Milliseconds for each further token.", rich_help_panel="Language models"),
+    ] = None,
+    cache_kb: Annotated[
+        float | None,
+        typer.Option(metavar="MAX", help="Cache in kB per token.", rich_help_panel="Language models"),
     ] = None,
     profile: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A profile from another device; RUN/profile.json if not given."),
+        typer.Option(metavar="FILE", help="A profile from another device; RUN/profile.json by default."),
     ] = None,
     alone: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="SKIP=VALUE", help="What a network of this depth trained alone reaches, such as top-1; repeatable."
-        ),
+        typer.Option(metavar="SKIP=VALUE", help="Quality of a network of this depth trained alone; repeatable."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Choose the best sub-network of a run within limits; with --accuracy or --quality alone, the cheapest one.
+    """Choose the best depth within limits, or the cheapest of sufficient quality.
 
-    Joins what evaluate and profile measured; writes RUN/tradeoffs.json and RUN/tradeoffs.png. What is said with
-    --alone is kept, in RUN/alone.json.
+    Joins what evaluate and profile measured; writes RUN/tradeoffs.json and RUN/tradeoffs.png. RUN/alone.json keeps the
+    values of --alone.
 
     Example: adaptive-depth select runs/demo --latency-ms 1.5
     """
@@ -67,8 +78,8 @@ def select(
         show.write_json(run / runs.TRADEOFFS, table.to_json())
         plot_tradeoffs(table, run / runs.PLOT)
     if json:
-        said = {"chosen": chosen.skip, "ties": chosen.ties, "why": chosen.why} if chosen else {"chosen": None}
-        show.as_json({**said, "limits": limits, "front": [row.skip for row in table.front()], **table.to_json()})
+        choice = {"chosen": chosen.skip, "ties": chosen.ties, "why": chosen.why} if chosen else {"chosen": None}
+        show.as_json({**choice, "limits": limits, "front": [row.skip for row in table.front()], **table.to_json()})
         return
     typer.echo(table)
     judged_by = "--accuracy" if table.quality == TOP_1 else "--quality"

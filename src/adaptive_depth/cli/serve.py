@@ -29,55 +29,96 @@ def serve(
         list[str],
         typer.Argument(
             metavar="ARTIFACT...",
-            help="What export wrote (.onnx, .xml, .pte), a run folder, or one of text train; NAME=ARTIFACT names it.",
+            help="What export wrote (.onnx, .xml, .pte), a run folder, or a folder of text train; NAME=ARTIFACT sets "
+            "its name.",
             show_default=False,
         ),
     ],
     target_ms: Annotated[
-        float | None, typer.Option(help="From a whole request to its answer, in milliseconds.", show_default=False)
+        float | None,
+        typer.Option(
+            metavar="MS", help="Deadline, from the complete request to its answer, in milliseconds.", show_default=False
+        ),
     ] = None,
-    host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 for the whole network.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
-    max_batch: Annotated[int, typer.Option(min=1, max=1024, help="The most requests that run together.")] = 8,
-    max_waiting: Annotated[int, typer.Option(min=1, max=100_000, help="With so many waiting, more are refused.")] = 256,
-    shed: Annotated[
-        str, typer.Option(help="Who is turned away where not all can be in time: oldest, newest or none.")
-    ] = "oldest",
+    host: Annotated[
+        str, typer.Option(metavar="IP", help="Address to listen on; 0.0.0.0 for the whole network.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="0 for any free port.")] = 8000,
+    local: Annotated[
+        bool, typer.Option("--local", metavar="", help="Run in this process, without Ray: for development.")
+    ] = False,
     skip: Annotated[
         str | None, typer.Option(metavar="TTFF", help="This depth for all requests.", show_default=False)
     ] = None,
-    ms_per_token: Annotated[
-        float | None,
-        typer.Option(help="Of language models: a text at the depth that takes no longer.", show_default=False),
-    ] = None,
-    first_token_ms: Annotated[
-        float | None, typer.Option(help="Of language models: a text must begin within.", show_default=False)
-    ] = None,
+    max_batch: Annotated[
+        int, typer.Option(min=1, max=1024, metavar="N", help="Most requests per batch.", rich_help_panel="Queue")
+    ] = 8,
+    max_waiting: Annotated[
+        int,
+        typer.Option(
+            min=1, max=100_000, metavar="N", help="Most waiting requests; more are refused.", rich_help_panel="Queue"
+        ),
+    ] = 256,
+    shed: Annotated[
+        str,
+        typer.Option(
+            metavar="oldest|newest|none",
+            help="Which requests to turn away under overload.",
+            rich_help_panel="Queue",
+        ),
+    ] = "oldest",
     worth: Annotated[
         str | None,
         typer.Option(
             metavar="F=90,T=70",
-            help="What an answer of each depth is worth, where quality is not in percent.",
+            help="Worth of an answer at each depth, if quality is not in percent.",
             show_default=False,
+            rich_help_panel="Queue",
+        ),
+    ] = None,
+    ms_per_token: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MS",
+            help="Choose a depth that takes at most this long per token.",
+            show_default=False,
+            rich_help_panel="Language models",
+        ),
+    ] = None,
+    first_token_ms: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MS",
+            help="Choose a depth that starts a text within this time.",
+            show_default=False,
+            rich_help_panel="Language models",
         ),
     ] = None,
     measure: Annotated[
-        bool, typer.Option(help="Measure latencies on this machine first; else those of the table hold.")
+        bool,
+        typer.Option(metavar="", help="Measure latencies here first; else use the table's.", rich_help_panel="Device"),
     ] = True,
+    replicas: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Processes per model, on Ray.", rich_help_panel="Device")
+    ] = 1,
     backend: Backend = None,
     threads: Threads = None,
     providers: Providers = None,
-    local: Annotated[bool, typer.Option("--local", help="In this one process, without Ray: for development.")] = False,
-    replicas: Annotated[int, typer.Option(min=1, help="Processes for each model, on Ray.")] = 1,
-    max_megabytes: Annotated[float, typer.Option(help="The largest body of a request.")] = 16.0,
-    max_megapixels: Annotated[float, typer.Option(help="The largest image.")] = 64.0,
-    max_seconds: Annotated[float, typer.Option(help="The longest that a body may take to arrive.")] = 10.0,
+    max_megabytes: Annotated[
+        float, typer.Option(metavar="X", help="Largest request body.", rich_help_panel="Requests")
+    ] = 16.0,
+    max_megapixels: Annotated[
+        float, typer.Option(metavar="X", help="Largest image.", rich_help_panel="Requests")
+    ] = 64.0,
+    max_seconds: Annotated[
+        float, typer.Option(metavar="X", help="Longest time for a body to arrive.", rich_help_panel="Requests")
+    ] = 10.0,
 ) -> None:
-    """Answer requests over HTTP: an image in, labels and scores out, at the best depth that the queue allows.
+    """Answer requests over HTTP, each at the best depth that the queue allows.
 
-    First the latency of every depth is measured on this machine, alone and in batches. Then requests that wait run
-    together, deeper while there is time and shallower while there is not; a request may name its skip, its
-    deadline_ms or the accuracy it needs. Ctrl-C answers what was begun, and ends.
+    The latency of every depth is measured on this machine first, alone and in batches. Then waiting requests run
+    together, deeper if there is time and shallower if there is not. A request may set its skip, its deadline_ms or the
+    accuracy it needs. Ctrl-C finishes the requests in progress and stops.
 
     Example: adaptive-depth serve runs/demo/export/model.onnx --target-ms 50
     """
@@ -97,10 +138,10 @@ def serve(
     for option, value in (("--first-token-ms", first_token_ms), ("--ms-per-token", ms_per_token)):
         if value is not None:
             positive(option, value)
-    listening = bound(host, port)  # before anything is measured: a port that is taken is found at once
+    listening = bound(host, port)  # before measuring, so that a port in use is reported at once
     where = address_of(listening)
 
-    def told() -> None:
+    def announce() -> None:
         for name in named:
             place = f"/v1/completions (model {name})" if name in texts else f"/models/{name}/predict"
             typer.echo(f"{where}{place}", err=True)
@@ -116,18 +157,18 @@ def serve(
     }
     if local:
         with listening:
-            serve_here(partial(_opened, models, texts), listening, limits=limits, on_ready=told)
+            serve_here(partial(_opened, models, texts), listening, limits=limits, on_ready=announce)
     else:
         free = listening.getsockname()[:2]
         listening.close()
-        _on_ray(models, texts, settings, replicas, free, told)
+        _on_ray(models, texts, settings, replicas, free, announce)
     typer.echo("Stopped.", err=True)
 
 
 def _opened(
     models: "Mapping[str, Callable[..., Any]]", texts: Mapping[str, Path], metrics: "Metrics"
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Models of images, which take turns in this process, and of text."""
+    """The image models, which take turns in this process, and the text models."""
     from ..serve.batching import Device
 
     device = Device()
@@ -145,7 +186,7 @@ def open_one(
     metrics: "Metrics",
     device: "Device | None" = None,
 ) -> "Predictor":
-    """A model that answers, in whichever process this runs."""
+    """A model ready to answer, in whichever process this runs."""
     from ..serve.opening import open_predictor
 
     session, known = open_source(path, backend, threads, judged=settings.skip is None, providers=providers)
@@ -156,7 +197,7 @@ def open_one(
 def open_text(
     name: str, path: Path, skip: str | None, limits: Mapping[str, float | None], threads: int | None, metrics: "Metrics"
 ) -> "Writer":
-    """A language model that answers, in whichever process this runs."""
+    """A language model ready to answer, in whichever process this runs."""
     from ..serve.text.writing import TextSettings, Writer
 
     if threads is not None:
@@ -176,14 +217,14 @@ def open_text(
 
 
 def application(args: dict[str, Any]) -> Any:
-    """What Ray's own configuration files name as `import_path: adaptive_depth.cli.serve:application`.
+    """The application for Ray's configuration files: `import_path: adaptive_depth.cli.serve:application`.
 
     Arguments:
-        args: of the file: `artifacts`, by name; `target_ms`; where wanted `backend`, `threads`, `providers` (a list),
-            and fields of `Settings`. Replicas and autoscaling stand in the file, under `deployments`.
+        args: of the file: `artifacts` by name, `target_ms`, and optionally `backend`, `threads`, `providers` (a list)
+            and fields of `Settings`. Replicas and autoscaling belong under `deployments` of the file.
 
     Raises:
-        DataError: an entry that is missing or unknown.
+        DataError: an entry is missing or unknown.
     """
     from ..serve.on_ray import Deployed, ray_application
     from ..serve.opening import Settings
@@ -210,7 +251,7 @@ def _on_ray(
     settings: "Settings",
     replicas: int,
     where: tuple[str, int],
-    told: "Callable[[], None]",
+    announce: "Callable[[], None]",
 ) -> None:
     from ..serve.local import told_to_stop
     from ..serve.on_ray import Deployed, cluster, deploy, metrics_address, ray_application
@@ -225,25 +266,25 @@ def _on_ray(
         deploy(ray_application(deployed, settings.limits), *where)
         if address := metrics_address():
             typer.echo(f"Metrics: {address}", err=True)
-        told()
+        announce()
         stop.wait()
-        typer.echo("Answering what was begun ...", err=True)
+        typer.echo("Finishing the requests in progress ...", err=True)
 
 
 def _check_processors(wanted: int) -> None:
-    """Each replica takes a processor: Ray would wait without end for one that is not there."""
+    """Each replica takes a processor: Ray would wait forever for one that does not exist."""
     import ray
 
     there = int(ray.cluster_resources().get("CPU", 0))
     if wanted > there:
         raise typer.BadParameter(
-            f"{wanted} replicas, of which each takes a processor: this cluster has {there}; expected fewer --replicas, "
-            "or --local for one process"
+            f"{wanted} replicas take a processor each, but this cluster has {there}: expected fewer --replicas, or "
+            "--local for one process"
         )
 
 
 def _named(artifacts: list[str]) -> dict[str, Path]:
-    """Artifacts by the names that they are served under: as given, or those of their files or runs."""
+    """Artifacts by the names that they are served under: as given, or the names of their files or runs."""
     found: dict[str, Path] = {}
     for given in artifacts:
         name, equals, rest = given.partition("=")
@@ -253,9 +294,11 @@ def _named(artifacts: list[str]) -> dict[str, Path]:
         else:
             path = Path(rest)
         if not _NAME.fullmatch(name):
-            raise typer.BadParameter(f"{name!r} cannot stand in an address: name it, such as cats={path}")
+            raise typer.BadParameter(f"{name!r} cannot be part of a URL: give it a name, such as cats={path}")
         if name in found:
-            raise typer.BadParameter(f"{found[name]} and {path} are both called {name}: name one, such as other={path}")
+            raise typer.BadParameter(
+                f"{found[name]} and {path} are both called {name}: rename one, such as other={path}"
+            )
         found[name] = path
     return found
 

@@ -1,5 +1,6 @@
-"""What commands show: results on stdout, progress on stderr and only where somebody watches, files written whole."""
+"""What commands show: results on stdout, progress on stderr, files replaced in one step."""
 
+import inspect
 import json
 import os
 import shlex
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
     from ..quality import Quality
 
 
-_REDRAWN_S = 0.5  # between two live texts on a terminal
+_REDRAWN_S = 0.5  # between two updates of the live text on a terminal
 _LOGGED_S = 30.0  # between two lines of progress in a log
 
 
 class _Bar(Progress):
-    """A progress bar with a text in a line of its own, which may be longer than what a bar leaves."""
+    """A progress bar with a text on a separate line, because it may be longer than the room beside the bar."""
 
     def get_renderables(self) -> Iterator[Any]:
         yield from super().get_renderables()
@@ -35,7 +36,7 @@ class _Bar(Progress):
 
 
 def pixels(sides: Sequence[int]) -> str:
-    """Height and width in words, a square by its side.
+    """Height and width as text; one number for a square.
 
     Example:
         >>> pixels((224, 224)), pixels((96, 128))
@@ -47,14 +48,14 @@ def pixels(sides: Sequence[int]) -> str:
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[..., None]]:
-    """Progress on stderr: call the yielded function with (done, total), with what is being done where that changes,
-    and with a short text, as `note` or `live`.
+    """Progress on stderr: call the yielded function with (done, total), optionally with a new label and with a short
+    text, as `note` or `live`.
 
-    On a terminal it is a bar. In a log, each note is a line, and twice a minute another says how far the work is.
-    `live` is a function that makes a text; it is called only when that text is shown.
+    On a terminal it is a bar. In a log, each note is a line, and twice a minute a line reports the progress.
+    `live` is a function that returns a text; it is called only when that text is shown.
     """
     console = Console(stderr=True)
-    if os.environ.get("RANK", "0") != "0":  # of several processes, the first reports
+    if os.environ.get("RANK", "0") != "0":  # of several processes, only the first reports
         yield lambda *_, **__: None
     elif console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -101,8 +102,8 @@ def _in_log(what: str) -> Callable[..., None]:
         if not note and (done is None or not total or monotonic() - shown < _LOGGED_S):
             return
         shown = monotonic()
-        far = f"{done} of {total}{f': {live()}' if live else ''}"
-        typer.echo(f"{what}: {note or far}", err=True)
+        progressed = f"{done} of {total}{f': {live()}' if live else ''}"
+        typer.echo(f"{what}: {note or progressed}", err=True)
 
     return advance
 
@@ -126,14 +127,20 @@ def as_json(value: Any) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a file in one step: it holds the old or the new value, whatever fails."""
+    """Replace a file in one step: whatever fails, it holds either the old or the new value."""
     from ..files import write_atomically
 
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
+def help_of(function: Callable[..., Any]) -> str:
+    """The docstring with each paragraph on one line, because Typer would keep its line breaks in all but the first."""
+    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+    return "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+
+
 def command(*words: object) -> str:
-    """A command line that works when it is pasted, also where this program is not on the PATH."""
+    """A command line that works when pasted, even if this program is not on the PATH."""
     started = Path(sys.argv[0])
     elsewhere = started.name == "adaptive-depth" and started.is_file() and not shutil.which("adaptive-depth")
     return shlex.join([str(started) if elsewhere else "adaptive-depth", *map(str, words)])
@@ -142,7 +149,7 @@ def command(*words: object) -> str:
 def accuracy_table(
     before: Mapping[str, float], after: Mapping[str, float], quality: "Quality", columns: int = 2
 ) -> str:
-    """The quality of all sub-networks before and after a calibration or a training, two sub-networks a line."""
+    """The quality of all sub-networks before and after calibration or training, two sub-networks per line."""
     digits = max(quality.digits(each.values()) for each in (before, after))
     header = f"{'skip':<8} {'before':>8} {'after':>8}"
     cells = [f"{skip:<8} {before[skip]:>8.{digits}f} {after[skip]:>8.{digits}f}" for skip in after]

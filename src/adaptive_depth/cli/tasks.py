@@ -1,7 +1,7 @@
-"""Which task a command works for: `--task`, `--metric` and `--metric-name`, and what a run folder remembers of them.
+"""The task of a command: `--task`, `--metric` and `--metric-name`, and what a run folder keeps of them.
 
-A name is looked up, and may have arguments that are literals, as in `segmentation(ignore_index=0)`: no option is run
-as code. What is the user's own (`my_task.py:Angle`) is loaded when an option names it, never because a run folder does.
+A name is looked up and may have literal arguments, as in `segmentation(ignore_index=0)`; no option is evaluated as
+code. The user's own code (`my_task.py:Angle`) is loaded only if an option names it, never because a run folder does.
 """
 
 import ast
@@ -29,36 +29,38 @@ if TYPE_CHECKING:
     from ..tasks import Task
     from ..training.recipe import Recipe
 
-FILE = "task.json"  # of a run folder, where the task is another than classification
+FILE = "task.json"  # in a run folder, unless the task is plain classification
 
 TaskName = Annotated[
     str | None,
     typer.Option(
         "--task",
-        metavar="NAME|FILE.py:OBJECT",
-        help="What the network is for: classification, segmentation or detection, by default what the data says; "
-        '"segmentation(ignore_index=11)"; or a task of your own, a class or an instance, as my_task.py:Angle or '
-        "module:Angle; see docs/tasks.md.",
+        metavar="TASK",
+        help="classification, segmentation or detection (by default, whichever the data is for), with arguments as in "
+        '"segmentation(ignore_index=11)"; or your own: my_task.py:Angle, module:Angle (docs/tasks.md).',
         show_default=False,
+        rich_help_panel="Task",
     ),
 ]
 MetricName = Annotated[
     str | None,
     typer.Option(
         "--metric",
-        metavar="NAME|FILE.py:OBJECT",
-        help='Another number to judge depths by: "torchmetrics.classification.MulticlassF1Score(num_classes=10)", or '
-        "a metric or a function (predictions, targets) of your own, as my_metric.py:score.",
+        metavar="METRIC",
+        help='Judge depths by this, such as "torchmetrics.classification.MulticlassF1Score(num_classes=10)", or your '
+        "own metric or function of (predictions, targets): my_metric.py:score.",
         show_default=False,
+        rich_help_panel="Task",
     ),
 ]
 QualityName = Annotated[
     str | None,
     typer.Option(
         "--metric-name",
-        metavar="'NAME (UNIT, lower is better)'",
-        help="What to call that number, its unit and which way is better; '%' multiplies a share by 100.",
+        metavar="NAME",
+        help="Name, unit and direction of the metric: 'RMSE (m, lower is better)'. The unit % scales by 100.",
         show_default=False,
+        rich_help_panel="Task",
     ),
 ]
 
@@ -69,20 +71,20 @@ _NAMED = {  # in adaptive_depth.tasks
     "segmentation": "Segmentation",
     "detection": "Detection",
 }
-_TASKS = f"one of {', '.join(_NAMED)}, or your own as my_task.py:Angle or module:Angle"
+_TASKS = f"one of {', '.join(_NAMED)}, or your own, such as my_task.py:Angle or module:Angle"
 _METRICS = "a name such as torchmetrics.classification.MulticlassF1Score(num_classes=3), or my_metric.py:score"
-# Metrics that do nothing but count: what a run folder names is looked up among these alone.
+# A run folder may come from a stranger, so only these metrics, which run no other code, are looked up by its names.
 _COUNTING = re.compile(r"torchmetrics\.((functional\.)?(classification|regression)\.)?\w+")
 
 
 @dataclass(frozen=True)
 class Chosen(Plain):
-    """What the three options say; a plain value, which a run folder keeps.
+    """The values of the three options; a plain value, which a run folder keeps.
 
     Attributes:
-        task, metric, metric_name: as they were given.
-        classes: do outputs stand for classes, so that names of classes are names of outputs?
-        meanings: what outputs stand for, where that is another thing.
+        task, metric, metric_name: as given.
+        classes: do outputs stand for classes, so that class names are names of outputs?
+        meanings: what outputs stand for, if not classes.
     """
 
     task: str | None = None
@@ -96,14 +98,14 @@ class Chosen(Plain):
 
 
 def task_of(chosen: Chosen, recipe: "Recipe | None" = None) -> "Task | None":
-    """The task that options name; None where they name none, which is one class an image.
+    """The task that the options name; None if they name none, which means one class per image.
 
     Arguments:
         chosen: the options.
-        recipe: how the network is trained; classification learns as it says.
+        recipe: how the network is trained; it sets the loss of a classification.
 
     Raises:
-        TrainingError: something that cannot be found, that is no task or no metric, or a metric without direction.
+        TrainingError: not found, not a task or a metric, or a metric without a direction.
     """
     if not chosen:
         return None
@@ -117,7 +119,7 @@ def task_of(chosen: Chosen, recipe: "Recipe | None" = None) -> "Task | None":
 
 
 def meant(given: Chosen, data: str) -> Chosen:
-    """What options say, and where they name no task, the one that the data is for.
+    """The options; if they name no task, with the one that the data is for.
 
     Arguments:
         given: the options.
@@ -130,29 +132,29 @@ def meant(given: Chosen, data: str) -> Chosen:
 
 
 def ignored_by(task: "Task | None") -> int:
-    """The number of pixels in masks that belong to no class."""
+    """The pixel value in masks that marks pixels of no class."""
     from ..data.sets import NO_CLASS
     from ..tasks import Segmentation
 
     return task.ignore_index if isinstance(task, Segmentation) else NO_CLASS
 
 
-def tell_notes(part: str, notes: str) -> None:
-    """Say on stderr what of the boxes of some images is not used as it stands."""
+def show_notes(part: str, notes: str) -> None:
+    """Report on stderr which boxes of some images are not used as they are."""
     for line in notes.splitlines():
         typer.echo(f"{part} images: {line}", err=True)
 
 
 def remembered(run: Path, given: Chosen, *, judged: bool = True) -> Chosen:
-    """What options say, and where they name no task, what a run was trained for.
+    """The options; if they name no task, with the one that a run was trained for.
 
     Arguments:
         run: a run folder.
         given: the options.
-        judged: is the metric asked for, too?
+        judged: is the metric needed, too?
 
     Raises:
-        DataError: a file that is damaged, or that names code.
+        DataError: a file that is damaged or names code.
     """
     path = run / FILE
     if given.task is not None or not path.exists():
@@ -161,22 +163,22 @@ def remembered(run: Path, given: Chosen, *, judged: bool = True) -> Chosen:
     kept = kept if judged else Chosen(kept.task)
     given_then = {"--task": kept.task, "--metric": kept.metric, "--metric-name": kept.metric_name}
     options = "".join(f" {name} {value!r}" for name, value in given_then.items() if value is not None)
-    known = kept.task is None or _parted(kept.task)[0] in _NAMED
-    counts = kept.metric is None or _COUNTING.fullmatch(_parted(kept.metric)[0]) is not None
-    # A run may come from elsewhere: code is run when its user names it, and only then.
+    known = kept.task is None or _split(kept.task)[0] in _NAMED
+    counts = kept.metric is None or _COUNTING.fullmatch(_split(kept.metric)[0]) is not None
+    # A run may come from someone else: custom code runs only if the user of this command names it.
     if not (known and (counts or given.metric is not None)):
-        raise DataError(f"{run} was trained with{options}, which is code that no run may name: name it again")
+        raise DataError(f"{run} was trained with{options}, custom code that is loaded only if you name it again")
     return Chosen(kept.task, given.metric, given.metric_name) if given else kept
 
 
 def _read(path: Path) -> Chosen:
     from .reading import read_json
 
-    mend = "name the task with --task"
+    fix = "name the task with --task"
     try:
-        return from_plain(Chosen, read_json(path, mend), DataError)
+        return from_plain(Chosen, read_json(path, fix), DataError)
     except DataError as error:
-        raise DataError(f"{path} says no task ({error}): {mend}") from error
+        raise DataError(f"{path} holds no valid task ({error}): {fix}") from error
 
 
 def names_classes(run: Path) -> bool:
@@ -185,26 +187,26 @@ def names_classes(run: Path) -> bool:
 
 
 def meanings_of(run: Path) -> Meanings:
-    """What the outputs of a run's network stand for, as far as it says more than `names_classes`."""
+    """What the outputs of a run's network stand for, if not classes."""
     return _read(run / FILE).meanings if (run / FILE).exists() else {}
 
 
 def names_objects(task: "Task | None") -> bool:
-    """Does what it finds have one of the data's classes: an image, a place of it, a box?"""
+    """Does each prediction, of an image, a pixel or a box, have one of the data's classes?"""
     from ..tasks import Detection
 
     return is_of_classes(task) or isinstance(task, Detection)
 
 
 def is_of_classes(task: "Task | None") -> bool:
-    """Is it one class an image, or for each place of it?"""
+    """Does it predict one class per image or pixel?"""
     from ..tasks import Classification
 
     return task is None or isinstance(task, Classification)
 
 
 def remember(run: Path, chosen: Chosen) -> None:
-    """Keep what a run was trained for."""
+    """Write what a run was trained for into its folder."""
     if chosen:
         show.write_json(
             run / FILE, {name: value for name, value in asdict(chosen).items() if name != "meanings" or value}
@@ -214,10 +216,10 @@ def remember(run: Path, chosen: Chosen) -> None:
 
 
 def check_images(network: Any, config: Any, task: "Task | None") -> None:
-    """Do a network and a task fit images and what is known of them?
+    """Check that a network and a task fit the images and their labels.
 
     Raises:
-        DataError: outputs that are not one for each class, or a task that needs other targets.
+        DataError: not one output per class, or a task that needs other targets.
     """
     from ..data import check_fit, check_input
     from ..tasks import Classification, Detection, Heads, LanguageModel, MultiLabel, Regression, Segmentation
@@ -225,22 +227,22 @@ def check_images(network: Any, config: Any, task: "Task | None") -> None:
     needs = {
         type(None): ("one class", "class"),
         Classification: ("one class", "class"),
-        MultiLabel: ("a yes or no for each label", None),
+        MultiLabel: ("a yes or no per label", None),
         Regression: ("numbers", None),
         Segmentation: ("the class of every pixel", "masks"),
         Detection: ("boxes", "boxes"),
         LanguageModel: ("a text", None),
-        Heads: ("a target for each head", None),
+        Heads: ("a target per head", None),
     }
-    needed, shown = needs.get(type(task), ("", config.shown))  # one's own may make them of what is there
+    needed, shown = needs.get(type(task), ("", config.shown))  # a custom task may derive its targets from any labels
     if shown != config.shown:
-        has = {"class": "one class an image", "boxes": "boxes", "masks": "the class of every pixel"}
+        has = {"class": "one class per image", "boxes": "boxes", "masks": "the class of every pixel"}
         sets = {"boxes": "coco/FOLDER, voc/FOLDER and yolo/FOLDER have", "masks": "masks/FOLDER has"}.get(str(shown))
-        mend = f"{sets} that (--data; docs/data.md)" if sets else "no set has that which the command line reads"
+        fix = f"{sets} that (--data; docs/data.md)" if sets else "no data set of the command line has that"
         raise DataError(
-            f"the task {type(task or Classification()).__name__} needs {needed} for each image, and the data "
-            f"{config.name!r} has {has[config.shown]}: {mend}; train in Python, ad.train(net, loader, task=...), or "
-            "make targets of what there is in the method inputs of a task of your own (docs/tasks.md)"
+            f"the task {type(task or Classification()).__name__} needs {needed} for each image, but the data "
+            f"{config.name!r} has {has[config.shown]}: {fix}; train in Python, ad.train(net, loader, task=...), or "
+            "derive the targets from these labels in the method inputs of a custom task (docs/tasks.md)"
         )
     if is_of_classes(task):
         check_fit(network, config)
@@ -248,23 +250,23 @@ def check_images(network: Any, config: Any, task: "Task | None") -> None:
         check_input(network, config)
 
 
-def quality_of(told: Any, where: object) -> "Quality":
-    """The quality that a file of a run names; top-1 where it names none.
+def quality_of(stored: Any, where: object) -> "Quality":
+    """The quality that a file of a run names; top-1 if it names none.
 
     Raises:
         DataError: damaged.
     """
     from ..quality import TOP_1, Quality
 
-    if told is None:
+    if stored is None:
         return TOP_1
     try:
-        return from_plain(Quality, told, DataError)
+        return from_plain(Quality, stored, DataError)
     except DataError as error:
         example = {"name": "RMSE", "unit": "m", "higher_is_better": False}
         raise DataError(
-            f"{where} has quality={told!r}: expected an object such as {json.dumps(example)}, or none for top-1; mend "
-            "it, or measure anew with adaptive-depth evaluate"
+            f"{where} has quality={stored!r}: expected an object such as {json.dumps(example)}, or none for top-1; "
+            "correct it, or measure again with adaptive-depth evaluate"
         ) from error
 
 
@@ -283,11 +285,11 @@ def _named_task(text: str) -> "Task":
 
     task = _built("--task", text, _TASKS)
     if isinstance(task, dict):
-        return as_task(task)  # of several heads
+        return as_task(task)  # a task per head
     if not isinstance(task, Task):
         raise TrainingError(
-            f"--task {text!r} is a {type(task).__name__}: expected a task, a class or an instance of one "
-            "(adaptive_depth.tasks.Task)"
+            f"--task {text!r} is a {type(task).__name__}: expected a task (adaptive_depth.tasks.Task), as a class or "
+            "an instance"
         )
     return task
 
@@ -299,41 +301,41 @@ def _quality(metric: Any, text: str | None) -> "Quality | None":
     return None if text is None else Quality.from_text(text, higher_is_better=direction)
 
 
-def _parted(text: str) -> tuple[str, str | None]:
-    """A name, and what stands in brackets behind it."""
+def _split(text: str) -> tuple[str, str | None]:
+    """A name, and the arguments in brackets after it."""
     found = re.fullmatch(r"([^()]+?)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
     return (found[1].strip(), found[2]) if found else (text, None)
 
 
 def _built(option: str, text: str, expected: str) -> Any:
-    """What a name with or without arguments stands for; of a class an instance."""
-    name, brackets = _parted(text)
+    """The object that a name, with or without arguments, stands for; for a class, an instance."""
+    name, brackets = _split(text)
     found = _found(option, name, expected)
     if brackets is not None and not callable(found):
-        raise TrainingError(f"{option} {text!r}: {name} is an instance already, leave the brackets out")
+        raise TrainingError(f"{option} {text!r}: {name} is already an instance, omit the brackets")
     args, kwargs = _literals(option, text, brackets or "")
     if not isinstance(found, type):
         if brackets is None:
             return found
-        if option == "--metric":  # a function, whose predictions and targets come later
+        if option == "--metric":  # a function: predictions and targets are passed later
             return update_wrapper(partial(found, *args, **kwargs), found)
     try:
         return found(*args, **kwargs)
     except AdaptiveDepthError:
         raise
-    except Exception as error:  # of code that is not ours
+    except Exception as error:  # custom code may raise anything
         raise TrainingError(
-            f"{option} {text!r} cannot be made ({one_line(error)[:300]}): {_mend_of(found, name)}"
+            f"{option} {text!r} cannot be created ({one_line(error)[:300]}): {_fix_for(found, name)}"
         ) from error
 
 
-def _mend_of(found: Any, name: str) -> str:
-    """How to make an object of a class that refused."""
-    if lacking := sorted(getattr(found, "__abstractmethods__", ())):
-        return f"define {', '.join(lacking)} in the class"
+def _fix_for(found: Any, name: str) -> str:
+    """How to create an instance of a class that failed."""
+    if missing := sorted(getattr(found, "__abstractmethods__", ())):
+        return f"define {', '.join(missing)} in the class"
     try:
         taken = [str(each.replace(annotation=Parameter.empty)) for each in signature(found).parameters.values()]
-    except (TypeError, ValueError):  # of a class that Python cannot look into
+    except (TypeError, ValueError):  # a class in C may have no signature
         return f"give its arguments in brackets, {name}(...)"
     return f"expected {name}({', '.join(taken)})"
 
@@ -345,8 +347,8 @@ def _literals(option: str, text: str, brackets: str) -> tuple[list[Any], dict[st
         return [ast.literal_eval(part) for part in call.args], named
     except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError) as error:
         raise TrainingError(
-            f"{option} {text!r}: expected numbers, texts and lists in brackets, such as (num_classes=3, "
-            "average='macro'); for anything else name an object of your own, FILE.py:OBJECT"
+            f"{option} {text!r}: expected numbers, strings and lists in brackets, such as (num_classes=3, "
+            "average='macro'); for anything else, give your own object, FILE.py:OBJECT"
         ) from error
 
 
@@ -374,7 +376,7 @@ def _module(option: str, place: str, expected: str) -> Any:
         raise TrainingError(f"{option} {place!r} does not exist: expected {expected}")
     try:
         return _of_file(path) if path.suffix == ".py" else importlib.import_module(place)
-    except Exception as error:  # of code that is not ours
+    except Exception as error:  # custom code may raise anything
         raise TrainingError(
             f"{option}: {place} cannot be loaded ({type(error).__name__}: {one_line(error)[:300]}): expected {expected}"
         ) from error
@@ -382,7 +384,7 @@ def _module(option: str, place: str, expected: str) -> Any:
 
 def _of_file(path: Path) -> Any:
     name = f"adaptive_depth_given_{abs(hash(path.resolve())):x}"
-    if name in sys.modules:  # the same classes, however often it is named
+    if name in sys.modules:  # a file named by two options must yield the same classes
         return sys.modules[name]
     described: Any = importlib.util.spec_from_file_location(name, path)
     module = sys.modules[name] = importlib.util.module_from_spec(described)

@@ -1,4 +1,4 @@
-"""adaptive-depth train: one training for every depth."""
+"""adaptive-depth train: one training run for every depth."""
 
 import sys
 from contextlib import contextmanager
@@ -24,24 +24,44 @@ if TYPE_CHECKING:
     from ..training.recipe import Recipe
 
 _FOLDER_KINDS = ("wds", "coco", "voc", "yolo", "masks")
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; an accelerator if there is one.", show_default=False)]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="cpu, cuda, ...; an accelerator if there is one.",
+        show_default=False,
+        rich_help_panel="Device",
+    ),
+]
 Workers = Annotated[
     int | None,
-    typer.Option(min=0, help="Processes that load images; none on a CPU, else 4, by default.", show_default=False),
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Processes that load images; by default none on a CPU, else 4.",
+        show_default=False,
+        rich_help_panel="Device",
+    ),
 ]
-Root = Annotated[Path | None, typer.Option(help="Folder in which a named data set is stored.", show_default=False)]
+Root = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder that holds a named data set.", show_default=False, rich_help_panel="Data"),
+]
 WeightsEntry = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Which weights of a file with several, such as state_dict_ema.", show_default=False
+        metavar="NAME",
+        help="Which weights of a file with several, such as state_dict_ema.",
+        show_default=False,
+        rich_help_panel="Model",
     ),
 ]
 _Data = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|DIR",
-        help="digits, torch/cifar10, hfds/NAME, wds/DIR, ..., or a folder with train/ and val/; with boxes coco/DIR, "
-        "voc/DIR, yolo/DIR, with masks masks/DIR.",
+        help="A folder with train/ and val/, or digits, torch/cifar10, hfds/NAME, wds/DIR; with boxes coco/DIR, "
+        "voc/DIR or yolo/DIR; with masks masks/DIR. Required without --recipe.",
         show_default=False,
     ),
 ]
@@ -49,8 +69,9 @@ _Size = Annotated[
     str | None,
     typer.Option(
         metavar="N|HxW",
-        help="Pixels; with boxes or masks also height and width, as 240x320. The model's own by default.",
+        help="Pixels; with boxes or masks also height and width (240x320). Default: the model's own.",
         show_default=False,
+        rich_help_panel="Data",
     ),
 ]
 
@@ -59,7 +80,7 @@ def train(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A timm name (resnet50), torchvision/NAME or transformers/CLASS; the recipe's if not given.",
+            help="timm name (resnet50), torchvision/NAME or transformers/CLASS; by default the recipe's.",
             show_default=False,
         ),
     ] = None,
@@ -68,37 +89,103 @@ def train(
         Path | None, typer.Option(metavar="RUN", help="Folder to write the run to; required.", show_default=False)
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="resnet50, fashion_mnist, ... or a .yaml file.", show_default=False)
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="resnet50, fashion_mnist, ... or a .yaml file.", show_default=False),
     ] = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the recipe, such as ema=0.999; repeatable."),
-    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Passes over the training images.")] = None,
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Go on with the interrupted training in RUN: the same command once more, with --resume."
+            "--resume", metavar="", help="Continue the interrupted training in RUN: repeat its command with --resume."
         ),
     ] = False,
-    task: tasks.TaskName = None,
-    metric: tasks.MetricName = None,
-    metric_name: tasks.QualityName = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", metavar="", help="Replace the network in RUN.")] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(min=2, metavar="N", help="Images per step.", rich_help_panel="Training")
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Peak learning rate; about 0.001 for adamw.", rich_help_panel="Training"),
+    ] = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="One of timm's: sgd, adamw, lamb, ...", rich_help_panel="Training"),
+    ] = None,
+    weight_decay: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Weight decay; norms and biases have none.", rich_help_panel="Training"),
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Any other field of the recipe, such as ema=0.999; repeatable.",
+            rich_help_panel="Training",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="The same seed gives the same training.", rich_help_panel="Training"),
+    ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Log to tensorboard, wandb, ...; repeatable.", rich_help_panel="Training"),
+    ] = None,
+    passes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Steps of super-net (S), base-net (B) and random others (R), such as SBSBR; or 'algorithm 1'.",
+            rich_help_panel="Training",
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Weight of the super-net's loss; the base-net gets the rest.",
+            rich_help_panel="Algorithm 1",
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Softens both outputs before the comparison.", rich_help_panel="Algorithm 1"),
+    ] = None,
+    feature_weight: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Weight of the optional feature loss; 0 is off.", rich_help_panel="Algorithm 1"),
+    ] = None,
+    low_memory: Annotated[
+        bool,
+        typer.Option(
+            "--low-memory", metavar="", help="Two backward passes, less memory.", rich_help_panel="Algorithm 1"
+        ),
+    ] = False,
     root: Root = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch a named data set (into --root); asks without.")
+        bool,
+        typer.Option(
+            "--download",
+            metavar="",
+            help="Fetch a named data set (into --root) without asking.",
+            rich_help_panel="Data",
+        ),
     ] = False,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=2, help="Images a step.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate; about 0.001 for adamw.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="A name of timm's: sgd, adamw, lamb, ...")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Weight decay; norms and biases are left out.")] = None,
     image_size: _Size = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Start from the library's trained weights.")] = False,
+    pretrained: Annotated[
+        bool,
+        typer.Option(
+            "--pretrained", metavar="", help="Start from the library's trained weights.", rich_help_panel="Model"
+        ),
+    ] = False,
     weights: Annotated[
         Path | None,
         typer.Option(
-            help="Start from a file of the plain model (.pth, .ckpt, safetensors), or a folder with one.",
+            metavar="FILE|DIR",
+            help="Start from weights of the plain model (.pth, .ckpt, safetensors).",
             show_default=False,
+            rich_help_panel="Model",
         ),
     ] = None,
     weights_entry: WeightsEntry = None,
@@ -106,53 +193,39 @@ def train(
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Put the network of this run, a classifier say, into the model's body, with all its depths.",
+            help="Use this run's network, say a classifier, as the model's body, with all its depths.",
             show_default=False,
+            rich_help_panel="Model",
         ),
     ] = None,
     model_kwargs: ModelKwargs = None,
     mandatory: Mandatory = None,
     group_size: GroupSize = None,
-    passes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATTERN",
-            help="A step each for super-net (S), base-net (B) and random others (R): SBSBR, SB, ...; or 'algorithm 1', "
-            "which the next four belong to.",
-        ),
-    ] = None,
-    alpha: Annotated[
-        float | None, typer.Option(help="Weight of the super-net's loss; the rest is the base-net's.")
-    ] = None,
-    temperature: Annotated[float | None, typer.Option(help="Softens both outputs that are compared.")] = None,
-    feature_weight: Annotated[float | None, typer.Option(help="Weight of the optional feature term; 0 is off.")] = None,
-    low_memory: Annotated[bool, typer.Option("--low-memory", help="Two backward passes, less memory.")] = False,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same training.")] = None,
+    task: tasks.TaskName = None,
+    metric: tasks.MetricName = None,
+    metric_name: tasks.QualityName = None,
     compare: Annotated[
         str | None,
         typer.Option(
             metavar="alone",
-            help="Afterwards train super-net and base-net alone, by the same recipe, and compare.",
+            help="Then train super-net and base-net alone by the same recipe, and compare.",
             show_default=False,
+            rich_help_panel="Measuring",
         ),
     ] = None,
     compare_seeds: Annotated[
-        int, typer.Option(min=1, help="Of the networks alone: so many seeds, from the recipe's on.")
+        int,
+        typer.Option(min=1, metavar="N", help="Seeds of the networks trained alone.", rich_help_panel="Measuring"),
     ] = 1,
     workers: Workers = None,
     device: Device = None,
-    track: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="tensorboard, wandb, ...: tell it how training goes; repeatable."),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the network in RUN.")] = False,
     json: Json = False,
 ) -> None:
-    """Train a model once so that every depth of it works; calibrate, evaluate and save it.
+    """Train a model once so that every depth works; calibrate, evaluate and save it.
 
-    A recipe decides what no option says; without --recipe it is 30 epochs of SGD with a learning rate of 0.1. A task
-    of your own may need another number of outputs than there are classes: --model-kwargs num_classes=1. What a
-    transformers/CLASS is made of says --model-kwargs config=config.json.
+    The recipe sets whatever the options do not; without --recipe that is 30 epochs of SGD with a learning rate of 0.1.
+    If a custom task needs other outputs than one per class, add --model-kwargs num_classes=1. The config of a
+    transformers/CLASS goes into --model-kwargs config=config.json.
 
     Example: adaptive-depth train resnet18 --data digits --epochs 10 --output runs/digits
     """
@@ -180,13 +253,13 @@ def train(
         raise typer.BadParameter("Missing option '--data': digits, torch/cifar10, ..., or a folder")
     if fetching := sorted(WEIGHT_ARGUMENTS & set(chosen.model_kwargs)):
         raise typer.BadParameter(
-            f"the model's arguments name {', '.join(fetching)}, which fetches or reads weights: leave it out, and "
+            f"the model's arguments contain {', '.join(fetching)}, which fetches or reads weights: leave it out and "
             "start from --pretrained or --weights FILE"
         )
     if weights_entry is not None and weights is None:
-        raise typer.BadParameter("--weights-entry names a part of a file of weights: add --weights FILE")
+        raise typer.BadParameter("--weights-entry selects weights inside a file: add --weights FILE")
     if weights is not None and pretrained:
-        raise typer.BadParameter("--weights and --pretrained are two places to start from: name one of them")
+        raise typer.BadParameter("--weights and --pretrained both say where to start: give only one")
     alone.check(compare, compare_seeds)
     with runs.claimed(output, overwrite=overwrite, resume=resume):
         place = runs.pick_device(device)
@@ -201,12 +274,12 @@ def train(
 
 
 def _check_there(data: str) -> None:
-    """Raise for a folder that is not there, before torch is imported, which takes seconds."""
+    """Raise if a folder does not exist; called before torch is imported, which takes seconds."""
     kind, slash, rest = data.partition("/")
     place = Path(rest if kind in _FOLDER_KINDS and slash else data).expanduser()
     is_path = data.startswith((".", "~")) or (bool(slash) and kind not in ("torch", "hfds"))
     if is_path and not place.is_dir():
-        raise DataError(f"--data {data}: there is no folder {place}; expected one with train/ and val/ in it")
+        raise DataError(f"--data {data}: there is no folder {place}; expected one that contains train/ and val/")
 
 
 def _train(
@@ -280,7 +353,7 @@ def _train(
         validation = create_loader(config, "validation", batch_size=2 * recipe.batch_size, **shown)
         if processes.is_first:
             for part, notes in (("training", batches.notes or ""), ("validation", notes_of(validation))):
-                tasks.tell_notes(part, str(notes))
+                tasks.show_notes(part, str(notes))
         if resume and processes.is_first:
             typer.echo(_where_it_resumes(output / runs.CHECKPOINTS), err=True)
         folder = output / runs.CHECKPOINTS
@@ -311,9 +384,10 @@ def _train(
             )
         took = process_time() - began
         if batches.damaged:
-            told = "; ".join(f"{name}: {reason}" for name, reason in list(batches.damaged.items())[:3])
-            number = f"{len(batches.damaged)} training image{'s' * (len(batches.damaged) > 1)}"
-            typer.echo(f"{number} could not be read and left out: {told}", err=True)
+            some = "; ".join(f"{name}: {reason}" for name, reason in list(batches.damaged.items())[:3])
+            number = len(batches.damaged)
+            which = "image could not be read and was" if number == 1 else "images could not be read and were"
+            typer.echo(f"{number} training {which} left out: {some}", err=True)
         if processes.is_first:
             runs.save_run(output, network, config, history, recipe, asked)  # before anything else can fail
         judged = {"task": task, "across_processes": True}
@@ -348,7 +422,7 @@ def _train(
 
 
 def _classes(name: str, root: Path | None, download: bool, ignored: int) -> tuple[str, ...]:
-    """The classes of a set; one that is not on this machine is fetched where the user says so, now or by --download."""
+    """The classes of a set; if it is not on this machine, it is fetched only with --download or the user's consent."""
     from ..data import class_names
 
     try:
@@ -366,21 +440,21 @@ def _where_it_resumes(folder: Path) -> str:
 
     path = newest(folder)
     if path is None:
-        return f"No checkpoint in {folder}: the training starts from the beginning"
-    told = read_json(path, "remove it to resume from an earlier one")
-    epoch, step = (told.get(name, "?") if isinstance(told, dict) else "?" for name in ("epoch", "step"))
+        return f"No checkpoint in {folder}: training starts from the beginning"
+    state = read_json(path, "remove it to resume from an earlier one")
+    epoch, step = (state.get(name, "?") if isinstance(state, dict) else "?" for name in ("epoch", "step"))
     return f"Resuming from {path}: epoch {epoch}, after step {step}"
 
 
 @contextmanager
 def _saying_how_to_resume(checkpoints: Path) -> "Iterator[None]":
-    """Where a training inside was interrupted, or met images that it could not read."""
+    """Add how to resume, if the training inside is interrupted or cannot read its images."""
     from ..training.state import newest
 
     try:
         yield
     except KeyboardInterrupt as stop:
-        if str(stop):  # the step was finished, and kept
+        if str(stop):  # then the step was finished and a checkpoint written
             typer.echo(f"{str(stop).capitalize()} (--resume)", err=True)
         raise
     except DataError as error:
@@ -390,21 +464,21 @@ def _saying_how_to_resume(checkpoints: Path) -> "Iterator[None]":
 
 
 def describe(epoch: "Epoch", epochs: int) -> str:
-    """An epoch, finished or under way, in a line."""
-    said = f"epoch {epoch.epoch} of {epochs}, {epoch.images_per_s:,.0f} images/s"
-    if epoch.accuracy is None:  # of no classes
+    """An epoch, finished or in progress, in one line."""
+    head = f"epoch {epoch.epoch} of {epochs}, {epoch.images_per_s:,.0f} images/s"
+    if epoch.accuracy is None:  # not a classification
         base = "" if epoch.base_loss is None else f"; base-net: {epoch.base_loss:.3g}"
-        return f"{said}, loss {epoch.loss:.3g}{base}"
+        return f"{head}, loss {epoch.loss:.3g}{base}"
     if epoch.base_accuracy is None:
-        return f"{said}, loss {epoch.loss:.3f}, training accuracy {epoch.accuracy:.1f} %"
+        return f"{head}, loss {epoch.loss:.3f}, training accuracy {epoch.accuracy:.1f} %"
     return (
-        f"{said}, super-net: loss {epoch.loss:.3f}, training accuracy {epoch.accuracy:.1f} %; base-net: "
+        f"{head}, super-net: loss {epoch.loss:.3f}, training accuracy {epoch.accuracy:.1f} %; base-net: "
         f"{epoch.base_loss:.3g}, {epoch.base_accuracy:.1f} %"
     )
 
 
 def images_in(loader: Any) -> int:
-    """How many images a loader goes through."""
+    """How many images a loader covers."""
     return len(loader.dataset)
 
 
@@ -418,7 +492,7 @@ def _report(result: dict[str, Any], history: "History", recipe: "Recipe", json: 
     before, after = result["before_calibration"], result["accuracy"]
     typer.echo(show.accuracy_table(before, after, quality))
     if "alone" in result:
-        typer.echo("Against plain networks of the same depths:")
+        typer.echo("Compared with plain networks of the same depths:")
         typer.echo(alone.in_words(result["alone"], after, quality, recipe, result["alone_seconds"], result["seconds"]))
     typer.echo(f"Written to {result['run']}. Next, measure what each depth costs here:")
     typer.echo(f"  {show.command('profile', result['run'])}")

@@ -1,22 +1,25 @@
-"""adaptive-depth text: language models on the command line."""
+"""adaptive-depth text: the commands for language models."""
 
 import typer
 
+from ..show import help_of
 from .chat import chat
 from .complete import complete
 from .table import table
 from .train import train
 
-text = typer.Typer(add_completion=False, help="Language models: train all depths on a text, compare them, write text.")
+text = typer.Typer(add_completion=False)
 for _command in (train, table, complete, chat):
-    text.command()(_command)
+    text.command(help=help_of(_command))(_command)
 
 
-@text.callback(invoke_without_command=True)
 def _overview(context: typer.Context) -> None:
-    """Language models: train all depths of one on a text, compare them, let one of them write.
+    """Language models: train all depths on a text, compare them and generate text.
 
-    Start from a folder of transformers (config.json, safetensors, a tokenizer); nothing is downloaded.
+    Start from a folder in the format of transformers (config.json, safetensors, tokenizer); nothing is downloaded.
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+text.callback(invoke_without_command=True, help=help_of(_overview))(_overview)

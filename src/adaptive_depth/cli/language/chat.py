@@ -1,4 +1,4 @@
-"""adaptive-depth text chat: a conversation, whose depth may change."""
+"""adaptive-depth text chat: a conversation at a depth that may change."""
 
 import json as as_json
 import sys
@@ -16,17 +16,17 @@ from .train import Threads
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_HELP = "/depth TTF changes the depth, /new starts anew, /quit ends"
+_HELP = "/depth TTF changes the depth, /new starts a new conversation, /quit ends"
 
 
 class Conversation:
-    """Messages, and a cache of what the depth has read of them.
+    """Messages, and a cache of those that the current depth has read.
 
     Arguments:
-        writer: who answers.
+        writer: generates the answers.
 
     Raises:
-        DataError: a tokenizer that knows no conversations.
+        DataError: the tokenizer has no chat template.
     """
 
     def __init__(self, writer: writing.Writer, folder: Any) -> None:
@@ -34,33 +34,33 @@ class Conversation:
             way = show.command("text", "complete", folder, "PROMPT")
             raise DataError(
                 f"the tokenizer of {folder} has no chat template, so the model was not made for conversations: let it "
-                f"go on from a text, {way}"
+                f"continue a text, {way}"
             )
         self.writer = writer
-        self.start_anew()
+        self.reset()
 
-    def start_anew(self) -> None:
+    def reset(self) -> None:
         self.messages: list[dict[str, str]] = []
-        self._read: list[int] = []  # the tokens that the cache holds
+        self._read: list[int] = []  # the tokens in the cache
         self._cache: Any = None
 
     def answer(self, message: str, *, streamed: bool) -> tuple[str, float]:
-        """The answer to a message, and how many tokens were written a second. After an error nothing was said."""
+        """The answer to a message, and the tokens per second. After an error the conversation is unchanged."""
         messages = [*self.messages, {"role": "user", "content": message}]
         ids = self._tokens(messages)
-        so_far = "all that was said so far is in it; start a new conversation with /new, or write a shorter message"
+        so_far = "it includes the whole conversation; start a new one with /new, or write a shorter message"
         self.writer.room(ids, so_far if self.messages else "expected a shorter message")
         cache = self._cache_for(ids)
-        self._cache, self._read = None, []  # whatever happens meanwhile
+        self._cache, self._read = None, []  # an interruption would leave a cache that no longer matches its tokens
         found, rate = self.writer.write(ids, streamed=streamed, cache=cache)
         if cache is not None and cache.get_seq_length() == len(found) - 1:
             self._cache, self._read = cache, found[:-1]
-        said = self.writer.text(found, len(ids))
-        self.messages = [*messages, {"role": "assistant", "content": said}]
-        return said, rate
+        reply = self.writer.text(found, len(ids))
+        self.messages = [*messages, {"role": "assistant", "content": reply}]
+        return reply, rate
 
     def change_depth(self, skip: str) -> None:
-        """Go on at another depth, which reads what was said so far.
+        """Continue at another depth, which reads the conversation so far.
 
         Raises:
             SkipError: a depth that the network does not have, or that is no deeper than the draft.
@@ -78,18 +78,18 @@ class Conversation:
             found = self.writer.opened.tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, return_dict=True
             )
-        except Exception as error:  # of the template, which is the folder's
-            raise DataError(f"the chat template does not take this conversation ({one_line(error)})") from error
+        except Exception as error:  # the template comes with the folder and may raise anything
+            raise DataError(f"the chat template rejects this conversation ({one_line(error)})") from error
         return list(found["input_ids"])
 
     def _cache_for(self, ids: list[int]) -> Any:
-        """The cache with all tokens but the last: what was read already is not read again, where the text goes on."""
+        """The cache with all tokens but the last; what was already read is reused if the new text starts with it."""
         from ...language.draft import can_be_verified
 
-        goes_on = 0 < len(self._read) < len(ids) and ids[: len(self._read)] == self._read
-        if goes_on and self._cache is not None:
+        continues = 0 < len(self._read) < len(ids) and ids[: len(self._read)] == self._read
+        if continues and self._cache is not None:
             return self._cache
-        # A state is not gone on with: it is read anew for each answer.
+        # A recurrent state cannot be cut back like a cache, so such models read the conversation again for each answer.
         can = len(ids) > 1 and can_be_verified(self.writer.network)
         return self._caught_up(self.writer.skip, ids[:-1]) if can else None
 
@@ -114,7 +114,7 @@ def chat(
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """Talk with a model that has a chat template, at a depth that may change between two answers.
+    """Chat with a model that has a chat template; the depth may change between answers.
 
     /depth TTF changes the depth, /new starts a new conversation, /quit ends.
 
@@ -142,25 +142,24 @@ def chat(
 def _turn(talk: Conversation, line: str, *, json: bool) -> None:
     name, _, rest = line.partition(" ")
     if name == "/depth":
-        if rest.strip():  # without a depth it says the present one
+        if rest.strip():  # without a depth, only the current one is printed
             talk.change_depth(rest.strip())
         typer.echo(f"[{talk.writer.skip}]", err=True)
     elif line == "/new":
-        talk.start_anew()
-        typer.echo("[a new conversation]", err=True)
+        talk.reset()
+        typer.echo("[new conversation]", err=True)
     elif line.startswith("/"):
-        typer.echo(f"{name} is no command: {_HELP}", err=True)
+        typer.echo(f"{name} is not a command: {_HELP}", err=True)
     elif line:
-        said, rate = talk.answer(line, streamed=not json)
+        reply, rate = talk.answer(line, streamed=not json)
         if json:
-            told = {"prompt": line, "text": said, "skip": talk.writer.skip, "tokens_per_s": rate}
-            typer.echo(as_json.dumps(told))
+            typer.echo(as_json.dumps({"prompt": line, "text": reply, "skip": talk.writer.skip, "tokens_per_s": rate}))
         else:
-            typer.echo(writing.told(talk.writer, rate), err=True)
+            typer.echo(writing.summary(talk.writer, rate), err=True)
 
 
 def _lines() -> "Iterator[str]":
-    """What is typed, or comes on stdin, a line each."""
+    """The lines typed by the user, or read from stdin."""
     while True:
         if sys.stdin.isatty():
             typer.echo("> ", nl=False, err=True)

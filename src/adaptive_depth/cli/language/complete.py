@@ -1,4 +1,4 @@
-"""adaptive-depth text complete: go on from a prompt."""
+"""adaptive-depth text complete: continue a prompt."""
 
 import sys
 from typing import Annotated
@@ -16,7 +16,7 @@ from .train import Threads
 def complete(
     folder: folders.Folder,
     prompt: Annotated[
-        str | None, typer.Argument(help="What to go on from; read from stdin if not given.", show_default=False)
+        str | None, typer.Argument(help="The text to continue; read from stdin if not given.", show_default=False)
     ] = None,
     skip: writing.Depth = None,
     ms_per_token: writing.MsPerToken = None,
@@ -29,16 +29,16 @@ def complete(
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """Go on from a prompt, at a depth or within a time for each token; the text comes as it is written.
+    """Continue a prompt; the text is printed as it is generated.
 
     Example: adaptive-depth text complete runs/book "Once upon a time" --ms-per-token 20
     """
     if prompt is None:
         if sys.stdin.isatty():
-            raise typer.BadParameter("Missing argument 'PROMPT': the text to go on from, or text on stdin")
+            raise typer.BadParameter("Missing argument 'PROMPT': the text to continue, or text on stdin")
         prompt = sys.stdin.read().removesuffix("\n")
     if not prompt:
-        raise DataError("the prompt is empty: expected some text to go on from")
+        raise DataError("the prompt is empty: expected some text to continue")
     asked = {
         "skip": skip, "ms_per_token": ms_per_token, "tokens": tokens, "temperature": temperature, "top_p": top_p,
         "seed": seed, "draft": draft, "device": device, "threads": threads,
@@ -51,4 +51,4 @@ def complete(
             {"prompt": prompt, "text": writer.text(found, len(ids)), "skip": writer.skip, "tokens_per_s": rate}
         )
         return
-    typer.echo(writing.told(writer, rate), err=True)
+    typer.echo(writing.summary(writer, rate), err=True)

@@ -1,4 +1,4 @@
-"""Language models in folders: of transformers, or adapted already. Nothing is fetched, and no code of a folder runs."""
+"""Language models in folders: of transformers, or already adapted. Nothing is fetched, and no code of a folder runs."""
 
 import json
 import logging
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
     from ...core.network import AdaptiveNetwork
 
 CONFIG, NETWORK = "config.json", runs.NETWORK
-# What a tokenizer is made of: one of these is in every folder that has one.
+# Every folder with a tokenizer has one of these files.
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-_ENCODER = "an encoder, whose tokens see those that come next"
+_ENCODER = "an encoder, whose tokens attend to later ones"
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that text train wrote.", show_default=False)]
 
 
 @dataclass(frozen=True)
 class About(Open):
-    """What text.json of a folder says of its training.
+    """The content of text.json: how the model in a folder was trained.
 
     Attributes:
-        text: the file, as it was named.
+        text: the file, as given.
         sha256: of that file.
-        context: tokens of a piece of text.
+        context: tokens per piece of text.
         held_out: tokens at the end of the text that were not trained on.
-        before, after: perplexities on those by skip, before and after the training.
+        before, after: perplexities on those by skip, before and after training.
     """
 
     reading_error = DataError
@@ -68,7 +68,7 @@ class Opened:
 
     @property
     def context(self) -> int | None:
-        """The most tokens that the model takes; None where there is no limit."""
+        """The most tokens that the model takes; None if there is no limit."""
         return context_of(self.model)
 
 
@@ -79,14 +79,14 @@ def context_of(model: Any) -> int | None:
 
 
 def pick_context(asked: int | None, opened: Opened, usual: int = 256) -> int:
-    """Tokens of a piece of text.
+    """Tokens per piece of text.
 
     Raises:
         DataError: more than the model takes.
     """
     most = opened.context
     if asked is not None and most is not None and asked > most:
-        raise DataError(f"--context {asked}: expected at most {most}, the tokens that the model takes")
+        raise DataError(f"--context {asked}: expected at most {most}, the context length of the model")
     return asked or min(usual, most or usual)
 
 
@@ -97,7 +97,7 @@ def is_adapted(model: Any) -> bool:
 
 
 def read_about(folder: Path) -> About | None:
-    """What a folder says of its training; None where it says nothing.
+    """How the model in a folder was trained; None if the folder does not say.
 
     Raises:
         DataError: damaged.
@@ -105,28 +105,28 @@ def read_about(folder: Path) -> About | None:
     path = folder / runs.TEXT
     if not path.exists():
         return None
-    mend = "remove it, and name --context"
+    fix = "remove it, and give --context"
     try:
-        return from_plain(About, read_json(path, mend), DataError)
+        return from_plain(About, read_json(path, fix), DataError)
     except DataError as error:
-        raise DataError(f"{path} is damaged ({error}): {mend}") from error
+        raise DataError(f"{path} is damaged ({error}): {fix}") from error
 
 
-# -- a folder, opened -------------------------------------------------------------------------------------------
+# -- opening a folder -------------------------------------------------------------------------------------------
 
 
 def open_model(folder: Path) -> Opened:
-    """A model of transformers, or a network that is adapted already, with its tokenizer.
+    """A model of transformers, or an adapted network, with its tokenizer.
 
     Raises:
-        CheckpointError: no folder, no model in it or a damaged one, one that transformers does not know, that is no
-            causal language model, or that asks for code of its own.
+        CheckpointError: not a folder; or its model is missing, damaged, unknown to transformers, not a causal language
+            model, or asks for custom code.
         DataError: no tokenizer, or one that does not fit.
     """
     if not folder.is_dir():
         raise CheckpointError(
-            f"{folder} is no folder: expected one of transformers, with config.json, safetensors and a tokenizer; "
-            "nothing is downloaded here: fetch a model first (hf download NAME --local-dir FOLDER), and name its folder"
+            f"{folder} is not a folder: expected one of transformers, with config.json, safetensors and a tokenizer; "
+            "nothing is downloaded here: fetch a model first (hf download NAME --local-dir FOLDER), and give its folder"
         )
     with quiet():
         model = _network(folder) if _is_ours(folder) else _plain(folder)
@@ -134,27 +134,27 @@ def open_model(folder: Path) -> Opened:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Does this folder hold a tokenizer, and so a language model?"""
+    """Does this folder hold a tokenizer, and therefore a language model?"""
     return any((folder / name).is_file() for name in _TOKENIZERS)
 
 
 def open_network(folder: Path) -> Opened:
-    """A network that is adapted already, with its tokenizer.
+    """An adapted network with its tokenizer.
 
     Raises:
-        CheckpointError, DataError: as `open_model`; a model that is not adapted yet.
+        CheckpointError, DataError: as `open_model`, or the model is not adapted yet.
     """
     if folder.is_dir() and not _is_ours(folder) and (folder / CONFIG).is_file():
         train = show.command("text", "train", folder, "TEXT", "--output", "NEW")
-        raise CheckpointError(f"{folder} holds a model that is not adapted yet: {train} makes a network of it")
+        raise CheckpointError(f"{folder} holds a model that is not adapted yet: adapt it with {train}")
     return open_model(folder)
 
 
 def _is_ours(folder: Path) -> bool:
     if runs.is_run(folder):
         return True
-    told = _config(folder) if (folder / CONFIG).is_file() else {}
-    return "stages" in told and "model_type" not in told  # save_pretrained
+    config = _config(folder) if (folder / CONFIG).is_file() else {}
+    return "stages" in config and "model_type" not in config  # written by our save_pretrained, not by transformers'
 
 
 def _network(folder: Path) -> "AdaptiveNetwork":
@@ -165,30 +165,30 @@ def _network(folder: Path) -> "AdaptiveNetwork":
     if not predicts_the_next_token(network.model):
         raise CheckpointError(
             f"{folder} holds a network of {type(network.model).__name__}: expected one of a causal language model of "
-            "transformers, such as LlamaForCausalLM; the other commands are for networks of images"
+            "transformers, such as LlamaForCausalLM; the other commands are for image networks"
         )
     return network
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
-    return _object(folder / CONFIG, "fetch the folder anew")
+    return _object(folder / CONFIG, "fetch the folder again")
 
 
-def _object(path: Path, mend: str) -> dict[str, Any]:
-    """A JSON object of transformers, whose numbers may be infinite or have 100 bits."""
+def _object(path: Path, fix: str) -> dict[str, Any]:
+    """A JSON object written by transformers; its numbers may be infinite or huge, which our own `read_json` refuses."""
     try:
-        told = json.loads(read_bytes(path, CheckpointError, mend))
+        found = json.loads(read_bytes(path, CheckpointError, fix))
     except (ValueError, RecursionError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{path} is damaged ({one_line(error)}): {mend}") from error
-    if not isinstance(told, dict):
-        raise CheckpointError(f"{path} holds no object of names and values: {mend}")
-    return told
+        raise CheckpointError(f"{path} is damaged ({one_line(error)}): {fix}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object: {fix}")
+    return found
 
 
 def _plain(folder: Path) -> "nn.Module":
-    """The model of a folder of transformers, in float32, on the CPU, in eval mode."""
+    """The model in a folder of transformers, in float32, on the CPU, in eval mode."""
     if not (folder / CONFIG).is_file():
         raise CheckpointError(
             f"{folder} holds neither {CONFIG} nor {NETWORK}: expected a folder of transformers, with {CONFIG}, "
@@ -210,35 +210,35 @@ def _plain(folder: Path) -> "nn.Module":
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except Exception as error:  # of transformers and safetensors, of any kind
+    except Exception as error:  # transformers and safetensors raise errors of many types
         raise CheckpointError(
             f"{folder} cannot be read ({type(error).__name__}: {one_line(error)}): its files are missing, truncated or "
-            "do not fit together; fetch it anew, with its weights as safetensors"
+            "inconsistent; fetch it again, with its weights as safetensors"
         ) from error
     if other := sorted(str(key[0]) for key in found["mismatched_keys"]):
         raise CheckpointError(
-            f"{folder} holds weights of other shapes than its {CONFIG} says ({', '.join(other[:3])}"
-            f"{', ...' * (len(other) > 3)}): the files of two models are mixed, fetch it anew"
+            f"{folder} holds weights whose shapes differ from its {CONFIG} ({', '.join(other[:3])}"
+            f"{', ...' * (len(other) > 3)}): the files of two models are mixed, fetch it again"
         )
     if absent := sorted(found["missing_keys"]):
         raise CheckpointError(
             f"{folder} lacks weights of its model, which would be random ({', '.join(absent[:3])}"
-            f"{', ...' * (len(absent) > 3)}, {len(absent)} in all): fetch it anew, all of its safetensors"
+            f"{', ...' * (len(absent) > 3)}, {len(absent)} in all): fetch it again, with all of its safetensors"
         )
     if dropped := _left_over(model, found["unexpected_keys"]):
         raise CheckpointError(
             f"{folder} holds weights that its {CONFIG} leaves out ({', '.join(dropped[:3])}"
             f"{', ...' * (len(dropped) > 3)}, {len(dropped)} in all), so this would be another model: the files of two "
-            "models are mixed, or a number of layers or a bias was changed; fetch it anew"
+            "models are mixed, or the number of layers or a bias was changed; fetch it again"
         )
     _check_kind(folder, model)
     return model.eval()
 
 
 def _left_over(model: Any, names: Iterable[str]) -> list[str]:
-    """Those weights without a place that belong to the model's own layers: further layers, biases of what it has.
+    """The unused weights that belong to the model's own kinds of layers: further layers, or biases of its layers.
 
-    Others are none of its business: a tower for images, a head of another task.
+    Others do not matter: a vision tower, or the head of another task.
     """
     known = set(model.state_dict())
 
@@ -251,7 +251,7 @@ def _left_over(model: Any, names: Iterable[str]) -> list[str]:
 
 
 def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise where a config names something else than a causal language model that transformers itself knows."""
+    """Raise unless a config names a causal language model that is part of transformers."""
     import transformers
     from transformers import CONFIG_MAPPING
     from transformers.models.auto import modeling_auto as auto
@@ -262,7 +262,7 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
     remote = code.pop("auto_map", None)
     if remote and kind not in CONFIG_MAPPING:
         raise CheckpointError(
-            f"{folder} asks for code of its own ({CONFIG}: auto_map), which is never run unasked, and transformers "
+            f"{folder} asks for custom code ({CONFIG}: auto_map), which is never run here, and transformers "
             f"{transformers.__version__} has no model_type {kind!r}: load it in Python, where you decide, and adapt it "
             "there (ad.adapt, docs/language.md)"
         )
@@ -274,11 +274,11 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
             f"know: {hint}"
         )
     if remote:
-        typer.echo(f"{folder} names code of its own (auto_map), which is not run: {kind} of transformers is", err=True)
+        typer.echo(f"{folder} names custom code (auto_map); {kind} of transformers is used instead", err=True)
     for name, value in code.items():
         raise CheckpointError(
-            f"{folder / CONFIG} asks for a kernel of the Hub ({name}: {value!r}), which is code that is never fetched "
-            "unasked: remove that entry"
+            f"{folder / CONFIG} asks for a kernel from the Hub ({name}: {value!r}), code that is never fetched here: "
+            "remove that entry"
         )
     decoder = config.get("is_decoder", False) or config.get("is_encoder_decoder") is False
     if config.get("is_encoder_decoder") or (kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES and not decoder):
@@ -286,7 +286,7 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
     if kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decoder:
         raise _of_another_kind(folder, kind, _ENCODER)
     if kind not in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise _of_another_kind(folder, kind, "no causal language model")
+        raise _of_another_kind(folder, kind, "not a causal language model")
 
 
 def _of_another_kind(folder: Path, kind: Any, what: str) -> CheckpointError:
@@ -305,7 +305,7 @@ def _check_kind(folder: Path, model: Any) -> None:
     except TrainingError as error:
         raise _of_another_kind(folder, model.config.model_type, _ENCODER) from error
     if known is None:
-        raise _of_another_kind(folder, model.config.model_type, "no causal language model")
+        raise _of_another_kind(folder, model.config.model_type, "not a causal language model")
 
 
 def _tokenizer(folder: Path, model: Any) -> Any:
@@ -319,24 +319,24 @@ def _tokenizer(folder: Path, model: Any) -> Any:
     from ...hugging_face import code_asked_for
 
     path = folder / "tokenizer_config.json"
-    told = _object(path, "copy the tokenizer's files there anew") if path.is_file() else {}
-    if code_asked_for(told) and not hasattr(transformers, str(told.get("tokenizer_class"))):
+    config = _object(path, "copy the tokenizer's files there again") if path.is_file() else {}
+    if code_asked_for(config) and not hasattr(transformers, str(config.get("tokenizer_class"))):
         raise DataError(
-            f"the tokenizer of {folder} asks for code of its own ({path.name}: auto_map), which is never run unasked: "
-            "save it in Python, where you decide, as a plain tokenizer.json"
+            f"the tokenizer of {folder} asks for custom code ({path.name}: auto_map), which is never run here: save it "
+            "in Python, where you decide, as a plain tokenizer.json"
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         largest = max(tokenizer.get_vocab().values())
-    except Exception as error:  # of transformers and tokenizers, of any kind
+    except Exception as error:  # transformers and tokenizers raise errors of many types
         raise DataError(
             f"the tokenizer of {folder} cannot be read ({type(error).__name__}: {one_line(error)}): copy the "
-            "tokenizer's files there anew"
+            "tokenizer's files there again"
         ) from error
     rows = (model.model if is_adapted(model) else model).get_input_embeddings().num_embeddings
     if largest >= rows:
         raise DataError(
-            f"the tokenizer of {folder} does not fit the model: it has ids up to {largest}, and the embedding has "
+            f"the tokenizer of {folder} does not fit the model: it has ids up to {largest}, but the embedding has "
             f"{rows} rows; expected the model's own tokenizer"
         )
     return tokenizer
@@ -344,10 +344,10 @@ def _tokenizer(folder: Path, model: Any) -> Any:
 
 @contextmanager
 def quiet() -> "Iterator[None]":
-    """Inside, transformers shows no progress, warns of nothing, and fetches no code: what matters is said here."""
-    # Where the package kernels is installed, transformers fetches code from the Hub for some models, such as Mamba.
+    """Inside, transformers shows no progress or warnings and fetches no code; the commands report what matters."""
+    # If the package kernels is installed, transformers fetches code from the Hub for some models, such as Mamba.
     os.environ.setdefault("USE_HUB_KERNELS", "NO")
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # of torchao, which transformers imports
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # torchao, imported by transformers, logs there
     from transformers.utils import logging as theirs
 
     before, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()

@@ -10,37 +10,37 @@ from ...errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-HELD_OUT = 10  # one part in so many, at the end
+HELD_OUT = 10  # one part in ten, at the end
 
 
 def read_text(path: Path) -> tuple[str, str]:
-    """A text file, and its SHA-256.
+    """The content of a text file, and its SHA-256.
 
     Raises:
-        DataError: missing, no file, empty, or no UTF-8 text.
+        DataError: missing, not a file, empty, or not UTF-8 text.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"the text {path} cannot be read ({error.strerror}): expected a text file") from error
     if b"\0" in content:
-        raise DataError(f"{path} is no text, it holds zero bytes: expected a plain text file in UTF-8")
+        raise DataError(f"{path} is not text, it contains zero bytes: expected a plain text file in UTF-8")
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no text ({error}): expected a plain text file in UTF-8") from error
+        raise DataError(f"{path} is not text ({error}): expected a plain text file in UTF-8") from error
     if not text.strip():
-        raise DataError(f"the text {path} is empty: expected some thousand words")
+        raise DataError(f"the text {path} is empty: expected a few thousand words")
     return text, hashlib.sha256(content).hexdigest()
 
 
 class Tokens:
     """A text as a model reads it, in pieces of `context` tokens.
 
-    Where the tokenizer begins a text with a token of its own (BOS), every piece begins with it, too.
+    If the tokenizer begins a text with a BOS token, so does every piece.
 
     Raises:
-        DataError: a tokenizer that makes no tokens of the text, for it lacks its vocabulary.
+        DataError: the tokenizer produces no tokens, because its vocabulary is missing.
     """
 
     def __init__(self, tokenizer: Any, text: str, context: int) -> None:
@@ -49,9 +49,9 @@ class Tokens:
         self.ids = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
         if text.strip() and not len(self.ids):
             raise DataError(
-                f"the tokenizer, a {type(tokenizer).__name__} of {len(tokenizer)} tokens, makes none of the text: "
+                f"the tokenizer, a {type(tokenizer).__name__} of {len(tokenizer)} tokens, turns the text into none: "
                 "expected the model's own, with all its files (tokenizer.json, or its vocabulary); transformers may "
-                "read one of another kind as the model's type has it"
+                "have read another kind of tokenizer as the one usual for the model's type"
             )
         first, bos = tokenizer("a")["input_ids"][:1], tokenizer.bos_token_id
         self.first = torch.tensor([bos] if bos is not None and first == [bos] else [], dtype=self.ids.dtype)
@@ -61,7 +61,7 @@ class Tokens:
         return len(self.ids)
 
     def split(self, path: Path) -> tuple["Tensor", "Tensor"]:
-        """What is trained on, and what is held out.
+        """The tokens to train on, and those held out.
 
         Raises:
             DataError: either is shorter than one piece.
@@ -70,7 +70,7 @@ class Tokens:
         if rest < self.own:
             raise DataError(
                 f"{path} is too short, {len(self)} tokens: expected {2 * self.own} or more, one context of "
-                f"{self.context} tokens to train on and one to measure; take a longer text, or a smaller --context"
+                f"{self.context} tokens to train on and one to measure; use a longer text, or a smaller --context"
             )
         return self.ids[:rest], self.ids[rest:]
 
@@ -81,15 +81,15 @@ class Tokens:
         return torch.stack([torch.cat([self.first, ids[start : start + self.own]]) for start in starts])
 
     def check(self, path: Path, ids: "Tensor") -> None:
-        """Raise where a text is shorter than one piece."""
+        """Raise if a text is shorter than one piece."""
         if len(ids) < self.own:
             raise DataError(
                 f"{path} is too short, {len(ids)} tokens: expected {self.own} or more, one context of {self.context}; "
-                "take a longer text, or a smaller --context"
+                "use a longer text, or a smaller --context"
             )
 
     def in_turn(self, ids: "Tensor", size: int, most: int | None = None) -> list["Tensor"]:
-        """All whole pieces one behind the other, so many in a batch; of at most so many tokens."""
+        """All whole pieces in order, `size` per batch, with at most `most` tokens in all."""
         count = len(ids) // self.own
         if most is not None:
             count = min(count, max(1, most // self.own))
@@ -98,13 +98,13 @@ class Tokens:
 
 
 class Drawn:
-    """Batches of pieces from anywhere in a text, other ones in each round.
+    """Batches of pieces from anywhere in a text, different in each round.
 
     Arguments:
         tokens: the text.
-        ids: the part of it.
-        size: pieces in a batch.
-        batches: in a round.
+        ids: the part of it to draw from.
+        size: pieces per batch.
+        batches: per round.
         seed: the same seed draws the same pieces.
     """
 

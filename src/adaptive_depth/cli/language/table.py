@@ -24,7 +24,7 @@ def table(
         Path,
         typer.Option(
             metavar="FILE",
-            help="A text file; of the one that was trained on, only the last tenth is taken, which was held out.",
+            help="A text file; of the training text, only the held-out last tenth is used.",
             show_default=False,
         ),
     ],
@@ -32,13 +32,13 @@ def table(
     batch_size: BatchSize = 8,
     eval_tokens: EvalTokens = 50_000,
     seconds: Annotated[
-        float, typer.Option(min=0.1, help="How long to measure time at most; six rounds are the least.")
+        float, typer.Option(min=0.1, metavar="X", help="Time limit for latencies, after six rounds.")
     ] = 20.0,
     device: Device = None,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    """Measure perplexity, multiply-adds, parameters and the time of a token of every depth; write the trade-off table.
+    """Measure the perplexity and cost of every depth, and write the trade-off table.
 
     Writes FOLDER/accuracy.json, FOLDER/profile.json and FOLDER/tradeoffs.json, which select and report read.
 
@@ -54,7 +54,7 @@ def table(
     ids = tokens.ids
     if about and about.sha256 == digest:
         ids = ids[-about.held_out :]
-        typer.echo(f"{text} was trained on: its last {len(ids):,} tokens, held out then, are measured", err=True)
+        typer.echo(f"{text} is the training text: only its last {len(ids):,} tokens, held out then, are used", err=True)
     tokens.check(text, ids)
     from ...measure.generation import profile_generation
 
@@ -90,7 +90,7 @@ def table(
 
 
 def _lines(found: "TradeOffs") -> list[str]:
-    """The table, in 80 columns; a star is on the Pareto front."""
+    """The table, in 80 columns; a star marks the Pareto front."""
     divisor, unit = macs_unit(max(row.macs for row in found.rows))
     front = {row.skip for row in found.front("token_ms")}
     rows = found.rows

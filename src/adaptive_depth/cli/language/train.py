@@ -1,4 +1,4 @@
-"""adaptive-depth text train: one fine-tuning for every depth of a language model."""
+"""adaptive-depth text train: one fine-tuning run for every depth of a language model."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -26,21 +26,34 @@ _ROUNDS = 10  # of a training, each with a line in the history
 Context = Annotated[
     int | None,
     typer.Option(
-        min=4, help="Tokens of a piece of text; by default 256, or as many as the model takes.", show_default=False
+        min=4,
+        metavar="N",
+        help="Tokens per piece of text; by default 256, or the model's limit.",
+        show_default=False,
+        rich_help_panel="Data",
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Pieces of text a step.")]
+BatchSize = Annotated[int, typer.Option(min=1, metavar="N", help="Pieces per batch.", rich_help_panel="Data")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads; the machine's default if not given.", show_default=False)
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="CPU threads; the machine's default if not given.",
+        show_default=False,
+        rich_help_panel="Device",
+    ),
 ]
-EvalTokens = Annotated[int, typer.Option(min=1, help="Measure perplexity on at most so many tokens.")]
+EvalTokens = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Most tokens to measure perplexity on.", rich_help_panel="Data")
+]
 
 
 def train(
     model: Annotated[
         Path,
         typer.Argument(
-            help="A folder of transformers (config.json, safetensors, tokenizer), or one that text train wrote.",
+            help="A folder of transformers (config.json, safetensors, tokenizer), or one from text train.",
             show_default=False,
         ),
     ],
@@ -51,49 +64,56 @@ def train(
             "--output", "--out", metavar="FOLDER", help="Folder to write the network to; required.", show_default=False
         ),
     ] = None,
-    cut: Annotated[
-        str | None,
-        typer.Option(
-            metavar="groups|measured",
-            help="Which layers can be skipped: the last of each group (the default), or those that some text of the "
-            "file needs least.",
-            show_default=False,
-        ),
-    ] = None,
-    mandatory: Mandatory = None,
-    group_size: GroupSize = None,
-    steps: Annotated[int, typer.Option(min=1, help="About so many optimiser steps, of all depths together.")] = 1000,
-    context: Context = None,
-    batch_size: BatchSize = 8,
-    lr: Annotated[float, typer.Option(help="Highest learning rate, after a warm-up.")] = 2e-4,
+    steps: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Approximate number of optimiser steps, over all depths.")
+    ] = 1000,
+    overwrite: Annotated[bool, typer.Option("--overwrite", metavar="", help="Replace the network in FOLDER.")] = False,
+    json: Json = False,
+    lr: Annotated[
+        float, typer.Option(metavar="X", help="Peak learning rate, after a warm-up.", rich_help_panel="Training")
+    ] = 2e-4,
     passes: Annotated[
         str | None,
         typer.Option(
             "--passes",
             "--schedule",
             metavar="PATTERN",
-            help="A step each for super-net (S), base-net (B) and random others (R): SBSBR, SB, ...; or 'algorithm 1'.",
+            help="Steps of super-net (S), base-net (B) and random others (R), such as SBSBR; or 'algorithm 1'.",
             show_default=False,
+            rich_help_panel="Training",
         ),
     ] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="The same seed gives the same training.", rich_help_panel="Training")
+    ] = 0,
+    cut: Annotated[
+        str | None,
+        typer.Option(
+            metavar="groups|measured",
+            help="Layers to skip: the last of each group (default), or those that the text needs least.",
+            show_default=False,
+            rich_help_panel="Model",
+        ),
+    ] = None,
+    mandatory: Mandatory = None,
+    group_size: GroupSize = None,
+    context: Context = None,
+    batch_size: BatchSize = 8,
     eval_tokens: EvalTokens = 50_000,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same training.")] = 0,
     device: Device = None,
     threads: Threads = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the network in FOLDER.")] = False,
-    json: Json = False,
 ) -> None:
-    """Fine-tune a language model on a text so that every depth of it works; measure all depths before and after.
+    """Fine-tune a language model on a text so that every depth works; measure before and after.
 
-    AdamW, a warm-up, a cosine, gradients clipped at 1. FOLDER holds all that the other commands need, the tokenizer
-    included.
+    Uses AdamW with warm-up and cosine decay, and clips gradients at 1. FOLDER holds everything that the other commands
+    need, including the tokenizer.
 
     Example: adaptive-depth text train models/smollm2 book.txt --output runs/book
     """
     if output is None:
         raise typer.BadParameter("Missing option '--output': the folder to write the network to")
     if output.resolve() == model.resolve() and not runs.is_run(model):
-        raise CheckpointError(f"{output} holds the model that is to be adapted: name another --output")
+        raise CheckpointError(f"{output} holds the model to adapt: name another --output")
     with runs.claimed(output, overwrite=overwrite), runs.threads(threads), ExitStack() as stack:
         content, digest = pieces.read_text(text)
         stack.enter_context(folders.quiet())
@@ -117,7 +137,7 @@ def train(
         return
     from ...tasks import LanguageModel
 
-    typer.echo(f"Perplexity on {result['tokens']:,} tokens that were held out, before and after training:")
+    typer.echo(f"Perplexity on {result['tokens']:,} held-out tokens, before and after training:")
     typer.echo(show.accuracy_table(before, after, LanguageModel.quality))
     typer.echo(f"Written to {output}. Next, measure what each depth costs here:")
     typer.echo(f"  {show.command('text', 'table', output, '--text', text)}")
@@ -133,7 +153,7 @@ def _adapted(
 ) -> "AdaptiveNetwork":
     if folders.is_adapted(model):
         if cut is not None:
-            raise typer.BadParameter("the network is cut already: leave --cut out")
+            raise typer.BadParameter("the network is already adapted: omit --cut")
         return runs.as_network(model, mandatory, group_size)
     if cut not in (None, "groups", "measured"):
         raise typer.BadParameter(f"--cut {cut!r}: expected groups or measured")
@@ -157,7 +177,7 @@ def _recipe(
 
 
 def _batches(recipe: "Recipe", steps: int) -> int:
-    """Batches of a round, for about so many steps."""
+    """Batches per round, for about this many steps in all."""
     from ...training.recipe import ALGORITHM_1
 
     if recipe.passes == ALGORITHM_1:
@@ -180,7 +200,7 @@ def _fit(network: "AdaptiveNetwork", batches: pieces.Drawn, recipe: "Recipe", co
 
 
 def describe(round_: "Epoch", rounds: int, context: int) -> str:
-    """A round, finished or under way, in a line."""
+    """A round, finished or in progress, in one line."""
     base = "" if round_.base_loss is None else f", base-net {round_.base_loss:.3f}"
     rate = round_.images_per_s * context
     return f"round {round_.epoch} of {rounds}, loss: super-net {round_.loss:.3f}{base} nats, {rate:,.0f} tokens/s"
@@ -189,14 +209,14 @@ def describe(round_: "Epoch", rounds: int, context: int) -> str:
 def measured_of(
     network: "AdaptiveNetwork", measured: Mapping[str, float], text: Path, batches: "Sequence[Tensor]"
 ) -> dict[str, Any]:
-    """What accuracy.json says of perplexities."""
+    """The content of accuracy.json for perplexities."""
     from ...tasks import LanguageModel
 
     return {
         "data": str(text),
         "accuracy": dict(measured),
         "quality": asdict(LanguageModel.quality),
-        "tokens": sum(len(batch) * (batch.shape[1] - 1) for batch in batches),  # all but the first of a piece
+        "tokens": sum(len(batch) * (batch.shape[1] - 1) for batch in batches),  # the first of a piece is not predicted
         "network": network.fingerprint,
     }
 
@@ -210,7 +230,7 @@ def _write(
     about: folders.About,
     result: Mapping[str, Any],
 ) -> None:
-    """The network, with all that goes with it; what the folder held of an older one is removed."""
+    """Write the network and everything that belongs to it; what an older one left in the folder is removed."""
     from ...core.saving import save
     from ...files import drafts, move, write_atomically
     from .. import tasks
@@ -221,7 +241,7 @@ def _write(
             move(path, folder / path.name)
         save(network, folder)  # last: a folder without it holds no network
     runs.forget_measurements(folder)
-    for name in (runs.DATA, tasks.FILE):  # of a network of images
+    for name in (runs.DATA, tasks.FILE):  # left by an image network
         (folder / name).unlink(missing_ok=True)
     show.write_json(folder / runs.TEXT, asdict(about))
     write_atomically(folder / runs.HISTORY, history.to_csv().encode())

@@ -1,4 +1,4 @@
-"""What complete and chat share: how text is written, at which depth, with which draft."""
+"""What complete and chat share: how text is generated, at which depth, with which draft."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,33 +19,52 @@ if TYPE_CHECKING:
 
 Depth = Annotated[
     str | None,
-    typer.Option("--skip", help="The depth, such as TTF; the super-net if not given.", show_default=False),
+    typer.Option("--skip", metavar="TTF", help="The depth; by default the super-net.", show_default=False),
 ]
 MsPerToken = Annotated[
     float | None,
-    typer.Option(help="Take the best depth of the table (text table) whose tokens take no longer.", show_default=False),
+    typer.Option(
+        metavar="MS", help="Choose the best depth within this time per token (needs text table).", show_default=False
+    ),
 ]
 NewTokens = Annotated[
     int | None,
     typer.Option(
-        "--tokens", min=1, help="Write at most so many; by default 100, or as many as fit.", show_default=False
+        "--tokens",
+        min=1,
+        metavar="N",
+        help="Most tokens to generate; by default 100, or as many as fit.",
+        show_default=False,
     ),
 ]
-Temperature = Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time; above 0 draws.")]
+Temperature = Annotated[
+    float,
+    typer.Option(
+        min=0, metavar="X", help="0 always picks the likeliest token; above 0 samples.", rich_help_panel="Writing"
+    ),
+]
 TopP = Annotated[
     float | None,
-    typer.Option(min=0, max=1, help="Draw from the likeliest tokens of this probability together.", show_default=False),
+    typer.Option(
+        min=0,
+        max=1,
+        metavar="X",
+        help="Sample from the likeliest tokens with this total probability.",
+        show_default=False,
+        rich_help_panel="Writing",
+    ),
 ]
 Seed = Annotated[
-    int | None, typer.Option(help="The same seed draws the same text; another one each time if not given.")
+    int | None,
+    typer.Option(metavar="N", help="The same seed gives the same text; random by default.", rich_help_panel="Writing"),
 ]
 DraftName = Annotated[
     str,
     typer.Option(
         "--draft",
         metavar="auto|SKIP|none",
-        help="A shallower depth that writes ahead, which the depth checks: the same text, perhaps sooner. auto tries "
-        "some first.",
+        help="A shallower depth drafts ahead and the depth verifies: the same text, possibly faster. auto tries some.",
+        rich_help_panel="Writing",
     ),
 ]
 _TOKENS, _TRIED, _AHEAD = 100, 3, 4
@@ -53,14 +72,14 @@ _TOKENS, _TRIED, _AHEAD = 100, 3, 4
 
 @dataclass
 class Writer:
-    """A network that writes text.
+    """A network that generates text.
 
     Attributes:
         opened: the network and its tokenizer.
         skip: the depth.
-        options: of `generate` of transformers.
-        most: new tokens of one text; None for the default.
-        draft: as the option says it.
+        options: for `generate` of transformers.
+        most: new tokens per text; None for the default.
+        draft: the value of the option.
     """
 
     opened: folders.Opened
@@ -74,43 +93,43 @@ class Writer:
     def network(self) -> Any:
         return self.opened.model
 
-    def room(self, ids: list[int], mend: str = "expected a shorter prompt") -> int:
-        """How many tokens are to be written after these.
+    def room(self, ids: list[int], fix: str = "expected a shorter prompt") -> int:
+        """How many tokens to generate after these.
 
         Arguments:
             ids: the prompt.
-            mend: what makes room.
+            fix: how to make room, for the error.
 
         Raises:
-            DataError: none, or fewer than were asked for.
+            DataError: no room, or too little for the number asked for.
         """
         context, wanted = self.opened.context, self.most or _TOKENS
         if not ids:
-            raise DataError("the prompt is empty: expected some text to go on from")
+            raise DataError("the prompt is empty: expected some text to continue")
         left = wanted if context is None else context - len(ids)
         if left < 1:
-            raise DataError(f"a prompt of {len(ids)} tokens leaves no room in the model's context of {context}: {mend}")
+            raise DataError(f"a prompt of {len(ids)} tokens leaves no room in the model's context of {context}: {fix}")
         if self.most is not None and left < wanted:
             raise DataError(
-                f"a prompt of {len(ids)} tokens and {wanted} new ones are more than the model's context of {context}: "
-                f"{mend}, or fewer --tokens"
+                f"a prompt of {len(ids)} tokens and {wanted} new ones exceed the model's context of {context}: "
+                f"{fix}, or fewer --tokens"
             )
         return min(left, wanted)
 
     def write(
         self, ids: list[int], *, streamed: bool, with_prompt: bool = False, cache: Any = None
     ) -> tuple[list[int], float]:
-        """Go on from a prompt: all tokens, and how many were written a second.
+        """Continue a prompt: all tokens, and how many were generated per second.
 
         Arguments:
             ids: the prompt.
-            streamed: show the text on stdout as it is written.
-            with_prompt: and the prompt before it.
+            streamed: print the text on stdout as it is generated.
+            with_prompt: print the prompt before it.
             cache: of all tokens but the last.
 
         Raises:
-            DataError: a prompt that is empty or too long.
-            SkipError: a draft that is no shallower than the depth.
+            DataError: the prompt is empty or too long.
+            SkipError: the draft is no shallower than the depth.
         """
         from transformers import TextStreamer
 
@@ -130,19 +149,19 @@ class Writer:
         return found, (len(found) - len(ids)) / (perf_counter() - start)
 
     def tokens(self, text: str) -> list[int]:
-        """A text that is gone on from: begun as the tokenizer begins one, and not ended."""
+        """The tokens of a text to continue: with the tokenizer's beginning of a text, without its end."""
         from ...language.texts import tokens_of
 
         return tokens_of(self.opened.tokenizer, text)
 
     def text(self, ids: list[int], behind: int) -> str:
-        """What stands behind the first tokens; decoded with them, for some tokenizers begin a text without a space."""
+        """The text after the first `behind` tokens; decoded with them, as some tokenizers drop a leading space."""
         from ...language.texts import text_behind
 
         return text_behind(self.opened.tokenizer, ids, behind)
 
     def _drafting(self, ids: list[int], room: int) -> "Draft | None":
-        """Who drafts; what is to be measured is measured once for each depth."""
+        """The draft to use; for auto it is measured once per depth."""
         from ...core.usable import usable
         from ...language import Draft, choose_draft
         from ...language.draft import can_be_verified, is_shallower
@@ -183,19 +202,19 @@ def opened_writer(
     device: str | None,
     threads: int | None,
 ) -> Iterator[Writer]:
-    """The writer that options ask for; inside, random numbers follow the seed.
+    """The writer that the options ask for; inside, random numbers follow the seed.
 
     Raises:
-        CheckpointError, DataError: a folder that cannot be opened.
+        CheckpointError, DataError: the folder cannot be opened.
         SkipError: a depth that the network does not have, or a draft that is no shallower.
-        BudgetError: no depth that keeps the limit.
+        BudgetError: no depth meets the limit.
     """
     if skip is not None and ms_per_token is not None:
-        raise typer.BadParameter("--skip and --ms-per-token both say the depth: name one of them")
+        raise typer.BadParameter("--skip and --ms-per-token both choose the depth: give only one")
     if top_p is not None and not temperature:
-        raise typer.BadParameter("--top-p is of drawing: add a --temperature above 0, such as 0.8")
+        raise typer.BadParameter("--top-p needs sampling: add a --temperature above 0, such as 0.8")
     if top_p == 0:
-        raise typer.BadParameter("--top-p 0 leaves nothing to draw from: expected a number above 0, such as 0.9")
+        raise typer.BadParameter("--top-p 0 leaves nothing to sample from: expected a number above 0, such as 0.9")
     opened = folders.open_network(folder)
     from ...language.texts import sampling
     from ...skip import parse_skip
@@ -215,7 +234,7 @@ def opened_writer(
 
 
 def check_draft(writer: Writer, skip: str) -> None:
-    """Raise where a draft is no shallower than a depth, or is none."""
+    """Raise if a draft is no shallower than a depth, or the network cannot verify drafts."""
     from ...language.draft import check_shallower, check_verifies
     from ...skip import parse_skip
 
@@ -228,17 +247,17 @@ def _within(folder: Path, network: Any, ms: float) -> str:
     """The best depth of the table within a limit."""
     if not runs.is_measured(folder):
         make = show.command("text", "table", folder, "--text", "FILE")
-        raise MeasurementError(f"--ms-per-token needs the table of {folder}: make it with {make}")
+        raise MeasurementError(f"--ms-per-token needs the table of {folder}: create it with {make}")
     found = runs.trade_offs(folder)
     if "token_ms" not in found.measured:
         make = show.command("text", "table", folder, "--text", "FILE")
-        raise MeasurementError(f"the table of {folder} says nothing of tokens: make it anew with {make}")
+        raise MeasurementError(f"the table of {folder} contains no time per token: create it again with {make}")
     skip = found.choose(token_ms=ms).skip
     if skip not in network.skips:
-        raise MeasurementError(f"the table of {folder} is of another network: make it anew with text table")
+        raise MeasurementError(f"the table of {folder} belongs to another network: create it again with text table")
     return skip
 
 
-def told(writer: Writer, rate: float) -> str:
-    """What is said of a text that was written."""
+def summary(writer: Writer, rate: float) -> str:
+    """The line printed after a generated text."""
     return f"[{writer.skip}, {rate:,.1f} tokens/s]"
