@@ -9,25 +9,25 @@ from ..errors import MeasurementError
 from ..schema import Cosine, Count, Letters, NotNegative, Number, Plain, Size
 from ..text import table
 
-_WIDTH = 80  # letters a line
+_WIDTH = 80  # characters per line
 
 
 @dataclass(frozen=True)
 class BlockAnalysis(Plain):
-    """One residual block h + F(h) in the super-net; F(h) is what it returns less what it takes.
+    """One residual block h + F(h) in the super-net; F(h) is its output minus its input.
 
-    Of a block that ends in a ReLU or a norm, F is the change behind it.
+    If a block ends in a ReLU or a norm, F is the change after it.
 
     Attributes:
         path: of the module.
         stage: its number, from 1.
-        skippable: does it belong to the skippable sub-path?
-        ratio: ‖F(h)‖₂ / ‖h‖₂, the mean over samples; None where the block changes the shape.
-        alone: the same of the network that was trained without the method; None where none was given.
+        skippable: whether it belongs to the skippable sub-path.
+        ratio: ‖F(h)‖₂ / ‖h‖₂, the mean over samples; None if the block changes the shape.
+        alone: the same for the network trained without the method; None if none was given.
         predicted: F(h) · ∂L/∂h, the block's term of the first-order expansion; None for mandatory blocks.
-        change: how the loss really changes when the block is put back behind those before it, the later ones of its
-            sub-path still left out; None for mandatory blocks.
-        cosine: between F(h) and -∂L/∂h, the mean over samples; None for mandatory blocks, and where one of both is 0.
+        change: how the loss actually changes when the block is added after those before it, with the later ones of
+            its sub-path still left out; None for mandatory blocks.
+        cosine: between F(h) and -∂L/∂h, the mean over samples; None for mandatory blocks, or if either is 0.
     """
 
     path: str
@@ -49,11 +49,11 @@ class StageAnalysis(Plain):
         name: as in the plan.
         predicted: Σ F_j(h_j) · ∂L/∂h_j over the skippable blocks j: how much the sub-path changes the loss, to first
             order.
-        change: by how much it really does: the loss of the super-net, less that of the super-net without the sub-path
-            and with the same norms. Negative where the sub-path helps.
-        cosine: between F_j(h_j) and -∂L/∂h_j, the mean over samples and blocks; None where one of both is 0.
-        skipping: what the user pays: the loss of the sub-network that skips this stage alone, with its own norms, less
-            that of the super-net.
+        change: how much it actually does: the super-net's loss minus that of the super-net without the sub-path but
+            with the same norms. Negative if the sub-path helps.
+        cosine: between F_j(h_j) and -∂L/∂h_j, the mean over samples and blocks; None if either is 0.
+        skipping: the price of skipping: the loss of the sub-network that skips only this stage, with its own norms,
+            minus that of the super-net.
         divergence: KL(h_super ‖ h_base) of the stage's features, the mean over samples and positions, in nats.
     """
 
@@ -71,18 +71,18 @@ class StageAnalysis(Plain):
 
 @dataclass(frozen=True)
 class NormAnalysis(Plain):
-    """The norms with running statistics of one stage in one sub-network, against what they see in these batches.
+    """The norms with running statistics of one stage in one sub-network, compared with what they see in these batches.
 
     Attributes:
         skip: the sub-network.
-        stage: the stage whose flag the norms follow, from 1; 0 for those before the first stage.
-        path: of the worst of them.
-        shift: of that one, the mean over channels of |mean seen - running mean| / √(running variance + ε): in
+        stage: the stage whose flag the norms depend on, from 1; 0 for those before the first stage.
+        path: of the worst norm.
+        shift: for that norm, the mean over channels of |mean seen - running mean| / √(running variance + ε), in
             standard deviations.
-        scale: of that one, the mean over channels of |ln((variance seen + ε) / (running variance + ε))|.
-        norms, channels: how many there are.
-        initial: norms that never gathered anything: mean 0, variance 1, no batch counted.
-        dead: channels with a running variance below ε, so that the norm amplifies whatever comes.
+        scale: for that norm, the mean over channels of |ln((variance seen + ε) / (running variance + ε))|.
+        norms, channels: their numbers.
+        initial: norms that never gathered statistics: mean 0, variance 1, no batch counted.
+        dead: channels with a running variance below ε, so that the norm amplifies any input.
     """
 
     skip: Letters
@@ -103,15 +103,14 @@ class Analysis(Plain):
     Attributes:
         blocks: all blocks of the stages, in the order in which they run.
         stages: all stages, in that order.
-        norms: for the super-net, the base-net and each sub-network that skips one stage only, the norms of each stage;
-            empty where no norm keeps running statistics. A stage that sees what it sees in the super-net is not
-            repeated.
+        norms: for the super-net, the base-net and each sub-network that skips a single stage, the norms of each stage;
+            empty if no norm has running statistics. Stages with the same inputs as in the super-net are not repeated.
         losses: the mean loss of the same sub-networks, by skip, super-net first and base-net last.
-        images: how many samples were measured.
-        classes: of the network's head; None where its labels are no class indices.
-        seen: how many of these the labels show.
-        advice: what follows from all this, in words.
-        network: the network's `fingerprint`; empty where it is not known.
+        images: the number of samples measured.
+        classes: of the network's head; None if its labels are not class indices.
+        seen: how many of them occurred in the labels.
+        advice: the conclusions, in words.
+        network: the network's `fingerprint`; empty if unknown.
     """
 
     reading_error = MeasurementError
@@ -138,7 +137,7 @@ class Analysis(Plain):
         skips = [*self.losses, *(row.skip for row in self.norms)]
         if len({len(skip) for skip in skips}) > 1:
             raise MeasurementError(
-                f"an analysis names {', '.join(dict.fromkeys(skips))}: expected skips, all of as many stages"
+                f"an analysis names {', '.join(dict.fromkeys(skips))}: expected skips of the same length"
             )
 
     @property
@@ -203,14 +202,14 @@ def _norm_lines(norms: Sequence[NormAnalysis]) -> list[str]:
 
 
 def _columns(rows: Sequence[Any], **fields: str) -> Iterator[tuple[str, str, list[str]]]:
-    """Columns of numbers: titles, and the attributes that they show."""
+    """Columns of numbers; `fields` are titles and the attributes to show."""
     for title, field in fields.items():
         values = [getattr(row, field) for row in rows]
         yield title, ">8", ["-" if value is None else f"{value:.3g}" for value in values]
 
 
 def _end(path: str, width: int = 24) -> str:
-    """The end of a path that is too long."""
+    """A path, or only its end if it is too long."""
     return path if len(path) <= width else f"…{path[1 - width :]}"
 
 
