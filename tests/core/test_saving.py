@@ -308,7 +308,7 @@ def test_parts_that_were_compiled_later_have_their_plain_names(network, tmp_path
 def test_a_wrapped_network_is_no_plain_one_elsewhere(network) -> None:
     with pytest.raises(ad.AdaptiveDepthError, match="a OptimizedModule: pass the adapted network inside it"):
         ad.evaluate(torch.compile(network), [(X, torch.tensor([0, 1]))])
-    with pytest.raises(ad.TrainingError, match="inside a OptimizedModule, of which it would train one depth only"):
+    with pytest.raises(ad.TrainingError, match="inside a OptimizedModule, where it would train one depth only"):
         ad.train(torch.compile(network), [(X, torch.tensor([0, 1]))])
 
 
@@ -705,7 +705,7 @@ def rename_tensor(folder: Path, old: bytes, new: bytes) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (lambda f: [p.unlink() for p in f.iterdir()] and f.rmdir(), "is not a saved network: it does not"),
-    "no json": (lambda f: (f / "network.json").unlink(), "it holds no network.json; expected a folder that save()"),
+    "no json": (lambda f: (f / "network.json").unlink(), "it contains no network.json; expected a folder that save()"),
     "empty json": (lambda f: (f / "network.json").write_text(""), "network.json cannot be read"),
     "truncated json": (lambda f: cut(f / "network.json", 0.6), "it is damaged, or not a network of this library"),
     "binary json": (lambda f: (f / "network.json").write_bytes(b"\x80\x04\xff"), "network.json cannot be read"),
@@ -763,7 +763,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "0.mandatory.0: Input should be a valid string",
     ),
     "unknown model": (
-        lambda f: edit(f, source={"name": "resnet1800", "arguments": {}}), "timm has no model 'resnet1800': near ones",
+        lambda f: edit(f, source={"name": "resnet1800", "arguments": {}}), "timm has no model 'resnet1800': similar",
     ),
     "unknown argument": (
         lambda f: edit(f, source={"name": "resnet18", "arguments": {"x": 1}}), "'resnet18' cannot be built with {'x'",
@@ -860,7 +860,7 @@ def test_a_pickle_is_not_opened(network, tmp_path: Path, monkeypatch: pytest.Mon
     ("name", "arguments", "said"),
     [
         ("vit_giant_patch14_224", {}, "far larger than its weights"),  # 3.6 GB
-        ("resnet18", ARGUMENTS | {"num_classes": 10**9}, "asks for 'resnet18' with the number 1000000000"),
+        ("resnet18", ARGUMENTS | {"num_classes": 10**9}, "requests 'resnet18' with the number 1000000000"),
         ("resnet18", ARGUMENTS | {"layers": [16000, 1, 1, 1]}, "far larger than its weights"),
         ("vit_tiny_patch16_224", {"depth": 10**9}, "no side of its weights is longer than 16384"),
         ("resnet18", {"num_classes": 5}, "the weights do not fit the model"),  # 64 channels and more, not 8

@@ -280,7 +280,11 @@ def test_further_entries(network, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "said"),
     [
-        ({"config": {"stages": 5, "sha256": ""}}, ad.CheckpointError, "config has sha256, stages, which config.json h"),
+        (
+            {"config": {"stages": 5, "sha256": ""}},
+            ad.CheckpointError,
+            "config has sha256, stages, which config.json already",
+        ),
         ({"config": {"x": torch.nn.ReLU}}, ad.CheckpointError, "cannot be written as JSON (Object of type type is not"),
         ({"config": 5}, ad.CheckpointError, "config=5 cannot be written as JSON"),
         ({"preprocessing": 5}, ad.DataError, "preprocessing 5: "),
@@ -289,7 +293,11 @@ def test_further_entries(network, tmp_path: Path) -> None:
             ad.CheckpointError,
             "tradeoffs is a dict: expected the result of the function tr",
         ),
-        ({"tradeoffs": TradeOffs((Row("FF", 1, 1, 1),))}, ad.CheckpointError, "of another network: FF is none of its "),
+        (
+            {"tradeoffs": TradeOffs((Row("FF", 1, 1, 1),))},
+            ad.CheckpointError,
+            "of another network: FF is not among its ",
+        ),
         (
             {"model_card_kwargs": {"tags": 5}},
             ad.CheckpointError,
@@ -523,7 +531,7 @@ def test_a_failure_in_the_middle_leaves_what_was_there(
     else:
         monkeypatch.setattr(os if where == "fsync" else folders, where, fail)
     error, said = (
-        (KeyboardInterrupt, "^$") if fail is interrupted else (ad.CheckpointError, "No space .*; what it held")
+        (KeyboardInterrupt, "^$") if fail is interrupted else (ad.CheckpointError, "No space .*; its contents")
     )
     with pytest.raises(error, match=said):
         network.save_pretrained(tmp_path, tradeoffs=table_of(network))
@@ -634,7 +642,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "checkpoint": (
         lambda f: edit(f, source={"name": "resnet18", "arguments": {"checkpoint_path": "evil.pth"}}),
-        "config.json asks for checkpoint_path",
+        "config.json requests checkpoint_path",
     ),
     "hub model": (
         lambda f: edit(f, source={"name": "hf-hub:evil", "arguments": {}}), "timm has no model 'hf-hub:evil'",
@@ -695,9 +703,9 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
             "./nothing",
             "'./nothing' is neither a folder nor the name of a repository: expected a folder that save_pretrained",
         ),
-        ("/no/such/folder", "'/no/such/folder' is no folder, and no name of a repository"),
-        (Path("runs/nothing"), "'runs/nothing' is no folder, and no name of a repository"),
-        ("", "is no folder, and no name"),
+        ("/no/such/folder", "'/no/such/folder' is neither a folder nor the name of a repository"),
+        (Path("runs/nothing"), "'runs/nothing' is neither a folder nor the name of a repository"),
+        ("", "is neither a folder nor the name"),
         (None, "from_pretrained received a NoneType: expected a folder or 'USER/NAME'"),
         (5, "from_pretrained received a int: expected a folder"),
     ],
