@@ -1,8 +1,10 @@
+import random
 import subprocess
 import sys
 from dataclasses import replace
 from itertools import combinations, product
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
@@ -97,6 +99,25 @@ def test_labels_do_not_overlap_each_other_or_points():
     points = axes.transData.transform([place for points in axes.collections for place in points.get_offsets()])
     assert not any(box.contains(*point) for box in boxes for point in points)
     assert all(axes.bbox.padded(8).contains(box.x0, box.y0) for box in boxes)
+
+
+def test_a_label_stands_nearest_to_its_own_point():
+    chance = random.Random(0)
+    rows = (
+        Row(row.skip, 70 + 3 * chance.random() - row.skip.count("T") / 2, 9, 9, 20 - 3 * row.skip.count("T"))
+        for row in sixteen().rows
+    )
+    rows = tuple(replace(row, latency_ms=row.latency_ms + 2 * chance.random()) for row in rows)
+    figure = plot_tradeoffs(TradeOffs(rows), size=(3.2, 2.2))
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    points = axes.transData.transform([place for points in axes.collections for place in points.get_offsets()])
+    assert len(labels(figure)) >= 3
+    for text in labels(figure):
+        box = text.get_window_extent()
+        apart = {tuple(point): float(np.hypot(*(np.clip(point, box.min, box.max) - point))) for point in points}
+        own = axes.transData.transform(text.xy)
+        assert apart[tuple(own)] == min(apart.values()), text.get_text()
 
 
 def test_super_net_and_base_net_are_labelled_even_off_the_front():

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping
 from itertools import cycle
+from math import hypot
 from typing import TYPE_CHECKING
 
 from ..choose.costs import COSTS, macs_unit
@@ -14,6 +15,7 @@ from .figures import ALONE, FRONT, OTHER, check_path, new_figure, save, tidy
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
 # Candidate label positions: offset from the marker in points, and alignment; the first free one is used.
 _PLACES = (
@@ -159,7 +161,9 @@ def _columns(places: Iterable[tuple[float, float]]) -> tuple[list[float], list[f
 
 
 def _label(figure: "Figure", axes: "Axes", places: Mapping[str, tuple[float, float]], front: Iterable[Row]) -> None:
-    """Label points with their skips where that hides neither a point nor another label."""
+    """Label points with their skips where that hides neither a point nor another label, and stands nearest to its own
+    point.
+    """
     from matplotlib.transforms import Bbox
 
     figure.draw_without_rendering()  # fixes the layout, and so the pixel positions of points
@@ -171,6 +175,7 @@ def _label(figure: "Figure", axes: "Axes", places: Mapping[str, tuple[float, flo
     legend = axes.get_legend()
     if legend is not None:
         taken.append(legend.get_window_extent())
+    points = dict(zip(places, axes.transData.transform([*places.values()]), strict=True))
     ends = [skip for skip in places if len(set(skip)) == 1]
     for skip in dict.fromkeys([*ends, *(row.skip for row in front)]):
         for x, y, across, along in _PLACES:
@@ -185,7 +190,14 @@ def _label(figure: "Figure", axes: "Axes", places: Mapping[str, tuple[float, flo
                 family="monospace",
             )
             box = text.get_window_extent()
-            if not any(box.overlaps(other) for other in taken):
+            apart = {other: _distance(box, point) for other, point in points.items()}
+            if min(apart.values()) == apart[skip] and not any(box.overlaps(other) for other in taken):
                 taken.append(box)
                 break
             text.remove()
+
+
+def _distance(box: "Bbox", point: Iterable[float]) -> float:
+    """Between a point and the nearest side of a box, in pixels."""
+    x, y = point
+    return hypot(max(box.x0 - x, 0.0, x - box.x1), max(box.y0 - y, 0.0, y - box.y1))
