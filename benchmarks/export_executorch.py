@@ -20,6 +20,7 @@ import adaptive_depth as ad
 from adaptive_depth.deploy.artifact import Artifact
 from adaptive_depth.deploy.executorch.run import LOADED
 from adaptive_depth.deploy.executorch.write import write
+from adaptive_depth.deploy.inputs import image_of
 from adaptive_depth.deploy.session import Session, open_session
 
 X = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
@@ -68,7 +69,9 @@ def network(name: str, calibrated: bool) -> ad.AdaptiveNetwork:
 def exported(folder: Path, net: ad.AdaptiveNetwork, name: str, skips: tuple[str, ...], form: str) -> Path:
     path = folder / f"{name}.pte"
     if not path.exists():
-        write(net, path, X, Artifact("executorch", net.stages.to_json(), skips, X.shape, form=form), form=form)
+        write(
+            net, path, image_of(X), Artifact("executorch", net.stages.to_json(), skips, X.shape, form=form), form=form
+        )
     return path
 
 

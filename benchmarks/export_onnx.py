@@ -16,6 +16,7 @@ from measure import interleaved, ratio, report
 
 import adaptive_depth as ad
 from adaptive_depth.deploy.exporting import describe
+from adaptive_depth.deploy.inputs import image_of
 from adaptive_depth.deploy.onnx.write import write
 from adaptive_depth.deploy.session import open_session
 
@@ -67,7 +68,7 @@ def measured(folder: Path, title: str, rounds: int) -> tuple[dict[str, object], 
     name, calibrated, form, most_size, most_latency, most_memory = ARTIFACTS[title]
     net = network(name, calibrated)
     one = folder / "one.onnx"
-    write(net, one, X, describe(net, "onnx", X, form=form), form=form)
+    write(net, one, image_of(X), describe(net, "onnx", image_of(X), form=form), form=form)
     files = {skip: alone(net, skip, folder / f"{skip}.onnx") for skip in DEPTHS}
     size = one.stat().st_size / files["FFFF"].stat().st_size
 

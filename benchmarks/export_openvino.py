@@ -19,6 +19,7 @@ from torch import Tensor
 
 import adaptive_depth as ad
 from adaptive_depth.deploy.artifact import Artifact
+from adaptive_depth.deploy.inputs import image_of
 from adaptive_depth.deploy.openvino.write import converted, save, write
 
 DEPTHS = ("FFFF", "TTFF", "TTTT")
@@ -39,8 +40,8 @@ def network_of(name: str) -> ad.AdaptiveNetwork:
 def write_all(network: ad.AdaptiveNetwork, folder: Path, x: Tensor) -> None:
     """`shared.xml`, `folded.xml`, and one a depth, as OpenVINO itself converts it."""
     artifact = Artifact("openvino", network.stages.to_json(), network.skips, (None, *SHAPE[1:]))
-    write(network, folder / "shared.xml", x, artifact, form="shared")
-    save(converted(network, x, artifact, keep_norms=False), folder / "folded.xml", artifact)
+    write(network, folder / "shared.xml", image_of(x), artifact, form="shared")
+    save(converted(network, image_of(x), artifact, keep_norms=False), folder / "folded.xml", artifact)
     for skip in DEPTHS:
         program = torch.export.export(
             network.extract(skip), (x.expand(2, -1, -1, -1),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)

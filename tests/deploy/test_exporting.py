@@ -20,6 +20,7 @@ from adaptive_depth.deploy import exporting
 from adaptive_depth.deploy.artifact import Artifact
 from adaptive_depth.deploy.comparing import compare
 from adaptive_depth.deploy.exporting import FORMATS, Format, describe, export_network, into_place
+from adaptive_depth.deploy.inputs import image_of
 from adaptive_depth.deploy.session import Session, open_session
 from adaptive_depth.errors import ExportError, SkipError
 from adaptive_depth.preprocessing import Preprocessing
@@ -46,7 +47,9 @@ class Programs:
 
 def test_a_description_is_complete(two_stages) -> None:
     network = two_stages()
-    artifact = describe(network, "onnx", X, skips=["TT", [False, False]], form="folded", data=DATA, trade_offs=TABLE)
+    artifact = describe(
+        network, "onnx", image_of(X), skips=["TT", [False, False]], form="folded", data=DATA, trade_offs=TABLE
+    )
     assert artifact == Artifact(
         kind="onnx",
         stages=tuple(network.stages.to_json()),
@@ -59,8 +62,8 @@ def test_a_description_is_complete(two_stages) -> None:
         preprocessing=Preprocessing(8, 3, (0.5, 0.4, 0.3), (0.2, 0.2, 0.1), "bilinear", 0.875),
         trade_offs=ad.TradeOffs((TABLE.rows[0], TABLE.rows[2])),  # and no tie with a depth that is not there
     )
-    assert describe(network, "executorch", X).input_shape == (1, 3, 8, 8)
-    bare = describe(network, "onnx", X, skips="TF", trade_offs=TABLE)
+    assert describe(network, "executorch", image_of(X)).input_shape == (1, 3, 8, 8)
+    bare = describe(network, "onnx", image_of(X), skips="TF", trade_offs=TABLE)
     assert (bare.skips, bare.trade_offs, bare.labels, bare.preprocessing) == (("TF",), None, (), None)
 
 
@@ -72,7 +75,7 @@ def test_onnx_by_the_name_of_the_file(two_stages, unchanged, tmp_path: Path) -> 
             network, path, X, skips=["FF", "TT"], data=DATA, on_progress=lambda *what: told.append(what)
         )
     session = open_session(path)
-    assert artifact == session.artifact == describe(network, "onnx", X, skips=["FF", "TT"], data=DATA)
+    assert artifact == session.artifact == describe(network, "onnx", image_of(X), skips=["FF", "TT"], data=DATA)
     network.eval()
     for skip in session.skips:
         with torch.no_grad():
@@ -110,16 +113,16 @@ def test_what_does_not_compute_the_same_leaves_the_old_file(block, two_stages, t
 
 def test_comparing(two_stages) -> None:
     network = two_stages()
-    artifact = describe(network, "onnx", X)
+    artifact = describe(network, "onnx", image_of(X))
     told: list[Any] = []
     tell = lambda *what: told.append(what[:2])  # noqa: E731
-    compare(Session("test", Programs(network, artifact, off=0.9e-4)), network, X, tell)
+    compare(Session("test", Programs(network, artifact, off=0.9e-4)), network, image_of(X), tell)
     assert told == [(1, 5), (2, 5), (3, 5), (4, 5)]
     for off, depth in ((1.2e-4, "FT"), (float("nan"), "FF")):
         with pytest.raises(
             ExportError, match=f"at depth {depth}: its outputs are off by {off:.1e} of their standard dev"
         ):
-            compare(Session("test", Programs(network, artifact, off)), network, X, tell)
+            compare(Session("test", Programs(network, artifact, off)), network, image_of(X), tell)
 
 
 class Cancels(nn.Module):
@@ -139,26 +142,26 @@ def test_what_rounding_does_to_the_network_itself_is_allowed_to_its_file(two_sta
                 logits = copy.deepcopy(self.network).double()(torch.from_numpy(x).double(), skip=skip).numpy()
             return logits + self.off * logits.std()
 
-    artifact = describe(network, "onnx", X)
+    artifact = describe(network, "onnx", image_of(X))
     with torch.no_grad():
         own = network(X, skip="FF").numpy()
     assert np.abs(Exact(network, artifact).run(X.numpy(), "FF") - own).max() > 2e-4 * own.std()
-    compare(Session("test", Exact(network, artifact)), network, X, lambda *_: None)
+    compare(Session("test", Exact(network, artifact)), network, image_of(X), lambda *_: None)
     with pytest.raises(ExportError, match="does not compute what the network does at depth FF"):
-        compare(Session("test", Exact(network, artifact, off=0.05)), network, X, lambda *_: None)
+        compare(Session("test", Exact(network, artifact, off=0.05)), network, image_of(X), lambda *_: None)
 
 
 def test_comparing_a_single_logit(two_stages) -> None:
     network = two_stages(classes=1)  # whose standard deviation in a batch of one is zero
-    artifact = describe(network, "onnx", X)
-    compare(Session("test", Programs(network, artifact)), network, X, exporting._say_nothing)
+    artifact = describe(network, "onnx", image_of(X))
+    compare(Session("test", Programs(network, artifact)), network, image_of(X), exporting._say_nothing)
 
     class Off(Programs):
         def run(self, x: Any, skip: str) -> Any:
             return 1.01 * super().run(x, skip)
 
     with pytest.raises(ExportError, match=r"at depth FF: its outputs are off by 1\.0e-02"):
-        compare(Session("test", Off(network, artifact)), network, X, exporting._say_nothing)
+        compare(Session("test", Off(network, artifact)), network, image_of(X), exporting._say_nothing)
 
 
 @pytest.mark.parametrize(

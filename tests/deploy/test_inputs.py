@@ -230,9 +230,7 @@ def test_preparation_and_int8_are_of_images(tmp_path: Path) -> None:
     how = ad.Preprocessing(8, 3, (0.5,) * 3, (0.5,) * 3)
     with pytest.raises(ExportError, match=r"data= says how images are prepared, and this network takes rows \(2 x 8\)"):
         ad.export_network(network, tmp_path / "model.onnx", noise(2, 8), data=how)
-    with pytest.raises(
-        ExportError, match=r"received images \[8\] of torch.float32: expected floats \[samples"
-    ):
+    with pytest.raises(ExportError, match=r"received images \[8\] of torch.float32: expected floats \[samples"):
         ad.quantize_network(network, tmp_path / "model.xml", noise(300, 8).numpy())
     assert not [*tmp_path.iterdir()]
 

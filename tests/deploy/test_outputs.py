@@ -15,6 +15,7 @@ from torch.nn import functional
 import adaptive_depth as ad
 from adaptive_depth.batches import outputs_in
 from adaptive_depth.deploy.comparing import compare
+from adaptive_depth.deploy.inputs import image_of
 from adaptive_depth.deploy.session import Session, open_session
 from adaptive_depth.deploy.torch.programs import open_written
 from adaptive_depth.errors import ExportError
@@ -249,7 +250,7 @@ def test_each_output_is_compared(tmp_path: Path) -> None:
             return found | {"aux": found["aux"] + (skip == "FT") * 2e-4 * found["aux"].std()}
 
     with pytest.raises(ExportError, match=r"at depth FT: its output 'aux' is off by 2.0e-04 of their"):
-        compare(Session("test", Wrong()), network, IMAGES, lambda *_: None)
+        compare(Session("test", Wrong()), network, image_of(IMAGES), lambda *_: None)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.xml"])
@@ -270,7 +271,7 @@ def test_numbers_far_from_zero_that_vary_little(tmp_path: Path, name: str) -> No
             return session(x, skip) + np.float32(2e-3)
 
     with pytest.raises(ExportError, match="at depth FF: its outputs are off by"):
-        compare(Session("test", Wrong()), network, IMAGES, lambda *_: None)
+        compare(Session("test", Wrong()), network, image_of(IMAGES), lambda *_: None)
 
 
 @pytest.mark.parametrize(("kind", "judged_by", "in_float"), [("named", "out", 100.0), ("pair", "aux", 0.0)])

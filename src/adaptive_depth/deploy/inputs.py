@@ -60,6 +60,11 @@ class Example:
         )
 
 
+def image_of(x: Tensor) -> Example:
+    """An example that is one image, `[batch, channels, height, width]`."""
+    return Example(Call(), (_plain(x),))
+
+
 def example_of(network: nn.Module, given: Any) -> Example:
     """An example input, checked.
 
@@ -85,7 +90,7 @@ def example_of(network: nn.Module, given: Any) -> Example:
         )
     tensors = tuple(_plain(tensor) for tensor in named.values())
     if len(tensors) == 1 and positional and tensors[0].dim() == 4 and tensors[0].dtype == torch.float32:
-        return Example(Call(), tensors)
+        return image_of(tensors[0])
     return Example(Call(tuple(named), len(positional)), tensors)
 
 

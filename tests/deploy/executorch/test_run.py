@@ -12,6 +12,7 @@ import adaptive_depth as ad
 from adaptive_depth.deploy.artifact import Artifact
 from adaptive_depth.deploy.executorch import run as backend
 from adaptive_depth.deploy.executorch.write import write
+from adaptive_depth.deploy.inputs import image_of
 from adaptive_depth.deploy.session import open_session
 from adaptive_depth.errors import ArtifactError, DataError, SkipError
 
@@ -58,7 +59,10 @@ def made(made_once):
     for parameter in net.skip_norms.parameters():
         parameter.data.add_(torch.rand_like(parameter))
     artifact = Artifact("executorch", net.stages.to_json(), SKIPS, X.shape)
-    path = made_once("pte", lambda folder: write(net, folder / "model.pte", X, artifact, form="shared")) / "model.pte"
+    path = (
+        made_once("pte", lambda folder: write(net, folder / "model.pte", image_of(X), artifact, form="shared"))
+        / "model.pte"
+    )
     with torch.no_grad():
         return path, {skip: net(X, skip=skip).numpy() for skip in SKIPS}
 

@@ -10,6 +10,7 @@ from torch import nn
 import adaptive_depth as ad
 from adaptive_depth.deploy.artifact import Artifact
 from adaptive_depth.deploy.executorch.write import write
+from adaptive_depth.deploy.inputs import image_of
 from adaptive_depth.errors import ExportError
 
 pytest.importorskip("executorch")
@@ -75,7 +76,7 @@ def files(made_once):
 
     def make(folder):
         for form in ("shared", "folded"):
-            write(net, folder / f"{form}.pte", X, described(net, form), form=form)
+            write(net, folder / f"{form}.pte", image_of(X), described(net, form), form=form)
         assert net.training  # as it came
 
     folder = made_once("pte_of_both_forms", make)
@@ -117,7 +118,7 @@ def test_nothing_is_left_beside_the_file(files):
 def test_an_unknown_form(tmp_path):
     net = network()
     with pytest.raises(ExportError, match="form='both': expected 'shared' or 'folded'"):
-        write(net, tmp_path / "model.pte", X, described(net), form="both")
+        write(net, tmp_path / "model.pte", image_of(X), described(net), form="both")
 
 
 class Inverting(nn.Module):
@@ -143,7 +144,7 @@ def test_what_cannot_be_exported_is_named_with_its_block(tmp_path, module, messa
     net.forget_views()
     (tmp_path / "model.pte").write_text("old")
     with pytest.raises(ExportError, match=message):
-        write(net, tmp_path / "model.pte", X, described(net), form="shared")
+        write(net, tmp_path / "model.pte", image_of(X), described(net), form="shared")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
     with torch.no_grad():
         net(X)  # no hook is left behind

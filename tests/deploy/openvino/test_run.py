@@ -10,6 +10,7 @@ from torch import nn
 
 import adaptive_depth as ad
 from adaptive_depth.deploy.artifact import Artifact
+from adaptive_depth.deploy.inputs import image_of
 from adaptive_depth.deploy.openvino.run import open_backend
 from adaptive_depth.deploy.openvino.write import write
 from adaptive_depth.deploy.session import open_session
@@ -36,7 +37,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[ad.AdaptiveNetwo
         tensor.data += torch.rand(tensor.shape)
     path = tmp_path_factory.mktemp("openvino") / "model.xml"
     artifact = Artifact("openvino", network.stages.to_json(), ("FF", "FT", "TT"), (None, 3, 8, 8), labels=("a", "b"))
-    write(network, path, torch.zeros(1, 3, 8, 8), artifact, form="shared")
+    write(network, path, image_of(torch.zeros(1, 3, 8, 8)), artifact, form="shared")
     return network, path
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import adaptive_depth as ad
 from adaptive_depth.deploy.artifact import Artifact
+from adaptive_depth.deploy.inputs import image_of
 from adaptive_depth.deploy.openvino.write import write
 from adaptive_depth.errors import ExportError
 from adaptive_depth.files import checksum
@@ -67,7 +68,13 @@ def farthest(network: ad.AdaptiveNetwork, path: Path, x: Tensor, skips: tuple[st
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[ad.AdaptiveNetwork, Path]:
     network, path = small(), tmp_path_factory.mktemp("openvino") / "model.xml"
-    write(network, path, torch.randn(1, 3, 64, 64), artifact_of(network, network.skips, 3, 64, 64), form="shared")
+    write(
+        network,
+        path,
+        image_of(torch.randn(1, 3, 64, 64)),
+        artifact_of(network, network.skips, 3, 64, 64),
+        form="shared",
+    )
     return network, path
 
 
@@ -137,7 +144,13 @@ def test_skipped_blocks_do_not_run(exported: tuple[ad.AdaptiveNetwork, Path]) ->
 
 def test_some_depths_only(tmp_path: Path) -> None:
     network, skips = small(calibrated=False), ("FFFF", "FFTT", "TTTT")
-    write(network, tmp_path / "m.xml", torch.randn(2, 3, 64, 64), artifact_of(network, skips, 3, 64, 64), form="shared")
+    write(
+        network,
+        tmp_path / "m.xml",
+        image_of(torch.randn(2, 3, 64, 64)),
+        artifact_of(network, skips, 3, 64, 64),
+        form="shared",
+    )
     assert farthest(network, tmp_path / "m.xml", torch.randn(2, 3, 64, 64), skips) < 1e-4
     assert (tmp_path / "m.xml").read_text().count('type="If"') == 2  # after nothing, and after FF
 
@@ -145,7 +158,7 @@ def test_some_depths_only(tmp_path: Path) -> None:
 def test_one_depth_and_images_of_any_size(tmp_path: Path) -> None:
     network = small()
     artifact = artifact_of(network, ("TFTF",), 3, None, None)
-    write(network, tmp_path / "m.xml", torch.randn(2, 3, 64, 64), artifact, form="shared")
+    write(network, tmp_path / "m.xml", image_of(torch.randn(2, 3, 64, 64)), artifact, form="shared")
     assert farthest(network, tmp_path / "m.xml", torch.randn(2, 3, 96, 80), ("TFTF",)) < 1e-4
 
 
@@ -156,7 +169,13 @@ def test_a_transformer(tmp_path: Path) -> None:
     )
     network = differing(ad.adapt(model), calibrated=False)
     skips = ("FFFF", "FTFT", "TTTT")
-    write(network, tmp_path / "m.xml", torch.randn(2, 3, 32, 32), artifact_of(network, skips, 3, 32, 32), form="shared")
+    write(
+        network,
+        tmp_path / "m.xml",
+        image_of(torch.randn(2, 3, 32, 32)),
+        artifact_of(network, skips, 3, 32, 32),
+        form="shared",
+    )
     assert farthest(network, tmp_path / "m.xml", torch.randn(3, 3, 32, 32), skips) < 1e-4
 
 
@@ -164,7 +183,7 @@ def test_the_network_is_left_as_it_was(tmp_path: Path) -> None:
     network = small().train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     artifact = artifact_of(network, ("TTTT",), 3, 32, 32)
-    write(network, tmp_path / "m.xml", torch.randn(2, 3, 32, 32), artifact, form="shared")
+    write(network, tmp_path / "m.xml", image_of(torch.randn(2, 3, 32, 32)), artifact, form="shared")
     assert all(part.training for part in network.modules())
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
@@ -200,7 +219,7 @@ def test_an_unknown_operator_is_named_with_its_block_and_nothing_is_written(tmp_
     named = r"OpenVINO cannot take the operator aten::special_i1 of 0\.0 and aten::special_i1 of 0\.1: .*special_i1"
     before = logging.getLogger().level, [*logging.getLogger().handlers]
     with pytest.raises(ExportError, match=named):
-        write(network, tmp_path / "m.xml", torch.zeros(1, 3, 8, 8), artifact, form="shared")
+        write(network, tmp_path / "m.xml", image_of(torch.zeros(1, 3, 8, 8)), artifact, form="shared")
     assert not list(tmp_path.iterdir())
     assert (logging.getLogger().level, logging.getLogger().handlers) == before  # of the converter's, nothing stays
 
@@ -220,7 +239,7 @@ def test_what_torch_cannot_follow_is_an_export_error(tmp_path: Path) -> None:
     network = refused_network(Untraceable)
     artifact = artifact_of(network, network.skips, 3, 8, 8)
     with pytest.raises(ExportError, match=r"torch\.export cannot trace 0\.0: "):
-        write(network, tmp_path / "m.xml", torch.zeros(1, 3, 8, 8), artifact, form="shared")
+        write(network, tmp_path / "m.xml", image_of(torch.zeros(1, 3, 8, 8)), artifact, form="shared")
     assert not list(tmp_path.iterdir())
 
 
@@ -235,5 +254,5 @@ def test_where_writing_fails_the_former_files_stay(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(openvino, "save_model", full)
     artifact = artifact_of(network, ("TTTT",), 3, 32, 32)
     with pytest.raises(OSError, match="no space left"):
-        write(network, tmp_path / "m.xml", torch.zeros(1, 3, 32, 32), artifact, form="shared")
+        write(network, tmp_path / "m.xml", image_of(torch.zeros(1, 3, 32, 32)), artifact, form="shared")
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"m.xml": "former", "m.bin": "weights"}

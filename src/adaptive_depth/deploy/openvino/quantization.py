@@ -25,7 +25,7 @@ from ...core.network import AdaptiveNetwork
 from ...errors import ExportError, one_line
 from ...tasks import as_task
 from ..artifact import Artifact
-from ..inputs import Call, Example
+from ..inputs import image_of
 from ..judging import Images, checked, judge, parted
 from .branches import IMAGE, LAYERS, LOGITS, SKIP, choose, name_ends, new_model
 from .write import converted, save
@@ -69,7 +69,7 @@ def quantize(
         >>> quantize(network, Path("int8.xml"), np.zeros((300, 3, 32, 32), np.float32), artifact)  # doctest: +SKIP
     """
     images, judged = checked(images, artifact), as_task(task)
-    model = converted(network, Example(Call(), (torch.from_numpy(images[:1]),)), artifact, keep_norms=False)
+    model = converted(network, image_of(torch.from_numpy(images[:1])), artifact, keep_norms=False)
     flags = _flags(artifact.skips[0])  # any will do: every branch gets all images
     batches = [[batch, flags] for batch in parted(images)]
     try:
