@@ -71,7 +71,7 @@ def test_a_language_model_of_two_layers_has_none_to_skip(cut: str) -> None:
     transformers = pytest.importorskip("transformers")
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**SMALL, "num_hidden_layers": 2})).eval()
     example = torch.arange(3, 11)[None]
-    with pytest.raises(ad.StagesError, match="LlamaForCausalLM has 2 layers: expected 3 or more, for"):
+    with pytest.raises(ad.StagesError, match="LlamaForCausalLM has 2 layers: expected 3 or more, because"):
         ad.adapt(model, example=example, cut=cut)
     stage = ad.Stage(("model.layers.0",), ("model.layers.1",), norms=())
     assert ad.adapt(model, [stage], example=example).skips == ("F", "T")  # which the error names

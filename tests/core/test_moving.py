@@ -170,7 +170,7 @@ def test_an_adapted_body_inside_stays_there_where_something_is_wrong() -> None:
     model = zoo.faster_rcnn()
     body = model.backbone.body = ad.adapt(model.backbone.body)
     for arguments, said in (
-        ({"mandatory": 1}, "brings its plan: leave mandatory out"),
+        ({"mandatory": 1}, "brings its plan: leave out mandatory"),
         ({"within": "backbone"}, "already contains an adapted network at 'backbone.body'"),
         ({"body": classifier()}, "already contains an adapted network at 'backbone.body'"),
         ({"example": (torch.zeros(1),)}, "."),

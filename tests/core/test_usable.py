@@ -25,7 +25,7 @@ def test_depths_without_attention_are_left_out_in_one_line(network: ad.AdaptiveN
     with pytest.warns(DepthsLeftOut, match=rf"^Left out: TF, TT \({REASON} .*\)\.$") as found:
         left, reasons = usable(network, network.skips)
     assert (left, list(reasons), len(found)) == (["FF", "FT"], ["TF", "TT"], 1)
-    with pytest.raises(ad.StagesError, match=f"sub-network TF cannot be a Lfm2ForCausalLM of its own: {REASON}"):
+    with pytest.raises(ad.StagesError, match=f"sub-network TF cannot be a separate Lfm2ForCausalLM: {REASON}"):
         network.subnet("TF")
 
 
@@ -47,7 +47,7 @@ class ByPlace(transformers.LlamaForCausalLM):
 def test_a_reason_of_the_model_is_an_error() -> None:
     network = ad.adapt(ByPlace(transformers.LlamaConfig(**SIZES, num_hidden_layers=6)).eval())
     assert len(network.skips) == 4
-    with pytest.raises(DepthError, match="with fewer layers, its class makes depth of model"):
+    with pytest.raises(DepthError, match="with fewer layers, its class sets depth of model"):
         usable(network, network.skips)
 
 

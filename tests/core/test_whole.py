@@ -480,7 +480,7 @@ class ByPlace(transformers.LlamaForCausalLM):
 
 def test_a_language_model_whose_class_makes_something_else_is_refused() -> None:
     network = ad.adapt(ByPlace(transformers.LlamaConfig(**BASE)).eval())
-    message = "sub-network TF cannot be a ByPlace of its own: .*depth of model.layers.1 0.2 in place of 0.333"
+    message = "sub-network TF cannot be a separate ByPlace: .*depth of model.layers.1 to 0.2 instead of 0.333"
     with pytest.raises(ad.StagesError, match=message):
         network.subnet("TF")
     with pytest.raises(ad.StagesError, match=r"network\(..., use_cache=False, skip='TF'\)"):
@@ -497,7 +497,7 @@ class Drifting(transformers.BertForMaskedLM):
 
 def test_a_model_without_a_cache_runs_then_but_is_not_saved(tmp_path: Path) -> None:
     network = ad.adapt(Drifting(transformers.BertConfig(**BASE)).eval())
-    message = "this sub-network cannot be saved as a Drifting: with fewer layers, its class makes depth"
+    message = "this sub-network cannot be saved as a Drifting: with fewer layers, its class sets depth"
     for subnet in (network.subnet("TFF"), network.extract("TFF")):
         assert subnet(tokens()).logits.shape == (2, 12, 64)
         with pytest.raises(ad.StagesError, match=message):
@@ -560,7 +560,7 @@ def test_adapters_that_sub_networks_do_not_have_yet_are_told() -> None:
     for told, change in changes.items():
         change()
         for name, call in calls.items():
-            said = rf"^{name} received .* other modules .*\(.*{told}; .* network.forget_views\(\) first"
+            said = rf"^{name} received .* modules were replaced .*\(.*{told}; .* network.forget_views\(\) first"
             with pytest.raises(ad.AdaptiveDepthError, match=said):
                 call()
         network.forget_views()
