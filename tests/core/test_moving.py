@@ -181,7 +181,7 @@ def test_an_adapted_body_inside_stays_there_where_something_is_wrong() -> None:
     with pytest.raises(ad.StagesError, match=r"contains an adapted network at 'backbone.body', with its own .stages"):
         ad.find_stages(model)
     model.second = ad.adapt(ResNet(BasicBlock, [2, 2, 2, 2]))
-    with pytest.raises(ad.StagesError, match=r"holds 2 adapted networks \(backbone.body, second\): expected one"):
+    with pytest.raises(ad.StagesError, match=r"contains 2 adapted networks \(backbone.body, second\): expected one"):
         ad.adapt(model)
 
 
@@ -197,7 +197,7 @@ def test_a_network_of_another_architecture(unchanged: Any) -> None:
             ad.adapt(model, body=classifier((1, 1, 3, 3)[::-1]))
         with pytest.raises(ad.StagesError, match=r"adapt\(body=...\) received a ResNet"):
             ad.adapt(model, body=torchvision.models.resnet18())
-        with pytest.raises(ad.StagesError, match="brings its plan: leave stages, cut out"):
+        with pytest.raises(ad.StagesError, match="brings its plan: leave out stages, cut"):
             ad.adapt(model, classifier().stages, body=classifier(), cut="measured")
         with pytest.raises(ad.StagesError, match=r"has no known body, .* within='...'"):
             ad.adapt(nn.Sequential(nn.Linear(1, 1)), body=classifier())
