@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import adaptive_depth as ad
 from adaptive_depth.deploy.artifact import Artifact
+from adaptive_depth.deploy.inputs import image_of
 from adaptive_depth.deploy.onnx import write as exporter
 from adaptive_depth.errors import ExportError
 
@@ -26,7 +27,7 @@ def written(
     network: ad.AdaptiveNetwork, path: Path, side: int, form: str = "shared", skips: tuple[str, ...] | None = None
 ) -> Path:
     artifact = artifact_of(network, skips or network.skips, side, form)
-    exporter.write(network, path, torch.zeros(1, 3, side, side), artifact, form=form)
+    exporter.write(network, path, image_of(torch.zeros(1, 3, side, side)), artifact, form=form)
     return path
 
 
