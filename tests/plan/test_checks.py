@@ -77,7 +77,7 @@ def four(nets) -> nn.Module:
             [stage(("blocks.0",), ("blocks.1",)), stage(("blocks.1",), ("blocks.2",))],
             "block 'blocks.1' is listed 2 times: stages must not overlap, list it once",
         ),
-        (four, [stage(("blocks.0",), ("blocks.0",))], "block 'blocks.0' is named 2 times"),
+        (four, [stage(("blocks.0",), ("blocks.0",))], "block 'blocks.0' is listed 2 times"),
         (
             four,
             [stage(("blocks.0",), ("blocks.1",)), stage(("blocks.0.conv",), ("blocks.2",))],
@@ -91,7 +91,7 @@ def four(nets) -> nn.Module:
         (
             four,
             [stage(("blocks.0",), ("blocks.1",), norms=("blocks.0.conv",))],
-            "norms name 'blocks.0.conv', which is a Conv2d: expected a normalisation layer",
+            "norms has 'blocks.0.conv', which is a Conv2d: expected a normalisation layer",
         ),
         (
             four,

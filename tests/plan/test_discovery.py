@@ -337,7 +337,7 @@ NOT_ADDED = {
 @pytest.mark.parametrize("name", NOT_ADDED)
 def test_blocks_that_do_more_than_add_are_refused(name: str, nets) -> None:
     model = nets.Chain(*(Formula(NOT_ADDED[name]) for _ in range(3)))
-    with pytest.raises(ad.StagesError, match=r"blocks holds 3 Formula, but blocks.2 does not add to its input"):
+    with pytest.raises(ad.StagesError, match=r"blocks has 3 Formula, but blocks.2 does not add to its input"):
         ad.find_stages(model, X)
 
 
@@ -373,7 +373,7 @@ class Masked(nn.Module):
 def test_a_block_whose_first_input_is_not_what_it_adds_to_is_refused_with_that_reason(mask: Any, unchanged) -> None:
     model = Masked(mask)
     why = r"it adds to its input 'h' and not to the first, .* let its forward take 'h' first, and call it so"
-    with unchanged(model), pytest.raises(ad.StagesError, match=rf"blocks holds 3 MaskFirst, but .*{why}"):
+    with unchanged(model), pytest.raises(ad.StagesError, match=rf"blocks has 3 MaskFirst, but .*{why}"):
         ad.find_stages(model, torch.randn(2, 3, 8, 8))
     stages = [ad.Stage(("blocks.0",), ("blocks.1", "blocks.2"))]
     with unchanged(model), pytest.raises(ad.StagesError, match=rf"block 'blocks.1' is not skippable: {why}"):
@@ -452,15 +452,15 @@ def test_torchs_own_transformer_with_a_mask() -> None:
 
 
 REFUSED = {
-    "gates": (lambda n: n.Chain(*(Gate() for _ in range(3))), "blocks holds 3 Gate, but blocks.2 does not add"),
-    "plain": (lambda n: n.Chain(*(n.Plain() for _ in range(3))), "blocks holds 3 Plain, but blocks.2 does not add"),
+    "gates": (lambda n: n.Chain(*(Gate() for _ in range(3))), "blocks has 3 Gate, but blocks.2 does not add"),
+    "plain": (lambda n: n.Chain(*(n.Plain() for _ in range(3))), "blocks has 3 Plain, but blocks.2 does not add"),
     "shuffled": (lambda n: n.Chain(*(Shuffled() for _ in range(3))), "3 Shuffled, but blocks.2 does not add"),
     "flipped": (lambda n: n.Chain(*(Flipped() for _ in range(3))), "3 Flipped, but blocks.2 does not add"),
     "dense": (
         lambda n: nn.Sequential(nn.Conv2d(3, 8, 1), *(Dense(8 + 4 * i) for i in range(3))),
         "its top level has 3 Dense, but each widens its input by 4 channels, so none can be skipped",
     ),
-    "pairs": (lambda n: Paired(), "blocks holds 3 Pair, but blocks.0 takes [2, 8, 8, 8] and returns a tuple, where a"),
+    "pairs": (lambda n: Paired(), "blocks has 3 Pair, but blocks.0 takes [2, 8, 8, 8] and returns a tuple; a"),
     "repeated": (Repeated, "blocks has 2 Residual, but blocks.0 ran 2 times in one forward pass; a"),
     "single": (lambda n: n.Chain(n.Residual()), "blocks.0 is residual, but with no other residual block"),
     "no blocks": (lambda n: nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU()), "it has no two consecutive blocks"),

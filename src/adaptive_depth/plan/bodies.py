@@ -138,7 +138,7 @@ def check_one_part(model: nn.Module, runs: Sequence[Run], args: Sequence[Any], k
     if returns_boxes(output):
         raise StagesError(
             f"{type(model).__name__} returns boxes, so it is a detector, and has residual stages in several parts "
-            f"({', '.join(parts)}), so its body is unknown: name it, within={parts[0]!r}, or use within='' "
+            f"({', '.join(parts)}): its body is unknown; name it, within={parts[0]!r}, or use within='' "
             "to split all of them"
         )
 
