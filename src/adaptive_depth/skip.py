@@ -33,7 +33,7 @@ def parse_skip(skip: Skip, stages: int) -> str:
         if set(letters) - set("TF"):
             wrong = "".join(sorted(set(letters) - set("TF")))
             raise SkipError(f"skip {skip!r} has the letters {wrong!r}: {fix}")
-    elif isinstance(skip, Iterable):
+    elif isinstance(skip, Iterable):  # not Sequence: arrays get the clearer error below
         flags = list(skip)
         if not all(isinstance(flag, bool) for flag in flags):
             raise SkipError(f"skip {skip!r} has elements that are not booleans: {fix}")

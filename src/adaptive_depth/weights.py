@@ -190,7 +190,7 @@ def take_over(model: nn.Module, path: str | os.PathLike[str], entry: str | None 
 
 def _chosen(path: Path, fitting: list[_Fit]) -> tuple[_Fit, list[_Fit]]:
     """The trained weights, rather than averages of them, and what else fits."""
-    trained = [fit for fit in fitting if not fit.is_averaged] or fitting
+    trained = [fit for fit in fitting if not fit.is_averaged] or fitting  # a file may have averages only
     first, *more = trained
     if not all(first.is_same(other) for other in more):
         raise CheckpointError(

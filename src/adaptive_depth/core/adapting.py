@@ -218,6 +218,7 @@ def adapt(
         network = AdaptiveNetwork.adapted(model, chosen)
     places = WHOLE if by_hand else _places(model, within)
     watched = not by_hand and known_runs(model, places) is None  # found by running, so verified already
+    # A known family's plan needs no check, unless custom code may run its blocks differently.
     network.proven = example is not None or watched or not (by_hand or _overridden(model, places))
     return network
 
@@ -231,6 +232,7 @@ def _check_plain(model: nn.Module) -> None:
         raise StagesError(
             f"the model is wrapped in a {type(model).__name__}: adapt the inner model first, model.{inner}"
         )
+    # By name, so that peft need not be imported.
     if type(model).__module__.startswith("peft.") and hasattr(model, "get_base_model"):
         raise StagesError(
             f"the model is wrapped in a {type(model).__name__}: adapt the inner model, model.get_base_model(), whose "

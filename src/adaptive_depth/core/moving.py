@@ -115,6 +115,7 @@ def fitting(model: nn.Module, network: AdaptiveNetwork, within: Within = None) -
             "name it, adapt(model, body=network, within='...')"
         )
     found = [(_matched(model, place, network), place) for place in places]
+    # Of several bodies, the one that matches best.
     tensors, place = max(found, key=lambda each: len(each[0]))
     body = model.get_submodule(place)
     names = [f"{place}.{name}".lstrip(".") for name in _kept(body)]

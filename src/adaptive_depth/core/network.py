@@ -425,7 +425,7 @@ class AdaptiveNetwork(OnTheHub):
         self._name = uuid4().hex  # identifies these sub-networks in the caches that they fill
         self._links: Links | None = None
         self._reads: dict[str, dict[str, Any]] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # several threads may ask for depths
 
     def replaced(self) -> str | None:
         """Modules added to or removed from the model after sub-networks were made; None if there are none."""

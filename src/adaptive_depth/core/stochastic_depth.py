@@ -40,6 +40,7 @@ def switch_off_stochastic_depth(module: nn.Module) -> None:
         if isinstance(vars(module).get(attribute), float):
             setattr(module, attribute, never)
     name = type(module).__name__.lower().replace("_", "")
+    # A container with such a name is not the layer itself.
     if not any(known in name for known in _NAMES) or any(True for _ in module.children()):
         return
     found = False

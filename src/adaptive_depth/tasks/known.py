@@ -99,6 +99,7 @@ class OwnCriterion(Task):
         """Infer the task from this output and target, if it is still unknown."""
         if self._meant is None and not _is_of_sigmoids(self.criterion) and _is_of_classes(output, target):
             self._meant = Classification(self.criterion, temperature=self.temperature)
+            # The quality of a custom metric stays.
             self.quality = self._meant.quality if self.quality is type(self).quality else self.quality
 
     def _known(self, output: Any, target: Any, what: str) -> Classification:

@@ -104,6 +104,7 @@ def _joined(batches: list[Any]) -> Any:
 
 
 def _function(metric: Any) -> Callable[[Any, Any], Any]:
+    # A MetricCollection has `add_metrics`, and returns several numbers.
     if isinstance(metric, type) or not callable(metric) or hasattr(metric, "add_metrics"):
         raise TrainingError(
             f"metric={metric!r}: expected a metric of torchmetrics, an instance such as "

@@ -111,7 +111,7 @@ def learning_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_after
     """The learning rate of every step; a recipe counts in epochs, which `steps_after` converts to steps."""
     asked = min(5, recipe.epochs / 10) if recipe.warmup_epochs is None else min(recipe.warmup_epochs, recipe.epochs)
     warmup = steps_after(asked)
-    first = recipe.warmup_lr or recipe.lr / max(1, warmup)
+    first = recipe.warmup_lr or recipe.lr / max(1, warmup)  # by default one step of the ramp above 0
     if recipe.schedule == "multistep":  # timm's milestones take effect one early
         at = [steps_after(number) + 1 for number in recipe.milestones]
         return MultiStepLRScheduler(

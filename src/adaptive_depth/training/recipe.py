@@ -184,7 +184,7 @@ class Recipe:
             strange, owner, other = _OF_PATTERNS, "a pattern of passes, such as passes='SBSBR'", ALGORITHM_1
         else:
             strange, owner, other = _OF_ALGORITHM_1, f"passes={ALGORITHM_1!r}", self.passes
-            self.schedule_of(1)
+            self.schedule_of(1)  # raises for an invalid pattern
         for name in strange:
             if getattr(self, name) != defaults[name]:
                 raise TrainingError(

@@ -64,6 +64,7 @@ def _picture(folder: Path, name: str, number: int, content: _Read, numbers: dict
                 size = opened.size
         except Exception as error:  # noqa: BLE001  decoders raise errors of any kind
             return unusable(path, number, f"image {path} cannot be read ({one_line(error)})")
+    # A missing image is reported when it is read; until then no box is clipped.
     return pictured(path, number, size or (1 << 14, 1 << 14), marked, numbers, notes)
 
 

@@ -25,6 +25,7 @@ def swin_runs(model: nn.Module) -> list[Run] | None:
         blocks = tuple(f"{container}.{name}" for name, _ in model.get_submodule(container).named_children())
         before = norms_inside(model, [] if merging is None else [merging])
 
+        # A default, because the loop changes `before`.
         def norms(mandatory: Sequence[str], before: Sequence[str] = before) -> list[str]:
             return [*before, *norms_inside(model, mandatory)]
 
