@@ -80,7 +80,7 @@ def test_without_grad_cam_there_are_no_maps_and_a_line_that_says_so(call, run, m
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
     status, out, err = call("analyze", run)
     assert status == 0
-    assert err.startswith("Without maps.png: class-activation maps need a package that is not installed (")
+    assert err.startswith("No maps.png: class-activation maps need a package that is not installed (")
     assert err.endswith('): pip install "adaptive-depth[analysis]"\n')
     assert out.splitlines()[-1] == f"Written to {run / 'analysis.json'}, {run / 'transformations.png'}"
     assert not (run / "maps.png").exists()

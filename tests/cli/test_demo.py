@@ -39,7 +39,7 @@ def test_the_whole_demo(tmp_path, monkeypatch, capsys):
     run = tmp_path / "runs" / "demo"
     for heading in ("1. One network, 16 depths", "2. The same", "3. All 16 depths", "4. A depth for", "5. Done in"):
         assert heading in out
-    assert "predictions of FFFF" in out
+    assert "the outputs of FFFF" in out
     assert len(json.loads((run / "tradeoffs.json").read_text())["rows"]) == 16
     assert (run / "tradeoffs.png").stat().st_size > 10_000
     assert ad.load(run).calibrated

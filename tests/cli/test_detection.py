@@ -163,7 +163,7 @@ def test_masks_may_stand_elsewhere_but_boxes_are_another_thing(trained, call, ma
     assert (status, "is of another kind than" in err) == (2, True)
     status, _, err = call("evaluate", run, "--task=classification", "--device=cpu")
     assert status == 2
-    assert "the task Classification needs one class for each image, and the data" in err
+    assert "the task Classification needs one class for each image, but the data" in err
     assert "has the class of every pixel" in err
 
 

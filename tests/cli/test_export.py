@@ -70,9 +70,9 @@ def test_int8_tells_the_accuracy_of_each_depth_beside_float(call, run):
 def test_a_model_by_name_needs_a_place(call, tmp_path):
     small = ["--model-kwargs=channels=[4,4,8,8]", "--image-size=32"]
     status, _, err = call("export", "resnet18", "--to=onnx", *small)
-    assert (status, "resnet18 is no run folder: say where to with --output FILE" in err) == (2, True)
+    assert (status, "resnet18 is not a run folder: name the file to write with --output FILE" in err) == (2, True)
     status, out, _ = call("export", "resnet18", f"--output={tmp_path / 'm.onnx'}", "--skips=FFFF", *small)
-    assert (status, "It does not know how good its depths are, so a governor cannot choose" in out) == (0, True)
+    assert (status, "It contains no quality of its depths, so a governor cannot choose" in out) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_model_by_name_needs_a_place(call, tmp_path):
         (["--to=tflite"], "--to 'tflite': expected one of onnx, onnx-files, openvino, executorch, web, torch"),
         (["--output=model.bin"], "the format of model.bin is unclear"),
         (["--to=onnx", "--output=model.pte"], "the ending of model.pte does not match its format: expected a name"),
-        (["--to=onnx", "--int8"], "--int8 is there for onnx-files and openvino, not for onnx"),
+        (["--to=onnx", "--int8"], "--int8 is available for onnx-files and openvino, not for onnx"),
         (["--to=openvino", "--form=folded"], "form='folded' for openvino: expected shared"),
         (["--to=onnx", "--skips=FFT"], "skip 'FFT' is for 3 stages, but the network has 4"),
         (["--to=onnx", "--compiled"], "onnx does not take compiled"),

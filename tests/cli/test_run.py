@@ -176,7 +176,7 @@ def test_in_words(call, model, photos):
     assert len(predictions) == 6  # of the first round
     for number, line in enumerate(predictions):
         assert re.fullmatch(rf"{photos}/{number}\.png  FF  ({'|'.join(LABELS)}) \d+\.\d %", line)
-    assert re.fullmatch(r"Images: 18 in \S+ s, \S+ a second with reading and preparing, 1 left out", images)
+    assert re.fullmatch(r"Images: 18 in \S+ s, \S+ per second with reading and preparing, 1 left out", images)
     assert deadline == "Deadline: 1000 ms met by 100.0 %, 0 missed"
     assert re.fullmatch(
         r"Latency: \S+ ms on average, 95 % within \S+ ms \(onnxruntime\); preparing an image \S+ ms, reading the "
@@ -184,7 +184,7 @@ def test_in_words(call, model, photos):
         latency,
     )
     assert depths == "Depths: FF 100.0 %; switches: 0"
-    assert accuracy == "Accuracy: 80.00 % expected of these depths"
+    assert accuracy == "Accuracy: 80.00 % expected at these depths"
     assert err.count("Left out: ") == 1  # told once, although it was tried three times
     assert "7.png cannot be read" in err
 
@@ -211,7 +211,7 @@ def test_predictions_are_written_pass_by_pass(call, exported, photos, tmp_path, 
     status, _, err = call("run", model, photos, "--skip", "TF", "--predictions", tmp_path / "notes.txt")
     assert (status, (tmp_path / "notes.txt").read_text()) == (2, "mine")
     assert "--predictions" in err
-    assert "holds other content, which would be lost" in err
+    assert "has other content, which would be lost" in err
 
 
 def test_predictions_of_a_queue_say_who_waited_and_who_was_turned_away(call, model, photos, tmp_path):
@@ -238,7 +238,7 @@ def test_folders_that_are_named_after_classes_give_the_accuracy(call, model, pho
     assert (said["in_class_folders"], said["right"]) == (5, 4)
     assert [each.get("folder") for each in said["predictions"] if "0.png" in each["image"]] == [wrong]
     _, out, _ = call("run", model, photos, tmp_path / "sorted", "--skip", "TF")
-    assert out.splitlines()[-1] == "By the folders' names: 4 of 5 images right, 80.0 %"
+    assert out.splitlines()[-1] == "By folder names: 4 of 5 images right, 80.0 %"
 
 
 def test_images_that_come_at_a_pace_wait_and_their_waiting_counts(call, model, photos):
@@ -257,7 +257,10 @@ def test_images_that_are_too_late_are_turned_away(call, model, photos, shed):
     assert (said["images"], said["shed"], said["predictions"]) == (0, 6, [])
     status, out, _ = call("run", model, photos, "--target-ms", "1e-6", "--pace", "500", "--shed", shed)
     assert (status, out.splitlines()[1]) == (0, "Turned away: 6")
-    assert re.match(r"Preparing an image takes \S+ ms, more than the deadline of 1e-06 ms: ", out.splitlines()[2])
+    assert re.match(
+        r"Preparing an image takes \S+ ms, more than the deadline of 1e-06 ms, so no depth can meet it: ",
+        out.splitlines()[2],
+    )
 
 
 def test_one_depth_that_waits(call, described, photos):
@@ -378,7 +381,7 @@ def test_a_network_that_is_judged_by_an_error_runs_the_lowest_that_fits(call, de
     assert ad.TradeOffs.from_json(said["table"]).quality == ERRORS.quality
     assert not any("class" in passed.predictions[0].values for passed in shown)
     status, out, _ = call("run", regression, photos, "--target-ms", "1000")
-    assert (status, out.splitlines()[-1]) == (0, "RMSE: 0.200 m expected of these depths")
+    assert (status, out.splitlines()[-1]) == (0, "RMSE: 0.200 m expected at these depths")
 
 
 def test_a_top_1_of_the_file_beside_errors_is_refused(call, described, photos):
@@ -414,7 +417,7 @@ def test_images_become_as_large_as_the_file_takes_them(call, described, photos):
         (["MODEL", "PHOTOS", "--skip", "FF", "--log", "LOG"], "--log .*: with --skip there is no governor"),
         (["MODEL", "PHOTOS", "--target-ms", "30", "--log", "PHOTOS"], "--log .*photos cannot be written"),
         (["MODEL", "PHOTOS", "--target-ms", "30", "--log", "PHOTOS/none/log"], "--log .*log cannot be written"),
-        (["MODEL", "PHOTOS", "--target-ms", "30", "--log", "PHOTOS/0.png"], "0.png holds something else"),
+        (["MODEL", "PHOTOS", "--target-ms", "30", "--log", "PHOTOS/0.png"], "0.png has other content"),
         (
             ["MODEL", "PHOTOS", "--target-ms", "30", "--shed", "oldest"],
             "--shed: images from files do not wait.*--pace 25",
@@ -455,7 +458,7 @@ def test_a_wrong_command_line(call, model, photos, tmp_path, arguments, message)
             "does not contain the quality of its depths.*adaptive-depth evaluate.*--skip FF$",
         ),
         ({"preprocessing": None}, "--target-ms=30", "does not say how images are prepared: export a run"),
-        ({"input_shape": (4, 3, 16, 16)}, "--skip=FF", "takes 4 images at a time, run gives one"),
+        ({"input_shape": (4, 3, 16, 16)}, "--skip=FF", "takes 4 images at a time, but run passes one"),
         (
             {"preprocessing": PREPROCESSING.to_json() | {"interpolation": "cubic"}},
             "--skip=FF",

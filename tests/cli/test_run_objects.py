@@ -160,9 +160,9 @@ def test_a_camera_under_a_deadline(call, detector, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("folder", "message"),
     [
-        ("photos", r"--draw .*photos holds something, which could be lost: name a new folder"),
-        ("photos/wide.png", r"--draw .*wide.png holds something, which could be lost"),
-        ("none/there", r"none cannot be written: name a folder in another with --draw"),
+        ("photos", r"--draw .*photos is a file or not empty, so something could be lost: name a new folder"),
+        ("photos/wide.png", r"--draw .*wide.png is a file or not empty, so something could be lost"),
+        ("none/there", r"none is not writable: name a folder elsewhere with --draw"),
     ],
 )
 def test_where_nothing_may_be_drawn(call, detector, photos, tmp_path, folder, message):

@@ -128,8 +128,8 @@ def test_a_port_that_is_taken_is_found_before_anything_is_measured(call, model: 
     [
         (["{model}"], "no target: expected --target-ms"),
         (["{model}", "--target-ms=0"], "--target-ms 0.0: expected a finite number above 0"),
-        (["{model}", "{model}", "--target-ms=50"], "are both called pets: name one, such as other="),
-        (["cat's={model}", "--target-ms=50"], '"cat\'s" cannot stand in an address: name it, such as cats='),
+        (["{model}", "{model}", "--target-ms=50"], "are both called pets: rename one, such as other="),
+        (["cat's={model}", "--target-ms=50"], '"cat\'s" cannot be part of a URL: give it a name, such as cats='),
         (["missing.onnx", "--target-ms=50", "--port=0", "--local"], "missing.onnx does not exist"),
         (["{model}", "--target-ms=50", "--host=192.0.2.1"], "cannot listen on 192.0.2.1:8000"),
         (["{model}", "--target-ms=50", "--port=0", "--local", "--shed=random"], "expected one of oldest, newest, none"),

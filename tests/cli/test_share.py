@@ -134,7 +134,7 @@ def test_damaged_measurements_are_told(call, run, tmp_path, content):
     status, out, err = call("share", run, tmp_path / "new")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "tradeoffs.json" in err
-    assert f"measure it anew with adaptive-depth select {run}" in err
+    assert f"create it again with adaptive-depth select {run}" in err
 
 
 def test_images_that_do_not_fit_are_told(call, run, tmp_path):

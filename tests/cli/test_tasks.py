@@ -195,7 +195,7 @@ def test_ordinal_regression_by_a_task_of_ones_own(call, train_arguments, tmp_pat
     assert f"TTTT     {error:>7.{digits}f} stripes" in out  # as in every other table
     status, out, err = call("analyze", run, "--task=own.py:place")
     assert status == 0, err
-    assert err == "Without maps.png: class-activation maps are of classes, and Place has none\n"
+    assert err == "No maps.png: class-activation maps need classes, and Place has none\n"
     found = json.loads((run / "analysis.json").read_text())
     assert found["losses"]["TTTT"] == pytest.approx(error**2, rel=1e-3)
 
@@ -240,13 +240,13 @@ def test_several_heads_of_a_class(call, train_arguments, tmp_path, own):
     assert status == 0, err
     assert json.loads(out)["accuracy"]["TTTT"] == pytest.approx(error, rel=1e-4)
     status, out, err = call("analyze", run, task)
-    assert (status, err) == (0, "Without maps.png: class-activation maps are of classes, and Both has none\n")
+    assert (status, err) == (0, "No maps.png: class-activation maps need classes, and Both has none\n")
 
 
 @pytest.mark.parametrize("name", ["Place", "place", "made", "made(unit='km')", "Place(unit='km')"])
 def test_a_class_an_instance_and_what_makes_one(own, name):
     if name == "made":
-        with pytest.raises(ad.TrainingError, match=r"--task 'own.py:made' is a function: expected a task, a class or"):
+        with pytest.raises(ad.TrainingError, match=r"'own\.py:made' is a function: expected a task"):
             tasks.task_of(tasks.Chosen("own.py:made"))
         return
     found = tasks.task_of(tasks.Chosen(f"own.py:{name}"))
@@ -263,11 +263,11 @@ def test_a_module_that_can_be_imported(own, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--task=regression"], "the task Regression needs numbers for each image, and the data"),
-        (["--task=multi-label"], "no set has that which the command line reads; train in Python"),
+        (["--task=regression"], "the task Regression needs numbers for each image, but the data"),
+        (["--task=multi-label"], "no data set of the command line has that; train in Python"),
         (["--task=segmentation(ignore_index=0)"], "the task Segmentation needs the class of every pixel"),
         (["--task=own.py:plain"], "the task Regression needs numbers for each image"),
-        (["--task=own.py:heads"], "the task Heads needs a target for each head for each image, and the data"),
+        (["--task=own.py:heads"], "the task Heads needs a target per head for each image, but the data"),
         (["--task=angle"], "--task 'angle': expected one of classification, multi-label, regression, segmentation, d"),
         (["--task=own.py:Nobody"], "--task 'own.py:Nobody': own.py has no 'Nobody'; it has"),
         (["--task=own.py:number"], "--task 'own.py:number' is a int: expected a task"),
@@ -326,10 +326,10 @@ def test_train_refuses_before_it_makes_a_folder(call, train_arguments, tmp_path)
             '{"metric": "torchmetrics.classification.accuracy.system"}',
             "custom code that is loaded only if you name it again",
         ),
-        ('{"metric": "own.py:worst"}', "was trained with --metric 'own.py:worst', which is code"),
-        ('{"job": "regression"}', "holds no valid task"),
-        ('{"task": 3}', "holds no valid task"),
-        ("[]", "holds no valid task"),
+        ('{"metric": "own.py:worst"}', "was trained with --metric 'own.py:worst', custom code"),
+        ('{"job": "regression"}', "contains no valid task"),
+        ('{"task": 3}', "contains no valid task"),
+        ("[]", "contains no valid task"),
         ("{", "cannot be read"),
     ],
 )
@@ -372,7 +372,7 @@ def test_a_run_of_another_task_is_exported_quantised_and_run(call, train_argumen
         assert re.fullmatch(rf"{re.escape(images[0])}  FFFF  -?[\d.e-]+ stripes", first)  # no code was named
         if what != run:
             digits = Quality("RMSE", "stripes").digits(measured.values())
-            assert f"RMSE: {measured['FFFF']:.{digits}f} stripes expected of these depths" in out
+            assert f"RMSE: {measured['FFFF']:.{digits}f} stripes expected at these depths" in out
     status, out, _ = call("run", run / "export" / "model.onnx", *images, "--target-ms=1000", "--json")
     assert (status, json.loads(out)["quality"]["name"]) == (0, "RMSE")
     best = min(measured, key=lambda skip: measured[skip])
@@ -400,7 +400,7 @@ def test_export_asks_for_a_metric_where_it_measures_and_for_a_task_to_say_what_o
 
 
 def test_an_instance_has_no_arguments(own):
-    with pytest.raises(ad.TrainingError, match=r"own\.py:place is an instance already, leave the brackets out"):
+    with pytest.raises(ad.TrainingError, match=r"own\.py:place is already an instance, omit the brackets"):
         tasks.task_of(tasks.Chosen("own.py:place(unit='m')"))
 
 

@@ -153,12 +153,12 @@ def test_train_table_and_complete_as_a_user_calls_them(tmp_path, kept):
 
     run, notes = tmp_path / "run", kept / "notes.txt"
     out, err = called("train", kept / "model", notes, "--out", run, *TRAINING)
-    assert "Perplexity on 372 tokens that were held out, before and after training:" in out
+    assert "Perplexity on 372 held-out tokens, before and after training:" in out
     assert re.search(
         r"^training: round 2 of 2, loss: super-net \d\.\d+, base-net \d\.\d+ nats, [\d,]+ token", err, re.M
     )
     out, err = called("table", run, "--text", notes, "--seconds=0.1")
-    assert "was trained on: its last 400 tokens, held out then, are measured" in err
+    assert "is the training text: only its last 400 tokens, held out then, are used" in err
     assert all(len(line) <= 80 for line in out.splitlines()[:4])
     out, err = called("complete", run, "The network", "--tokens=5", "--skip=T")
     assert out.startswith("The network")
@@ -326,7 +326,7 @@ def test_the_limit_chooses_a_depth_of_the_table(call, run):
     assert "no sub-network meets token_ms <= 1: the one that writes fastest, 'T', needs 5" in err
     (run / "profile.json").unlink()
     status, _, err = call("text", "complete", run, "A", "--ms-per-token=20")
-    assert (status, f"make it with adaptive-depth text table {run} --text FILE" in err) == (2, True)
+    assert (status, f"create it with adaptive-depth text table {run} --text FILE" in err) == (2, True)
 
 
 # -- conversations ----------------------------------------------------------------------------------------------
@@ -358,7 +358,7 @@ def test_mistakes_in_a_conversation_do_not_end_it(talk):
     said, err = talk("/depth X", "/nonsense", "y" * 200, "", "hello", "/new", "hello")
     assert [each["text"] for each in said] == [said[0]["text"]] * 2
     assert "Error: skip 'X' has the letters 'X'" in err
-    assert "/nonsense is no command: /depth TTF changes the depth, /new starts anew, /quit ends" in err
+    assert "/nonsense is not a command: /depth TTF changes the depth, /new starts a new conversation, /quit ends" in err
     assert "leaves no room in the model's context of 96: expected a shorter message\n" in err
     assert "[new conversation]" in err
     said, err = talk("/depth T", "hello", options=["--draft=T"])
@@ -376,7 +376,7 @@ def test_without_a_template_there_is_a_way_round(call, run):
     status, out, err = call("text", "chat", run)
     assert (status, out) == (2, "")
     assert "has no chat template" in err
-    assert f"let it go on from a text, adaptive-depth text complete {run} PROMPT" in err
+    assert f"let it continue a text, adaptive-depth text complete {run} PROMPT" in err
 
 
 # -- bad input --------------------------------------------------------------------------------------------------
@@ -391,13 +391,13 @@ BAD_MODELS = {
     "without weights": (lambda f: (f / "model.safetensors").unlink(), "cannot be read (OSError"),
     "without config": (lambda f: (f / "config.json").unlink(), "holds neither config.json nor network.json"),
     "damaged config": (lambda f: _halved(f / "config.json"), "config.json is damaged"),
-    "no object": (lambda f: (f / "config.json").write_text("[]"), "does not hold a JSON object"),
+    "no object": (lambda f: (f / "config.json").write_text("[]"), "does not contain a JSON object"),
     "unknown": (lambda f: config(f, model_type="lama"), "does not know: did you mean llama"),
     "remote": (lambda f: config(f, model_type="mine", auto_map={"AutoConfig": "a.B"}), "never run here"),
     "kernel": (lambda f: config(f, attn_implementation="kernels-community/x"), "code that is never fetched here"),
-    "kernels": (lambda f: config(f, kernel_config={"RMSNorm": "a/b:RMSNorm"}), "kernel of the Hub (kernel_config: {"),
-    "missing layers": (lambda f: config(f, num_hidden_layers=5), "lacks weights of its model, which would be random"),
-    "mixed": (lambda f: config(f, hidden_size=32), "weights of other shapes than its config.json says"),
+    "kernels": (lambda f: config(f, kernel_config={"RMSNorm": "a/b:RMSNorm"}), "kernel from the Hub (kernel_config: {"),
+    "missing layers": (lambda f: config(f, num_hidden_layers=5), "has no weights for parts of its model"),
+    "mixed": (lambda f: config(f, hidden_size=32), "weights whose shapes differ from its config.json"),
     "fewer layers": (
         lambda f: config(f, num_hidden_layers=3),
         "holds weights that its config.json leaves out (model.layers.3.input_layernorm.weight, ",
@@ -413,8 +413,8 @@ BAD_MODELS = {
     "t5": (lambda f: config(f, model_type="t5"), "a model of t5, an encoder-decoder"),
     "bart": (lambda f: config(f, model_type="bart"), "a model of bart, an encoder-decoder"),
     "bert": (lambda f: config(f, model_type="bert"), "a model of bert, an encoder"),
-    "vision": (lambda f: config(f, model_type="vit"), "a model of vit, no causal language model"),
-    "no tokenizer": (lambda f: [path.unlink() for path in f.glob("tokenizer*")], "holds no tokenizer"),
+    "vision": (lambda f: config(f, model_type="vit"), "a model of vit, not a causal language model"),
+    "no tokenizer": (lambda f: [path.unlink() for path in f.glob("tokenizer*")], "has no tokenizer"),
     "damaged tokenizer": (lambda f: _halved(f / "tokenizer.json"), "the tokenizer of"),
     "remote tokenizer": (
         lambda f: (f / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["a.B", null]}}'),
@@ -449,7 +449,7 @@ def test_code_of_a_known_model_is_not_run_and_that_is_said(call, model, notes, t
     (model / "spy.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     status, _, err = call("text", "train", model, notes, "--out", tmp_path / "new", *TRAINING)
     assert status == 0
-    assert "names code of its own (auto_map), which is not run: llama of transformers is" in err
+    assert "names custom code (auto_map); llama of transformers is used instead" in err
     assert not (tmp_path / "ran").exists()
 
 
@@ -458,7 +458,7 @@ BAD_TEXTS = {
     "empty": (lambda path: path.write_text(" \n"), "is empty"),
     "short": (lambda path: path.write_text("word " * 12), "is too short, 60 tokens: expected 64 or more"),
     "binary": (lambda path: path.write_bytes(b"PK\0\1" * 99), "is not text, it contains zero bytes"),
-    "latin": (lambda path: path.write_bytes("Häuser ".encode("latin-1") * 99), "is no text ('utf-8' codec"),
+    "latin": (lambda path: path.write_bytes("Häuser ".encode("latin-1") * 99), "is not text ('utf-8' codec"),
     "folder": (lambda path: path.mkdir(), "cannot be read (Is a directory)"),
 }
 
@@ -482,10 +482,10 @@ def test_a_text_that_is_none_is_told_in_one_line(call, model, run, tmp_path, nam
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["no/folder", "A"], "no/folder is no folder: expected one of transformers"),
+        (["no/folder", "A"], "no/folder is not a folder: expected one of transformers"),
         (["{run}", ""], "the prompt is empty"),
         (["{run}", "A" * 96], "a prompt of 96 tokens leaves no room in the model's context of 96"),
-        (["{run}", "A" * 90, "--tokens=7"], "a prompt of 90 tokens and 7 new ones are more than the model's context"),
+        (["{run}", "A" * 90, "--tokens=7"], "a prompt of 90 tokens and 7 new ones exceed the model's context"),
         (["{run}", "A", "--skip=TT"], "skip 'TT'"),
         (["{run}", "A", "--draft=T", "--skip=T"], "the draft T is not shallower than"),
         (["{run}", "A", "--draft=X"], "skip 'X'"),
@@ -494,7 +494,7 @@ def test_a_text_that_is_none_is_told_in_one_line(call, model, run, tmp_path, nam
         (["{run}", "A", "--top-p=0", "--temperature=1"], "--top-p 0 leaves nothing to sample from"),
         (
             ["{model}", "A"],
-            "holds a model that is not adapted yet: adaptive-depth text train {model} TEXT --output NEW",
+            "holds a model that is not adapted yet: adapt it with adaptive-depth text train {model} TEXT --output NEW",
         ),
     ],
 )
@@ -520,7 +520,7 @@ def test_commands_for_images_say_which_one_is_for_text(call, run, command):
     more = {"export": ["--to=onnx"], "run": [run / "photo.png", "--skip=T"]}.get(command, [])
     status, _, err = call(command, run, *more)
     assert status == 2
-    assert f"holds a language model, and this is for images: adaptive-depth text table {run} --text FILE" in err
+    assert f"holds a language model, but this command is for images: adaptive-depth text table {run} --text FILE" in err
 
 
 def test_what_is_there_is_kept_unless_told_otherwise(call, model, notes, run, monkeypatch):
@@ -580,7 +580,9 @@ def test_a_tokenizer_without_a_vocabulary_is_named_and_not_the_text():
         def __call__(self, text, **_):
             return {"input_ids": []}
 
-    with pytest.raises(ad.DataError, match="a Tokenizer of 4 tokens, makes none of the text: expected the model's own"):
+    with pytest.raises(
+        ad.DataError, match="a Tokenizer of 4 tokens, turns the text into none: expected the model's own"
+    ):
         pieces.Tokens(Tokenizer(), "abc", 4)
 
 

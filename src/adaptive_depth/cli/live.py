@@ -68,19 +68,19 @@ def _latency(passed: Pass, target_ms: float | None) -> Text:
         return Text("turned away", style="red")
     if passed.taken_ms is None:
         return Text("failed", style="red")
-    said = f"{passed.taken_ms:.1f} ms"
+    taken = f"{passed.taken_ms:.1f} ms"
     if target_ms is None:
-        return Text(said)
+        return Text(taken)
     met = passed.taken_ms <= target_ms
-    return Text(f"{said} of {target_ms:g} ms{'' if met else ', missed'}", style="green" if met else "red")
+    return Text(f"{taken} of {target_ms:g} ms{'' if met else ', missed'}", style="green" if met else "red")
 
 
 def _counts(tally: Tally) -> str:
-    said = [str(tally.images)]
+    parts = [str(tally.images)]
     if tally.target_ms is not None and tally.images:
-        said.append(f"{tally.misses} missed ({100 * tally.misses / tally.images:.1f} %)")
+        parts.append(f"{tally.misses} missed ({100 * tally.misses / tally.images:.1f} %)")
     if tally.shed:
-        said.append(f"{tally.shed} turned away")
+        parts.append(f"{tally.shed} turned away")
     if tally.failures:
-        said.append(f"{tally.failures} failed")
-    return ", ".join(said)
+        parts.append(f"{tally.failures} failed")
+    return ", ".join(parts)

@@ -76,7 +76,7 @@ def _stages(run: Path) -> list[Mapping[str, Any]]:
     try:
         found = from_plain(_Cut, runs.read_json(run / runs.NETWORK, fix), DataError, "it")
     except DataError as error:
-        raise DataError(f"{run / runs.NETWORK} holds no stages ({error}): {fix}") from error
+        raise DataError(f"{run / runs.NETWORK} contains no valid stages ({error}): {fix}") from error
     return to_plain(found.stages)
 
 
@@ -148,7 +148,7 @@ def _how_trained(run: Path) -> dict[str, dict[str, Any]]:
 
 def _entries(value: Any, path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise DataError(f"{path} does not hold names with values: remove it to report without it")
+        raise DataError(f"{path} does not contain names with values: remove it to report without it")
     return value
 
 

@@ -290,13 +290,13 @@ def _scheduler(table: "TradeOffs", target: float, shed: str | None, skip: str | 
     """For a queue; with a single depth, every answer is worth the same."""
     from ..governor.scheduler import DepthScheduler
 
-    whom, percent = shed if shed in ("oldest", "newest") else None, table.quality.unit == "%"
+    turned_away, percent = shed if shed in ("oldest", "newest") else None, table.quality.unit == "%"
     if skip is None and not (percent and table.quality.higher_is_better):
         raise DataError(
             f"the worth of an answer in time does not follow from {table.quality}, so depths cannot be planned for a "
             "queue: run without --pace and --shed, or one depth with --skip; in Python, DepthScheduler takes worth=..."
         )
-    return DepthScheduler(table, target, max_batch=1, shed=whom, worth=None if skip is None else {skip: 1.0})
+    return DepthScheduler(table, target, max_batch=1, shed=turned_away, worth=None if skip is None else {skip: 1.0})
 
 
 def _check_log(log: Path, skip: str | None) -> None:
@@ -310,12 +310,14 @@ def _check_file(option: str, file: Path, begins: bytes) -> None:
     if file.is_dir() or not file.absolute().parent.is_dir() or not os.access(file.absolute().parent, os.W_OK):
         raise typer.BadParameter(f"{option} {file} cannot be written: name a file in a folder that exists")
     if file.exists() and file.stat().st_size and not file.read_bytes().startswith(begins):
-        raise typer.BadParameter(f"{option} {file} holds other content, which would be lost: name another file")
+        raise typer.BadParameter(f"{option} {file} has other content, which would be lost: name another file")
 
 
 def _check_drawn(folder: Path) -> None:
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise typer.BadParameter(f"--draw {folder} is not empty, and its files could be overwritten: name a new folder")
+        raise typer.BadParameter(
+            f"--draw {folder} is a file or not empty, so something could be lost: name a new folder"
+        )
     runs.check_writable(folder.absolute().parent, "name a folder elsewhere with --draw")
 
 

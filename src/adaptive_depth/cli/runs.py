@@ -414,7 +414,7 @@ def read_accuracy(run: Path) -> dict[str, Any]:
         for skip, value in accuracies.items():
             check_value(quality, f"{quality.noun} of {skip!r}", value)
     except (DataError, MeasurementError) as error:
-        raise DataError(f"{run / ACCURACY} holds no accuracies ({error}): measure them with {fix}") from error
+        raise DataError(f"{run / ACCURACY} contains no valid accuracies ({error}): measure them with {fix}") from error
     return {**measured, "quality": quality}
 
 
@@ -447,7 +447,7 @@ def read_alone(run: Path) -> dict[str, float]:
     try:
         return from_plain(dict[Letters, Number], read_json(run / ALONE, fix), DataError, "it")
     except DataError as error:
-        raise DataError(f"{run / ALONE} holds no numbers by skip ({error}): {fix}") from error
+        raise DataError(f"{run / ALONE} contains no valid numbers by skip ({error}): {fix}") from error
 
 
 def trade_offs(run: Path, profile: "Profile | None" = None, alone: dict[str, float] | None = None) -> "TradeOffs":
@@ -505,7 +505,7 @@ def check_output(path: Path, begins: bytes) -> None:
     except OSError as error:
         raise DataError(f"--output {path} cannot be written ({error.strerror}): name another file") from error
     if there != begins:
-        raise DataError(f"--output {path} holds other content, which would be lost: name another file")
+        raise DataError(f"--output {path} has other content, which would be lost: name another file")
     check_writable(path.parent, "name another --output")
 
 

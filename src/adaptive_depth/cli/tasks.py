@@ -178,7 +178,7 @@ def _read(path: Path) -> Chosen:
     try:
         return from_plain(Chosen, read_json(path, fix), DataError)
     except DataError as error:
-        raise DataError(f"{path} holds no valid task ({error}): {fix}") from error
+        raise DataError(f"{path} contains no valid task ({error}): {fix}") from error
 
 
 def names_classes(run: Path) -> bool:

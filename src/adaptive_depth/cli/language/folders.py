@@ -183,7 +183,7 @@ def _object(path: Path, fix: str) -> dict[str, Any]:
             raise
         raise CheckpointError(f"{path} is damaged ({one_line(error)}): {fix}") from error
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object: {fix}")
+        raise CheckpointError(f"{path} does not contain a JSON object: {fix}")
     return found
 
 
@@ -222,7 +222,7 @@ def _plain(folder: Path) -> "nn.Module":
         )
     if absent := sorted(found["missing_keys"]):
         raise CheckpointError(
-            f"{folder} lacks weights of its model, which would be random ({', '.join(absent[:3])}"
+            f"{folder} has no weights for parts of its model, which would be random ({', '.join(absent[:3])}"
             f"{', ...' * (len(absent) > 3)}, {len(absent)} in all): fetch it again, with all of its safetensors"
         )
     if dropped := _left_over(model, found["unexpected_keys"]):
@@ -311,7 +311,7 @@ def _check_kind(folder: Path, model: Any) -> None:
 def _tokenizer(folder: Path, model: Any) -> Any:
     if not has_tokenizer(folder):
         raise DataError(
-            f"{folder} holds no tokenizer: expected tokenizer.json beside the model; copy the tokenizer's files there"
+            f"{folder} has no tokenizer: expected tokenizer.json beside the model; copy the tokenizer's files there"
         )
     import transformers
     from transformers import AutoTokenizer
