@@ -202,7 +202,7 @@ def test_sizes_of_a_recipe(folder):
         ("digit", None, "neither a folder nor a known name: .*did you mean digits"),
         ("no/such/folder", None, "neither a folder nor a known name"),
         ("torch/cifar10", None, "needs a root"),
-        ("torch/cifar10", "{}/nowhere", "is no folder"),
+        ("torch/cifar10", "{}/nowhere", "is not a folder"),
         ("torch/cifar10", "{}", "cannot be read from .*not found"),
         ("torch/cifar11", "{}", "did you mean torch/cifar10"),
         ("{}", None, "has no train part: expected train/ or training/"),
