@@ -218,7 +218,7 @@ def test_data_that_is_none_is_told(tmp_path: Path, name: str, told: str, monkeyp
 
 
 def test_a_table_without_results_says_how_to_make_them(place) -> None:
-    with pytest.raises(SystemExit, match=r"ratio\.json is not there: run ratio\.py without --table first"):
+    with pytest.raises(SystemExit, match=r"ratio\.json does not exist: run ratio\.py without --table first"):
         importlib.import_module("command").read("ratio", place)
 
 

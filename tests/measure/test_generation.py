@@ -290,5 +290,5 @@ def test_depths_that_keep_no_cache_are_left_out_and_the_table_says_so(nets: Any)
     assert [row.skip for row in table.rows] == ["FF", "FT"]
     assert line in str(result)
     assert line in str(table)
-    with pytest.raises(StagesError, match="sub-network TT cannot be a Lfm2ForCausalLM of its own"):
+    with pytest.raises(StagesError, match="sub-network TT cannot be a separate Lfm2ForCausalLM"):
         profile_generation(network, PROMPT, new_tokens=2, skips=["FF", "TT"], rounds=1)
