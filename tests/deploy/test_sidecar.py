@@ -39,7 +39,7 @@ def test_it_says_what_the_file_says_and_which_bytes_are_meant(exported: Path) ->
     assert plain.pop("files") == {"model.onnx": {"bytes": len(content), "crc32": f"{zlib.crc32(content):08x}"}}
     artifact = open_session(exported).artifact
     assert plain == json.loads(json.dumps(artifact.to_json()))
-    assert read_sidecar(exported) == read_sidecar(str(exported)) == artifact
+    assert read_sidecar(exported) == read_sidecar(str(exported)) == read_sidecar(place) == artifact
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def changed(**entries: Any) -> Callable[[Path], object]:
     [
         (Path.unlink, r"model\.onnx\.json does not exist: export the network again, or copy all files"),
         (lambda place: place.write_text("{"), r"model\.onnx\.json cannot be read"),
-        (lambda place: place.write_text("[1]"), "does not say which files it describes"),
-        (changed(files={}), "does not say which files it describes"),
-        (changed(files={"other.onnx": {"bytes": 1, "crc32": "0" * 8}}), r"describes other\.onnx and not model\.onnx"),
+        (lambda place: place.write_text("[1]"), "does not name the files it describes"),
+        (changed(files={}), "does not name the files it describes"),
+        (changed(files={"other.onnx": {"bytes": 1, "crc32": "0" * 8}}), r"describes other\.onnx, not model\.onnx"),
         (changed(files={"model.onnx": {"bytes": 1, "crc32": "0" * 8}}), "is damaged, or of another export"),
         (changed(files={"model.onnx": {"bytes": 1, "crc32": "?"}}), "8 hexadecimal digits"),
         (changed(files={"model.onnx": 3}), r"files in .*model\.onnx\.json"),

@@ -54,6 +54,15 @@ def test_latencies_are_measured_here_of_every_depth_alone_and_in_batches() -> No
     assert answered(predictor, "T") == [2.0] * 4
 
 
+def test_a_target_that_no_depth_can_meet_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    opened(max_batch=4, measure=False)
+    assert caplog.text == ""
+    settings = Settings(1.0, max_batch=4, measure=False)
+    open_predictor("cats", ad.Session("fake", Backend(KNOWN)), KNOWN, settings)
+    assert "cats: its fastest depth, T, takes " in caplog.text
+    assert " ms, more than the target of 1 ms: no answer will be in time" in caplog.text
+
+
 def test_or_they_are_those_of_the_table() -> None:
     predictor, backend = opened(max_batch=4, measure=False)
     assert not backend.batches

@@ -55,6 +55,7 @@ def test_where_lower_is_better_a_quality_is_an_upper_limit() -> None:
     ("wishes", "table", "said"),
     [
         (Wishes("TT"), TABLE, "skip=TT is not served: expected one of F, T"),
+        (Wishes(accuracy=0.67), TABLE, "accuracy=0.67: expected percent, such as accuracy=67"),
         (Wishes(accuracy=80.5), TABLE, "accuracy=80.5: the best depth, F, has accuracy 80.00 %"),
         (Wishes(accuracy=50.0), None, "quality was not measured; set a skip"),
     ],

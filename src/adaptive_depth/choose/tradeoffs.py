@@ -194,7 +194,8 @@ class TradeOffs(Plain):
         if cost not in COSTS:
             raise MeasurementError(f"cost={cost!r}: expected one of {', '.join(COSTS)}")
         if cost not in self.measured:
-            raise MeasurementError(f"{cost} was not measured: {COSTS[cost].how}, or ask for cost='macs'")
+            known = ", ".join(self.measured)
+            raise MeasurementError(f"{cost} was not measured, only {known}: {COSTS[cost].how}")
         return cost
 
     def front(self, cost: str | None = None) -> tuple[Row, ...]:

@@ -59,7 +59,7 @@ def read_sidecar(path: str | Path) -> Artifact:
     """An export's description, after checking that all its files are as they were written.
 
     Arguments:
-        path: its file or folder; only the description beside it is read, and the files' checksums.
+        path: its file or folder, or the description itself; only that is read, and the files' checksums.
 
     Raises:
         ArtifactError: a description that is missing, damaged, newer than this library or of other files.
@@ -69,6 +69,8 @@ def read_sidecar(path: str | Path) -> Artifact:
         ('FFFF', 'FFFT', 'FFTF', 'FFTT')
     """
     path = Path(path)
+    if path.suffix == ".json":
+        path = path.parent if path.name == FILE else path.with_suffix("")
     place = sidecar_of(path)
     plain = read_json(place, ArtifactError, _MEND)
     if not isinstance(plain, Mapping) or not plain.get(FILES):

@@ -1,5 +1,6 @@
 """An opened network as a model that answers requests: its table, measured on this machine, its queue and reader."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from .inputs import Limits
 from .metrics import Metrics
 from .predicting import About, Predictor
 
+_LOGGER = logging.getLogger(__name__)
 OnRound = Callable[[int, int], None]
 _SHEDS = ("oldest", "newest", "none")
 
@@ -108,6 +110,12 @@ def open_predictor(
         _check_measured(name, table, most)
     shed = None if settings.shed == "none" else settings.shed
     scheduler = DepthScheduler(table, settings.target_ms, max_batch=most, shed=shed, worth=worth)
+    fastest = min((row.skip for row in table.rows), key=lambda skip: scheduler.latency_ms(skip, 1))
+    if (least := scheduler.latency_ms(fastest, 1)) > settings.target_ms:
+        _LOGGER.warning(
+            f"{name}: its fastest depth, {fastest}, takes {least:.1f} ms, more than the target of "
+            f"{settings.target_ms:g} ms: no answer will be in time; set a later target"
+        )
     judged = None if known.trade_offs is None else table
     watch = None if metrics is None else metrics.of(name)
     batcher = Batcher(

@@ -91,6 +91,10 @@ class Wishes(Plain):
             return None
         if table is None:
             raise Problem("wish", f"accuracy={self.accuracy:g}: this model's quality was not measured; set a skip")
+        if table.quality.unit == "%" and 0 < self.accuracy <= 1:
+            raise Problem(
+                "wish", f"accuracy={self.accuracy:g}: expected percent, such as accuracy={100 * self.accuracy:g}"
+            )
         rows = [row for row in table.rows if row.skip in skips]
         good = tuple(row.skip for row in rows if table.quality.gain(row.accuracy, self.accuracy) >= 0)
         if not good:
