@@ -192,7 +192,7 @@ def test_one_process_needs_no_launcher(nets) -> None:
             "fsdp and low_memory cannot be combined yet: leave one of them out",
         ),
         ({"fsdp": True, "compile": True}, "fsdp and compile cannot be combined yet"),
-        ({"fsdp": True, "precision": "fp16"}, "fsdp with fp16: .* take bf16"),
+        ({"fsdp": True, "precision": "fp16"}, "fsdp with fp16: .* use bf16"),
     ],
 )
 def test_what_does_not_go_together(fields, said, nets, unchanged, monkeypatch) -> None:
