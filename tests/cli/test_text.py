@@ -418,11 +418,11 @@ BAD_MODELS = {
     "damaged tokenizer": (lambda f: _halved(f / "tokenizer.json"), "the tokenizer of"),
     "remote tokenizer": (
         lambda f: (f / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["a.B", null]}}'),
-        "asks for code of its own (tokenizer_config.json: auto_map)",
+        "asks for custom code (tokenizer_config.json: auto_map)",
     ),
     "few rows": (
         lambda f: tiny_llama(vocab_size=100).save_pretrained(f),
-        "it has ids up to 258, and the embedding has 100",
+        "it has ids up to 258, but the embedding has 100",
     ),
 }  # fmt: skip
 
@@ -535,7 +535,7 @@ def test_what_is_there_is_kept_unless_told_otherwise(call, model, notes, run, mo
 
     monkeypatch.setattr("adaptive_depth.training.loop._Run._update", stop)
     status, _, err = call("text", "train", model, notes, "--out", run, "--overwrite", *TRAINING)
-    assert (status, err) == (130, "Error: interrupted; what was written before is kept\n")
+    assert (status, err) == (130, "Error: interrupted; everything written so far is kept\n")
     assert files(run) == before
     status, *_ = call("text", "train", model, notes, "--out", run.parent / "new", *TRAINING)
     assert status == 130

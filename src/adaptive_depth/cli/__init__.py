@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit status: 0, or 2 with one line on stderr if the user can fix the error."""
     try:
         status = app(arguments, prog_name="adaptive-depth", standalone_mode=False) or 0
-        message = "interrupted; what was written before is kept" if status == _INTERRUPTED else ""
+        message = "interrupted; everything written so far is kept" if status == _INTERRUPTED else ""
     except AdaptiveDepthError as error:
         message, status = str(error), 2
     except ModuleNotFoundError as error:

@@ -476,7 +476,7 @@ def trade_offs(run: Path, profile: "Profile | None" = None, alone: dict[str, flo
 
 def _check_size(run: Path, profile: "Profile") -> None:
     """Raise if cost and accuracy were measured on images of different sizes."""
-    data = read_json(run / DATA, "without it, image sizes are not compared") if (run / DATA).exists() else {}
+    data = read_json(run / DATA, "remove it to skip the comparison of image sizes") if (run / DATA).exists() else {}
     shape = next((shape for shape in profile.inputs if len(shape) == 4), None)
     if shape is None or not (isinstance(data, dict) and data.get("image_size")):
         return
