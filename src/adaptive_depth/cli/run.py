@@ -405,7 +405,7 @@ def _follow(
                 tally.add(passed)
                 if first_passes is not None and passed.error is None and not passed.shed:
                     first_passes.setdefault(passed.image, passed)
-                if passed.error is not None and tally.failures_in_a_row == 1:
+                if passed.error is not None and tally.failures_in_a_row == 1:  # a lasting failure is reported once
                     _report(f"Failed: {passed.image}: {passed.error}")
                 view.show(passed, tally, getattr(chooser, "slowdown", None))
                 if seconds is not None and perf_counter() - start >= seconds:

@@ -92,6 +92,7 @@ def open_model(target: str, arguments: Iterable[str] = (), **more: Any) -> "nn.M
     from ..core.saving import load
     from ..models import create_model
 
+    # A folder that happens to be called resnet18 must not hide the model of that name.
     looks_like_a_folder = target.startswith((".", "/", "~")) or (Path(target).is_dir() and not is_model_name(target))
     if is_run(target) or looks_like_a_folder:
         if given := [*arguments]:

@@ -159,7 +159,7 @@ def serve(
         with listening:
             serve_here(partial(_opened, models, texts), listening, limits=limits, on_ready=announce)
     else:
-        free = listening.getsockname()[:2]
+        free = listening.getsockname()[:2]  # closed again, because Ray binds the port in its own process
         listening.close()
         _on_ray(models, texts, settings, replicas, free, announce)
     typer.echo("Stopped.", err=True)

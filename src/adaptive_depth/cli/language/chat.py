@@ -53,7 +53,7 @@ class Conversation:
         cache = self._cache_for(ids)
         self._cache, self._read = None, []  # an interruption would leave a cache that no longer matches its tokens
         found, rate = self.writer.write(ids, streamed=streamed, cache=cache)
-        if cache is not None and cache.get_seq_length() == len(found) - 1:
+        if cache is not None and cache.get_seq_length() == len(found) - 1:  # the last token was never read
             self._cache, self._read = cache, found[:-1]
         reply = self.writer.text(found, len(ids))
         self.messages = [*messages, {"role": "assistant", "content": reply}]

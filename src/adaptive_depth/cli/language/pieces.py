@@ -53,6 +53,7 @@ class Tokens:
                 "expected the model's own, with all its files (tokenizer.json, or its vocabulary); transformers may "
                 "have read another kind of tokenizer as the one usual for the model's type"
             )
+        # Some tokenizers have a BOS token and yet begin no text with it, so one is tried.
         first, bos = tokenizer("a")["input_ids"][:1], tokenizer.bos_token_id
         self.first = torch.tensor([bos] if bos is not None and first == [bos] else [], dtype=self.ids.dtype)
         self.context, self.own = context, context - len(self.first)  # tokens of the text in a piece
