@@ -95,7 +95,7 @@ def test_a_task_whose_inputs_are_no_pair_says_so(network: ad.AdaptiveNetwork, tm
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ({"images": images(2) * np.nan, "path": "p"}, DataError, "not finite"),
+        ({"images": images(2) * np.nan, "path": "p"}, DataError, "non-finite"),
         (
             {"to": "executorch", "path": "m.pte"},
             ExportError,
