@@ -297,6 +297,6 @@ def tensors_of(output: Any) -> list[Tensor]:
 
 
 def same_output(a: Any, b: Any) -> bool:
-    """Are all tensors of two outputs equal, bit for bit, and finite?"""
+    """Are all tensors of two outputs equal, bit for bit, and free of NaN, which equals nothing?"""
     first, second = tensors_of(a), tensors_of(b)
     return len(first) == len(second) and all(map(torch.equal, first, second))

@@ -177,8 +177,8 @@ def _both(where: str, target: Mapping[str, Any], name: str) -> tuple[Tensor, Ten
         )
     if labels.is_floating_point() and labels.numel():
         raise DataError(f"{where} has {name} of {labels.dtype}: expected whole numbers; convert them with .long()")
-    # Half precision has no odd pixels above 2,048.
-    kept = boxes if boxes.is_floating_point() and boxes.dtype != torch.float16 else boxes.float()
+    # float16 has no odd pixels above 2,048, bfloat16 none above 256.
+    kept = boxes if boxes.dtype in (torch.float32, torch.float64) else boxes.float()
     if not torch.isfinite(kept).all():
         raise DataError(f"{where} has boxes that are not finite numbers: leave them out, or repair them")
     return kept, labels.long()
