@@ -286,7 +286,7 @@ def test_tables_that_are_refused() -> None:
     with pytest.raises(ad.MeasurementError, match="a scheduler received a dict instead of a table"):
         DepthScheduler({}, 50.0)  # type: ignore[arg-type]
     untimed = ad.TradeOffs((ad.Row("F", 80.0, 400, 9), ad.Row("T", 60.0, 200, 5)))
-    with pytest.raises(ad.MeasurementError, match="latency_ms was not measured, only .*: profile without"):
+    with pytest.raises(ad.MeasurementError, match=r"latency_ms was not measured, only .*: profile without"):
         DepthScheduler(untimed, 50.0)
     single = ad.TradeOffs(tuple(replace(row, throughput={}) for row in ROWS))
     with pytest.raises(ad.MeasurementError, match=r"of at most 1: profile with batch_sizes=\(1, 4\)"):
