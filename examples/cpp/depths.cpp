@@ -1,12 +1,12 @@
-// Runs a file of many depths that `adaptive-depth export --to onnx` wrote, by ONNX Runtime's C++ interface.
+// Runs what `adaptive-depth export --to onnx` wrote, one file with many depths, with ONNX Runtime's C++ interface.
 //
-//     depths model.onnx input.f32              every depth: its outputs, and how long it takes here
+//     depths model.onnx input.f32              every depth: its outputs and its latency here
 //     depths model.onnx input.f32 TTFF FFFF    these depths
-//     depths model.onnx input.f32 --target-ms 12    the best depth, by the table in the file, that holds the deadline here
+//     depths model.onnx input.f32 --target-ms 12    the best depth, by the file's table, that meets the deadline here
 //
 // input.f32 holds numbers of [1, channels, height, width] as float32, little-endian, such as Python's
-// `prepare(image, session.artifact.preprocessing).tofile("input.f32")` writes them. What the file says of itself is read
-// from model.onnx.json beside it, which also has a checksum of the model.
+// `prepare(image, session.artifact.preprocessing).tofile("input.f32")` writes them. The description is read from
+// model.onnx.json beside the file, which also has a checksum of the model.
 
 #include <onnxruntime_cxx_api.h>
 
@@ -51,17 +51,17 @@ std::string Crc32(const std::vector<char>& bytes) {
 
 std::string NameOf(const std::string& path) { return path.substr(path.find_last_of("/\\") + 1); }
 
-// What the file says of itself, once the file is known to be the one that is meant.
+// The file's description, after checking that it belongs to this file.
 json ReadSidecar(const std::string& path, const std::vector<char>& model) {
   const std::string beside = path + ".json";
   json said;
   try {
     said = json::parse(ReadFile(beside));
-    if (said.at("format") != "adaptive-depth artifact") throw std::runtime_error("it is of another program");
+    if (said.at("format") != "adaptive-depth artifact") throw std::runtime_error("it was written by another program");
     if (said.at("version").get<int>() > kNewestVersion) throw std::runtime_error("it is newer than this program");
     const json& told = said.at("files").at(NameOf(path));
     if (told.at("bytes") != model.size() || told.at("crc32") != Crc32(model)) {
-      throw std::runtime_error(path + " is damaged, or of another export: copy both files once more");
+      throw std::runtime_error(path + " is damaged or from another export: copy both files again");
     }
     for (const auto& skip : said.at("skips")) {
       if (skip.get<std::string>().size() != said.at("stages").size()) throw std::runtime_error("a skip does not fit");
@@ -84,7 +84,7 @@ class Network {
     if (outputs_.empty()) outputs_ = {"logits"};
   }
 
-  // The first output of one depth. Which depth it is, is an input like the image: nothing is loaded or built anew.
+  // The first output of one depth. The depth is an input like the image, so switching loads and builds nothing.
   std::vector<float> Run(std::vector<float>& x, const std::string& skip) {
     const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
     const std::int64_t size = std::accumulate(shape_.begin(), shape_.end(), std::int64_t{1}, std::multiplies<>());
@@ -104,7 +104,7 @@ class Network {
     return {first, first + found.front().GetTensorTypeAndShapeInfo().GetElementCount()};
   }
 
-  // The middle one of some runs, in milliseconds; one more warms up.
+  // The median of some runs, in milliseconds, after one to warm up.
   double Latency(std::vector<float>& x, const std::string& skip) {
     std::vector<double> times;
     for (int round = -1; round < kRounds; ++round) {
@@ -117,7 +117,7 @@ class Network {
     return times[kRounds / 2];
   }
 
-  // The best depth, by the table's quality, among those that end in time on this device; the fastest if none does.
+  // The best depth, by the table's quality, among those that meet the deadline on this device; the fastest if none does.
   std::string Best(std::vector<float>& x, double target_ms) {
     const json& table = said_.at("trade_offs");
     if (table.is_null()) throw std::runtime_error("the file has no table of its depths: export a run that was measured");

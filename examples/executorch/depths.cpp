@@ -1,8 +1,8 @@
-// Runs a file of many depths that `adaptive-depth export --to executorch` wrote, by ExecuTorch's C++ interface: no Python, no torch.
+// Runs what `adaptive-depth export --to executorch` wrote, one file with many depths, with ExecuTorch's C++ interface.
 //
-//     depths model.pte input.f32              every depth: how long it takes here, and its outputs
+//     depths model.pte input.f32              every depth: its latency here and its outputs
 //     depths model.pte input.f32 TTFF FFFF    these depths
-//     depths model.pte --describe             what the file says of itself, as JSON: classes, preprocessing, table
+//     depths model.pte --describe             the file's description as JSON: classes, preprocessing, table
 //
 // input.f32 holds the numbers of one batch as float32, little-endian, such as Python's
 // `prepare(image, session.artifact.preprocessing).tofile("input.f32")` writes them.
@@ -30,7 +30,7 @@ using executorch::runtime::Result;
 
 namespace {
 
-constexpr char kDescription[] = "artifact";  // the method that returns what the file says of itself; the others are depths
+constexpr char kDescription[] = "artifact";  // the method that returns the description; the others are depths
 constexpr int kRounds = 5;
 
 template <typename T>
@@ -89,7 +89,7 @@ class Network {
 
   void Forget(const std::string& skip) { module_.unload_method(skip); }
 
-  // The middle one of some runs, in milliseconds; one more loads the depth and warms up.
+  // The median of some runs, in milliseconds, after one that loads the depth and warms up.
   double Latency(std::vector<float>& x, const std::string& skip) {
     std::vector<double> times;
     for (int round = -1; round < kRounds; ++round) {
@@ -105,7 +105,7 @@ class Network {
  private:
   std::string path_;
   Module module_;
-  std::set<std::string> skips_;  // in the order of the alphabet: the super-net is first
+  std::set<std::string> skips_;  // in alphabetical order, so the super-net is first
 };
 
 int Main(const std::vector<std::string>& arguments) {

@@ -110,7 +110,7 @@ def test_a_foreign_file(tmp_path: Path) -> None:
     )
     onnx.save(foreign, path)
     with pytest.raises(
-        ArtifactError, match=r"is not from this library: expected a file that adaptive-depth export wrote"
+        ArtifactError, match=r"was not written by this library: expected a file that adaptive-depth export wrote"
     ):
         open_session(path)
     helper.set_model_props(foreign, {"adaptive_depth": '{"format": "adaptive-depth artifact", "version": 9}'})

@@ -123,7 +123,7 @@ def test_missing_weights(exported: tuple[ad.AdaptiveNetwork, Path], tmp_path: Pa
 def test_a_foreign_model(exported: tuple[ad.AdaptiveNetwork, Path], tmp_path: Path) -> None:
     foreign = copied(exported[1], tmp_path, xml=exported[1].read_bytes().replace(b"<adaptive_depth ", b"<other "))
     with pytest.raises(
-        ArtifactError, match=r"model\.xml is not from this library: expected a file that adaptive-depth"
+        ArtifactError, match=r"model\.xml was not written by this library: expected a file that adaptive-depth"
     ):
         open_session(foreign)
 

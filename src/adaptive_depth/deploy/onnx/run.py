@@ -62,7 +62,7 @@ def open_backend(
         )
     described = said.get(DESCRIPTION)
     if described is None:
-        raise ArtifactError(f"{source} is not from this library: expected a file that adaptive-depth export wrote")
+        raise ArtifactError(f"{source} was not written by this library: expected a file that adaptive-depth export wrote")
     return OnnxBackend(session, Artifact.from_json(described, source))
 
 

@@ -111,7 +111,7 @@ def _read(core: openvino.Core, path: Path) -> tuple[openvino.Model, Artifact]:
             f"{path} cannot be read ({one_line(error)[:200]}): it or {weights.name} is damaged, or no OpenVINO model"
         ) from error
     if not model.has_rt_info([DESCRIPTION]) or not model.has_rt_info([CHECKSUM]):
-        raise ArtifactError(f"{path} is not from this library: expected a file that adaptive-depth export wrote")
+        raise ArtifactError(f"{path} was not written by this library: expected a file that adaptive-depth export wrote")
     artifact = Artifact.from_json(model.get_rt_info([DESCRIPTION]).astype(str), path)
     if checksum(weights) != model.get_rt_info([CHECKSUM]).astype(str):
         raise ArtifactError(f"{weights} was not written with {path.name}: it is damaged, or from another export")
