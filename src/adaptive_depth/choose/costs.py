@@ -95,6 +95,7 @@ class Cost(Plain):
     cache_kb: NotNegative | None = None
 
     def __post_init__(self) -> None:
+        # JSON has no tuples, and its keys are strings.
         object.__setattr__(self, "times_ms", tuple(self.times_ms))
         object.__setattr__(self, "throughput", {int(batch): rate for batch, rate in self.throughput.items()})
         known = [each for each in (self.latency_low_ms, self.latency_ms, self.latency_high_ms) if each is not None]
@@ -162,6 +163,7 @@ class Profile(Plain):
     uncounted: dict[str, Count]
     backend: str = "eager"
     network: str = ""
+    # Clock and load differ in every measurement, also of equal costs.
     conditions: dict[str, Any] = field(default_factory=dict, compare=False)
     energy: str = "not measured"
     inputs: tuple[tuple[Count, ...], ...] = ()
@@ -206,6 +208,7 @@ class Profile(Plain):
             for skip, cost in self.costs.items()
             if skip[stage] == "F" and (skipped := f"{skip[:stage]}T{skip[stage + 1 :]}") in self.costs
         ]
+        # Differences within a round: whatever slows the machine for a while slows both of a pair.
         rounds = [sum(passes) / len(passes) for passes in zip(*(_differences(*pair) for pair in pairs), strict=True)]
         low, high = median_interval(rounds)
         if low is None or high is None:
@@ -331,6 +334,7 @@ class Profile(Plain):
                     f"({saving.low_ms:.2f} to {saving.high_ms:.2f})."
                 )
         ends = frozenset(flag * len(next(iter(self.costs), "")) for flag in "FT")
+        # A ratio of two times that may be equal is noise.
         if (share := self.time_per_work()) is not None and ends not in ties:
             yield f"Share of time saved over share of multiply-adds saved, super-net to base-net: {share:.2f}."
 
@@ -352,6 +356,7 @@ class Profile(Plain):
         """Groups of sub-networks that all tie with each other, by increasing time."""
         groups: list[list[str]] = []
         for cost in sorted(self.costs.values(), key=lambda cost: getattr(cost, self._timed or "latency_ms") or 0.0):
+            # With all of them, not only with the last: ties are not transitive.
             if groups and all(frozenset((other, cost.skip)) in ties for other in groups[-1]):
                 groups[-1].append(cost.skip)
             else:
@@ -430,6 +435,7 @@ def macs_unit(largest: float) -> tuple[float, str]:
         (1000000000.0, 'GMACs')
     """
     units = ((1e9, "GMACs"), (1e6, "MMACs"))
+    # From a tenth of a unit on: three decimals still show three digits.
     return next((unit for unit in units if largest >= unit[0] / 10), (1e3, "kMACs"))
 
 
@@ -445,6 +451,7 @@ def median_interval(values: Sequence[float]) -> tuple[float | None, float | None
     """
     n, k = len(values), 0
     term = tail = 1  # coins with k heads, with at most k heads, of 2^n
+    # Twice the tail's share is at most 5 %, in whole numbers: 2^n overflows a float for long measurements.
     while 2 * tail * 20 <= 2**n:
         k += 1
         term = term * (n - k + 1) // k

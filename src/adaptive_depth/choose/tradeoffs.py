@@ -45,6 +45,7 @@ class Row(Plain):
     first_token_ms: Positive | None = None
     token_ms: Positive | None = None
     cache_kb: NotNegative | None = None
+    # A dict cannot be hashed, but a row can.
     throughput: dict[Size, Positive] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -115,6 +116,7 @@ class TradeOffs(Plain):
             check_value(self.quality, f"{self.quality.noun} of {row.skip!r}", row.accuracy)
             if row.alone is not None:
                 check_value(self.quality, f"{self.quality.noun} of {row.skip!r} trained alone", row.alone)
+                # Accuracies trained alone are often typed in, and a fraction such as 0.76 would pass as 0.76 %.
                 if self.quality == TOP_1 and 0 < row.alone <= 1:
                     raise MeasurementError(
                         f"accuracy of {row.skip!r} trained alone is {row.alone!r}: expected percent, such as "
@@ -179,6 +181,7 @@ class TradeOffs(Plain):
         """
         if not self.images or self.quality != TOP_1:
             return None
+        # Not 100 %, where the formula has no error at all: one more image may be wrong.
         wrong = min(max(row.accuracy for row in self.rows) / 100, 1 - 0.5 / self.images)
         return 200 * math.sqrt(2 * wrong * (1 - wrong) / self.images)
 
@@ -263,6 +266,7 @@ class TradeOffs(Plain):
         """
         name = self.cost_name(cost)
         steps: dict[str, float] = {}
+        # Only at these limits can the answer change.
         for limit in sorted({getattr(row, name) for row in self.rows}):
             steps.setdefault(self.best(**{name: limit}), limit)
         return tuple((limit, skip) for skip, limit in steps.items())
@@ -280,7 +284,7 @@ class TradeOffs(Plain):
         cache_kb: float | None = None,
         accuracy: float | None = None,
         quality: float | None = None,
-        **unknown: float,
+        **unknown: float,  # named in a BudgetError, not a TypeError
     ) -> str:
         """The skip of the best sub-network within limits, in any combination; `choose` also says why.
 
@@ -346,6 +350,7 @@ class TradeOffs(Plain):
     def _excess(self, row: Row, name: str, limit: float) -> float:
         """The fraction of the limit by which the row misses it; 0 or less if it meets it."""
         if name in _QUALITIES:
+            # A limit of 0 is valid for a signed quality.
             return self.quality.gain(limit, row.accuracy) / (abs(limit) or 1.0)
         return (getattr(row, name) - limit) / limit
 
@@ -369,6 +374,7 @@ class TradeOffs(Plain):
         lower = self._sign(name) == ">="
         value = row.accuracy if name in _QUALITIES else getattr(row, name)
         rounding = ROUND_FLOOR if lower else ROUND_CEILING
+        # By `repr`, because the exact binary value may be just above the printed one, and be rounded up again.
         return f"{float(Context(prec=4, rounding=rounding).create_decimal(Decimal(repr(value)))):g}"
 
     def _against(self, row: Row, full: Row, cost: str) -> str:
@@ -449,7 +455,7 @@ class TradeOffs(Plain):
             and self.quality.gain(row.alone, chosen.accuracy) > 0
             and getattr(row, cost) <= getattr(chosen, cost)
         ]
-        return max(better, key=lambda each: each[:2])[2] if better else None
+        return max(better, key=lambda each: each[:2])[2] if better else None  # rows have no order among themselves
 
     def _checked(self, limits: Mapping[str, Any]) -> Mapping[str, float]:
         known = (*COSTS, "accuracy" if self.quality == TOP_1 else "quality")
@@ -458,6 +464,7 @@ class TradeOffs(Plain):
         for name, limit in limits.items():
             if name not in (*known, "quality"):
                 raise BudgetError(f"unknown limit {name}={limit!r}: expected one or more of {', '.join(known)}")
+            # A log-likelihood, for example, is limited by a negative number.
             signed = name == "quality" and self.quality.unit != "%"
             if not (_is_number(limit) and math.isfinite(limit) and (signed or limit > 0)):
                 raise BudgetError(f"limit {name}={limit!r}: expected a finite number{'' if signed else ' above 0'}")
@@ -488,6 +495,7 @@ class TradeOffs(Plain):
                 )
         if reasons:
             return f"no sub-network meets {asked}: {'; '.join(reasons)}"
+        # A surplus in one limit does not make up for what another one misses.
         nearest = min(self.rows, key=lambda row: sum(max(0.0, self._excess(row, *limit)) for limit in limits.items()))
         misses = [name for name, limit in limits.items() if not self._meets(nearest, name, limit)]
         short = " and ".join(self._limit_in_words(name, self._loosened(nearest, name)) for name in misses)
@@ -614,6 +622,7 @@ def tradeoffs(
         raise MeasurementError(
             f"alone names {', '.join(map(repr, foreign))}: expected skips of this network, {', '.join(cost.costs)}"
         )
+    # The costs of a row have the same names as those of a `Cost`.
     costs = [each.name for each in fields(Row) if each.name not in ("skip", "accuracy", "alone")]
     rows = (
         Row(skip, accuracy[skip], alone=alone.get(skip), **{name: getattr(found, name) for name in costs})
@@ -635,4 +644,4 @@ def check_value(quality: Quality, what: str, value: object) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)  # True is a Real, too

@@ -98,6 +98,7 @@ def choose_draft(
         raise MeasurementError(
             f"no draft to try for {verifier}: expected depths that skip more, and lengths such as 4. {why}".rstrip()
         )
+    # All write the same number of tokens, or their times could not be compared.
     settings = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, **with_padding(network, options)}
     model: Any = network.subnet(verifier)
     ways: list[Draft | None] = [None, *tried]
@@ -107,6 +108,7 @@ def choose_draft(
         for row in range(-1, len(ids)):  # the first row is a warm-up
             for way in order.sample(ways, len(ways)):
                 line, seen = ids[[row]][:, mask[row].bool()], mask[[row]][:, mask[row].bool()]
+                # Needs no synchronisation: after each token `generate` reads on the CPU whether the text has ended.
                 start = perf_counter()
                 if way is None:
                     model.generate(line, attention_mask=seen, **settings)
@@ -125,4 +127,5 @@ def choose_draft(
 def _shallower(network: AdaptiveNetwork, verifier: str) -> list[str]:
     """The shallowest eight depths that skip everything that the verifier skips, and more."""
     found = [each for each in network.skips if is_shallower(each, verifier)]
+    # Each is tried with every length, and there are up to 2^N.
     return sorted(found, key=lambda each: -each.count("T"))[:8]

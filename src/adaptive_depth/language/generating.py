@@ -108,12 +108,14 @@ def _check_options(network: AdaptiveNetwork, ids: Tensor, options: Mapping[str, 
     own = "call network.subnet(skip).generate(...), which supports all options of transformers"
     asked = {name: asked_for(name, options) for name in (*_SEVERAL, *_NOT_DRAFTED)}
     for name in _SEVERAL:
+        # True == 1, but a dict is not a text.
         if asked[name] and (asked[name] is True or asked[name] != 1):
             raise DataError(f"{name}={asked[name]!r}: expected one text per prompt, as token ids; {own}")
     if options.get("streamer") is not None and len(ids) > 1:
         raise DataError(f"a streamer for {len(ids)} prompts: it shows only one; call generate for each, with its own")
     if drafted:
         alone = [name for name in ("cache_implementation", "stopping_criteria", "stop_strings") if asked[name]]
+        # None means not set, which is fine.
         alone += ["use_cache"] if asked["use_cache"] is False else []
         alone += ["num_beams"] if (asked["num_beams"] or 1) > 1 else []
         if alone:
@@ -185,6 +187,7 @@ def _continued(
     network: AdaptiveNetwork, skip: str, ids: Tensor, mask: Tensor, draft: Draft | None, options: Mapping[str, Any]
 ) -> Tensor:
     model: Any = network.subnet(skip)
+    # `argmax` returns the first of equal values; it does not take booleans.
     kept = mask.any(dim=0).long().argmax()  # leading columns that are padding in all these rows
     ids, mask = ids[:, kept:], mask[:, kept:]
     with torch.no_grad():
@@ -192,6 +195,7 @@ def _continued(
             found = model.generate(ids, attention_mask=mask, **with_padding(network, options))
         else:
             found = draft.run(network, model, ids, mask, with_padding(network, options))
+    # A model's own `generation_config` may request a dict, too.
     text = found if isinstance(found, Tensor) else found.sequences
     padding = ids.new_full((len(text), int(kept)), padding_of(network))
     return torch.cat([padding, text], dim=1)
@@ -205,6 +209,7 @@ def _skips(network: AdaptiveNetwork, skip: Any, rows: int) -> list[str]:
     stages = len(network.stages)
     if skip is None:
         return [network.skips[0]] * rows
+    # (True, False) is one skip of two stages, not the skips of two rows.
     one = isinstance(skip, str) or (isinstance(skip, Sequence) and all(isinstance(flag, bool) for flag in skip))
     if one:
         return [parse_skip(skip, stages)] * rows

@@ -26,6 +26,7 @@ def check_writes(network: object, received_by: str) -> None:
 
 def with_padding(network: AdaptiveNetwork, options: Mapping[str, Any]) -> dict[str, Any]:
     known = getattr(getattr(network.model, "generation_config", None), "pad_token_id", None)
+    # Without it, transformers warns at every call.
     return {**({} if known is not None else {"pad_token_id": padding_of(network)}), **options}
 
 
@@ -33,15 +34,16 @@ def padding_of(network: AdaptiveNetwork) -> int:
     """The id for padding: the model's own, or that of its end token, or 0 if there is neither."""
     for name in ("pad_token_id", "eos_token_id"):
         found = _special(network, name)
-        found = found[0] if isinstance(found, list) and found else found
+        found = found[0] if isinstance(found, list) and found else found  # Llama 3 has several end tokens
         if isinstance(found, int):
             return found
-    return 0
+    return 0  # masked, so any id will do
 
 
 def _special(network: AdaptiveNetwork, name: str) -> Any:
     """A token of a model's config; None if it has no such field (RWKV's has no padding)."""
     config: Any = network.model.config
+    # Models of text and images nest the text's settings.
     return getattr(config.get_text_config(), name, None)
 
 
@@ -108,6 +110,7 @@ def _line(given: Any) -> Tensor:
         line = torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"a prompt is {given!r} ({error}): expected a list of token ids, whole numbers") from error
+    # An empty list becomes a tensor of floats, which the next check would call fractions.
     if not len(given):
         return line.long()
     if line.ndim != 1 or not is_whole(line):
@@ -121,6 +124,7 @@ def _check_not_padded(network: AdaptiveNetwork, ids: Tensor) -> None:
     if not isinstance(pad, int) or len(ids) < 2:
         return
     edges = (ids[:, 0] == pad) | (ids[:, -1] == pad)
+    # Where every row has it, it is more likely a start or end token with the same id.
     if bool(edges.any()) and not bool(edges.all()):
         raise DataError(
             f"rows of the batch start or end with the padding token {pad}, but there is no attention_mask: pass the "
@@ -140,11 +144,13 @@ def check_length(network: AdaptiveNetwork, mask: Tensor, options: Mapping[str, A
     Arguments:
         options: of `generate`; None if nothing is written.
     """
+    # Padding takes up no positions.
     known, longest, new = context_of(network.model), int(mask.sum(dim=1).max()), 0
     if options is not None:
         new = asked_for("max_new_tokens", options)
         if new is None:
             most = asked_for("max_length", options)
+            # transformers counts padding in `max_length`.
             if most is not None and most <= mask.shape[1]:
                 raise DataError(
                     f"max_length={most} for prompts of {mask.shape[1]} tokens, which it includes: expected more, or "
