@@ -137,6 +137,17 @@ def test_keyword_inputs_are_passed_on_and_may_hold_the_batch():
     assert calls
 
 
+@pytest.mark.parametrize("example", [(torch.zeros(3, 4), 2.0), {"x": torch.zeros(3, 4), "scale": 2.0}])
+def test_several_inputs_come_as_adapt_takes_them(example):
+    assert profile(linear_net(), example, latency=False) == profile(linear_net(), torch.zeros(3, 4), 2.0, latency=False)
+
+
+@pytest.mark.parametrize("skips", ["F", ["F"], ("F", "T")])
+def test_depths_by_position_are_named_in_the_error(skips):
+    with pytest.raises(MeasurementError, match="as an input: expected depths by name, skips="):
+        profile(linear_net(), torch.zeros(3, 4), skips, latency=False)
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [

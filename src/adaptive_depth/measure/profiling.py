@@ -62,7 +62,7 @@ def profile(
     Arguments:
         network: an adapted network; if it is compiled, the compiled code is timed.
         *example, **kwargs: the input, as the original model takes it, such as `[batch, channels, height, width]`,
-            on the device of the network. The first dimension of its tensors is the batch size, and so is the length of
+            on the device of the network; several also as one tuple or one dict. The first dimension of its tensors is the batch size, and so is the length of
             a list of images. If tensors differ in it, or are in another kind of list (nodes and edges of a graph), the
             whole example counts as one sample.
         skips: which sub-networks, one or several; by default all that can be used on their own (`Profile.left_out`).
@@ -95,6 +95,9 @@ def profile(
     chosen = chosen_skips(network, skips)
     if len(example) == 1 and isinstance(example[0], Mapping):  # a Hugging Face batch
         example, kwargs = (), {**example[0], **kwargs}
+    elif len(example) == 1 and isinstance(example[0], tuple):  # as `adapt` and loaders have several inputs
+        example = example[0]
+    _check_no_skips(example)
     device, batch_size = _device_and_batch(example, kwargs)
     if batch_sizes and samples_in((example, kwargs)) is None:
         raise MeasurementError(
@@ -288,6 +291,14 @@ def check_rounds(rounds: object, seconds: object, warmup: object) -> None:
         raise MeasurementError(
             f"warmup={warmup!r}: expected a whole number of rounds, 0 or more, or None to warm up until steady"
         )
+
+
+def _check_no_skips(example: Sequence[Any]) -> None:
+    """Raise if depths are among the positional arguments, which all go to the model."""
+    for value in example:
+        names = [value] if isinstance(value, str) else value if isinstance(value, list | tuple | set) else []
+        if names and all(isinstance(name, str) and set(name) <= {"T", "F"} for name in names):
+            raise MeasurementError(f"profile received {value!r} as an input: expected depths by name, skips={value!r}")
 
 
 def _device_and_batch(example: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[torch.device, int]:
