@@ -143,6 +143,7 @@ def in_order(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any
 def input_names(module: nn.Module) -> tuple[str, ...]:
     """The names of a module's inputs, in order; empty if its forward takes any (`*args`)."""
     forward = module.forward
+    # Cached by function: a bound method would keep its model alive.
     return _input_names(getattr(forward, "__func__", forward), hasattr(forward, "__func__"))
 
 
@@ -209,6 +210,7 @@ def without_use(
     """
     calls = list(calls)
     free = [call for call in calls if call.places is not None and NOWHERE in call.places]
+    # One by one as well, or a single value in use would count for all of them.
     dropped = {
         call.path
         for group in ([free] if len(free) == 1 else [free, *([call] for call in free)])
@@ -291,6 +293,7 @@ class _TensorsShared(TorchFunctionMode):
 def tensors_of(output: Any) -> list[Tensor]:
     """The tensors in a model's output: a tensor, or nested tuples, lists, dicts and dataclasses of them."""
     leaves = tree_leaves(output)
+    # pytree does not know the class, such as a custom subclass of dict.
     if len(leaves) == 1 and leaves[0] is output and not isinstance(output, Tensor):
         leaves = [*output.values()] if isinstance(output, Mapping) else []
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]

@@ -40,6 +40,7 @@ def cheapest_stretches(costs: Sequence[float], stages: int, skipped: int) -> lis
         """For the layers from `start` on, which itself stays."""
         if stages == 0:
             return (0.0, ()) if skipped == 0 else (inf, ())
+        # Each remaining stage keeps at least one layer.
         if len(costs) - start < stages + skipped:
             return inf, ()
         found = best(start + 1, stages, skipped)

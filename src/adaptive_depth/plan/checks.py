@@ -157,6 +157,7 @@ def homes(model: nn.Module, stages: Stages) -> dict[str, int]:
     for module in model.modules():
         current = places.stage(module) or current  # a norm between two stages follows the one before it
         number = explicit.get(id(module), current)
+        # A block may be named after a norm (PreNorm) and contain one.
         block = places.name(module) in blocks and not module._parameters and any(module.children())
         whole = is_norm(module) and not block and (id(module) in explicit or gathers_inside(module))
         if number and id(module) not in within and (whole or has_statistics(module)):
@@ -171,6 +172,7 @@ def _reject_replaced_forwards(stages: Stages, modules: Mapping[str, nn.Module]) 
     for path, module in modules.items():
         forward = module.__dict__.get("forward")
         around = not path or any(block.startswith(f"{path}.") for block in blocks)
+        # A function bound to the module itself calls its children by `self`, so it works on a twin.
         if around and forward is not None and getattr(forward, "__self__", None) is not module:
             raise StagesError(
                 f"the forward of {path or type(module).__name__!r} was replaced by a function that calls the original "
@@ -243,6 +245,7 @@ def _prove_skippable(block: nn.Module, call: Call, stage: Stage, asked: bool) ->
     said = f"stage {stage.name!r}: block {call.path!r} is not skippable: "
     hidden = hidden_of(call)
     fits = hidden is not None and hidden.shape == call.output_shape
+    # First, because it is a more helpful reason than a wrong shape.
     if stage.residual and not fits and (another := why_another_input(block, call)):
         raise StagesError(f"{said}{another}")
     if stage.returns is not None and any(place is not None and place >= len(call.given) for place in stage.returns):

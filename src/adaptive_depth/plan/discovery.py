@@ -91,6 +91,7 @@ class _Search:
         self.calls: dict[str, list[Call]] = {}
         for call in calls:
             self.calls.setdefault(call.path, []).append(call)
+        # By identity: a norm that several blocks share has one of its paths among the calls.
         self.ran = {id(self._at(path)): len(found) for path, found in self.calls.items()}
         self.residual: dict[str, bool] = {}
         self.failed: dict[str, str] = {}  # the error when it ran again alone
@@ -102,6 +103,7 @@ class _Search:
         for blocks in found:
             taken.update(blocks)
             yield self._run(blocks, container, alone=len(found) == 1)
+        # Also children that did not run: nobody calls a ModuleList, but its layers.
         for child in self._children(container, every=True):
             if child not in taken:
                 yield from self.runs(child)
@@ -169,6 +171,7 @@ class _Search:
     def _follows(self, before: str, path: str) -> bool:
         """Do they have the same shape, and not run in parallel on one input?"""
         first, second = self.calls[before][0], self.calls[path][0]
+        # After a block that works in place, the next one takes the same tensor, but does not run in parallel.
         taken, in_place = hidden_of(first), first.tensor is hidden_of(first)
         parallel = taken is hidden_of(second) and not in_place
         return not parallel and first.output_shape == second.output_shape and first.returns == second.returns
@@ -176,6 +179,7 @@ class _Search:
     def _may_lead(self, before: str, path: str) -> bool:
         """Can a module that is not a residual block itself be the first of a stage?"""
         calls = self.calls[before]
+        # Two Sequentials are of one class, but may contain anything.
         alike = type(self._at(before)) is type(self._at(path)) and not isinstance(self._at(path), nn.Sequential)
         return alike and len(calls) == 1 and not self._is_block(before) and self._follows(before, path)
 
@@ -254,6 +258,7 @@ class _Search:
         for path, each in zip(group, calls, strict=True):
             if len(each) != 1:
                 return f"{path} ran {len(each)} times in one forward pass; a block must run once"
+        # From the last, because the first block of a group is often special.
         for path, (call,) in reversed([*zip(group, calls, strict=True)]):
             if not self._is_block(path) and (another := why_another_input(self._at(path), call)):
                 return f"{path} cannot be skipped: {another}"
@@ -280,6 +285,7 @@ def _channel_dim(block: nn.Module, shape: Sequence[int]) -> int:
             return 1
         if isinstance(part, nn.Linear) and part.in_features == shape[-1]:
             return -1
+        # By exact type: timm's LayerNorm2d, a subclass, has its channels in dimension 1.
         if type(part) is nn.LayerNorm and part.normalized_shape == (shape[-1],):
             return -1
     return 1 if len(shape) == 4 else -1
@@ -291,6 +297,7 @@ def _hardest_working(model: nn.Module, runs: Sequence[Run], args: Any, kwargs: A
     with FlopCounterMode(display=False) as counter:
         model(*args, **kwargs)
     counts = counter.get_flop_counts()
+    # The counter prefixes all paths with the model's class.
     top = type(model).__name__
 
     def work(run: Run) -> int:
@@ -322,6 +329,7 @@ def _reject_quantised(model: nn.Module, place: str) -> None:
             ),
             None,
         )
+        # torch's own quantised layers pack their weights, so no parameter shows them.
         if wrong is not None or ".quantized" in type(module).__module__:
             raise StagesError(
                 f"{path or type(model).__name__} ({type(module).__name__}) has quantised weights, so it cannot be "

@@ -63,15 +63,18 @@ def thawed(norm: nn.Module) -> nn.Module | None:
 def _computes_the_same(norm: nn.Module, other: nn.Module, like: Tensor) -> bool:
     if like.is_meta:  # no numbers to compare; names and shapes match
         return True
+    # Drawn on the CPU, so that the result does not depend on the device.
     noise = torch.rand(2, len(like), 3, 3, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
     training = other.training
     try:
         with torch.no_grad():
             given = 4 * noise - 2
+            # A copy, because a fused activation may work in place.
             expected, found = norm(given.clone()), other.eval()(given)
     except Exception:  # noqa: BLE001 - such as one-dimensional norms
         return False
     finally:
         other.train(training)
     size = float(expected.abs().max()) if expected.numel() else 0.0
+    # Half precision has a resolution of at most 1e-3.
     return torch.allclose(found, expected, rtol=1e-2 if like.dtype.itemsize < 4 else 1e-4, atol=1e-5 * max(1.0, size))

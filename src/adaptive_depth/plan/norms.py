@@ -31,12 +31,13 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def _one_a_channel(parameter: torch.Tensor) -> bool:
-    return sum(size > 1 for size in parameter.shape) <= 1
+    return sum(size > 1 for size in parameter.shape) <= 1  # [1, C, 1, 1], too
 
 
 def has_statistics(module: nn.Module) -> bool:
     """Does it gather running statistics itself, as BatchNorm does?"""
     name = type(module).__name__.lower()
+    # Its buffers are named like statistics, but nothing updates them.
     if "frozen" in name:
         return False
     names = [buffer for buffer, value in module._buffers.items() if value is not None]

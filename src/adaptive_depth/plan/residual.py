@@ -97,6 +97,7 @@ class _Asked:
             ]
             handles = [part.register_forward_hook(_finite) for part in parts]
         try:
+            # Exchanged and not overwritten: restoring is exact, and no weights are copied.
             for parameter, data in before:
                 parameter.data = torch.zeros_like(data)
             yield
@@ -150,6 +151,7 @@ def _norm_of_input(asked: _Asked, call: Call, given: Tensor, change: Tensor) -> 
         if not any(isinstance(output, Tensor) and output.untyped_storage().data_ptr() == place for output in returned):
             return False
         answer = _output_on(asked.block, call, given + change) - before
+    # A norm rescales the change, so only its direction is compared, and not strictly.
     return bool(nn.functional.cosine_similarity(answer.flatten().float(), change.flatten().float(), dim=0) > 0.8)
 
 
@@ -164,6 +166,7 @@ def _adds_to_input(block: nn.Module, call: Call, given: Tensor) -> bool:
     ]
     try:
         with trunk:
+            # The trunk knows `given` by its id, so the block must get this very tensor.
             output = _output_on(block, call, given, copied=False)
     finally:
         for handle in handles:
@@ -188,6 +191,7 @@ class _Trunk(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
+        # In-place variants (`add_`) follow the same rules.
         name = func.overloadpacket.__name__.rstrip("_")
         first = output[0] if isinstance(output, tuple) and output else output
         state = self._after(name, args, first)
@@ -203,6 +207,7 @@ class _Trunk(TorchDispatchMode):
         if not any(states):
             return None
         if name in _SUMS:
+            # A broadcast bias is no second branch, and neither is a parameter, such as a position embedding.
             whole = [value for value in args[:2] if isinstance(value, Tensor) and value.shape == output.shape]
             sums = len(whole) == 2 and not any(isinstance(value, nn.Parameter) for value in whole)
             return "sum" if sums else next(state for state in states if state)

@@ -44,6 +44,7 @@ def mobilenet_v2_runs(model: nn.Module) -> list[Run] | None:
         first = [*stem, *norms_inside(model, before)] if stage is stages[0] else []
         last = [*norms_inside(model, behind), *head] if stage is stages[-1] else []
 
+        # Defaults, because the loop changes `first` and `last`.
         def norms(mandatory: Sequence[str], first: Sequence[str] = first, last: Sequence[str] = last) -> list[str]:
             return [*first, *norms_inside(model, mandatory), *last]
 
@@ -75,12 +76,13 @@ def _in_features(features: nn.Module) -> list[tuple[str, bool]]:
 
 def _is_body(model: nn.Module) -> bool:
     """Is it the `features` of torchvision's class alone, or their beginning with several outputs?"""
+    # Exactly these types: a subclass may have a forward of its own.
     parts = list(model.children()) if type(model) in (nn.Sequential, IntermediateLayerGetter) else []
     kinds = (Conv2dNormActivation, torchvision.models.mobilenetv2.InvertedResidual)
     return bool(parts) and all(isinstance(part, kinds) for part in parts) and bool(_in_features(model))
 
 
-_KINDS = (InvertedResidual, DepthwiseSeparableConv)
+_KINDS = (InvertedResidual, DepthwiseSeparableConv)  # the second is the first block in timm
 
 
 def _is_plain(block: nn.Module) -> bool:

@@ -40,6 +40,7 @@ def _of_torchvision(model: nn.Module) -> _Stages | None:
     """The stages of torchvision's class, or of its `features` alone, even with several outputs."""
     of = torchvision.models.swin_transformer
     whole = isinstance(model, of.SwinTransformer)
+    # Exactly these types: a subclass may have a forward of its own.
     if not (whole or type(model) in (nn.Sequential, IntermediateLayerGetter)):
         return None
     prefix, parts = ("features.", model.features) if whole else ("", model)
@@ -61,4 +62,5 @@ def _of_timm(model: nn.Module) -> _Stages | None:
         layers = [name for name, part in model.named_children() if isinstance(part, of.SwinTransformerStage)]
     else:
         return None
+    # The first stage's `downsample` is an Identity, which adds no norm.
     return [(f"{layer}.blocks", f"{layer}.downsample") for layer in layers] or None
