@@ -99,6 +99,7 @@ class TextGovernor:
         """
         chosen = []
         if self.first_token is not None:
+            # Of the depth for which it is most, because the depth is not known yet.
             work = max(self._work(row, prompt_tokens) for row in self._ladder)
             chosen.append(self.first_token.choose(waited_ms, work=work))
         if self.token is not None:
@@ -153,6 +154,7 @@ class TextGovernor:
         if measured == 1:
             return float(prompt_tokens)
         whole = row.first_token_ms or 1.0
+        # By noise a step of decoding may seem to take longer than the whole prompt.
         one = min(row.token_ms or whole / measured, whole) / whole
         return one + (1 - one) * (prompt_tokens - 1) / (measured - 1)
 
@@ -170,6 +172,7 @@ def _timed(table: TradeOffs, ladder: Iterable[Row], name: str) -> TradeOffs:
     """
     rows, least = [], 0.0
     for row in ladder:
+        # Strictly more: of two depths with equal times, the Pareto front would drop one.
         least = max(getattr(row, name), math.nextafter(least, math.inf))
         rows.append(replace(row, latency_ms=least))
     return replace(table, rows=tuple(rows), ties=())
@@ -178,7 +181,7 @@ def _timed(table: TradeOffs, ladder: Iterable[Row], name: str) -> TradeOffs:
 def _length(prompt_tokens: object, first_token_ms: object) -> int:
     """Length of the table's prompt."""
     if prompt_tokens is None and first_token_ms is None:
-        return 1
+        return 1  # without a limit on the first token, no length matters
     if isinstance(prompt_tokens, bool) or not isinstance(prompt_tokens, int) or prompt_tokens < 1:
         raise MeasurementError(
             f"the table's time to first token is for a prompt of {prompt_tokens} tokens: expected its length, "

@@ -82,6 +82,7 @@ class Governor:
         self._places = {row.skip: place for place, row in enumerate(self._ladder)}
         self._policy = Policy(self._ladder, self.target_ms, met, hold_s)
         self._limit, self._on_decision, self._clock = limit, on_decision, clock
+        # Reentrant, because the `limit` callback may read the governor.
         self._lock = threading.RLock()
         self._log: deque[Decision] = deque(maxlen=keep)
         self._seen: list[Seen] = []
@@ -113,8 +114,10 @@ class Governor:
             if self._limit is not None and at_s - self._asked_s >= 1:
                 limits = self._limit()
                 allowed = self._within(limits)
+                # Only now: if the callback or the check raises, the governor is unchanged.
                 self._limits, self._allowed, self._asked_s = limits, allowed, at_s
             decision = self._decide(at_s, waited_ms if 0 <= waited_ms < math.inf else 0.0, work)
+        # Without the lock, because a callback that writes to a disk may take long.
         if self._on_decision is not None:
             self._on_decision(decision)
         return decision.skip
@@ -139,7 +142,7 @@ class Governor:
             raise SkipError(f"skip {skip!r} is not in the governor's table: expected one of {', '.join(self._rows)}")
         with self._lock:
             at_s = self._time()
-            if 0 < latency_ms < math.inf:
+            if 0 < latency_ms < math.inf:  # also rejects nan
                 self._take(Seen(at_s, skip, latency_ms, waited_ms if 0 <= waited_ms < math.inf else 0.0, work))
             else:
                 self.ignored += 1
@@ -209,8 +212,10 @@ class Governor:
     def _take(self, seen: Seen) -> None:
         self._seen.append(seen)
         profiled = self._rows[seen.skip].latency_ms
+        # Without latencies there is no deadline.
         slowdown = seen.latency_ms / (profiled * seen.work) if profiled else 1.0
         missed = seen.waited_ms + seen.latency_ms > self.target_ms
+        # In milliseconds of the table's input, as the ladder's latencies are.
         room = (self.target_ms - seen.waited_ms) / seen.work
         self._policy.observe(seen.at_s, self._places.get(seen.skip), slowdown, missed, room)
 
@@ -252,6 +257,7 @@ class Governor:
         """The places on the ladder that the limits allow; if there are none, the nearest one, with a warning."""
         _check_limits(limits, self._table)
         places = range(len(self._ladder))
+        # 0 by default: without any limit there is nothing to exceed.
         over = [
             max((getattr(self._ladder[place], name) / limits[name] for name in limits), default=0) for place in places
         ]
@@ -290,6 +296,7 @@ def replay(log: Iterable[Decision], table: TradeOffs, **settings: Any) -> tuple[
             f"a log of {len(decisions)} decisions does not start with the first one or has gaps: keep all of them with "
             "Governor(keep=None) or on_decision"
         )
+    # `dict` returns no limits; those of the log are set before each decision.
     governor = Governor(table, **{"limit": dict, **settings, "keep": None, "on_decision": None})
     return tuple(governor._again(decision) for decision in decisions)
 
@@ -306,6 +313,7 @@ def _target(table: TradeOffs, target_ms: object, images_per_s: object, limit: ob
     if target_ms is None and images_per_s is None:
         return math.inf
     table.cost_name("latency_ms")
+    # One pass takes a batch, whose images arrive one after the other.
     return float(target_ms or 1000 * table.batch_size / images_per_s)  # type: ignore[arg-type, operator]
 
 

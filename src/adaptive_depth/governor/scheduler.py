@@ -145,6 +145,7 @@ class DepthScheduler:
         self._step = Steps(clock)
         self._lock: AbstractContextManager[Any] = threading.Lock()
         self._waiting = 0  # requests that the last plan left
+        # As if nothing had come before: a first burst is no rate.
         self._arrived, self._passed = 0.0, MEMORY * self.deadline_ms  # requests and ms, with decaying weight
         self._speed, self._known, self._idle = Speed(), 0, 0.0  # ms since the last observed pass
         self.ignored = 0  # observations with impossible latencies
@@ -184,7 +185,7 @@ class DepthScheduler:
         """
         if skip not in self._profiled:
             raise SkipError(f"skip {skip!r} is not in the table: expected one of {', '.join(self._profiled)}")
-        if type(batch) is not int or not 1 <= batch <= self.max_batch:
+        if type(batch) is not int or not 1 <= batch <= self.max_batch:  # True is an int, too
             raise BudgetError(f"batch={batch!r}: expected a whole number from 1 to {self.max_batch}")
         with self._lock:
             if 0 < latency_ms < math.inf:
@@ -237,6 +238,7 @@ class DepthScheduler:
         self._idle = self._idle + passed if self._known == self._speed.number else 0.0
         self._known = self._speed.number
         fade = math.exp(-passed / (MEMORY * self.deadline_ms))
+        # Requests may also leave by themselves, when clients give up.
         self._arrived = fade * self._arrived + max(0, waiting - self._waiting)
         self._passed = fade * self._passed + passed
 
@@ -267,6 +269,7 @@ class DepthScheduler:
         if any(map(math.isnan, left_ms)):
             raise BudgetError("left_ms holds nan: expected the milliseconds that each request has left")
         choices = None if accepted is None else [self._accepting(each) for each in accepted]
+        # After all checks, so that a rejected call counts nothing.
         self._count(len(left_ms))
         places = sorted(range(len(left_ms)), key=left_ms.__getitem__)
         left = [left_ms[place] / self._slow for place in places]
@@ -334,12 +337,13 @@ class DepthScheduler:
         skip, times, room = depths.skips[depth], depths.times[depth], together[start][1]
         chosen = [place for place, _ in together[start : start + size]]
         if self.shed is None:
-            others += [(place, math.inf) for place in queue.late]
+            others += [(place, math.inf) for place in queue.late]  # nothing to lose
         for place, ends in others:  # as many as fit without delaying the first
             if len(chosen) == self.max_batch or times[len(chosen) + 1] > room:
                 break
             if (choices is None or skip in choices[place].skips) and times[len(chosen) + 1] <= ends:
                 chosen, room = [*chosen, place], min(room, ends)
+        # Without the safety margin, which is for deadlines.
         return value, Plan(tuple(chosen), skip, queue.shed, times[len(chosen)] * self.slowdown)
 
     def _of_late(self, queue: Queue) -> Plan:
@@ -378,13 +382,14 @@ class DepthScheduler:
         rate, deadline = self._rate * self._slow, self.deadline_ms / self._slow
         full = min(waiting, most)
         best, found = -math.inf, (0, 0, 1)
+        # Three sizes, because a plan may take microseconds only.
         for size in sorted({full, (full + 1) // 2, (full + 3) // 4}):
             for depth, times in enumerate(depths.times):
                 took = times[size]
                 start = bisect_left(left, took)
                 count = min(size, waiting - start)
                 if count <= 0:
-                    break
+                    break  # the other depths are slower
                 if count < size:
                     took = times[count]
                 rest = waiting - start - count
