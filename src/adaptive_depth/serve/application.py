@@ -159,6 +159,7 @@ class _Server:
         try:
             wishes, form = _wishes(request)
             body = await read_body(request, self.limits)
+            # The target counts from here: how fast a client sends is not up to the server.
             came = time.perf_counter()
             kind = request.headers.get("content-type", "")
             if kind.lower().startswith("multipart/form-data"):
@@ -177,6 +178,7 @@ def _named(models: Mapping[str, _M], name: str) -> _M:
 
 async def _all(models: "Mapping[str, Model | WritesText]", which: int) -> bool:
     """Whether all models are healthy (0), or accept requests (1)."""
+    # A list, because `all` does not take an async generator.
     return all([(await model.status())[which] for model in models.values()])
 
 
@@ -216,12 +218,14 @@ class _NamesRequests:
     """Adds X-Request-ID to every response, including errors."""
 
     def __init__(self, app: Any) -> None:
+        # Plain ASGI: starlette's BaseHTTPMiddleware would wrap `receive`, which reports disconnects.
         self._app, self._name = app, REQUEST_ID.lower().encode()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # Bounded, because it goes into every log line of a request.
         number = dict(scope["headers"]).get(self._name, b"")[:200] or uuid.uuid4().hex.encode()
         others = [pair for pair in scope["headers"] if pair[0] != self._name]
         named = {**scope, "headers": [*others, (self._name, number)]}

@@ -48,7 +48,7 @@ class Answer:
     late: bool
 
 
-@dataclass(eq=False)
+@dataclass(eq=False)  # by identity, because arrays have no single truth value
 class _Request:
     x: NDArray[np.float32]
     accepted: tuple[str, ...] | None
@@ -310,6 +310,7 @@ class Batcher:
             elif self._stopping:
                 return
             else:
+                # Nothing is awaited in between, so no request is missed.
                 self._wake.clear()
                 await self._wake.wait()
 
@@ -391,6 +392,7 @@ class Batcher:
         """The output of each, and milliseconds; meanwhile, requests whose deadline passes are refused."""
 
         def passing() -> tuple[list[Any], float]:
+            # In the thread, because copying large inputs would block the event loop.
             x = np.stack(inputs)
             if self._pad_to is not None and len(x) < self._pad_to:
                 x = np.concatenate([x, np.zeros((self._pad_to - len(x), *x.shape[1:]), np.float32)])
@@ -400,6 +402,7 @@ class Batcher:
             return rows_of(output, len(inputs), len(x)), took
 
         began, future = self._now(), self._thread.run(passing)
+        # Not `wait_for`, which would cancel the pass's future at the first timeout.
         while not (await asyncio.wait({future}, timeout=_TICK))[0]:
             for batcher in self._device.batchers:
                 batcher.refuse_late()
@@ -407,7 +410,7 @@ class Batcher:
                 self._device.stuck = True
                 for batcher in self._device.batchers:
                     batcher.give_up()
-        self._device.stuck = False
+        self._device.stuck = False  # it did return
         return future.result()
 
     def _refuse(self, request: _Request, problem: Problem) -> None:
@@ -425,7 +428,7 @@ def rows_of(output: Any, wanted: int, given: int) -> list[Any]:
     if isinstance(output, Mapping):
         parts = {name: rows_of(part, wanted, given) for name, part in output.items()}
         return [{name: rows[place] for name, rows in parts.items()} for place in range(wanted)]
-    if given == 1:
+    if given == 1:  # a batch of one may lack the dimension
         return [output]
     if not np.ndim(output) or len(output) != given:
         raise ArtifactError(

@@ -92,6 +92,7 @@ def _of_image(body: bytes, kind: str, preprocessing: Preprocessing, limits: Limi
         raise Problem(
             "no-image", f"{received}: expected an image ({', '.join(FORMATS)}), a tensor as .npy, or JSON"
         ) from error
+    # From the header, before anything is decoded.
     width, height = opened.size
     if width * height > limits.pixels:
         raise Problem(
@@ -122,6 +123,7 @@ def _of_npy(body: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
         found, fortran, dtype = read(stream)
     except Exception as error:
         raise Problem("damaged", f"the .npy cannot be read ({one_line(error)}): write it with numpy.save") from error
+    # Longer floats differ between machines.
     if dtype.kind not in "fiub" or dtype.itemsize > 8:
         raise Problem("damaged", f"the .npy contains {dtype}: expected numbers, such as float32")
     _check_shape(found, shape)
@@ -146,6 +148,7 @@ def _of_json(body: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
             raise Problem("damaged", f'the body has {", ".join(content) or "nothing"}: expected {{"inputs": [...]}}')
         content = content["inputs"]
     found, inner = [], content
+    # Of the first elements; `np.array` compares the others.
     while isinstance(inner, list):
         found.append(len(inner))
         inner = inner[0] if inner else None

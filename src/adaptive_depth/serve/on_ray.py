@@ -55,6 +55,7 @@ class Replica:
     """A model in a Ray process: measures itself, and answers until it has drained."""
 
     async def __init__(self, open_model: Callable[[Metrics], Predictor]) -> None:
+        # In a thread, so that Ray's health checks are answered meanwhile.
         self._model = await asyncio.to_thread(open_model, Metrics(OfRay()))
         await self._model.__aenter__()
 
@@ -76,6 +77,7 @@ class Replica:
         if not healthy:
             raise RuntimeError("the network no longer responds")
 
+    # Ray awaits it when it stops a replica.
     async def __del__(self) -> None:
         if hasattr(self, "_model"):
             await self._model.stop()
@@ -214,11 +216,12 @@ def ray_application(models: Mapping[str, Deployed], limits: Limits | None = None
     bound = {name: _deployment(name, model).bind(model.open) for name, model in models.items()}
     writers = {name: each for name, each in bound.items() if models[name].text}
     others = {name: each for name, each in bound.items() if not models[name].text}
+    # Each ingress builds its own application, because its metrics belong to one process.
     made: Any = serve.ingress()(Ingress)
     ingress = serve.deployment(
         name=INGRESS,
         max_ongoing_requests=_MOST_AT_ONCE,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0},  # it only waits for replicas
         graceful_shutdown_timeout_s=DRAIN_S,
     )(made)
     return ingress.bind(limits or Limits(), others, writers)
@@ -234,7 +237,7 @@ def _deployment(name: str, model: Deployed) -> Any:
         "name": name,
         "max_ongoing_requests": 2 * model.waiting,
         "max_queued_requests": model.waiting,
-        "max_constructor_retry_count": 1,
+        "max_constructor_retry_count": 1,  # what cannot be opened now cannot be opened later
         "graceful_shutdown_wait_loop_s": 0.2,
         "graceful_shutdown_timeout_s": DRAIN_S,
         "health_check_period_s": 5,
@@ -293,6 +296,7 @@ def run(app: Any, name: str, prefix: str) -> None:
     try:
         serve.run(app, name=name, route_prefix=prefix, logging_config=_QUIET)
     except RuntimeError as error:
+        # The exception names only the deployment; the reason is in its status.
         said = [str(each.message) for each in serve.status().applications[name].deployments.values()]
         reason = next((line for text in said for line in reversed(text.splitlines()) if "Error" in line), str(error))
         raise ArtifactError(f"Ray could not start the models: {one_line(RuntimeError(reason))}") from error
@@ -315,10 +319,12 @@ def importable() -> Iterator[None]:
     Ray queries accelerators through amdsmi, which raises a KeyError if AMD's library is missing, where Ray expects an
     ImportError (ray 2.60; amdsmi 7.0, installed with zeus by the extra `energy`). In that case amdsmi is hidden.
     """
+    # An entry of None means that it is hidden already.
     if sys.modules.get("amdsmi", sys) is None or not _has_broken_amdsmi():
         yield
         return
     folder = Path(tempfile.mkdtemp(prefix="adaptive-depth-"))
+    # A file hides it from Ray's own processes; the entry below, from this one.
     (folder / "amdsmi.py").write_text("raise ImportError('hidden: it has no library')\n")
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *([before] if before else [])])

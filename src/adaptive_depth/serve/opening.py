@@ -213,6 +213,7 @@ def _measured(
     clock: Callable[[], float],
 ) -> TradeOffs:
     """The table with this machine's latencies for batches up to a size."""
+    # Latencies of sizes in between are interpolated.
     sizes = [fixed] if fixed else sorted({1, *(size for size in (4, 16, 64, 256) if size < most), most})
     skips = [row.skip for row in table.rows]
     x = np.zeros((1, *shape), np.float32)
@@ -245,6 +246,7 @@ def _judged(
             f"adaptive-depth evaluate RUN and profile RUN, then export again; or serve one depth: --skip {skips[0]}"
         )
     if table is None:
+        # One depth: all answers are worth the same.
         return TradeOffs((Row(wanted[0], 100.0, 0, 0),), quality=Quality("worth")), {wanted[0]: 100.0}
     rows = tuple(row for row in table.rows if row.skip in wanted)
     if not rows:

@@ -143,6 +143,7 @@ class Predictor:
     async def stop(self, drain_s: float = 30.0) -> None:
         """Answer those that wait, and accept no more."""
         await self.batcher.stop(drain_s)
+        # Not waited for, because that would block the event loop, and nobody reads the results.
         self._workers.shutdown(wait=False, cancel_futures=True)
 
     async def about(self) -> About:
@@ -158,6 +159,7 @@ class Predictor:
             Problem: why there is none.
         """
         began = self._clock()
+        # Before the image is decoded, which is the expensive part.
         self.batcher.check(asked.wishes, self._preparing)
         given = await self._prepared(asked)
         prepared = 1000 * (self._clock() - began)
@@ -187,6 +189,6 @@ class Predictor:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work, *given)
 
     def _predictions(self, output: Any, given: Input) -> tuple[dict[str, Any], ...]:
-        sides = given.x.shape[:0:-1]
+        sides = given.x.shape[:0:-1]  # [channels, height, width] to (width, height)
         whole = Placement(sides, sides, (0, 0), sides) if len(sides) == 2 else None
         return tuple(to_plain(each) for each in self._read(output, given.placement or whole))

@@ -23,6 +23,7 @@ async def read_body(request: "Request", limits: Limits) -> bytes:
 
     said = request.headers.get("content-length", "")
     large = Problem("too-large", f"the body has more than {limits.bytes:,} bytes: send a smaller one")
+    # Before the body is read; a client may also send no length, or a wrong one.
     if said.isdecimal() and int(said) > limits.bytes:
         raise large
     body = bytearray()
@@ -55,5 +56,6 @@ async def unless_gone(request: "Request", work: Awaitable[_T]) -> _T:
 
 
 async def _gone(request: "Request") -> None:
+    # Once the body has been read, the next message is the disconnect.
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -38,7 +38,7 @@ class Thread:
 
 
 def _settle(future: "asyncio.Future[Any]", found: Any, error: Exception | None) -> None:
-    if future.done():
+    if future.done():  # cancelled meanwhile
         return
     if error is None:
         future.set_result(found)

@@ -73,13 +73,14 @@ class _StreamOptions(BaseModel):
 class _Text(BaseModel):
     """What both kinds of request share."""
 
+    # Strict: a string such as "0.7" is no number in OpenAI's API, either.
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     model: str
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=_MOST_TOKENS)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] | None = None  # 64 bits, signed, as in OpenAI's API
     stop: Annotated[str, Field(min_length=1)] | list[Annotated[str, Field(min_length=1)]] | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
@@ -186,6 +187,7 @@ def read_request(kind: type[Completion] | type[Chat], body: bytes) -> Completion
             continue
         if name not in _NEUTRAL:
             rest[name] = value
+        # By type, too, because True == 1.
         elif not any(value == each and type(value) is type(each) for each in (*_NEUTRAL[name], 0.0)):
             usual = json.dumps(_NEUTRAL[name][-1])
             raise Problem("wish", f"{name}={json.dumps(value)[:80]} is not supported: leave it out, or set {usual}")

@@ -84,6 +84,7 @@ class Writer:
         quality = {} if table is None else {row.skip: row.accuracy for row in table.rows}
         depths = {skip: quality.get(skip) for skip in network.skips}
         self._about = About(name, depths, "" if table is None else str(table.quality), language=True)
+        # Raises here if the settings do not fit, instead of at the first request.
         self._depth(replace(TextAsked(), skip=self.settings.skip), 1, 0.0)
 
     async def __aenter__(self) -> "Writer":
@@ -123,6 +124,7 @@ class Writer:
         came = self._clock()
 
         def tell(piece: Piece | Problem) -> None:
+            # asyncio's queues are not safe to use from another thread.
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
         self._inside += 1
@@ -175,6 +177,7 @@ class Writer:
         if not ids:
             raise Problem("wish", "the prompt is empty: expected text to continue")
         model: Any = self.network.model
+        # The embedding's rows count: a tokenizer may have more tokens.
         rows = model.get_input_embeddings().num_embeddings
         if strange := [each for each in ids if not 0 <= each < rows]:
             raise Problem("wish", f"prompt has the token {strange[0]}: expected ids from 0 to {rows - 1}")
@@ -242,9 +245,10 @@ class Writer:
         tell: Callable[[Piece | Problem], None],
     ) -> None:
         """Write all pieces of a text, in the thread."""
-        if left.is_set():
+        if left.is_set():  # its reader left while it waited
             return
         began = self._clock()
+        # An hour at most: more means that the clock jumped.
         waited_ms = asked.waited_ms + 1000 * max(0.0, min(began - came, 3600.0))
         try:
             skip, governor = self._depth(asked, len(ids), waited_ms)
