@@ -118,7 +118,7 @@ def test_train_compares_itself_with_networks_trained_alone(call, train_arguments
     alone = json.loads((run / "alone.json").read_text())
     assert alone["FFFF"] == told["alone"]["FFFF"][0]  # the same seed
     assert re.search(rf"FFFF     in the adaptive network \S+ %, alone {alone['FFFF']:.2f} %: [+-]\d", out)
-    assert "Each alone: 1 epochs of the same recipe, the same number of images loaded, 1 seed; " in out
+    assert "Each alone: 1 epoch of the same recipe, the same number of images loaded, 1 seed; " in out
 
 
 def test_the_same_seed_trains_the_same_network(call, train_arguments, tmp_path):

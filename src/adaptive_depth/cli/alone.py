@@ -92,7 +92,7 @@ def in_words(
     seeds = len(next(iter(found.values())))
     counted = "1 seed" if seeds == 1 else f"{seeds} seeds"
     lines.append(
-        f"Each alone: {recipe.epochs} epochs of the same recipe, the same number of images loaded, {counted}; the "
+        f"Each alone: {recipe.epochs} epoch{'s' * (recipe.epochs != 1)} of the same recipe, the same number of images loaded, {counted}; the "
         f"adaptive network takes more steps on them. Processor time: {seconds / seeds:,.0f} s for these "
         f"{len(found)} networks, {adaptive_seconds:,.0f} s for the adaptive one."
     )

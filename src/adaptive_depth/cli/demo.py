@@ -197,9 +197,11 @@ def _whether_depth_pays(deep: float, shallow: float, images: int) -> str:
     difference, chance = round((deep - shallow) * images / 100), _chance(deep, shallow, images)
     if difference > chance:
         return f"Depth pays on these images: alone, the super-net is {deep - shallow:.1f} points above the base-net."
+    if difference < -chance:
+        return f"Depth does not pay here: alone, the base-net is {shallow - deep:.1f} points above the super-net."
     return (
-        f"Depth does not pay here: alone, super-net and base-net differ by {difference} images; up to {chance} may be "
-        "chance."
+        f"Depth does not pay here: alone, super-net and base-net differ by {abs(difference)} images; up to {chance} may "
+        "be chance."
     )
 
 
