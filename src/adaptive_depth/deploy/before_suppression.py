@@ -50,6 +50,7 @@ class BeforeSuppression:
             raise ExportError(f"{type(model).__name__} received {list(x.shape)}: expected [batch, 3, height, width]")
         size = (x.shape[2], x.shape[3])
         image, padded = sizes_of(model.transform, *size)
+        # First normalised, then resized and padded, as in torchvision: the padding must stay 0.
         images = model.transform.normalize(x)
         if image != size:
             images = nn.functional.interpolate(images, size=image, mode="bilinear", align_corners=False)
@@ -92,6 +93,7 @@ class BeforeSuppression:
         levels = list(features.values())
         key = (image, *(tuple(each.shape[2:]) for each in (images, *levels)), images.device, images.dtype)
         if key not in self._kept:
+            # Of one image: all of a batch have the same size, so the same anchors.
             (boxes,) = generator(ImageList(images[:1], [image]), levels)
             cells = [each.shape[2] * each.shape[3] for each in levels]
             kept = Anchors(boxes.detach().clone(), tuple(cell * len(boxes) // sum(cells) for cell in cells))
@@ -102,6 +104,7 @@ class BeforeSuppression:
 
 def sizes_of(transform: Any, height: int, width: int) -> tuple[Size, Size]:
     """The sizes to which a detector resizes and then pads an image."""
+    # Without data, because only the sizes matter.
     resized, _ = transform.resize(torch.empty(3, height, width, device="meta"), None)
     padded = transform.batch_images([resized], size_divisible=transform.size_divisible)
     return (resized.shape[1], resized.shape[2]), (padded.shape[2], padded.shape[3])
@@ -109,6 +112,7 @@ def sizes_of(transform: Any, height: int, width: int) -> tuple[Size, Size]:
 
 def _check_methods(part: Any, kind: type, *names: str) -> None:
     """Raise if methods of a part of a detector are not torchvision's own."""
+    # Instances may override methods, too.
     own = [name for name in names if getattr(type(part), name) is not getattr(kind, name) or name in vars(part)]
     if own:
         raise ExportError(
@@ -239,6 +243,7 @@ class TwoSteps(BeforeSuppression):
         boxes = _decoded(rpn.box_coder, codes.reshape(images.shape[0], -1, 4), anchors.boxes)
         scores = scores.reshape(boxes.shape[:2])
         best = rpn._get_top_n_idx(scores, list(anchors.levels))
+        # After the choice, because it keeps the order.
         scores = scores.gather(1, best).sigmoid()
         boxes = clip_boxes_to_image(boxes.gather(1, best[..., None].expand(-1, -1, 4)), image)
         wanted = _at_least(boxes, rpn.min_size) & (scores >= rpn.score_thresh)

@@ -74,10 +74,10 @@ def _of_labels(boxes: Numbers, scores: Numbers, classes: NDArray[np.int64]) -> l
 
 def _probabilities(scores: Numbers, activation: str) -> Numbers:
     if activation == "sigmoid":
-        return 1 / (1 + np.exp(-np.clip(scores, -700, 700)))
+        return 1 / (1 + np.exp(-np.clip(scores, -700, 700)))  # exp overflows beyond 709
     if activation == "softmax":
         shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        return (shares / shares.sum(axis=-1, keepdims=True))[..., :-1]
+        return (shares / shares.sum(axis=-1, keepdims=True))[..., :-1]  # the last is "no object"
     return scores
 
 
@@ -95,6 +95,7 @@ def _of_image(boxes: Numbers, scores: Numbers, how: Detections) -> Objects:
         enough &= np.arange(count) == scores.argmax(axis=1, keepdims=True)
     places, classes = np.nonzero(enough)
     found = scores[places, classes]
+    # Starts with an empty one, because `concatenate` needs at least one array.
     kept = np.concatenate([np.empty(0, np.int64), *_best(found, places, classes, how)])
     kept = kept[np.argsort(-found[kept], kind="stable")]
     places, classes, found = places[kept], classes[kept], found[kept]
@@ -125,6 +126,7 @@ def _suppressed(boxes: Numbers, classes: NDArray[np.int64], overlap: float) -> I
         kept = []
         while len(left):
             kept.append(left[0])
+            # Equal to the limit is kept, as in torchvision.
             left = left[1:][overlaps(boxes[left[0]], boxes[left[1:]]) <= overlap]
         yield np.array(kept)
 

@@ -74,6 +74,7 @@ def _as_exact(
         return False  # float64 may choose other candidates
     try:
         doubled = tuple(part.double() if part.is_floating_point() else part for part in x)
+        # A copy, because `double` changes a module in place.
         exact = _outputs(copy.deepcopy(network).double(), call, doubled, skip, session.artifact.outputs)[name]
     except RuntimeError:  # the network insists on float32
         return False

@@ -176,6 +176,7 @@ def export_network(
         with evaluating(network):
             try:
                 writer.write(network, new, given, artifact, form=chosen, **options)
+            # Only tracing shows that code fixes the batch.
             except FixedBatchError:
                 artifact = _with_inputs(artifact, given, free_batch=False)
                 writer.write(network, new, given, artifact, form=chosen, **options)
@@ -186,6 +187,7 @@ def export_network(
             raise ExportError(
                 f"{name} cannot run what it converted ({error}); nothing was written: choose another format"
             ) from error
+        # After the comparison, because suppressed objects cannot be compared number by number.
         if suppress:
             images = [image for (image,) in inputs_of(session, given)]
             session = import_format(name, kind.suppression).suppress(new, session, images)
@@ -284,7 +286,7 @@ def describe(
     """The description of a network's artifact; arguments and errors as for `export_network`."""
     tensors = [tensor.to(device_of(network)) for tensor in example.tensors]
     with evaluating(network), torch.no_grad():
-        if not network.proven:
+        if not network.proven:  # adapted without an input
             example.call(network.prove, tensors)
         output = example.call(network, tensors)
     if suppresses_inside(network) and not FORMATS[kind].free_inside:
@@ -416,6 +418,7 @@ def into_place(path: Path, kind: Format) -> Iterator[Path]:
             lock_file = path.with_name(f".{path.name}.lock")
             stack.enter_context(alone(lock_file, path, "export", ExportError))
             place = stack.enter_context(drafts(path.parent))
+            # Only opening is inside the `try`: errors of writing have their own messages.
             inside = stack.pop_all()
     except OSError as error:
         raise ExportError(f"{path} cannot be written ({error.strerror}): name another file") from error

@@ -94,7 +94,7 @@ def _qualities(
             tree_map(lambda part: torch.as_tensor(part) if isinstance(part, np.ndarray) else part, batch)
         )
         for model, found in zip(models, metrics, strict=True):
-            for skip in skips if len(x) else ():
+            for skip in skips if len(x) else ():  # a last batch may be empty
                 try:
                     output = task.output(model(x, skip))
                     task.check(output, y)

@@ -107,6 +107,7 @@ def stream(
         prepared_ms = 1000 * (clock() - began)
         skip = chooser.choose()
         passed = run_one(session, picture, x, skip, preprocessing, chooser.observe, read, draw, clock)
+        # Before it gives up, so that the last failure is reported, too.
         yield replace(passed, prepared_ms=prepared_ms)
         failed = 0 if passed.error is None else failed + 1
         if failed >= PATIENCE:
@@ -210,6 +211,7 @@ class Tally:
         self.failures = self.failures_in_a_row = self.misses = self.switches = 0
         self.depths: Counter[str] = Counter()
         self.shed = 0
+        # 8 bytes per image, because a stream may run for days.
         self._latencies, self._prepared, self._read = array("d"), 0.0, 0.0
         self._waited = array("d")
         self._last: str | None = None

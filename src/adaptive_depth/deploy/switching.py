@@ -155,6 +155,7 @@ def _looked_up(network: AdaptiveNetwork, flags: _Flags, *, outside_blocks: bool)
 def _norm(network: AdaptiveNetwork, path: str, context: str, home: int, skippable: bool) -> nn.Module:
     """A norm as in the sub-networks of one context; in a block that is left out, any will do."""
     flags = context[:-1] + "F" if skippable else context
+    # Flags outside the context do not matter to this norm, so any will do.
     return network.view(flags.rjust(home, "F").ljust(len(network.stages), "F")).module.get_submodule(path)
 
 

@@ -96,7 +96,7 @@ def unfolded(network: AdaptiveNetwork, skips: Iterable[str]) -> dict[str, nn.Mod
 
 
 def _norms(module: nn.Module) -> Iterator[tuple[str, BatchNorm]]:
-    for path, part in module.named_modules(remove_duplicate=False):
+    for path, part in module.named_modules(remove_duplicate=False):  # a shared norm is replaced everywhere
         if isinstance(part, BatchNorm) and has_statistics(part):
             yield path, part
 

@@ -73,6 +73,7 @@ class Weights:
             if tensor is None or tensor.nbytes < _SMALL:
                 continue
             content = tensor.tobytes()
+            # Not by shape, which every reference states itself.
             key = (tensor.dtype, hashlib.sha256(content).digest())
             if key not in self._places:
                 self._file.write(bytes(-self._file.tell() % _ALIGNED))

@@ -62,7 +62,9 @@ def open_backend(
         )
     described = said.get(DESCRIPTION)
     if described is None:
-        raise ArtifactError(f"{source} was not written by this library: expected a file that adaptive-depth export wrote")
+        raise ArtifactError(
+            f"{source} was not written by this library: expected a file that adaptive-depth export wrote"
+        )
     return OnnxBackend(session, Artifact.from_json(described, source))
 
 
@@ -94,6 +96,7 @@ def ending(digits: str) -> bytes:
     """The last bytes of a file, for the checksum of everything before them: one more entry of its metadata."""
     name, value = CHECKSUM.encode(), digits.encode()
     entry = b"\x0a" + bytes([len(name)]) + name + b"\x12" + bytes([len(value)]) + value
+    # Field 14 of ModelProto, as protocol buffers encode it; a field that repeats may be anywhere, also at the end.
     return b"\x72" + bytes([len(entry)]) + entry
 
 

@@ -86,7 +86,7 @@ def save(model: onnx_ir.Model, path: Path) -> None:
     Raises:
         ExportError: a model above 2 GB.
     """
-    model.metadata_props.pop(CHECKSUM, None)
+    model.metadata_props.pop(CHECKSUM, None)  # it must come last
     proto = onnx_ir.to_proto(model)
     size = proto.ByteSize() + len(ending("0" * 8))
     if size > LARGEST:

@@ -95,7 +95,7 @@ def _plan(flat: Model, artifact: Artifact) -> _Plan:
         for node in order
         if node.get_type_name() == "Select" and _name(node) in of_inputs and sources[_name(node)][0][0] in of_skip
     }
-    last = {stage: name for name, stage in choices.items()}
+    last = {stage: name for name, stage in choices.items()}  # the last one in order of computation
     ends = [*([last[stage]] for stage in range(stages - 1)), [_name(result) for result in flat.get_results()]]
     seen, regions = {*inputs, skip}, []
     for stage_ends in ends:
@@ -138,6 +138,7 @@ def _hold_norms(plan: _Plan) -> None:
     """Insert an identity after each layer that is followed by norms of several contexts."""
     for node in plan.flat.get_ordered_ops():
         if node.get_type_name() in LAYERS and _meets_a_norm(node, plan):
+            # Before the identity becomes one of them.
             targets = node.output(0).get_target_inputs()
             identity = opset13.prelu(node.output(0), opset13.constant(np.ones(1, np.float32)))
             for target in targets:
@@ -180,6 +181,7 @@ def _grow(plan: _Plan, skips: Sequence[str], context: str, start: int) -> Branch
     for value, name in zip(plan.inputs, plan.names, strict=True):
         if value in parameters:
             parameters[value].set_friendly_name(name)
+    # Flags beyond the context do not matter in this region.
     flags = np.array([letter == "T" for letter in context.ljust(len(plan.regions), "F")])
     _output(nodes, plan.skip).replace(opset13.constant(flags).output(0))
     for name in region.intersection(plan.choices):

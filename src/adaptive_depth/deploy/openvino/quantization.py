@@ -31,6 +31,7 @@ from .branches import IMAGE, LAYERS, LOGITS, SKIP, choose, name_ends, new_model
 from .write import converted, save
 
 Batches = Sequence[Sequence[NDArray[Any]]]  # one array per input or output
+# Even if the processor has bfloat16, which would shift the ranges.
 _EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
@@ -96,9 +97,10 @@ def _quantized(model: Model, batches: Batches, met: Batches) -> Model:
     choice = next((operation for operation in model.get_ops() if operation.get_type_name() == "If"), None)
     if choice is None:
         return _corrected(_by_nncf(model, batches), met, _values(model, batches))
-    taken = [Result(choice.input_value(place)) for place in range(1, choice.get_input_size())]
+    taken = [Result(choice.input_value(place)) for place in range(1, choice.get_input_size())]  # 0 is the condition
     trunk = new_model(taken, model.get_parameters())
     values = _values(trunk, batches)
+    # NNCF rejects a graph without operations.
     if any(operation.get_type_name() not in ("Parameter", "Result") for operation in trunk.get_ops()):
         trunk = _corrected(_by_nncf(trunk, batches), met, values)
     values_met = _values(trunk, met)
@@ -158,7 +160,7 @@ def _by_nncf(model: Model, batches: Batches) -> Model:
         return nncf.quantize(
             model,
             nncf.Dataset([list(batch) for batch in batches]),
-            subset_size=len(batches),
+            subset_size=len(batches),  # an item is a batch
             preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=in_float,
             fast_bias_correction=False,

@@ -84,9 +84,11 @@ def save(model: openvino.Model, path: Path, artifact: Artifact) -> None:
     weights = path.with_suffix(".bin")
     with drafts(path.parent) as folder:
         new, new_weights = folder / "model.xml", folder / "model.bin"
+        # The default would round weights to float16.
         openvino.save_model(model, new, compress_to_fp16=False)
         model.set_rt_info(checksum(new_weights), [CHECKSUM])
         openvino.save_model(model, new, compress_to_fp16=False)  # now with the checksum; same weights
+        # Weights first: an old .xml beside new weights is noticed by its checksum.
         move(new_weights, weights)
         move(new, path)
 
