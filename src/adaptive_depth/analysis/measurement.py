@@ -38,6 +38,7 @@ class Measurement:
         stages, number = network.stages, len(network.stages)
         self.deep, self.shallow = network.skips[0], network.skips[-1]
         self.alone = ["F" * stage + "T" + "F" * (number - stage - 1) for stage in range(number)]
+        # "F" sorts before "T": the super-net comes first, the base-net last.
         skips = sorted({self.deep, self.shallow, *self.alone})
         self.norms = {skip: norm_observers(network.view(skip).module, skip) for skip in skips}
         self.subnets = {skip: observed(network.view(skip).module, self.norms[skip]) for skip in skips}
@@ -100,6 +101,7 @@ class Measurement:
             return BlockAnalysis(path, number, False, ratio, alone)
         skippable, term = self.network.stages[number - 1].skippable, self.terms[path]
         following = skippable[skippable.index(path) + 1 :]
+        # Without the following block means with this one as the last.
         with_it = self.terms[following[0]].loss.known if following else super_loss
         change = with_it - term.loss.known
         return BlockAnalysis(path, number, True, ratio, alone, term.predicted.known, change, term.cosine.value)

@@ -30,6 +30,7 @@ class NormObserver:
         x: Tensor = args[0] if args else next(iter(kwargs.values()))
         channels = x.detach().transpose(0, 1).reshape(x.shape[1], -1)
         variance, mean = torch.var_mean(channels.to(torch.promote_types(x.dtype, torch.float32)), 1, correction=0)
+        # Centred, because the difference of two large squares would have no digits left.
         offset = _exact(mean) - self.mean
         self.count += channels.shape[1]
         self.offset += channels.shape[1] * offset

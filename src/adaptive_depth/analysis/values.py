@@ -215,4 +215,5 @@ def _end(path: str, width: int = 24) -> str:
 
 def _wrapped(text: str, bullet: str = "") -> list[str]:
     indent = " " * len(bullet)
+    # Numbers (1e-3) and paths contain hyphens.
     return textwrap.wrap(text, _WIDTH, break_on_hyphens=False, initial_indent=bullet, subsequent_indent=indent)
