@@ -150,6 +150,7 @@ def describe(network: Kept, reader: str = "load") -> tuple[dict[str, Any], dict[
             f"plain types, or without create_model, and pass it to {reader}(folder, model=...)"
         ) from error
     content = parse_json(written, CheckpointError, "the description of the network", f"{reader} could not read it")
+    # As `load` will read it, before anything is written.
     Description.from_json({**content, "weights": "as it will be named"})
     return description, tensors
 
@@ -252,12 +253,14 @@ def _unique(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, s
     ties: dict[str, str] = {}
     first: dict[Any, str] = {}
     for name, tensor in state.items():
+        # Empty tensors all have the same address.
         key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
         if key in first:
             ties[name] = first[key]
         else:
             first[key] = name
             kept = tensor.detach().cpu().contiguous()
+            # safetensors rejects views of one storage.
             tensors[name] = kept if kept.untyped_storage().nbytes() == kept.nbytes else kept.clone()
     return tensors, ties
 
@@ -299,7 +302,7 @@ def _as_state(description: Description, kept: Mapping[str, Any], file: Path) -> 
     tied = {name: kept[first] for name, first in description.ties.items()}
     state = together({**kept, **tied}, description.extra_state)
     plain = {without(name, COMPILED): value for name, value in state.items()}
-    return plain if len(plain) == len(state) else state
+    return plain if len(plain) == len(state) else state  # unless two names became one
 
 
 def write_tensors(tensors: dict[str, Tensor], folder: Path) -> str:
@@ -315,10 +318,12 @@ def draft_tensors(tensors: dict[str, Tensor], path: Path) -> str:
     """Write a new file with these tensors, synced to disk; returns its SHA-256."""
     try:
         save_file(tensors, path, metadata={"format": "pt"})
+        # Writable, because Windows syncs no other files.
         with path.open("rb+") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
     except safetensors.SafetensorError as error:
+        # A full disk, say: callers handle it as any other error of the system.
         raise OSError(str(error)) from error
     return digest
 
@@ -437,7 +442,7 @@ def _build(
 
 
 def _integers(value: Any) -> Iterator[int]:
-    if isinstance(value, int):
+    if isinstance(value, int):  # True and False are small numbers, too
         yield value
     elif not isinstance(value, str | float | None):
         for each in value.values() if isinstance(value, Mapping) else value:
@@ -494,7 +499,7 @@ def _fill(network: Kept, state: Mapping[str, Any], passing: Mapping[str, str]) -
 def _cast(tensor: Tensor, dtype: torch.dtype) -> None:
     """Change the precision of a parameter or buffer in place, so that ties and sharing persist."""
     if tensor.dtype != dtype:
-        if not (dtype.is_floating_point or dtype.is_complex):
+        if not (dtype.is_floating_point or dtype.is_complex):  # torch has gradients of no others
             tensor.requires_grad_(False)
         tensor.data = tensor.data.to(dtype)
 

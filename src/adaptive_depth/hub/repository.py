@@ -208,6 +208,7 @@ def _find(given: object, options: Mapping[str, Any]) -> Path:
     if folder.is_dir():
         return folder
     try:
+        # A path that is no folder can be nothing else, so it is rejected with "..".
         validate_repo_id(given if isinstance(given, str) else "..")
     except HFValidationError as error:
         raise CheckpointError(
