@@ -99,6 +99,7 @@ def _measure(
 ) -> int:
     device, measured = device_of(network), 0
     network.reset_statistics(per_context=True)
+    # In inference mode, buffers would become tensors that no later training can change.
     with _measuring(network) as start, torch.inference_mode(False), torch.no_grad():
         shared = SharedForward(network)
         for batch in batches:
@@ -222,6 +223,7 @@ class _Seen:
 
     def _start(self, norm: nn.Module, _: Any) -> None:
         there = {name: buffer for name, buffer in norm._buffers.items() if buffer is not None}
+        # By its buffers, which a norm's twins in all views share.
         self._before[id(norm._buffers)] = _numbers(norm), {n: (value, value._version) for n, value in there.items()}
 
     def _end(self, norm: nn.Module, args: Any, kwargs: Any, _: Any) -> None:
@@ -234,6 +236,7 @@ class _Seen:
         ):  # not all leave a version
             return  # it did not run: a shared output was reused
         if not (isinstance(norm, _NormBase) and type(norm).__module__.startswith(("torch.nn.", "timm.layers."))):
+            # Not `norm(...)`, which would call these hooks.
             type(norm).forward(norm, *args, **kwargs)
             again = _numbers(norm)
             seen = {name: _goal(before[name], value, again[name]) for name, value in seen.items()}

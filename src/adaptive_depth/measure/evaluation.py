@@ -65,6 +65,7 @@ def evaluate(
     """
     check_runs(network, "evaluate", DataError)
     chosen = [parse_skip(skip, len(network.stages)) for skip in (network.skips if skips is None else skips)]
+    # Sorted, so that neighbours share the longest prefixes.
     chosen = sorted(set(chosen))
     if not chosen:
         raise DataError("evaluate received no sub-network: expected skips such as ['FFFF'], or None for all")

@@ -75,6 +75,7 @@ class _MacCounter(TorchDispatchMode):
         known = func if higher else func._overloadpacket
         formula = flop_registry.get(known)
         unknown = formula is None and str(known) not in _PRODUCTS and (higher or not _is_free(func))
+        # It may be composed of operators that have formulas.
         if unknown and not higher:
             with self:
                 output = func.decompose(*args, **kwargs)
@@ -121,5 +122,5 @@ def count_macs(runs: Mapping[str, Callable[[], Any]]) -> Counts:
             if counter.suppressions:
                 on_boxes[skip] = (counter.flops - counter.before_boxes) // 2
             suppressions = max(suppressions, counter.suppressions)
-            uncounted |= counter.uncounted
+            uncounted |= counter.uncounted  # the most calls in any sub-network
     return Counts(macs, dict(uncounted), suppressions, on_boxes)
