@@ -167,6 +167,7 @@ def _both(where: str, target: Mapping[str, Any], name: str) -> tuple[Tensor, Ten
         raise DataError(
             f"{where} has boxes as a {type(boxes).__name__} and {name} as a {type(labels).__name__}: expected tensors"
         )
+    # Data sets often have [0] instead of [0, 4] for an image without objects.
     if not boxes.numel() and not labels.numel():
         boxes, labels = boxes.reshape(0, 4), labels.reshape(0)
     if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
@@ -197,6 +198,7 @@ def _in_pixels(where: str, target: Mapping[str, Any], image: Tensor, detector: D
             "torchvision.ops.box_convert(boxes, 'xywh', 'xyxy')"
         )
     size = torch.tensor([width, height], device=boxes.device)
+    # A box may reach beyond the image, as after a crop, but not lie outside.
     away = ((boxes[:, 2:] <= 0) | (boxes[:, :2] >= size)).any(1)
     if away.any():
         raise DataError(
@@ -259,7 +261,7 @@ def _check_labels(where: str, labels: Tensor, detector: Detector | None, called:
     if not labels.numel():
         return
     lowest, classes = (0, None) if detector is None else (detector.lowest, detector.classes)
-    low, high = torch.stack(labels.aminmax()).tolist()
+    low, high = torch.stack(labels.aminmax()).tolist()  # one transfer from the device, not two
     if low < lowest and low == 0:
         assert detector is not None
         raise DataError(
@@ -300,6 +302,7 @@ def _check_scale(images: Sequence[Tensor], detector: Detector) -> None:
 def _check_unit(images: Sequence[Tensor], targets: Sequence[Target]) -> None:
     """Refuse boxes that all lie within the first pixel: they are relative to the image's size."""
     boxes = torch.cat([target["boxes"] for target in targets]) if targets else torch.zeros(0, 4)
+    # In an image of a few pixels such boxes may be right.
     if len(boxes) and float(boxes.abs().amax()) <= 1 and min(min(image.shape[1:]) for image in images) > 8:
         raise DataError(
             "all boxes of this batch lie between 0 and 1: expected corners in pixels; multiply them by the image's "

@@ -236,6 +236,7 @@ class Detection(Task):
             )
         boxes, sizes = output["pred_boxes"].float(), _sizes(target, output["pred_boxes"])
         found = predictions_of(self.detector.config, output["logits"].float(), boxes, sizes)
+        # (height, width) as (x, y, x, y).
         frames = sizes[:, [1, 0, 1, 0]]
         targets = [
             _compared({**each, "boxes": _corners(each["boxes"]) * frame, "labels": each["class_labels"]}, False)
@@ -277,6 +278,7 @@ def _compared(target: Mapping[str, Any], masks: bool) -> dict[str, Tensor]:
         if "masks" not in target:
             raise TrainingError("Detection(masks=True) judges masks, but a target has none: expected 'masks' [n, h, w]")
         found["masks"] = target["masks"].bool()
+    # COCO's rules count no prediction inside a crowd as wrong.
     if isinstance(target.get("iscrowd"), Tensor):
         found["iscrowd"] = target["iscrowd"].long()
     return found

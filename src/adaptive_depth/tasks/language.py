@@ -91,6 +91,7 @@ class LanguageModel(Task):
                 f"tokens are padding; put 'labels' into the batch, {self.ignore_index} where none counts"
             )
         padding = mask == 0
+        # A clone, because the two slices overlap.
         padding[:, 1:] |= padding[:, :-1].clone()  # a first token is not the next one of any
         return ids.masked_fill(padding, self.ignore_index)
 
@@ -154,6 +155,7 @@ class LanguageModel(Task):
 
     def output(self, output: Any) -> Any:
         """The logits, from an object or a dict that has them, or from a pair (logits, loss) with a loss or None."""
+        # A named tuple is an output with fields, not such a pair.
         if isinstance(output, tuple) and len(output) == 2 and not hasattr(output, "_fields"):
             logits, loss = output
             if isinstance(logits, Tensor) and (loss is None or (isinstance(loss, Tensor) and loss.ndim == 0)):
