@@ -56,6 +56,7 @@ class Distributed:
         if isinstance(network, AdaptiveNetwork):
             for path in (path for stage in network.stages for path in stage.blocks):
                 fully_shard(network.model.get_submodule(path))
+            # Sharding exchanges parameters and classes, which existing twins would not follow.
             network.forget_views()
         fully_shard(module)
 
@@ -155,6 +156,7 @@ def synchronised(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         for parent, name, norm in homes:
+            # The mode may have changed inside.
             norm.training = parent._modules[name].training  # type: ignore[union-attr]
             parent._modules[name] = norm
         _forget_views(network)

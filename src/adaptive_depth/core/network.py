@@ -259,6 +259,7 @@ class AdaptiveNetwork(OnTheHub):
             StagesError: with the block and the reason.
         """
         prove(self.model, self.stages, args, kwargs)
+        # Before the depths are tried, because `view` requires it.
         self.proven = True
         try:
             try_depths(self, args, kwargs)

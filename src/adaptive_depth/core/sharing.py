@@ -132,7 +132,7 @@ def _versions(outputs: Iterable[Any]) -> dict[int, tuple[Tensor, int]]:
 
 
 def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+    return 0 if tensor.is_inference() else tensor._version  # inference tensors have no version
 
 
 def _contents(args: Any, kwargs: Any) -> tuple[Any, list[Any]]:
@@ -215,6 +215,7 @@ class _Before:
 
     def put_back(self) -> None:
         with torch.no_grad():
+            # In reverse: of a buffer that was saved several times, the oldest copy counts.
             for buffer, value in reversed(self.buffers):
                 buffer.copy_(value)
         self.generators.put(self.state)

@@ -37,6 +37,7 @@ def switch_off_stochastic_depth(module: nn.Module) -> None:
         StagesError: a layer with the name of one, but without a known rate.
     """
     for attribute, never in _OF_BLOCKS.items():
+        # Only a number: `drop_path` may also be a module.
         if isinstance(vars(module).get(attribute), float):
             setattr(module, attribute, never)
     name = type(module).__name__.lower().replace("_", "")

@@ -125,6 +125,7 @@ class View:
         self.module.__dict__[name] = value
         for twin, own in zip(*self._followed[1:], strict=True):
             if twin is self.module.__dict__:
+                # Otherwise the next `follow_attributes` would overwrite it.
                 own[name] = value
 
     def hand_attributes_back(self) -> None:
@@ -199,6 +200,7 @@ class View:
         originals, twins, own = self._followed
         compiled = self.module.__dict__.get(_COMPILED)
         deque(map(dict.update, twins, map(or_, originals, own)), maxlen=0)
+        # The originals' compiled code, copied with their attributes, calls the originals' children.
         deque(map(dict.pop, twins, repeat(_COMPILED), repeat(None)), maxlen=0)
         if compiled is not None:
             self.module.__dict__[_COMPILED] = compiled

@@ -330,7 +330,7 @@ def _built(model: nn.Module, config: Any) -> nn.Module:
     """The model's class, built from a config without memory for its weights."""
     try:
         with _no_weights(), torch.device("meta"):
-            return type(model)(copy.deepcopy(config)).eval()
+            return type(model)(copy.deepcopy(config)).eval()  # a constructor may change its config
     except Exception as error:
         raise StagesError(
             f"{type(model).__name__} cannot be built from its config alone ({type(error).__name__}: {one_line(error)})"
