@@ -51,6 +51,7 @@ def plot_transformations(analysis: Analysis, path: str | os.PathLike[str] | None
     alone = [(x, block.alone) for block, x in places.items() if block.alone is not None]
     if alone:
         label = "trained without the method"
+        # Not clipped: a marker at the edge of the axes would be cut in half.
         axes.scatter(*zip(*alone, strict=True), marker="D", s=26, color=ALONE, label=label, zorder=3, clip_on=False)
     shapeless = [x for block, x in places.items() if block.ratio is None]
     if shapeless:
@@ -84,6 +85,7 @@ def _name_stages(axes: "Axes", analysis: Analysis, places: Mapping[BlockAnalysis
     ticks: list[float] = []
     for stage in analysis.stages:
         own = [x for block, x in places.items() if block.stage == stage.stage]
+        # About four characters fit below a block.
         name = stage.name if len(stage.name) <= 4 * len(own) + 2 else f"stage {stage.stage}"
         axes.annotate(
             printable(name),
@@ -146,6 +148,7 @@ def plot_maps(
     for column, found in enumerate(maps.values(), 1):
         for row, image, heat in zip(grid, shown, found, strict=True):
             row[column].imshow(image.mean(2), cmap="gray", vmin=0, vmax=1)
+            # Nearly transparent where nothing supports the class, so that the image stays visible.
             row[column].imshow(heat, cmap="turbo", vmin=0, vmax=1, alpha=0.2 + 0.5 * np.asarray(heat))
     for axes, title in zip(grid[0], ["image", *map(_title, maps)], strict=True):
         axes.set_title(title, fontsize=10)
@@ -160,6 +163,7 @@ def _shown(images: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
     if images.shape[1] != 3:
         images = np.repeat(images.mean(1, keepdims=True), 3, axis=1)
     low, high = images.min((1, 2, 3), keepdims=True), images.max((1, 2, 3), keepdims=True)
+    # An image of one value would be divided by 0.
     return ((images - low) / np.maximum(high - low, np.finfo(np.float32).tiny)).transpose(0, 2, 3, 1)
 
 

@@ -11,6 +11,7 @@ from ..text import printable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Without the salt, ids would be random, and the page different each time.
 _SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "adaptive-depth", "svg.image_inline": True}
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _DPI = 72  # of SVG: a point is a unit
@@ -35,6 +36,7 @@ def inline_svg(figure: "Figure", name: str, title: str, description: str) -> str
     text = io.StringIO()
     with rc_context(_SETTINGS):  # type: ignore[reportArgumentType]
         figure.set_dpi(_DPI)
+        # A date would make every page different.
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     root = ElementTree.fromstring(text.getvalue().encode())
     _tidy(root, name)
@@ -84,6 +86,7 @@ def places(figure: "Figure", costs: Mapping[str, float]) -> dict[str, Any]:
         lies at x = a + b * limit (b is 0 if all costs are equal); `level`, the same for quality and y.
     """
     axes = figure.axes[0]
+    # SVG counts y from the top, matplotlib from the bottom.
     height = figure.get_figheight() * _DPI
     box = axes.get_window_extent()
     points = {}

@@ -72,6 +72,7 @@ def report_page(
     values = {
         "title": title,
         "judged_by": "accuracies" if table.quality == TOP_1 else table.quality.name,
+        # The content security policy allows only the script with this hash.
         "script_hash": b64encode(sha256(script.encode()).digest()).decode(),
         "summary": words.summary(table),
         "tiles": words.tiles(table),
@@ -110,6 +111,7 @@ def _file(name: str) -> str:
 def _template() -> Any:
     from jinja2 import Environment, StrictUndefined
 
+    # Strict, so that a typo in the template is an error instead of a gap.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(_file("page.html"))
 

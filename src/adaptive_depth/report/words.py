@@ -57,6 +57,7 @@ def tiles(table: TradeOffs) -> list[dict[str, str]]:
     quality = quality_of(table)
     known = [quantity for quantity in quantities(table).values() if quantity.name in (name, "macs")]
     found = []
+    # One tile if both are the same.
     for row in dict.fromkeys((reference(table), min(table.rows, key=lambda row: row.macs))):
         costs = ", ".join(quantity.text(getattr(row, quantity.name)) for quantity in known)
         called = " ".join(filter(None, (role(row.skip).capitalize(), row.skip)))
@@ -96,6 +97,7 @@ def rows(table: TradeOffs, profile: Profile | None) -> list[dict[str, Any]]:
         points = row.accuracy - top.accuracy
         cells = [
             _cell(quality.name, row.accuracy, quality.number(row.accuracy)),
+            # Adding 0.0 turns -0.0 into 0.0, which would otherwise be shown as "-0.00".
             _cell("lost", points, "–" if row is top else f"{points + 0.0:+.{table.digits}f}"),
             _cell("verdict", said[row.skip], said[row.skip]),
         ]
@@ -271,6 +273,7 @@ def savings(profile: Profile | None) -> dict[int, str]:
     """By stage, counted from 0: what skipping it saves, if that was measured."""
     found = {}
     for saving in profile.savings() if profile is not None else ():
+        # With "#", trailing zeros stay, so that all times have three digits.
         span = f"{saving.ms:#.3g} ms ({saving.low_ms:#.3g} to {saving.high_ms:#.3g})"
         buys = "skipping saves" if saving.is_measurable else "skipping saves no time beyond noise:"
         found[saving.stage - 1] = f"{buys} {span}"
