@@ -64,6 +64,7 @@ class Measurement:
             self.losses[skip].add(float(self.criterion(f"sub-network {skip}", subnet(*args, **kwargs), y)), samples)
             self.generators.put(drawn)
             yield
+        # These observers see only the super-net, so their numbers are still those of its pass.
         self.ratios.gather(rows)
         for stage, divergence in zip(self.network.stages, self.divergences, strict=True):
             deep, shallow = self.blocks[stage.skippable[-1]].kept, self.bases[stage.mandatory[-1]].kept
@@ -72,6 +73,7 @@ class Measurement:
             term.add(args, kwargs, y, self.criterion, self.blocks[path].kept.change, samples)
             self.generators.put(drawn)
             yield
+        # Frees their features before another model runs.
         for block in (*self.blocks.values(), *self.bases.values()):
             block.forget()
         if self.compared is not None:
@@ -218,6 +220,7 @@ class _Compared:
         self.model, self.ratios, self.device = observed(model, blocks), _Ratios(blocks), device_of(model)
 
     def add(self, x: Any) -> None:
+        # To the device of the other model, which may be another one.
         x, _ = split_batch((x, None), self.device)
         args, kwargs = arguments(x)
         self.model(*args, **kwargs)

@@ -98,6 +98,7 @@ def analyze(
             args, kwargs = arguments(x)
             if not network.proven:
                 network.prove(*args, **kwargs)
+            # Only now, because an input must have proven the plan.
             measured = measured or Measurement(network, judge, compare)
             with judge.task.with_losses(*measured.losing):
                 for _ in measured.add(x, y):

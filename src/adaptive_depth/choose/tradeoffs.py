@@ -156,6 +156,7 @@ class TradeOffs(Plain):
     @property
     def measured(self) -> tuple[str, ...]:
         """The known costs, with latency first if measured, or else the time per token."""
+        # The first row stands for all: a cost is measured for all of them or for none.
         return tuple(cost for cost in COSTS if getattr(self.rows[0], cost) is not None)
 
     def tokens_a_second(self, row: Row) -> dict[str, float]:
@@ -397,6 +398,7 @@ class TradeOffs(Plain):
         return tuple(
             row.skip
             for row in fitting[1:]
+            # Only times have measured ties; other costs are exact.
             if getattr(row, cost) == getattr(best, cost) or (cost in TIMED and self._tied(row, best))
         )
 

@@ -40,7 +40,7 @@ class Distributed:
         if self.count == 1:
             return module
         place = next(module.parameters()).device
-        devices = [place] if place.type == "cuda" else None
+        devices = [place] if place.type == "cuda" else None  # None on a CPU, as DDP demands
         # Running statistics are averaged when needed; DDP would broadcast the first process's in every step.
         new = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
         apart: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}

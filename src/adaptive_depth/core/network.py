@@ -237,6 +237,7 @@ class AdaptiveNetwork(OnTheHub):
             for module in {id(view): view.module for view in views}.values():
                 hooked = twin(module)  # so that the sub-network's hooks run around its compiled forward
                 hooked.__dict__["forward"] = torch.compile(module.forward, *args, **kwargs)
+                # `nn.Module.__call__` uses this if it is set.
                 module._compiled_call_impl = hooked._call_impl
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

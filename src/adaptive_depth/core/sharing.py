@@ -158,6 +158,7 @@ def _described(contents: tuple[Any, list[Any]]) -> Any:
 
 def _saving_hooks() -> Any:
     """Autograd's current hooks for saved tensors, which `torch.utils.checkpoint` replaces inside."""
+    # torch has no public function for that.
     return torch._C._autograd._top_saved_tensors_default_hooks(False)  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -357,7 +358,7 @@ class SharedForward:
         """
         watch = watch or {}
         if self.shareable:
-            done = []
+            done = []  # yielded already
             self._before = _Before(self._drawn_from())
             try:
                 for skip, output, seen in self._below(sorted(skips), None, watch, args, kwargs):
@@ -416,7 +417,7 @@ class SharedForward:
             pass
         finally:
             seen = tape.seen
-            tape.start(None)
+            tape.start(None)  # drops what was recorded
         return seen
 
     def _share_no_more(self) -> None:

@@ -86,6 +86,7 @@ def _try(network: Network, args: Any, kwargs: Any, named: Collection[str], outpu
     own_args, own_kwargs = fresh(args, kwargs)
     expected = model(*own_args, **own_kwargs)
     _reject_left_over(network, args, kwargs, expected)
+    # The model's own run does not count.
     ran.clear()
     used.clear()
     found = outputs(skips, *fresh(args, kwargs))
@@ -219,6 +220,7 @@ def _reject_left_over(network: Network, args: Sequence[Any], kwargs: Mapping[str
     """Refuse a base-net that returns what a skipped block stored somewhere in an earlier run."""
     skip = network.skips[-1]
     own_args, own_kwargs = fresh(args, kwargs)
+    # Empty tensors all have the same address.
     before = {_place(tensor) for tensor in tensors_of(expected) if tensor.numel()}
     trees = (network.model, network.skip_norms)
     # Parameters and buffers may be part of any output.

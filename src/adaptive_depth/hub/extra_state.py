@@ -67,6 +67,7 @@ _NUMBERS: dict[str, Any] = {"float": float, "int": lambda text: int(text, 16)}  
 def _packed(value: Any, name: str, tensors: dict[str, Tensor], depth: int = 0) -> Any:
     if depth > _DEEPEST:
         raise CheckpointError(f"{name} contains values nested more than {_DEEPEST} levels deep, too deep for a file")
+    # Exact types: a subclass, such as an IntEnum, would come back as a plain number.
     if type(value) in _PLAIN:
         return _plain(value)
     if isinstance(value, Tensor):

@@ -76,5 +76,5 @@ def _computes_the_same(norm: nn.Module, other: nn.Module, like: Tensor) -> bool:
     finally:
         other.train(training)
     size = float(expected.abs().max()) if expected.numel() else 0.0
-    # Half precision has a resolution of at most 1e-3.
+    # Half precisions have only two or three significant digits.
     return torch.allclose(found, expected, rtol=1e-2 if like.dtype.itemsize < 4 else 1e-4, atol=1e-5 * max(1.0, size))
