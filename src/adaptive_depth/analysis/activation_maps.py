@@ -68,7 +68,7 @@ def class_activation_maps(
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
     except ImportError as error:
         raise MeasurementError(f"class-activation maps need {hint(error, 'analysis')}") from error
-    # In a caller's inference mode there would be no gradients.
+    # Gradients are needed, even if the caller is in inference mode.
     with evaluating(network), frozen(network), torch.inference_mode(False), torch.enable_grad(), without_fast_paths():
         images = images.to(device_of(network))
         if not network.proven:
@@ -137,7 +137,7 @@ def _place(network: AdaptiveNetwork, skip: str, last: int, tokens: bool) -> str:
         for stage, flag in zip(network.stages[: last + 1], skip, strict=False)
         for path in (stage.mandatory if flag == "T" else stage.blocks)
     ]
-    # Of a single block its own output, because there is no earlier one.
+    # If only one block runs, its own output: there is no earlier one.
     return running[-2:][0] if tokens else running[-1]
 
 

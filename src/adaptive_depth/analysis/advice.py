@@ -125,7 +125,7 @@ def _about_refining(analysis: Analysis) -> Iterator[str]:
 
 def _expansion_holds(stage: StageAnalysis) -> bool:
     size = max(abs(stage.change), abs(stage.predicted))
-    # Of two negligible numbers the ratio is noise.
+    # The ratio of two negligible numbers is noise.
     return size <= NOTHING or abs(stage.predicted - stage.change) <= HOLDS * abs(stage.change)
 
 

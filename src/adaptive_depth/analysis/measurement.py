@@ -103,7 +103,7 @@ class Measurement:
             return BlockAnalysis(path, number, False, ratio, alone)
         skippable, term = self.network.stages[number - 1].skippable, self.terms[path]
         following = skippable[skippable.index(path) + 1 :]
-        # Without the following block means with this one as the last.
+        # Leaving out the following block leaves this one as the last.
         with_it = self.terms[following[0]].loss.known if following else super_loss
         change = with_it - term.loss.known
         return BlockAnalysis(path, number, True, ratio, alone, term.predicted.known, change, term.cosine.value)
@@ -220,7 +220,7 @@ class _Compared:
         self.model, self.ratios, self.device = observed(model, blocks), _Ratios(blocks), device_of(model)
 
     def add(self, x: Any) -> None:
-        # To the device of the other model, which may be another one.
+        # The other model may be on another device.
         x, _ = split_batch((x, None), self.device)
         args, kwargs = arguments(x)
         self.model(*args, **kwargs)

@@ -83,7 +83,7 @@ def analyze(
         evaluating(network),
         nullcontext() if compare is None else evaluating(compare),
         frozen(network),
-        # A caller's inference mode would prevent gradients.
+        # Gradients are needed, even if the caller is in inference mode.
         torch.inference_mode(False),
         torch.no_grad(),
         without_fast_paths(),

@@ -163,7 +163,7 @@ class Profile(Plain):
     uncounted: dict[str, Count]
     backend: str = "eager"
     network: str = ""
-    # Clock and load differ in every measurement, also of equal costs.
+    # Clock and load differ between measurements even if the costs are equal.
     conditions: dict[str, Any] = field(default_factory=dict, compare=False)
     energy: str = "not measured"
     inputs: tuple[tuple[Count, ...], ...] = ()
@@ -208,7 +208,7 @@ class Profile(Plain):
             for skip, cost in self.costs.items()
             if skip[stage] == "F" and (skipped := f"{skip[:stage]}T{skip[stage + 1 :]}") in self.costs
         ]
-        # Differences within a round: whatever slows the machine for a while slows both of a pair.
+        # Differences within a round: a temporary slowdown of the machine affects both of a pair.
         rounds = [sum(passes) / len(passes) for passes in zip(*(_differences(*pair) for pair in pairs), strict=True)]
         low, high = median_interval(rounds)
         if low is None or high is None:
@@ -435,7 +435,7 @@ def macs_unit(largest: float) -> tuple[float, str]:
         (1000000000.0, 'GMACs')
     """
     units = ((1e9, "GMACs"), (1e6, "MMACs"))
-    # From a tenth of a unit on: three decimals still show three digits.
+    # A tenth of a unit is enough: three decimals still show three digits.
     return next((unit for unit in units if largest >= unit[0] / 10), (1e3, "kMACs"))
 
 
@@ -451,7 +451,7 @@ def median_interval(values: Sequence[float]) -> tuple[float | None, float | None
     """
     n, k = len(values), 0
     term = tail = 1  # coins with k heads, with at most k heads, of 2^n
-    # Twice the tail's share is at most 5 %, in whole numbers: 2^n overflows a float for long measurements.
+    # Both tails together hold at most 5 %; in integers, because 2^n overflows a float after many rounds.
     while 2 * tail * 20 <= 2**n:
         k += 1
         term = term * (n - k + 1) // k

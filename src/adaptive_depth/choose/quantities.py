@@ -46,7 +46,7 @@ class Quantity:
         """As `text`, rounded up (or as given), so that the value meets a limit of that much."""
         return self._with_unit(rounded(value / self.divisor, self.decimals, rounding).replace("-", "−"))
 
-    # Otherwise a line may break between a number and its unit.
+    # A no-break space, so that no line breaks between a number and its unit.
     def _with_unit(self, number: str) -> str:
         return f"{number}\N{NO-BREAK SPACE}{self.unit}" if self.unit else number
 
@@ -90,7 +90,7 @@ def _quantity(name: str, values: Iterable[Any]) -> Quantity:
         divisor, unit = 1.0, COSTS[name].unit
     shown = largest / divisor
     decimals = min(6, max(0, _DIGITS - 1 - floor(log10(shown)))) if shown > 0 else 0
-    # Two different values must not look equal, so there may be more decimals than measured digits.
+    # Different values must not look equal, so there may be more decimals than significant digits.
     told = digits_apart((value / divisor for value in known), decimals)
     return Quantity(name, word.capitalize(), word, unit, divisor, told)
 
@@ -102,5 +102,5 @@ def rounded(value: float, decimals: int, rounding: str) -> str:
         >>> rounded(1.1101, 2, ROUND_CEILING)
         '1.12'
     """
-    # By `repr`: the exact binary value of 1.1 is slightly more, and rounding up would give 1.2.
+    # Via `repr`: the binary value of 1.1 is slightly larger, so one decimal rounded up would be 1.2.
     return f"{Decimal(repr(value)).quantize(Decimal(1).scaleb(-decimals), rounding=rounding):f}"

@@ -116,7 +116,7 @@ class TradeOffs(Plain):
             check_value(self.quality, f"{self.quality.noun} of {row.skip!r}", row.accuracy)
             if row.alone is not None:
                 check_value(self.quality, f"{self.quality.noun} of {row.skip!r} trained alone", row.alone)
-                # Accuracies trained alone are often typed in, and a fraction such as 0.76 would pass as 0.76 %.
+                # These accuracies are often typed in, and a fraction such as 0.76 would pass as 0.76 %.
                 if self.quality == TOP_1 and 0 < row.alone <= 1:
                     raise MeasurementError(
                         f"accuracy of {row.skip!r} trained alone is {row.alone!r}: expected percent, such as "
@@ -156,7 +156,7 @@ class TradeOffs(Plain):
     @property
     def measured(self) -> tuple[str, ...]:
         """The known costs, with latency first if measured, or else the time per token."""
-        # The first row stands for all: a cost is measured for all of them or for none.
+        # The first row is enough: a cost is measured for all rows or for none.
         return tuple(cost for cost in COSTS if getattr(self.rows[0], cost) is not None)
 
     def tokens_a_second(self, row: Row) -> dict[str, float]:
@@ -182,7 +182,7 @@ class TradeOffs(Plain):
         """
         if not self.images or self.quality != TOP_1:
             return None
-        # Not 100 %, where the formula has no error at all: one more image may be wrong.
+        # Kept below 100 %, where the formula claims no error at all.
         wrong = min(max(row.accuracy for row in self.rows) / 100, 1 - 0.5 / self.images)
         return 200 * math.sqrt(2 * wrong * (1 - wrong) / self.images)
 
@@ -267,7 +267,7 @@ class TradeOffs(Plain):
         """
         name = self.cost_name(cost)
         steps: dict[str, float] = {}
-        # Only at these limits can the answer change.
+        # The answer can change only at these limits.
         for limit in sorted({getattr(row, name) for row in self.rows}):
             steps.setdefault(self.best(**{name: limit}), limit)
         return tuple((limit, skip) for skip, limit in steps.items())
@@ -375,7 +375,7 @@ class TradeOffs(Plain):
         lower = self._sign(name) == ">="
         value = row.accuracy if name in _QUALITIES else getattr(row, name)
         rounding = ROUND_FLOOR if lower else ROUND_CEILING
-        # By `repr`, because the exact binary value may be just above the printed one, and be rounded up again.
+        # Via `repr`, because the binary value may be just above the printed one and would be rounded up again.
         return f"{float(Context(prec=4, rounding=rounding).create_decimal(Decimal(repr(value)))):g}"
 
     def _against(self, row: Row, full: Row, cost: str) -> str:
@@ -497,7 +497,7 @@ class TradeOffs(Plain):
                 )
         if reasons:
             return f"no sub-network meets {asked}: {'; '.join(reasons)}"
-        # A surplus in one limit does not make up for what another one misses.
+        # Meeting one limit by far does not make up for missing another.
         nearest = min(self.rows, key=lambda row: sum(max(0.0, self._excess(row, *limit)) for limit in limits.items()))
         misses = [name for name, limit in limits.items() if not self._meets(nearest, name, limit)]
         short = " and ".join(self._limit_in_words(name, self._loosened(nearest, name)) for name in misses)
@@ -646,4 +646,4 @@ def check_value(quality: Quality, what: str, value: object) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)  # True is a Real, too
+    return isinstance(value, Real) and not isinstance(value, bool)  # True is also a Real

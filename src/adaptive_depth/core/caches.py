@@ -73,7 +73,7 @@ def _positions(function: Callable[..., Any]) -> dict[str, int]:
 
 
 def _mark(cache: Any, network: str, skip: str) -> None:
-    # Tuples, the caches of old models, cannot be marked.
+    # Tuples, which older models use as caches, cannot be marked.
     if hasattr(cache, "__dict__"):
         cache.__dict__[_MARK] = (network, skip)
 

@@ -40,7 +40,7 @@ class Distributed:
         if self.count == 1:
             return module
         place = next(module.parameters()).device
-        devices = [place] if place.type == "cuda" else None  # None on a CPU, as DDP demands
+        devices = [place] if place.type == "cuda" else None  # DDP requires None on a CPU
         # Running statistics are averaged when needed; DDP would broadcast the first process's in every step.
         new = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
         apart: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
@@ -56,7 +56,7 @@ class Distributed:
         if isinstance(network, AdaptiveNetwork):
             for path in (path for stage in network.stages for path in stage.blocks):
                 fully_shard(network.model.get_submodule(path))
-            # Sharding exchanges parameters and classes, which existing twins would not follow.
+            # Sharding replaces parameters and classes, and existing twins would keep the old ones.
             network.forget_views()
         fully_shard(module)
 

@@ -75,7 +75,7 @@ class Left:
             matters = False
             for (copy, original), attributes in zip(pairs, before, strict=True):
                 now = vars(copy)
-                # Usually nothing was written, and comparing all values at once is faster than name by name.
+                # A shortcut, because usually nothing was written.
                 if len(now) == len(attributes) and all(map(is_, now.values(), attributes.values())):
                     continue
                 for name, value in now.items():

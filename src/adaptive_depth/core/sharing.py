@@ -216,7 +216,7 @@ class _Before:
 
     def put_back(self) -> None:
         with torch.no_grad():
-            # In reverse: of a buffer that was saved several times, the oldest copy counts.
+            # In reverse, so that the oldest copy of a buffer that was saved several times wins.
             for buffer, value in reversed(self.buffers):
                 buffer.copy_(value)
         self.generators.put(self.state)

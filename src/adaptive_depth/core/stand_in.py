@@ -97,7 +97,7 @@ def readable(module: nn.Module) -> dict[str, Any]:
 @lru_cache(maxsize=4096)
 def _read_of(kind: type[nn.Module]) -> tuple[str, ...]:
     """The properties and plain attributes of a class and its bases, except torch's own."""
-    # From the bases to the class itself, which overrides them.
+    # From the bases to the class itself, so that it overrides them.
     values = {
         name: value for base in kind.__mro__[-2::-1] if base is not nn.Module for name, value in vars(base).items()
     }

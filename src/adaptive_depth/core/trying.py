@@ -163,7 +163,7 @@ def _alike_but_for_what_was_found(network: Network, output: Any, expected: Any, 
     if form != wanted or len(tensors_of(expected)) != sum(isinstance(leaf, Tensor) for leaf in second):
         return False
     free = _sizes_in_lists(expected)
-    # Three times, because a different input may happen to find as much.
+    # Three attempts, because a different input may happen to find just as much.
     for seed in range(3):
         if _match(first, second, free):
             return True

@@ -197,7 +197,7 @@ class Artifact(Plain):
         if not self.skips or len({*self.skips}) < len(self.skips):
             raise ArtifactError(f"skips are {', '.join(self.skips) or 'none'}: expected one depth or more, each once")
         for shape in (self.input_shape, *(each.shape for each in self.inputs)):
-            # One of several inputs may be a single number; an only one has a batch.
+            # One of several inputs may be a scalar, but a single input always has a batch.
             if not (shape or self.inputs) or math.prod(side or 1 for side in shape) > _MOST_NUMBERS:
                 raise ArtifactError(
                     f"input_shape is {list(shape)}: expected sides of at least 1, or null for any, and at most "

@@ -93,7 +93,7 @@ class BeforeSuppression:
         levels = list(features.values())
         key = (image, *(tuple(each.shape[2:]) for each in (images, *levels)), images.device, images.dtype)
         if key not in self._kept:
-            # Of one image: all of a batch have the same size, so the same anchors.
+            # One image is enough: all images of a batch have the same size, and so the same anchors.
             (boxes,) = generator(ImageList(images[:1], [image]), levels)
             cells = [each.shape[2] * each.shape[3] for each in levels]
             kept = Anchors(boxes.detach().clone(), tuple(cell * len(boxes) // sum(cells) for cell in cells))
@@ -104,7 +104,7 @@ class BeforeSuppression:
 
 def sizes_of(transform: Any, height: int, width: int) -> tuple[Size, Size]:
     """The sizes to which a detector resizes and then pads an image."""
-    # Without data, because only the sizes matter.
+    # On the meta device, because only the sizes matter.
     resized, _ = transform.resize(torch.empty(3, height, width, device="meta"), None)
     padded = transform.batch_images([resized], size_divisible=transform.size_divisible)
     return (resized.shape[1], resized.shape[2]), (padded.shape[2], padded.shape[3])
@@ -112,7 +112,7 @@ def sizes_of(transform: Any, height: int, width: int) -> tuple[Size, Size]:
 
 def _check_methods(part: Any, kind: type, *names: str) -> None:
     """Raise if methods of a part of a detector are not torchvision's own."""
-    # Instances may override methods, too.
+    # Methods may also be overridden on the instance.
     own = [name for name in names if getattr(type(part), name) is not getattr(kind, name) or name in vars(part)]
     if own:
         raise ExportError(
@@ -243,7 +243,7 @@ class TwoSteps(BeforeSuppression):
         boxes = _decoded(rpn.box_coder, codes.reshape(images.shape[0], -1, 4), anchors.boxes)
         scores = scores.reshape(boxes.shape[:2])
         best = rpn._get_top_n_idx(scores, list(anchors.levels))
-        # After the choice, because it keeps the order.
+        # Only now: a sigmoid does not change which scores are highest.
         scores = scores.gather(1, best).sigmoid()
         boxes = clip_boxes_to_image(boxes.gather(1, best[..., None].expand(-1, -1, 4)), image)
         wanted = _at_least(boxes, rpn.min_size) & (scores >= rpn.score_thresh)

@@ -95,7 +95,7 @@ def _of_image(boxes: Numbers, scores: Numbers, how: Detections) -> Objects:
         enough &= np.arange(count) == scores.argmax(axis=1, keepdims=True)
     places, classes = np.nonzero(enough)
     found = scores[places, classes]
-    # Starts with an empty one, because `concatenate` needs at least one array.
+    # The empty array is there because `concatenate` needs at least one.
     kept = np.concatenate([np.empty(0, np.int64), *_best(found, places, classes, how)])
     kept = kept[np.argsort(-found[kept], kind="stable")]
     places, classes, found = places[kept], classes[kept], found[kept]
@@ -126,7 +126,7 @@ def _suppressed(boxes: Numbers, classes: NDArray[np.int64], overlap: float) -> I
         kept = []
         while len(left):
             kept.append(left[0])
-            # Equal to the limit is kept, as in torchvision.
+            # An overlap equal to the limit is kept, as in torchvision.
             left = left[1:][overlaps(boxes[left[0]], boxes[left[1:]]) <= overlap]
         yield np.array(kept)
 

@@ -175,7 +175,7 @@ def _forward_of(model: nn.Module) -> Any:
 
 def _map_of_queries(model: Any, x: Tensor) -> dict[str, Tensor]:
     """For a model with query and mask logits: `out` `[batch, classes, height, width]`, logits of each position."""
-    # The class's, because the model's own forward is this one.
+    # The class's forward: the instance's is this function.
     found = type(model).forward(model, x)
     return {"out": semantic_map(found.class_queries_logits, found.masks_queries_logits)}
 
@@ -191,7 +191,7 @@ class _Found:
         self.first = first
 
     def __call__(self, model: Any, x: Tensor) -> dict[str, Tensor]:
-        # The class's, because the model's own forward is this one.
+        # The class's forward: the instance's is this function.
         found = type(model).forward(model, [*x])
         most = max(len(each["scores"]) for each in found)
 
@@ -203,7 +203,7 @@ class _Found:
 
     def detections(self, model: Any) -> Detections:
         """Its outputs are the objects already."""
-        # No limit known, so a high one.
+        # The limit is unknown, so a high one.
         most = getattr(getattr(model, "roi_heads", model), "detections_per_img", 1 << 20)
         return Detections(labels="labels", threshold=0.0, overlap=None, most=most, first=self.first)
 

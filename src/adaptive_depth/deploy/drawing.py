@@ -167,7 +167,7 @@ def coloured(image: Image.Image, classes: NDArray[np.int64]) -> Image.Image:
     """An RGB image overlaid with the colour of each pixel's class; `classes` as `classes_of` returns them."""
     pixels = np.asarray(image, np.float32)
     table = np.array([*map(colour_of, range(int(classes.max(initial=0)) + 1))], np.float32)
-    # A -1 takes the last colour, which is then not used.
+    # -1 selects the last colour here, but the pixel is used instead.
     over = np.where((classes >= 0)[..., None], table[classes], pixels)
     mixed = (1 - _OPAQUE) * pixels + _OPAQUE * over
     return Image.fromarray(np.round(mixed).astype(np.uint8))
@@ -203,6 +203,6 @@ def _label(
     x = max(0.0, min(corner[0], pen.im.size[0] - width))
     y = max(0.0, corner[1] - (height if above else 0))
     pen.rectangle((x, y, x + width, y + height), fill=colour)
-    bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 128  # brightness as seen, by Rec. 601
+    bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 128  # perceived brightness (Rec. 601)
     pen.text((x + 2 - left, y + 2 - top), text, font=font, fill=(0, 0, 0) if bright else (255, 255, 255))
     return y + height

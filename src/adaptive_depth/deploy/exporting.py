@@ -176,7 +176,7 @@ def export_network(
         with evaluating(network):
             try:
                 writer.write(network, new, given, artifact, form=chosen, **options)
-            # Only tracing shows that code fixes the batch.
+            # Only tracing reveals that the code fixes the batch size.
             except FixedBatchError:
                 artifact = _with_inputs(artifact, given, free_batch=False)
                 writer.write(network, new, given, artifact, form=chosen, **options)
@@ -187,7 +187,7 @@ def export_network(
             raise ExportError(
                 f"{name} cannot run what it converted ({error}); nothing was written: choose another format"
             ) from error
-        # After the comparison, because suppressed objects cannot be compared number by number.
+        # Only after the comparison: suppressed objects cannot be compared number by number.
         if suppress:
             images = [image for (image,) in inputs_of(session, given)]
             session = import_format(name, kind.suppression).suppress(new, session, images)
@@ -418,7 +418,7 @@ def into_place(path: Path, kind: Format) -> Iterator[Path]:
             lock_file = path.with_name(f".{path.name}.lock")
             stack.enter_context(alone(lock_file, path, "export", ExportError))
             place = stack.enter_context(drafts(path.parent))
-            # Only opening is inside the `try`: errors of writing have their own messages.
+            # Only opening is inside the `try`: writing has its own error messages.
             inside = stack.pop_all()
     except OSError as error:
         raise ExportError(f"{path} cannot be written ({error.strerror}): name another file") from error

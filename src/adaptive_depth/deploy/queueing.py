@@ -144,7 +144,7 @@ def stream_arrivals(
                 turned_away, now = [*arrivals.turned_away], clock()
                 arrivals.turned_away.clear()
                 waiting = arrivals.queue
-                # Reading an output comes after the pass, and counts against the deadline.
+                # Reading the output follows the pass, and counts against the deadline.
                 left = [scheduler.deadline_ms - 1000 * (now - each.came) - reading_ms for each in waiting]
                 plan = scheduler.plan(left)
                 shed, batch = [waiting[place] for place in plan.shed], [waiting[place] for place in plan.batch]

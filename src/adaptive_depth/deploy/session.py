@@ -98,7 +98,7 @@ class Session:
             ArtifactError: the backend failed.
         """
         depth = self.skips[0] if skip is None else skip
-        # A valid skip is not parsed, because this happens with every input.
+        # A valid skip is not parsed, because this runs for every input.
         if not isinstance(depth, str) or depth not in self.skips:
             depth = parse_skip(depth, len(self.artifact.stages))
             if depth not in self.skips:

@@ -86,7 +86,7 @@ def read_sidecar(path: str | Path) -> Artifact:
 
 def _check(folder: Path, name: str, told: Written) -> None:
     parts = Path(name)
-    # A description may come from elsewhere, and must not lead to other files.
+    # A description may come from a stranger, and must not point at other files.
     if parts.is_absolute() or ".." in parts.parts:
         raise ArtifactError(f"{folder} describes {name!r}: expected a file beside its description")
     try:

@@ -48,7 +48,7 @@ def find_images(names: Iterable[str]) -> tuple[Source, ...]:
     found: list[Source] = []
     for name in names:
         word, colon, address = name.partition(":")
-        if word == "camera" and not (colon and Path(name).exists()):  # a file may be named so
+        if word == "camera" and not (colon and Path(name).exists()):  # a file may have such a name
             found.append(_camera(address or "0"))
         else:
             found.extend(_files(Path(name).expanduser()))

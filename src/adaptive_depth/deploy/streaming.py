@@ -107,7 +107,7 @@ def stream(
         prepared_ms = 1000 * (clock() - began)
         skip = chooser.choose()
         passed = run_one(session, picture, x, skip, preprocessing, chooser.observe, read, draw, clock)
-        # Before it gives up, so that the last failure is reported, too.
+        # Before giving up, so that the last failure is also reported.
         yield replace(passed, prepared_ms=prepared_ms)
         failed = 0 if passed.error is None else failed + 1
         if failed >= PATIENCE:

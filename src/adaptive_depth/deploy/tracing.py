@@ -131,7 +131,7 @@ def _calls() -> Iterator[list[int]]:
     thread = get_ident()
 
     def enter(module: nn.Module, *_: Any) -> None:
-        if get_ident() == thread:  # hooks are global, and see other threads' calls
+        if get_ident() == thread:  # the hooks are global and see other threads' calls
             calls.append(_identity(module))
 
     def leave(*_: Any) -> None:

@@ -74,11 +74,11 @@ class Arbiter:
             value, chosen, plans = -math.inf, None, {}
             for name, scheduler in self._schedulers.items():
                 others = [each for other, each in after.items() if other != name]
-                # A batch of late requests is worth -inf, but it runs if there is no other.
+                # A batch of late requests is worth -inf, but runs if there is no other.
                 found, plans[name] = scheduler.planned(queues[name], prices[name], _together(others))
                 if plans[name].batch and (chosen is None or found > value):
                     value, chosen = found, name
-            # Only the batch waits: what is shed cannot be answered in time, whoever gets the device.
+            # Only the batch waits: shed requests cannot be answered in time, whoever gets the device.
             plans = {name: plan if name == chosen else _waits(plan) for name, plan in plans.items()}
             for name, plan in plans.items():
                 self._schedulers[name].leave(len(left_ms.get(name, ())) - len(plan.batch) - len(plan.shed))

@@ -99,7 +99,7 @@ class TextGovernor:
         """
         chosen = []
         if self.first_token is not None:
-            # Of the depth for which it is most, because the depth is not known yet.
+            # The worst case over depths, because the depth is not chosen yet.
             work = max(self._work(row, prompt_tokens) for row in self._ladder)
             chosen.append(self.first_token.choose(waited_ms, work=work))
         if self.token is not None:
@@ -154,7 +154,7 @@ class TextGovernor:
         if measured == 1:
             return float(prompt_tokens)
         whole = row.first_token_ms or 1.0
-        # By noise a step of decoding may seem to take longer than the whole prompt.
+        # Because of noise, a decoding step may appear slower than the whole prompt.
         one = min(row.token_ms or whole / measured, whole) / whole
         return one + (1 - one) * (prompt_tokens - 1) / (measured - 1)
 
@@ -172,7 +172,7 @@ def _timed(table: TradeOffs, ladder: Iterable[Row], name: str) -> TradeOffs:
     """
     rows, least = [], 0.0
     for row in ladder:
-        # Strictly more: of two depths with equal times, the Pareto front would drop one.
+        # Strictly increasing, because the Pareto front would drop one of two depths with equal times.
         least = max(getattr(row, name), math.nextafter(least, math.inf))
         rows.append(replace(row, latency_ms=least))
     return replace(table, rows=tuple(rows), ties=())

@@ -117,7 +117,7 @@ class Governor:
                 # Only now: if the callback or the check raises, the governor is unchanged.
                 self._limits, self._allowed, self._asked_s = limits, allowed, at_s
             decision = self._decide(at_s, waited_ms if 0 <= waited_ms < math.inf else 0.0, work)
-        # Without the lock, because a callback that writes to a disk may take long.
+        # Outside the lock, because the callback may be slow (writing to a disk).
         if self._on_decision is not None:
             self._on_decision(decision)
         return decision.skip
@@ -313,7 +313,7 @@ def _target(table: TradeOffs, target_ms: object, images_per_s: object, limit: ob
     if target_ms is None and images_per_s is None:
         return math.inf
     table.cost_name("latency_ms")
-    # One pass takes a batch, whose images arrive one after the other.
+    # One pass takes a whole batch, whose images arrive one by one.
     return float(target_ms or 1000 * table.batch_size / images_per_s)  # type: ignore[arg-type, operator]
 
 

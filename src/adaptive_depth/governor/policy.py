@@ -36,7 +36,7 @@ class Policy:
         self.target_ms = target_ms
         self.at: int | None = None
         self._earned, self._hold = 1 - met, hold_s
-        self._left = 1.0  # one miss to begin with, so that a spike at the start is no reason to drop
+        self._left = 1.0  # starts with one, so that an early spike does not cause a drop
         self._recent: deque[float] = deque(maxlen=3)
         self._wait = [hold_s] * len(ladder)
         self._fitting = [0] * len(ladder)  # consecutive inputs for which each depth would have met the deadline
@@ -101,7 +101,7 @@ class Policy:
             self._left >= 1
             and self._fitting[depth] >= EVIDENCE
             and at_s - self._since[depth] >= self._wait[depth]
-            # The last input alone: during a spike nothing climbs, whatever was before.
+            # The last input alone decides here: nothing climbs during a spike, whatever came before.
             and self.latencies[depth] * self._recent[-1] * ROOM <= room
         )
 
@@ -123,11 +123,11 @@ class Policy:
                 self._fitting[place] += 1
         if not missed:
             self._left = min(SAVED, self._left + self._earned)
-        # At the shallowest depth a miss was inevitable.
+        # At the shallowest depth, a miss was unavoidable.
         elif depth != 0:
-            # A limited debt: otherwise a slow hour would forbid climbing for days.
+            # The debt is bounded: otherwise a slow hour would prevent climbing for days.
             self._left = max(-len(self.latencies), self._left + self._earned - 1)
-        # Inputs that began before the climb say nothing of it.
+        # Inputs that started before the climb say nothing about it.
         if depth is not None and depth == self.at and self._on_probation is not None:
             self._try(depth, missed)
 
@@ -137,7 +137,7 @@ class Policy:
         if not missed:
             self._on_probation += 1
             if self._on_probation == SUCCESS:
-                # What one depth can do, all shallower ones can.
+                # If this depth works, so do all shallower ones.
                 self._wait[: depth + 1] = [self._hold] * (depth + 1)
                 self._on_probation = None
         elif self._on_probation < PROBATION:

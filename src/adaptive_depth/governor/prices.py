@@ -33,7 +33,7 @@ class Price:
         size = min(self.largest, math.ceil(requests))
         while size:
             place = bisect_right(self.rooms[size], room)
-            # A few sizes are enough: a plan may take microseconds only.
+            # Not every size is tried, because planning must take only microseconds.
             if place:
                 share = min(1.0, requests / size)
                 return share * max(0.0, self.values[size][place - 1]) + max(0.0, requests - size) * self.each
@@ -55,7 +55,7 @@ class Prices:
     def __init__(self, worth: Sequence[float], times: Sequence[Sequence[float]], deadline: float) -> None:
         points = [(0.0, 0.0)]
         for value, each in zip(worth, times, strict=True):
-            # Half of it, because a request waits for the batch before its own.
+            # Half of it, because a request also waits for the batch before its own.
             fitting = [size for size in range(1, len(each)) if each[size] <= deadline / 2] or [1]
             points.append((min(each[size] / size for size in fitting), value))
         hull: list[tuple[float, float]] = []

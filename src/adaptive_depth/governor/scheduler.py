@@ -145,7 +145,7 @@ class DepthScheduler:
         self._step = Steps(clock)
         self._lock: AbstractContextManager[Any] = threading.Lock()
         self._waiting = 0  # requests that the last plan left
-        # As if nothing had come before: a first burst is no rate.
+        # As if nothing had arrived before, so that a first burst is not mistaken for the rate.
         self._arrived, self._passed = 0.0, MEMORY * self.deadline_ms  # requests and ms, with decaying weight
         self._speed, self._known, self._idle = Speed(), 0, 0.0  # ms since the last observed pass
         self.ignored = 0  # observations with impossible latencies
@@ -185,7 +185,7 @@ class DepthScheduler:
         """
         if skip not in self._profiled:
             raise SkipError(f"skip {skip!r} is not in the table: expected one of {', '.join(self._profiled)}")
-        if type(batch) is not int or not 1 <= batch <= self.max_batch:  # True is an int, too
+        if type(batch) is not int or not 1 <= batch <= self.max_batch:  # True is also an int
             raise BudgetError(f"batch={batch!r}: expected a whole number from 1 to {self.max_batch}")
         with self._lock:
             if 0 < latency_ms < math.inf:
@@ -238,7 +238,7 @@ class DepthScheduler:
         self._idle = self._idle + passed if self._known == self._speed.number else 0.0
         self._known = self._speed.number
         fade = math.exp(-passed / (MEMORY * self.deadline_ms))
-        # Requests may also leave by themselves, when clients give up.
+        # Negative if clients gave up meanwhile.
         self._arrived = fade * self._arrived + max(0, waiting - self._waiting)
         self._passed = fade * self._passed + passed
 
@@ -269,7 +269,7 @@ class DepthScheduler:
         if any(map(math.isnan, left_ms)):
             raise BudgetError("left_ms holds nan: expected the milliseconds that each request has left")
         choices = None if accepted is None else [self._accepting(each) for each in accepted]
-        # After all checks, so that a rejected call counts nothing.
+        # After all checks, so that a rejected call is not counted.
         self._count(len(left_ms))
         places = sorted(range(len(left_ms)), key=left_ms.__getitem__)
         left = [left_ms[place] / self._slow for place in places]
@@ -382,7 +382,7 @@ class DepthScheduler:
         rate, deadline = self._rate * self._slow, self.deadline_ms / self._slow
         full = min(waiting, most)
         best, found = -math.inf, (0, 0, 1)
-        # Three sizes, because a plan may take microseconds only.
+        # Only three sizes, because planning must take only microseconds.
         for size in sorted({full, (full + 1) // 2, (full + 3) // 4}):
             for depth, times in enumerate(depths.times):
                 took = times[size]

@@ -54,7 +54,7 @@ def card_metadata(
     try:
         more = given.get("tags") or ()
         metadata = {**known, **given, "tags": [*tags, *([more] if isinstance(more, str) else more)]}
-        # Only reading it again shows whether it is valid.
+        # Only reading it back shows whether it is valid.
         yaml.safe_load(ModelCardData(**metadata).to_yaml())
     except Exception as error:  # the constructor and YAML raise anything
         raise CheckpointError(

@@ -260,7 +260,7 @@ def _unique(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, s
         else:
             first[key] = name
             kept = tensor.detach().cpu().contiguous()
-            # safetensors rejects views of one storage.
+            # Cloned, because safetensors rejects several views of one storage.
             tensors[name] = kept if kept.untyped_storage().nbytes() == kept.nbytes else kept.clone()
     return tensors, ties
 
@@ -318,12 +318,12 @@ def draft_tensors(tensors: dict[str, Tensor], path: Path) -> str:
     """Write a new file with these tensors, synced to disk; returns its SHA-256."""
     try:
         save_file(tensors, path, metadata={"format": "pt"})
-        # Writable, because Windows syncs no other files.
+        # Opened for writing, because Windows cannot sync other files.
         with path.open("rb+") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
     except safetensors.SafetensorError as error:
-        # A full disk, say: callers handle it as any other error of the system.
+        # A full disk, say, which callers handle like any other system error.
         raise OSError(str(error)) from error
     return digest
 
@@ -442,7 +442,7 @@ def _build(
 
 
 def _integers(value: Any) -> Iterator[int]:
-    if isinstance(value, int):  # True and False are small numbers, too
+    if isinstance(value, int):  # includes True and False, which do no harm
         yield value
     elif not isinstance(value, str | float | None):
         for each in value.values() if isinstance(value, Mapping) else value:
@@ -499,7 +499,7 @@ def _fill(network: Kept, state: Mapping[str, Any], passing: Mapping[str, str]) -
 def _cast(tensor: Tensor, dtype: torch.dtype) -> None:
     """Change the precision of a parameter or buffer in place, so that ties and sharing persist."""
     if tensor.dtype != dtype:
-        if not (dtype.is_floating_point or dtype.is_complex):  # torch has gradients of no others
+        if not (dtype.is_floating_point or dtype.is_complex):  # torch has no gradients of other dtypes
             tensor.requires_grad_(False)
         tensor.data = tensor.data.to(dtype)
 

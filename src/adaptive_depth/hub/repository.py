@@ -208,7 +208,7 @@ def _find(given: object, options: Mapping[str, Any]) -> Path:
     if folder.is_dir():
         return folder
     try:
-        # A path that is no folder can be nothing else, so it is rejected with "..".
+        # A Path can only be a folder, so the invalid id ".." rejects it.
         validate_repo_id(given if isinstance(given, str) else "..")
     except HFValidationError as error:
         raise CheckpointError(

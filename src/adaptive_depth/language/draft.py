@@ -40,7 +40,7 @@ class Draft:
         from transformers import GenerationConfig
 
         assistant: Any = twin(network.subnet(self.skip))  # the number of tokens is a setting of the assistant
-        # Drafts are as long as they were measured: by default transformers also stops when the draft is unsure.
+        # Drafts keep the length they were measured with; by default transformers stops early if the draft is unsure.
         assistant.__dict__["generation_config"] = GenerationConfig(
             num_assistant_tokens=self.tokens,
             num_assistant_tokens_schedule="constant",
@@ -62,7 +62,7 @@ def _drafted(assistant: Any, generation_config: Any, logits_processor: Any, **in
     """
     from transformers import GenerationConfig, MinNewTokensLengthLogitsProcessor
 
-    # transformers warns where the settings would create a processor that is also passed.
+    # transformers warns if the settings would create a processor that was also passed.
     if any(isinstance(each, MinNewTokensLengthLogitsProcessor) for each in logits_processor):
         inputs["min_new_tokens"] = 0
     own = {name: inputs.pop(name) for name in ("max_new_tokens", "min_new_tokens", "use_cache") if name in inputs}

@@ -98,7 +98,7 @@ def choose_draft(
         raise MeasurementError(
             f"no draft to try for {verifier}: expected depths that skip more, and lengths such as 4. {why}".rstrip()
         )
-    # All write the same number of tokens, or their times could not be compared.
+    # The same number of tokens for all, so that their times are comparable.
     settings = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, **with_padding(network, options)}
     model: Any = network.subnet(verifier)
     ways: list[Draft | None] = [None, *tried]
@@ -108,7 +108,7 @@ def choose_draft(
         for row in range(-1, len(ids)):  # the first row is a warm-up
             for way in order.sample(ways, len(ways)):
                 line, seen = ids[[row]][:, mask[row].bool()], mask[[row]][:, mask[row].bool()]
-                # Needs no synchronisation: after each token `generate` reads on the CPU whether the text has ended.
+                # No synchronisation needed: `generate` checks on the CPU after each token whether the text has ended.
                 start = perf_counter()
                 if way is None:
                     model.generate(line, attention_mask=seen, **settings)

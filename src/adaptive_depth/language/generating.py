@@ -108,7 +108,7 @@ def _check_options(network: AdaptiveNetwork, ids: Tensor, options: Mapping[str, 
     own = "call network.subnet(skip).generate(...), which supports all options of transformers"
     asked = {name: asked_for(name, options) for name in (*_SEVERAL, *_NOT_DRAFTED)}
     for name in _SEVERAL:
-        # True == 1, but a dict is not a text.
+        # True == 1, but `return_dict_in_generate=True` must be refused.
         if asked[name] and (asked[name] is True or asked[name] != 1):
             raise DataError(f"{name}={asked[name]!r}: expected one text per prompt, as token ids; {own}")
     if options.get("streamer") is not None and len(ids) > 1:
@@ -187,7 +187,7 @@ def _continued(
     network: AdaptiveNetwork, skip: str, ids: Tensor, mask: Tensor, draft: Draft | None, options: Mapping[str, Any]
 ) -> Tensor:
     model: Any = network.subnet(skip)
-    # `argmax` returns the first of equal values; it does not take booleans.
+    # `argmax` returns the first of equal values, but does not take booleans.
     kept = mask.any(dim=0).long().argmax()  # leading columns that are padding in all these rows
     ids, mask = ids[:, kept:], mask[:, kept:]
     with torch.no_grad():
@@ -195,7 +195,7 @@ def _continued(
             found = model.generate(ids, attention_mask=mask, **with_padding(network, options))
         else:
             found = draft.run(network, model, ids, mask, with_padding(network, options))
-    # A model's own `generation_config` may request a dict, too.
+    # The model's own `generation_config` may request a dict.
     text = found if isinstance(found, Tensor) else found.sequences
     padding = ids.new_full((len(text), int(kept)), padding_of(network))
     return torch.cat([padding, text], dim=1)

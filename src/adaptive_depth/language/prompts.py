@@ -43,7 +43,7 @@ def padding_of(network: AdaptiveNetwork) -> int:
 def _special(network: AdaptiveNetwork, name: str) -> Any:
     """A token of a model's config; None if it has no such field (RWKV's has no padding)."""
     config: Any = network.model.config
-    # Models of text and images nest the text's settings.
+    # Multimodal models nest the settings for text.
     return getattr(config.get_text_config(), name, None)
 
 
@@ -110,7 +110,7 @@ def _line(given: Any) -> Tensor:
         line = torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"a prompt is {given!r} ({error}): expected a list of token ids, whole numbers") from error
-    # An empty list becomes a tensor of floats, which the next check would call fractions.
+    # An empty list becomes a float tensor, which the next check would reject for its dtype.
     if not len(given):
         return line.long()
     if line.ndim != 1 or not is_whole(line):
@@ -124,7 +124,7 @@ def _check_not_padded(network: AdaptiveNetwork, ids: Tensor) -> None:
     if not isinstance(pad, int) or len(ids) < 2:
         return
     edges = (ids[:, 0] == pad) | (ids[:, -1] == pad)
-    # Where every row has it, it is more likely a start or end token with the same id.
+    # If every row has it, it is more likely a start or end token with the same id.
     if bool(edges.any()) and not bool(edges.all()):
         raise DataError(
             f"rows of the batch start or end with the padding token {pad}, but there is no attention_mask: pass the "

@@ -5,7 +5,7 @@ from typing import Any
 
 def tokens_of(tokenizer: Any, text: str) -> list[int]:
     """The tokens of a text to be continued: with the tokenizer's start token, without its end token."""
-    # Quiet, because it would warn about texts beyond the context, which `check_length` rejects anyway.
+    # Not verbose: it would warn about texts beyond the context, which `check_length` rejects anyway.
     ids = list(tokenizer(text, verbose=False)["input_ids"])
     ends = ids[-1:] == [tokenizer.eos_token_id] and not text.endswith(tokenizer.eos_token or "")
     return ids[:-1] if ends else ids
@@ -30,9 +30,9 @@ def sampling(network: Any, tokenizer: Any, temperature: float, top_p: float | No
         temperature: 0 always takes the most likely token.
         top_p: draw from the most likely tokens with this total probability; None for all.
     """
-    # Not left out: transformers' default for `top_k` is 50, and a model's own settings may request beams.
+    # Set explicitly: transformers' default for `top_k` is 50, and a model's own settings may request beams.
     found: dict[str, Any] = {"do_sample": temperature > 0, "top_k": 0, "num_beams": 1}
-    # 1.0 is "off": transformers rejects 0, and warns about other values where nothing is drawn.
+    # 1.0 is "off": transformers rejects 0, and warns about other values if nothing is sampled.
     found |= {"temperature": temperature or 1.0, "top_p": top_p or 1.0}
     # Without an end token, every text would run to its full length.
     if network.model.generation_config.eos_token_id is None and tokenizer.eos_token_id is not None:

@@ -99,7 +99,7 @@ def _measure(
 ) -> int:
     device, measured = device_of(network), 0
     network.reset_statistics(per_context=True)
-    # In inference mode, buffers would become tensors that no later training can change.
+    # In inference mode, buffers would become tensors that later training cannot change.
     with _measuring(network) as start, torch.inference_mode(False), torch.no_grad():
         shared = SharedForward(network)
         for batch in batches:
@@ -223,7 +223,7 @@ class _Seen:
 
     def _start(self, norm: nn.Module, _: Any) -> None:
         there = {name: buffer for name, buffer in norm._buffers.items() if buffer is not None}
-        # By its buffers, which a norm's twins in all views share.
+        # Keyed by the buffers, which a norm shares with its twins in all views.
         self._before[id(norm._buffers)] = _numbers(norm), {n: (value, value._version) for n, value in there.items()}
 
     def _end(self, norm: nn.Module, args: Any, kwargs: Any, _: Any) -> None:

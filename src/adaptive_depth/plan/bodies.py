@@ -62,7 +62,7 @@ def searched(model: nn.Module, within: Within = None) -> tuple[str, ...]:
     paths = (within,) if isinstance(within, str) else tuple(within) if isinstance(within, Sequence) else ()
     if not paths or not all(isinstance(path, str) for path in paths):
         raise StagesError(f"within={within!r}: expected the path of a module such as 'backbone.body', or several")
-    # With both paths of a shared module, because a user may name either.
+    # Includes all paths of a shared module, because a user may name any.
     known = dict(model.named_modules(remove_duplicate=False))
     names = {id(part): path for path, part in model.named_modules()}  # the first path of a module at two places
     for path in paths:
@@ -70,7 +70,7 @@ def searched(model: nn.Module, within: Within = None) -> tuple[str, ...]:
             near = get_close_matches(path, known, n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(_children(model))}"
             raise StagesError(f"within={path!r}, which {type(model).__name__} does not have: {hint}")
-        # With the dot, because "layer1" is no part of "layer10".
+        # With the dots, so that "layer1" does not contain "layer10".
         outer = next((other for other in paths if other != path and f"{path}.".startswith(f"{other}.")), None)
         outer = "" if "" in paths and path else outer
         if outer is not None or paths.count(path) > 1:
@@ -86,7 +86,7 @@ def bodies_of(model: nn.Module) -> tuple[str, ...]:
         >>> bodies_of(torchvision.models.detection.ssdlite320_mobilenet_v3_large(weights_backbone=None))
         ('backbone',)
     """
-    # A custom subclass of a library's detector is one, too.
+    # A custom subclass of a library's detector also counts.
     origins = [kind.__module__ for kind in type(model).__mro__]
     dense = any(origin.startswith((DETECTION, SEGMENTATION)) for origin in origins)
     if _hands_out_features(model) or (origins[0].startswith(_CLASSIFIERS) and not dense):
@@ -110,7 +110,7 @@ def held_at(module: nn.Module) -> str | None:
 
 
 def _hands_out_features(module: nn.Module) -> bool:
-    # A library that is not imported cannot have defined the module; () fits no instance.
+    # A library that was not imported cannot have defined the module; `isinstance(x, ())` is False.
     loaded = (getattr(sys.modules.get(place), name, ()) for place, name in _LOADED)
     return isinstance(module, (*_FEATURES, *(kind for kind in loaded if isinstance(kind, type))))
 

@@ -143,7 +143,7 @@ def in_order(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any
 def input_names(module: nn.Module) -> tuple[str, ...]:
     """The names of a module's inputs, in order; empty if its forward takes any (`*args`)."""
     forward = module.forward
-    # Cached by function: a bound method would keep its model alive.
+    # Cached by function, because a bound method would keep its model alive.
     return _input_names(getattr(forward, "__func__", forward), hasattr(forward, "__func__"))
 
 
@@ -210,7 +210,7 @@ def without_use(
     """
     calls = list(calls)
     free = [call for call in calls if call.places is not None and NOWHERE in call.places]
-    # One by one as well, or a single value in use would count for all of them.
+    # Also one by one: otherwise a single value in use would make all count as used.
     dropped = {
         call.path
         for group in ([free] if len(free) == 1 else [free, *([call] for call in free)])

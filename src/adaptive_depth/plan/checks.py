@@ -245,7 +245,7 @@ def _prove_skippable(block: nn.Module, call: Call, stage: Stage, asked: bool) ->
     said = f"stage {stage.name!r}: block {call.path!r} is not skippable: "
     hidden = hidden_of(call)
     fits = hidden is not None and hidden.shape == call.output_shape
-    # First, because it is a more helpful reason than a wrong shape.
+    # Checked first, because it is a more helpful reason than a wrong shape.
     if stage.residual and not fits and (another := why_another_input(block, call)):
         raise StagesError(f"{said}{another}")
     if stage.returns is not None and any(place is not None and place >= len(call.given) for place in stage.returns):

@@ -103,7 +103,7 @@ class _Search:
         for blocks in found:
             taken.update(blocks)
             yield self._run(blocks, container, alone=len(found) == 1)
-        # Also children that did not run: nobody calls a ModuleList, but its layers.
+        # Includes children that did not run: a ModuleList is never called, only its layers.
         for child in self._children(container, every=True):
             if child not in taken:
                 yield from self.runs(child)
@@ -171,7 +171,7 @@ class _Search:
     def _follows(self, before: str, path: str) -> bool:
         """Do they have the same shape, and not run in parallel on one input?"""
         first, second = self.calls[before][0], self.calls[path][0]
-        # After a block that works in place, the next one takes the same tensor, but does not run in parallel.
+        # The next block takes the same tensor after one that works in place, but is not parallel to it.
         taken, in_place = hidden_of(first), first.tensor is hidden_of(first)
         parallel = taken is hidden_of(second) and not in_place
         return not parallel and first.output_shape == second.output_shape and first.returns == second.returns
@@ -179,7 +179,7 @@ class _Search:
     def _may_lead(self, before: str, path: str) -> bool:
         """Can a module that is not a residual block itself be the first of a stage?"""
         calls = self.calls[before]
-        # Two Sequentials are of one class, but may contain anything.
+        # Two Sequentials have the same class but may contain anything.
         alike = type(self._at(before)) is type(self._at(path)) and not isinstance(self._at(path), nn.Sequential)
         return alike and len(calls) == 1 and not self._is_block(before) and self._follows(before, path)
 
@@ -258,7 +258,7 @@ class _Search:
         for path, each in zip(group, calls, strict=True):
             if len(each) != 1:
                 return f"{path} ran {len(each)} times in one forward pass; a block must run once"
-        # From the last, because the first block of a group is often special.
+        # Starting from the last, because the first block of a group is often special.
         for path, (call,) in reversed([*zip(group, calls, strict=True)]):
             if not self._is_block(path) and (another := why_another_input(self._at(path), call)):
                 return f"{path} cannot be skipped: {another}"

@@ -69,7 +69,7 @@ def _computes_the_same(norm: nn.Module, other: nn.Module, like: Tensor) -> bool:
     try:
         with torch.no_grad():
             given = 4 * noise - 2
-            # A copy, because a fused activation may work in place.
+            # A clone, because a fused activation may work in place.
             expected, found = norm(given.clone()), other.eval()(given)
     except Exception:  # noqa: BLE001 - such as one-dimensional norms
         return False

@@ -31,7 +31,7 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def _one_a_channel(parameter: torch.Tensor) -> bool:
-    return sum(size > 1 for size in parameter.shape) <= 1  # [1, C, 1, 1], too
+    return sum(size > 1 for size in parameter.shape) <= 1  # also [1, C, 1, 1]
 
 
 def has_statistics(module: nn.Module) -> bool:

@@ -114,7 +114,7 @@ class Stages(Sequence[Stage]):
     def to_json(self) -> list[dict[str, Any]]:
         """Lists and strings only, as `from_json` reads them; `residual` only if it is not the default."""
         stages = to_plain(self.stages)
-        # Versions without this field read all other files.
+        # Left out if possible, because older versions do not know the field.
         return [{name: value for name, value in stage.items() if name != "residual" or not value} for stage in stages]
 
     @classmethod
@@ -193,7 +193,7 @@ def cut(blocks: Sequence[str], mandatory: float | None = None) -> tuple[tuple[st
         raise StagesError(f"mandatory={mandatory!r}: expected a number of blocks, or a fraction such as 0.5")
     elif 0 < mandatory < 1:
         number = min(length - 1, max(1, round(mandatory * length)))
-    # 1.0 is one block, and not all of them, which would leave none to skip.
+    # 1.0 means one block: all of them would leave none to skip.
     elif mandatory == int(mandatory) and 1 <= mandatory < length:
         number = int(mandatory)
     else:

@@ -97,7 +97,7 @@ class _Asked:
             ]
             handles = [part.register_forward_hook(_finite) for part in parts]
         try:
-            # Exchanged and not overwritten: restoring is exact, and no weights are copied.
+            # Exchanged rather than overwritten, so that no weights are copied and restoring is exact.
             for parameter, data in before:
                 parameter.data = torch.zeros_like(data)
             yield
@@ -151,7 +151,7 @@ def _norm_of_input(asked: _Asked, call: Call, given: Tensor, change: Tensor) -> 
         if not any(isinstance(output, Tensor) and output.untyped_storage().data_ptr() == place for output in returned):
             return False
         answer = _output_on(asked.block, call, given + change) - before
-    # A norm rescales the change, so only its direction is compared, and not strictly.
+    # A norm rescales the change, so only its direction is compared, with some tolerance.
     return bool(nn.functional.cosine_similarity(answer.flatten().float(), change.flatten().float(), dim=0) > 0.8)
 
 
@@ -166,7 +166,7 @@ def _adds_to_input(block: nn.Module, call: Call, given: Tensor) -> bool:
     ]
     try:
         with trunk:
-            # The trunk knows `given` by its id, so the block must get this very tensor.
+            # The trunk knows `given` by its id, so the block must receive this very tensor.
             output = _output_on(block, call, given, copied=False)
     finally:
         for handle in handles:
@@ -207,7 +207,7 @@ class _Trunk(TorchDispatchMode):
         if not any(states):
             return None
         if name in _SUMS:
-            # A broadcast bias is no second branch, and neither is a parameter, such as a position embedding.
+            # Neither a broadcast bias nor a parameter (a position embedding) is a second branch.
             whole = [value for value in args[:2] if isinstance(value, Tensor) and value.shape == output.shape]
             sums = len(whole) == 2 and not any(isinstance(value, nn.Parameter) for value in whole)
             return "sum" if sums else next(state for state in states if state)

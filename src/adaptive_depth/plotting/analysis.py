@@ -51,7 +51,7 @@ def plot_transformations(analysis: Analysis, path: str | os.PathLike[str] | None
     alone = [(x, block.alone) for block, x in places.items() if block.alone is not None]
     if alone:
         label = "trained without the method"
-        # Not clipped: a marker at the edge of the axes would be cut in half.
+        # Unclipped, because a marker at the edge of the axes would be cut in half.
         axes.scatter(*zip(*alone, strict=True), marker="D", s=26, color=ALONE, label=label, zorder=3, clip_on=False)
     shapeless = [x for block, x in places.items() if block.ratio is None]
     if shapeless:
@@ -163,7 +163,7 @@ def _shown(images: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
     if images.shape[1] != 3:
         images = np.repeat(images.mean(1, keepdims=True), 3, axis=1)
     low, high = images.min((1, 2, 3), keepdims=True), images.max((1, 2, 3), keepdims=True)
-    # An image of one value would be divided by 0.
+    # Avoids dividing a constant image by 0.
     return ((images - low) / np.maximum(high - low, np.finfo(np.float32).tiny)).transpose(0, 2, 3, 1)
 
 

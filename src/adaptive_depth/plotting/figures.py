@@ -26,7 +26,7 @@ def new_figure(width: float = 7.2, height: float = 4.8) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    # Drawing needs a canvas, which otherwise pyplot attaches.
+    # Drawing needs a canvas, which pyplot would otherwise attach.
     FigureCanvasAgg(figure)
     return figure
 

@@ -121,7 +121,7 @@ def _draw_points(axes: "Axes", table: TradeOffs, cost: str, divisor: float) -> d
         zorder=2,
     )
     for skips, area, color, label in ((front, 28, FRONT, "Pareto front"), (others, 20, OTHER, "dominated")):
-        # An artist for each point, because an artist has only one id.
+        # One artist per point, because each point needs its own id.
         for number, skip in enumerate(skips):
             x, y = places[skip]
             name = label if not number else "_"  # the legend lists one of them

@@ -11,7 +11,7 @@ from ..text import printable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Without the salt, ids would be random, and the page different each time.
+# Without the salt, ids would be random and every page different.
 _SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "adaptive-depth", "svg.image_inline": True}
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _DPI = 72  # of SVG: a point is a unit

@@ -159,7 +159,7 @@ class _Server:
         try:
             wishes, form = _wishes(request)
             body = await read_body(request, self.limits)
-            # The target counts from here: how fast a client sends is not up to the server.
+            # The target counts from here, because the server cannot control how fast a client sends.
             came = time.perf_counter()
             kind = request.headers.get("content-type", "")
             if kind.lower().startswith("multipart/form-data"):
@@ -225,7 +225,7 @@ class _NamesRequests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # Bounded, because it goes into every log line of a request.
+        # Bounded, because it is echoed in every response.
         number = dict(scope["headers"]).get(self._name, b"")[:200] or uuid.uuid4().hex.encode()
         others = [pair for pair in scope["headers"] if pair[0] != self._name]
         named = {**scope, "headers": [*others, (self._name, number)]}

@@ -410,7 +410,7 @@ class Batcher:
                 self._device.stuck = True
                 for batcher in self._device.batchers:
                     batcher.give_up()
-        self._device.stuck = False  # it did return
+        self._device.stuck = False  # it returned after all
         return future.result()
 
     def _refuse(self, request: _Request, problem: Problem) -> None:

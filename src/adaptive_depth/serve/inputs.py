@@ -123,7 +123,7 @@ def _of_npy(body: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
         found, fortran, dtype = read(stream)
     except Exception as error:
         raise Problem("damaged", f"the .npy cannot be read ({one_line(error)}): write it with numpy.save") from error
-    # Longer floats differ between machines.
+    # Longer floats (longdouble) differ between machines.
     if dtype.kind not in "fiub" or dtype.itemsize > 8:
         raise Problem("damaged", f"the .npy contains {dtype}: expected numbers, such as float32")
     _check_shape(found, shape)
@@ -148,7 +148,7 @@ def _of_json(body: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
             raise Problem("damaged", f'the body has {", ".join(content) or "nothing"}: expected {{"inputs": [...]}}')
         content = content["inputs"]
     found, inner = [], content
-    # Of the first elements; `np.array` compares the others.
+    # From the first elements only; `np.array` checks the others.
     while isinstance(inner, list):
         found.append(len(inner))
         inner = inner[0] if inner else None

@@ -30,7 +30,7 @@ def bound(host: str, port: int) -> socket.socket:
         try:
             [family, *_, address], *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             made = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            # A restarted server need not wait until old connections time out.
+            # So that a restarted server need not wait for old connections to time out.
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind(address)
         # Overflow: a port above 65535; Unicode: a host name that cannot be encoded.
@@ -39,7 +39,7 @@ def bound(host: str, port: int) -> socket.socket:
                 f"cannot listen on {host}:{port} ({error}): expected an address of this machine and a free port, such "
                 "as --host 127.0.0.1 --port 8001"
             ) from error
-        stack.pop_all()  # it stays open
+        stack.pop_all()  # on success it stays open
     return made
 
 

@@ -319,12 +319,12 @@ def importable() -> Iterator[None]:
     Ray queries accelerators through amdsmi, which raises a KeyError if AMD's library is missing, where Ray expects an
     ImportError (ray 2.60; amdsmi 7.0, installed with zeus by the extra `energy`). In that case amdsmi is hidden.
     """
-    # An entry of None means that it is hidden already.
+    # An entry of None means that it is already hidden.
     if sys.modules.get("amdsmi", sys) is None or not _has_broken_amdsmi():
         yield
         return
     folder = Path(tempfile.mkdtemp(prefix="adaptive-depth-"))
-    # A file hides it from Ray's own processes; the entry below, from this one.
+    # The file hides it from Ray's processes, the entry below from this one.
     (folder / "amdsmi.py").write_text("raise ImportError('hidden: it has no library')\n")
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *([before] if before else [])])

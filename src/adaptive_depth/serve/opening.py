@@ -213,7 +213,7 @@ def _measured(
     clock: Callable[[], float],
 ) -> TradeOffs:
     """The table with this machine's latencies for batches up to a size."""
-    # Latencies of sizes in between are interpolated.
+    # A few sizes are enough: those in between are interpolated.
     sizes = [fixed] if fixed else sorted({1, *(size for size in (4, 16, 64, 256) if size < most), most})
     skips = [row.skip for row in table.rows]
     x = np.zeros((1, *shape), np.float32)

@@ -198,7 +198,7 @@ def _in_pixels(where: str, target: Mapping[str, Any], image: Tensor, detector: D
             "torchvision.ops.box_convert(boxes, 'xywh', 'xyxy')"
         )
     size = torch.tensor([width, height], device=boxes.device)
-    # A box may reach beyond the image, as after a crop, but not lie outside.
+    # A box may extend beyond the image (after a crop) but must not lie outside.
     away = ((boxes[:, 2:] <= 0) | (boxes[:, :2] >= size)).any(1)
     if away.any():
         raise DataError(
@@ -302,7 +302,7 @@ def _check_scale(images: Sequence[Tensor], detector: Detector) -> None:
 def _check_unit(images: Sequence[Tensor], targets: Sequence[Target]) -> None:
     """Refuse boxes that all lie within the first pixel: they are relative to the image's size."""
     boxes = torch.cat([target["boxes"] for target in targets]) if targets else torch.zeros(0, 4)
-    # In an image of a few pixels such boxes may be right.
+    # In an image of a few pixels, such boxes may be correct.
     if len(boxes) and float(boxes.abs().amax()) <= 1 and min(min(image.shape[1:]) for image in images) > 8:
         raise DataError(
             "all boxes of this batch lie between 0 and 1: expected corners in pixels; multiply them by the image's "

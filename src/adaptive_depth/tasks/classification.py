@@ -67,7 +67,7 @@ class Classification(Task):
         from torchmetrics.classification import MulticlassAccuracy
 
         classes = self._logits(output).shape[1]
-        # Without torchmetrics' checks, which wait for the device in every batch: `check` has made them.
+        # No validation: it would wait for the device in every batch, and `check` has already done it.
         return MulticlassAccuracy(classes, average="micro", ignore_index=self.ignore_index, validate_args=False)
 
     def classes_of(self, output: Any) -> int:
@@ -117,7 +117,7 @@ class Classification(Task):
                 f"{logits.shape[1] - 1}; convert them with y.long()"
             )
         low, high = value_range(y)
-        # A batch in which all are ignored is found by the check below.
+        # Includes the case that everything is ignored, which is reported below.
         if low < 0 or high >= logits.shape[1] or low == high == self.ignore_index:
             low, high = value_range(y[y != self.ignore_index])  # only now, because copying the labels costs time
         if (low, high) == (0, -1):

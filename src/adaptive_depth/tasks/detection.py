@@ -278,7 +278,7 @@ def _compared(target: Mapping[str, Any], masks: bool) -> dict[str, Tensor]:
         if "masks" not in target:
             raise TrainingError("Detection(masks=True) judges masks, but a target has none: expected 'masks' [n, h, w]")
         found["masks"] = target["masks"].bool()
-    # COCO's rules count no prediction inside a crowd as wrong.
+    # By COCO's rules, no prediction inside a crowd counts as wrong.
     if isinstance(target.get("iscrowd"), Tensor):
         found["iscrowd"] = target["iscrowd"].long()
     return found

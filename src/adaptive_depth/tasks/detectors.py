@@ -132,7 +132,7 @@ def _of_transformers(path: str, part: Any) -> Detector | None:
     # A convolutional body is a separate `backbone`; in a pure transformer the body is everything except the heads.
     inner = getattr(part, "base_model_prefix", "")
     bodies = [name for name, _ in part.named_modules() if name.rpartition(".")[2] == "backbone"]
-    # The outermost.
+    # The shortest path is the outermost.
     body = min(bodies, key=len, default=inner if isinstance(getattr(part, inner, None), nn.Module) else None)
     labels = getattr(part.config, "num_labels", None)
     backbone = None if body is None else _below(path, body)

@@ -155,7 +155,7 @@ class LanguageModel(Task):
 
     def output(self, output: Any) -> Any:
         """The logits, from an object or a dict that has them, or from a pair (logits, loss) with a loss or None."""
-        # A named tuple is an output with fields, not such a pair.
+        # A named tuple is an output with fields, not a pair (logits, loss).
         if isinstance(output, tuple) and len(output) == 2 and not hasattr(output, "_fields"):
             logits, loss = output
             if isinstance(logits, Tensor) and (loss is None or (isinstance(loss, Tensor) and loss.ndim == 0)):

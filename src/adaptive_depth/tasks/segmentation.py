@@ -274,7 +274,7 @@ class MaskQueries(Segmentation):
     def hits(self, output: Any, target: Any) -> None:  # noqa: ARG002 - computing the map in every step takes too long
         return None
 
-    # One logit is for "no object".
+    # One of the logits is for "no object".
     def classes_of(self, output: Any) -> int:
         return self.output(output)["class_queries_logits"].shape[-1] - 1
 

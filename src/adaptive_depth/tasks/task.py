@@ -187,7 +187,7 @@ class Task(ABC):
             return None
         labels = target if target.ndim == 1 else target.argmax(dim=1)  # of soft labels, the largest
         right = output.argmax(dim=1) == labels
-        # Not `len`: both stay on the device, so that nothing waits for it.
+        # A sum instead of `len`, so that both stay on the device and nothing waits for it.
         return right.sum(), torch.ones_like(right).sum()
 
     def value(self, metric: "Metric") -> float:

@@ -96,7 +96,7 @@ class _Divergence(torch.autograd.Function):
         for part in _parts(rows, student.shape[1]):
             wanted = _taken(teacher, rows[part]).to(each.dtype).div_(temperature).log_softmax(1)
             answer = _taken(student, rows[part]).div_(temperature).log_softmax(1)
-            # `wanted` becomes probabilities only once the subtraction has read it.
+            # In place: `wanted` becomes probabilities only after the subtraction has read it.
             each[part] = answer.sub_(wanted).neg_().mul_(wanted.exp_()).sum(1)
         return each.mean() * temperature**2
 
@@ -104,7 +104,7 @@ class _Divergence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:  # type: ignore[override] - of torch's decorator
         student, teacher, rows = ctx.saved_tensors
-        # The squared temperature of the loss, over the one inside the softmax.
+        # The loss's squared temperature, divided by the one inside the softmax.
         scale, gradient = grads[0] * ctx.temperature / len(rows), torch.zeros_like(student)
         for part in _parts(rows, student.shape[1]):
             some = _taken(student, rows[part]).div_(ctx.temperature).softmax(1)

@@ -172,7 +172,7 @@ class _Builder:
         new.name, new.type, new.shape = old.name, old.type, old.shape
         ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
         for place in range(len(choice.inputs)):
-            # Otherwise it still counts as a user of its inputs.
+            # Otherwise it would still count as a user of its inputs.
             choice.replace_input_with(place, None)
         return node
 

@@ -73,7 +73,7 @@ class Weights:
             if tensor is None or tensor.nbytes < _SMALL:
                 continue
             content = tensor.tobytes()
-            # Not by shape, which every reference states itself.
+            # The shape is not part of the key, because each reference states its own.
             key = (tensor.dtype, hashlib.sha256(content).digest())
             if key not in self._places:
                 self._file.write(bytes(-self._file.tell() % _ALIGNED))

@@ -96,7 +96,7 @@ def ending(digits: str) -> bytes:
     """The last bytes of a file, for the checksum of everything before them: one more entry of its metadata."""
     name, value = CHECKSUM.encode(), digits.encode()
     entry = b"\x0a" + bytes([len(name)]) + name + b"\x12" + bytes([len(value)]) + value
-    # Field 14 of ModelProto, as protocol buffers encode it; a field that repeats may be anywhere, also at the end.
+    # Field 14 of ModelProto in protobuf encoding; repeated fields may be anywhere, even at the very end.
     return b"\x72" + bytes([len(entry)]) + entry
 
 

@@ -112,7 +112,7 @@ def _add(graph: ir.Graph, how: Detections) -> None:
     kept = add("NonMaxSuppression", picked, by_class, *limits)  # rows of (image, class, place)
     rows = add("Gather", kept, [0, 2], axis=1)
     none = add("Mul", found, 0.0)
-    # As many ones as there are rows, a number that only running shows.
+    # A one for each row; their number is known only at run time.
     ones = add("CastLike", add("ReduceMax", add("Add", add("Mul", kept, 0), 1), [1], keepdims=0), found)
     left = add("Mul", add("ScatterND", none, rows, ones), found)
 

@@ -95,7 +95,7 @@ def _plan(flat: Model, artifact: Artifact) -> _Plan:
         for node in order
         if node.get_type_name() == "Select" and _name(node) in of_inputs and sources[_name(node)][0][0] in of_skip
     }
-    last = {stage: name for name, stage in choices.items()}  # the last one in order of computation
+    last = {stage: name for name, stage in choices.items()}  # later ones win, in the order of computation
     ends = [*([last[stage]] for stage in range(stages - 1)), [_name(result) for result in flat.get_results()]]
     seen, regions = {*inputs, skip}, []
     for stage_ends in ends:

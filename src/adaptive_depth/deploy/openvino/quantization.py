@@ -31,7 +31,7 @@ from .branches import IMAGE, LAYERS, LOGITS, SKIP, choose, name_ends, new_model
 from .write import converted, save
 
 Batches = Sequence[Sequence[NDArray[Any]]]  # one array per input or output
-# Even if the processor has bfloat16, which would shift the ranges.
+# Otherwise a processor with bfloat16 would use it, which shifts the ranges.
 _EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
@@ -160,7 +160,7 @@ def _by_nncf(model: Model, batches: Batches) -> Model:
         return nncf.quantize(
             model,
             nncf.Dataset([list(batch) for batch in batches]),
-            subset_size=len(batches),  # an item is a batch
+            subset_size=len(batches),  # each item is a batch
             preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=in_float,
             fast_bias_correction=False,

@@ -51,7 +51,7 @@ def write(
         with torch.no_grad():
             program = exported(module, tensors, dynamic_shapes=(free,))  # of one parameter, *inputs
         torch.export.save(program, path / f"{skip}.pt2")
-        # Transformers requires it.
+        # Required by transformers.
         save_file(plain_state_dict(network, skip), path / f"{skip}.safetensors", metadata={"format": "pt"})
         if compiled:
             _compile(program, path / f"{skip}.aoti.pt2")

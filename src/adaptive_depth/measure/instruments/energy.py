@@ -32,7 +32,7 @@ def find_meter(device: torch.device) -> tuple[Meter | None, str]:
     gpus = [device.index if device.index is not None else torch.cuda.current_device()] if on_gpu else []
     try:
         with warnings.catch_warnings(action="ignore"):  # about missing sensors
-            # For zeus None means all processors.
+            # For zeus, None means all processors.
             monitor = ZeusMonitor(gpu_indices=gpus, cpu_indices=[] if on_gpu else None)
     except Exception as error:  # noqa: BLE001 - drivers fail in many ways; all mean: no counter
         return None, f"{_NOT_HERE}{' '.join(str(error).split())}"

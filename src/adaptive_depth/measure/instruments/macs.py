@@ -77,7 +77,7 @@ class _MacCounter(TorchDispatchMode):
         unknown = formula is None and str(known) not in _PRODUCTS and (higher or not _is_free(func))
         # It may be composed of operators that have formulas.
         if unknown and not higher:
-            # A mode is off inside its own dispatch, but the parts must be counted.
+            # A mode is off inside its own dispatch, but these parts must be counted.
             with self:
                 output = func.decompose(*args, **kwargs)
             if output is not NotImplemented:

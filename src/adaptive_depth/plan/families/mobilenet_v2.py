@@ -76,13 +76,13 @@ def _in_features(features: nn.Module) -> list[tuple[str, bool]]:
 
 def _is_body(model: nn.Module) -> bool:
     """Is it the `features` of torchvision's class alone, or their beginning with several outputs?"""
-    # Exactly these types: a subclass may have a forward of its own.
+    # Exactly these types, because a subclass may have its own forward.
     parts = list(model.children()) if type(model) in (nn.Sequential, IntermediateLayerGetter) else []
     kinds = (Conv2dNormActivation, torchvision.models.mobilenetv2.InvertedResidual)
     return bool(parts) and all(isinstance(part, kinds) for part in parts) and bool(_in_features(model))
 
 
-_KINDS = (InvertedResidual, DepthwiseSeparableConv)  # the second is the first block in timm
+_KINDS = (InvertedResidual, DepthwiseSeparableConv)  # timm's first block is of the second kind
 
 
 def _is_plain(block: nn.Module) -> bool:

@@ -36,11 +36,11 @@ def resnet_runs(model: nn.Module) -> list[Run] | None:
 
 def _in_body(model: nn.Module) -> list[str]:
     """The layers of a ResNet in a body that returns the output of the last one or of several."""
-    # Exactly a Sequential: a subclass may have a forward of its own.
+    # Exactly a Sequential, because a subclass may have its own forward.
     if not (isinstance(model, IntermediateLayerGetter | FeatureDictNet) or type(model) is nn.Sequential):
         return []
     parts = [(name, part) for name, part in model.named_children() if isinstance(part, nn.Sequential) and len(part)]
-    # By module, because ResNets have many classes of blocks.
+    # Recognised by module, because ResNets have many classes of blocks.
     return [name for name, part in parts if all(type(block).__module__ in _BLOCKS for block in part)]
 
 

@@ -40,7 +40,7 @@ def _of_torchvision(model: nn.Module) -> _Stages | None:
     """The stages of torchvision's class, or of its `features` alone, even with several outputs."""
     of = torchvision.models.swin_transformer
     whole = isinstance(model, of.SwinTransformer)
-    # Exactly these types: a subclass may have a forward of its own.
+    # Exactly these types, because a subclass may have its own forward.
     if not (whole or type(model) in (nn.Sequential, IntermediateLayerGetter)):
         return None
     prefix, parts = ("features.", model.features) if whole else ("", model)

@@ -73,7 +73,7 @@ class _StreamOptions(BaseModel):
 class _Text(BaseModel):
     """What both kinds of request share."""
 
-    # Strict: a string such as "0.7" is no number in OpenAI's API, either.
+    # Strict, because OpenAI's API does not accept strings such as "0.7" as numbers either.
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     model: str
@@ -187,7 +187,7 @@ def read_request(kind: type[Completion] | type[Chat], body: bytes) -> Completion
             continue
         if name not in _NEUTRAL:
             rest[name] = value
-        # By type, too, because True == 1.
+        # Also compared by type, because True == 1.
         elif not any(value == each and type(value) is type(each) for each in (*_NEUTRAL[name], 0.0)):
             usual = json.dumps(_NEUTRAL[name][-1])
             raise Problem("wish", f"{name}={json.dumps(value)[:80]} is not supported: leave it out, or set {usual}")

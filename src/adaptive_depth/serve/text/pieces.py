@@ -70,7 +70,7 @@ class Stops:
             self.met = True
             return self._new(text, min(found))
         certain = len(text.rstrip(_UNFINISHED))
-        # The longest beginning of each word that the text ends with.
+        # Longest first, so that everything that may belong to the word is held back.
         for word in self._words:
             for size in range(min(len(word) - 1, certain), 0, -1):
                 if text.endswith(word[:size], 0, certain):

@@ -177,7 +177,7 @@ class Writer:
         if not ids:
             raise Problem("wish", "the prompt is empty: expected text to continue")
         model: Any = self.network.model
-        # The embedding's rows count: a tokenizer may have more tokens.
+        # The rows of the embedding count, because a tokenizer may have more tokens.
         rows = model.get_input_embeddings().num_embeddings
         if strange := [each for each in ids if not 0 <= each < rows]:
             raise Problem("wish", f"prompt has the token {strange[0]}: expected ids from 0 to {rows - 1}")
@@ -245,7 +245,7 @@ class Writer:
         tell: Callable[[Piece | Problem], None],
     ) -> None:
         """Write all pieces of a text, in the thread."""
-        if left.is_set():  # its reader left while it waited
+        if left.is_set():  # its reader left before its turn
             return
         began = self._clock()
         # An hour at most: more means that the clock jumped.
