@@ -79,6 +79,7 @@ app.callback(invoke_without_command=True, help=help_of(_overview))(_overview)
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit status: 0, or 2 with one line on stderr if the user can fix the error."""
     try:
+        # Not standalone, so that errors arrive here instead of ending the process.
         status = app(arguments, prog_name="adaptive-depth", standalone_mode=False) or 0
         message = "interrupted; everything written so far is kept" if status == _INTERRUPTED else ""
     except AdaptiveDepthError as error:

@@ -63,9 +63,11 @@ def train_alone(
             what = f"training {skip} alone" + f", seed {seed}" * (seeds > 1)
             with seeded(seed), show.progress(what) as advance:
                 network, batches = build(skip, seed), TrainingBatches(config, own, workers=workers)
+                # A default argument, because the loop rebinds `advance`.
                 train(network, batches, own, task=task, on_step=lambda now, show=advance: show(now.step, now.steps))
             with show.watched(validation, f"evaluating {skip} alone") as images:
                 found.setdefault(skip, []).append(evaluate_one(network, images, task=task))
+        # After each depth, so that an interruption loses only the current one.
         means = {skip: fmean(values) for skip, values in found.items()}
         show.write_json(run / runs.ALONE, runs.read_alone(run) | means)
     return found
@@ -92,8 +94,8 @@ def in_words(
     seeds = len(next(iter(found.values())))
     counted = "1 seed" if seeds == 1 else f"{seeds} seeds"
     lines.append(
-        f"Each alone: {recipe.epochs} epoch{'s' * (recipe.epochs != 1)} of the same recipe, the same number of images loaded, {counted}; the "
-        f"adaptive network takes more steps on them. Processor time: {seconds / seeds:,.0f} s for these "
+        f"Each alone: {recipe.epochs} epoch{'s' * (recipe.epochs != 1)} of the same recipe, the same number of images "
+        f"loaded, {counted}; the adaptive network takes more steps on them. Processor time: {seconds / seeds:,.0f} s for these "
         f"{len(found)} networks, {adaptive_seconds:,.0f} s for the adaptive one."
     )
     if any(quality.gain(accuracy[skip], fmean(values)) < 0 for skip, values in found.items()):

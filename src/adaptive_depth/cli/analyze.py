@@ -74,6 +74,7 @@ def analyze(
     other = None if compare is None else _open_other(compare, network, weights_entry).to(place)
     config = runs.images_of(run, network, data, root)
     tasks.check_images(network, config, judged)
+    # A batch larger than the number of images would measure more than was asked for.
     size = min(batch_size, images)
     chosen: Any = {"batch_size": size, "shuffle": True, "workers": runs.pick_workers(workers, place)}
     loader = create_loader(config, "validation", **chosen)  # shuffled, because folders are read class by class
@@ -116,6 +117,7 @@ def _open_other(place: Path, network: "AdaptiveNetwork", entry: str | None) -> "
     """The model of a run, or the network's own model with the weights of a file."""
     if runs.is_run(place) or (place / runs.CHECKPOINTS).exists():
         return runs.open_run(place)
+    # A copy, because the network keeps its own weights.
     model = deepcopy(network.model)
     runs.start_from(model, place, entry)
     return model

@@ -161,6 +161,7 @@ def _compare_alone(
     _heading("2", "The same super-net and base-net, each trained alone on as many images")
     alone = {}
     for name, skip in (("super-net", adaptive.network.skips[0]), ("base-net", adaptive.network.skips[-1])):
+        # Built from the same seed, so that both start from the same weights.
         plain = runs.as_network(_build(seed), MANDATORY).extract(skip)
         alone[skip] = _fit(plain, config, epochs, seed, f"the {name} alone", _plain_accuracy)
         typer.echo(_verdict(name, accuracy[skip], alone[skip].accuracy["plain"], _image_count("validation")))
@@ -200,8 +201,8 @@ def _whether_depth_pays(deep: float, shallow: float, images: int) -> str:
     if difference < -chance:
         return f"Depth does not pay here: alone, the base-net is {shallow - deep:.1f} points above the super-net."
     return (
-        f"Depth does not pay here: alone, super-net and base-net differ by {abs(difference)} images; up to {chance} may "
-        "be chance."
+        f"Depth does not pay here: alone, super-net and base-net differ by {abs(difference)} images; up to {chance} "
+        "may be chance."
     )
 
 

@@ -139,6 +139,7 @@ def export(
     # Measurements hold only for the image size they were made with.
     same_size = data is None or size is None or runs.sides_of(size) == data.preprocessing.sides
     known = _trade_offs(run, network, example) if run is not None and same_size else None
+    # Here each depth has its own file, and dominated depths are never worth choosing.
     if name == "onnx-files" and chosen is None and known is not None:
         chosen = [row.skip for row in known.front()]
     with show.progress(f"exporting to {name}") as advance:
@@ -218,6 +219,7 @@ def _example(
 
     channels, usual = (data.channels, data.preprocessing.sides) if data else input_shape(network)
     sides = runs.sides_of(size or (None if data else usual_size(network.model)) or usual)
+    # Random, because with zeros many wrong exports would return the right outputs.
     return torch.randn(batch, channels, *sides, generator=torch.Generator().manual_seed(0))
 
 

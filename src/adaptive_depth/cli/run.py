@@ -185,6 +185,7 @@ def run(
         quality = _quality(known)
         read = Reader.of(known, classes=quality == TOP_1)
         drawer = None if draw is None else _drawer(draw, known, found)
+        # The first picture was taken for the warm-up.
         pictures = chain([first], pictures)
         if queued:
             assert table is not None
@@ -264,6 +265,7 @@ def _check_queue(
     sources: list[str], pace: float | None, shed: str | None, target: float | None, met: float | None, log: Path | None
 ) -> bool:
     """Do images wait in a queue?"""
+    # A film, unlike a camera, waits until its next image is read.
     cameras = any(each == "camera" or (each.startswith("camera:") and each[7:].isdecimal()) for each in sources)
     if pace is not None:
         positive("--pace", pace)
@@ -373,6 +375,7 @@ def _warmed_up(session: "Session", known: "Artifact", x: Any, skip: str | None, 
             session(x, skip)
         if not always:
             return None
+        # Its quality is irrelevant, because there is nothing to choose.
         table = TradeOffs((Row(skip, 0.0, 0, 0),))
     assert table is not None
     skips = [row.skip for row in table.rows if row.skip in session.skips]

@@ -145,6 +145,7 @@ def as_network(
         return model
     parsed: Any = _parse_mandatory(mandatory)
     asked: Any = {"mandatory": parsed, "group_size": group_size, "cut": cut}
+    # A body brings its own plan, so the default must not be passed on.
     if body is None or not skip_aware:
         asked["skip_aware"] = skip_aware
     return adapt(model, example=example, body=None if body is None else open_run(body), **asked)
@@ -242,6 +243,7 @@ def pick_device(name: str | None) -> "torch.device":
     except RuntimeError as error:
         raise typer.BadParameter(f"--device {name!r} is unknown: expected cpu, cuda, cuda:1, mps, ...") from error
     try:
+        # torch also knows devices that this machine does not have.
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -572,6 +574,7 @@ def calibrate_on(
     from ..measure.calibration import calibrate
     from ..training.interrupting import seeded
 
+    # A BatchNorm needs two samples.
     batch_size = max(2, batch_size // share[1])
     chosen: Any = {"shuffle": True, "workers": workers, "share": share, "leave_out_damaged": True}
     loader = create_loader(config, "train", batch_size=batch_size, **chosen)

@@ -132,6 +132,7 @@ def serve(
         raise typer.BadParameter("no target: expected --target-ms, such as adaptive-depth serve A.onnx --target-ms 50")
     limits = Limits(_whole("--max-megabytes", max_megabytes, 1e6), _whole("--max-megapixels", max_megapixels, 1e6),
                     positive("--max-seconds", max_seconds))  # fmt: skip
+    # Without image models the target is not used.
     target = 1000.0 if target_ms is None else positive("--target-ms", target_ms)
     settings = Settings(target, max_batch, max_waiting, shed, skip, _worth(worth), measure, limits)
     text_limits = {"first_token_ms": first_token_ms, "token_ms": ms_per_token}
@@ -288,6 +289,7 @@ def _named(artifacts: list[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for given in artifacts:
         name, equals, rest = given.partition("=")
+        # A file's own name may contain "=".
         if not equals or Path(given).exists():
             path = Path(given)
             name = path.stem if path.is_file() or path.suffix in (".onnx", ".xml", ".pte") else path.resolve().name
@@ -304,6 +306,7 @@ def _named(artifacts: list[str]) -> dict[str, Path]:
 
 
 def _whole(option: str, value: float, unit: float) -> int:
+    # Integers up to 2^52 are exact as floats.
     return max(1, round(min(positive(option, value) * unit, 1 << 52)))
 
 

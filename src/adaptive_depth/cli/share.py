@@ -51,6 +51,7 @@ def share(
     }
     url = None
     if push:
+        # None instead of False: False would request a public repository.
         url = network.push_to_hub(target, private=private or None, commit_message="Share a network", **content)
     else:
         network.save_pretrained(folder, **content)

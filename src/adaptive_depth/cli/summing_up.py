@@ -76,6 +76,7 @@ def why_few(total: dict[str, Any], pace: float | None) -> Iterator[str]:
         )
     arrived = total["images"] + (total["shed"] or 0)
     rate = (arrived + total["failures"]) / total["seconds"] if total["seconds"] else 0.0
+    # A few images say little about a rate.
     if pace is not None and rate < 0.9 * pace and arrived > 5:
         yield f"Images came at {rate:.1f} per second, not {pace:g}: reading and preparing them takes too long"
 

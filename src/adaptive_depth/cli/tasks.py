@@ -345,6 +345,7 @@ def _literals(option: str, text: str, brackets: str) -> tuple[list[Any], dict[st
         call: Any = ast.parse(f"f({brackets})", mode="eval").body
         named = {part.arg: ast.literal_eval(part.value) for part in call.keywords}
         return [ast.literal_eval(part) for part in call.args], named
+    # Deeply nested brackets raise RecursionError or MemoryError.
     except (SyntaxError, ValueError, TypeError, AttributeError, RecursionError, MemoryError) as error:
         raise TrainingError(
             f"{option} {text!r}: expected numbers, strings and lists in brackets, such as (num_classes=3, "

@@ -239,6 +239,7 @@ def train(
     asked = {
         "model": model, "data": data, "epochs": epochs, "batch_size": batch_size, "lr": lr, "optimizer": optimizer,
         "weight_decay": weight_decay, "passes": passes, "alpha": alpha, "temperature": temperature,
+        # Without the option, the recipe decides.
         "feature_weight": feature_weight, "low_memory": low_memory or None, "seed": seed,
     }  # fmt: skip
     if image_size is not None:
@@ -346,10 +347,12 @@ def _train(
         example = torch.randn(2, config.channels, *config.preprocessing.sides)
         cut: Any = {"skip_aware": recipe.skip_aware_norms, "body": body}
         network = runs.as_network(plain, mandatory, group_size, example, **cut).to(place)
+        # Processor time, which other programs do not inflate.
         began = process_time()
         processes = Distributed()
         shown = {"workers": workers, "share": (processes.index, processes.count)}
         batches = TrainingBatches(config, recipe, workers=workers)
+        # Without gradients, twice as many images fit into memory.
         validation = create_loader(config, "validation", batch_size=2 * recipe.batch_size, **shown)
         if processes.is_first:
             for part, notes in (("training", batches.notes or ""), ("validation", notes_of(validation))):
@@ -401,6 +404,7 @@ def _train(
         images = sum(processes.all_gather(images_in(validation)))
     if not processes.is_first:  # one process is enough for the rest
         return {}, history
+    # Again, now with the calibrated statistics.
     runs.save_run(output, network, config, history, recipe, asked)
     for measured in (before, after):
         runs.check_measured(measured, task, f"the trained network is in {output}")

@@ -36,7 +36,7 @@ def complete(
     if prompt is None:
         if sys.stdin.isatty():
             raise typer.BadParameter("Missing argument 'PROMPT': the text to continue, or text on stdin")
-        prompt = sys.stdin.read().removesuffix("\n")
+        prompt = sys.stdin.read().removesuffix("\n")  # `echo` adds one, and the model would continue on the next line
     if not prompt:
         raise DataError("the prompt is empty: expected some text to continue")
     asked = {

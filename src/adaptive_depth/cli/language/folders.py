@@ -207,6 +207,7 @@ def _plain(folder: Path) -> "nn.Module":
             trust_remote_code=False,
             use_safetensors=True,
             dtype=torch.float32,
+            # Mismatches are reported below, with the fix.
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
@@ -245,6 +246,7 @@ def _left_over(model: Any, names: Iterable[str]) -> list[str]:
     def own(name: str) -> bool:
         place, _, leaf = name.rpartition(".")
         beside = any(f"{place}.{other}" in known for other in ("weight", "bias") if other != leaf)
+        # Layers have the same names except for their number.
         return re.sub(r"\.\d+\.", ".0.", name, count=1) in known or (leaf in ("weight", "bias") and beside)
 
     return sorted(name for name in names if own(name))
@@ -327,6 +329,7 @@ def _tokenizer(folder: Path, model: Any) -> Any:
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        # Not `len`, because ids may have gaps.
         largest = max(tokenizer.get_vocab().values())
     except Exception as error:  # transformers and tokenizers raise errors of many types
         raise DataError(

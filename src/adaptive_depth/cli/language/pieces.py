@@ -23,6 +23,7 @@ def read_text(path: Path) -> tuple[str, str]:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"the text {path} cannot be read ({error.strerror}): expected a text file") from error
+    # Zero bytes are valid UTF-8, but mean UTF-16 or binary data.
     if b"\0" in content:
         raise DataError(f"{path} is not text, it contains zero bytes: expected a plain text file in UTF-8")
     try:
@@ -46,6 +47,7 @@ class Tokens:
     def __init__(self, tokenizer: Any, text: str, context: int) -> None:
         import torch
 
+        # Not verbose: it would warn that the whole text exceeds the context.
         self.ids = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
         if text.strip() and not len(self.ids):
             raise DataError(
@@ -121,6 +123,7 @@ class Drawn:
     def __iter__(self) -> Iterator["Tensor"]:
         import torch
 
+        # A large prime, so that rounds of one seed do not repeat those of the next.
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.round)
         last = len(self.ids) - self.tokens.own
         for _ in range(self.batches):

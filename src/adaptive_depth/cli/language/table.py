@@ -84,6 +84,7 @@ def table(
         typer.echo(line)
     for note in cost.notes():
         typer.echo(note)
+    # The median plus a margin, so that about half of the depths meet the limit.
     slower = sorted(row.token_ms or 0.0 for row in found.rows)[len(found.rows) // 2]
     limit = show.command("text", "complete", folder, "Once", "--ms-per-token", f"{1.05 * slower:.2g}")
     typer.echo(f"Written to {folder}. Next: {limit}")

@@ -168,8 +168,10 @@ def _recipe(
 ) -> "Recipe":
     from ...training.recipe import Recipe
 
+    # With one stage there are no intermediate sub-networks.
     pattern = passes or ("SBSBR" if len(network.stages) > 1 else "SB")
     rounds = max(1, min(_ROUNDS, steps // 20))
+    # Nothing to calibrate: norms of language models have no running statistics.
     return Recipe(
         epochs=rounds, batch_size=batch_size, lr=lr, passes=pattern, seed=seed, optimizer="adamw", weight_decay=0.01,
         clip_grad=1.0, warmup_epochs=rounds / 20, calibrate=0,

@@ -171,6 +171,7 @@ class Writer:
         if self.draft != "auto":
             return Draft(self.draft, _AHEAD)
         if self.skip not in self._chosen:
+            # Plain decoding, unless a draft turns out to be faster.
             self._chosen[self.skip] = None
             if not can_be_verified(self.network):
                 return None
