@@ -62,9 +62,9 @@ def profile(
     Arguments:
         network: an adapted network; if it is compiled, the compiled code is timed.
         *example, **kwargs: the input, as the original model takes it, such as `[batch, channels, height, width]`,
-            on the device of the network; several also as one tuple or one dict. The first dimension of its tensors is the batch size, and so is the length of
-            a list of images. If tensors differ in it, or are in another kind of list (nodes and edges of a graph), the
-            whole example counts as one sample.
+            on the device of the network; several also as one tuple or one dict. The first dimension of its tensors is
+            the batch size, and so is the length of a list of images. If tensors differ in it, or are in another kind of
+            list (nodes and edges of a graph), the whole example counts as one sample.
         skips: which sub-networks, one or several; by default all that can be used on their own (`Profile.left_out`).
         latency: also measure time, memory and energy. Without it, example and network may be on the meta device.
         backend: what runs the sub-networks: `eager`, or `compiled` (`torch.compile`, which leaves the network itself
