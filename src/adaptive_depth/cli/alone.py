@@ -95,8 +95,8 @@ def in_words(
     counted = "1 seed" if seeds == 1 else f"{seeds} seeds"
     lines.append(
         f"Each alone: {recipe.epochs} epoch{'s' * (recipe.epochs != 1)} of the same recipe, the same number of images "
-        f"loaded, {counted}; the adaptive network takes more steps on them. Processor time: {seconds / seeds:,.0f} s for these "
-        f"{len(found)} networks, {adaptive_seconds:,.0f} s for the adaptive one."
+        f"loaded, {counted}; the adaptive network takes more steps on them. Processor time: {seconds / seeds:,.0f} s "
+        f"for these {len(found)} networks, {adaptive_seconds:,.0f} s for the adaptive one."
     )
     if any(quality.gain(accuracy[skip], fmean(values)) < 0 for skip, values in found.items()):
         lines.append(

@@ -116,6 +116,7 @@ def _worse_than_alone(run: Path) -> list[str]:
 def _open_other(place: Path, network: "AdaptiveNetwork", entry: str | None) -> "nn.Module":
     """The model of a run, or the network's own model with the weights of a file."""
     if runs.is_run(place) or (place / runs.CHECKPOINTS).exists():
+        # `open_run` reports an unfinished training.
         return runs.open_run(place)
     # A copy, because the network keeps its own weights.
     model = deepcopy(network.model)

@@ -53,6 +53,7 @@ def evaluate(
         raise typer.BadParameter(f"--split {split}: expected validation or test")
     keeps = data is None and split == "validation"
     if keeps and runs.is_run(run):
+        # Before the evaluation, which may take minutes.
         runs.check_writable(run, "make it writable, or copy it elsewhere")
     judged = tasks.task_of(tasks.remembered(run, tasks.Chosen(task, metric, metric_name)))
     quality = TOP_1 if judged is None else judged.quality

@@ -22,7 +22,7 @@ class View:
     """
 
     def __init__(self, live: Live | None) -> None:
-        self._live, self._shown = live, -_EVERY_S
+        self._live, self._shown = live, -_EVERY_S  # shows the first pass at once
 
     def show(self, passed: Pass, tally: Tally, slowdown: float | None) -> None:
         """Redraw, if it is time."""

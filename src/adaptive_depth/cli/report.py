@@ -139,6 +139,7 @@ def _how_trained(run: Path) -> dict[str, dict[str, Any]]:
     if (run / runs.DATA).exists():
         data = _entries(runs.read_json(run / runs.DATA, "save the run again"), run / runs.DATA)
         classes = data.get("classes")
+        # The path on this machine is of no use to readers of the page.
         found["Images"] = {**data, "classes": len(classes) if isinstance(classes, list) else classes, "root": None}
     if (run / runs.RECIPE).exists():
         recipe = read_yaml(run / runs.RECIPE, DataError, "remove it to report without it")

@@ -213,6 +213,7 @@ def run(
         typer.echo(summing_up.in_words(total, tally))
         for note in summing_up.why_few(total, pace):
             typer.echo(note)
+    # Last, so that everything up to the failure has been shown.
     if total["error"] is not None:
         raise ArtifactError(total["error"])
 
@@ -446,6 +447,7 @@ def _writing(path: Path | None) -> "Iterator[Callable[[Mapping[str, Any]], None]
     if path is None:
         yield None
         return
+    # Not replaced atomically, because an interrupted run keeps its lines.
     with path.open("w", encoding="utf-8") as file:
         yield lambda value: print(json_module.dumps(value), file=file)
 

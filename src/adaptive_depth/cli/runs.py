@@ -295,6 +295,7 @@ def claimed(run: Path, *, overwrite: bool, resume: bool = False) -> "Iterator[No
     if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK") != "0":
         yield  # of several processes of one training, only the first writes
         return
+    # No patience: better an error now than waiting for another training to end.
     with writing(run, "adaptive-depth", CheckpointError, patience=0):
         if (run / CHECKPOINTS).exists():  # a Python program may be writing there without claiming the run
             with writing(run / CHECKPOINTS, "adaptive-depth", CheckpointError, patience=0):

@@ -74,6 +74,7 @@ def select(
     chosen = table.choose(**limits) if limits else None
     if given_alone != known:
         show.write_json(run / runs.ALONE, given_alone)
+    # The run's own table must not be replaced by another device's.
     if profile is None:
         show.write_json(run / runs.TRADEOFFS, table.to_json())
         plot_tradeoffs(table, run / runs.PLOT)

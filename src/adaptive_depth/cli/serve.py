@@ -204,6 +204,7 @@ def open_text(
     if threads is not None:
         import torch
 
+        # Never restored, because this process only serves.
         torch.set_num_threads(threads)
     opened = folders.open_network(path)
     table = runs.trade_offs(path) if runs.is_measured(path) else None

@@ -358,6 +358,7 @@ def _found(option: str, name: str, expected: str) -> Any:
         from .. import tasks
 
         return getattr(tasks, _NAMED[name])
+    # Libraries are named with dots, custom code with a colon.
     place, _, attribute = name.rpartition("." if option == "--metric" and ":" not in name else ":")
     if not (place and attribute.isidentifier()):
         raise TrainingError(f"{option} {name!r}: expected {expected}")
@@ -384,6 +385,7 @@ def _module(option: str, place: str, expected: str) -> Any:
 
 
 def _of_file(path: Path) -> Any:
+    # Named by path, because two files may have the same name.
     name = f"adaptive_depth_given_{abs(hash(path.resolve())):x}"
     if name in sys.modules:  # a file named by two options must yield the same classes
         return sys.modules[name]

@@ -164,6 +164,7 @@ def _lines() -> "Iterator[str]":
         if sys.stdin.isatty():
             typer.echo("> ", nl=False, err=True)
         try:
+            # Not `input`, which would write its prompt to stdout.
             line = sys.stdin.readline()
         except KeyboardInterrupt:
             return
