@@ -315,9 +315,9 @@ def said(results: dict[str, Any]) -> str:
         enough_for = ", ".join(f"{which} {enough(result, which)}" for which in ("base-net", "worst"))
         step = result["a step against one of the plain network"]
         lines.append(
-            f"* {result['network']}: tried {tried}; taken {result['learning rate of fine-tuning']}; a step costs "
-            f"{step['median']:.2f} ({step['low']:.2f} to {step['high']:.2f}) of a plain one; epochs until within "
-            f"{WITHIN:.0f} point of training from the start: {enough_for}"
+            f"* {result['network']}: learning rates tried: {tried}; used: {result['learning rate of fine-tuning']}; "
+            f"a step takes {step['median']:.2f} ({step['low']:.2f} to {step['high']:.2f}) times as long as a plain one; "
+            f"epochs to within {WITHIN:.0f} point of training from the start: {enough_for}"
         )
     return "\n".join(lines)
 
