@@ -316,8 +316,8 @@ def said(results: dict[str, Any]) -> str:
         step = result["a step against one of the plain network"]
         lines.append(
             f"* {result['network']}: learning rates tried: {tried}; used: {result['learning rate of fine-tuning']}; "
-            f"a step takes {step['median']:.2f} ({step['low']:.2f} to {step['high']:.2f}) times as long as a plain one; "
-            f"epochs to within {WITHIN:.0f} point of training from the start: {enough_for}"
+            f"a step takes {step['median']:.2f} ({step['low']:.2f} to {step['high']:.2f}) times as long as a plain "
+            f"one; epochs to within {WITHIN:.0f} point of training from the start: {enough_for}"
         )
     return "\n".join(lines)
 
