@@ -165,7 +165,8 @@ class Governor:
         try:
             output = session(x, skip)
         except BaseException:
-            self.failures += 1
+            with self._lock:
+                self.failures += 1
             raise
         self.observe(skip, 1000 * (self._clock() - start), waited_ms)
         return output

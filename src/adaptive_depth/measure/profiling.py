@@ -168,9 +168,9 @@ class _Bench:
         batch_sizes: Sequence[int],
         energy: bool,
     ) -> Profile:
-        runs, compiled = self.runs(), {}
-        for done, (skip, run) in enumerate(runs.items(), 1):
-            compiled[skip] = run()  # compiles now, while progress is shown
+        runs = self.runs()
+        for done, run in enumerate(runs.values(), 1):
+            run()  # compiles now, while progress is shown
             self.tell(done, len(runs), "warming up")
         conditions: dict[str, Any] = {"before": moment(self.device)}
         conditions["warmup_rounds"] = warm_up(runs, self.wait, warmup, seconds)

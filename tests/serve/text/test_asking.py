@@ -49,6 +49,7 @@ def test_what_asks_for_nothing_or_changes_nothing_is_taken() -> None:
         ({"logprobs": 3}, "logprobs=3 is not supported"),
         ({"logit_bias": {"5": 1}}, "logit_bias="),
         ({"presence_penalty": 0.5}, "presence_penalty=0.5 is not supported"),
+        ({"best_of": 0.0}, "best_of=0.0 is not supported: leave it out, or set 1"),
         ({"response_format": {"type": "json_object"}}, "response_format="),
         ({"top_k": 5}, "top_k is not supported: expected some of model, temperature"),
         ({"tempreature": 0}, "tempreature is not supported"),

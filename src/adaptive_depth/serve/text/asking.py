@@ -18,7 +18,7 @@ _USUAL_TOKENS = 16  # OpenAI's default for completions
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "echo": (None, False),
-    "frequency_penalty": (None, 0),
+    "frequency_penalty": (None, 0, 0.0),
     "function_call": (None, "none"),
     "functions": (None, []),
     "logit_bias": (None, {}),
@@ -26,7 +26,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "modalities": (None, ["text"]),
     "n": (None, 1),
     "parallel_tool_calls": (None, True, False),  # there are no tools
-    "presence_penalty": (None, 0),
+    "presence_penalty": (None, 0, 0.0),
     "response_format": (None, {"type": "text"}),
     "suffix": (None, ""),
     "tool_choice": (None, "none", "auto"),
@@ -188,7 +188,7 @@ def read_request(kind: type[Completion] | type[Chat], body: bytes) -> Completion
         if name not in _NEUTRAL:
             rest[name] = value
         # Also compared by type, because True == 1.
-        elif not any(value == each and type(value) is type(each) for each in (*_NEUTRAL[name], 0.0)):
+        elif not any(value == each and type(value) is type(each) for each in _NEUTRAL[name]):
             usual = json.dumps(_NEUTRAL[name][-1])
             raise Problem("wish", f"{name}={json.dumps(value)[:80]} is not supported: leave it out, or set {usual}")
     try:
