@@ -84,8 +84,8 @@ def rule(monkeypatch: pytest.MonkeyPatch) -> dict:
     ("ours", "theirs", "at_least", "above"),
     [
         ([62.0, 62.2, 62.4], [61.0, 61.2, 61.4], "**holds**", "**holds**"),  # 1 point, 5 standard deviations of 0.2
-        ([62.0, 62.2, 62.4], [61.9, 62.0, 62.1], "**holds**", "cannot be told"),
-        ([61.9, 62.0, 62.1], [62.0, 62.2, 62.4], "cannot be told", "cannot be told"),
+        ([62.0, 62.2, 62.4], [61.9, 62.0, 62.1], "**holds**", "undecided"),
+        ([61.9, 62.0, 62.1], [62.0, 62.2, 62.4], "undecided", "undecided"),
         ([61.0, 61.2, 61.4], [62.0, 62.2, 62.4], "**does not hold**", "**does not hold**"),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_budget_is_kept_to_the_image(budget, epochs, images, monkeypatch: pyte
     ("ours", "theirs", "verdict"),
     [
         ([61.0, 61.2, 61.4], [62.0, 62.2, 62.4], "**holds**"),
-        ([61.9, 62.0, 62.1], [61.8, 61.9, 62.0], "cannot be told"),  # 0.1 points more, standard deviations of 0.1
+        ([61.9, 62.0, 62.1], [61.8, 61.9, 62.0], "undecided"),  # 0.1 points more, standard deviations of 0.1
         ([62.0, 62.2, 62.4], [61.0, 61.2, 61.4], "**does not hold**"),
     ],
 )
@@ -200,7 +200,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     [
         ("nothing.npz", "--data nothing.npz does not exist: name the folder"),
         ("other.npz", "--data other.npz has no train_jpeg, train_end, train_labels, test_jpeg, test_end, test_labels"),
-        ("text.npz", "--data text.npz is no .npz (ValueError): expected train_jpeg"),
+        ("text.npz", "--data text.npz is not an .npz (ValueError): expected train_jpeg"),
         ("single.npz", "--data single.npz has no train_jpeg"),
         ("file", "CIFAR-10 is not in --data file and could not be downloaded"),
     ],
