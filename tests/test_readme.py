@@ -17,6 +17,7 @@ from adaptive_depth import cli
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
+ADAPTING = DOCS / "adapting.md"
 CHOOSING = DOCS / "choosing.md"
 COMMAND_LINE = DOCS / "command-line.md"
 DETECTION = DOCS / "detection.md"
@@ -41,6 +42,7 @@ def blocks(language: str, page: Path = README) -> list[str]:
     [
         (README, 1),
         (TOUR, 11),
+        (ADAPTING, 1),
         (CHOOSING, 2),
         (DETECTION, 2),
         (EXPORTING, 3),

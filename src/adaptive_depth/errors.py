@@ -4,7 +4,7 @@ _LONGEST = 3000  # characters of a message: a damaged file may contain text of a
 
 
 class AdaptiveDepthError(ValueError):
-    """Base of every error of this library that the user can fix.
+    """Base of all errors of this library: each reports something that the user can fix.
 
     An overlong message is shortened in the middle, and unprintable characters are escaped.
     """

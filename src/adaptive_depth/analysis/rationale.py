@@ -35,10 +35,10 @@ def analyze(
     """Measure the method's claims on a network: do skippable sub-paths only refine, and what does a skip cost?
 
     For each block: ‖F(h)‖₂ / ‖h‖₂ in the super-net (paper, Figure 3). For each skippable sub-path: the first-order
-    expansion `L(h_super) ≈ L(h_base) + Σ_j F_j(h_j) · ∂L/∂h_j` (section 3.3), where L at h_j is the loss of the
-    super-net without the blocks from j to the end of the stage and with unchanged norms; and the cosine between F_j
-    and -∂L/∂h_j. For each stage: KL(h_super ‖ h_base), and the loss of the sub-network that skips only it. For each
-    norm with running statistics: how they compare with what it sees.
+    expansion `L(h_super) ≈ L(h_base) + Σ_j F_j(h_j) · ∂L/∂h_j` (section 3.3), and the cosine between F_j and -∂L/∂h_j.
+    For ∂L/∂h_j, block j and all later blocks of its stage are left out of the super-net, so that h_j is the stage's
+    output; norms stay those of the super-net. For each stage: KL(h_super ‖ h_base), and the loss of the sub-network
+    that skips only this stage. For each norm with running statistics: how these compare with what the norm sees.
 
     The network runs in eval mode and is left as it was, gradients included. A batch takes a forward pass of the
     super-net, of the base-net and of each sub-network that skips one stage, and a forward and a backward pass for each

@@ -18,9 +18,10 @@ class TextGovernor:
     (decoding reads weights and cache). Both use the same depths; the shallower of their two choices runs, and both
     observe how long it took.
 
-    The time to the first token grows linearly with the prompt: from one token, which costs a step of decoding, to the
-    prompt that the table was measured with. Errors for far longer prompts look like a slower device. If prompts of
-    different lengths alternate, the chosen depth is one that the longer ones can afford.
+    The time to the first token is assumed to grow linearly with the prompt, along the line through a prompt of one
+    token, which costs a step of decoding, and the prompt that the table was measured with. Far longer prompts may take
+    longer than that; the governor then reacts as if the device had become slower. If prompts of different lengths
+    alternate, the chosen depth is one that the longer ones can afford.
 
     Only depths on the table's Pareto front are used: that of time per token if it is limited. Threads may share one
     governor.

@@ -23,9 +23,9 @@ class Stage(Plain):
         name: the stage's name in tables; by default the common parent of its blocks.
         channel_dim: the dimension of the channels in the stage's output, for the optional feature term of the
             distillation: 1 for `[batch, channels, height, width]`, -1 for `[batch, tokens, channels]`.
-        returns: None if the skippable blocks return a tensor. If they return a tuple, tensor first, one entry per
-            place: the number of the input (in the order of the block's signature) to return there, or None for None;
-            so 0 first.
+        returns: None if the skippable blocks return a tensor. If they return a tuple, what a skipped block returns in
+            each place of it: the input with this number, counted from 0 in the order of the block's signature, or None
+            if the entry is None. The first entry must be 0, the tensor that the block adds to.
         residual: whether to check that the skippable blocks add to their input. False skips the check: you know that
             they can be skipped although they do not.
 

@@ -35,14 +35,15 @@ class Watched:
 
 
 class Task(ABC):
-    """What a network is for. A custom task has `quality` and four methods: `inputs`, `loss`, `distil`, `metric`.
+    """What a network is for. A custom task needs `quality`, `loss`, `distil` and `metric`; the rest has defaults.
 
     Attributes:
         quality: what `metric` measures.
         can_distil: whether there is a loss between two outputs; a custom criterion may only know at the first batch.
         can_judge: whether there is a metric; likewise.
         watch: the paths of modules whose outputs `distil` compares as well: it then receives `Watched`, and is the
-            whole loss of a sub-network. The super-net runs on the same batch for it.
+            whole loss of a sub-network. The super-net runs on the same batch for this, under a schedule of passes only
+            up to these modules, so that its `output` is None.
 
     Example:
         >>> import torch, torchmetrics
