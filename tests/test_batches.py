@@ -32,6 +32,19 @@ def test_pairs(batch: object) -> None:
     assert y is Y
 
 
+def test_a_third_tensor_is_not_dropped_silently() -> None:
+    """Two inputs and labels, say: the second input would have been learned as the label."""
+    with pytest.raises(
+        ad.DataError, match=r"yielded a tuple of 3: expected a pair .*several inputs, \(\(a, b\), labels\)"
+    ):
+        split_batch((X, X, Y), CPU)
+
+
+def test_arrays_are_named() -> None:
+    with pytest.raises(ad.DataError, match="the loader yielded arrays of NumPy, and a network takes tensors"):
+        split_batch((X.numpy(), Y.numpy()), CPU)
+
+
 @pytest.mark.parametrize("batch", [X, (X,), [X], (X, None)])
 def test_inputs_alone(batch: object) -> None:
     x, y = split_batch(batch, CPU)

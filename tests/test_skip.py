@@ -8,7 +8,7 @@ import torch
 
 import adaptive_depth as ad
 
-MEND = "expected one T (skip) or F (do not) for each of 4 stages, such as 'TTFF'"
+MEND = "expected one capital T (skip) or F (do not) for each of 4 stages, such as 'TTFF'"
 
 
 @pytest.mark.parametrize(

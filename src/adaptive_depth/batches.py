@@ -29,7 +29,13 @@ def split_batch(batch: Any, device: torch.device | None) -> tuple[Any, Any]:
         x: Any = {str(name): value for name, value in batch.items() if name not in _LABELS}
         y = next((batch[name] for name in _LABELS if name in batch), None)
     elif isinstance(batch, tuple | list):
-        x, y = (*batch, None, None)[:2]  # pads a tuple of one; entries after the second are ignored
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(list(batch[2:]))):  # dropped, it would be lost silently
+            raise DataError(
+                f"the loader yielded a {type(batch).__name__} of {len(batch)}: expected a pair (input, labels); group "
+                "several inputs, ((a, b), labels), and drop anything else in the collate_fn, or return a pair from "
+                "inputs() of a custom task"
+            )
+        x, y = (*batch, None, None)[:2]  # pads a tuple of one
     else:
         x, y = batch, None
     if isinstance(x, Mapping):
@@ -44,9 +50,12 @@ def split_batch(batch: Any, device: torch.device | None) -> tuple[Any, Any]:
                 "collate_fn, such as ((batch.x, batch.edge_index), batch.y) for a model that takes these; or return "
                 f"the {kind} and its labels from inputs() of a custom task"
             )
+        what = f"a {type(batch).__name__}"
+        if any(type(leaf).__module__ == "numpy" for leaf in leaves):
+            what = "arrays of NumPy, and a network takes tensors (torch.from_numpy)"
         raise DataError(
-            f"the loader yielded a {type(batch).__name__}: expected a pair (input tensor [batch, ...], labels "
-            "[batch]), a dict of tensors with 'labels' in it, or the input alone"
+            f"the loader yielded {what}: expected a pair (input tensor [batch, ...], labels [batch]), a dict of "
+            "tensors with 'labels' in it, or the input alone"
         )
     if y is not None and not all(isinstance(leaf, Tensor) for leaf in tree_leaves(y) or [None]):
         raise DataError(

@@ -27,7 +27,7 @@ def parse_skip(skip: Skip, stages: int) -> str:
         'TTFF'
     """
     example = f"{'T' * (stages // 2)}{'F' * (stages - stages // 2)}"
-    fix = f"expected one T (skip) or F (do not) for each of {stages} stages, such as {example!r}"
+    fix = f"expected one capital T (skip) or F (do not) for each of {stages} stages, such as {example!r}"
     if isinstance(skip, str):
         letters = skip
         if set(letters) - set("TF"):
@@ -41,7 +41,9 @@ def parse_skip(skip: Skip, stages: int) -> str:
     else:
         raise SkipError(f"skip {skip!r} is a {type(skip).__name__}: {fix}")
     if len(letters) != stages:
-        raise SkipError(f"skip {skip!r} is for {len(letters)} stages, but the network has {stages}: {fix}")
+        raise SkipError(
+            f"skip {skip!r} is for {len(letters)} stage{'s' * (len(letters) != 1)}, but the network has {stages}: {fix}"
+        )
     return letters
 
 

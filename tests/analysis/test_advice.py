@@ -44,7 +44,7 @@ def test_classes_that_were_not_seen_and_few_images_come_first() -> None:
         HARMLESS,
         HOLDS,
     )
-    assert advice(images=99)[0] == "Only 99 images were measured: small differences may be chance."
+    assert advice(images=99)[0] == "Only 99 samples were measured: small differences may be chance."
     assert advice(images=100)[0] == HARMLESS
     assert advice(classes=None, seen=None)[0] == HARMLESS
 

@@ -183,7 +183,7 @@ def test_ties(rows, limits, skip):
         ),
         (
             {"latency": 3},
-            "unknown limit latency=3: expected one or more of latency_ms, token_ms, first_token_ms, macs, ",
+            "unknown limit latency=3 (did you mean latency_ms?): expected one or more of latency_ms, token_ms, ",
         ),
         ({"macs": math.nan}, "limit macs=nan: expected a finite number above 0"),
         ({"macs": math.inf}, "limit macs=inf: expected a finite number above 0"),

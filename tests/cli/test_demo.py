@@ -24,7 +24,9 @@ def test_depth_pays_only_where_the_difference_is_more_than_chance():
     # Of 2,000 images 200 and 300 are wrong, 45 more or less by chance: two square roots of 500.
     assert _whether_depth_pays(90.0, 85.0, 2000).endswith("alone, the super-net is 5.0 points above the base-net.")
     assert _whether_depth_pays(87.0, 86.0, 2000).startswith("Depth does not pay here: ")
-    assert _whether_depth_pays(85.0, 90.0, 2000).endswith("here: alone, the base-net is 5.0 points above the super-net.")
+    assert _whether_depth_pays(85.0, 90.0, 2000).endswith(
+        "here: alone, the base-net is 5.0 points above the super-net."
+    )
     assert "differ by 20 images; up to 46 may be chance" in _whether_depth_pays(86.0, 87.0, 2000)
 
 

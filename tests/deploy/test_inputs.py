@@ -273,3 +273,33 @@ def test_what_gives_images_says_that_this_is_for_a_program(pair: Session) -> Non
         match=r"run gives a network one image .*, and this one takes left \(any x 5 x 8\), right \(any x 8",
     ):
         pair.artifact.check_image("run")
+
+
+# -- the network itself ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["rows", "sound", "pair", "by keyword"])
+def test_a_session_over_a_network_takes_what_the_network_takes(case: str) -> None:
+    kind, arguments, example = CASES[case]
+    network = built(kind(*arguments), example)
+    session, given = open_session(network), example_of(network.model, example)
+    for skip in network.skips:
+        with torch.no_grad():
+            wanted = tensors_of(given.call(network, given.tensors, skip=skip))
+        for one, other in zip(tensors_of(session(example, skip)), wanted, strict=True):
+            assert np.array_equal(one, other)
+    assert np.asarray(session(noise(2, 8).double().numpy())).dtype == np.float32 if case == "rows" else True
+
+
+def test_what_such_a_network_refuses_is_said_with_its_shapes() -> None:
+    session = open_session(built(Pair(), CASES["pair"][2]))
+    with pytest.raises(ArtifactError, match=r"eager failed at depth FF with input \[2, 5, 8\]: .*missing 1 required"):
+        session(noise(2, 5, 8))
+    with pytest.raises(DataError, match=r"warm_up tried an image, which this network .*run each depth once"):
+        session.warm_up()
+
+
+def test_known_networks_take_images() -> None:
+    session = open_session(ad.adapt(ad.create_model("resnet18", channels=(4, 4, 8, 8))).eval())
+    with pytest.raises(DataError, match=r"shape \[2, 8\]: expected \[batch, 3, any, any\]"):
+        session(noise(2, 8))

@@ -68,6 +68,18 @@ def test_arguments() -> None:
         Heads({"kind": torch.nn.CrossEntropyLoss()})  # type: ignore[dict-item]
 
 
+def test_what_does_not_fit_names_its_head() -> None:
+    output = {"kind": torch.zeros(3, 2), "size": torch.zeros(3, 1)}
+    with pytest.raises(ad.TrainingError, match=r"^head 'kind': .*labels \[3, 1\]"):
+        Heads(TASKS).check(output, {"kind": torch.zeros(3, 1, dtype=torch.long), "size": torch.zeros(3, 1)})
+
+
+@pytest.mark.parametrize("weights", [[1.0, 2.0], {"size": "5"}])
+def test_weights_are_numbers_by_head(weights) -> None:
+    with pytest.raises(ad.TrainingError, match=r"expected a number"):
+        Heads(TASKS, weights=weights)
+
+
 def test_a_weight_below_nothing_is_refused() -> None:
     with pytest.raises(ad.TrainingError, match="weight -1 of head 'kind': expected a number of 0 or more"):
         Heads({"kind": Classification()}, weights={"kind": -1})

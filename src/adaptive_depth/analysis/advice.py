@@ -43,7 +43,7 @@ def _about_images(analysis: Analysis) -> Iterator[str]:
             "to the others."
         )
     if analysis.images < FEW:
-        yield f"Only {analysis.images} images were measured: small differences may be chance."
+        yield f"Only {analysis.images} samples were measured: small differences may be chance."
 
 
 # -- which stage's skip hurts -----------------------------------------------------------------------------------

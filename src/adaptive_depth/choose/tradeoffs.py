@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from difflib import get_close_matches
 from numbers import Real
 from typing import Any
 
@@ -465,7 +466,9 @@ class TradeOffs(Plain):
             raise BudgetError(f"no limit was given: expected one or more of {', '.join(known)}, such as best(macs=3e9)")
         for name, limit in limits.items():
             if name not in (*known, "quality"):
-                raise BudgetError(f"unknown limit {name}={limit!r}: expected one or more of {', '.join(known)}")
+                near = get_close_matches(name, (*known, "quality"), n=1)
+                meant = f" (did you mean {near[0]}?)" if near else ""
+                raise BudgetError(f"unknown limit {name}={limit!r}{meant}: expected one or more of {', '.join(known)}")
             # A log-likelihood, for example, is limited by a negative number.
             signed = name == "quality" and self.quality.unit != "%"
             if not (_is_number(limit) and math.isfinite(limit) and (signed or limit > 0)):

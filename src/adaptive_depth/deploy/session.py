@@ -85,7 +85,8 @@ class Session:
 
         Arguments:
             x: `[batch, channels, height, width]`, an array or a CPU tensor, taken as float32. For a file with other
-                inputs (`artifact.inputs`), a dictionary of them by name, or the only one.
+                inputs (`artifact.inputs`), a dictionary of them by name, or the only one. For a network, whatever its
+                forward takes: an array, a tuple (positional arguments) or a dictionary (keyword arguments).
             skip: which depth, such as `"TTFF"`; by default the deepest that the session has.
 
         Returns:
@@ -110,11 +111,14 @@ class Session:
             raise
         except Exception as error:
             said = " ".join(str(error).split())[:300] or type(error).__name__
-            shapes = ", ".join(str(list(part.shape)) for part in self.artifact.fed(array).values())
+            shapes = ", ".join(str(list(part.shape)) for part in _parts(array))
             raise ArtifactError(f"{self.backend} failed at depth {depth} with input {shapes}: {said}") from error
 
     def _checked(self, x: Any) -> Any:
         inputs = self.artifact.inputs
+        # A network of the user's own says itself what does not fit; nothing describes its inputs.
+        if getattr(self._opened, "takes_any", False) and (isinstance(x, Mapping | tuple) or np.ndim(x) != 4):
+            return _as_given(x)
         if not inputs:
             return _array_of(x, self.artifact.takes[0], "an input")
         given = x if isinstance(x, Mapping) else {inputs[0].name: x} if len(inputs) == 1 else None
@@ -135,7 +139,15 @@ class Session:
         zeros: Any = empty if self.artifact.inputs else next(iter(empty.values()))
         for skip in self.skips if skips is None else [skips] if isinstance(skips, str) else skips:
             for _ in range(passes):
-                self(zeros, skip)
+                try:
+                    self(zeros, skip)
+                except ArtifactError as error:
+                    if not getattr(self._opened, "takes_any", False):
+                        raise
+                    raise DataError(
+                        f"warm_up tried an image, which this network does not take ({error}): run each depth once "
+                        "on an input of yours, session(x, skip)"
+                    ) from error
 
     def __repr__(self) -> str:
         return f"Session of {self.backend}: {self.artifact}"
@@ -187,6 +199,25 @@ def open_session(
         return Session(name, opener(source, threads=threads, backend=name, **given))
     except ImportError as error:
         raise ArtifactError(f"{name} needs {hint(error, runtime.extra)}") from error
+
+
+def _as_given(x: Any) -> Any:
+    """Arrays in a dictionary, a tuple or alone; floats as float32."""
+    if isinstance(x, Mapping):
+        return {str(name): _as_given(value) for name, value in x.items()}
+    if isinstance(x, tuple):
+        return tuple(map(_as_given, x))
+    try:
+        array = np.asarray(x)
+        kept = array if array.dtype.kind in "iub" else array.astype(np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"a session received a {type(x).__name__} that is not an array ({error})") from error
+    return np.ascontiguousarray(kept) if kept.ndim else kept
+
+
+def _parts(x: Any) -> list[NDArray[Any]]:
+    """The arrays of an input."""
+    return [*x.values()] if isinstance(x, Mapping) else [*x] if isinstance(x, tuple) else [x]
 
 
 def _array_of(x: Any, wanted: Input, what: str) -> NDArray[Any]:

@@ -48,9 +48,13 @@ class Heads(Task):
                     f"head {name!r} is a {type(task).__name__}: expected a task, such as Classification(criterion); a "
                     "bare dict, task={...}, takes criteria of torch, too"
                 )
+        if not isinstance(weights, Mapping | None):
+            raise TrainingError(
+                f"weights={weights!r}: expected a number by head, such as {{{next(iter(self.tasks))!r}: 1.0}}"
+            )
         self.weights = dict.fromkeys(self.tasks, 1.0) | dict(weights or {})
         for name, weight in self.weights.items():
-            if not weight >= 0:
+            if not (isinstance(weight, int | float) and weight >= 0):
                 raise TrainingError(f"weight {weight!r} of head {name!r}: expected a number of 0 or more")
         self.judged_by = next(iter(self.tasks)) if judged_by is None else judged_by
         for name in (*self.weights, self.judged_by):
@@ -71,7 +75,10 @@ class Heads(Task):
     def check(self, output: Any, target: Any, /) -> None:
         outputs, targets = self._split("output", output), self._split("target", target)
         for name, task in self.tasks.items():
-            task.check(task.output(outputs[name]), targets[name])
+            try:
+                task.check(task.output(outputs[name]), targets[name])
+            except TrainingError as error:
+                raise TrainingError(f"head {name!r}: {error}") from error
 
     def loss(self, output: Any, target: Any) -> Tensor:
         outputs, targets = self._split("output", output), self._split("target", target)

@@ -3,16 +3,17 @@
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from ...batches import described, device_of, logits_in, outputs_in
+from ...batches import arguments, described, device_of, logits_in, outputs_in
 from ...core.network import AdaptiveNetwork
 from ...data import input_shape
 from ...errors import ArtifactError, StagesError
 from ...meaning import Detections
+from ...models import usual_input
 from ..artifact import Artifact
 from ..detectors import detections_of, runnable, usual_outputs
 from ..session import Arrays
@@ -49,6 +50,8 @@ class NetworkBackend:
 
     def __init__(self, network: AdaptiveNetwork, *, compiled: bool) -> None:
         network = runnable(network)
+        # Known models take images; what others take is known to them alone.
+        self.takes_any = not isinstance(usual_input(network.model), Tensor)
         channels, _ = input_shape(network)
         self.artifact = Artifact(
             "network",
@@ -63,12 +66,16 @@ class NetworkBackend:
         )
         self._network = network
 
-    def run(self, x: NDArray[np.float32], skip: str) -> Arrays:
-        """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` for a classifier."""
-        writable = x if x.flags.writeable else x.copy()  # torch requires it, although nothing is written
+    def run(self, x: Any, skip: str) -> Arrays:
+        """The output of one depth for `[batch, channels, height, width]`: `[batch, classes]` for a classifier.
+
+        Arguments:
+            x: an array, or several as the network takes them: a tuple by position, a dictionary by keyword.
+            skip: the depth.
+        """
         with torch.inference_mode():
-            given = torch.from_numpy(writable).to(device_of(self._network))
-            output = self._subnets[skip](given)
+            args, kwargs = arguments(tree_map(self._tensor, x))
+            output = self._subnets[skip](*args, **kwargs)
             parts, names = outputs_in(output), usual_outputs(self._network, output)
             if names is not None:
                 parts = {name: parts[name] for name in names}
@@ -81,6 +88,10 @@ class NetworkBackend:
                     "or a tuple; call the network itself, network(x, skip=...)"
                 )
             return {name: _array(part) for name, part in parts.items()}
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        writable = array if array.flags.writeable else array.copy()  # torch requires it, although nothing is written
+        return torch.from_numpy(writable).to(device_of(self._network))
 
     def _told(self, detections: Detections | None, outputs: tuple[str, ...]) -> None:
         """Keep what the last call showed about the network: a detector's depends on the input size."""
