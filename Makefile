@@ -48,7 +48,8 @@ docs: $(INSTALLED_DEV) ## Serve the documentation site at http://127.0.0.1:8000
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 format: $(INSTALLED_DEV) ## Mend what ruff can mend, and lay the code out
-	$(BIN)/ruff check --fix --exit-zero  # what it cannot fix must not stop the formatting
+# What ruff cannot fix must not stop the formatting.
+	$(BIN)/ruff check --fix --exit-zero
 	$(BIN)/ruff format
 
 clean: ## Remove .venv and every cache
