@@ -400,6 +400,8 @@ def test_a_plain_network_that_beats_the_chosen_depth_is_recommended():
         "depth, train and deploy that network."
     ) in why
     assert "Networks trained alone are better at FF, TT: train longer, or deploy plain ones" in str(table)
+    few = replace(table, images=20)  # on which a point is less than one image
+    assert "better at FF, TT: which may be chance: measure on more images, or deploy plain ones" in str(few)
     assert table.plain_instead("TT").skip == "TT"  # the plain super-net would be slower
     shallow = of_networks_alone(None, 49.0)
     assert "A plain network of depth TT, trained alone, is better at a lower latency_ms, 30: 49.00 %." in str(

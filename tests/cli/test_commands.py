@@ -751,6 +751,13 @@ def test_an_interrupted_training_goes_on(call, train_arguments, tmp_path, monkey
     assert status == 2
     assert "holds an unfinished training: continue with --resume, or start again with --overwrite" in err
     assert call(*train_arguments, "--resume", f"--output={broken}")[0] == 0
+    # Finished: once more would only discard what was measured since.
+    (broken / "profile.json").write_text("{}")
+    held = {path.name for path in broken.iterdir()}
+    status, _, err = call(*train_arguments, "--resume", f"--output={broken}")
+    assert (status, {path.name for path in broken.iterdir()}) == (2, held)
+    assert "is finished, there is nothing to resume: measure it with adaptive-depth profile" in err
+    (broken / "profile.json").unlink()
     a, b = (torch.cat([p.flatten() for p in ad.load(run).parameters()]) for run in (whole, broken))
     assert torch.equal(a, b)
 

@@ -236,6 +236,7 @@ def test_folders_that_are_named_after_classes_give_the_accuracy(call, model, pho
         (photos / f"{number}.png").rename(tmp_path / "sorted" / name / f"{number}.png")
     said, _ = called(call, model, photos, tmp_path / "sorted", "--skip", "TF", "--repeat", "2")
     assert (said["in_class_folders"], said["right"]) == (5, 4)
+    assert "accuracy" not in said  # which was another name of what is expected
     assert [each.get("folder") for each in said["predictions"] if "0.png" in each["image"]] == [wrong]
     _, out, _ = call("run", model, photos, tmp_path / "sorted", "--skip", "TF")
     assert out.splitlines()[-1] == "By folder names: 4 of 5 images right, 80.0 %"

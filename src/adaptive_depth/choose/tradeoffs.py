@@ -519,9 +519,12 @@ class TradeOffs(Plain):
             lines.append(f"On {self.images} images, differences of less than {self.chance:.1f} points may be chance.")
         behind = [row for row in self.rows if row.alone is not None and self.quality.gain(row.accuracy, row.alone) < 0]
         if behind:
+            gaps = [self.quality.gain(row.alone or 0.0, row.accuracy) for row in behind]
+            unsure = self.chance is not None and max(gaps) < self.chance
+            what = "which may be chance: measure on more images" if unsure else "train longer"
             lines.append(
-                f"Networks trained alone are better at {', '.join(row.skip for row in behind)}: train longer, or "
-                "deploy plain ones if one depth is enough."
+                f"Networks trained alone are better at {', '.join(row.skip for row in behind)}: {what}, or deploy "
+                "plain ones if one depth is enough."
             )
         place = ", ".join(str(each) for each in map(self.device.get, ("processor", "backend")) if each)
         on = f" on {place}" if place else ""

@@ -203,7 +203,8 @@ def run(
         total = _follow(_kept(passes, keep), tally, chooser, seconds, seen)
     total |= {"left_out": len(left_out.reported), "backend": session.backend}
     total |= summing_up.right_by_folders(first_passes.values(), known.labels)
-    total |= {"accuracy": total["expected"]} if quality == TOP_1 else {}  # its name in version 0.1
+    # The name of `expected` in version 0.1, which would be mistaken for what the folders' names give.
+    total |= {"accuracy": total["expected"]} if quality == TOP_1 and "right" not in total else {}
     if json:
         each = [summing_up.prediction_of(passed, known.labels) for passed in first_passes.values()]
         show.as_json({**total, "predictions": each, "table": None if table is None else table.to_json()})

@@ -139,6 +139,8 @@ def serve(
     for option, value in (("--first-token-ms", first_token_ms), ("--ms-per-token", ms_per_token)):
         if value is not None:
             positive(option, value)
+    if local and replicas != 1:
+        raise typer.BadParameter(f"--replicas {replicas} are for Ray: expected 1 with --local, or no --local")
     listening = bound(host, port)  # before measuring, so that a port in use is reported at once
     where = address_of(listening)
 

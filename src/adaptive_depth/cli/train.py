@@ -263,6 +263,8 @@ def train(
         raise typer.BadParameter("--weights and --pretrained both say where to start: give only one")
     alone.check(compare, compare_seeds)
     with runs.claimed(output, overwrite=overwrite, resume=resume):
+        if resume and not compare:  # an interrupted comparison resumes after the training
+            runs.check_unfinished(output, chosen.epochs)
         place = runs.pick_device(device)
         result, history = _train(
             chosen, output, place, runs.pick_workers(workers, place), root=root, download=download,
