@@ -170,9 +170,9 @@ def test_comparing_a_single_logit(two_stages) -> None:
         ({"to": "tflite"}, "to='tflite': expected one of onnx, onnx-files, openvino, executorch, web, torch"),
         (
             {"path": "model.bin"},
-            "the format of model.bin is unclear: expected a name that ends in .onnx, .xml, .pte, or",
+            "model.bin is unclear: expected a name that ends in .onnx, .xml, .pte, or",
         ),
-        ({"path": "model"}, "model does not say its format"),
+        ({"path": "model"}, "model is unclear: expected a name"),
         ({"path": "model.pte", "to": "onnx"}, "model.pte does not match its format: expected a name such as model"),
         ({"form": "loose"}, "form='loose' for onnx: expected shared or folded"),
         ({"to": "torch", "form": "shared"}, "form='shared' for torch: expected folded"),

@@ -163,7 +163,7 @@ def test_it_is_the_same_application(server: str) -> None:
     check_problem(predict(server, 3, "?skip=TT"), 422, "wish", "skip=TT is not served: expected one of F, T")
     big = httpx.post(f"{server}/models/cats/predict", content=bytes(10_001))
     check_problem(big, 413, "too-large", "more than 10,000 bytes")
-    check_problem(httpx.get(f"{server}/models/dogs"), 404, "unknown-path", "none of the paths here")
+    check_problem(httpx.get(f"{server}/models/dogs"), 404, "unknown-path", "is not a path here: expected")
 
 
 def test_poisson_and_bursts_lose_nobody(server: str) -> None:
