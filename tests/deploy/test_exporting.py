@@ -177,6 +177,7 @@ def test_comparing_a_single_logit(two_stages) -> None:
         ({"form": "loose"}, "form='loose' for onnx: expected shared or folded"),
         ({"to": "torch", "form": "shared"}, "form='shared' for torch: expected folded"),
         ({"example": "x"}, "export received the example 'x' as a str: expected a tensor [batch, ...]"),
+        ({"example": torch.zeros(3, 8, 8)}, "the network does not take the example (x 3 x 8 x 8): expected 4D input"),
         ({"skips": []}, "skips=[] names no depth: expected some of FF, FT, TF, TT"),
         ({"compiled": True}, "onnx does not take compiled: expected no options"),
         ({"to": "torch", "path": "model", "depth": 3}, "torch does not take depth: expected compiled"),

@@ -10,8 +10,7 @@ if TYPE_CHECKING:
 
 def as_json(passed: "Pass") -> dict[str, Any]:
     """A line of --predictions; a network with one output calls it `""`."""
-    outputs = {each.output: each.values for each in passed.predictions}
-    line = {"image": passed.image, "skip": passed.skip, "latency_ms": passed.latency_ms, "outputs": outputs}
+    line = {**_predicted(passed), "latency_ms": passed.latency_ms}
     if passed.waited_ms is not None:
         line |= {"waited_ms": passed.waited_ms, "shed": passed.shed}
     return line if passed.error is None else {**line, "error": str(passed.error)}
@@ -19,10 +18,13 @@ def as_json(passed: "Pass") -> dict[str, Any]:
 
 def prediction_of(passed: "Pass", labels: Sequence[str]) -> dict[str, Any]:
     """What the network predicts for an image, with the class that its folder is named after, if any."""
-    outputs = {each.output: each.values for each in passed.predictions}
     folder = _class_of(passed, labels)
-    found: dict[str, Any] = {"image": passed.image, "skip": passed.skip, "outputs": outputs}
-    return found if folder is None else {**found, "folder": folder}
+    return _predicted(passed) | ({} if folder is None else {"folder": folder})
+
+
+def _predicted(passed: "Pass") -> dict[str, Any]:
+    outputs = {each.output: each.values for each in passed.predictions}
+    return {"image": passed.image, "skip": passed.skip, "outputs": outputs}
 
 
 def right_by_folders(passes: "Iterable[Pass]", labels: Sequence[str]) -> dict[str, int]:

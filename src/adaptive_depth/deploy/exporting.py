@@ -16,7 +16,7 @@ from ..batches import described, device_of, logits_in, outputs_in
 from ..choose.tradeoffs import TradeOffs
 from ..core.network import AdaptiveNetwork, check_adapted
 from ..data import DataConfig
-from ..errors import ArtifactError, ExportError, one_line
+from ..errors import AdaptiveDepthError, ArtifactError, ExportError, one_line
 from ..files import alone, drafts, move
 from ..meaning import Meanings
 from ..modes import evaluating
@@ -248,7 +248,7 @@ def quantize_network(
     except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise ExportError(
             f"quantize_network received images as a {type(images).__name__} ({one_line(error)[:200]}): expected one "
-            "array [samples, channels, height, width]; networks with several inputs cannot be exported"
+            "array [samples, channels, height, width]; networks with several inputs cannot be quantised"
         ) from error
     name = to or format_of(Path(path))
     kind = FORMATS.take(name)
@@ -286,9 +286,15 @@ def describe(
     """The description of a network's artifact; arguments and errors as for `export_network`."""
     tensors = [tensor.to(device_of(network)) for tensor in example.tensors]
     with evaluating(network), torch.no_grad():
-        if not network.proven:  # adapted without an input
-            example.call(network.prove, tensors)
-        output = example.call(network, tensors)
+        try:
+            if not network.proven:  # adapted without an input
+                example.call(network.prove, tensors)
+            output = example.call(network, tensors)
+        except AdaptiveDepthError:
+            raise
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:  # of the model, for an input that it refuses
+            takes = ", ".join(f"{each.name} {each}" for each in example.inputs(free_batch=False))
+            raise ExportError(f"the network does not take the example ({takes}): {one_line(error)[:300]}") from error
     if suppresses_inside(network) and not FORMATS[kind].free_inside:
         able = " or ".join(name for name, each in FORMATS.items() if each.free_inside)
         raise ExportError(

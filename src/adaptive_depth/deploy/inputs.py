@@ -43,8 +43,9 @@ class Example:
 
     @property
     def is_image(self) -> bool:
-        """Whether it is one tensor `[batch, channels, height, width]`, which files call `image`."""
-        return self.call == Call() and self.tensors[0].dim() == 4 and self.tensors[0].dtype == torch.float32
+        """Whether it is one positional tensor `[batch, channels, height, width]`, which files call `image`."""
+        first = self.tensors[0]
+        return len(self.tensors) == self.call.positional == 1 and first.dim() == 4 and first.dtype == torch.float32
 
     @property
     def has_batch(self) -> bool:
@@ -88,10 +89,8 @@ def example_of(network: nn.Module, given: Any) -> Example:
         raise ExportError(
             f"export received inputs named {', '.join(named)}: expected names other than {_SKIP}, which files use"
         )
-    tensors = tuple(_plain(tensor) for tensor in named.values())
-    if len(tensors) == 1 and positional and tensors[0].dim() == 4 and tensors[0].dtype == torch.float32:
-        return image_of(tensors[0])
-    return Example(Call(tuple(named), len(positional)), tensors)
+    example = Example(Call(tuple(named), len(positional)), tuple(map(_plain, named.values())))
+    return image_of(example.tensors[0]) if example.is_image else example
 
 
 def _parameters(network: nn.Module, count: int) -> list[str]:
@@ -139,11 +138,3 @@ def another(example: Example, samples: int, *, pixels: bool) -> tuple[Tensor, ..
 def as_given(call: Call, tensors: Sequence[Any]) -> Any:
     """Tensors as a session takes them: one alone, or several by name."""
     return tensors[0] if len(tensors) == 1 else dict(zip(call.names, tensors, strict=True))
-
-
-def free_sides(shapes: Sequence[Sequence[int | None]]) -> tuple[dict[int, Any], ...]:
-    """The free dimensions of inputs, as `torch.export` takes them."""
-    return tuple(
-        dict.fromkeys((place for place, side in enumerate(shape) if side is None), torch.export.Dim.DYNAMIC)
-        for shape in shapes
-    )

@@ -70,6 +70,8 @@ class Session:
     def __init__(self, backend: str, opened: Backend) -> None:
         self.backend = backend
         self._opened = opened
+        # A network of the user's own says itself what does not fit; nothing describes its inputs.
+        self._takes_any = getattr(opened, "takes_any", False)
 
     @property
     def artifact(self) -> Artifact:
@@ -116,8 +118,7 @@ class Session:
 
     def _checked(self, x: Any) -> Any:
         inputs = self.artifact.inputs
-        # A network of the user's own says itself what does not fit; nothing describes its inputs.
-        if getattr(self._opened, "takes_any", False) and (isinstance(x, Mapping | tuple) or np.ndim(x) != 4):
+        if self._takes_any and (isinstance(x, Mapping | tuple) or np.ndim(x) != 4):
             return _as_given(x)
         if not inputs:
             return _array_of(x, self.artifact.takes[0], "an input")
@@ -137,17 +138,17 @@ class Session:
         """Run depths on one sample of zeros to get one-time work done; all depths by default."""
         empty = {each.name: np.zeros([side or 1 for side in each.shape], each.dtype) for each in self.artifact.takes}
         zeros: Any = empty if self.artifact.inputs else next(iter(empty.values()))
-        for skip in self.skips if skips is None else [skips] if isinstance(skips, str) else skips:
-            for _ in range(passes):
-                try:
+        try:
+            for skip in self.skips if skips is None else [skips] if isinstance(skips, str) else skips:
+                for _ in range(passes):
                     self(zeros, skip)
-                except ArtifactError as error:
-                    if not getattr(self._opened, "takes_any", False):
-                        raise
-                    raise DataError(
-                        f"warm_up tried an image, which this network does not take ({error}): run each depth once "
-                        "on an input of yours, session(x, skip)"
-                    ) from error
+        except ArtifactError as error:
+            if not self._takes_any:
+                raise
+            raise DataError(
+                f"warm_up tried an image, which this network does not take ({error}): run each depth once on an input "
+                "of yours, session(x, skip)"
+            ) from error
 
     def __repr__(self) -> str:
         return f"Session of {self.backend}: {self.artifact}"
@@ -207,12 +208,16 @@ def _as_given(x: Any) -> Any:
         return {str(name): _as_given(value) for name, value in x.items()}
     if isinstance(x, tuple):
         return tuple(map(_as_given, x))
+    array = _as_array(x)
+    kept = array if array.dtype.kind in "iub" else _as_array(array, np.float32)
+    return np.ascontiguousarray(kept) if kept.ndim else kept
+
+
+def _as_array(x: Any, dtype: Any = None) -> NDArray[Any]:
     try:
-        array = np.asarray(x)
-        kept = array if array.dtype.kind in "iub" else array.astype(np.float32)
+        return np.asarray(x, dtype=dtype)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"a session received a {type(x).__name__} that is not an array ({error})") from error
-    return np.ascontiguousarray(kept) if kept.ndim else kept
 
 
 def _parts(x: Any) -> list[NDArray[Any]]:
@@ -226,14 +231,11 @@ def _array_of(x: Any, wanted: Input, what: str) -> NDArray[Any]:
     Raises:
         DataError: no array, another shape, or numbers that would change with their type, such as 0.5 as an integer.
     """
-    try:
-        array = np.ascontiguousarray(x, dtype=np.float32) if wanted.dtype == "float32" else np.asarray(x)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"a session received a {type(x).__name__} that is not an array ({error})") from error
-    if array.dtype != wanted.dtype:
-        if array.dtype.kind not in ("b" if wanted.dtype == "bool" else "iub"):
-            raise DataError(f"a session received {what} as {array.dtype}: expected {wanted.dtype}")
-        array = np.ascontiguousarray(array, dtype=wanted.dtype)
+    array = _as_array(x, np.float32 if wanted.dtype == "float32" else None)
+    if array.dtype != wanted.dtype and array.dtype.kind not in ("b" if wanted.dtype == "bool" else "iub"):
+        raise DataError(f"a session received {what} as {array.dtype}: expected {wanted.dtype}")
+    # ascontiguousarray makes a scalar `[1]`, so the shape of a single number is put back after it.
+    array = np.ascontiguousarray(array, dtype=wanted.dtype)
     if not wanted.shape and array.size == 1:
         array = array.reshape(())
     fits = array.ndim == len(wanted.shape) and all(
