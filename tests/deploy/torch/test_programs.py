@@ -150,8 +150,8 @@ def test_a_compiler_that_does_not_work(two_stages, tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr("torch._inductor.aoti_compile_and_package", fails)
     message = (
-        r"AOTInductor cannot compile TT\.aoti\.pt2 here: no C\+\+ compiler found; install a C\+\+ compiler, or leave out "
-        r"the packages \(compiled=False\)"
+        r"AOTInductor cannot compile TT\.aoti\.pt2 here: no C\+\+ compiler found; install a C\+\+ compiler, or leave "
+        r"out the packages \(compiled=False\)"
     )
     with pytest.raises(ExportError, match=message):
         export_network(two_stages(), tmp_path / "new", torch.zeros(1, 3, 8, 8), to="torch", skips="TT", compiled=True)
