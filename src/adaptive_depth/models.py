@@ -187,6 +187,13 @@ def usual_input(model: nn.Module) -> Any:
     return ([images[0].sigmoid()],) if is_detector(model) else images
 
 
+def one_argument(model: nn.Module, example: Any) -> Any:
+    """An example for the model; plain images, as a torchvision detector takes them, become its single argument."""
+    plain = isinstance(example, list | tuple) and bool(example)
+    images = plain and all(isinstance(each, torch.Tensor) and each.ndim == 3 for each in example)
+    return (list(example),) if images and is_detector(model) else example
+
+
 def remembered_source(model: nn.Module) -> Source | None:
     """The source that `create_model` recorded for a model that it built."""
     return _sources.get(model)

@@ -194,7 +194,7 @@ def test_what_cannot_be_mapped(nets, unchanged, images, more, said) -> None:
 def test_networks_without_maps_are_refused(known, nets) -> None:
     with pytest.raises(MeasurementError, match=r"received a Line: expected an adapted network"):
         class_activation_maps(known.Line(), X)
-    with pytest.raises(ad.SkipError, match="'F' is for 1 stages, but the network has 2"):
+    with pytest.raises(ad.SkipError, match="'F' is for 1 stage, but the network has 2"):
         class_activation_maps(nets.chain(), X, skips=["F"])
 
     class Flat(known.Line):

@@ -5,12 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..batches import arguments
 from ..errors import StagesError
 from ..hugging_face import is_of_transformers, predicts_the_next_token
-from ..models import create_model, usual_input
+from ..models import create_model, one_argument, usual_input
 from ..modes import looking_at
 from ..plan import (
     WHOLE,
@@ -97,7 +97,7 @@ def find_stages(
     """
     model = create_model(model) if isinstance(model, str) else model
     _check_plain(model)
-    example = _one_argument(model, example)
+    example = one_argument(model, example)
     if cut not in ("groups", "measured"):
         raise StagesError(f"cut={cut!r}: expected 'groups' or 'measured'")
     if cut == "measured" and example is None:
@@ -186,7 +186,7 @@ def adapt(
     if isinstance(model, AdaptiveNetwork):
         raise StagesError("adapt received an adapted network: adapt its plain model, network.model")
     check_shaped(model, "adapt received", StagesError)
-    example = _one_argument(model, example)
+    example = one_argument(model, example)
     with taken_apart(model) as inside:
         if body is not None or inside is not None:
             plan = {"stages": stages, "mandatory": mandatory, "group_size": group_size, "skip_aware": skip_aware}
@@ -275,16 +275,6 @@ def _one_body(body: Any, within: Within, inside: tuple[AdaptiveNetwork, str] | N
             "first put the plain model, network.model, there"
         )
     return network, path
-
-
-def _one_argument(model: nn.Module, example: Any) -> Any:
-    """An example for the model; a plain list of images for a torchvision detector becomes its single argument."""
-    images = isinstance(example, list | tuple) and bool(example)
-    if not (images and all(isinstance(each, Tensor) and each.ndim == 3 for each in example)):
-        return example
-    usual = usual_input(model)
-    takes_a_list = isinstance(usual, tuple) and isinstance(usual[0], list)
-    return (list(example),) if takes_a_list else example
 
 
 def _with_body(model: nn.Module, body: AdaptiveNetwork, within: Within, example: Any) -> AdaptiveNetwork:

@@ -16,6 +16,7 @@ from ..choose.costs import Cost, Profile, median_interval
 from ..core.network import AdaptiveNetwork, check_runs
 from ..core.usable import usable
 from ..errors import MeasurementError, one_line
+from ..models import one_argument
 from ..modes import evaluating
 from ..registry import Registry
 from ..skip import Skip, parse_skip
@@ -96,7 +97,7 @@ def profile(
     if len(example) == 1 and isinstance(example[0], Mapping):  # a Hugging Face batch
         example, kwargs = (), {**example[0], **kwargs}
     elif len(example) == 1 and isinstance(example[0], tuple):  # as `adapt` and loaders have several inputs
-        example = example[0]
+        example = one_argument(network.model, example[0])
     _check_no_skips(example)
     device, batch_size = _device_and_batch(example, kwargs)
     if batch_sizes and samples_in((example, kwargs)) is None:
