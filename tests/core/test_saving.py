@@ -128,6 +128,12 @@ def test_a_model_of_the_users_own_is_given_to_load(nets, tmp_path: Path, unchang
         assert same(outputs(again, SMALL), outputs(network, SMALL))
 
 
+def test_a_class_instead_of_a_model_is_refused(nets, tmp_path: Path) -> None:
+    folder = ad.save(nets.chain(), tmp_path / "run")
+    with pytest.raises(ad.CheckpointError, match=r"model=Residual is a class: expected an instance, Residual\(...\)"):
+        ad.load(folder, nets.Residual)
+
+
 def test_a_model_of_another_class_is_refused_unless_it_is_said_to_be_the_same(nets, tmp_path: Path, unchanged) -> None:
     """The weights fit, and what is computed is another thing."""
     network = nets.chain().eval()

@@ -90,3 +90,9 @@ def test_a_damaged_image_is_named(tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:300])
     with pytest.raises(DataError, match=r"cut\.jpg cannot be read \(.+\): remove it or replace it with an intact one"):
         read_image(damaged)
+
+
+@pytest.mark.parametrize("given", ["x.jpg", np.zeros((4, 4, 3), np.uint8)])
+def test_only_images_are_prepared(given) -> None:
+    with pytest.raises(DataError, match=rf"received a {type(given).__name__}: expected a Pillow image; read a file wi"):
+        prepare(given, COLOUR)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from adaptive_depth.deploy.artifact import Artifact
 from adaptive_depth.deploy.session import BACKENDS, Session, open_session
 from adaptive_depth.errors import ArtifactError, DataError, SkipError
+from adaptive_depth.preprocessing import Preprocessing
 
 STAGES = ({"name": "one"}, {"name": "two"})
 
@@ -72,6 +74,17 @@ def test_inputs_are_taken_as_float32_arrays() -> None:
         (np.dtype("float32"), X.shape, True)
     }
     assert backend.calls[0][0] is X  # nothing is copied that is right already
+
+
+@pytest.mark.parametrize("pixels", [X.astype(np.uint8), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)])
+def test_raw_pixels_are_refused_where_images_are_normalised(pixels: Any) -> None:
+    backend = Recording()
+    backend.artifact = replace(backend.artifact, preprocessing=Preprocessing(8, 3, (0.5,) * 3, (0.5,) * 3))
+    session = Session("test", backend)
+    with pytest.raises(DataError, match=r"a session received pixels \(uint8\): expected what prepare\(image, "):
+        session(pixels)
+    session(np.zeros(X.shape, int))
+    assert len(backend.calls) == 1
 
 
 @pytest.mark.parametrize(

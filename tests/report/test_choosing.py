@@ -275,3 +275,18 @@ def test_a_training_that_knows_no_accuracy_tells_its_loss():
     assert told["said"].endswith("Validation during training is before calibration, so it can differ from the table.")
     assert "accuracy" not in told["columns"]
     assert [len(line) for line in told["lines"]] == [len(told["columns"])] * 2
+
+
+@pytest.mark.parametrize(
+    ("alone", "said"),
+    [
+        ((70.0, 60.0), "A network trained alone is better than F and costs no more: if you need only one depth, train"),
+        ((70.0, 62.0), "A network trained alone is better than all 2 depths and costs no more: if you need only one d"),
+        ((60.0, None), "No network trained alone is better than one of these depths without costing more."),
+        ((None, None), None),
+    ],
+)
+def test_the_summary_says_whether_networks_trained_alone_are_better(alone, said):
+    ends = (Row("F", 61.5, 400, 9, alone=alone[0]), Row("T", 60.25, 300, 8, alone=alone[1]))
+    told = summary(TradeOffs(ends))[3:]
+    assert not told if said is None else told[0].startswith(said)

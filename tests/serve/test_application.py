@@ -165,7 +165,12 @@ def test_what_is_not_there(server: str) -> None:
     response = httpx.post(f"{server}/models/dogs/predict", content=photo())
     check_problem(response, 404, "unknown-model", "'dogs' is not served: expected one of cats")
     check_problem(httpx.get(f"{server}/v1/models/dogs"), 404, "unknown-model", "expected one of cats")
-    check_problem(httpx.get(f"{server}/predict"), 404, "unknown-path", "expected /v1/models")
+    check_problem(
+        httpx.get(f"{server}/predict"),
+        404,
+        "unknown-path",
+        "expected /v1/models, /models/NAME/predict, /healthz, /readyz, /metrics",
+    )
     check_problem(httpx.get(f"{server}/models/cats/predict"), 405, "method", "GET")
 
 

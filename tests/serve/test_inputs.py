@@ -55,6 +55,13 @@ def test_a_tensor_as_npy(dtype: str, batch: bool) -> None:
     assert np.array_equal(found.x, x.astype(np.float32))
 
 
+def test_raw_pixels_are_refused_where_images_are_normalised() -> None:
+    pixels = np.zeros(SHAPE, np.uint8)
+    with pytest.raises(Problem, match=r"the .npy contains pixels \(uint8\): send the image file"):
+        read_input(npy(pixels), "", COLOUR, SHAPE)
+    assert read_input(npy(pixels.astype(np.int64)), "", COLOUR, SHAPE).x.dtype == np.float32
+
+
 @pytest.mark.parametrize("named", [False, True])
 def test_a_tensor_as_json(named: bool) -> None:
     x = np.arange(192.0).reshape(SHAPE)

@@ -48,7 +48,7 @@ def test_the_loss_is_the_weighted_sum_of_the_detectors_losses() -> None:
     assert Detection().loss(output, None).item() == 0.75
     assert Detection(weights={"bbox_regression": 4.0}).loss(output, None).item() == 1.5
     assert Detection(weights={"bbox_regression": 0.0}).loss(output, None).item() == 0.5
-    assert Detection().parts(output) == output
+    assert Detection().parts(output, None) == output
     with pytest.raises(ad.TrainingError, match="weights has 'loss_mask': expected some of classification, bbox_re"):
         Detection(weights={"loss_mask": 1.0}).loss(output, None)
 
@@ -65,7 +65,7 @@ def test_of_transformers_the_loss_is_the_models_own_and_layers_are_no_parts() ->
     output = task.output({**given, "pred_boxes": torch.zeros(1, 2, 4), "last_hidden_state": torch.zeros(1, 2, 8)})
     assert output.keys() == {"loss", "loss_dict", "logits", "pred_boxes"}
     assert task.loss(output, None).item() == 7
-    assert list(task.parts(output)) == ["loss_ce", "loss_bbox"]
+    assert list(task.parts(output, None)) == ["loss_ce", "loss_bbox"]
     with pytest.raises(
         ad.TrainingError, match=r"weights=.* apply to torchvision's losses: a model of transformers has i"
     ):
@@ -131,7 +131,7 @@ def test_a_detector_of_transformers_trains_and_tells_what_the_model_does() -> No
     x, y = task.inputs(hugging_face())
     output = task.output(model(**x))
     assert task.loss(output, y).item() == pytest.approx(model(**x).loss.item(), rel=1e-6)
-    assert {"loss_ce", "loss_bbox", "loss_giou"} <= task.parts(output).keys()
+    assert {"loss_ce", "loss_bbox", "loss_giou"} <= task.parts(output, y).keys()
 
 
 # -- features ---------------------------------------------------------------------------------------------------

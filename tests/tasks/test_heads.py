@@ -30,6 +30,37 @@ def test_the_weighted_sum(form) -> None:
     assert task.distil(parts, teacher, target).item() == pytest.approx(kl.item() + 0.5 * 1, rel=1e-6)
 
 
+def test_the_history_has_the_loss_of_each_head() -> None:
+    class Two(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = torch.nn.Linear(2, 2)
+
+        def forward(self, x):
+            return {"kind": self.body(x), "size": self.body(x)[:, :1] * 0 + 3}
+
+    target = {"kind": torch.tensor([0, 1]), "size": torch.tensor([[1.0], [2.0]])}
+    recipe = ad.Recipe(epochs=1, lr=0.0, warmup_epochs=0, batch_size=2)
+    lines: list[str] = []
+    model = Two()
+    expected = torch.nn.functional.cross_entropy(model.body(torch.ones(2, 2)), target["kind"]).item()
+    history = ad.train(
+        model, [(torch.ones(2, 2), target)], recipe, task=TASKS, on_epoch=lambda epoch: lines.append(str(epoch))
+    )
+    parts = history.epochs[0].parts
+    assert parts == {"kind": pytest.approx(expected, rel=1e-6), "size": 2.5}  # (2² + 1²) / 2
+    assert str(history) == lines[0]
+    assert lines[0].startswith("epoch 1, ")
+    assert lines[0].endswith(f", kind: {expected:.3g}, size: 2.5")
+
+
+def test_a_loss_that_is_not_finite_names_its_head() -> None:
+    output = {"kind": torch.zeros(1, 2), "size": torch.full((1, 1), 1e30)}
+    target = {"kind": torch.tensor([0]), "size": torch.zeros(1, 1)}
+    with pytest.raises(ad.TrainingError, match=r"^the loss of head 'size' is inf: expected a finite number"):
+        Heads(TASKS).loss(output, target)
+
+
 def test_one_head_is_judged_by() -> None:
     task = Heads(TASKS, judged_by="size")
     assert task.quality == TASKS["size"].quality

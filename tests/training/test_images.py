@@ -162,7 +162,8 @@ def test_a_loss_that_is_not_finite_names_the_samples(folder):
 
     made.__class__ = type("Spoilt", (TrainingBatches,), {"__iter__": lambda _: spoilt()})
     with pytest.raises(
-        ad.TrainingError, match=rf"epoch 1, step 1, pass S, batch 1 of 5, samples \[{first[0]}, {first[1]}, "
+        ad.TrainingError,
+        match=rf"epoch 1, step 1, learning rate 0.1, pass S, batch 1 of 5, samples \[{first[0]}, {first[1]}, ",
     ):
         ad.train(network, made, epochs=1, batch_size=8)
 

@@ -471,16 +471,7 @@ def _saying_how_to_resume(checkpoints: Path) -> "Iterator[None]":
 
 def describe(epoch: "Epoch", epochs: int) -> str:
     """An epoch, finished or in progress, in one line."""
-    head = f"epoch {epoch.epoch} of {epochs}, {epoch.images_per_s:,.0f} images/s"
-    if epoch.accuracy is None:  # not a classification
-        base = "" if epoch.base_loss is None else f"; base-net: {epoch.base_loss:.3g}"
-        return f"{head}, loss {epoch.loss:.3g}{base}"
-    if epoch.base_accuracy is None:
-        return f"{head}, loss {epoch.loss:.3f}, training accuracy {epoch.accuracy:.1f} %"
-    return (
-        f"{head}, super-net: loss {epoch.loss:.3f}, training accuracy {epoch.accuracy:.1f} %; base-net: "
-        f"{epoch.base_loss:.3g}, {epoch.base_accuracy:.1f} %"
-    )
+    return f"epoch {epoch.epoch} of {epochs}, {epoch.figures()}"
 
 
 def images_in(loader: Any) -> int:

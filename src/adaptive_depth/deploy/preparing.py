@@ -37,6 +37,9 @@ def prepare(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.floa
     Returns:
         `[channels, height, width]`; a batch of one is `prepare(...)[None]`.
 
+    Raises:
+        DataError: something other than a Pillow image.
+
     Example:
         >>> from PIL import Image
         >>> white = Image.new("RGB", (640, 480), "white")
@@ -44,6 +47,11 @@ def prepare(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.floa
         >>> x.shape, float(x.min())
         ((3, 224, 224), 1.0)
     """
+    if not isinstance(image, Image.Image):
+        raise DataError(
+            f"prepare received a {type(image).__name__}: expected a Pillow image; read a file with read_image(path), "
+            "or turn an array into one with PIL.Image.fromarray(array)"
+        )
     fitted = preprocessing.fitted(in_mode(image, MODES[preprocessing.channels]))
     pixels = np.asarray(fitted, dtype=np.float32).reshape(*fitted.size[::-1], preprocessing.channels) / np.float32(255)
     mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))

@@ -118,6 +118,11 @@ class Session:
 
     def _checked(self, x: Any) -> Any:
         inputs = self.artifact.inputs
+        if self.artifact.preprocessing is not None and str(getattr(x, "dtype", "")) in ("uint8", "torch.uint8"):
+            raise DataError(
+                "a session received pixels (uint8): expected what prepare(image, session.artifact.preprocessing) "
+                "returns, in a batch, prepare(...)[None]"
+            )
         if self._takes_any and (isinstance(x, Mapping | tuple) or np.ndim(x) != 4):
             return _as_given(x)
         if not inputs:

@@ -187,6 +187,8 @@ def read_folder(
     Raises:
         CheckpointError: no network, or one that is damaged, foreign, newer, or does not fit the model.
     """
+    if isinstance(model, type):
+        raise CheckpointError(f"model={model.__name__} is a class: expected an instance, {model.__name__}(...)")
     given = given or str(folder)
     of_hub = (folder / CONFIG).is_file() and not (folder / RUN).is_file()
     file = folder / (CONFIG if of_hub else RUN)

@@ -19,7 +19,7 @@ _RATES = {"prompt": "Prompt tokens/s", "new": "New tokens/s"}  # of `TradeOffs.t
 
 
 def summary(table: TradeOffs) -> list[str]:
-    """Two sentences: the range, and what its ends cost each other.
+    """A few sentences: the range, what its ends cost each other, and whether networks trained alone are better.
 
     Example:
         >>> table = TradeOffs((Row("F", 76.0, 400_000, 9), Row("T", 75.0, 200_000, 5)))
@@ -38,9 +38,20 @@ def summary(table: TradeOffs) -> list[str]:
     ]
     if saved:
         sentences.insert(1, f"The cheapest, {first.skip}, takes {saved} {cost.word}{_losing(table, first)}.")
+    if _compared(table):
+        sentences.append(_beaten(table))
     if not table.quality.higher_is_better:
         sentences.append(f"Lower {table.quality.noun} is better.")
     return sentences
+
+
+def _beaten(table: TradeOffs) -> str:
+    """Does it pay? Which depths a network trained alone makes superfluous."""
+    beaten = [row.skip for row in table.rows if table.plain_instead(row.skip) is not None]
+    if not beaten:
+        return "No network trained alone is better than one of these depths without costing more."
+    which = f"all {len(beaten)} depths" if len(beaten) == len(table.rows) else ", ".join(beaten)
+    return f"A network trained alone is better than {which} and costs no more: if you need only one depth, train that."
 
 
 def _losing(table: TradeOffs, row: Row) -> str:

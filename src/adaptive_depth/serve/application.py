@@ -108,6 +108,7 @@ def application(
         paths = f"{paths}, {', '.join(PATHS)}"
 
     if metrics_text is not None:
+        paths = f"{paths}, /metrics"
 
         @app.get("/metrics", summary="Metrics for Prometheus.")
         async def show_metrics() -> Response:

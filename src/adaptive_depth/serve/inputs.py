@@ -73,7 +73,7 @@ def read_input(
     if kind.partition(";")[0].strip().lower() == _JSON:
         return Input(_of_json(body, shape))
     if body.startswith(_NPY):
-        return Input(_of_npy(body, shape))
+        return Input(_of_npy(body, shape, pixels=preprocessing is not None))
     if preprocessing is None:
         raise Problem(
             "no-image",
@@ -114,7 +114,13 @@ def _of_image(body: bytes, kind: str, preprocessing: Preprocessing, limits: Limi
         raise Problem("damaged", f"the image cannot be read ({one_line(error)}): send an intact one") from error
 
 
-def _of_npy(body: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _of_npy(body: bytes, shape: tuple[int, ...], *, pixels: bool = False) -> NDArray[np.float32]:
+    """
+    Arguments:
+        body: what numpy.save wrote.
+        shape: of an input.
+        pixels: whether bytes are refused, because the network takes images and they would be its raw pixels.
+    """
     # np.load would allocate whatever the header claims before it reads the numbers.
     stream = io.BytesIO(body)
     try:
@@ -126,6 +132,8 @@ def _of_npy(body: bytes, shape: tuple[int, ...]) -> NDArray[np.float32]:
     # Longer floats (longdouble) differ between machines.
     if dtype.kind not in "fiub" or dtype.itemsize > 8:
         raise Problem("damaged", f"the .npy contains {dtype}: expected numbers, such as float32")
+    if pixels and dtype == np.uint8:
+        raise Problem("damaged", f"the .npy contains pixels ({dtype}): send the image file, or what prepare() returns")
     _check_shape(found, shape)
     numbers = body[stream.tell() :]
     if len(numbers) != math.prod(found) * dtype.itemsize:

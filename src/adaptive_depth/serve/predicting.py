@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from .problems import Problem
 from .wishes import Wishes
 
 FORMS = ("labels", "tensors")
+_SMALL_IMAGE = b"P6 1 1 255\n\0\0\0"
 _LONGEST_MS = 10_000.0  # the most that decoding an image can take; more means that the clock jumped
 
 
@@ -134,6 +136,10 @@ class Predictor:
         self._preparing = 0  # requests whose body is being decoded
 
     async def __aenter__(self) -> "Predictor":
+        if self._preprocessing is not None:
+            # The first image of a process is slow to decode, because Pillow loads its decoders then.
+            with suppress(Problem):  # limits may be below the network's own size
+                await self._decoded(Asked(_SMALL_IMAGE))
         await self.batcher.__aenter__()
         return self
 
@@ -175,14 +181,17 @@ class Predictor:
     async def _prepared(self, asked: Asked) -> Input:
         self._preparing += 1
         try:
-            return await self._threaded(
-                read_input, asked.body, asked.kind, self._preprocessing, self._about.shape, self._limits
-            )
+            return await self._decoded(asked)
         except Problem as problem:
             self._watch.ended(problem.outcome)
             raise
         finally:
             self._preparing -= 1
+
+    async def _decoded(self, asked: Asked) -> Input:
+        return await self._threaded(
+            read_input, asked.body, asked.kind, self._preprocessing, self._about.shape, self._limits
+        )
 
     async def _threaded(self, work: Callable[..., Any], *given: Any) -> Any:
         """Run work (decoding images, reading outputs) outside the event loop."""

@@ -155,7 +155,7 @@ class Detection(Task):
             return [{name: value for name, value in each.items() if name in _JUDGED} for each in output]
         return output
 
-    def loss(self, output: Any, target: Any) -> Tensor:  # noqa: ARG002 - the model has seen it
+    def loss(self, output: Any, target: Any) -> Tensor:
         if isinstance(output, Mapping) and "pred_boxes" in output:
             if self.weights:
                 raise TrainingError(
@@ -165,7 +165,7 @@ class Detection(Task):
             if "loss" not in output:
                 raise TrainingError("the detector returned no loss: expected a batch with 'labels', see Detection")
             return single_number("the detector's loss", output["loss"])
-        parts = self.parts(output)
+        parts = self.parts(output, target)
         if not parts:
             fix = "expected a detector of torchvision or transformers, or a dict of losses in training mode"
             if isinstance(output, list):
@@ -176,7 +176,7 @@ class Detection(Task):
             raise TrainingError(f"weights has {unknown[0]!r}: expected some of {', '.join(parts)}")
         return torch.stack([self.weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
 
-    def parts(self, output: Any) -> dict[str, Tensor]:
+    def parts(self, output: Any, target: Any) -> dict[str, Tensor]:  # noqa: ARG002 - the output contains them
         if not isinstance(output, Mapping):
             return {}
         told = output.get("loss_dict", {}) if "pred_boxes" in output else output

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..meaning import Meanings
+from .checks import check_finite
 from .task import Task
 
 if TYPE_CHECKING:
@@ -80,9 +82,17 @@ class Heads(Task):
             except TrainingError as error:
                 raise TrainingError(f"head {name!r}: {error}") from error
 
+    def parts(self, output: Any, target: Any) -> dict[str, Tensor]:
+        """The loss of each head, before its weight."""
+        with torch.no_grad():
+            return self._losses(output, target)
+
     def loss(self, output: Any, target: Any) -> Tensor:
+        return self._sum(self._losses(output, target))
+
+    def _losses(self, output: Any, target: Any) -> dict[str, Tensor]:
         outputs, targets = self._split("output", output), self._split("target", target)
-        return self._sum({name: task.loss(outputs[name], targets[name]) for name, task in self.tasks.items()})
+        return {name: task.loss(outputs[name], targets[name]) for name, task in self.tasks.items()}
 
     def distil(self, student: Any, teacher: Any, target: Any = None) -> Tensor:
         students, teachers = self._split("output", student), self._split("output", teacher)
@@ -111,6 +121,9 @@ class Heads(Task):
         total = weighted[0]
         for loss in weighted[1:]:
             total = total + loss
+        if not torch.isfinite(total).all():  # one synchronisation with the device, instead of one for each head
+            for name, loss in losses.items():
+                check_finite(f"the loss of head {name!r}", loss)
         return total
 
     def _split(self, what: str, value: Any) -> dict[str, Any]:

@@ -145,8 +145,8 @@ class Task(ABC):
             TrainingError: an output and a target that do not fit.
         """
 
-    def parts(self, output: Any) -> dict[str, Tensor]:  # noqa: ARG002 - most have none
-        """The parts of the loss in an output, by name, for the history."""
+    def parts(self, output: Any, target: Any) -> dict[str, Tensor]:  # noqa: ARG002 - most have none
+        """The parts of the loss, by name, for the history."""
         return {}
 
     def with_losses(self, *modules: nn.Module) -> AbstractContextManager[None]:  # noqa: ARG002 - most return the same

@@ -23,7 +23,8 @@ class Epoch(Plain):
         images_per_s: training throughput, over all processes.
         waiting: the share of time, from 0 to 1, that the first process waited for the loader.
         validation: accuracy of some sub-networks on the validation images, if measured.
-        parts: of the super-net's loss, by name, if the network reports them (a detector does).
+        parts: of the super-net's loss, by name: those that the network reports (a detector does), or one for each
+            head.
     """
 
     epoch: Size
@@ -36,6 +37,30 @@ class Epoch(Plain):
     waiting: Part = 0.0
     validation: dict[Letters, Number] | None = None
     parts: dict[str, Number] | None = None
+
+    def __str__(self) -> str:
+        """One line, such as for `train(..., on_epoch=print)`."""
+        parts = "".join(f", {name}: {value:.3g}" for name, value in (self.parts or {}).items())
+        measured = ", ".join(f"{skip} {value:.4g}" for skip, value in (self.validation or {}).items())
+        return f"epoch {self.epoch}, {self.figures()}{parts}{'; validation: ' if measured else ''}{measured}"
+
+    def figures(self) -> str:
+        """Speed, losses and training accuracies in words.
+
+        Example:
+            >>> Epoch(1, 0.1, 1.5, 60.0, 1.75, 52.0, 900.0).figures()
+            '900 images/s, super-net: loss 1.500, training accuracy 60.0 %; base-net: 1.75, 52.0 %'
+        """
+        head = f"{self.images_per_s:,.0f} images/s"
+        if self.accuracy is None:  # not a classification
+            base = "" if self.base_loss is None else f"; base-net: {self.base_loss:.3g}"
+            return f"{head}, loss {self.loss:.3g}{base}"
+        if self.base_accuracy is None:
+            return f"{head}, loss {self.loss:.3f}, training accuracy {self.accuracy:.1f} %"
+        return (
+            f"{head}, super-net: loss {self.loss:.3f}, training accuracy {self.accuracy:.1f} %; base-net: "
+            f"{self.base_loss:.3g}, {self.base_accuracy:.1f} %"
+        )
 
 
 @dataclass(frozen=True)
@@ -60,9 +85,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class History:
-    """How a training went, epoch by epoch: a plain value that survives JSON and prints as CSV."""
+    """How a training went, epoch by epoch: a plain value that survives JSON and CSV, and prints as a line per epoch."""
 
     epochs: tuple[Epoch, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.epochs))
 
     def to_csv(self) -> str:
         """A header and one line per epoch."""

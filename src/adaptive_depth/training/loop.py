@@ -384,7 +384,7 @@ class _Run:
         self.meter.add(result, y)
 
     def _where(self) -> str:
-        """The place of an error in a training: the step, the samples if known, the last checkpoint."""
+        """The place of an error in a training: step, learning rate, the samples if known, the last checkpoint."""
         batch, which, kept = self.batch - 1, "", state.newest(self.folder) if self.folder else None
         last = f"; the last good checkpoint is {kept})" if kept else ")"
         if self.passes is not None and self.passes.waiting:
@@ -392,9 +392,11 @@ class _Run:
             which = f"pass {due.letter}, "
             # The first part of an accumulated batch; negative if the pass learns from a batch of an earlier epoch.
             batch = (due.batch - (self.epoch - 1) * self.part_steps) * self.recipe.accumulate
+        lr = self.optimizer.param_groups[0]["lr"]
+        step = f" (epoch {self.epoch}, step {self.done + 1}, learning rate {lr:.3g}"
         if batch < 0:
-            return f" (epoch {self.epoch}, step {self.done + 1}, {which}a batch of the previous epoch{last}"
-        said = f" (epoch {self.epoch}, step {self.done + 1}, {which}batch {batch + 1} of {len(self.batches)}"
+            return f"{step}, {which}a batch of the previous epoch{last}"
+        said = f"{step}, {which}batch {batch + 1} of {len(self.batches)}"
         known = getattr(self.batches, "indices", None)
         if callable(known):
             numbers: list[int] = list(known(batch))  # type: ignore[arg-type]

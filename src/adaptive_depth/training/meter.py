@@ -59,7 +59,7 @@ class Meter:
         self.images += size
         self._count("loss", result.loss * size)
         self._count_hits("accuracy", result.output, y)
-        self._count_parts(result.output, size)
+        self._count_parts(result.output, y, size)
         if result.base_loss is not None and result.base_output is not None:
             self._count("base_loss", result.base_loss * size)
             seen = entries_in(result.base_output)  # fewer than all with distil_share
@@ -75,7 +75,7 @@ class Meter:
         self._count(f"{base}loss", loss.detach() * size)
         self._count_hits(f"{base}accuracy", output, y)
         if letter == "S":
-            self._count_parts(output, size)
+            self._count_parts(output, y, size)
 
     def to_json(self) -> dict[str, Any]:
         sums = {name: [value.item(), str(value.dtype).removeprefix("torch.")] for name, value in self.sums.items()}
@@ -99,8 +99,8 @@ class Meter:
             self._count(name, 100 * hits[0])
             self._count(f"{name}_of", hits[1])
 
-    def _count_parts(self, output: Any, size: int) -> None:
-        for name, part in self.task.parts(output).items():
+    def _count_parts(self, output: Any, y: Any, size: int) -> None:
+        for name, part in self.task.parts(output, y).items():
             self._count(f"{_PART}{name}", part.detach() * size)
 
     def _count(self, name: str, value: Tensor) -> None:

@@ -287,7 +287,7 @@ def test_a_loss_that_is_not_finite_is_told_without_samples(shards):
 
     recipe = ad.Recipe(batch_size=8, epochs=1)
     made = Spoilt(configure(shards, tiny(), image_size=16), recipe)
-    with pytest.raises(ad.TrainingError, match=r"epoch 1, step 1, pass S, batch 1 of 5\)"):
+    with pytest.raises(ad.TrainingError, match=r"epoch 1, step 1, learning rate 0.1, pass S, batch 1 of 5\)"):
         ad.train(ad.adapt(tiny()).train(), made, recipe)
 
 
