@@ -40,7 +40,7 @@ def test_the_history_has_the_loss_of_each_head() -> None:
             return {"kind": self.body(x), "size": self.body(x)[:, :1] * 0 + 3}
 
     target = {"kind": torch.tensor([0, 1]), "size": torch.tensor([[1.0], [2.0]])}
-    recipe = ad.Recipe(epochs=1, lr=0.0, warmup_epochs=0, batch_size=2)
+    recipe = ad.Recipe(epochs=1, lr=0.1, warmup_epochs=0, batch_size=2)
     lines: list[str] = []
     model = Two()
     expected = torch.nn.functional.cross_entropy(model.body(torch.ones(2, 2)), target["kind"]).item()
