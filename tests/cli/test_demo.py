@@ -1,4 +1,4 @@
-"""cli/demo.py: the whole demo on one epoch; all its accuracies are poor then, and it must say so honestly."""
+"""cli/demo.py: the whole demo on one epoch of fewer images; all its accuracies are poor then, and it must say so honestly."""
 
 import json
 import re
@@ -9,6 +9,7 @@ import pytest
 import adaptive_depth as ad
 from adaptive_depth.cli import main
 from adaptive_depth.cli.demo import _verdict, _whether_depth_pays
+from adaptive_depth.data.sets import letters_in_photos
 
 
 def test_verdict_is_honest_both_ways():
@@ -30,7 +31,17 @@ def test_depth_pays_only_where_the_difference_is_more_than_chance():
     assert "differ by 20 images; up to 46 may be chance" in _whether_depth_pays(86.0, 87.0, 2000)
 
 
+@pytest.fixture
+def _fewer_letters(monkeypatch):
+    for split, images in (("train", 3_000), ("validation", 1_200)):
+        monkeypatch.setitem(letters_in_photos.IMAGES, split, images)
+    letters_in_photos._draw.cache_clear()
+    yield
+    letters_in_photos._draw.cache_clear()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_fewer_letters")
 def test_the_whole_demo(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["demo", "--epochs=1"]) == 0
