@@ -97,12 +97,15 @@ def test_boxes_and_scores_of_every_depth(tmp_path: Path, kind: str, name: str) -
             written(network, tmp_path / name)
         assert not list(tmp_path.iterdir())
         return
-    session = written(network, tmp_path / name)
+    # Each depth of a .pte is lowered on its own, which takes seconds: both ends and one between them.
+    depths = [*network.skips[:2], network.skips[-1]] if name == "model.pte" else network.skips
+    session = written(network, tmp_path / name, skips=depths)
     how = session.artifact.detections
+    assert session.skips == tuple(depths)
     assert session.artifact.outputs == ("boxes", "scores")
     assert session.artifact.input_shape == (2 if name == "model.pte" else None, 3, 32, 48)
     assert how is not None
-    for skip in network.skips:
+    for skip in depths:
         with torch.no_grad():
             wanted = before(IMAGES, skip=skip)
         found = session(IMAGES, skip)
