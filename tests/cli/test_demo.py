@@ -1,4 +1,4 @@
-"""cli/demo.py: the whole demo on one epoch of fewer images; all its accuracies are poor then, and it must say so honestly."""
+"""cli/demo.py: the whole demo on an epoch of few images; its accuracies are poor then, and it must say so honestly."""
 
 import json
 import re
