@@ -44,8 +44,9 @@ javascript/node_modules/.package-lock.json: javascript/package.json javascript/p
 		$$node/bin/node $$node/lib/node_modules/npm/bin/npm-cli.js ci --prefix javascript --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
-docs: $(INSTALLED_DEV) ## Serve the documentation site at http://127.0.0.1:8000
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+PORT := 8000
+docs: $(INSTALLED_DEV) ## Serve the documentation site at http://127.0.0.1:8000, or make docs PORT=8001
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:$(PORT)
 
 format: $(INSTALLED_DEV) ## Mend what ruff can mend, and lay the code out
 # What ruff cannot fix must not stop the formatting.

@@ -123,3 +123,25 @@ def test_a_camera_that_is_not_there_is_told(address, capfd):
     wanted = f"camera:{address} delivers no images: expected the number of an unused camera, or a video"
     assert [str(error) for error in told] == [wanted]
     assert capfd.readouterr().err == ""  # OpenCV would say it in its own words
+
+
+def test_a_camera_that_stops_is_an_error_and_a_film_that_ends_is_none(monkeypatch):
+    opencv = pytest.importorskip("cv2")
+
+    class Stopping:
+        def __init__(self, address) -> None:
+            self.left = 2
+
+        def set(self, *_) -> None: ...
+
+        def release(self) -> None: ...
+
+        def read(self):
+            self.left -= 1
+            return self.left >= 0, np.zeros((4, 4, 3), np.uint8)
+
+    monkeypatch.setattr(opencv, "VideoCapture", Stopping)
+    told = []
+    assert len(list(read_images(find_images(["camera:3"]), told.append))) == 2
+    assert [str(error) for error in told] == ["camera:3 stopped after 2 images: is it still connected?"]
+    assert len(list(read_images(find_images(["camera:film.avi"]), _never))) == 2

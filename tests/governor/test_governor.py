@@ -300,6 +300,8 @@ def test_only_depths_that_can_be_run():
         ({"images_per_s": math.inf}, "images_per_s=inf: expected a finite number above 0"),
         ({"target_ms": 30, "met": 95}, "met=95: expected a share of inputs between 0 and 1, such as 0.95"),
         ({"target_ms": 30, "hold_s": 0}, "hold_s=0: expected seconds, a finite number above 0"),
+        ({"target_ms": 30, "keep": -1}, "keep=-1: expected a number of decisions, 0 or more, or None for all"),
+        ({"target_ms": 30, "keep": True}, "keep=True: expected a number of decisions"),
     ],
 )
 def test_targets_that_are_none_are_refused(settings, message):

@@ -134,6 +134,8 @@ def _frames(camera: Camera) -> Iterator[Picture]:
             if not there:
                 if number == 1:
                     raise DataError(f"{camera} delivers no images: expected the number of an unused camera, or a video")
+                if isinstance(camera.address, int):  # a film ends, a device does not
+                    raise DataError(f"{camera} stopped after {number - 1} images: is it still connected?")
                 return
             yield Picture(f"{camera} {number}", Image.fromarray(opencv.cvtColor(pixels, opencv.COLOR_BGR2RGB)))
     finally:

@@ -76,6 +76,8 @@ class Governor:
             raise BudgetError(f"met={met!r}: expected a share of inputs between 0 and 1, such as 0.95")
         if not is_positive(hold_s):
             raise BudgetError(f"hold_s={hold_s!r}: expected seconds, a finite number above 0")
+        if keep is not None and not (type(keep) is int and keep >= 0):
+            raise BudgetError(f"keep={keep!r}: expected a number of decisions, 0 or more, or None for all")
         self._table = table if skips is None else only(table, set(skips))
         self._rows = {row.skip: row for row in self._table.rows}
         self._ladder = self._table.front()
