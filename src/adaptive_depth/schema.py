@@ -37,6 +37,9 @@ class Such:
     fits: Callable[[Any], object]
     expected: str
 
+    def __repr__(self) -> str:  # shown by help() of whatever has such a field
+        return f"Such({self.expected!r})"
+
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
         from pydantic_core import PydanticCustomError, core_schema
 

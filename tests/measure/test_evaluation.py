@@ -202,6 +202,14 @@ def test_a_plain_model_is_refused_where_a_network_is_expected(tmp_path: Path) ->
             ad.AdaptiveDepthError, match=r"received a Linear: expected an adapted network, adapt\(model\)"
         ):
             call()
+    with pytest.raises(
+        DataError, match=r"for a plain one use adaptive_depth.measure.evaluation.evaluate_one\(model, b"
+    ):
+        ad.evaluate(plain, [])
+    with pytest.raises(
+        ad.TrainingError, match=r"validation= is for an adapted network, .* a plain Linear: leave it out"
+    ):
+        ad.train(plain, [(torch.zeros(2, 2), torch.tensor([0, 1]))], validation=[], epochs=1)
     assert not (tmp_path / "run").exists()
 
 

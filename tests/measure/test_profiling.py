@@ -524,6 +524,14 @@ def test_a_model_that_is_not_adapted_is_refused():
         profile(nn.Linear(4, 4), torch.zeros(1, 4))
 
 
+def test_a_session_is_refused_with_what_measures_it():
+    session = ad.open_session(linear_net())
+    with pytest.raises(
+        MeasurementError, match=r"received a session: .* latency.measure_latencies\(session, x, session.s"
+    ):
+        profile(session, torch.zeros(1, 4))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("failure", [torch.AcceleratorError, torch.OutOfMemoryError])
 def test_a_device_that_goes_away_is_told_and_nothing_is_left_changed(failure):
     net = adapt(Net(Fails), STAGE, example=torch.zeros(1, 4)).train()

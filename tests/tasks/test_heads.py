@@ -51,7 +51,15 @@ def test_the_history_has_the_loss_of_each_head() -> None:
     assert parts == {"kind": pytest.approx(expected, rel=1e-6), "size": 2.5}  # (2² + 1²) / 2
     assert str(history) == lines[0]
     assert lines[0].startswith("epoch 1, ")
-    assert lines[0].endswith(f", kind: {expected:.3g}, size: 2.5")
+    assert lines[0].endswith(f"; parts of the super-net's loss: kind {expected:.3g}, size 2.5")
+
+
+def test_a_target_that_does_not_fit_in_training_names_its_head_and_the_way() -> None:
+    output = {"kind": torch.zeros(3, 2), "size": torch.zeros(3)}
+    target = {"kind": torch.tensor([0, 1, 0]), "size": torch.zeros(3, 1)}
+    said = r"^head 'size': regression: the network returned \[3\] for a target \[3, 1\]: expected the same"
+    with pytest.raises(ad.TrainingError, match=said):
+        Heads(TASKS).loss(output, target)
 
 
 def test_a_loss_that_is_not_finite_names_its_head() -> None:

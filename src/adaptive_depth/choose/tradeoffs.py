@@ -468,6 +468,8 @@ class TradeOffs(Plain):
             if name not in (*known, "quality"):
                 near = get_close_matches(name, (*known, "quality"), n=1)
                 meant = f" (did you mean {near[0]}?)" if near else ""
+                if name == "accuracy":
+                    meant = f" (this table has {self.quality.noun}: use quality=)"
                 raise BudgetError(f"unknown limit {name}={limit!r}{meant}: expected one or more of {', '.join(known)}")
             # A log-likelihood, for example, is limited by a negative number.
             signed = name == "quality" and self.quality.unit != "%"

@@ -411,8 +411,8 @@ def _build(
     if source is None:
         raise CheckpointError(
             f"{file.parent} contains a {description.model} that no name in timm, torchvision or transformers builds: "
-            f"pass an instance of it, {call} (its class is custom, or its modules were changed after it was built; "
-            "models from ad.create_model are rebuilt automatically)"
+            f"pass an instance of it, {call}, in Python (its class is custom, or its modules were changed after it was "
+            "built; models from ad.create_model are rebuilt automatically)"
         )
     if wrong := {*source.arguments} & WEIGHT_ARGUMENTS:
         raise CheckpointError(

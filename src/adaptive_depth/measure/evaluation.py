@@ -63,6 +63,11 @@ def evaluate(
         >>> list(evaluate(net, batches, ["FFFF", "TTTT"], task=ad.tasks.Regression(unit="m")))
         ['FFFF', 'TTTT']
     """
+    if isinstance(network, nn.Module) and not isinstance(network, AdaptiveNetwork):
+        raise DataError(
+            f"evaluate received a {type(network).__name__}: expected an adapted network, adapt(model); for a plain one "
+            "use adaptive_depth.measure.evaluation.evaluate_one(model, batches)"
+        )
     check_runs(network, "evaluate", DataError)
     chosen = [parse_skip(skip, len(network.stages)) for skip in (network.skips if skips is None else skips)]
     # Sorted, so that neighbours share the longest prefixes.

@@ -264,6 +264,11 @@ def say_nothing(done: int, total: int, what: str) -> None:
 def _check_measurement(
     network: object, rounds: object, seconds: object, warmup: object, batch_sizes: object, backend: object
 ) -> None:
+    if not isinstance(network, nn.Module) and callable(network) and hasattr(network, "artifact"):
+        raise MeasurementError(
+            "profile received a session: expected an adapted network; the latencies of a file are measured by "
+            "adaptive_depth.governor.latency.measure_latencies(session, x, session.skips)"
+        )
     check_runs(network, "profile", MeasurementError)
     check_rounds(rounds, seconds, warmup)
     sizes = batch_sizes if isinstance(batch_sizes, Sequence) and not isinstance(batch_sizes, str) else [batch_sizes]

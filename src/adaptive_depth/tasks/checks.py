@@ -87,9 +87,17 @@ def dtype_name(tensor: Tensor) -> str:
 
 def same_shape(task: str, output: Tensor, target: Tensor) -> None:
     if output.shape != target.shape:
+        one = target.ndim == 1 and output.ndim == 2  # a value for each sample, but an output of several
+        fix = (
+            "; a target of one value per sample needs an output [batch, 1], of a model built with num_classes=1"
+            if one
+            else f"; squeeze the target to {list(output.shape)}"
+            if target.numel() == output.numel()
+            else ""
+        )
         raise TrainingError(
             f"{task}: the network returned {list(output.shape)} for a target {list(target.shape)}: expected the same "
-            "shape; a target of one value per sample needs an output [batch, 1], of a model built with num_classes=1"
+            f"shape{fix}"
         )
 
 

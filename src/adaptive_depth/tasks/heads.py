@@ -1,6 +1,7 @@
 """Several tasks at once, one for each head of a network."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -77,10 +78,8 @@ class Heads(Task):
     def check(self, output: Any, target: Any, /) -> None:
         outputs, targets = self._split("output", output), self._split("target", target)
         for name, task in self.tasks.items():
-            try:
+            with _naming(name):
                 task.check(task.output(outputs[name]), targets[name])
-            except TrainingError as error:
-                raise TrainingError(f"head {name!r}: {error}") from error
 
     def parts(self, output: Any, target: Any) -> dict[str, Tensor]:
         """The loss of each head, before its weight."""
@@ -92,7 +91,11 @@ class Heads(Task):
 
     def _losses(self, output: Any, target: Any) -> dict[str, Tensor]:
         outputs, targets = self._split("output", output), self._split("target", target)
-        return {name: task.loss(outputs[name], targets[name]) for name, task in self.tasks.items()}
+        losses = {}
+        for name, task in self.tasks.items():
+            with _naming(name):
+                losses[name] = task.loss(outputs[name], targets[name])
+        return losses
 
     def distil(self, student: Any, teacher: Any, target: Any = None) -> Tensor:
         students, teachers = self._split("output", student), self._split("output", teacher)
@@ -146,3 +149,12 @@ class Heads(Task):
                 "each head, in a dict, a dataclass or a tuple"
             )
         return found
+
+
+@contextmanager
+def _naming(head: str) -> Iterator[None]:
+    """Errors of its task name the head."""
+    try:
+        yield
+    except TrainingError as error:
+        raise TrainingError(f"head {head!r}: {error}") from error

@@ -180,7 +180,9 @@ def as_task(given: Any, model: nn.Module | None = None) -> Task:
         return Heads({name: as_task(task) for name, task in given.items()})
     if given is None:
         return Classification() if model is None else _of_model(unwrapped(model))
-    if isinstance(given, type) or not callable(given):
+    if isinstance(given, type):
+        raise TrainingError(f"task={given.__name__} is a class: expected an instance, {given.__name__}(...)")
+    if not callable(given):
         raise TrainingError(
             f"criterion={given!r}: expected a criterion such as nn.CrossEntropyLoss(), an instance, or a task of "
             f"adaptive_depth.tasks, such as {', '.join(f'{task.__name__}()' for task in TASKS[:4])}"

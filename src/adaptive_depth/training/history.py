@@ -40,7 +40,8 @@ class Epoch(Plain):
 
     def __str__(self) -> str:
         """One line, such as for `train(..., on_epoch=print)`."""
-        parts = "".join(f", {name}: {value:.3g}" for name, value in (self.parts or {}).items())
+        told = ", ".join(f"{name} {value:.3g}" for name, value in (self.parts or {}).items())
+        parts = f"; parts of the super-net's loss: {told}" if told else ""
         measured = ", ".join(f"{skip} {value:.4g}" for skip, value in (self.validation or {}).items())
         return f"epoch {self.epoch}, {self.figures()}{parts}{'; validation: ' if measured else ''}{measured}"
 

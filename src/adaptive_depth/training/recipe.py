@@ -60,7 +60,8 @@ class Recipe:
 
         schedule: `"cosine"` to `min_lr`, or `"multistep"`: times `decay_rate` at each of `milestones`.
         milestones, decay_rate, min_lr: see `schedule`.
-        warmup_epochs, warmup_lr: a linear rise from `warmup_lr` before that.
+        warmup_epochs, warmup_lr: a linear rise from `warmup_lr` before that; by default for a tenth of the epochs, at
+            most five.
 
         image_size: of training images; with boxes or masks also a pair, height and width.
         eval_size: of evaluation images, after a central crop; if None, as in training.
