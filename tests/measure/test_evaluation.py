@@ -203,7 +203,7 @@ def test_a_plain_model_is_refused_where_a_network_is_expected(tmp_path: Path) ->
         ):
             call()
     with pytest.raises(
-        DataError, match=r"for a plain one use adaptive_depth.measure.evaluation.evaluate_one\(model, b"
+        ad.AdaptiveDepthError, match=r"for a plain one use adaptive_depth.measure.evaluation.evaluate_one\(model, b"
     ):
         ad.evaluate(plain, [])
     with pytest.raises(

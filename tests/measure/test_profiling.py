@@ -12,6 +12,7 @@ from torch import nn
 
 from adaptive_depth import AdaptiveDepthError, SkipError, Stage, Stages, adapt, stopwatch
 from adaptive_depth.choose.costs import Profile, macs_unit
+from adaptive_depth.deploy.session import open_session
 from adaptive_depth.errors import DepthsLeftOut, MeasurementError, StagesError
 from adaptive_depth.measure.instruments import energy
 from adaptive_depth.measure.profiling import profile
@@ -525,7 +526,7 @@ def test_a_model_that_is_not_adapted_is_refused():
 
 
 def test_a_session_is_refused_with_what_measures_it():
-    session = ad.open_session(linear_net())
+    session = open_session(linear_net())
     with pytest.raises(
         MeasurementError, match=r"received a session: .* latency.measure_latencies\(session, x, session.s"
     ):
