@@ -239,7 +239,7 @@ def test_folders_that_are_named_after_classes_give_the_accuracy(call, model, pho
     assert "accuracy" not in said  # which was another name of what is expected
     assert [each.get("folder") for each in said["predictions"] if "0.png" in each["image"]] == [wrong]
     _, out, _ = call("run", model, photos, tmp_path / "sorted", "--skip", "TF")
-    assert out.splitlines()[-1] == "By folder names: 4 of 5 images right, 80.0 %"
+    assert out.splitlines()[-1] == "Measured, by the folders' names: 4 of 5 images right, 80.0 %"
 
 
 def test_images_that_come_at_a_pace_wait_and_their_waiting_counts(call, model, photos):

@@ -243,8 +243,8 @@ def test_what_is_not_looked_at_or_missing_is_said(folder):
     missing = [each for each in config.classes if not (folder / "val" / each).exists()]
     assert "b" in missing
     assert notes_of(create_loader(config, "validation")).splitlines() == [
-        f"those of {folder / 'test'}/ are not used",
-        f"none of {', '.join(missing)}",
+        "taken from val/; those in test/ are not used",
+        f"none of the classes {', '.join(missing)}" if len(missing) > 1 else f"none of the class {missing[0]}",
     ]
     assert len(create_loader(config, "test").dataset) == len(list((folder / "test").rglob("*.png")))
     shutil.rmtree(folder / "val")

@@ -197,6 +197,7 @@ def _default_place(model: str, name: str, *, int8: bool) -> Path:
     from ..deploy.exporting import FORMATS
 
     if not runs.is_run(model):
+        runs.check_finished(Path(model))
         raise typer.BadParameter(f"{model} is not a run folder: name the file to write with --output FILE")
     suffix = FORMATS[name].suffix
     file = f"{'model' if suffix else name}{'-int8' if int8 else ''}"

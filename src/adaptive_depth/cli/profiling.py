@@ -128,8 +128,13 @@ def profile(
     elif is_run and not keeps and output is None:
         typer.echo(f"Not written to {model}: its images have {show.pixels(usual)} pixels, not {image_size}.")
     if keeps:
-        middle = sorted(cost.macs for cost in result.costs.values())[len(result.costs) // 2]
-        typer.echo(f"Written to {Path(model) / runs.PROFILE}. Next: {show.command('select', model, '--macs', middle)}")
+        costs = [*result.costs.values()]
+        timed = [cost.latency_ms for cost in costs if cost.latency_ms is not None]
+        option, values = (
+            ("--latency-ms", timed) if len(timed) == len(costs) else ("--macs", [cost.macs for cost in costs])
+        )
+        middle = f"{sorted(values)[len(values) // 2]:.4g}"
+        typer.echo(f"Written to {Path(model) / runs.PROFILE}. Next: {show.command('select', model, option, middle)}")
 
 
 def _sizes(text: str) -> list[int]:

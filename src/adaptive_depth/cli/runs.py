@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..errors import CheckpointError, DataError, MeasurementError, TrainingError
+from ..errors import CheckpointError, DataError, MeasurementError, ModelError, TrainingError
 from ..preprocessing import Preprocessing
 from ..schema import Letters, Number, Open, Size, from_plain, parse_yaml
 from . import show, tasks
@@ -100,6 +100,10 @@ def open_model(target: str, arguments: Iterable[str] = (), **more: Any) -> "nn.M
                 f"--model-kwargs {' '.join(given)}: {target} is a run folder, whose model is already built"
             )
         return load(Path(target).expanduser())
+    if "/" in target and not target.startswith(("timm/", "torchvision/", "transformers/")):
+        raise ModelError(
+            f"{target} is neither a folder that exists nor the name of a model, such as torchvision/resnet50"
+        )
     return create_model(target, **{**more, **parse_arguments(arguments)})
 
 
@@ -172,9 +176,14 @@ def open_run(run: Path) -> "AdaptiveNetwork":
     """
     from ..core.saving import load
 
+    check_finished(run)
+    return load(run)
+
+
+def check_finished(run: Path) -> None:
+    """Raise a CheckpointError if a training was interrupted there, and so has no network yet."""
     if not is_run(run) and (run / CHECKPOINTS).exists():
         raise CheckpointError(f"{run} holds an unfinished training: finish it by repeating its command with --resume")
-    return load(run)
 
 
 def parse_arguments(arguments: Iterable[str]) -> dict[str, Any]:

@@ -64,7 +64,9 @@ def in_words(total: dict[str, Any], tally: "Tally") -> str:
     if tally.expected_text is not None:
         lines.append(f"{tally.quality.title}: {tally.expected_text} expected at these depths")
     if of := total.get("in_class_folders"):
-        lines.append(f"By folder names: {total['right']} of {of} images right, {100 * total['right'] / of:.1f} %")
+        lines.append(
+            f"Measured, by the folders' names: {total['right']} of {of} images right, {100 * total['right'] / of:.1f} %"
+        )
     return "\n".join(lines)
 
 

@@ -121,7 +121,9 @@ def application(
     @app.exception_handler(HTTPException)
     async def tell_of_http(request: Request, error: HTTPException) -> Response:
         if error.status_code == 405:
-            return _told(Problem("method", f"{request.method} {request.url.path}: expected one of {paths}"))
+            return _told(
+                Problem("method", f"{request.method} {request.url.path}: expected {_allowed(error)}; paths are {paths}")
+            )
         return _told(Problem("unknown-path", f"{request.url.path} is not a path here: expected {paths}"))
 
     @app.exception_handler(RequestValidationError)
@@ -293,3 +295,8 @@ def _told(problem: Problem) -> "Response":
     from starlette.responses import JSONResponse
 
     return JSONResponse(problem.to_json(), problem.status, problem.headers, MEDIA_TYPE)
+
+
+def _allowed(error: Any) -> str:
+    """The methods that a path accepts."""
+    return (error.headers or {}).get("allow", "another method")

@@ -50,17 +50,17 @@ class Epoch(Plain):
 
         Example:
             >>> Epoch(1, 0.1, 1.5, 60.0, 1.75, 52.0, 900.0).figures()
-            '900 images/s, super-net: loss 1.500, training accuracy 60.0 %; base-net: 1.75, 52.0 %'
+            '900 images/s, super-net: loss 1.500, training accuracy 60.0 %; base-net: loss 1.750, 52.0 %'
         """
         head = f"{self.images_per_s:,.0f} images/s"
         if self.accuracy is None:  # not a classification
-            base = "" if self.base_loss is None else f"; base-net: {self.base_loss:.3g}"
+            base = "" if self.base_loss is None else f"; base-net: loss {self.base_loss:.3g}"
             return f"{head}, loss {self.loss:.3g}{base}"
         if self.base_accuracy is None:
             return f"{head}, loss {self.loss:.3f}, training accuracy {self.accuracy:.1f} %"
         return (
             f"{head}, super-net: loss {self.loss:.3f}, training accuracy {self.accuracy:.1f} %; base-net: "
-            f"{self.base_loss:.3g}, {self.base_accuracy:.1f} %"
+            f"loss {self.base_loss:.3f}, {self.base_accuracy:.1f} %"
         )
 
 

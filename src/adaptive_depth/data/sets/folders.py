@@ -41,10 +41,11 @@ def open_folder(name: str, split: str, classes: tuple[str, ...] | None) -> Index
     except RuntimeError as error:
         raise DataError(f"{what} holds no images: expected one folder per class, with images") from error
     found = tuple(data.reader.class_to_idx)
-    notes = [f"those of {each}/ are not used" for each in parts[1:]]
+    notes = [f"taken from {part.name}/; those in {each.name}/ are not used" for each in parts[1:]]
     notes += [f"taken from {part}/"] if part.name == "test" and split == "validation" else []
     if missing := [each for each in classes or () if each not in found]:
-        notes.append(f"none of {', '.join(missing[:5])}{f' and {len(missing) - 5} more classes' * (len(missing) > 5)}")
+        more = f" and {len(missing) - 5} more classes" * (len(missing) > 5)
+        notes.append(f"none of the class{'es' * (len(missing) > 1)} {', '.join(missing[:5])}{more}")
     return Indexed(data.reader, found, classes, what, "\n".join(notes))
 
 
