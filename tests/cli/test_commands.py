@@ -642,6 +642,8 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
         ("evaluate {run} --data digits", "has 3 outputs|classes"),
         ("evaluate {run} --data {tmp}", "has no validation part"),
         ("profile {tmp}", "is not a saved network"),
+        ("profile runs/photo", "runs/photo is neither a folder that exists nor the name of a model"),
+        ("export {tmp}/cut --to onnx", "cut holds an unfinished training: finish it by repeating its command"),
         ("profile {run} --seconds 0", "Invalid value for '--seconds'"),
         ("profile {run} --model-kwargs in_chans=1", "is a run folder, whose model is already built"),
         ("select {tmp} --macs 1e9", "is not a saved network"),
@@ -656,6 +658,7 @@ def test_json_and_quiet_stderr_of_the_real_command(run):
 )
 def test_a_mistake_gives_one_line_and_status_2(call, tmp_path, run, arguments, said):
     (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "cut" / "checkpoints").mkdir(parents=True)
     status, out, err = call(*(word.format(tmp=tmp_path, run=run) for word in arguments.split()))
     assert (status, out) == (2, "")
     assert err.startswith("Error: ")

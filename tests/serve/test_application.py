@@ -171,7 +171,9 @@ def test_what_is_not_there(server: str) -> None:
         "unknown-path",
         "expected /v1/models, /models/NAME/predict, /healthz, /readyz, /metrics",
     )
-    check_problem(httpx.get(f"{server}/models/cats/predict"), 405, "method", "GET")
+    check_problem(
+        httpx.get(f"{server}/models/cats/predict"), 405, "method", "cats/predict: expected POST; paths are /v1"
+    )
 
 
 def test_a_network_that_fails(server: str, net: Net) -> None:
