@@ -527,7 +527,9 @@ def test_words_name_the_quality_and_its_direction():
     assert table.chance is None
     with pytest.raises(ad.BudgetError, match=r"meets RMSE <= 0\.5 m: the best, 'FF', reaches 1 m; raise the"):
         table.best(quality=0.5)
-    with pytest.raises(ad.BudgetError, match=r"unknown limit accuracy=1\.0 \(this table has RMSE: use quality=\)"):
+    with pytest.raises(
+        ad.BudgetError, match=r"unknown limit accuracy=1\.0 \(this table has RMSE: limit quality instead\)"
+    ):
         table.best(accuracy=1.0)
 
 

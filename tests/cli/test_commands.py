@@ -469,7 +469,7 @@ def test_select_follows_what_a_run_is_judged_by(call, run):
     assert TradeOffs.from_json(json.loads((run / "tradeoffs.json").read_text())).quality.name == "RMSE"
     assert "choose with --latency-ms, --macs, --quality ..." in call("select", run)[1]
     status, _, err = call("select", run, "--accuracy=90")
-    assert (status, "unknown limit accuracy=90.0: expected one or more of" in err, "quality" in err) == (2, True, True)
+    assert (status, "accuracy=90.0 (this table has RMSE: limit quality instead): expected one" in err) == (2, True)
     status, _, err = call("select", run, "--quality=0.2")
     assert (status, "no sub-network meets RMSE <= 0.2 m: the best, 'FFFF', reaches 0.25 m; raise the" in err) == (
         2,

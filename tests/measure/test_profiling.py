@@ -527,9 +527,7 @@ def test_a_model_that_is_not_adapted_is_refused():
 
 def test_a_session_is_refused_with_what_measures_it():
     session = open_session(linear_net())
-    with pytest.raises(
-        MeasurementError, match=r"received a session: .* latency\.measure_latencies\(session, x, "
-    ):
+    with pytest.raises(MeasurementError, match=r"received a session: .*latency\.measure_latencies\(session, x, "):
         profile(session, torch.zeros(1, 4))  # type: ignore[arg-type]
 
 

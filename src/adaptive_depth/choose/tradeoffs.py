@@ -469,7 +469,7 @@ class TradeOffs(Plain):
                 near = get_close_matches(name, (*known, "quality"), n=1)
                 meant = f" (did you mean {near[0]}?)" if near else ""
                 if name == "accuracy":
-                    meant = f" (this table has {self.quality.noun}: use quality=)"
+                    meant = f" (this table has {self.quality.noun}: limit quality instead)"
                 raise BudgetError(f"unknown limit {name}={limit!r}{meant}: expected one or more of {', '.join(known)}")
             # A log-likelihood, for example, is limited by a negative number.
             signed = name == "quality" and self.quality.unit != "%"

@@ -16,6 +16,7 @@ from ..quality import Measured
 from ..skip import Skip, parse_skip
 from ..tasks import Classification, Task, as_task
 from ..weights import first_not_finite
+from ..wrapping import unwrapped
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -63,7 +64,7 @@ def evaluate(
         >>> list(evaluate(net, batches, ["FFFF", "TTTT"], task=ad.tasks.Regression(unit="m")))
         ['FFFF', 'TTTT']
     """
-    if isinstance(network, nn.Module) and not isinstance(network, AdaptiveNetwork):
+    if isinstance(network, nn.Module) and not isinstance(unwrapped(network), AdaptiveNetwork):
         raise DataError(
             f"evaluate received a {type(network).__name__}: expected an adapted network, adapt(model); for a plain one "
             "use adaptive_depth.measure.evaluation.evaluate_one(model, batches)"

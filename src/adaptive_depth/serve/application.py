@@ -299,4 +299,4 @@ def _told(problem: Problem) -> "Response":
 
 def _allowed(error: Any) -> str:
     """The methods that a path accepts."""
-    return (error.headers or {}).get("allow", "another method")
+    return (error.headers or {}).get("Allow", "another method")
