@@ -97,17 +97,17 @@ def train(
         raise TrainingError("resume=True without a folder: pass the folder that holds the checkpoints")
     folder = None if folder is None else Path(folder)
     learned = _task(task, recipe, network)
-    if validation is not None and not isinstance(network, AdaptiveNetwork):
-        raise TrainingError(
-            f"validation= is for an adapted network, but train received a plain {type(network).__name__}: leave it "
-            "out, and measure the network with adaptive_depth.measure.evaluation.evaluate_one(model, batches)"
-        )
-    if validation is not None and not learned.can_judge:
-        raise TrainingError(
-            f"validation= needs a metric, which {task!r} does not determine: pass a task, such as "
-            "adaptive_depth.tasks.Classification(criterion), or leave validation out"
-        )
     if validation is not None:
+        if not isinstance(network, AdaptiveNetwork):
+            raise TrainingError(
+                f"validation= is for an adapted network, but train received a plain {type(network).__name__}: leave it "
+                "out, and measure the network with adaptive_depth.measure.evaluation.evaluate_one(model, batches)"
+            )
+        if not learned.can_judge:
+            raise TrainingError(
+                f"validation= needs a metric, which {task!r} does not determine: pass a task, such as "
+                "adaptive_depth.tasks.Classification(criterion), or leave validation out"
+            )
         _try_metric(network, validation, learned)
     seed = None if recipe.seed is None else recipe.seed + Distributed().index  # so that processes augment differently
     with (
