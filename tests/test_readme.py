@@ -92,7 +92,7 @@ def test_the_page_on_language_models_runs_in_python_and_on_the_command_line(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "blocks_of_python", "commands"), [("classify", 1, 7), ("language", 3, 7)])
+@pytest.mark.parametrize(("name", "blocks_of_python", "commands"), [("classify", 1, 8), ("language", 3, 7)])
 def test_a_tutorial_runs_in_python_and_on_the_command_line(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
