@@ -346,7 +346,10 @@ def test_a_full_disk_is_told_and_the_last_checkpoint_is_whole(where, nets, tmp_p
 def test_a_loss_that_is_not_finite_names_step_and_checkpoint(nets, tmp_path):
     batches = [(x, y) for x, y in loader()]
     batches[2] = (batches[2][0] * float("nan"), batches[2][1])
-    said = r"\(epoch 1, step 3, learning rate 0\.0467, batch 3 of 4; the last good checkpoint is .*step-00000002.json\)"
+    where = (
+        r"\(epoch 1, step 3, learning rate 0\.0467, batch 3 of 4; the last good checkpoint is .*step-00000002.json\)"
+    )
+    said = rf"is nan: .*{where}"
     with pytest.raises(ad.TrainingError, match=said):
         train(build(nets), batches, folder=tmp_path, **FAST)
 
