@@ -23,6 +23,8 @@ from .packages import hint
 from .schema import Plain
 from .wrapping import plain_names
 
+NAMESPACES = ("timm", "torchvision", "transformers")  # that a name may begin with
+
 
 @dataclass(frozen=True)
 class Source(Plain):
@@ -67,7 +69,7 @@ def create_model(name: str, *, pretrained: bool = False, **arguments: Any) -> nn
         11689512
     """
     library, _, short = name.rpartition("/")
-    if library not in ("", "timm", "torchvision", "transformers"):
+    if library not in ("", *NAMESPACES):
         raise ModelError(f"model {name!r}: expected a timm name such as 'resnet50', or 'torchvision/resnet50'")
     if library == "transformers":
         return _of_transformers(name, short, pretrained, arguments)

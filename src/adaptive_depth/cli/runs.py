@@ -90,7 +90,7 @@ def open_model(target: str, arguments: Iterable[str] = (), **more: Any) -> "nn.M
         ModelError: neither.
     """
     from ..core.saving import load
-    from ..models import create_model
+    from ..models import NAMESPACES, create_model
 
     # A folder that happens to be called resnet18 must not hide the model of that name.
     looks_like_a_folder = target.startswith((".", "/", "~")) or (Path(target).is_dir() and not is_model_name(target))
@@ -100,7 +100,7 @@ def open_model(target: str, arguments: Iterable[str] = (), **more: Any) -> "nn.M
                 f"--model-kwargs {' '.join(given)}: {target} is a run folder, whose model is already built"
             )
         return load(Path(target).expanduser())
-    if "/" in target and not target.startswith(("timm/", "torchvision/", "transformers/")):
+    if "/" in target and target.partition("/")[0] not in NAMESPACES:
         raise ModelError(
             f"{target} is neither a folder that exists nor the name of a model, such as torchvision/resnet50"
         )
