@@ -530,7 +530,7 @@ def deeper() -> nn.Module:
             [(X, Y)],
             {"criterion": nn.CrossEntropyLoss},
             MeasurementError,
-            "expected a criterion such as nn.CrossEntropyLoss(), an instance",
+            "CrossEntropyLoss is a class: expected an instance, CrossEntropyLoss(...)",
         ),
         ([(X, Y)], {"criterion": 3}, MeasurementError, "criterion=3: expected a criterion such as"),
         (

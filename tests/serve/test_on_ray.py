@@ -118,13 +118,18 @@ def predict(server: str, number: float, query: str = "", http: Any = httpx, **op
     return http.post(f"{server}/models/cats/predict{query}", content=body, timeout=60, **options)
 
 
-async def load(server: str, waits: list[float], seen: dict[int, httpx.Response]) -> None:
-    """A client for each request, which comes after its wait."""
+async def load(server: str, waits: list[float], seen: dict[int, httpx.Response], sent: list[int] | None = None) -> None:
+    """A client for each request, which comes after its wait; `sent` gets the number of each whose body has gone."""
 
     async def one(http: httpx.AsyncClient, number: int, wait: float) -> None:
         await asyncio.sleep(wait)
         named = {"x-request-id": str(number)}
-        response = await predict(server, number, http=http, headers=named)
+
+        async def trace(event: str, about: Any) -> None:
+            if event == "http11.send_request_body.complete" and sent is not None:
+                sent.append(number)
+
+        response = await predict(server, number, http=http, headers=named, extensions={"trace": trace})
         assert number not in seen
         seen[number] = response
 
@@ -247,8 +252,19 @@ def test_shutting_down_answers_what_was_begun(server: str) -> None:
     from ray import serve
 
     seen: dict[int, httpx.Response] = {}
-    ended = threading.Thread(target=lambda: (time.sleep(0.3), serve.delete("adaptive-depth")))
+    sent: list[int] = []
+
+    def end() -> None:
+        # With the first answer the proxy has read all that was sent. A time would be too early on a busy machine.
+        while len(sent) < 40 or not seen:
+            time.sleep(0.001)
+        open_then.append(40 - len(seen))
+        serve.delete("adaptive-depth")
+
+    open_then: list[int] = []
+    ended = threading.Thread(target=end, daemon=True)
     ended.start()
-    asyncio.run(load(server, [0.005 * number for number in range(40)], seen))
+    asyncio.run(load(server, [0] * 40, seen, sent))
     ended.join(60)
+    assert open_then[0] > 0
     assert check_all(seen, 40)[200] == 40

@@ -358,7 +358,7 @@ class Labels(ad.tasks.Classification):
         ({"schedule": "SB"}, r"schedule='SB': expected a Schedule, such as Schedule\('SBSBR', delay=16\)"),
         (
             {"task": nn.CrossEntropyLoss},
-            r"expected a criterion such as nn.CrossEntropyLoss\(\), an instance, or a task",
+            r"CrossEntropyLoss is a class: expected an instance, CrossEntropyLoss\(...\)",
         ),
         ({"buffer_mb": 0}, "buffer_mb=0: expected megabytes, above 0"),
         (

@@ -475,7 +475,7 @@ def test_a_model_that_fails_and_then_works(nets, unchanged) -> None:
         ({"temperature": 0}, "temperature=0: expected a number above 0, such as 1.0"),
         ({"temperature": float("nan")}, "temperature=nan: expected a number above 0"),
         ({"feature_weight": -1}, "feature_weight=-1: expected 0 (off) or more, such as 0.1"),
-        ({"criterion": nn.CrossEntropyLoss}, "expected a criterion such as nn.CrossEntropyLoss(), an instance"),
+        ({"criterion": nn.CrossEntropyLoss}, "CrossEntropyLoss is a class: expected an instance, CrossEntropyLoss("),
         ({"criterion": "ce"}, "criterion='ce': expected a criterion such as nn.CrossEntropyLoss(), an inst"),
     ],
 )

@@ -181,7 +181,7 @@ def as_task(given: Any, model: nn.Module | None = None) -> Task:
     if given is None:
         return Classification() if model is None else _of_model(unwrapped(model))
     if isinstance(given, type):
-        raise TrainingError(f"task={given.__name__} is a class: expected an instance, {given.__name__}(...)")
+        raise TrainingError(f"{given.__name__} is a class: expected an instance, {given.__name__}(...)")
     if not callable(given):
         raise TrainingError(
             f"criterion={given!r}: expected a criterion such as nn.CrossEntropyLoss(), an instance, or a task of "
