@@ -666,6 +666,22 @@ def test_a_mistake_gives_one_line_and_status_2(call, tmp_path, run, arguments, s
     assert any(part.replace("{{", "{").replace("}}", "}") in err for part in said.split("|")), err
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("", "has no train part: expected train/ or training/ in it, with one folder per class; did you mean {}/cats?"),
+        ("/cat", "there is no folder {}/cat; did you mean {}/cats?"),
+        ("/dogs", "there is no folder {}/dogs; expected one that contains train/ and val/"),
+        ("/none/dogs", "there is no folder {}/none/dogs; expected one that contains train/ and val/"),
+    ],
+)
+def test_a_folder_of_images_that_is_near(call, tmp_path, data, said):
+    (tmp_path / "cats" / "train").mkdir(parents=True)
+    status, _, err = call("train", "resnet18", f"--data={tmp_path}{data}", f"--output={tmp_path}/x")
+    assert status == 2
+    assert err.endswith(f"{said.format(tmp_path, tmp_path)}\n")
+
+
 @pytest.mark.parametrize("name", ["accuracy.json", "profile.json"])
 @pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
 def test_select_says_how_to_get_what_is_missing_or_damaged(call, run, name, content):
@@ -694,7 +710,7 @@ def test_ctrl_c_is_no_traceback(call, monkeypatch):
     monkeypatch.setattr("adaptive_depth.cli.runs.open_model", interrupted)
     status, _, err = call("stages", "resnet18")
     assert status == 130
-    assert err.startswith("Error: interrupted")
+    assert err.startswith("Interrupted: ")
     assert err.count("\n") == 1
 
 
@@ -748,7 +764,7 @@ def test_an_interrupted_training_goes_on(call, train_arguments, tmp_path, monkey
     end = loop._Run.end_epoch
     monkeypatch.setattr(loop._Run, "end_epoch", lambda self, v: end(self, v) if self.epoch == 1 else _interrupt())
     status, _, err = call(*train_arguments, f"--output={broken}")
-    assert (status, "interrupted" in err) == (130, True)
+    assert (status, "Interrupted: " in err) == (130, True)
     monkeypatch.undo()
     status, _, err = call(*train_arguments, f"--output={broken}")
     assert status == 2
@@ -760,6 +776,15 @@ def test_an_interrupted_training_goes_on(call, train_arguments, tmp_path, monkey
     status, _, err = call(*train_arguments, "--resume", f"--output={broken}")
     assert (status, {path.name for path in broken.iterdir()}) == (2, held)
     assert "is finished, there is nothing to resume: measure it with adaptive-depth profile" in err
+    # A comparison can still be added; it keeps what was measured.
+    before = json.loads((broken / "accuracy.json").read_text())
+    status, out, err = call(*train_arguments, "--resume", "--compare=alone", f"--output={broken}")
+    assert status == 0, err
+    assert {path.name for path in broken.iterdir()} == held | {"alone.json"}
+    assert json.loads((broken / "accuracy.json").read_text()) == before
+    assert out.startswith("Compared with plain networks of the same depths:\nFFFF     in the adaptive network ")
+    # The time of a training that was resumed is not known.
+    assert re.search(r"Processor time: \S+ s for these 2 networks\.\n", out)
     (broken / "profile.json").unlink()
     a, b = (torch.cat([p.flatten() for p in ad.load(run).parameters()]) for run in (whole, broken))
     assert torch.equal(a, b)

@@ -232,7 +232,7 @@ def test_the_cut_is_chosen(call, tmp_path, notes, monkeypatch):
     assert seen == [(4, 32)]  # pieces of the text
     assert "passes: SB\n" in (tmp_path / "b" / "recipe.yaml").read_text()
     status, _, err = call(*arguments, "--out", tmp_path / "c", "--cut=best")
-    assert (status, err) == (2, "Error: Invalid value: --cut 'best': expected groups or measured\n")
+    assert (status, err) == (2, "Error: --cut 'best': expected groups or measured\n")
 
 
 # -- text -------------------------------------------------------------------------------------------------------
@@ -535,7 +535,7 @@ def test_what_is_there_is_kept_unless_told_otherwise(call, model, notes, run, mo
 
     monkeypatch.setattr("adaptive_depth.training.loop._Run._update", stop)
     status, _, err = call("text", "train", model, notes, "--out", run, "--overwrite", *TRAINING)
-    assert (status, err) == (130, "Error: interrupted; everything written so far is kept\n")
+    assert (status, err) == (130, "Interrupted: everything written so far is kept\n")
     assert files(run) == before
     status, *_ = call("text", "train", model, notes, "--out", run.parent / "new", *TRAINING)
     assert status == 130

@@ -199,7 +199,7 @@ def test_sizes_of_a_recipe(folder):
 @pytest.mark.parametrize(
     ("name", "root", "said"),
     [
-        ("digit", None, "neither a folder nor a known name: .*did you mean digits"),
+        ("digit", None, "neither a folder nor a known name; did you mean digits"),
         ("no/such/folder", None, "neither a folder nor a known name"),
         ("torch/cifar10", None, "needs a root"),
         ("torch/cifar10", "{}/nowhere", "is not a folder"),

@@ -81,7 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         # Not standalone, so that errors arrive here instead of ending the process.
         status = app(arguments, prog_name="adaptive-depth", standalone_mode=False) or 0
-        message = "interrupted; everything written so far is kept" if status == _INTERRUPTED else ""
+        if status == _INTERRUPTED:
+            print("Interrupted: everything written so far is kept", file=sys.stderr)  # noqa: T201
+        message = ""
     except AdaptiveDepthError as error:
         message, status = str(error), 2
     except ModuleNotFoundError as error:
@@ -89,7 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         message, status = str(explained), 2
     except _UsageError as error:
-        message, status = error.format_message(), 2
+        # Where an option is named, click writes "Invalid value for '--lr': ..."; our own texts name it themselves.
+        message, status = error.format_message().removeprefix("Invalid value: "), 2
     except OSError as error:
         if error.errno not in _NOT_OURS:
             raise

@@ -61,7 +61,7 @@ def train_alone(
         for seed in range(first, first + seeds):
             own = recipe.changed({"seed": seed})
             what = f"training {skip} alone" + f", seed {seed}" * (seeds > 1)
-            with seeded(seed), show.progress(what) as advance:
+            with seeded(seed), show.progress(what, "steps") as advance:
                 network, batches = build(skip, seed), TrainingBatches(config, own, workers=workers)
                 # A default argument, because the loop rebinds `advance`.
                 train(network, batches, own, task=task, on_step=lambda now, show=advance: show(now.step, now.steps))
@@ -79,9 +79,9 @@ def in_words(
     quality: "Quality",
     recipe: "Recipe",
     seconds: float,
-    adaptive_seconds: float,
+    adaptive_seconds: float | None,
 ) -> str:
-    """The comparison, and the budget it was made on."""
+    """The comparison, and the budget it was made on; `adaptive_seconds` are unknown of a training that was resumed."""
     digits = quality.digits([*accuracy.values(), *(value for values in found.values() for value in values)])
     lines = []
     for skip, values in found.items():
@@ -96,7 +96,8 @@ def in_words(
     lines.append(
         f"Each alone: {recipe.epochs} epoch{'s' * (recipe.epochs != 1)} of the same recipe, the same number of images "
         f"loaded, {counted}; the adaptive network takes more steps on them. Processor time: {seconds / seeds:,.0f} s "
-        f"for these {len(found)} networks, {adaptive_seconds:,.0f} s for the adaptive one."
+        f"for these {len(found)} networks"
+        + ("." if adaptive_seconds is None else f", {adaptive_seconds:,.0f} s for the adaptive one.")
     )
     if any(quality.gain(accuracy[skip], fmean(values)) < 0 for skip, values in found.items()):
         lines.append(

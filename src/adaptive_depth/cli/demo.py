@@ -128,7 +128,7 @@ def _fit(
 
     recipe = Recipe(epochs=epochs, seed=seed).changed(RECIPE)
     loader, start = TrainingBatches(config, recipe), perf_counter()
-    with show.progress(f"training {what}") as advance:
+    with show.progress(f"training {what}", "steps") as advance:
         history = train(
             network,
             loader,

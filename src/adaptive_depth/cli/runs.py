@@ -324,23 +324,19 @@ def _check_contents(run: Path, *, overwrite: bool, resume: bool) -> None:
         )
 
 
-def check_unfinished(run: Path, epochs: int) -> None:
-    """Raise a CheckpointError if a training is finished: to resume it would only discard what was measured since."""
+def is_finished(run: Path, epochs: int) -> bool:
+    """Is this training finished? To resume it would only discard what was measured since."""
     from ..training.history import History
     from ..training.state import newest
 
     path = newest(run / CHECKPOINTS)
     if path is None or not (is_run(run) and (run / ACCURACY).exists() and (run / HISTORY).exists()):
-        return
+        return False
     facts = read_json(path, "remove it to resume from an earlier one")
     if not isinstance(facts, dict) or facts.get("epoch") != epochs + 1:
-        return
+        return False
     # The same epochs: with --overwrite, the folder may still hold the former network.
-    if History.from_json(facts["history"]).to_csv() == (run / HISTORY).read_text():
-        raise CheckpointError(
-            f"{run} is finished, there is nothing to resume: measure it with {show.command('profile', run)}, or train "
-            "again with --overwrite"
-        )
+    return History.from_json(facts["history"]).to_csv() == (run / HISTORY).read_text()
 
 
 def save_run(

@@ -47,22 +47,24 @@ def pixels(sides: Sequence[int]) -> str:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[..., None]]:
+def progress(what: str, unit: str = "") -> Iterator[Callable[..., None]]:
     """Progress on stderr: call the yielded function with (done, total), optionally with a new label and with a short
-    text, as `note` or `live`.
+    text, as `note` or `live`. `unit` names what is counted.
 
-    On a terminal it is a bar. In a log, each note is a line, and twice a minute a line reports the progress.
+    On a terminal it is a bar. In a log, each note is a line, and twice a minute a line reports the progress and the
+    time left.
     `live` is a function that returns a text; it is called only when that text is shown.
     """
     console = Console(stderr=True)
     if os.environ.get("RANK", "0") != "0":  # of several processes, only the first reports
         yield lambda *_, **__: None
     elif console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        counted = (MofNCompleteColumn(), *([TextColumn(unit)] if unit else []))
+        columns = (TextColumn("{task.description}"), BarColumn(), *counted, TimeRemainingColumn())
         with _Bar(*columns, console=console, transient=True) as bar:
             yield _on_terminal(bar, what)
     else:
-        yield _in_log(what)
+        yield _in_log(what, unit)
 
 
 def _on_terminal(bar: Progress, what: str) -> Callable[..., None]:
@@ -87,8 +89,9 @@ def _on_terminal(bar: Progress, what: str) -> Callable[..., None]:
     return advance
 
 
-def _in_log(what: str) -> Callable[..., None]:
+def _in_log(what: str, unit: str) -> Callable[..., None]:
     shown = monotonic()
+    first: tuple[int | None, int, float] | None = None  # total, done and when: a resumed training begins later than 0
 
     def advance(
         done: int | None = None,
@@ -98,14 +101,38 @@ def _in_log(what: str) -> Callable[..., None]:
         note: str | None = None,
         live: Callable[[], str] | None = None,
     ) -> None:
-        nonlocal shown
-        if not note and (done is None or not total or monotonic() - shown < _LOGGED_S):
+        nonlocal shown, first
+        now = monotonic()
+        if done is not None and (first is None or total != first[0] or done < first[1]):
+            first = total, done, now
+        if not note and (done is None or not total or now - shown < _LOGGED_S):
             return
-        shown = monotonic()
-        progressed = f"{done} of {total}{f': {live()}' if live else ''}"
-        typer.echo(f"{what}: {note or progressed}", err=True)
+        shown = now
+        if note is None:
+            assert first is not None
+            assert done is not None
+            assert total is not None
+            left = _time_left(total - done, done - first[1], now - first[2])
+            note = f"{done:,} of {total:,}{f' {unit}' * bool(unit)}{left}{f': {live()}' if live else ''}"
+        typer.echo(f"{what}: {note}", err=True)
 
     return advance
+
+
+def _time_left(left: int, done: int, seconds: float) -> str:
+    """How long the rest takes at the pace so far, in words; nothing if there is no pace yet.
+
+    Example:
+        >>> _time_left(300, 100, 60), _time_left(10, 10, 31), _time_left(9000, 100, 60)
+        (', about 3 min left', ', about 31 s left', ', about 1 h 30 min left')
+    """
+    if done <= 0:
+        return ""
+    rest = seconds * left / done
+    if rest < 100:
+        return f", about {rest:.0f} s left"
+    minutes = round(rest / 60)
+    return f", about {minutes} min left" if minutes < 90 else f", about {minutes // 60} h {minutes % 60} min left"
 
 
 @contextmanager

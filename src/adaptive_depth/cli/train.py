@@ -3,13 +3,14 @@
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from difflib import get_close_matches
 from pathlib import Path
 from time import process_time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import DataError, FetchError
+from ..errors import CheckpointError, DataError, FetchError
 from . import alone, runs, show, tasks
 from .reading import read_json
 from .stages import GroupSize, Json, Mandatory, ModelKwargs
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from ..core.network import AdaptiveNetwork
+    from ..data import DataConfig
+    from ..tasks import Task
     from ..training.history import Epoch, History, Progress
     from ..training.recipe import Recipe
 
@@ -263,13 +267,17 @@ def train(
         raise typer.BadParameter("--weights and --pretrained both say where to start: give only one")
     alone.check(compare, compare_seeds)
     with runs.claimed(output, overwrite=overwrite, resume=resume):
-        if resume and not compare:  # an interrupted comparison resumes after the training
-            runs.check_unfinished(output, chosen.epochs)
+        finished = resume and runs.is_finished(output, chosen.epochs)
+        if finished and not compare:
+            raise CheckpointError(
+                f"{output} is finished, there is nothing to resume: measure it with {show.command('profile', output)}, "
+                "compare it with --compare alone, or train again with --overwrite"
+            )
         place = runs.pick_device(device)
         result, history = _train(
             chosen, output, place, runs.pick_workers(workers, place), root=root, download=download,
             pretrained=pretrained, weights=weights, weights_entry=weights_entry, body=body,
-            mandatory=mandatory, group_size=group_size, resume=resume, track=track or (),
+            mandatory=mandatory, group_size=group_size, resume=resume, finished=finished, track=track or (),
             compared=compare_seeds if compare else 0, asked=tasks.Chosen(task, metric, metric_name),
         )  # fmt: skip
     if result:
@@ -282,7 +290,10 @@ def _check_there(data: str) -> None:
     place = Path(rest if kind in _FOLDER_KINDS and slash else data).expanduser()
     is_path = data.startswith((".", "~")) or (bool(slash) and kind not in ("torch", "hfds"))
     if is_path and not place.is_dir():
-        raise DataError(f"--data {data}: there is no folder {place}; expected one that contains train/ and val/")
+        beside = [each.name for each in place.parent.iterdir() if each.is_dir()] if place.parent.is_dir() else []
+        near = get_close_matches(place.name, beside, n=1)
+        hint = f"did you mean {place.parent / near[0]}?" if near else "expected one that contains train/ and val/"
+        raise DataError(f"--data {data}: there is no folder {place}; {hint}")
 
 
 def _train(
@@ -300,6 +311,7 @@ def _train(
     mandatory: str | None,
     group_size: int | None,
     resume: bool,
+    finished: bool,
     track: "Sequence[str]",
     compared: int,
     asked: tasks.Chosen,
@@ -309,7 +321,6 @@ def _train(
     from ..core.distributed import Distributed
     from ..data import arguments_for, configure, create_loader, notes_of
     from ..models import create_model
-    from ..quality import TOP_1
     from ..training.images import TrainingBatches
     from ..training.interrupting import seeded
     from ..training.loop import train as fit
@@ -322,7 +333,6 @@ def _train(
     ignored = tasks.ignored_by(task)
     other = {} if task is None or tasks.is_of_classes(task) else task.meanings()
     asked = replace(asked, classes=tasks.names_objects(task), meanings=other)
-    quality = TOP_1 if task is None else task.quality
     with seeded(recipe.seed):
         classes = _classes(recipe.data, root, download, ignored)
         size = recipe.eval_size or recipe.image_size
@@ -359,11 +369,11 @@ def _train(
         if processes.is_first:
             for part, notes in (("training", batches.notes or ""), ("validation", notes_of(validation))):
                 tasks.show_notes(part, str(notes))
-        if resume and processes.is_first:
+        if resume and processes.is_first and not finished:
             typer.echo(_where_it_resumes(output / runs.CHECKPOINTS), err=True)
         folder = output / runs.CHECKPOINTS
         with (
-            show.progress("training") as advance,
+            show.progress("training", "steps") as advance,
             tracking(track, output, recipe) as watch,
             _saying_how_to_resume(folder),
         ):
@@ -393,27 +403,18 @@ def _train(
             number = len(batches.damaged)
             which = "image could not be read and was" if number == 1 else "images could not be read and were"
             typer.echo(f"{number} training {which} left out: {some}", err=True)
-        if processes.is_first:
-            runs.save_run(output, network, config, history, recipe, asked)  # before anything else can fail
-        judged = {"task": task, "across_processes": True}
-        before = runs.measure_accuracy(network, validation, **judged)
-        calibrated = 0
-        if recipe.calibrate:
-            calibrated = runs.calibrate_on(
-                network, config, batch_size=recipe.batch_size, images=recipe.calibrate, **judged, **shown
-            )
-        after = runs.measure_accuracy(network, validation, **judged) if calibrated else before
-        images = sum(processes.all_gather(images_in(validation)))
+        if finished:  # only the comparison is left, and what was measured since is kept
+            runs.read_accuracy(output)
+            result = read_json(output / runs.ACCURACY, "") | {"run": str(output)}
+            result.pop("before_calibration", None)
+        else:
+            result = _measure(output, network, config, history, recipe, asked, validation, task, shown)
     if not processes.is_first:  # one process is enough for the rest
         return {}, history
-    # Again, now with the calibrated statistics.
-    runs.save_run(output, network, config, history, recipe, asked)
-    for measured in (before, after):
-        runs.check_measured(measured, task, f"the trained network is in {output}")
-    result = {"run": str(output), "before_calibration": before, "accuracy": after, "images": images}
-    result |= {"statistics": runs.statistics_of(network), "network": network.fingerprint}
-    result |= {} if quality == TOP_1 else {"quality": asdict(quality)}
-    show.write_json(output / runs.ACCURACY, result)
+    if not finished:
+        if not resume:
+            result |= {"seconds": took}
+        show.write_json(output / runs.ACCURACY, result)
     if compared:
         began = process_time()
 
@@ -423,8 +424,43 @@ def _train(
 
         ends = (network.skips[0], network.skips[-1])
         found = alone.train_alone(at, ends, compared, recipe, config, validation, task, output, workers)
-        result |= {"alone": found, "alone_seconds": process_time() - began, "seconds": took}
+        result |= {"alone": found, "alone_seconds": process_time() - began}
     return result, history
+
+
+def _measure(
+    output: Path,
+    network: "AdaptiveNetwork",
+    config: "DataConfig",
+    history: "History",
+    recipe: "Recipe",
+    asked: tasks.Chosen,
+    validation: Any,
+    task: "Task | None",
+    shown: dict[str, Any],
+) -> dict[str, Any]:
+    """Calibrate and evaluate a trained network, and save it before and after; what the first process reports."""
+    from ..core.distributed import Distributed
+    from ..quality import TOP_1
+
+    processes, quality = Distributed(), TOP_1 if task is None else task.quality
+    if processes.is_first:
+        runs.save_run(output, network, config, history, recipe, asked)  # before anything else can fail
+    judged = {"task": task, "across_processes": True}
+    before, calibrated = runs.measure_accuracy(network, validation, **judged), 0
+    if recipe.calibrate:
+        images = recipe.calibrate
+        calibrated = runs.calibrate_on(network, config, batch_size=recipe.batch_size, images=images, **judged, **shown)
+    after = runs.measure_accuracy(network, validation, **judged) if calibrated else before
+    result = {"run": str(output), "before_calibration": before, "accuracy": after}
+    result |= {"images": sum(processes.all_gather(images_in(validation)))}
+    result |= {"statistics": runs.statistics_of(network), "network": network.fingerprint}
+    result |= {} if quality == TOP_1 else {"quality": asdict(quality)}
+    if processes.is_first:
+        runs.save_run(output, network, config, history, recipe, asked)  # again, with the calibrated statistics
+        for measured in (before, after):
+            runs.check_measured(measured, task, f"the trained network is in {output}")
+    return result
 
 
 def _classes(name: str, root: Path | None, download: bool, ignored: int) -> tuple[str, ...]:
@@ -484,12 +520,15 @@ def _report(result: dict[str, Any], history: "History", recipe: "Recipe", json: 
         show.as_json(result | {"history": history.to_json()})
         return
     quality = tasks.quality_of(result.get("quality"), "the training")
-    what = str(quality) if "quality" in result else f"{quality.heading} (%)"
-    typer.echo(f"{what} on {result['images']} validation images, before and after calibration:")
-    before, after = result["before_calibration"], result["accuracy"]
-    typer.echo(show.accuracy_table(before, after, quality))
+    after = result["accuracy"]
+    if "before_calibration" in result:
+        what = str(quality) if "quality" in result else f"{quality.heading} (%)"
+        typer.echo(f"{what} on {result['images']} validation images, before and after calibration:")
+        typer.echo(show.accuracy_table(result["before_calibration"], after, quality))
     if "alone" in result:
         typer.echo("Compared with plain networks of the same depths:")
-        typer.echo(alone.in_words(result["alone"], after, quality, recipe, result["alone_seconds"], result["seconds"]))
+        typer.echo(
+            alone.in_words(result["alone"], after, quality, recipe, result["alone_seconds"], result.get("seconds"))
+        )
     typer.echo(f"Written to {result['run']}. Next, measure what each depth costs here:")
     typer.echo(f"  {show.command('profile', result['run'])}")

@@ -266,7 +266,7 @@ def test_a_split_that_is_not_there(tmp_path):
         ("hfds/{}/nowhere", "there is no folder '.*nowhere'; expected one that datasets.load_dataset reads"),
         ("hfds/nobody/nothing", "cannot be read .*: expected a name on the Hugging Face hub, or a folder of parquet"),
         ("hfds/{}", "cannot be read .*: expected a name on the Hugging Face hub, or a folder of parquet"),
-        ("hfds/", "neither a folder nor a known name: .*'hfds/NAME'"),
+        ("hfds/", "neither a folder nor a known name: .*hfds/NAME"),
     ],
 )
 def test_sets_that_cannot_be_found(name, said, tmp_path):

@@ -190,7 +190,7 @@ def _batches(recipe: "Recipe", steps: int) -> int:
 def _fit(network: "AdaptiveNetwork", batches: pieces.Drawn, recipe: "Recipe", context: int) -> "History":
     from ...training.loop import train as fit
 
-    with show.progress("training") as advance:
+    with show.progress("training", "steps") as advance:
 
         def on_step(now: "Progress") -> None:
             advance(now.step, now.steps, live=lambda: describe(now.so_far(), recipe.epochs, context))

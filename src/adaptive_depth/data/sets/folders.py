@@ -13,10 +13,8 @@ from .indexed import SPLITS, Indexed
 TORCHVISION = tuple(f"torch/{name}" for name in _TORCH_BASIC_DS)
 DRAWN = ("digits", "letters_in_photos")  # from files that dependencies ship: they need no root
 _KNOWN = (
-    f"{', '.join(map(repr, DRAWN))}, a folder with train/ and val/ in it, "
-    f"a set of torchvision such as {', '.join(TORCHVISION)}, "
-    "'hfds/NAME' from the Hugging Face hub or 'hfds/FOLDER', 'wds/FOLDER' with tar shards, 'coco/FOLDER', 'voc/FOLDER' "
-    "or 'yolo/FOLDER' with boxes, or 'masks/FOLDER' with a mask for each image"
+    f"a folder with train/ and val/ in it, {', '.join(DRAWN)}, torch/NAME (such as {TORCHVISION[0]}), hfds/NAME, or "
+    "wds/, coco/, voc/, yolo/ or masks/ before the path of a folder (docs/data.md)"
 )
 
 
@@ -33,7 +31,11 @@ def open_folder(name: str, split: str, classes: tuple[str, ...] | None) -> Index
     part = next(iter(parts), None)
     if part is None:
         wanted = " or ".join(f"{each}/" for each in SPLITS[split])
-        raise DataError(f"folder {name!r} has no {split} part: expected {wanted} in it, with one folder per class")
+        inside = [each for each in sorted(folder.iterdir()) if any((each / part).is_dir() for part in SPLITS[split])]
+        hint = f"; did you mean {inside[0]}?" if inside else ""
+        raise DataError(
+            f"folder {name!r} has no {split} part: expected {wanted} in it, with one folder per class{hint}"
+        )
     what = f"folder {str(part)!r}"
     _check_layout(part, what)
     try:
@@ -115,7 +117,8 @@ class _Torchvision:
 
 def unknown(name: str) -> DataError:
     """The error for an unknown name."""
-    return DataError(f"data {name!r} is neither a folder nor a known name: expected {_KNOWN}{_hint(name)}")
+    hint = _hint(name) or f": expected {_KNOWN}"
+    return DataError(f"data {name!r} is neither a folder nor a known name{hint}")
 
 
 def _hint(name: str) -> str:
