@@ -151,7 +151,7 @@ def test_who_watches_sees_both_losses_and_the_time_left(call, train_arguments, t
     assert status == 0
     number = r"\d+\.\d"
     line = (
-        rf"training .* \d+/18 .*\d:\d\d.*\s+epoch 1 of 2, [\d,]+ images/s, super-net: loss {number}+, "
+        rf"training .* \d+/18 .*\d:\d\d.*\s+epoch 1 of 2, [\d,]+ samples/s, super-net: loss {number}+, "
         rf"training accuracy {number} %; base-net: loss [\d.e-]+, {number} %"
     )
     assert re.search(line, re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", err)), err

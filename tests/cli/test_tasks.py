@@ -177,7 +177,7 @@ def test_ordinal_regression_by_a_task_of_ones_own(call, train_arguments, tmp_pat
     status, out, err = call(*train_arguments, *options, f"--output={run}")
     assert status == 0, err
     assert out.startswith("RMSE (stripes, lower is better) on 12 validation images")
-    assert re.search(r"epoch 2 of 2, [\d,]+ images/s, loss [\d.]+; base-net: loss [\d.]+\n", err)
+    assert re.search(r"epoch 2 of 2, [\d,]+ samples/s, loss [\d.]+; base-net: loss [\d.]+\n", err)
     told = judged(run)
     assert told["quality"] == {"name": "RMSE", "unit": "stripes", "higher_is_better": False}
     network = ad.load(run)

@@ -333,10 +333,14 @@ class Profile(Plain):
                     f"Skipping stage {saving.stage} saves no time beyond noise here: {saving.ms:.2f} ms "
                     f"({saving.low_ms:.2f} to {saving.high_ms:.2f})."
                 )
-        ends = frozenset(flag * len(next(iter(self.costs), "")) for flag in "FT")
+        full, base = (flag * len(next(iter(self.costs), "")) for flag in "FT")
         # A ratio of two times that may be equal is noise.
-        if (share := self.time_per_work()) is not None and ends not in ties:
-            yield f"Share of time saved over share of multiply-adds saved, super-net to base-net: {share:.2f}."
+        if self.time_per_work() is not None and frozenset((full, base)) not in ties:
+            work, time = (
+                100 * getattr(self.costs[base], name) / getattr(self.costs[full], name)
+                for name in ("macs", "latency_ms")
+            )
+            yield f"The base-net needs {work:.0f} % of the super-net's multiply-adds and {time:.0f} % of its time."
 
     def _spread(self) -> float:
         """Width of the intervals relative to the median, for the middle sub-network; 0 without intervals."""

@@ -50,9 +50,9 @@ class Epoch(Plain):
 
         Example:
             >>> Epoch(1, 0.1, 1.5, 60.0, 1.75, 52.0, 900.0).figures()
-            '900 images/s, super-net: loss 1.500, training accuracy 60.0 %; base-net: loss 1.750, 52.0 %'
+            '900 samples/s, super-net: loss 1.500, training accuracy 60.0 %; base-net: loss 1.750, 52.0 %'
         """
-        head = f"{self.images_per_s:,.0f} images/s"
+        head = f"{self.images_per_s:,.0f} samples/s"
         if self.accuracy is None:  # not a classification
             base = "" if self.base_loss is None else f"; base-net: loss {self.base_loss:.3g}"
             return f"{head}, loss {self.loss:.3g}{base}"

@@ -61,6 +61,8 @@ def test_a_bottleneck_network_is_one_branch_a_stage(bottleneck, form: str, tmp_p
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     assert branches(model.graph) == 4
+    named = [each.type.tensor_type.shape.dim[0].dim_param for each in (model.graph.input[0], *model.graph.output)]
+    assert named == ["batch", "batch"]
     assert "Where" not in {node.op_type for node in model.graph.node}
     if form == "folded":  # each side has a first convolution of its own, with the norm that follows it
         assert [node.op_type for node in model.graph.node].count("Conv") == 1  # the stem's

@@ -68,7 +68,7 @@ def convert(
     with torch.no_grad(), quiet():
         program = exported(module, examples, dynamic_shapes=(free,))  # of one parameter, *inputs
         try:
-            return torch.onnx.export(
+            converted = torch.onnx.export(
                 program,
                 input_names=[*inputs],
                 output_names=[*(outputs or ("logits",))],
@@ -78,6 +78,11 @@ def convert(
             )
         except Exception as error:
             raise cannot_convert("ONNX", [program], error) from error
+    assert converted is not None
+    for batch in (converted.model.graph.inputs[0].shape or ())[:1]:
+        if isinstance(batch, onnx_ir.SymbolicDim):
+            converted.rename_axes({batch: "batch"})  # the exporter calls it s77 or similar
+    return converted
 
 
 def save(model: onnx_ir.Model, path: Path) -> None:
