@@ -1,6 +1,7 @@
 """Writes docs/models.md: what `find_stages` finds in networks of many libraries, observed by running each of them.
 
-`python docs/models.py` runs them all (some minutes on two cores); with names, those only, and prints what it saw.
+`python docs/models.py` runs them all (an hour on two cores); `python docs/models.py vit_b_16 beit` runs those only and
+keeps what was observed of the others.
 """
 
 import json
@@ -326,19 +327,24 @@ def markdown(found: list[dict[str, Any]], hand: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     wanted = sys.argv[1:]
+    if unknown := set(wanted) - {name for _, name in every()} - {*BY_HAND}:
+        sys.exit(f"{', '.join(sorted(unknown))}: expected names in TORCHVISION, TIMM, HUGGING_FACE or BY_HAND")
     jobs = [job for job in every() if not wanted or job[1] in wanted]
-    found = []
-    with get_context("spawn").Pool(2, maxtasksperchild=8) as pool:
-        for number, each in enumerate(pool.imap(_observe, jobs), 1):
-            found.append(each)
-            print(f"\r{number}/{len(jobs)} {each['model']:<40}", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    if wanted:
-        print(json.dumps(found, indent=1))
-        return
-    hand = [by_hand(module) for module in BY_HAND]
-    (HERE / "models.json").write_text(json.dumps({"found": found, "by_hand": hand}, indent=1) + "\n")
-    (HERE / "models.md").write_text(markdown(found, hand))
+    saved = json.loads((HERE / "models.json").read_text())
+    found = {(each["source"], each["module"] or each["model"]): each for each in saved["found"]}
+    hand = {each["module"]: each for each in saved["by_hand"]}
+    try:
+        with get_context("spawn").Pool(2, maxtasksperchild=8) as pool:
+            for number, (job, each) in enumerate(zip(jobs, pool.imap(_observe, jobs), strict=True), 1):
+                found[job] = each
+                print(f"\r{number}/{len(jobs)} {each['model']:<40}", end="", file=sys.stderr, flush=True)
+        print(file=sys.stderr)
+        hand |= {module: by_hand(module) for module in BY_HAND if not wanted or module in wanted}
+    finally:  # what was observed before an interruption is kept
+        listed = [found[job] for job in every() if job in found]
+        by_hands = [hand[module] for module in BY_HAND if module in hand]
+        (HERE / "models.json").write_text(json.dumps({"found": listed, "by_hand": by_hands}, indent=1) + "\n")
+        (HERE / "models.md").write_text(markdown(listed, by_hands))
 
 
 if __name__ == "__main__":
