@@ -358,7 +358,13 @@ def test_what_may_be_chance_is_told_with_the_number_of_images():
     rows = (Row("F", 90.0, 9, 9), Row("T", 89.0, 5, 9))
     table = TradeOffs(rows, images=1800)
     assert table.chance == pytest.approx(2.0)  # 2 * sqrt(2 * 0.9 * 0.1 / 1800) = 2 %
-    assert "On 1800 images, differences of less than 2.0 points may be chance." in str(table)
+    both = "All depths are within 1.0 points; on 1800 images, differences of less than 2.0 points may be chance."
+    assert table.doubt == both
+    assert both in str(table).splitlines()
+    apart = TradeOffs((rows[0], Row("T", 88.0, 5, 9)), images=1800)
+    assert apart.doubt == "On 1800 images, differences of less than 2.0 points may be chance."
+    assert TradeOffs(rows).doubt is None
+    assert TradeOffs(rows[:1], images=1800).doubt == apart.doubt  # a single depth
     assert TradeOffs(rows).chance is None
     assert TradeOffs((Row("F", 100.0, 9, 9),), images=50).chance == pytest.approx(200 * math.sqrt(2 * 0.99 * 0.01 / 50))
     assert tradeoffs({"F": 70.0}, measured("F"), images=9).images == 9

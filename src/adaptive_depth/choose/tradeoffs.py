@@ -187,6 +187,21 @@ class TradeOffs(Plain):
         wrong = min(max(row.accuracy for row in self.rows) / 100, 1 - 0.5 / self.images)
         return 200 * math.sqrt(2 * wrong * (1 - wrong) / self.images)
 
+    @property
+    def doubt(self) -> str | None:
+        """What differences in accuracy may be chance, in a sentence; None if the number of images is unknown.
+
+        Example:
+            >>> TradeOffs((Row("F", 90.0, 400, 9), Row("T", 88.0, 200, 5)), images=900).doubt
+            'All depths are within 2.0 points; on 900 images, differences of less than 2.8 points may be chance.'
+        """
+        if self.chance is None:
+            return None
+        said = f"n {self.images} images, differences of less than {self.chance:.1f} points may be chance."
+        found = [row.accuracy for row in self.rows]
+        spread = max(found) - min(found)
+        return f"All depths are within {spread:.1f} points; o{said}" if 0 < spread < self.chance else f"O{said}"
+
     def cost_name(self, cost: str | None = None) -> str:
         """The name of the cost to compare by: as given, or else the first measured one of `latency_ms`, `token_ms`,
         `first_token_ms` and `macs`.
@@ -517,8 +532,7 @@ class TradeOffs(Plain):
         lines.append(f"* on the Pareto front of {self.quality.noun} against {cost}")
         if not self.quality.higher_is_better:
             lines.append(f"Lower {self.quality.name} is better.")
-        if self.chance is not None:
-            lines.append(f"On {self.images} images, differences of less than {self.chance:.1f} points may be chance.")
+        lines += [] if self.doubt is None else [self.doubt]
         behind = [row for row in self.rows if row.alone is not None and self.quality.gain(row.accuracy, row.alone) < 0]
         if behind:
             gaps = [self.quality.gain(row.alone or 0.0, row.accuracy) for row in behind]

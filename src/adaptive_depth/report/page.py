@@ -83,7 +83,7 @@ def report_page(
         "caption": _caption(table),
         "columns": words.columns(table, profile),
         "rows": words.rows(table, profile),
-        "notes": [*words.notes(profile), *words.chance(table)],
+        "notes": [*words.notes(profile), *([table.doubt] if table.doubt else [])],
         "training": _training(history, table.quality),
         "analysis": analysed,
         "pictures": [_picture(caption, content) for caption, content in (pictures or {}).items()],

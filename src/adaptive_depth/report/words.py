@@ -273,13 +273,6 @@ def notes(profile: Profile | None) -> list[str]:
     return [] if profile is None else [*profile.notes()]
 
 
-def chance(table: TradeOffs) -> list[str]:
-    """How far accuracies may differ by chance, if the number of images is known."""
-    if table.chance is None:
-        return []
-    return [f"On {table.images} images, differences in accuracy of less than {table.chance:.1f} points may be chance."]
-
-
 def savings(profile: Profile | None) -> dict[int, str]:
     """By stage, counted from 0: what skipping it saves, if that was measured."""
     found = {}
