@@ -29,7 +29,7 @@ ROWS: list[Row] = [
     ),
     (
         "find_stages",
-        "`find_stages` for ResNet-50 with its proof over 16 sub-networks: by family, by discovery",
+        "time of `find_stages` for ResNet-50, with its proof over 16 sub-networks: by family, by discovery",
         "12 forward passes + 1 s",
         lambda r: " and ".join(f"{passes:.1f}" for passes in r["forward passes in all"].values()) + " passes in total",
     ),

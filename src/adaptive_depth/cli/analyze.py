@@ -26,14 +26,14 @@ def analyze(
         Path | None,
         typer.Option(
             metavar="RUN|WEIGHTS",
-            help="The same model trained without the method: a run (train --alpha 1) or a file of weights.",
+            help="The same model, trained plainly: weights, or a run (train --passes 'algorithm 1' --alpha 1).",
             show_default=False,
             rich_help_panel="Model",
         ),
     ] = None,
     weights_entry: WeightsEntry = None,
     images: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Least number of validation images, drawn at random.")
+        int, typer.Option(min=1, metavar="N", help="Minimum number of validation images, drawn at random.")
     ] = 512,
     maps: Annotated[
         int, typer.Option(min=0, metavar="N", help="Images to draw class-activation maps of; 0 for none.")

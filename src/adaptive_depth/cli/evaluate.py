@@ -10,7 +10,9 @@ from . import runs, show, tasks
 from .stages import Json
 from .train import Device, Root, Workers, images_in
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that train or demo wrote.", show_default=False)]
+Run = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A folder that train, demo or text train wrote.", show_default=False)
+]
 
 
 def evaluate(

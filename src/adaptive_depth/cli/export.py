@@ -68,7 +68,7 @@ def export(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="web: the npm package onnxruntime-web; by default in node_modules here or above.",
+            help="web: the folder of npm's onnxruntime-web; by default in node_modules here or in a parent folder.",
             show_default=False,
             rich_help_panel="Output",
         ),

@@ -49,7 +49,9 @@ def profile(
     ] = None,
     seconds: Annotated[
         float,
-        typer.Option(min=0.1, metavar="X", help="Time limit, for 6 to 100 rounds.", rich_help_panel="Measuring"),
+        typer.Option(
+            min=0.1, metavar="X", help="Time limit; 6 rounds at least, 100 at most.", rich_help_panel="Measuring"
+        ),
     ] = 40.0,
     latency: Annotated[
         bool, typer.Option(metavar="", help="Measure time, memory and energy.", rich_help_panel="Measuring")

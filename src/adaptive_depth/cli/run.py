@@ -55,7 +55,7 @@ def run(
     ] = None,
     images_per_s: Annotated[
         float | None,
-        typer.Option(metavar="X", help="The same as passes per second, instead of --target-ms.", show_default=False),
+        typer.Option(metavar="X", help="Deadline as passes per second, instead of --target-ms.", show_default=False),
     ] = None,
     skip: Annotated[
         str | None, typer.Option(metavar="TTFF", help="This depth for all images, no governor.", show_default=False)
@@ -66,7 +66,7 @@ def run(
             min=0.01,
             max=0.9999,
             metavar="SHARE",
-            help="Share of images that should meet the deadline: 0.95.",
+            help="Share of images that should meet the deadline; 0.95 by default.",
             show_default=False,
         ),
     ] = None,
@@ -110,7 +110,7 @@ def run(
             min=0.0,
             max=1.0,
             metavar="X",
-            help="Least score of a detected object; 0.25.",
+            help="Minimum score of a detected object; 0.25 by default.",
             show_default=False,
             rich_help_panel="Output",
         ),

@@ -51,12 +51,12 @@ def serve(
         str | None, typer.Option(metavar="TTFF", help="This depth for all requests.", show_default=False)
     ] = None,
     max_batch: Annotated[
-        int, typer.Option(min=1, max=1024, metavar="N", help="Most requests per batch.", rich_help_panel="Queue")
+        int, typer.Option(min=1, max=1024, metavar="N", help="Maximum requests per batch.", rich_help_panel="Queue")
     ] = 8,
     max_waiting: Annotated[
         int,
         typer.Option(
-            min=1, max=100_000, metavar="N", help="Most waiting requests; more are refused.", rich_help_panel="Queue"
+            min=1, max=100_000, metavar="N", help="Maximum waiting requests; more are refused.", rich_help_panel="Queue"
         ),
     ] = 256,
     shed: Annotated[

@@ -180,7 +180,10 @@ def train(
     pretrained: Annotated[
         bool,
         typer.Option(
-            "--pretrained", metavar="", help="Start from the library's trained weights.", rich_help_panel="Model"
+            "--pretrained",
+            metavar="",
+            help="Download trained weights of timm or torchvision and start from them.",
+            rich_help_panel="Model",
         ),
     ] = False,
     weights: Annotated[
@@ -228,7 +231,7 @@ def train(
     """Train a model once so that every depth works; calibrate, evaluate and save it.
 
     The recipe sets whatever the options do not; without --recipe that is 30 epochs of SGD with a learning rate of 0.1.
-    If a custom task needs other outputs than one per class, add --model-kwargs num_classes=1. The config of a
+    If a custom task needs outputs other than one per class, add --model-kwargs num_classes=1. The config of a
     transformers/CLASS goes into --model-kwargs config=config.json.
 
     Example: adaptive-depth train resnet18 --data digits --epochs 10 --output runs/digits

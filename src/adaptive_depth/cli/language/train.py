@@ -45,7 +45,7 @@ Threads = Annotated[
     ),
 ]
 EvalTokens = Annotated[
-    int, typer.Option(min=1, metavar="N", help="Most tokens to measure perplexity on.", rich_help_panel="Data")
+    int, typer.Option(min=1, metavar="N", help="Maximum tokens to measure perplexity on.", rich_help_panel="Data")
 ]
 
 

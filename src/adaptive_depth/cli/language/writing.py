@@ -33,7 +33,7 @@ NewTokens = Annotated[
         "--tokens",
         min=1,
         metavar="N",
-        help="Most tokens to generate; by default 100, or as many as fit.",
+        help="Maximum tokens to generate; by default 100, or as many as fit.",
         show_default=False,
     ),
 ]
@@ -63,7 +63,7 @@ DraftName = Annotated[
     typer.Option(
         "--draft",
         metavar="auto|SKIP|none",
-        help="A shallower depth drafts ahead and the depth verifies: the same text, possibly faster. auto tries some.",
+        help="A shallower depth drafts, the chosen depth verifies: the same text, possibly faster. auto tries some.",
         rich_help_panel="Writing",
     ),
 ]
