@@ -24,10 +24,9 @@ test: lint browser javascript ## Check style and types, then run every test
 	$(OFFLINE) $(BIN)/pytest -m alone || [ $$? -eq 5 ]
 
 lint: $(INSTALLED_DEV) ## Check style (ruff), types (pyright) and imports between rooms (import-linter)
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(BIN)/pyright
-	$(BIN)/lint-imports --no-cache
+	@failed=; for check in "ruff check" "ruff format --check" pyright "lint-imports --no-cache"; do \
+		echo $$check; $(BIN)/$$check || failed="$$failed, $$check"; done; \
+		[ -z "$$failed" ] || { echo "failed: $${failed#, }" >&2; exit 1; }
 
 # The tests of the HTML report drive a real Chromium. Where there is none, root installs Debian's or Ubuntu's.
 browser:
@@ -65,7 +64,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		echo "adaptive-depth needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | tail -n 1). Try: make PYTHON=python3.11" >&2; \
 		exit 1; }
 	@rm -f $@
-	@echo "Installing into .venv (some minutes and about 6 GB the first time, most of it torch) ..."
+	@echo "Installing into .venv (some minutes and about 8 GB the first time, most of it torch) ..."
 	@$(PYTHON) -m venv .venv
 	@$(PIP_INSTALL) '.[train]'
 	@touch $@

@@ -1,7 +1,7 @@
 """Writes docs/models.md: what `find_stages` finds in networks of many libraries, observed by running each of them.
 
-`python docs/models.py` runs them all (an hour on two cores); `python docs/models.py vit_b_16 beit` runs those only and
-keeps what was observed of the others.
+`python docs/models.py` runs them all (an hour on two cores); `python docs/models.py vit_b_16 beit` runs those only, a
+model or a module of timm, and keeps what was observed of the others.
 """
 
 import json
@@ -255,8 +255,11 @@ def observe(source: str, name: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     model, example = build(source, name)
-    shown = TIMM[name][0] if source == "timm" else name
-    seen: dict[str, Any] = {"source": source, "model": shown, "module": name if source == "timm" else None}
+    seen: dict[str, Any] = {
+        "source": source,
+        "model": _model(source, name),
+        "module": name if source == "timm" else None,
+    }
     try:
         example = ad.models.usual_input(model) if example is None else example
         network = ad.adapt(model, example=example)
@@ -267,6 +270,10 @@ def observe(source: str, name: str) -> dict[str, Any]:
     macs = [each.macs for each in cost.costs.values()]
     cut = [(stage.name, len(stage.mandatory), len(stage.skippable)) for stage in network.stages]
     return seen | {"stages": cut, "sub_networks": len(network.skips), "macs": macs, "uncounted": [*cost.uncounted]}
+
+
+def _model(source: str, name: str) -> str:
+    return TIMM[name][0] if source == "timm" else name
 
 
 def _observe(job: tuple[str, str]) -> dict[str, Any]:
@@ -327,9 +334,9 @@ def markdown(found: list[dict[str, Any]], hand: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     wanted = sys.argv[1:]
-    if unknown := set(wanted) - {name for _, name in every()} - {*BY_HAND}:
+    if unknown := set(wanted) - {name for job in every() for name in (job[1], _model(*job))} - {*BY_HAND}:
         sys.exit(f"{', '.join(sorted(unknown))}: expected names in TORCHVISION, TIMM, HUGGING_FACE or BY_HAND")
-    jobs = [job for job in every() if not wanted or job[1] in wanted]
+    jobs = [job for job in every() if not wanted or {job[1], _model(*job)} & {*wanted}]
     saved = json.loads((HERE / "models.json").read_text())
     found = {(each["source"], each["module"] or each["model"]): each for each in saved["found"]}
     hand = {each["module"]: each for each in saved["by_hand"]}

@@ -46,7 +46,20 @@ def test_classes_that_were_not_seen_and_few_images_come_first() -> None:
     )
     assert advice(images=99)[0] == "Only 99 samples were measured: small differences may be chance."
     assert advice(images=100)[0] == HARMLESS
-    assert advice(classes=None, seen=None)[0] == HARMLESS
+
+
+def test_a_loss_of_other_labels_than_classes_is_judged_by_its_own_size() -> None:
+    """An RMSE in metres, say: what is little of one loss is much of another."""
+    other = {"classes": None, "seen": None}
+    assert advice(**other)[0] == (
+        "No stage's skip hurts: the costliest, stage 2 (two), adds 0.03 to the loss of 0.5 (6 % more)."
+    )
+    small = {"FF": 0.05, "FT": 0.08, "TF": 0.07, "TT": 0.1}
+    assert advice(**other, losses=small)[0].startswith("Skipping stage 2 (two) hurts, more than any other: the loss")
+    assert advice(losses=small)[0].startswith("No stage's skip hurts")  # nats
+    idle = replace(ONE, change=-0.002, skipping=0.002)
+    assert not any("refines nothing" in said for said in advice(idle, **other))
+    assert any("refines nothing" in said for said in advice(idle, **other, losses=dict.fromkeys(LOSSES, 5.0)))
 
 
 def test_a_skip_that_hurts() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from .values import Analysis, BlockAnalysis, NormAnalysis, StageAnalysis
 
-# Losses are compared in nats, the unit of cross-entropy.
+# Losses of classes are in nats, the unit of cross-entropy; those of other targets have their own scale, see `_scale`.
 HURTS = 0.1  # this much more loss makes the right class a tenth less probable
 NOTHING = 1e-3  # a thousandth less probable: not worth any sub-path's time
 HOLDS = 0.5  # the expansion holds if its error is at most half the change: sign and magnitude are right
@@ -25,7 +25,7 @@ def advise(analysis: Analysis) -> tuple[str, ...]:
     Example:
         >>> stage = StageAnalysis(1, "one", predicted=-0.3, change=-0.31, cosine=0.2, skipping=0.02, divergence=0.01)
         >>> block = BlockAnalysis("blocks.1", 1, True, ratio=0.1, predicted=-0.3, change=-0.31, cosine=0.2)
-        >>> for said in advise(Analysis((block,), (stage,), (), {"F": 0.5, "T": 0.52}, images=1000)):
+        >>> for said in advise(Analysis((block,), (stage,), (), {"F": 0.5, "T": 0.52}, images=1000, classes=9, seen=9)):
         ...     print(said)
         No stage's skip hurts: the costliest, stage 1 (one), adds 0.02 to the loss of 0.5 (the right class becomes 2 %
         less probable, on average).
@@ -52,14 +52,14 @@ def _about_images(analysis: Analysis) -> Iterator[str]:
 def _about_skipping(analysis: Analysis) -> Iterator[str]:
     loss = analysis.super_loss
     worst = max(analysis.stages, key=lambda stage: stage.skipping)
-    if worst.skipping <= HURTS:
+    if worst.skipping <= HURTS * _scale(analysis):
         yield (
             f"No stage's skip hurts: the costliest, {worst}, adds {worst.skipping:.2g} to the loss of {loss:.3g}"
-            f"{_less_probable(worst.skipping)}."
+            f"{_in_words(analysis, worst.skipping)}."
         )
         return
     for stage in sorted(analysis.stages, key=lambda stage: -stage.skipping):
-        if stage.skipping > HURTS:
+        if stage.skipping > HURTS * _scale(analysis):
             most = ", more than any other" if stage is worst and len(analysis.stages) > 1 else ""
             yield (
                 f"Skipping {stage} hurts{most}: the loss rises from {loss:.3g} to {loss + stage.skipping:.3g} (+"
@@ -67,9 +67,18 @@ def _about_skipping(analysis: Analysis) -> Iterator[str]:
             )
 
 
-def _less_probable(loss: float) -> str:
-    """What this much more cross-entropy means; empty if it is not more."""
-    return f" (the right class becomes {100 * -math.expm1(-loss):.2g} % less probable, on average)" if loss > 0 else ""
+def _scale(analysis: Analysis) -> float:
+    """What the thresholds are multiples of: a nat where labels are classes, else the super-net's loss."""
+    return 1.0 if analysis.classes is not None else abs(analysis.super_loss)
+
+
+def _in_words(analysis: Analysis, loss: float) -> str:
+    """What this much more loss means; empty if it is not more."""
+    if loss <= 0 or not analysis.super_loss:
+        return ""
+    if analysis.classes is None:
+        return f" ({100 * loss / abs(analysis.super_loss):.2g} % more)"
+    return f" (the right class becomes {100 * -math.expm1(-loss):.2g} % less probable, on average)"
 
 
 def _why(analysis: Analysis, stage: StageAnalysis) -> str:
@@ -93,11 +102,12 @@ def _about_refining(analysis: Analysis) -> Iterator[str]:
             "the rationale cannot be judged."
         )
         return
-    idle = [stage for stage in analysis.stages if stage.change >= -NOTHING]
-    off = [stage for stage in analysis.stages if not _expansion_holds(stage)]
+    nothing = NOTHING * _scale(analysis)
+    idle = [stage for stage in analysis.stages if stage.change >= -nothing]
+    off = [stage for stage in analysis.stages if not _expansion_holds(stage, nothing)]
     against = [stage for stage in analysis.stages if stage not in idle and (stage.cosine or 0) <= 0]
     for stage in idle:
-        gain = "" if stage.skipping > NOTHING else "; skipping it costs nothing, so leave it out"
+        gain = "" if stage.skipping > nothing else "; skipping it costs nothing, so leave it out"
         yield (
             f"The skippable sub-path of {stage} refines nothing: it changes the loss by {stage.change:+.2g} (‖F‖/‖h‖ "
             f"{_ratios(analysis, stage)}, cosine {_number(stage.cosine)}){gain}."
@@ -123,10 +133,10 @@ def _about_refining(analysis: Analysis) -> Iterator[str]:
         )
 
 
-def _expansion_holds(stage: StageAnalysis) -> bool:
+def _expansion_holds(stage: StageAnalysis, nothing: float) -> bool:
     size = max(abs(stage.change), abs(stage.predicted))
     # The ratio of two negligible numbers is noise.
-    return size <= NOTHING or abs(stage.predicted - stage.change) <= HOLDS * abs(stage.change)
+    return size <= nothing or abs(stage.predicted - stage.change) <= HOLDS * abs(stage.change)
 
 
 # -- how large the residuals are --------------------------------------------------------------------------------

@@ -222,19 +222,9 @@ def check_images(network: Any, config: Any, task: "Task | None") -> None:
         DataError: not one output per class, or a task that needs other targets.
     """
     from ..data import check_fit, check_input
-    from ..tasks import Classification, Detection, Heads, LanguageModel, MultiLabel, Regression, Segmentation
+    from ..tasks import Classification
 
-    needs = {
-        type(None): ("one class", "class"),
-        Classification: ("one class", "class"),
-        MultiLabel: ("a yes or no per label", None),
-        Regression: ("numbers", None),
-        Segmentation: ("the class of every pixel", "masks"),
-        Detection: ("boxes", "boxes"),
-        LanguageModel: ("a text", None),
-        Heads: ("a target per head", None),
-    }
-    needed, shown = needs.get(type(task), ("", config.shown))  # a custom task may derive its targets from any labels
+    needed, shown = (task or Classification()).needs() or ("", config.shown)
     if shown != config.shown:
         has = {"class": "one class per image", "boxes": "boxes", "masks": "the class of every pixel"}
         sets = {"boxes": "coco/FOLDER, voc/FOLDER and yolo/FOLDER have", "masks": "masks/FOLDER has"}.get(str(shown))

@@ -56,7 +56,7 @@ def find_stages(
 
     In a detector or a segmentation network only the body is split: the backbone of torchvision's and transformers'
     networks, the encoder of segmentation_models_pytorch's, timm's `features_only` in a custom model, or any part named
-    `backbone`. A body of a known family gets the plan of the classifier.
+    `backbone`. A body that is a ResNet, MobileNetV2 or Swin gets the plan of the classifier.
 
     Arguments:
         model: any residual module, left unchanged; or a name for `create_model`.

@@ -38,6 +38,7 @@ class Classification(Task):
     """
 
     quality = TOP_1
+    learns_from = ("one class", "class")
 
     def __init__(self, criterion: Callable[[Any, Any], Tensor] | None = None, *, temperature: float = 1.0) -> None:
         if not temperature > 0:

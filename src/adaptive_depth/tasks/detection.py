@@ -56,6 +56,8 @@ class Detection(Task):
         ('mAP@50 (%)', 'mAP@[.5:.95] (%)')
     """
 
+    learns_from = ("boxes", "boxes")
+
     def __init__(
         self,
         *,

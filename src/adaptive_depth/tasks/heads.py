@@ -39,6 +39,8 @@ class Heads(Task):
         tensor(1.6931)
     """
 
+    learns_from = ("a target per head", None)
+
     def __init__(
         self, tasks: Mapping[str, Task], *, judged_by: str | None = None, weights: Mapping[str, float] | None = None
     ) -> None:

@@ -197,7 +197,8 @@ def _check_for_boxes(task: Task, model: nn.Module) -> None:
     Raises:
         TrainingError: a task of classes or numbers for a detector of torchvision, which has its own losses.
     """
-    known = detector_of(model) if type(task) in (Classification, MultiLabel, Regression, Segmentation) else None
+    needs = task.needs()
+    known = detector_of(model) if needs is not None and needs[1] != "boxes" else None
     if known is not None and known.library == "torchvision":
         raise TrainingError(
             f"the task is {type(task).__name__}, but a {type(model).__name__} is a detector, which learns from boxes: "

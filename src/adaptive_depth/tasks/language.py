@@ -49,6 +49,7 @@ class LanguageModel(Task):
     """
 
     quality = Quality("perplexity", higher_is_better=False)
+    learns_from = ("a text", None)
 
     def __init__(self, *, temperature: float = 1.0, shift: bool = True, ignore_index: int = -100) -> None:
         if not temperature > 0:

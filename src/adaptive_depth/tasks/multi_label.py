@@ -32,6 +32,7 @@ class MultiLabel(Task):
     """
 
     quality = Quality("mAP", "%")
+    learns_from = ("a yes or no per label", None)
 
     def __init__(self, criterion: Any = None, *, threshold: float = 0.5) -> None:
         criterion = nn.BCEWithLogitsLoss() if criterion is None else criterion

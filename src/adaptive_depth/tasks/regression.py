@@ -29,6 +29,8 @@ class Regression(Task):
         tensor(5.)
     """
 
+    learns_from = ("numbers", None)
+
     def __init__(self, criterion: Any = None, *, unit: str = "") -> None:
         criterion = nn.MSELoss() if criterion is None else criterion
         self.criterion: Any = check_meant("Regression", criterion, "nn.MSELoss()")

@@ -44,6 +44,7 @@ class Segmentation(Classification):
     """
 
     quality = Quality("mIoU", "%")
+    learns_from = ("the class of every pixel", "masks")
 
     def __init__(
         self,

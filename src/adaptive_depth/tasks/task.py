@@ -44,6 +44,9 @@ class Task(ABC):
         watch: the paths of modules whose outputs `distil` compares as well: it then receives `Watched`, and is the
             whole loss of a sub-network. The super-net runs on the same batch for this, under a schedule of passes only
             up to these modules, so that its `output` is None.
+        learns_from: of the library's own tasks, the target of a sample in words, and how a data set of the command line
+            shows it: `"class"`, `"boxes"`, `"masks"`, or None if none does. It is not inherited: a custom task may
+            derive its targets from any labels, in `inputs`.
 
     Example:
         >>> import torch, torchmetrics
@@ -66,6 +69,7 @@ class Task(ABC):
     can_distil: bool = True
     can_judge: bool = True
     watch: tuple[str, ...] = ()
+    learns_from: tuple[str, str | None] | None = None
 
     def of(self, model: nn.Module) -> Self:  # noqa: ARG002 - most tasks are the same for any
         """The task for a model: a copy with facts from the model's class, or the task itself.
@@ -77,6 +81,11 @@ class Task(ABC):
             TrainingError: a model that does not suit the task.
         """
         return self
+
+    @classmethod
+    def needs(cls) -> tuple[str, str | None] | None:
+        """`learns_from` of exactly this class; None for a custom task, which may take any labels."""
+        return vars(cls).get("learns_from")
 
     def inputs(self, batch: Any) -> tuple[Any, Any]:
         """A batch of the loader as the network's input and the target of its output.
