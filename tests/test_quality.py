@@ -32,3 +32,10 @@ def test_the_direction_comes_from_elsewhere_where_the_text_has_none() -> None:
 def test_what_is_no_quality(text: str) -> None:
     with pytest.raises(TrainingError, match=r"expected NAME, NAME \(UNIT\) or NAME \(UNIT, lower is better\)"):
         Quality.from_text(text, higher_is_better=True)
+
+
+@pytest.mark.parametrize("arguments", [(3, "m"), ("MAE", None), ("MAE", "m", "lower"), ("MAE", "m", 0)])
+def test_a_direction_is_true_or_false(arguments: tuple) -> None:
+    """The word "lower" counts as true: the worst depth would be chosen."""
+    with pytest.raises(TrainingError, match=r"expected a name, a unit and True or False, such as Quality\("):
+        Quality(*arguments)

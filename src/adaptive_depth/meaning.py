@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from .errors import TrainingError
 from .schema import Count, Part, Plain, Size, Text, one_of
+
+_KINDS = ("classes", "labels", "numbers")
 
 
 @dataclass(frozen=True)
@@ -16,8 +19,12 @@ class Meaning(Plain):
         unit: of numbers.
     """
 
-    kind: Annotated[str, one_of("classes", "labels", "numbers")]
+    kind: Annotated[str, one_of(*_KINDS)]
     unit: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS:
+            raise TrainingError(f"Meaning({self.kind!r}): expected one of {', '.join(map(repr, _KINDS))}")
 
 
 Meanings = dict[str, Meaning]  # by the name of an output; "" names the only one

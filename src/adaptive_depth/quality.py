@@ -28,6 +28,13 @@ class Quality(Plain):
     unit: str = ""
     higher_is_better: bool = True
 
+    def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and isinstance(self.unit, str) and isinstance(self.higher_is_better, bool)):
+            raise TrainingError(
+                f"Quality({self.name!r}, {self.unit!r}, {self.higher_is_better!r}): expected a name, a unit and "
+                'True or False, such as Quality("RMSE", "m", higher_is_better=False)'
+            )
+
     def __str__(self) -> str:
         said = [self.unit] if self.unit else []
         said += [] if self.higher_is_better else ["lower is better"]

@@ -405,7 +405,7 @@ def test_a_plain_network_that_beats_the_chosen_depth_is_recommended():
         "A plain network of depth FF, trained alone, is better at the same cost: 58.70 %. If you need only this "
         "depth, train and deploy that network."
     ) in why
-    assert "Networks trained alone are better at FF, TT: train longer, or deploy plain ones" in str(table)
+    assert "better at FF, TT: train longer if validation still improved, or deploy plain ones" in str(table)
     few = replace(table, images=20)  # on which a point is less than one image
     assert "better at FF, TT: which may be chance: measure on more images, or deploy plain ones" in str(few)
     assert table.plain_instead("TT").skip == "TT"  # the plain super-net would be slower

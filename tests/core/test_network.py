@@ -201,6 +201,7 @@ def test_adapting_draws_no_random_numbers(randomised) -> None:
     [
         ("resnet50", "adapt received a str: expected an nn.Module, or create_model('resnet50')"),
         (None, "adapt received a NoneType: expected an nn.Module"),
+        (nn.Identity, "Identity is a class: expected an instance, Identity(...)"),
     ],
 )
 def test_what_is_no_model(model: object, said: str) -> None:

@@ -19,6 +19,7 @@ from adaptive_depth.deploy.inputs import image_of
 from adaptive_depth.deploy.session import Session, open_session
 from adaptive_depth.deploy.torch.programs import open_written
 from adaptive_depth.errors import ExportError
+from adaptive_depth.meaning import Meaning
 
 
 class Block(nn.Module):
@@ -348,3 +349,18 @@ def test_an_output_of_any_shape_in_int8(tmp_path: Path, kind: str) -> None:
         found = session(images[:7], skip)
         assert found.shape == wanted.shape
         assert np.abs(found - wanted.numpy()).mean() < 0.2 * float(wanted.std())
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("named", "expected some of the network's outputs, 'out', 'aux'"), ("map", "outputs, ''")]
+)
+def test_a_meaning_of_an_output_that_is_not_there(tmp_path: Path, kind: str, expected: str) -> None:
+    """It would be lost, and whoever reads the file would see bare numbers."""
+    with pytest.raises(ExportError, match=f"meanings of 'mu': .*{expected}"):
+        ad.export_network(built(kind), tmp_path / "m.onnx", IMAGES, meanings={"mu": Meaning("numbers", "m")})
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_meaning_of_no_kind() -> None:
+    with pytest.raises(ad.TrainingError, match=r"Meaning\('number'\): expected one of 'classes', 'labels', 'numbers'"):
+        Meaning("number")

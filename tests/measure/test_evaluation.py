@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import timm
 import torch
+import torchmetrics
 from torch import Tensor, nn
 
 import adaptive_depth as ad
@@ -222,3 +223,29 @@ def test_a_plain_network_is_judged_as_the_super_net_is() -> None:
     assert alone == ad.evaluate(ad.adapt(model), batches, ["FFFF"])["FFFF"]
     with pytest.raises(ad.DataError, match="evaluate_one received an empty loader"):
         evaluate_one(model, [])
+
+
+def test_a_quality_and_a_metric_of_opposite_directions(nets) -> None:
+    """Else the worst depth would be the best of the table."""
+
+    class Wrong(ad.tasks.Regression):
+        quality = ad.tasks.Quality("MAE", "m")
+
+        def __init__(self) -> None:
+            self.criterion = nn.MSELoss()
+
+        def metric(self, output):
+            return torchmetrics.MeanAbsoluteError()
+
+    network, batches = nets.chain(), [(torch.randn(4, 3, 8, 8), torch.rand(4, 5))]
+    said = (
+        r"MAE \(m\) of the task Wrong says that higher is better, but its metric MeanAbsoluteError that lower is: exp"
+    )
+    for measure in (
+        lambda: ad.evaluate(network, batches, task=Wrong()),
+        lambda: evaluate_one(network, batches, task=Wrong()),
+    ):
+        with pytest.raises(ad.MeasurementError, match=said):
+            measure()
+    Wrong.quality = ad.tasks.Quality("MAE", "m", higher_is_better=False)
+    assert set(ad.evaluate(network, batches, task=Wrong())) == set(network.skips)

@@ -94,7 +94,7 @@ def test_json_and_back() -> None:
         ),
         (
             lambda: ad.Stages(["layer1"]),
-            "stages hold 'layer1': expected adaptive_depth.Stage(mandatory=..., skippable=",
+            "stages hold a str: expected adaptive_depth.Stage(mandatory=..., skippable=",
         ),
         (lambda: ad.Stages(ad.Stage(("a",), ("b",))), "stages are a Stage: expected a list, [Stage(...), ...]"),
         (lambda: ad.Stages(3), "stages are a int: expected a list, [Stage(...), ...]"),

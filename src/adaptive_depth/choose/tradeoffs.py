@@ -537,7 +537,9 @@ class TradeOffs(Plain):
         if behind:
             gaps = [self.quality.gain(row.alone or 0.0, row.accuracy) for row in behind]
             unsure = self.chance is not None and max(gaps) < self.chance
-            what = "which may be chance: measure on more images" if unsure else "train longer"
+            what = (
+                "which may be chance: measure on more images" if unsure else "train longer if validation still improved"
+            )
             lines.append(
                 f"Networks trained alone are better at {', '.join(row.skip for row in behind)}: {what}, or deploy "
                 "plain ones if one depth is enough."

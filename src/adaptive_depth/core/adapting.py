@@ -181,6 +181,8 @@ def adapt(
         >>> net(torch.zeros(1, 3, 64, 64), skip="TTFF").shape
         torch.Size([1, 10])
     """
+    if isinstance(model, type):
+        raise StagesError(f"{model.__name__} is a class: expected an instance, {model.__name__}(...)")
     if not isinstance(model, nn.Module):
         raise StagesError(f"adapt received a {type(model).__name__}: expected an nn.Module, or create_model({model!r})")
     if isinstance(model, AdaptiveNetwork):

@@ -320,6 +320,15 @@ def describe(
     depths = {parse_skip(skip, len(network.stages)) for skip in asked}
     if not depths:
         raise ExportError(f"skips={skips!r} names no depth: expected some of {', '.join(network.skips)}")
+    known = {} if meanings is None else meanings
+    by_name = not names or not all(
+        re.fullmatch(r"output_\d+", name) for name in names
+    )  # heads of a tuple have no names
+    if by_name and outputs is None and (wrong := {*known} - {"", *names}):
+        raise ExportError(
+            f"meanings of {', '.join(map(repr, sorted(wrong)))}: expected some of the network's outputs, "
+            f"{', '.join(map(repr, names or ('',)))}"
+        )
     described_so_far = Artifact(
         kind,
         tuple(network.stages.to_json()),

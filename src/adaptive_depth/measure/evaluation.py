@@ -146,6 +146,14 @@ def _new_metric(task: Task, output: Any) -> "Metric":
         raise MeasurementError(
             f"the task's metric() returned a {type(metric).__name__}: expected a new torchmetrics.Metric"
         )
+    declared, ours = metric.higher_is_better, task.quality.higher_is_better
+    if declared is not None and declared != ours:  # else the worst depth would be chosen as the best
+        words = {True: "higher", False: "lower"}
+        raise MeasurementError(
+            f"the quality {task.quality} of the task {type(task).__name__} says that {words[ours]} is better, but its "
+            f"metric {type(metric).__name__} that {words[declared]} is: expected the same, such as "
+            f"Quality({task.quality.name!r}, {task.quality.unit!r}, higher_is_better={declared})"
+        )
     for part in _parts_of(metric):
         part.distributed_available_fn = _alone  # `sync_on_compute` is only read at construction
     return metric

@@ -92,7 +92,10 @@ class Stages(Sequence[Stage]):
         object.__setattr__(self, "stages", tuple(self.stages))
         for stage in self.stages:
             if not isinstance(stage, Stage):
-                raise StagesError(f"stages hold {stage!r}: expected adaptive_depth.Stage(mandatory=..., skippable=...)")
+                raise StagesError(
+                    f"stages hold a {type(stage).__name__}: expected adaptive_depth.Stage(mandatory=..., "
+                    "skippable=...); an input is passed as example="
+                )
 
     def __len__(self) -> int:
         return len(self.stages)
