@@ -69,8 +69,8 @@ def train(
             with the recipe's label smoothing.
         step: what to do with a batch, one optimiser step each; by default the recipe's `passes` for an adaptive
             network, `supervise(network)` for a plain one.
-        validation: batches to evaluate an adaptive network on, as often as the recipe says; each of several processes
-            brings its share.
+        validation: batches to evaluate an adaptive network on after the last epoch, or with `validate_every=1` after
+            each; each of several processes brings its share.
         folder: where checkpoints are written; without it there are none.
         resume: resume from the newest checkpoint in `folder`, if there is one.
         on_step: called after each step, in the first process.
