@@ -70,6 +70,16 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def is_a_class(given: type) -> str:
+    """The message for a class where an instance is expected.
+
+    Example:
+        >>> is_a_class(dict)
+        'dict is a class: expected an instance, dict(...)'
+    """
+    return f"{given.__name__} is a class: expected an instance, {given.__name__}(...)"
+
+
 def _readable(text: str) -> str:
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST * 2 // 3]} [...] {text[-_LONGEST // 4 :]}"

@@ -74,10 +74,11 @@ def _scale(analysis: Analysis) -> float:
 
 def _in_words(analysis: Analysis, loss: float) -> str:
     """What this much more loss means; empty if it is not more."""
-    if loss <= 0 or not analysis.super_loss:
+    if loss <= 0:
         return ""
     if analysis.classes is None:
-        return f" ({100 * loss / abs(analysis.super_loss):.2g} % more)"
+        scale = _scale(analysis)
+        return f" ({100 * loss / scale:.2g} % more)" if scale else ""
     return f" (the right class becomes {100 * -math.expm1(-loss):.2g} % less probable, on average)"
 
 

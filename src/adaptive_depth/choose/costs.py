@@ -221,11 +221,20 @@ class Profile(Plain):
         None where super-net and base-net were not both timed. The paper reports 0.92 for ResNet-50 on a Jetson Orin
         Nano at batch 1 (35 % of the latency for 38 % of the work).
         """
-        ends = [self.costs.get(flag * len(next(iter(self.costs), ""))) for flag in "FT"]
-        full, base = ends
+        if (shares := self._base_shares()) is None:
+            return None
+        work, time = shares
+        return (1 - time) / (1 - work)
+
+    def _base_shares(self) -> tuple[float, float] | None:
+        """The base-net's multiply-adds and latency as shares of the super-net's.
+
+        None where they were not both timed, or need equally many multiply-adds.
+        """
+        full, base = (self.costs.get(flag * len(next(iter(self.costs), ""))) for flag in "FT")
         if full is None or base is None or not full.latency_ms or base.latency_ms is None or full.macs == base.macs:
             return None
-        return (1 - base.latency_ms / full.latency_ms) / (1 - base.macs / full.macs)
+        return base.macs / full.macs, base.latency_ms / full.latency_ms
 
     # -- as text ------------------------------------------------------------------------------------------------
 
@@ -333,13 +342,10 @@ class Profile(Plain):
                     f"Skipping stage {saving.stage} saves no time beyond noise here: {saving.ms:.2f} ms "
                     f"({saving.low_ms:.2f} to {saving.high_ms:.2f})."
                 )
-        full, base = (flag * len(next(iter(self.costs), "")) for flag in "FT")
+        ends = frozenset(flag * len(next(iter(self.costs), "")) for flag in "FT")
         # A ratio of two times that may be equal is noise.
-        if self.time_per_work() is not None and frozenset((full, base)) not in ties:
-            work, time = (
-                100 * getattr(self.costs[base], name) / getattr(self.costs[full], name)
-                for name in ("macs", "latency_ms")
-            )
+        if (shares := self._base_shares()) is not None and ends not in ties:
+            work, time = (100 * share for share in shares)
             yield f"The base-net needs {work:.0f} % of the super-net's multiply-adds and {time:.0f} % of its time."
 
     def _spread(self) -> float:

@@ -197,10 +197,10 @@ class TradeOffs(Plain):
         """
         if self.chance is None:
             return None
-        said = f"n {self.images} images, differences of less than {self.chance:.1f} points may be chance."
+        said = f"on {self.images} images, differences of less than {self.chance:.1f} points may be chance."
         found = [row.accuracy for row in self.rows]
         spread = max(found) - min(found)
-        return f"All depths are within {spread:.1f} points; o{said}" if 0 < spread < self.chance else f"O{said}"
+        return f"All depths are within {spread:.1f} points; {said}" if 0 < spread < self.chance else said.capitalize()
 
     def cost_name(self, cost: str | None = None) -> str:
         """The name of the cost to compare by: as given, or else the first measured one of `latency_ms`, `token_ms`,
@@ -532,7 +532,8 @@ class TradeOffs(Plain):
         lines.append(f"* on the Pareto front of {self.quality.noun} against {cost}")
         if not self.quality.higher_is_better:
             lines.append(f"Lower {self.quality.name} is better.")
-        lines += [] if self.doubt is None else [self.doubt]
+        if (doubt := self.doubt) is not None:
+            lines.append(doubt)
         behind = [row for row in self.rows if row.alone is not None and self.quality.gain(row.accuracy, row.alone) < 0]
         if behind:
             gaps = [self.quality.gain(row.alone or 0.0, row.accuracy) for row in behind]

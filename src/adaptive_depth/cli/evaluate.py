@@ -1,6 +1,5 @@
 """adaptive-depth evaluate: the accuracy, or another metric, of every depth of a trained network."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -69,7 +68,7 @@ def evaluate(
     found = runs.measure_accuracy(network, loader, task=judged)
     runs.check_measured(found, judged, "nothing was written")
     result = {"run": str(run), "data": config.name, "accuracy": found}
-    result |= {} if quality == TOP_1 else {"quality": asdict(quality)}
+    result |= tasks.quality_entry(quality)
     result |= {"images": images_in(loader), "statistics": runs.statistics_of(network), "network": network.fingerprint}
     if keeps:
         show.write_json(run / runs.ACCURACY, result)

@@ -105,15 +105,12 @@ def _in_log(what: str, unit: str) -> Callable[..., None]:
         now = monotonic()
         if done is not None and (first is None or total != first[0] or done < first[1]):
             first = total, done, now
-        if not note and (done is None or not total or now - shown < _LOGGED_S):
-            return
-        shown = now
-        if note is None:
-            assert first is not None
-            assert done is not None
-            assert total is not None
+        if not note:
+            if first is None or done is None or not total or now - shown < _LOGGED_S:
+                return
             left = _time_left(total - done, done - first[1], now - first[2])
             note = f"{done:,} of {total:,}{f' {unit}' * bool(unit)}{left}{f': {live()}' if live else ''}"
+        shown = now
         typer.echo(f"{what}: {note}", err=True)
 
     return advance

@@ -240,6 +240,13 @@ def check_images(network: Any, config: Any, task: "Task | None") -> None:
         check_input(network, config)
 
 
+def quality_entry(quality: "Quality") -> "dict[str, Any]":
+    """How a file of a run names a quality; top-1 needs no name."""
+    from ..quality import TOP_1
+
+    return {} if quality == TOP_1 else {"quality": asdict(quality)}
+
+
 def quality_of(stored: Any, where: object) -> "Quality":
     """The quality that a file of a run names; top-1 if it names none.
 

@@ -2,7 +2,7 @@
 
 import sys
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from time import process_time
@@ -407,17 +407,14 @@ def _train(
             which = "image could not be read and was" if number == 1 else "images could not be read and were"
             typer.echo(f"{number} training {which} left out: {some}", err=True)
         if finished:  # only the comparison is left, and what was measured since is kept
-            runs.read_accuracy(output)
-            result = read_json(output / runs.ACCURACY, "") | {"run": str(output)}
+            result = runs.read_accuracy(output)
+            result |= {"run": str(output), **tasks.quality_entry(result.pop("quality"))}
             result.pop("before_calibration", None)
         else:
-            result = _measure(output, network, config, history, recipe, asked, validation, task, shown)
+            seconds = {} if resume else {"seconds": took}  # of all its parts a resumed training does not know
+            result = _measure(output, network, config, history, recipe, asked, validation, task, shown, seconds)
     if not processes.is_first:  # one process is enough for the rest
         return {}, history
-    if not finished:
-        if not resume:
-            result |= {"seconds": took}
-        show.write_json(output / runs.ACCURACY, result)
     if compared:
         began = process_time()
 
@@ -441,12 +438,13 @@ def _measure(
     validation: Any,
     task: "Task | None",
     shown: dict[str, Any],
+    seconds: dict[str, float],
 ) -> dict[str, Any]:
     """Calibrate and evaluate a trained network, and save it before and after; what the first process reports."""
     from ..core.distributed import Distributed
     from ..quality import TOP_1
 
-    processes, quality = Distributed(), TOP_1 if task is None else task.quality
+    processes = Distributed()
     if processes.is_first:
         runs.save_run(output, network, config, history, recipe, asked)  # before anything else can fail
     judged = {"task": task, "across_processes": True}
@@ -458,11 +456,12 @@ def _measure(
     result = {"run": str(output), "before_calibration": before, "accuracy": after}
     result |= {"images": sum(processes.all_gather(images_in(validation)))}
     result |= {"statistics": runs.statistics_of(network), "network": network.fingerprint}
-    result |= {} if quality == TOP_1 else {"quality": asdict(quality)}
+    result |= tasks.quality_entry(TOP_1 if task is None else task.quality) | seconds
     if processes.is_first:
         runs.save_run(output, network, config, history, recipe, asked)  # again, with the calibrated statistics
         for measured in (before, after):
             runs.check_measured(measured, task, f"the trained network is in {output}")
+        show.write_json(output / runs.ACCURACY, result)
     return result
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..batches import arguments
-from ..errors import StagesError
+from ..errors import StagesError, is_a_class
 from ..hugging_face import is_of_transformers, predicts_the_next_token
 from ..models import create_model, one_argument, usual_input
 from ..modes import looking_at
@@ -182,7 +182,7 @@ def adapt(
         torch.Size([1, 10])
     """
     if isinstance(model, type):
-        raise StagesError(f"{model.__name__} is a class: expected an instance, {model.__name__}(...)")
+        raise StagesError(is_a_class(model))
     if not isinstance(model, nn.Module):
         raise StagesError(f"adapt received a {type(model).__name__}: expected an nn.Module, or create_model({model!r})")
     if isinstance(model, AdaptiveNetwork):

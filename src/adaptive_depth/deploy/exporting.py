@@ -320,15 +320,8 @@ def describe(
     depths = {parse_skip(skip, len(network.stages)) for skip in asked}
     if not depths:
         raise ExportError(f"skips={skips!r} names no depth: expected some of {', '.join(network.skips)}")
-    known = {} if meanings is None else meanings
-    by_name = not names or not all(
-        re.fullmatch(r"output_\d+", name) for name in names
-    )  # heads of a tuple have no names
-    if by_name and outputs is None and (wrong := {*known} - {"", *names}):
-        raise ExportError(
-            f"meanings of {', '.join(map(repr, sorted(wrong)))}: expected some of the network's outputs, "
-            f"{', '.join(map(repr, names or ('',)))}"
-        )
+    if meanings is not None and outputs is None:
+        _check_meanings(names, meanings)
     described_so_far = Artifact(
         kind,
         tuple(network.stages.to_json()),
@@ -352,11 +345,26 @@ def _with_inputs(artifact: Artifact, example: Example, *, free_batch: bool) -> A
     return replace(artifact, input_shape=inputs[0].shape, inputs=() if example.is_image else inputs)
 
 
+def _check_meanings(outputs: Sequence[str], given: Meanings) -> None:
+    """Raise an ExportError for meanings of outputs that are not there, which would be lost."""
+    wrong = {*given} - {"", *outputs}
+    if wrong and not _are_places(outputs):
+        raise ExportError(
+            f"meanings of {', '.join(map(repr, sorted(wrong)))}: expected some of the network's outputs, "
+            f"{', '.join(map(repr, outputs or ('',)))}"
+        )
+
+
+def _are_places(outputs: Sequence[str]) -> bool:
+    """Are these the outputs of a tuple, which have numbers instead of names?"""
+    return bool(outputs) and all(re.fullmatch(r"output_\d+", name) for name in outputs)
+
+
 def _meanings(outputs: Sequence[str], known: Meanings) -> Meanings:
     """The meanings of a file's outputs, from what a task says about those of its network."""
     if not outputs or set(known) & set(outputs):
         return {name: meaning for name, meaning in known.items() if name in (outputs or ("",))}
-    if all(re.fullmatch(r"output_\d+", name) for name in outputs):  # heads of a tuple are in its order
+    if _are_places(outputs):  # heads of a tuple are in its order
         by_place = {f"output_{place}": meaning for place, meaning in enumerate(known.values())}
         return {name: meaning for name, meaning in by_place.items() if name in outputs}
     return {"out": known[""]} if "" in known and "out" in outputs else {}  # torchvision names segmentation so

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..errors import AdaptiveDepthError, CheckpointError, ModelError, one_line
+from ..errors import AdaptiveDepthError, CheckpointError, ModelError, is_a_class, one_line
 from ..files import drafts, move
 from ..models import WEIGHT_ARGUMENTS, Source, create_model, no_larger_than, source_of
 from ..plan import Stage, Stages
@@ -188,7 +188,7 @@ def read_folder(
         CheckpointError: no network, or one that is damaged, foreign, newer, or does not fit the model.
     """
     if isinstance(model, type):
-        raise CheckpointError(f"model={model.__name__} is a class: expected an instance, {model.__name__}(...)")
+        raise CheckpointError(f"model={is_a_class(model)}")
     given = given or str(folder)
     of_hub = (folder / CONFIG).is_file() and not (folder / RUN).is_file()
     file = folder / (CONFIG if of_hub else RUN)

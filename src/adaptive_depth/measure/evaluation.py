@@ -15,6 +15,7 @@ from ..modes import evaluating
 from ..quality import Measured
 from ..skip import Skip, parse_skip
 from ..tasks import Classification, Task, as_task
+from ..tasks.checks import opposite
 from ..weights import first_not_finite
 from ..wrapping import unwrapped
 
@@ -146,14 +147,8 @@ def _new_metric(task: Task, output: Any) -> "Metric":
         raise MeasurementError(
             f"the task's metric() returned a {type(metric).__name__}: expected a new torchmetrics.Metric"
         )
-    declared, ours = metric.higher_is_better, task.quality.higher_is_better
-    if declared is not None and declared != ours:  # else the worst depth would be chosen as the best
-        words = {True: "higher", False: "lower"}
-        raise MeasurementError(
-            f"the quality {task.quality} of the task {type(task).__name__} says that {words[ours]} is better, but its "
-            f"metric {type(metric).__name__} that {words[declared]} is: expected the same, such as "
-            f"Quality({task.quality.name!r}, {task.quality.unit!r}, higher_is_better={declared})"
-        )
+    if wrong := opposite(type(metric).__name__, metric.higher_is_better, task.quality):
+        raise MeasurementError(f"the task {type(task).__name__}: {wrong}")
     for part in _parts_of(metric):
         part.distributed_available_fn = _alone  # `sync_on_compute` is only read at construction
     return metric

@@ -101,6 +101,24 @@ def same_shape(task: str, output: Tensor, target: Tensor) -> None:
         )
 
 
+def opposite(name: str, known: bool | None, quality: Quality) -> str | None:
+    """What is wrong if a metric says the opposite of a quality's direction; None if it does not, or is silent.
+
+    The worst depth would be chosen as the best.
+
+    Arguments:
+        name: of the metric.
+        known: its own `higher_is_better`.
+        quality: what it should measure.
+    """
+    if known is None or known == quality.higher_is_better:
+        return None
+    return (
+        f"{'higher' if known else 'lower'} is better for the metric {name}, but {quality.name!r} says the opposite: "
+        f"give the quality higher_is_better={known}"
+    )
+
+
 def check_quality(task: Any) -> None:
     """Raise if a custom task does not define what its metric measures: before an evaluation, not after it."""
     quality = getattr(task, "quality", None)

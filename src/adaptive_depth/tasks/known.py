@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..batches import is_whole
-from ..errors import TrainingError
+from ..errors import TrainingError, is_a_class
 from ..quality import Quality
 from ..wrapping import unwrapped
 from .checks import MEANT, called, check_quality, dtype_name, kind_of, single_number, value_range
@@ -181,7 +181,7 @@ def as_task(given: Any, model: nn.Module | None = None) -> Task:
     if given is None:
         return Classification() if model is None else _of_model(unwrapped(model))
     if isinstance(given, type):
-        raise TrainingError(f"{given.__name__} is a class: expected an instance, {given.__name__}(...)")
+        raise TrainingError(is_a_class(given))
     if not callable(given):
         raise TrainingError(
             f"criterion={given!r}: expected a criterion such as nn.CrossEntropyLoss(), an instance, or a task of "

@@ -9,6 +9,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from ..errors import MeasurementError, TrainingError, one_line
 from ..quality import Quality
+from .checks import opposite
 
 _SAY_IT = (
     'Quality("NAME", "UNIT", higher_is_better=False) as the second argument of with_metric, --metric-name "NAME (UNIT, '
@@ -122,12 +123,9 @@ def _quality(name: str, metric: Metric, given: Quality | None) -> Quality:
         return Quality(name, higher_is_better=known)
     if not isinstance(given, Quality):
         raise TrainingError(f"quality={given!r}: expected Quality(name, unit, higher_is_better=...)")
-    if known is not None and known != given.higher_is_better:
+    if wrong := opposite(name, known, given):
         is_better = "higher" if known else "lower"
-        raise TrainingError(
-            f"{is_better} is better for the metric {name}, but {given.name!r} says the opposite: give the quality "
-            f"higher_is_better={known}; on the command line --metric-name '{given.name} ({is_better} is better)'"
-        )
+        raise TrainingError(f"{wrong}; on the command line --metric-name '{given.name} ({is_better} is better)'")
     return given
 
 

@@ -79,9 +79,10 @@ def convert(
         except Exception as error:
             raise cannot_convert("ONNX", [program], error) from error
     assert converted is not None
-    for batch in (converted.model.graph.inputs[0].shape or ())[:1]:
-        if isinstance(batch, onnx_ir.SymbolicDim):
-            converted.rename_axes({batch: "batch"})  # the exporter calls it s77 or similar
+    shape = converted.model.graph.inputs[0].shape
+    batch = shape[0] if shape else None
+    if isinstance(batch, onnx_ir.SymbolicDim):
+        converted.rename_axes({batch: "batch"})  # the exporter calls it s77 or similar
     return converted
 
 
